@@ -1,0 +1,183 @@
+"""Files that we write: atomic writes, hashes, and the manifest that lies beside each of them.
+
+No other module opens a file for writing. A hash shows integrity, not authorship: whoever can change a file can change
+its manifest too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from hemf.errors import BadInputError
+
+MANIFEST_FORMAT = 1
+_CHUNK_BYTES = 1 << 20
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path in the folder of `path`, which takes its place when the block ends well.
+
+    On an exception, an interruption included, the temporary file is removed and `path` stays as it was. After a
+    `kill -9` a hidden `.NAME.*.tmp` may remain; nothing reads it.
+
+    Raises:
+        BadInputError: the folder can't be written, or the disk is full.
+    """
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    temporary = Path(name)
+    try:
+        try:
+            yield temporary
+            _sync(temporary)
+            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which no server could read
+            os.replace(temporary, path)
+            _sync(path.parent)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a whole file atomically."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(data)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically: two spaces, keys in the order given, a final newline."""
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def check_writable(path: Path) -> None:
+    """Tell before any work that `path` can't be written; makes its folder.
+
+    Raises:
+        BadInputError: the folder can't be made or written, or `path` is a folder.
+    """
+    if path.is_dir():
+        raise BadInputError(f"{path} is a folder, not a file to write.")
+    check_folder(path.parent)
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder and see that files can be made in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise BadInputError(
+            f"Can't write into {folder}: {error.strerror or error}.", "Choose another folder with -o."
+        ) from error
+
+
+def check_distinct(source: Path, output: Path) -> None:
+    """Refuse to write a result over what it is made from."""
+    if output.exists() and source.exists() and os.path.samefile(source, output):
+        raise BadInputError(f"{output} is the input itself.", "Choose another output with -o.")
+
+
+def manifest_path(path: Path) -> Path:
+    """Where the manifest of `path` lies: beside it, with `.json` added to the whole name."""
+    return path.with_name(path.name + ".json")
+
+
+def write_manifest(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
+    """Write the manifest of the finished file `path`: its name, size and SHA-256, then `fields`, then tool versions."""
+    manifest = {
+        "manifest": MANIFEST_FORMAT,
+        "file": path.name,
+        "size_bytes": path.stat().st_size,
+        "sha256": sha256(path),
+        **fields,
+        "versions": versions(),
+    }
+    write_json(manifest_path(path), manifest)
+    return manifest
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest beside `path`, its hash checked; None where there is no manifest.
+
+    Raises:
+        BadInputError: the manifest can't be read, or the file isn't the one that it describes.
+    """
+    place = manifest_path(path)
+    if not place.exists():
+        return None
+    try:
+        manifest = json.loads(place.read_bytes())
+        expected = manifest["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInputError(f"{place} is not a manifest: {error}.", f"Make {path.name} again.") from error
+    found = sha256(path)
+    if found != expected:
+        raise BadInputError(
+            f"{path} is not the file that {place.name} describes: SHA-256 {found[:16]}, expected {str(expected)[:16]}.",
+            "It was changed or only half replaced. Make it again, or remove the manifest if the change is wanted.",
+        )
+    return dict(manifest)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that shape our results, those that are installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    names = (
+        "hemf-export",
+        "torch",
+        "numpy",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "onnxsim",
+        "Pillow",
+    )
+    for name in (*names, "tensorrt", "tensorrt_rtx_cu12"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _unwritable(path: Path, error: OSError) -> BadInputError:
+    return BadInputError(f"Can't write {path}: {error.strerror or error}.", "Nothing was changed.")

@@ -1,0 +1,172 @@
+"""Image folders: which files count as images, and class folders with labels. Lists only; decodes on request."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hemf.errors import BadInputError
+from hemf.images import PixelArray, Preprocess, decode
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+_SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Image files and their labels.
+
+    Args:
+        root: the folder that they come from.
+        classes: class names; a label is an index into them.
+        paths: files, sorted by class and name: the same list on every machine.
+        labels: one an image; None where the folder has no classes.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def select(self, indices: Sequence[int]) -> LabelledImages:
+        """The images at `indices`, in that order."""
+        labels = None if self.labels is None else tuple(self.labels[index] for index in indices)
+        return LabelledImages(self.root, self.classes, tuple(self.paths[index] for index in indices), labels)
+
+    def spread(self, count: int) -> LabelledImages:
+        """At most `count` images, evenly over the list and so over the classes."""
+        if len(self) <= count:
+            return self
+        return self.select([int(index) for index in np.linspace(0, len(self) - 1, count)])
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The image files directly in `folder`, by name; hidden and system files are passed over.
+
+    Raises:
+        BadInputError: the folder can't be read; a file that is no image by its name; a folder, a broken link or a
+            special file among the images.
+    """
+    found: list[Path] = []
+    strange: list[str] = []
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise BadInputError(f"Can't read the folder {folder}: {error.strerror}.") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _SYSTEM_FILES:
+            continue
+        path = folder / entry.name
+        if not entry.name.lower().endswith(EXTENSIONS):
+            strange.append(f"{path} (not an image by its name)")
+        elif problem := _not_regular(path):
+            strange.append(f"{path} ({problem})")
+        else:
+            found.append(path)
+    if strange:
+        raise BadInputError(
+            _listed(f"{len(strange)} of the entries of {folder} are not images", strange), "Move them out."
+        )
+    return found
+
+
+def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledImages:
+    """Images in one sub-folder a class.
+
+    Args:
+        root: the folder of the class folders.
+        classes: the names that must be there, in the order of their labels; by default the sub-folders, sorted.
+
+    Raises:
+        BadInputError: no classes, an empty one, or other ones than asked for.
+    """
+    if not root.is_dir():
+        raise BadInputError(f"{root} is not a folder.", "Class folders with images are needed, one a class.")
+    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise BadInputError(f"{root} has no class folders.", "Put each class's images into a folder of its own.")
+    if classes is not None and set(found) != set(classes):
+        missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+        parts = [f"missing {_names(missing)}"] * bool(missing) + [f"unexpected {_names(extra)}"] * bool(extra)
+        raise BadInputError(f"The classes of {root} differ from the expected ones: {'; '.join(parts)}.")
+    names = tuple(classes) if classes is not None else tuple(found)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        files = image_files(root / name)
+        if not files:
+            raise BadInputError(f"The class folder {root / name} has no images.", "Add some or remove the folder.")
+        paths.extend(files)
+        labels.extend([label] * len(files))
+    return LabelledImages(root, names, tuple(paths), tuple(labels))
+
+
+def any_images(folder: Path, classes: Sequence[str] | None = None) -> LabelledImages:
+    """Images with labels where `folder` has the class folders (or a test/ or val/ with them), else without.
+
+    Raises:
+        BadInputError: no image at all, or class folders of other classes.
+    """
+    if not folder.is_dir():
+        raise BadInputError(f"{folder} is not a folder of images.")
+    for split in ("test", "val"):
+        if (folder / split).is_dir() and (classes is None or split not in classes):
+            return class_folders(folder / split, classes)
+    if any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir()):
+        return class_folders(folder, classes)
+    files = image_files(folder)
+    if not files:
+        raise BadInputError(f"{folder} has no images.")
+    return LabelledImages(folder, tuple(classes or ()), tuple(files), None)
+
+
+def unreadable(images: LabelledImages, progress: Callable[[], None] = lambda: None) -> dict[int, str]:
+    """Decode every image; the index and the reason of each that can't be decoded. `progress` is called per image."""
+    bad: dict[int, str] = {}
+
+    def check(index: int) -> None:
+        try:
+            decode(images.paths[index])
+        except BadInputError as error:
+            bad[index] = error.message
+        progress()
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(check, range(len(images))))
+    return dict(sorted(bad.items()))
+
+
+def batches(images: LabelledImages, preprocess: Preprocess, size: int) -> Iterator[PixelArray]:
+    """Pixels (n, size, size, 3) uint8, `size` images at a time, in the list's order; never more than one batch held."""
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(images), size):
+            yield np.stack(list(pool.map(preprocess.load, images.paths[start : start + size])))
+
+
+def _not_regular(path: Path) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return "a broken link"
+    if stat.S_ISREG(mode):
+        return None
+    return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _listed(what: str, items: list[str]) -> str:
+    more = f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{what}: {'; '.join(items[:_SHOWN])}{more}."

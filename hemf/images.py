@@ -1,0 +1,163 @@
+"""Image files → pixels → network input: one decoder and one description of the preprocessing, for every stage.
+
+Training, calibration, verification, benchmarks and servers all go through here, so that they see the same tensor.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from hemf.errors import BadInputError, did_you_mean
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
+MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
+MAX_RESIZED_PIXELS = 16_000_000  # beyond it, an image resized before its crop would take too much memory
+
+PixelArray = NDArray[np.uint8]
+FloatArray = NDArray[np.float32]
+
+
+def decode(path: Path) -> Image.Image:
+    """Read an image file as RGB, turned upright by its EXIF orientation. The content tells the format, not the name.
+
+    16-bit greyscale is scaled to 8 bits, palettes are resolved, alpha is dropped, CMYK is converted as Pillow does.
+
+    Raises:
+        BadInputError: not a regular file, not an image of `FORMATS`, truncated, several frames, or too large.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block, a folder would confuse
+            raise BadInputError(f"{path} is not a regular file.")
+        with warnings.catch_warnings():
+            # Only the size is taken from the header before it is judged below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:
+                _check_size(path, image)
+                image.load()
+                return _to_rgb(path, ImageOps.exif_transpose(image))
+    except BadInputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadInputError(f"{path} is not an image of a known kind ({', '.join(FORMATS)}).") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(path, "more pixels than any image here") from error
+    except Exception as error:
+        # Pillow's plugins raise OSError, SyntaxError, TypeError, struct.error and more on damaged files.
+        raise BadInputError(f"{path} can't be decoded: {error}.") from error
+
+
+def _check_size(path: Path, image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(path, f"{image.width} × {image.height} pixels")
+    if getattr(image, "n_frames", 1) > 1:
+        raise BadInputError(f"{path} holds {image.n_frames} frames.", "Save the one that is meant as an image.")  # type: ignore[attr-defined]
+
+
+def _too_large(path: Path, what: str) -> BadInputError:
+    return BadInputError(f"{path} has {what}; at most {MAX_PIXELS:,} are read.", "Scale it down.")
+
+
+def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image)
+        if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+            raise BadInputError(f"{path} has {values.dtype} pixels; 8-bit or 16-bit unsigned are needed.")
+        image = Image.fromarray((values.astype(np.float64) / 257.0).round().astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # transparency given in bytes can't go to RGB directly
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How an image becomes the network's input. Saved in every checkpoint, ONNX file and manifest.
+
+    Args:
+        size: height and width of the input, in pixels.
+        mode: "crop" takes the centre of the image resized so that its shorter side is `resize`; "squash" resizes the
+            whole image to size × size, whatever its shape (the paper's text).
+        resize: the shorter side before the crop, in pixels; without effect on "squash".
+        mean: per channel (RGB), of values in 0 … 1.
+        std: the same.
+
+    Raises:
+        BadInputError: a value out of range.
+    """
+
+    size: int = 224
+    mode: Literal["crop", "squash"] = "crop"
+    resize: int = 256
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("crop", "squash"):
+            raise BadInputError(
+                f"Unknown preprocessing {self.mode!r}.", did_you_mean(str(self.mode), ("crop", "squash"))
+            )
+        if not 1 <= self.size <= self.resize:
+            raise BadInputError(f"The input's size must be 1 to {self.resize} (the resize), not {self.size}.")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not np.isfinite(values).all():
+                raise BadInputError(f"{name} must be three finite numbers, not {values!r}.")
+        if min(self.std) <= 0:
+            raise BadInputError(f"std must be positive, not {self.std!r}.")
+
+    @classmethod
+    def for_size(cls, size: int, mode: Literal["crop", "squash"] = "crop") -> Preprocess:
+        """The default description for an input size: the resize keeps the ratio 256 : 224."""
+        return cls(size=size, mode=mode, resize=round(size * 256 / 224))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for checkpoints and manifests."""
+        return {**dataclasses.asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocess:
+        """The inverse of `to_dict`; an unknown key is refused."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                raise BadInputError(f"Unknown key {key!r} in a preprocessing description.", did_you_mean(key, known))
+        sequences: dict[str, Any] = {
+            key: tuple(float(item) for item in values[key]) for key in ("mean", "std") if key in values
+        }
+        return cls(**{**values, **sequences})
+
+    def pixels(self, image: Image.Image) -> PixelArray:
+        """RGB image → (size, size, 3) uint8: resized by Pillow's antialiased bilinear filter, and cropped."""
+        if self.mode == "squash":
+            return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
+        width, height = image.size
+        short = min(width, height)
+        # The longer side is truncated, the corner rounded: what torchvision does, and so the authors.
+        scaled = (int(self.resize * width / short), int(self.resize * height / short))
+        left, top = (round((side - self.size) / 2) for side in scaled)
+        if scaled[0] * scaled[1] <= MAX_RESIZED_PIXELS:
+            crop = (left, top, left + self.size, top + self.size)
+            return np.asarray(image.resize(scaled, Image.Resampling.BILINEAR).crop(crop))
+        # An extreme shape: only the crop is made. Pillow rounds a box to float32, which may cost one grey level.
+        scale_x, scale_y = width / scaled[0], height / scaled[1]
+        box = (left * scale_x, top * scale_y, (left + self.size) * scale_x, (top + self.size) * scale_y)
+        box = (*box[:2], min(box[2], width), min(box[3], height))
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+
+    def normalize(self, pixels: PixelArray) -> FloatArray:
+        """(..., H, W, 3) uint8 → (..., 3, H, W) float32: (x / 255 - mean) / std."""
+        mean, std = (np.asarray(values, np.float32) for values in (self.mean, self.std))
+        values = (pixels.astype(np.float32) / np.float32(255) - mean) / std
+        return np.ascontiguousarray(np.moveaxis(values, -1, -3), dtype=np.float32)
+
+    def load(self, path: Path) -> PixelArray:
+        """Decode a file and take its pixels: (size, size, 3) uint8."""
+        return self.pixels(decode(path))

@@ -1,0 +1,94 @@
+"""Mixed Attention (equations 10 to 16): external attention, then spatial and channel gates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from hemf.layout import normalize, to_maps, to_rows
+from hemf.local_branch import layer_norm
+
+
+class MHEA(nn.Module):
+    """Multi-head external attention: every head asks the same small memory.
+
+    The softmax runs over the T pixels, then the result is divided by its sum over the memory's rows, with no
+    epsilon: in float16 whole rows of that can become 0/0, so it belongs in float32.
+
+    Args:
+        channels: C.
+        heads: they share the channels, head h the contiguous ones.
+        memory_slots: rows of the memory.
+    """
+
+    def __init__(self, channels: int, *, heads: int = 8, memory_slots: int = 64) -> None:
+        super().__init__()
+        self.heads = heads
+        self.memory_key = nn.Linear(channels // heads, memory_slots, bias=False)
+        self.memory_value = nn.Linear(memory_slots, channels // heads, bias=False)
+
+    def forward(self, rows: Tensor, tokens: int) -> Tensor:
+        """(N*T, C) → (N*T, C), T = `tokens` pixels an image."""
+        channels = rows.shape[1]
+        # Tokens on the last axis: (N, heads, d, T). The softmax then runs along memory.
+        heads = (
+            rows.reshape(-1, tokens, channels).transpose(1, 2).reshape(-1, self.heads, channels // self.heads, tokens)
+        )
+        attention = (self.memory_key.weight @ heads).softmax(-1)
+        attention = attention / attention.sum(2, keepdim=True)
+        mixed = self.memory_value.weight @ attention
+        return mixed.reshape(-1, channels, tokens).transpose(1, 2).reshape(-1, channels)
+
+
+class SpatialGate(nn.Module):
+    """One gate per pixel: sigmoid(7×7 convolution of [mean, maximum over the channels]).
+
+    (N, C, H, W) → (N, 1, H, W).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 1, 7, padding=3, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        pooled = torch.cat([maps.mean(1, keepdim=True), maps.amax(1, keepdim=True)], 1)
+        return self.convolution(pooled).sigmoid()
+
+
+class ChannelGate(nn.Module):
+    """One gate per channel, from its mean and its maximum over the pixels. (N, C, H, W) → (N, C, 1, 1)."""
+
+    def __init__(self, channels: int, *, reduction: int = 16) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(channels, channels // reduction, bias=False)
+        self.excite = nn.Linear(channels // reduction, channels, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        mean = self.excite(self.squeeze(maps.mean((2, 3))).relu())
+        maximum = self.excite(self.squeeze(maps.amax((2, 3))).relu())
+        return (mean + maximum).sigmoid()[:, :, None, None]
+
+
+class MixedAttention(nn.Module):
+    """n = LN(x); m = LN(MHEA(n)·n), the same LN; s = m·spatial gate(m); out = s·channel gate(s).
+
+    Args:
+        channels: C, kept.
+        heads: of MHEA.
+        memory_slots: of MHEA.
+    """
+
+    def __init__(self, channels: int, *, heads: int = 8, memory_slots: int = 64) -> None:
+        super().__init__()
+        self.norm = layer_norm(channels)
+        self.mhea = MHEA(channels, heads=heads, memory_slots=memory_slots)
+        self.spatial_gate = SpatialGate()
+        self.channel_gate = ChannelGate(channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        height, width = maps.shape[2:]
+        rows = to_rows(normalize(self.norm, maps))
+        mixed = normalize(self.norm, to_maps(self.mhea(rows, height * width) * rows, height, width))
+        mixed = mixed * self.spatial_gate(mixed)
+        return mixed * self.channel_gate(mixed)

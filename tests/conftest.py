@@ -1,0 +1,104 @@
+"""What the tests share: tiny networks, tiny image folders, and the published material where it is at hand."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hemf import checkpoint
+from hemf.checkpoint import Checkpoint
+from hemf.config import HemfConfig
+from hemf.images import Preprocess
+from hemf.model import build
+
+PROJECT = Path(__file__).parent.parent
+SHARED = PROJECT.parent / "shared"
+TINY = HemfConfig(name="test", num_classes=3, width=32, image_size=64, elf_depth=1, egf_depth=1)
+CLASSES = ("bright", "dark", "striped")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The development material; tests that need it are left out where it is not there."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the development material")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def authors(shared: Path):
+    """The module that makes state dicts in the authors' layout."""
+    sys.path.insert(0, str(shared / "authors-model"))
+    try:
+        import make_weights
+    finally:
+        sys.path.pop(0)
+    return make_weights
+
+
+def tiny_checkpoint(seed: int = 0, config: HemfConfig = TINY, classes: Sequence[str] = CLASSES) -> Checkpoint:
+    """A checkpoint whose BatchNorms have statistics of their own and whose logits spread."""
+    model = build(config, seed=seed)
+    generator = np.random.default_rng(seed)
+    state = {}
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value = value * 0 + np.float32(generator.uniform(0.5, 1.5))
+        elif name.endswith("running_mean"):
+            value = value + np.float32(generator.normal(0, 0.1))
+        elif name == "head.weight":
+            value = value * 8
+        state[name] = value
+    return Checkpoint(
+        config=config, classes=tuple(classes), preprocess=Preprocess.for_size(config.image_size), state=state
+    )
+
+
+@pytest.fixture
+def checkpoint_file(tmp_path: Path) -> Path:
+    """A tiny checkpoint, saved."""
+    path = tmp_path / "model.pt"
+    checkpoint.save(tiny_checkpoint(), path)
+    return path
+
+
+def write_images(folder: Path, count: int, kind: str, seed: int = 0, side: int = 40) -> None:
+    """`count` small PNG files of a kind that a network can learn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng([seed, *kind.encode()])
+    for index in range(count):
+        pixels = generator.integers(0, 60, (side, side, 3))
+        if kind == "bright":
+            pixels = pixels + 180
+        elif kind == "striped":
+            pixels = pixels + (np.arange(side) // 4 % 2 * 180)[None, :, None]
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{kind}{index}.png")
+
+
+@pytest.fixture
+def image_data(tmp_path: Path) -> Path:
+    """A data folder: train/, val/ and test/ with three classes."""
+    root = tmp_path / "data"
+    for seed, (split, count) in enumerate((("train", 8), ("val", 4), ("test", 4))):
+        for kind in CLASSES:
+            write_images(root / split / kind, count, kind, seed)
+    return root
+
+
+@pytest.fixture
+def run_cli(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process: exit code, stdout, stderr."""
+    from hemf_export.cli import run
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = run([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return call
