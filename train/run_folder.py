@@ -1,0 +1,52 @@
+"""A run's folder: which files it has, and its metrics, one JSON line an epoch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hemf import artifacts
+from hemf.errors import BadInputError
+
+
+class RunFolder:
+    """`best.pt`, `last.pt`, `metrics.jsonl` and the reports of one training run.
+
+    Args:
+        path: made if it isn't there.
+        resume: whether earlier results in it are to be gone on with.
+
+    Raises:
+        BadInputError: can't be written, or holds a run that would be overwritten.
+    """
+
+    def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        self.best = path / "best.pt"
+        self.last = path / "last.pt"
+        self.metrics = path / "metrics.jsonl"
+        self.summary = path / "summary.json"
+        self.confusion = path / "confusion.png"
+        artifacts.check_folder(path)
+        if not resume and (self.last.exists() or self.best.exists()):
+            raise BadInputError(
+                f"{path} already holds a run.", "Go on with it with --resume, or choose another folder."
+            )
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The lines so far, oldest first."""
+        if not self.metrics.exists():
+            return []
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Add one epoch's line, atomically: the file is small, so it is written anew."""
+        self._write([*self.read_metrics(), line])
+
+    def truncate_metrics(self, epochs: int) -> None:
+        """Drop lines after `epochs`, which a killed run wrote before its checkpoint."""
+        self._write([line for line in self.read_metrics() if line["epoch"] <= epochs])
+
+    def _write(self, lines: list[dict[str, Any]]) -> None:
+        artifacts.write_bytes(self.metrics, "".join(json.dumps(line) + "\n" for line in lines).encode())
