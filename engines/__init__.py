@@ -1,0 +1,1 @@
+"""ONNX graph → engine for a target GPU. One builder for TensorRT and TensorRT-RTX."""

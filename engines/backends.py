@@ -1,0 +1,83 @@
+"""The two builders, `tensorrt` and `tensorrt_rtx`: which is there, and which serves a target.
+
+Nothing is imported before it is asked for: `--help` and every other command work without either.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal
+
+from engines.targets import Target
+from hemf.errors import MissingCapabilityError
+
+BackendName = Literal["tensorrt", "tensorrt-rtx"]
+_MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+_INSTALL: dict[BackendName, str] = {
+    "tensorrt": "Install it on a host with a GPU: pip install 'hemf-export[tensorrt]'.",
+    "tensorrt-rtx": "Install it: pip install tensorrt-rtx-cu12 (Linux and Windows, x86-64).",
+}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A builder that could be imported."""
+
+    name: BackendName
+    module: ModuleType
+
+    @property
+    def version(self) -> str:
+        """Of the package."""
+        return str(self.module.__version__)
+
+
+def load(name: BackendName) -> Backend:
+    """Import a builder.
+
+    Raises:
+        MissingCapabilityError: not installed, or broken.
+    """
+    try:
+        return Backend(name, importlib.import_module(_MODULES[name]))
+    except ModuleNotFoundError as error:
+        raise MissingCapabilityError(f"{name} is not installed here.", _INSTALL[name]) from error
+    except Exception as error:
+        raise MissingCapabilityError(f"{name} can't be imported: {error}.", _INSTALL[name]) from error
+
+
+def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName:
+    """The builder for a target: `auto` takes tensorrt on a GPU of its compute capability, else tensorrt-rtx.
+
+    Raises:
+        MissingCapabilityError: tensorrt was asked for, and this machine's GPU is none or another.
+    """
+    gpu = gpu_capability()
+    if wanted == "auto":
+        if gpu == target.compute_capability and _installed("tensorrt"):
+            return "tensorrt"
+        return "tensorrt-rtx"
+    if wanted == "tensorrt" and gpu != target.compute_capability:
+        found = "no GPU" if gpu is None else f"a GPU of sm_{gpu[0]}{gpu[1]}"
+        raise MissingCapabilityError(
+            f"tensorrt builds for the GPU that it runs on: {target.name} needs {target.sm}, here is {found}.",
+            "Build on such a GPU, or with --backend tensorrt-rtx, which needs none.",
+        )
+    return wanted
+
+
+def gpu_capability() -> tuple[int, int] | None:
+    """Compute capability of this machine's first GPU, or None."""
+    import torch
+
+    return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def _installed(name: BackendName) -> bool:
+    try:
+        load(name)
+    except MissingCapabilityError:
+        return False
+    return True
