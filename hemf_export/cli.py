@@ -1,0 +1,127 @@
+"""The command line: finds commands lazily and turns every failure into one message and one exit code.
+
+`hemf-export --help` imports neither torch nor any command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+import click
+
+from hemf.errors import HemfError
+from hemf_export import __version__
+
+# name → (module, one line of help). The line stands here so that --help imports nothing else.
+COMMANDS = {
+    "train": ("hemf_export.commands.train", "Train HEMF on class folders of images."),
+    "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
+    "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
+    "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
+    "bench": ("hemf_export.commands.bench", "Time checkpoints and ONNX files side by side."),
+}
+EXIT_INTERNAL = 70
+EXIT_INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from hemf.errors import did_you_mean
+
+            raise click.UsageError(f"No command {args[0]!r}. {did_you_mean(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.version_option(__version__, prog_name="hemf-export")
+@click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
+def cli(debug: bool) -> None:
+    """Train HEMF, and take its checkpoints to ONNX and TensorRT engines that are proven to be the same model.
+
+    \b
+    hemf-export train DATA -o RUN      class folders of images → RUN/best.pt
+    hemf-export onnx RUN/best.pt       → RUN/best.onnx, proven against PyTorch
+    hemf-export trt RUN/best.onnx --fp16   → an engine for a T4
+    hemf-export bench RUN/best.onnx    latency, side by side
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit with its code: 0 done, 1 bad input, 2 usage, 3 a check failed, 4 not on this machine,
+    70 a defect of ours, 130 interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; the exit code. With `--json` a failure is one JSON object on stdout, beside the message."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = "--debug" in arguments
+    try:
+        # --debug is taken anywhere on the line: who needs it adds it to a line that failed.
+        cli.main([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        return _fail(2, error.format_message(), _usage_hint(error), arguments)
+    except HemfError as error:
+        if debug:
+            traceback.print_exc()
+        return _fail(error.exit_code, error.message, error.hint, arguments)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail(EXIT_INTERRUPTED, "Interrupted.", None, arguments)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last stop: whatever comes here is a defect of ours
+        if debug:
+            traceback.print_exc()
+        message = f"Internal error: {type(error).__name__}: {error}"
+        return _fail(EXIT_INTERNAL, message, "This is a defect of hemf-export; --debug shows where.", arguments)
+    return 0
+
+
+def _fail(code: int, message: str, hint: str | None, arguments: list[str]) -> int:
+    click.echo(f"error: {message}" + (f"\n  {hint}" if hint else ""), err=True)
+    if "--json" in arguments:
+        value: dict[str, Any] = {"error": message, "hint": hint, "exit_code": code}
+        click.echo(json.dumps(value))
+    return code
+
+
+def _usage_hint(error: click.ClickException) -> str | None:
+    context = getattr(error, "ctx", None)
+    return None if context is None else f"{context.command_path} --help shows how it is called."
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""`hemf-export onnx`: a checkpoint → a proven ONNX file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hemf.errors import UsageError
+
+
+@click.command("onnx")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="The ONNX file.  [default: beside the checkpoint]"
+)
+@click.option("--opset", default=20, show_default=True, help="17 to 23.")
+@click.option("--batch", default="dynamic", show_default=True, metavar="N|dynamic", help="Fixed batch size, or any.")
+@click.option("--input", "input_type", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True,
+              help="float32: normalized (N, 3, H, W); uint8: raw RGB pixels (N, H, W, 3).")  # fmt: skip
+@click.option("--images", type=click.Path(path_type=Path), help="Images to prove on.  [default: seeded noise]")
+@click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@click.option("--tolerance", default=1e-4, show_default=True, help="Largest difference of a logit.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    checkpoint: Path, output: Path | None, opset: int, batch: str, input_type: Any, images: Path | None,
+    classes: str | None, tolerance: float, as_json: bool,
+) -> None:  # fmt: skip
+    """Export CHECKPOINT to one self-contained ONNX file, and prove its logits against PyTorch's.
+
+    CHECKPOINT is a best.pt or .safetensors file of ours, or the HEMF authors' best_model.pth or ckpt.pth.
+    Ends with 3, and keeps no file, where a logit differs by more than the tolerance.
+    """
+    if batch != "dynamic" and not batch.isdigit():
+        raise UsageError(f"--batch takes a number or dynamic, not {batch!r}.")
+    from hemf_export import console
+    from hemf_export.onnx_export import Options, export
+
+    options = Options(
+        opset=opset, batch=None if batch == "dynamic" else int(batch), input_type=input_type, images=images,
+        tolerance=tolerance,
+    )  # fmt: skip
+    target = output or checkpoint.with_suffix(".onnx")
+    names = tuple(name.strip() for name in classes.split(",")) if classes else None
+    done = export(checkpoint, target, options, classes=names, step=console.step)
+    for note in done.notes:
+        console.warn(note)
+    if as_json:
+        values = {"file": str(done.path), **done.description.to_dict(), "parity": done.parity.to_dict()}
+        click.echo(json.dumps(values, indent=2))
+        return
+    proof = done.parity
+    batches = ", ".join(str(size) for size in proof.batches)
+    rows = [
+        ("size", console.size(done.path.stat().st_size)),
+        ("nodes, opset", f"{done.nodes:,}, {opset}"),
+        ("classes", ", ".join(done.description.classes)),
+        ("input", f"{input_type}, batch {batch}, {done.description.preprocess.size} px"),
+        ("proven on", f"{proof.images} images of {proof.source}, batches {batches}"),
+        ("largest logit difference", f"{proof.max_difference:.2e} (bound {tolerance:g})"),
+        ("top-1 agreement", f"{proof.agreement:.2%}"),
+    ]
+    console.facts(str(done.path), rows)
+    console.next_command(f"hemf-export trt {done.path} --fp16")

@@ -1,0 +1,123 @@
+"""What commands print with: results on stdout, talk and progress on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+PLAIN_WIDTH = 130  # of a table that goes to a file or a pipe, where there is no window to fit
+
+results = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+talk = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """A line of talk, on stderr."""
+    talk.print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A warning, on stderr."""
+    talk.print(f"[yellow]warning:[/yellow] {_escaped(text)}", soft_wrap=True)
+
+
+def next_command(command: str) -> None:
+    """The command that a user would run next, the last line of a result."""
+    talk.print(f"[dim]next:[/dim] {_escaped(command)}", soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A short table on stdout; columns after the first are aligned to the right."""
+    results.print(title, style="bold", markup=False)
+    made = Table(header_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0, overflow="fold")
+    for row in rows:
+        made.add_row(*(_escaped(cell) for cell in row))
+    results.print(made)
+
+
+def facts(title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """Names and values, one a line, on stdout."""
+    results.print(title, style="bold", markup=False)
+    made = Table(show_header=False, box=None, pad_edge=False)
+    made.add_column(style="dim", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in rows:
+        made.add_row(name, _escaped(value))
+    results.print(made)
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Show that something is under way: a spinner with the time on a terminal, one line elsewhere."""
+    if not talk.is_terminal:
+        say(f"{text} …")
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=talk, transient=True) as progress:
+        progress.add_task(_escaped(text))
+        yield
+    say(f"✓ {text}")
+
+
+def bar(text: str, total: int) -> Progress:
+    """A started bar over `total` items, shown on a terminal only; `advance` it for each, then `stop()` it."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
+    progress.add_task(_escaped(text), total=total)
+    progress.start()
+    return progress
+
+
+def advance(progress: Progress) -> None:
+    """One item of the bar is done."""
+    progress.advance(progress.task_ids[0])
+
+
+def size(number_of_bytes: int) -> str:
+    """Bytes for people: 3.1 MB."""
+    value = float(number_of_bytes)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+class PhaseBar:
+    """The outermost phase of a build as a bar, on a terminal; elsewhere one line at the start."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.progress: Progress | None = None
+
+    def update(self, phase: str, step: int, steps: int) -> None:
+        """Phases come nested and repeated: the bar shows the one that moved last."""
+        if self.progress is None:
+            if not talk.is_terminal:
+                say(f"{self.text} …")
+            self.progress = bar(self.text, max(1, steps))
+        self.progress.update(
+            self.progress.task_ids[0],
+            description=_escaped(f"{self.text}: {phase}"),
+            total=max(1, steps),
+            completed=step,
+        )
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self.progress is not None:
+            self.progress.stop()

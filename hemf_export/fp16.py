@@ -1,0 +1,137 @@
+"""Float32 ONNX file → float16 ONNX file, proven in ONNX Runtime against the float32 one before it is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.fp16 import Conversion, to_float16
+from hemf import artifacts
+from hemf.errors import BadInputError
+from hemf_export import onnx_file, parity
+from hemf_export.onnx_export import Step
+from hemf_export.onnx_file import Description
+from hemf_export.parity import Parity, Samples
+from hemf_export.runners import OnnxRunner
+
+MAX_LOGIT_DIFFERENCE = 0.05
+MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
+MIN_AGREEMENT = 0.99  # on real images; on noise the classes may lie closer together than float16 can tell
+IMAGES = 64
+NOISE_IMAGES = 8
+_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What the float16 graph may differ by from the float32 one.
+
+    Args:
+        max_logit_difference: of any logit; None for `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest
+            float32 logit where that is more.
+        min_agreement: share of the images that keep their class.
+    """
+
+    max_logit_difference: float | None = None
+    min_agreement: float = MIN_AGREEMENT
+
+    def logit_bound(self, largest_logit: float) -> float:
+        """The bound for float32 logits of at most this size."""
+        if self.max_logit_difference is not None:
+            return self.max_logit_difference
+        return max(MAX_LOGIT_DIFFERENCE, MAX_SHARE_OF_LOGITS * largest_logit)
+
+
+@dataclass(frozen=True)
+class Float16File:
+    """A finished float16 ONNX file."""
+
+    path: Path
+    description: Description
+    conversion: Conversion
+    parity: Parity
+    bound: float
+
+
+def convert(
+    source: Path,
+    output: Path,
+    *,
+    images: Path | None = None,
+    count: int = IMAGES,
+    bounds: Bounds | None = None,
+    step: Step | None = None,
+) -> Float16File:
+    """Convert one of our float32 ONNX files, prove the result, and put it and its manifest at `output`.
+
+    Args:
+        source: the float32 file.
+        output: the float16 file.
+        images: a folder to prove on; without, seeded noise.
+        count: at most so many images of it.
+        bounds: what the proof requires.
+        step: shows what is under way.
+
+    Raises:
+        BadInputError: the file or the images.
+        CheckFailedError: a bound is missed; nothing is left behind.
+    """
+    step, bounds = step or (lambda text: nullcontext()), bounds or Bounds()
+    artifacts.check_writable(output)
+    artifacts.check_distinct(source, output)
+    with step(f"Converting {source.name} to float16"):
+        proto, described = onnx_file.read(source)
+        if described.precision != "fp32":
+            raise BadInputError(f"{source} is {described.precision} already.", "Start from the float32 file.")
+        samples = _samples(images, described, count)
+        graph = ir.serde.deserialize_model(proto)
+        del proto
+        conversion = to_float16(graph)
+        description = dataclasses.replace(described, precision="fp16")
+        onnx_file.describe(graph, description)
+    with artifacts.atomic_path(output) as temporary:
+        ir.save(graph, temporary)
+        del graph
+        with step(f"Proving float16 against float32 on {samples.count} images"):
+            proof = _prove(source, temporary, samples, described)
+        bound = bounds.logit_bound(proof.largest_logit)
+        agreement = bounds.min_agreement if samples.files is not None else 0.0
+        proof.require(
+            f"{output.name} against {source.name}",
+            max_difference=bound,
+            min_agreement=agreement,
+        )
+    fields = {"kind": "onnx", "parent": source.name, "parent_sha256": artifacts.sha256(source), **description.to_dict()}
+    artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), "parity": proof.to_dict()})
+    return Float16File(output, description, conversion, proof, bound)
+
+
+def _samples(images: Path | None, described: Description, count: int) -> Samples:
+    files = parity.image_folder(images, described.classes)
+    if described.batch is not None:
+        # A fixed batch takes whole batches only.
+        count = max(1, (count if files is not None else NOISE_IMAGES) // described.batch) * described.batch
+        if files is not None:
+            count = min(count, len(files) // described.batch * described.batch)
+            if count == 0:
+                raise BadInputError(f"{images} has {len(files)} images; the graph's batch is {described.batch}.")
+        return Samples(described.preprocess, files, count)
+    return Samples(described.preprocess, files, count if files is not None else NOISE_IMAGES)
+
+
+def _prove(source: Path, candidate: Path, samples: Samples, described: Description) -> Parity:
+    batch = described.batch or _BATCH
+    sizes = (batch,) * -(-samples.count // batch)
+    runners = OnnxRunner(source), OnnxRunner(candidate)
+    logits: tuple[list[np.ndarray], list[np.ndarray]] = [], []
+    for pixels in samples.pixels(sizes):
+        inputs = samples.network_input(pixels, described.input_type)
+        for runner, parts in zip(runners, logits, strict=True):
+            parts.append(runner.infer(inputs))
+    reference, found = (np.concatenate(parts) for parts in logits)
+    return parity.compare(found, reference, source=samples.source, batches=(batch,), labels=samples.labels)

@@ -1,0 +1,224 @@
+"""Checkpoint → ONNX: exported by torch's dynamo exporter, folded, cleaned, simplified, and proven before it is kept.
+
+The graph is exported for one batch size, which is quicker, and its batch axis is freed afterwards; the proof runs
+several batch sizes, so a graph that kept the first one would not pass.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from hemf import artifacts, checkpoint
+from hemf.checkpoint import Checkpoint
+from hemf.errors import BadInputError, UsageError
+from hemf.images import Preprocess
+from hemf.model import HEMF
+from hemf_export import graph_cleanup, onnx_file, parity
+from hemf_export.fold import fold
+from hemf_export.onnx_file import Description, InputType
+from hemf_export.parity import Parity, Samples
+from hemf_export.runners import OnnxRunner, TorchRunner
+from hemf_export.simplify import SimplificationError, simplify
+
+OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
+_TORCH_OPSET_MIN = 18  # what torch's exporter writes at the least; it leaves 18 where 17 is asked for
+TOLERANCE = 1e-4  # of a logit, ONNX Runtime against PyTorch, both float32
+PROOF_BATCHES = (1, 3, 4)
+_TRACED_BATCH = 2  # any but 1, which torch would take for a broadcast axis
+INPUT_NAME, OUTPUT_NAME = "images", "logits"
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to export; see `hemf-export onnx --help`."""
+
+    opset: int = OPSET_DEFAULT
+    batch: int | None = None
+    input_type: InputType = "float32"
+    images: Path | None = None
+    tolerance: float = TOLERANCE
+
+    def __post_init__(self) -> None:
+        if not OPSET_MIN <= self.opset <= OPSET_MAX:
+            raise UsageError(f"opset must be {OPSET_MIN} to {OPSET_MAX}, not {self.opset}.")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch must be at least 1 or dynamic, not {self.batch}.")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished ONNX file: where it is, what it says of itself, how it was proven, what a user should know."""
+
+    path: Path
+    description: Description
+    parity: Parity
+    nodes: int
+    notes: tuple[str, ...]
+
+
+class RawPixels(nn.Module):
+    """The network with its normalization inside: (N, H, W, 3) uint8 → logits. The cast comes before the transpose."""
+
+    def __init__(self, model: HEMF, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.model = model
+        self.scale: Tensor
+        self.shift: Tensor
+        scale = 1.0 / (255.0 * torch.tensor(preprocess.std, dtype=torch.float64))
+        shift = -torch.tensor(preprocess.mean, dtype=torch.float64) / torch.tensor(preprocess.std, dtype=torch.float64)
+        self.register_buffer("scale", scale.float(), persistent=False)
+        self.register_buffer("shift", shift.float(), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = pixels.float() * self.scale + self.shift
+        logits: Tensor = self.model(images.permute(0, 3, 1, 2))
+        return logits
+
+
+def export(
+    source: Path, output: Path, options: Options, *, classes: tuple[str, ...] | None = None, step: Step | None = None
+) -> Exported:
+    """Export the checkpoint `source`, prove the file, and only then put it and its manifest at `output`.
+
+    Args:
+        source: a checkpoint; see `hemf.checkpoint.load`.
+        output: the ONNX file.
+        options: how.
+        classes: names, for a checkpoint without.
+        step: shows what is under way.
+
+    Raises:
+        BadInputError: the checkpoint or the images.
+        CheckFailedError: the file's logits are not PyTorch's; nothing is left behind.
+    """
+    step = step or (lambda text: nullcontext())
+    artifacts.check_writable(output)
+    artifacts.check_distinct(source, output)
+    with step(f"Reading {source.name}"):
+        saved = checkpoint.load(source, classes=classes)
+        saved.check_finite()
+        images = parity.image_folder(options.images, saved.classes)
+    notes = list(saved.notes)
+    samples = Samples(saved.preprocess, images, sum(_proof_batches(options.batch)))
+    if samples.count < sum(_proof_batches(options.batch)) and options.batch is not None:
+        raise BadInputError(
+            f"{options.images} has {samples.count} images; a proof of batch {options.batch} needs more."
+        )
+    with step("Computing PyTorch's logits"):
+        model = saved.model()
+        reference = _reference(model, samples, _proof_batches(options.batch))
+    with step("Exporting the graph"):
+        graph = export_graph(model, saved.preprocess, options)
+    del model
+    with step("Simplifying"):
+        graph = _simplified(graph, notes)
+    description = _describe(saved, options)
+    onnx_file.describe(graph, description)
+    nodes = len(list(graph.graph))
+    with artifacts.atomic_path(output) as temporary:
+        with step("Writing"):
+            ir.save(graph, temporary)
+            del graph
+            gc.collect()
+        with step("Proving ONNX Runtime against PyTorch"):
+            proof = _prove(temporary, samples, reference, options)
+            proof.require(f"{output.name} against PyTorch", max_difference=options.tolerance)
+    fields = {"kind": "onnx", "parent": source.name, **description.to_dict(), "opset": options.opset, "nodes": nodes}
+    artifacts.write_manifest(output, {**fields, "parity": proof.to_dict()})
+    return Exported(output, description, proof, nodes, tuple(notes))
+
+
+def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Model:
+    """The cleaned float32 graph of `model`, which is folded in place for it."""
+    fold(model)
+    model.requires_grad_(False)
+    traced: nn.Module = RawPixels(model, preprocess).eval() if options.input_type == "uint8" else model
+    batch, side = options.batch or _TRACED_BATCH, preprocess.size
+    example = torch.zeros(batch, side, side, 3, dtype=torch.uint8) if options.input_type == "uint8" else None
+    example = torch.zeros(batch, 3, side, side) if example is None else example
+    graph = _torch_export(traced, example, max(options.opset, _TORCH_OPSET_MIN))
+    graph_cleanup.clean(graph)
+    if options.opset < _TORCH_OPSET_MIN:
+        graph_cleanup.lower_to_opset_17(graph)
+    if options.batch is None:
+        graph_cleanup.free_batch(graph, "batch")
+    return graph
+
+
+def _torch_export(model: nn.Module, example: Tensor, opset: int) -> ir.Model:
+    """torch's dynamo exporter, without its own optimization: `graph_cleanup` does it in a tenth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects are made and none is garbage before the end
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                optimize=False,
+                verbose=False,
+            )
+    finally:
+        if collecting:
+            gc.enable()
+    assert program is not None
+    return program.model
+
+
+def _simplified(graph: ir.Model, notes: list[str]) -> ir.Model:
+    try:
+        return simplify(graph)
+    except SimplificationError as error:
+        notes.append(f"onnxsim failed ({error}); the graph was kept as it was.")
+        return graph
+
+
+def _describe(saved: Checkpoint, options: Options) -> Description:
+    return Description(
+        name=saved.config.name,
+        classes=saved.classes,
+        preprocess=saved.preprocess,
+        precision="fp32",
+        input_type=options.input_type,
+        batch=options.batch,
+        checkpoint_sha256=saved.sha256,
+        versions=artifacts.versions(),
+    )
+
+
+def _proof_batches(batch: int | None) -> tuple[int, ...]:
+    return PROOF_BATCHES if batch is None else (batch, batch)
+
+
+def _reference(model: HEMF, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    runner = TorchRunner(model)
+    return np.concatenate([runner.infer(samples.preprocess.normalize(pixels)) for pixels in samples.pixels(sizes)])
+
+
+def _prove(path: Path, samples: Samples, reference: np.ndarray[Any, np.dtype[np.float32]], options: Options) -> Parity:
+    runner = OnnxRunner(path)
+    parts = [
+        runner.infer(samples.network_input(pixels, options.input_type))
+        for pixels in samples.pixels(_proof_batches(options.batch))
+    ]
+    sizes = tuple(len(part) for part in parts)
+    return parity.compare(np.concatenate(parts), reference, source=samples.source, batches=sizes, labels=samples.labels)

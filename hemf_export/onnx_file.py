@@ -1,0 +1,198 @@
+"""ONNX files: what ours say about themselves, and what is refused before a native parser sees a file.
+
+Parsed with protobuf alone. Our files are self-contained, so external data is refused without being looked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from hemf import artifacts
+from hemf.errors import BadInputError
+from hemf.images import Preprocess
+
+Precision = Literal["fp32", "fp16"]
+InputType = Literal["float32", "uint8"]
+_KEY = "hemf"  # of our description in the file's metadata
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Description:
+    """What one of our ONNX files says of itself; the same stands in its manifest.
+
+    Args:
+        name: of the network's configuration.
+        classes: class names, in the order of the logits.
+        preprocess: images to input.
+        precision: of the graph.
+        input_type: float32 takes normalized (N, 3, H, W); uint8 takes raw RGB pixels (N, H, W, 3).
+        batch: fixed batch size, or None for any.
+        checkpoint_sha256: of the checkpoint file that it was made from.
+        versions: of the tools that made it.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    precision: Precision
+    input_type: InputType
+    batch: int | None
+    checkpoint_sha256: str
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for metadata and manifests."""
+        return {**vars(self), "classes": list(self.classes), "preprocess": self.preprocess.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Description:
+        """The inverse of `to_dict`."""
+        _check_kinds(values)
+        special = {"classes": tuple(values["classes"]), "preprocess": Preprocess.from_dict(values["preprocess"])}
+        return cls(**{**values, **special})
+
+
+def _check_kinds(values: dict[str, Any]) -> None:
+    """Raise ValueError where a value is not of the kind that `Description.to_dict` gives."""
+    batch, classes = values["batch"], values["classes"]
+    right = {
+        "name": isinstance(values["name"], str),
+        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
+        "precision": values["precision"] in get_args(Precision),
+        "input_type": values["input_type"] in get_args(InputType),
+        "batch": batch is None or (type(batch) is int and batch > 0),
+        "checkpoint_sha256": isinstance(values["checkpoint_sha256"], str),
+        "versions": isinstance(values["versions"], dict),
+    }
+    for name in (name for name, fine in right.items() if not fine):
+        raise ValueError(f"{name} is {values[name]!r}")
+
+
+def describe(model: ir.Model, description: Description) -> None:
+    """Put the description, and class names for readers that know nothing of us, into the model's metadata."""
+    model.metadata_props.clear()
+    model.metadata_props[_KEY] = json.dumps(description.to_dict(), ensure_ascii=False)
+    model.metadata_props["classes"] = json.dumps(list(description.classes), ensure_ascii=False)
+    model.producer_name = "hemf-export"
+    model.producer_version = description.versions.get("hemf-export")
+
+
+def read(path: Path) -> tuple[onnx.ModelProto, Description]:
+    """Parse and check one of our ONNX files; a manifest beside it must agree with it.
+
+    Raises:
+        BadInputError: not an ONNX file, not one of ours, or not the inputs and outputs that it describes.
+    """
+    if not path.is_file():
+        raise BadInputError(f"No ONNX file at {path}.", "Make one: hemf-export onnx CKPT.")
+    artifacts.read_manifest(path)
+    model = _parse(path)
+    _refuse_external_data(path, model)
+    description = _description(path, model)
+    _check_signature(path, model, description)
+    return model, description
+
+
+def glance(path: Path) -> Description | None:
+    """The description in a file, nothing else of it checked; None where it isn't one of ours."""
+    try:
+        return _description(path, _parse(path))
+    except BadInputError:
+        return None
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
+    damaged = f"{path} is not a whole ONNX file: "
+    if not data:
+        raise BadInputError(damaged + "it is empty.", "Export it again.")
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise BadInputError(damaged + "it can't be parsed.", "It may be cut short: export it again.") from error
+    if not model.graph.node or not model.opset_import:
+        raise BadInputError(damaged + "it has no graph.", "Export it again.")
+    return model
+
+
+def _description(path: Path, model: onnx.ModelProto) -> Description:
+    metadata = {prop.key: prop.value for prop in model.metadata_props}
+    if _KEY not in metadata:
+        raise BadInputError(f"{path} has no hemf-export metadata.", "Make it from a checkpoint: hemf-export onnx CKPT.")
+    try:
+        return Description.from_dict(json.loads(metadata[_KEY]))
+    except BadInputError as error:
+        raise BadInputError(f"{path}: its hemf-export metadata: {error.message}", error.hint) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise BadInputError(f"{path}: its hemf-export metadata can't be read: {error}.", "Export it again.") from error
+
+
+def _check_signature(path: Path, model: onnx.ModelProto, description: Description) -> None:
+    """One input and one output, of the shapes and types that the description says."""
+    weights = {initializer.name for initializer in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    size, batch = description.preprocess.size, description.batch or "any"
+    image = f"{size}, {size}, 3" if description.input_type == "uint8" else f"3, {size}, {size}"
+    expected = [f"{description.input_type} ({batch}, {image})"], [f"float32 ({batch}, {len(description.classes)})"]
+    found = [_signature(value) for value in inputs], [_signature(value) for value in model.graph.output]
+    for what, wanted, got in zip(("input", "output"), expected, found, strict=True):
+        if wanted != got:
+            raise BadInputError(
+                f"{path}: found the {what}s {'; '.join(got) or 'none'}; expected {'; '.join(wanted)}.",
+                "Export it again with hemf-export onnx.",
+            )
+
+
+def _signature(value: onnx.ValueInfoProto) -> str:
+    if not value.type.HasField("tensor_type"):
+        return f"{value.type.WhichOneof('value') or 'untyped'} (no tensor)"
+    tensor = value.type.tensor_type
+    names = {number: name.lower() for name, number in onnx.TensorProto.DataType.items()}
+    name = "float32" if tensor.elem_type == onnx.TensorProto.FLOAT else names.get(tensor.elem_type, "unknown type")
+    if not tensor.HasField("shape"):
+        return f"{name} (any shape)"
+    sizes = [str(dim.dim_value) if dim.HasField("dim_value") else "any" for dim in tensor.shape.dim]
+    return f"{name} ({', '.join(sizes)})"
+
+
+def _refuse_external_data(path: Path, model: onnx.ModelProto) -> None:
+    outside = [tensor.name for tensor in _tensors(model) if tensor.external_data or tensor.data_location]
+    if outside:
+        raise BadInputError(
+            f"{path} keeps {len(outside)} tensors in other files ({', '.join(outside[:_SHOWN])}): refused.",
+            "A self-contained file is needed, as hemf-export onnx writes it.",
+        )
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor of a model: initializers, attributes, subgraphs, functions and their defaults, training graphs."""
+    nodes = [node for function in model.functions for node in function.node]
+    nodes.extend(onnx.NodeProto(attribute=function.attribute_proto) for function in model.functions)
+    graphs = [model.graph]
+    graphs.extend(graph for info in model.training_info for graph in (info.initialization, info.algorithm))
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+            nodes.extend(graph.node)
+        while nodes:
+            for attribute in nodes.pop().attribute:
+                yield from (tensor for tensor in (attribute.t, *attribute.tensors) if tensor.ByteSize())
+                for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                    yield from (tensor for tensor in (sparse.values, sparse.indices) if tensor.ByteSize())
+                graphs.extend(graph for graph in (attribute.g, *attribute.graphs) if graph.ByteSize())

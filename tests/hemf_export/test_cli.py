@@ -1,0 +1,88 @@
+"""The command line itself: quick help, exit codes, one message, valid JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from hemf_export import cli
+
+
+def test_help_imports_nothing_heavy():
+    script = (
+        "import sys; sys.argv = ['hemf-export', '--help']\n"
+        "from hemf_export.cli import run\n"
+        "code = run(['--help'])\n"
+        "heavy = [name for name in ('torch', 'onnx', 'numpy', 'rich', 'onnxruntime', 'PIL') if name in sys.modules]\n"
+        "sys.exit(f'imported {heavy}' if heavy or code else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(run_cli, name):
+    code, out, _ = run_cli(name, "--help")
+    assert code == 0
+    assert "--json" in out
+
+
+def test_the_version_is_the_packages(run_cli):
+    assert metadata.version("hemf-export") in run_cli("--version")[1]
+
+
+def test_a_misspelt_command_is_exit_2_with_the_nearest(run_cli):
+    code, _, err = run_cli("onxn")
+    assert code == 2
+    assert "Did you mean 'onnx'?" in err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [(RuntimeError("boom"), 70), (KeyboardInterrupt(), 130), (MemoryError(), 70)],
+    ids=["defect", "Ctrl-C", "memory"],
+)
+def test_whatever_escapes_has_its_exit_code(run_cli, monkeypatch, raised, code, tmp_path):
+    from hemf import checkpoint
+
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(checkpoint, "load", fail)
+    path = tmp_path / "a.pt"
+    path.write_bytes(b"x")
+    found, out, err = run_cli("info", path, "--json")
+    assert found == code
+    assert "Traceback" not in err
+    assert json.loads(out)["exit_code"] == code
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(run_cli, tmp_path):
+    assert "Traceback" in run_cli("info", tmp_path / "none.pt", "--debug")[2]
+    assert "Traceback" not in run_cli("info", tmp_path / "none.pt")[2]
+
+
+def test_info_shows_the_papers_figures(run_cli):
+    code, out, err = run_cli("info", "hemf-base")
+    assert code == 0
+    assert all(figure in out for figure in ("66.678", "66.64", "10.01", "10.246", "84.419", "76.093"))
+    assert "The paper prints 66.64 M and 10.01 G" in err
+    report = json.loads(run_cli("info", "hemf-base", "--json")[1])
+    assert report["total"]["parameters"] == 66_678_263
+
+
+def test_info_of_a_checkpoint(run_cli, checkpoint_file):
+    code, out, _ = run_cli("info", checkpoint_file)
+    assert code == 0
+    assert "bright, dark, striped" in out
+
+
+def test_info_of_nothing_known(run_cli):
+    code, _, err = run_cli("info", "hemf-bas")
+    assert code == 1
+    assert "Did you mean 'hemf-base'?" in err

@@ -1,0 +1,47 @@
+"""Parity: what counts as the same, and what never does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from hemf.errors import CheckFailedError
+from hemf.images import Preprocess
+from hemf_export.parity import Samples, compare
+
+BASE = np.array([[1.0, 2.0], [3.0, 0.0]], np.float32)
+
+
+def parity(candidate, reference=BASE):
+    return compare(
+        np.asarray(candidate, np.float32), np.asarray(reference, np.float32), source="test", batches=(2,), labels=(1, 1)
+    )
+
+
+def test_differences_agreement_and_accuracy():
+    found = parity([[1.0, 2.5], [1.0, 2.0]])
+    assert found.max_difference == 2.0
+    assert found.agreement == 0.5
+    assert found.accuracy == (1.0, 0.5)
+
+
+def test_the_bounds():
+    parity(BASE + 0.01).require("x", max_difference=0.02, min_agreement=1.0)
+    with pytest.raises(CheckFailedError, match=r"a logit differs by 0\.01"):
+        parity(BASE + 0.01).require("x", max_difference=0.005)
+    with pytest.raises(CheckFailedError, match=r"50.00% of 2 images"):
+        parity([[1.0, 2.0], [3.0, 3.1]]).require("x", max_difference=9, min_agreement=0.9)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_no_parity_even_on_both_sides(value):
+    bad = np.array([[1.0, value], [3.0, 0.0]])
+    for candidate, reference in ((bad, BASE), (BASE, bad), (bad, bad)):
+        with pytest.raises(CheckFailedError, match="not finite"):
+            parity(candidate, reference).require("x", max_difference=1e9)
+
+
+def test_noise_is_the_same_every_time_and_fills_the_batches():
+    first, second = (list(Samples(Preprocess.for_size(32), None, 8).pixels((1, 3, 4))) for _ in range(2))
+    assert [len(part) for part in first] == [1, 3, 4]
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,0 +1,146 @@
+"""`trt`: a float16 graph that is proven, and a real engine for a T4, built without a GPU."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from hemf import artifacts
+from hemf_export import fp16, onnx_file
+from hemf_export.runners import OnnxRunner
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
+
+
+@pytest.fixture
+def folder(made, tmp_path: Path) -> Path:
+    for path in (made.onnx, artifacts.manifest_path(made.onnx)):
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def test_without_a_file_the_one_onnx_file_of_the_folder_is_taken(folder, run_cli, monkeypatch):
+    monkeypatch.chdir(folder)
+    onnx.save(
+        onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [], [])),
+        "other.onnx",
+    )
+    code, out, err = run_cli("trt", "--fp16", "--json")
+    assert code == 0, err
+    assert "Taking model.onnx" in err
+    manifest = json.loads(out)
+    engine = folder / "model.fp16.t4.engine"
+    assert artifacts.read_manifest(engine)["sha256"] == artifacts.sha256(engine) == manifest["sha256"]
+    assert manifest["compute_capability"] == "sm_75"
+    assert manifest["backend"] == "tensorrt-rtx"
+    assert manifest["batch_profile"] == "1:8:32"
+    assert manifest["precision"] == "fp16"
+    assert manifest["parent_sha256"] == artifacts.sha256(folder / "model.fp16.onnx")
+    assert manifest["checkpoint_sha256"] == onnx_file.read(folder / "model.onnx")[1].checkpoint_sha256
+    # A second call finds the float16 file beside the float32 one, and is not confused by it.
+    assert run_cli("trt", "--fp16")[0] == 0
+
+
+def test_no_file_or_several_are_listed(folder, run_cli, monkeypatch, tmp_path_factory):
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))
+    code, _, err = run_cli("trt", "--fp16")
+    assert code == 1
+    assert "No ONNX file" in err
+    monkeypatch.chdir(folder)
+    shutil.copy("model.onnx", "second.onnx")
+    code, _, err = run_cli("trt", "--fp16")
+    assert code == 1
+    assert "model.onnx, second.onnx" in err
+
+
+def test_from_a_checkpoint_in_one_step(made, run_cli, tmp_path):
+    shutil.copy(made.checkpoint, tmp_path / "best.pt")
+    code, _, err = run_cli("trt", tmp_path / "best.pt", "--fp16", "--batch", "1:2:4")
+    assert code == 0, err
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names >= {"best.onnx", "best.fp16.onnx", "best.fp16.t4.engine", "best.fp16.t4.engine.json"}
+
+
+def test_raw_pixels_build_too(made, run_cli, tmp_path):
+    path = tmp_path / "raw.onnx"
+    assert run_cli("onnx", made.checkpoint, "-o", path, "--input", "uint8", "--batch", "2")[0] == 0
+    code, out, err = run_cli("trt", path, "--fp16", "--json")
+    assert code == 0, err
+    assert json.loads(out)["batch_profile"] == "2:2:2"
+    code, _, err = run_cli("trt", path, "--fp16", "--batch", "1:2:4")
+    assert code == 1
+    assert "fixed batch 2" in err
+
+
+def test_a_missed_bound_builds_nothing_and_exits_with_3(folder, run_cli):
+    before = sorted(path.name for path in folder.iterdir())
+    code, _, err = run_cli("trt", folder / "model.onnx", "--fp16", "--max-logit-diff", "1e-9")
+    assert code == 3
+    assert "the bound is 1e-09" in err
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+def test_the_float16_graph_is_strongly_typed_with_the_islands_in_float32(made):
+    model = onnx.shape_inference.infer_shapes(onnx.load(made.half), strict_mode=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
+    types |= {initializer.name: initializer.data_type for initializer in model.graph.initializer}
+    types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    for node in model.graph.node:
+        if node.op_type in ("Gemm", "MatMul", "Conv"):
+            assert {types[name] for name in node.input if name} == {half}, node.name
+        if node.op_type in ("LayerNormalization", "Div", "ReduceSum"):
+            assert {types[name] for name in node.input if types[name] in (half, single)} == {single}, node.name
+    assert types["images"] == types["logits"] == single
+
+
+def test_the_division_of_the_softmax_never_sees_float16(made):
+    model = onnx.load(made.half)
+    producers = {output: node for node in model.graph.node for output in node.output}
+    divisions = [node for node in model.graph.node if node.op_type == "Div"]
+    assert len(divisions) == 8
+    for node in divisions:
+        assert [producers[name].op_type for name in node.input] == ["Softmax", "ReduceSum"]
+
+
+def test_accuracy_is_kept_on_images(made, image_data, tmp_path):
+    done = fp16.convert(made.onnx, tmp_path / "half.onnx", images=image_data)
+    assert done.parity.images == 12
+    assert done.parity.agreement == 1.0
+    assert done.parity.accuracy is not None
+    images = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
+    difference = np.abs(OnnxRunner(done.path).infer(images) - OnnxRunner(made.onnx).infer(images)).max()
+    assert 0 < difference < 0.05, "float16 is not float32, and not far from it"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "--fp16"),
+        (["--fp16", "--batch", "8:4:2"], 2, "MIN ≤ OPT ≤ MAX"),
+        (["--fp16", "--batch", "x"], 2, "MIN:OPT:MAX"),
+        (["--fp16", "--target", "t4x"], 2, "Did you mean 't4'?"),
+        (["--fp16", "--backend", "tensorrt"], 4, "tensorrt"),
+        (["--fp16", "--target", "sm_61"], 4, "builds for"),
+    ],
+)
+def test_what_is_refused(folder, run_cli, arguments, code, message):
+    found, _, err = run_cli("trt", folder / "model.onnx", *arguments)
+    assert found == code
+    assert message in err
+    assert not list(folder.glob("*.engine"))
+
+
+def test_a_manifest_that_disagrees_refuses_the_parent(folder, run_cli):
+    path = folder / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    code, _, err = run_cli("trt", path, "--fp16")
+    assert code == 1
+    assert "is not the file that" in err
