@@ -1,0 +1,98 @@
+"""`make bench`: hemf-base in ONNX Runtime, our graph against the architecture written naively, in one run.
+
+Both have the same weights and go through the same exporter and onnxsim; their logits are compared before anything is
+timed. Ratios are taken round by round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxsim
+import torch
+from torch import Tensor
+
+from benchmarks.naive import NaiveHEMF
+from hemf import checkpoint
+from hemf.authors import convert, infer_config
+from hemf.checkpoint import Checkpoint
+from hemf.images import Preprocess
+from hemf_export import bench, console, onnx_export
+from hemf_export.runners import OnnxRunner, usable_cores
+
+
+def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
+    """A state dict in the authors' names, of a spread that goes through all layers."""
+    torch.manual_seed(seed)
+    model = NaiveHEMF(classes)
+    for name, value in model.state_dict().items():
+        if value.ndim > 1:
+            value.normal_(0, value[0].numel() ** -0.5)
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+        elif name.endswith("bias"):
+            value.normal_(0, 0.05)
+    for stage in model.stages2:
+        position = stage.RetNetRelPos2d
+        size, heads = len(position.angle), len(position.decay)
+        position.angle.copy_((1.0 / 10000 ** torch.linspace(0, 1, size // 2)).repeat_interleave(2))
+        position.decay.copy_(torch.log(1 - 2.0 ** (-1 - 3 * torch.arange(heads) / heads)))
+    return model.state_dict()
+
+
+def export_naive(state: dict[str, Tensor], classes: int, path: Path) -> None:
+    """torch's exporter with its own optimization, then onnxsim."""
+    model = NaiveHEMF(classes).eval()
+    model.load_state_dict(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model, (torch.zeros(2, 3, 224, 224),), dynamo=True, opset_version=20, input_names=["images"],
+            output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    program.save(path)
+    simplified, valid = onnxsim.simplify(onnx.load(path))
+    assert valid
+    onnx.save(simplified, path)
+
+
+def main() -> None:
+    """Export both, compare, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--batch", type=int, default=1)
+    arguments = parser.parse_args()
+    classes, preprocess = 7, Preprocess()
+    with tempfile.TemporaryDirectory() as folder:
+        ours, naive = Path(folder, "ours.onnx"), Path(folder, "naive.onnx")
+        state = naive_weights(0, classes)
+        with console.step("Exporting the naive graph"):
+            export_naive(state, classes, naive)
+        converted, _ = convert(state)
+        names = tuple(f"class_{index}" for index in range(classes))
+        checkpoint.save(Checkpoint(infer_config(converted), names, preprocess, converted), Path(folder, "ours.pt"))
+        onnx_export.export(Path(folder, "ours.pt"), ours, onnx_export.Options(), step=console.step)
+        contenders = [
+            bench.Contender(OnnxRunner(path, name), preprocess.normalize, lambda _: 1e-4)
+            for path, name in ((naive, "naive"), (ours, "ours"))
+        ]
+        pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, 224, 224, 3), dtype=np.uint8)
+        timings = bench.measure(contenders, pixels, seconds=arguments.seconds)
+        nodes = {path: len(onnx.load(path).graph.node) for path in (naive, ours)}
+    rows = [
+        (timing.name, str(count), f"{timing.percentile(50):.1f}", f"{timing.percentile(90):.1f}", f"{timing.ratio[0]:.3f}",
+         f"{timing.ratio[1]:.3f}–{timing.ratio[2]:.3f}", f"{timing.max_difference:.1e}")
+        for timing, count in zip(timings, nodes.values(), strict=True)
+    ]  # fmt: skip
+    title = f"hemf-base, float32, ONNX Runtime, batch {arguments.batch}, {usable_cores()} threads, {len(timings[0].latencies_ms)} rounds"
+    console.table(title, ("graph", "nodes", "p50 ms", "p90 ms", "ratio", "95 %", "logit diff"), rows)
+
+
+if __name__ == "__main__":
+    main()
