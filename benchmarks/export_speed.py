@@ -84,13 +84,16 @@ def main() -> None:
         ]
         pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, 224, 224, 3), dtype=np.uint8)
         timings = bench.measure(contenders, pixels, seconds=arguments.seconds)
-        nodes = {path: len(onnx.load(path).graph.node) for path in (naive, ours)}
-    rows = [
-        (timing.name, str(count), f"{timing.percentile(50):.1f}", f"{timing.percentile(90):.1f}", f"{timing.ratio[0]:.3f}",
-         f"{timing.ratio[1]:.3f}–{timing.ratio[2]:.3f}", f"{timing.max_difference:.1e}")
-        for timing, count in zip(timings, nodes.values(), strict=True)
-    ]  # fmt: skip
-    title = f"hemf-base, float32, ONNX Runtime, batch {arguments.batch}, {usable_cores()} threads, {len(timings[0].latencies_ms)} rounds"
+        nodes = [len(onnx.load(path).graph.node) for path in (naive, ours)]
+    rows = []
+    for timing, count in zip(timings, nodes, strict=True):
+        ratio, low, high = timing.ratio
+        times = f"{timing.percentile(50):.1f}", f"{timing.percentile(90):.1f}"
+        rows.append(
+            (timing.name, str(count), *times, f"{ratio:.3f}", f"{low:.3f}–{high:.3f}", f"{timing.max_difference:.1e}")
+        )
+    rounds = len(timings[0].latencies_ms)
+    title = f"hemf-base, float32, ONNX Runtime, batch {arguments.batch}, {usable_cores()} threads, {rounds} rounds"
     console.table(title, ("graph", "nodes", "p50 ms", "p90 ms", "ratio", "95 %", "logit diff"), rows)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import Any
 from engines.backends import BackendName
 from engines.batches import BatchProfile
 from engines.targets import Target
-from hemf import artifacts
+from hemf import artifacts, child
 from hemf.errors import BadInputError, HemfError, MissingCapabilityError
 
 WORKSPACE_BYTES = 2 << 30
@@ -101,7 +100,7 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="hemf-export-") as folder, tempfile.TemporaryFile() as log:
         request_path = Path(folder, "request.json")
         artifacts.write_bytes(request_path, json.dumps(request).encode())
-        command = [sys.executable, "-m", "engines.worker", str(request_path), str(plan)]
+        command = child.command("engines.worker", str(request_path), str(plan))
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as worker:
             assert worker.stdout is not None
             try:

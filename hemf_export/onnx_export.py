@@ -30,12 +30,12 @@ from hemf_export.fold import fold
 from hemf_export.onnx_file import Description, InputType
 from hemf_export.parity import Parity, Samples
 from hemf_export.runners import OnnxRunner, TorchRunner
-from hemf_export.simplify import SimplificationError, simplify
+from hemf_export.simplify import SimplificationError, Simplifier
 
 OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
 _TORCH_OPSET_MIN = 18  # what torch's exporter writes at the least; it leaves 18 where 17 is asked for
 TOLERANCE = 1e-4  # of a logit, ONNX Runtime against PyTorch, both float32
-PROOF_BATCHES = (1, 3, 4)
+PROOF_BATCHES = (1, 3, 2)
 _TRACED_BATCH = 2  # any but 1, which torch would take for a broadcast axis
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
 
@@ -118,14 +118,15 @@ def export(
         raise BadInputError(
             f"{options.images} has {samples.count} images; a proof of batch {options.batch} needs more."
         )
-    with step("Computing PyTorch's logits"):
-        model = saved.model()
-        reference = _reference(model, samples, _proof_batches(options.batch))
-    with step("Exporting the graph"):
-        graph = export_graph(model, saved.preprocess, options)
-    del model
-    with step("Simplifying"):
-        graph = _simplified(graph, notes)
+    with Simplifier() as simplifier:
+        with step("Computing PyTorch's logits"):
+            model = saved.model()
+            reference = _reference(model, samples, _proof_batches(options.batch))
+        with step("Exporting the graph"):
+            graph = export_graph(model, saved.preprocess, options)
+        del model
+        with step("Simplifying"):
+            graph = _simplified(simplifier, graph, notes)
     description = _describe(saved, options)
     onnx_file.describe(graph, description)
     nodes = len(list(graph.graph))
@@ -184,9 +185,9 @@ def _torch_export(model: nn.Module, example: Tensor, opset: int) -> ir.Model:
     return program.model
 
 
-def _simplified(graph: ir.Model, notes: list[str]) -> ir.Model:
+def _simplified(simplifier: Simplifier, graph: ir.Model, notes: list[str]) -> ir.Model:
     try:
-        return simplify(graph)
+        return simplifier.simplify(graph)
     except SimplificationError as error:
         notes.append(f"onnxsim failed ({error}); the graph was kept as it was.")
         return graph

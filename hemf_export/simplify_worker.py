@@ -1,18 +1,23 @@
-"""The child of `hemf_export.simplify`: `python -m hemf_export.simplify_worker IN OUT`. Anything here may crash."""
+"""The child of `hemf_export.simplify`: waits for `[source, target]`, two paths in JSON. Anything here may crash."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+
+import onnx
+import onnxsim
 
 from hemf import artifacts
 
 
-def main(source: str, target: str) -> None:
-    """Simplify the ONNX file `source` and write `target`."""
-    import onnx
-    import onnxsim
-
+def main() -> None:
+    """Simplify the ONNX file `source` and write `target`; without any input, there is nothing to do."""
+    request = sys.stdin.read()
+    if not request:
+        return
+    source, target = json.loads(request)
     simplified, valid = onnxsim.simplify(onnx.load(source))
     if not valid:
         raise SystemExit("onnxsim says that its result is not valid")
@@ -20,4 +25,4 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -92,7 +92,7 @@ def test_an_operator_that_tensorrt_does_not_know_is_named(tmp_path):
 
 def test_a_builder_that_crashes_takes_only_its_process_with_it(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        build.sys, "executable", str(_script(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
+        sys, "executable", str(_script(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
     )
     with pytest.raises(BadInputError, match="crashed \\(signal 11\\)"):
         make(tiny_graph(tmp_path / "m.onnx"), tmp_path / "m.engine")
