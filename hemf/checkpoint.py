@@ -100,7 +100,10 @@ class _NoInitialization(TorchFunctionMode):
 
 
 def build_empty(config: HemfConfig) -> HEMF:
-    """A network whose weights are about to be replaced: they hold whatever was in memory."""
+    """A network whose weights are about to be replaced.
+
+    They hold whatever was in memory, and take none before they are written.
+    """
     with _NoInitialization():
         return HEMF(config)
 

@@ -13,6 +13,16 @@ from hemf.errors import BadInputError, did_you_mean
 
 STAGES = 4
 STRIDE = 32  # of the last stage: 4 in the stem, then 2 before each of stages 2 to 4
+# Beyond these a file's header asks for memory or time that no network of this kind needs.
+LIMITS = {
+    "num_classes": 100_000,
+    "width": 512,
+    "image_size": 1024,
+    "elf_depth": 32,
+    "egf_depth": 32,
+    "heads": 64,
+    "memory_slots": 4096,
+}
 
 
 @dataclass(frozen=True)
@@ -44,12 +54,14 @@ class HemfConfig:
     memory_slots: int = 64
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name == "name":
-                continue
+        if not isinstance(self.name, str) or not self.name:
+            raise BadInputError(f"The name of a configuration must be text, not {self.name!r}.")
+        for name, limit in LIMITS.items():
+            value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInputError(f"{field.name} must be a positive integer, not {value!r}.")
+                raise BadInputError(f"{name} must be a positive integer, not {value!r}.")
+            if value > limit:
+                raise BadInputError(f"{name} must be at most {limit:,}, not {value:,}.")
         if self.image_size % STRIDE:
             raise BadInputError(
                 f"image_size must be a multiple of {STRIDE}, not {self.image_size}.",

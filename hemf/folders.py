@@ -92,9 +92,16 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
     """
     if not root.is_dir():
         raise BadInputError(f"{root} is not a folder.", "Class folders with images are needed, one a class.")
-    found = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    found = [path.name for path in entries if path.is_dir()]
     if not found:
         raise BadInputError(f"{root} has no class folders.", "Put each class's images into a folder of its own.")
+    loose = [path for path in entries if not path.is_dir() and _belongs(path)]
+    if loose:
+        raise BadInputError(
+            _listed(f"{len(loose)} entries of {root} are in no class folder", [str(path) for path in loose]),
+            "Move them into one, or away.",
+        )
     if classes is not None and set(found) != set(classes):
         missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
         parts = [f"missing {_names(missing)}"] * bool(missing) + [f"unexpected {_names(extra)}"] * bool(extra)
@@ -151,6 +158,11 @@ def batches(images: LabelledImages, preprocess: Preprocess, size: int) -> Iterat
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(images), size):
             yield np.stack(list(pool.map(preprocess.load, images.paths[start : start + size])))
+
+
+def _belongs(path: Path) -> bool:
+    """Whether something beside the class folders may have been meant as images: a list or a licence was not."""
+    return path.suffix.lower() in EXTENSIONS or not path.exists()
 
 
 def _not_regular(path: Path) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -38,19 +37,18 @@ def decode(path: Path) -> Image.Image:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block, a folder would confuse
             raise BadInputError(f"{path} is not a regular file.")
-        with warnings.catch_warnings():
-            # Only the size is taken from the header before it is judged below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=FORMATS) as image:
-                _check_size(path, image)
-                image.load()
-                return _to_rgb(path, ImageOps.exif_transpose(image))
+        # Pillow may warn here, of a large size or an odd header: that is the program's to show or not. Silencing it
+        # for the moment, as catch_warnings does, would change the filters of all threads.
+        with Image.open(path, formats=FORMATS) as image:
+            _check_size(path, image)
+            image.load()
+            return _to_rgb(path, ImageOps.exif_transpose(image))
     except BadInputError:
         raise
     except UnidentifiedImageError as error:
         raise BadInputError(f"{path} is not an image of a known kind ({', '.join(FORMATS)}).") from error
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, "more pixels than any image here") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second if warnings are errors
+        raise BadInputError(f"{path} is too large: {error}", "Scale it down.") from error
     except Exception as error:
         # Pillow's plugins raise OSError, SyntaxError, TypeError, struct.error and more on damaged files.
         raise BadInputError(f"{path} can't be decoded: {error}.") from error
@@ -58,13 +56,12 @@ def decode(path: Path) -> Image.Image:
 
 def _check_size(path: Path, image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
-        raise _too_large(path, f"{image.width} × {image.height} pixels")
+        raise BadInputError(
+            f"{path} is too large: {image.width} × {image.height} pixels; at most {MAX_PIXELS:,} are read.",
+            "Scale it down.",
+        )
     if getattr(image, "n_frames", 1) > 1:
         raise BadInputError(f"{path} holds {image.n_frames} frames.", "Save the one that is meant as an image.")  # type: ignore[attr-defined]
-
-
-def _too_large(path: Path, what: str) -> BadInputError:
-    return BadInputError(f"{path} has {what}; at most {MAX_PIXELS:,} are read.", "Scale it down.")
 
 
 def _to_rgb(path: Path, image: Image.Image) -> Image.Image:

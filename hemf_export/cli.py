@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from typing import Any
 
 import click
@@ -75,12 +76,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 1 bad input, 2 usage, 3 a check failed, 4 not on this machine,
     70 a defect of ours, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, _interrupt)
+    # What Pillow thinks of odd headers helps nobody here: an image decodes, or is refused by name.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     sys.exit(run(arguments))
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; the exit code. With `--json` a failure is one JSON object on stdout, beside the message."""
-    signal.signal(signal.SIGTERM, _interrupt)
     debug = "--debug" in arguments
     try:
         # --debug is taken anywhere on the line: who needs it adds it to a line that failed.

@@ -10,6 +10,7 @@ from importlib import metadata
 import pytest
 
 from hemf_export import cli
+from train.recipe import Recipe
 
 
 def test_help_imports_nothing_heavy():
@@ -86,3 +87,11 @@ def test_info_of_nothing_known(run_cli):
     code, _, err = run_cli("info", "hemf-bas")
     assert code == 1
     assert "Did you mean 'hemf-base'?" in err
+
+
+def test_train_has_a_flag_for_each_field_of_the_recipe_with_its_default():
+    from hemf_export.commands.train import command
+
+    flags = {parameter.name: parameter.default for parameter in command.params}
+    fields = Recipe().to_dict()
+    assert {name: flags.get(name) for name in fields} == fields

@@ -283,6 +283,8 @@ def test_class_names_given_for_a_bare_file_must_be_as_many_as_its_outputs(tmp_pa
         (lambda content: content.update(version=2), "format version 2"),
         (lambda content: content["config"].update(num_classes="3"), "num_classes must be a positive integer"),
         (lambda content: content["config"].update(widht=3), "'width'"),
+        (lambda content: content["config"].update(elf_depth=10**9), "elf_depth must be at most 32"),
+        (lambda content: content["config"].update(name=3), "must be text, not 3"),
         (lambda content: content["config"].update(image_size=96), "pixels, the network takes 96"),
         (lambda content: content["preprocess"].update(size="32"), "not a whole checkpoint"),
         (lambda content: content.pop("preprocess"), "not a whole checkpoint: KeyError 'preprocess'"),

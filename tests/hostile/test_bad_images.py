@@ -87,10 +87,10 @@ def test_a_decompression_bomb_is_refused_with_bounded_memory(tmp_path: Path, dat
     done = subprocess.run([sys.executable, "-c", MEASURE, str(path)], capture_output=True, text=True, check=True)
     message, grown_mb = done.stdout.splitlines()
     assert str(path) in message
-    assert "at most 100,000,000 are read" in message
+    assert "is too large" in message
+    assert "pixels" in message
     # ru_maxrss counts kilobytes on Linux and bytes on macOS, where the bound is looser than it reads.
     assert int(grown_mb) < 60 * (1024 if sys.platform == "darwin" else 1)
-    assert done.stderr == ""
 
 
 # 36 Truncated files
@@ -493,6 +493,21 @@ def test_a_missing_split_is_named(tmp_path: Path, image_data: Path, refused, spl
     (image_data / split).rename(image_data / "elsewhere")
     (tmp_path / "run").mkdir()
     refused(*train(image_data, tmp_path / "run"), names=f"{image_data / split} is not a folder")
+
+
+@pytest.mark.parametrize("kind", ["image", "broken link"])
+def test_what_lies_beside_the_class_folders_is_not_passed_over(tmp_path: Path, image_data: Path, refused, kind):
+    if kind == "image":
+        write_images(image_data / "train", 1, "dark")
+        stray = "dark0.png"
+    else:
+        (image_data / "train" / "striped2").symlink_to(tmp_path / "not there")
+        stray = "striped2"
+    (image_data / "train" / "labels.csv").write_text("a list is fine")
+    (tmp_path / "run").mkdir()
+    message = refused(*train(image_data, tmp_path / "run"), names=image_data / "train" / stray)
+    assert "1 entries of" in message
+    assert "labels.csv" not in message
 
 
 def test_one_class_is_no_classification(tmp_path: Path, refused):
