@@ -140,6 +140,6 @@ class Samples:
         return pixels if input_type == "uint8" else self.preprocess.normalize(pixels)
 
 
-def image_folder(folder: Path | None, classes: tuple[str, ...]) -> LabelledImages | None:
-    """The images of `folder`, with labels where it has class folders; None for None."""
+def image_folder(folder: Path | None, classes: tuple[str, ...] | None) -> LabelledImages | None:
+    """The images of `folder`, with labels where it has class folders (of `classes`, if said); None for None."""
     return None if folder is None else folders.any_images(folder, classes)

@@ -12,21 +12,29 @@ from hemf.errors import UsageError
 
 @click.command("bench")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--batch", "batches", default="1", show_default=True, metavar="N[,N…]", help="Batch sizes.")
+@click.option(
+    "--batch", "batches", default=None, metavar="N[,N…]", help="Batch sizes.  [default: 1, or the files' own]"
+)
 @click.option("--seconds", default=5.0, show_default=True, help="For each batch size, all files together.")
 @click.option("--threads", type=int, default=None, help="Of each runner.  [default: the cores that may be used]")
 @click.option("--images", type=click.Path(path_type=Path), help="Images to run on.  [default: seeded noise]")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    files: tuple[Path, ...], batches: str, seconds: float, threads: int | None, images: Path | None, as_json: bool
+    files: tuple[Path, ...],
+    batches: str | None,
+    seconds: float,
+    threads: int | None,
+    images: Path | None,
+    as_json: bool,
 ) -> None:
     """Time FILES (a checkpoint and ONNX files made from it) in turn, round after round.
 
     Without FILES, what lies in the current folder is taken. Nothing is timed whose logits differ from the first's.
     """
-    sizes = batches.split(",")
-    if not all(size.strip().isdigit() and int(size) > 0 for size in sizes):
+    wanted = (batches or "1").split(",")
+    if not all(size.strip().isdigit() and int(size) > 0 for size in wanted):
         raise UsageError(f"--batch takes positive numbers, N or N,N, not {batches!r}.")
+    sizes = [int(size) for size in wanted]
     if not seconds > 0 or (threads is not None and threads < 1):
         raise UsageError("--seconds and --threads must be positive.")
 
@@ -43,9 +51,13 @@ def command(
     torch.set_num_threads(used)
     with console.step("Reading the files"):
         field = gather(files, Path(), threads=used)
-        pictures = image_folder(images, ())
+        pictures = image_folder(images, None)
+    if field.batch is not None:
+        if batches is not None and sizes != [field.batch]:
+            raise UsageError(f"The files have the fixed batch {field.batch}.", "Leave out --batch.")
+        sizes = [field.batch]
     timings = []
-    for size in [int(text) for text in sizes] if field.batch is None else [field.batch]:
+    for size in sizes:
         samples = Samples(field.preprocess, pictures, size)
         pixels = np.concatenate(list(samples.pixels((size,))))
         pixels = np.concatenate([pixels] * -(-size // len(pixels)))[:size]  # few images serve a large batch in turn

@@ -1,0 +1,83 @@
+"""The README is run: each `hemf-export` line in order, in one folder; the Python; and what it says of commands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from hemf.errors import HemfError
+from hemf_export import cli
+from tests.conftest import PROJECT, tiny_checkpoint
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+# Added at the end of a line, where a later option wins: the same command, in seconds.
+SHORTENED = {
+    "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4"],
+    "bench": ["--seconds", "0.2"],
+}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def lines() -> list[list[str]]:
+    found = [shlex.split(line) for block in blocks("console") for line in block.splitlines()]
+    return [words[1:] for words in found if words[0] == "hemf-export"]
+
+
+def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
+    monkeypatch.chdir(tmp_path)
+    torch.save(tiny_checkpoint().state, "best_model.pth")
+    assert image_data == tmp_path / "data"
+    for words in lines():
+        code, _, err = run_cli(*words, *SHORTENED.get(words[0], []))
+        assert code == 0, f"hemf-export {' '.join(words)}\n{err}"
+    made = {path.name for path in (*tmp_path.iterdir(), *(tmp_path / "run").iterdir())}
+    assert {"best.pt", "best.onnx", "best.fp16.onnx", "best.fp16.t4.engine", "best.engine", "raw.onnx"} <= made
+    assert {"last.pt", "metrics.jsonl", "summary.json", "confusion.png"} <= made, "as the table of commands says"
+
+
+def test_the_python_runs():
+    for code in blocks("python"):
+        exec(compile(code, "README.md", "exec"), {})
+
+
+def test_its_two_commands_and_others_are_in_the_makefile():
+    targets = set(re.findall(r"^(\w+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"make (\w+)", README)) - {"and", "sure"}
+    assert blocks("console")[0] == "make demo\nmake test\n"
+    assert named <= targets
+
+
+def test_its_table_of_commands_is_complete():
+    assert re.findall(r"^\| `(\w+)", README, re.MULTILINE) == list(cli.COMMANDS)
+
+
+def test_its_table_of_exit_codes_is_the_programs():
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    errors = {kind.exit_code for kind in (HemfError, *HemfError.__subclasses__())}
+    assert listed == {0, *errors, cli.EXIT_INTERNAL, cli.EXIT_INTERRUPTED}
+
+
+def test_its_table_of_dependencies_names_each_of_them():
+    pyproject = (PROJECT / "pyproject.toml").read_text()
+    for name in re.findall(r'^    "([A-Za-z0-9-]+)>=', pyproject, re.MULTILINE):
+        assert re.search(rf"^\|.*\b{re.escape(name)}\b", README, re.MULTILINE), name
+
+
+def test_its_links_into_the_project_lead_somewhere():
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (PROJECT / target).exists(), target
+
+
+@pytest.fixture(autouse=True)
+def no_models_left(tmp_path: Path):
+    yield
+    shutil.rmtree(tmp_path, ignore_errors=True)
