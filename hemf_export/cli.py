@@ -12,7 +12,8 @@ import signal
 import sys
 import traceback
 import warnings
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import click
 
@@ -72,14 +73,19 @@ def cli(debug: bool) -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code: 0 done, 1 bad input, 2 usage, 3 a check failed, 4 not on this machine,
     70 a defect of ours, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _interrupt)
     # What Pillow thinks of odd headers helps nobody here: an image decodes, or is refused by name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    sys.exit(run(arguments))
+    code = run(arguments)
+    with suppress(OSError):  # a reader that has gone
+        sys.stdout.flush()
+        sys.stderr.flush()
+    # All files are closed and children ended by now: taking millions of objects apart would only cost seconds.
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -118,10 +118,10 @@ def export(
         raise BadInputError(
             f"{options.images} has {samples.count} images; a proof of batch {options.batch} needs more."
         )
-    with Simplifier() as simplifier:
-        with step("Computing PyTorch's logits"):
-            model = saved.model()
-            reference = _reference(model, samples, _proof_batches(options.batch))
+    with step("Computing PyTorch's logits"):
+        model = saved.model()
+        reference = _reference(model, samples, _proof_batches(options.batch))
+    with Simplifier() as simplifier:  # it starts on the second core: the export has use for one
         with step("Exporting the graph"):
             graph = export_graph(model, saved.preprocess, options)
         del model
@@ -134,7 +134,6 @@ def export(
         with step("Writing"):
             ir.save(graph, temporary)
             del graph
-            gc.collect()
         with step("Proving ONNX Runtime against PyTorch"):
             proof = _prove(temporary, samples, reference, options)
             proof.require(f"{output.name} against PyTorch", max_difference=options.tolerance)
