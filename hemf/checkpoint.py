@@ -17,9 +17,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
-from hemf import artifacts, authors
+from hemf import artifacts, authors, state_dict
 from hemf.checkpoint_files import content_digest, read_pickle, read_safetensors, safetensors_bytes
 from hemf.config import HemfConfig
 from hemf.errors import BadInputError
@@ -29,8 +28,6 @@ from hemf.model import HEMF
 FORMAT = "hemf-checkpoint"
 FORMAT_VERSION = 1
 CLASS_INDICES = "class_indices.json"  # what the authors' training script writes beside its checkpoints
-_PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Checkpoint:
 
     def model(self) -> HEMF:
         """The network with a copy of these weights, in evaluation mode."""
-        model = build_empty(self.config)
+        model = state_dict.build_empty(self.config)
         model.load_state_dict(self.state)
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -85,27 +82,9 @@ class Checkpoint:
         bad = [name for name, value in self.state.items() if not torch.isfinite(value).all()]
         if bad:
             raise BadInputError(
-                f"Non-finite values in {len(bad)} tensors: {_first(bad)}.",
+                f"Non-finite values in {len(bad)} tensors: {state_dict.first(bad)}.",
                 "The training diverged: take an earlier checkpoint.",
             )
-
-
-class _NoInitialization(TorchFunctionMode):
-    """Leaves out the filling of new parameters, which would take longer than reading the file."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return (kwargs or {}).get("tensor", args[0] if args else None)
-        return func(*args, **(kwargs or {}))
-
-
-def build_empty(config: HemfConfig) -> HEMF:
-    """A network whose weights are about to be replaced.
-
-    They hold whatever was in memory, and take none before they are written.
-    """
-    with _NoInitialization():
-        return HEMF(config)
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
@@ -174,7 +153,7 @@ def _ours(content: dict[str, Any]) -> Checkpoint:
         raise BadInputError("its content is not what was saved (the digest disagrees).", "Copy or make it again.")
     _check_kinds(content)
     config = HemfConfig.from_dict(content["config"])
-    _check_keys(content["model"], build_empty(config).state_dict())
+    state_dict.check(content["model"], config)
     return Checkpoint(
         config=config,
         classes=tuple(content["classes"]),
@@ -201,16 +180,18 @@ def _check_kinds(content: dict[str, Any]) -> None:
 def _foreign(path: Path, content: dict[str, Any], classes: Sequence[str] | None) -> Checkpoint:
     """A bare state dict, or one under `net`, in the authors' names or ours."""
     state = content["net"] if isinstance(content.get("net"), dict) else content
-    tensors = {_strip(str(key)): value.detach() for key, value in state.items() if isinstance(value, Tensor)}
+    tensors = {
+        state_dict.strip_prefixes(str(key)): value.detach() for key, value in state.items() if isinstance(value, Tensor)
+    }
     strange = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
     if not tensors or strange:
-        what = f"holds no state dict; its keys: {_first([str(key) for key in state]) or 'none'}"
+        what = f"holds no state dict; its keys: {state_dict.first([str(key) for key in state]) or 'none'}"
         raise BadInputError(f"{what}.", "A HEMF checkpoint, a bare state dict or one under 'net' is needed.")
     if len(tensors) < len(state):
-        names = [_strip(str(key)) for key in state]
+        names = [state_dict.strip_prefixes(str(key)) for key in state]
         twice = sorted({name for name in names if names.count(name) > 1})
         raise BadInputError(
-            f"{len(twice)} tensors are there twice, with a prefix and without: {_first(twice)}.",
+            f"{len(twice)} tensors are there twice, with a prefix and without: {state_dict.first(twice)}.",
             "Keep one of each.",
         )
     dropped: list[str] = []
@@ -220,7 +201,7 @@ def _foreign(path: Path, content: dict[str, Any], classes: Sequence[str] | None)
         notes.append(f"Authors' layout: {len(dropped)} tensors that take no part were left out.")
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
     config = authors.infer_config(tensors)
-    _check_keys(tensors, build_empty(config).state_dict())
+    state_dict.check(tensors, config)
     if classes is None and state is not content and isinstance(content.get("classes"), list):
         classes = [str(name) for name in content["classes"]]
     if classes is None:
@@ -239,12 +220,6 @@ def _foreign(path: Path, content: dict[str, Any], classes: Sequence[str] | None)
     )
 
 
-def _strip(key: str) -> str:
-    while key.startswith(_PREFIXES):
-        key = key.split(".", 1)[1]
-    return key
-
-
 def _class_indices(path: Path) -> list[str] | None:
     """Class names in the order of their labels, from `{"0": "name"}` or `{"name": 0}`; None where there is no file."""
     if not path.exists():
@@ -259,44 +234,3 @@ def _class_indices(path: Path) -> list[str] | None:
     if sorted(label for label, _ in pairs) != list(range(len(pairs))):
         raise BadInputError(f"{path} doesn't number the classes from 0 without a gap.")
     return [name for _, name in sorted(pairs)]
-
-
-def _check_keys(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise BadInputError with counts and the first names of what is missing, unexpected, of another shape or type."""
-    missing = [name for name in expected if name not in state]
-    unexpected = sorted(name for name in state if name not in expected)
-    shapes = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
-    ]
-    kinds = [f"{name} {_kind(state[name])}" for name, value in expected.items() if not _fits(state.get(name), value)]
-    problems = [
-        f"{len(names)} {what}: {_first(names)}"
-        for what, names in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-            ("of another type", kinds),
-        )
-        if names
-    ]
-    if problems:
-        raise BadInputError(f"The tensors are not this network's: {'; '.join(problems)}.")
-
-
-def _fits(value: Tensor | None, expected: Tensor) -> bool:
-    """Whether a tensor, if there is one, has plain values that `expected` can take without loss."""
-    if value is None:
-        return True
-    plain = value.layout is torch.strided and not value.is_meta and not value.is_complex()
-    return plain and (value.dtype == expected.dtype or not expected.is_floating_point())
-
-
-def _kind(value: Tensor) -> str:
-    where = "without data, " if value.is_meta else "sparse, " if value.layout is not torch.strided else ""
-    return f"({where}{str(value.dtype).removeprefix('torch.')})"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

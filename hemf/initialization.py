@@ -6,8 +6,10 @@ biases 0. The fusion blocks keep PyTorch's defaults, but for MHEA's memory: norm
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from hemf.config import HemfConfig
 from hemf.local_branch import PatchProjection
 from hemf.mixed_attention import MHEA
 from hemf.model import HEMF
@@ -16,6 +18,21 @@ CONVOLUTION_STD = 0.2
 LINEAR_STD = 0.02
 MEMORY_STD = 0.001
 CUT = 2.0  # absolute, not in standard deviations
+
+
+def build(config: HemfConfig, *, seed: int | None = None) -> HEMF:
+    """A new network with the authors' initialization, in channels-last memory.
+
+    Args:
+        config: sizes and depths.
+        seed: makes the weights reproducible, and leaves the global random state as it was.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = HEMF(config)
+        initialize(model)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def initialize(model: HEMF) -> None:

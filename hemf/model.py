@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from hemf.config import STAGES, HemfConfig
@@ -79,20 +78,3 @@ class HEMF(nn.Module):
         fused = self.features(images).fused[-1]
         logits: Tensor = self.head(self.head_norm(fused.mean((2, 3))))
         return logits
-
-
-def build(config: HemfConfig, *, seed: int | None = None) -> HEMF:
-    """A new network with the authors' initialization, in channels-last memory.
-
-    Args:
-        config: sizes and depths.
-        seed: makes the weights reproducible, and leaves the global random state as it was.
-    """
-    from hemf.initialization import initialize
-
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        model = HEMF(config)
-        initialize(model)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ from hemf import checkpoint
 from hemf.checkpoint import Checkpoint
 from hemf.config import HemfConfig
 from hemf.images import Preprocess
-from hemf.model import build
+from hemf.initialization import build
 
 PROJECT = Path(__file__).parent.parent
 SHARED = PROJECT.parent / "shared"

@@ -20,7 +20,8 @@ from hemf.config import HemfConfig
 from hemf.errors import BadInputError, HemfError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from hemf.model import HEMF, build
+from hemf.initialization import build
+from hemf.model import HEMF
 from train import data, metrics
 from train.recipe import Recipe, refuse_differences
 from train.run_folder import RunFolder

@@ -13,10 +13,11 @@ from hemf.count import Count, count_mlp, count_parts
 from hemf.errors import BadInputError
 from hemf.fusion import HEF
 from hemf.global_branch import EGF
+from hemf.initialization import build
 from hemf.inverted_residual import IRMLP, SIRMLP
 from hemf.local_branch import ELF
 from hemf.mixed_attention import MixedAttention
-from hemf.model import HEMF, build
+from hemf.model import HEMF
 from hemf.published import TABLE_3
 from tests.conftest import TINY
 
