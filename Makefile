@@ -1,4 +1,4 @@
-# Each target sets up what it needs in .venv: only Python (3.10 or newer), make and a package index have to be there.
+# Each target sets up what it needs in .venv: only Python (3.11 or newer), make and a package index have to be there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ bench: $(VENV)/installed  ## Ratios, measured side by side in one run
 	$(BIN)/python -m benchmarks.export_speed
 
 $(VENV)/installed: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "Python 3.10 or newer is needed; say which with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -185,8 +185,10 @@ class Trainer:
                 f"The GPU's memory doesn't hold a batch of {len(labels)} images.",
                 f"Try --batch-size {max(2, len(labels) // 2)}.",
             ) from error
-        self.scaler.step(self.optimizer)  # leaves out the step where a gradient overflowed, and lowers the scale
-        self.scaler.update()
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)  # leaves out the step where a gradient overflowed
+        self.scaler.update()  # and lowers the scale then
+        self.skipped_steps += self.scaler.get_scale() < scale
         return value, int((logits.detach().argmax(1) == labels).sum())
 
     def _save(self, figures: dict[str, Any], line: dict[str, Any]) -> None:

@@ -159,6 +159,18 @@ def test_lasting_non_finite_losses_end_the_run_and_keep_the_last_good_epoch(imag
     assert checkpoint.load(run.last).check_finite() is None
 
 
+def test_a_step_whose_gradients_overflow_is_left_out_and_counted(image_data, tmp_path):
+    """float16 AMP's gradient scaler, here on the CPU with a scale that no gradient survives."""
+    run, listener = RunFolder(tmp_path / "run", resume=False), Quiet()
+    trainer = Trainer(job(image_data, epochs=1), run, resume=False)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10**6, backoff_factor=2.0**-100)
+    trainer.fit(listener)
+    assert listener.lines[0]["skipped_steps"] == 1, "the first step alone: the scale was lowered for the others"
+    assert trainer.step_count == trainer.steps == 3, "the schedule goes on"
+    assert checkpoint.load(run.last).training["skipped_steps"] == 1
+    assert checkpoint.load(run.last).check_finite() is None
+
+
 def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(image_data, tmp_path, run_cli):
     (tmp_path / "file").write_text("")
     code, _, err = run_cli("train", image_data, "-o", tmp_path / "file" / "run", *ARGUMENTS)
