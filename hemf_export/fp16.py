@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import onnx_ir as ir
 
 from calibration.fp16 import Conversion, to_float16
 from hemf import artifacts
-from hemf.errors import BadInputError
+from hemf.errors import BadInputError, UsageError
 from hemf_export import onnx_file, parity
 from hemf_export.onnx_export import Step
 from hemf_export.onnx_file import Description
@@ -21,7 +22,7 @@ from hemf_export.runners import OnnxRunner
 
 MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
-MIN_AGREEMENT = 0.99  # on real images; on noise the classes may lie closer together than float16 can tell
+MIN_AGREEMENT = 0.99
 IMAGES = 64
 NOISE_IMAGES = 8
 _BATCH = 4
@@ -34,11 +35,28 @@ class Bounds:
     Args:
         max_logit_difference: of any logit; None for `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest
             float32 logit where that is more.
-        min_agreement: share of the images that keep their class.
+        min_agreement: share of the images that keep their class; None for `MIN_AGREEMENT` on real images, where one may
+            always change, and for nothing on noise: where two classes lie closer together than float16 can tell, no
+            image shows more than that.
+
+    Raises:
+        UsageError: a value out of range.
     """
 
     max_logit_difference: float | None = None
-    min_agreement: float = MIN_AGREEMENT
+    min_agreement: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_logit_difference is not None and not 0 <= self.max_logit_difference < math.inf:
+            raise UsageError(f"The largest logit difference must be 0 or more, not {self.max_logit_difference}.")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise UsageError(f"The agreement is a share, 0 to 1, not {self.min_agreement}.")
+
+    def agreement_bound(self, samples: Samples) -> float:
+        """The least share of `samples` that must keep their class."""
+        if self.min_agreement is not None:
+            return self.min_agreement
+        return 0.0 if samples.files is None else min(MIN_AGREEMENT, 1 - 1 / samples.count)
 
     def logit_bound(self, largest_logit: float) -> float:
         """The bound for float32 logits of at most this size."""
@@ -100,11 +118,10 @@ def convert(
         with step(f"Proving float16 against float32 on {samples.count} images"):
             proof = _prove(source, temporary, samples, described)
         bound = bounds.logit_bound(proof.largest_logit)
-        agreement = bounds.min_agreement if samples.files is not None else 0.0
         proof.require(
             f"{output.name} against {source.name}",
             max_difference=bound,
-            min_agreement=agreement,
+            min_agreement=bounds.agreement_bound(samples),
         )
     fields = {"kind": "onnx", "parent": source.name, "parent_sha256": artifacts.sha256(source), **description.to_dict()}
     artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), "parity": proof.to_dict()})

@@ -25,12 +25,13 @@ from hemf.errors import UsageError
 @click.option("--samples", default=64, show_default=True, help="At most so many of the images.")
 @click.option("--max-logit-diff", type=float, default=None,
               help="float16 against float32.  [default: 0.05, or 1 % of the largest logit]")  # fmt: skip
-@click.option("--min-agreement", default=0.99, show_default=True, help="Share of images that keep their class.")
+@click.option("--min-agreement", type=float, default=None,
+              help="Share of images that keep their class.  [default: 0.99, one image apart]")  # fmt: skip
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     model: Path | None, fp16: bool, output: Path | None, target_name: str, backend: Any, batch: str | None,
-    images: Path | None, samples: int, max_logit_diff: float | None, min_agreement: float, classes: str | None,
+    images: Path | None, samples: int, max_logit_diff: float | None, min_agreement: float | None, classes: str | None,
     as_json: bool,
 ) -> None:  # fmt: skip
     """Build a TensorRT engine from MODEL: an ONNX file of ours, or a checkpoint, which is exported first.

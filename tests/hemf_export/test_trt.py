@@ -11,7 +11,9 @@ import onnx
 import pytest
 
 from hemf import artifacts
+from hemf.images import Preprocess
 from hemf_export import fp16, onnx_file
+from hemf_export.parity import Samples, image_folder
 from hemf_export.runners import OnnxRunner
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
@@ -118,6 +120,15 @@ def test_accuracy_is_kept_on_images(made, image_data, tmp_path):
     assert 0 < difference < 0.05, "float16 is not float32, and not far from it"
 
 
+def test_one_image_of_few_may_change_its_class_and_more_may_not(image_data):
+    twelve, four = (Samples(Preprocess.for_size(64), image_folder(image_data, None), count) for count in (12, 4))
+    assert fp16.Bounds().agreement_bound(twelve) == pytest.approx(11 / 12)
+    assert fp16.Bounds().agreement_bound(four) == pytest.approx(3 / 4)
+    assert fp16.Bounds(min_agreement=1.0).agreement_bound(twelve) == 1.0
+    assert fp16.Bounds().agreement_bound(Samples(Preprocess.for_size(64), None, 8)) == 0.0, "noise has no classes"
+    assert fp16.Bounds(min_agreement=0.5).agreement_bound(Samples(Preprocess.for_size(64), None, 8)) == 0.5
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -125,6 +136,8 @@ def test_accuracy_is_kept_on_images(made, image_data, tmp_path):
         (["--fp16", "--batch", "8:4:2"], 2, "MIN ≤ OPT ≤ MAX"),
         (["--fp16", "--batch", "x"], 2, "MIN:OPT:MAX"),
         (["--fp16", "--target", "t4x"], 2, "Did you mean 't4'?"),
+        (["--fp16", "--min-agreement", "99"], 2, "a share, 0 to 1"),
+        (["--fp16", "--max-logit-diff", "nan"], 2, "must be 0 or more"),
         (["--fp16", "--backend", "tensorrt"], 4, "tensorrt"),
         (["--fp16", "--target", "sm_61"], 4, "builds for"),
     ],
