@@ -120,6 +120,7 @@ def convert(
         bound = bounds.logit_bound(proof.largest_logit)
         proof.require(
             f"{output.name} against {source.name}",
+            option="--max-logit-diff",
             max_difference=bound,
             min_agreement=bounds.agreement_bound(samples),
         )

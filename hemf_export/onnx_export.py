@@ -136,7 +136,7 @@ def export(
             del graph
         with step("Proving ONNX Runtime against PyTorch"):
             proof = _prove(temporary, samples, reference, options)
-            proof.require(f"{output.name} against PyTorch", max_difference=options.tolerance)
+            proof.require(f"{output.name} against PyTorch", option="--tolerance", max_difference=options.tolerance)
     fields = {"kind": "onnx", "parent": source.name, **description.to_dict(), "opset": options.opset, "nodes": nodes}
     artifacts.write_manifest(output, {**fields, "parity": proof.to_dict()})
     return Exported(output, description, proof, nodes, tuple(notes))
