@@ -7,6 +7,7 @@ island stay float32: a softmax that is divided by its own sum never goes through
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from calibration.islands import find_islands
+from calibration.blocks import node_name
+from calibration.islands import FLOAT16_MAX, find_islands
 from hemf.errors import BadInputError
 
-FLOAT16_MAX = 65504.0
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Inputs that no type conversion may touch: their position, by operator. Shapes, axes and sizes are not float anyway.
-_FLOAT32_INPUTS: dict[str, frozenset[int]] = {
-    "Resize": frozenset({1, 2}),
-    "QuantizeLinear": frozenset({1}),
-    "DequantizeLinear": frozenset({1}),
-}
+_FLOAT32_INPUTS: dict[str, frozenset[int]] = {"Resize": frozenset({1, 2})}
 
 
 @dataclass(frozen=True)
@@ -60,8 +57,13 @@ class Conversion:
         }
 
 
-def to_float16(model: ir.Model) -> Conversion:
+def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Conversion:
     """Convert `model` in place. Inputs and outputs of the graph keep their types.
+
+    Args:
+        model: float32, quantized or not.
+        islands: names of the nodes that stay in float32, and why; by default what the structure alone tells. Weights
+            beyond float16 add to them.
 
     Raises:
         BadInputError: a graph with subgraphs or functions, or that is float16 already.
@@ -69,16 +71,16 @@ def to_float16(model: ir.Model) -> Conversion:
     graph = model.graph
     _check(model)
     common.ShapeInferencePass()(model)
-    islands = find_islands(graph)
+    islands = find_islands(graph) if islands is None else dict(islands)
     weights = {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}
     saturated = _saturated(weights)
     for name in saturated:
         for node in weights[name].consumers():
-            islands.setdefault(_name(node), "weights beyond float16")
+            islands.setdefault(node_name(node), "weights beyond float16")
     nodes = list(graph)
     halves, flushed = _Halves(graph), 0.0
     for node in nodes:
-        wanted = ir.DataType.FLOAT if _name(node) in islands else ir.DataType.FLOAT16
+        wanted = ir.DataType.FLOAT if node_name(node) in islands else ir.DataType.FLOAT16
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in _FLOATS:
                 continue
@@ -182,10 +184,6 @@ def _check(model: ir.Model) -> None:
             attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
             for attribute in node.attributes.values()
         ):
-            raise BadInputError(f"Node {_name(node)} ({node.op_type}) has a subgraph, which is not converted.")
+            raise BadInputError(f"Node {node_name(node)} ({node.op_type}) has a subgraph, which is not converted.")
     if any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.initializers.values()):
         raise BadInputError("The graph has float16 weights already.", "Start from the float32 file.")
-
-
-def _name(node: ir.Node) -> str:
-    return node.name or f"{node.op_type}_{node.outputs[0].name}"

@@ -95,6 +95,13 @@ def check_folder(folder: Path) -> None:
         ) from error
 
 
+def cache_folder() -> Path:
+    """Where results are kept that can be made again: HEMF_EXPORT_CACHE, or the user's cache folder."""
+    if own := os.environ.get("HEMF_EXPORT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "hemf-export")
+
+
 def check_distinct(source: Path, output: Path) -> None:
     """Refuse to write a result over what it is made from."""
     if output.exists() and source.exists() and os.path.samefile(source, output):

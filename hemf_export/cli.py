@@ -25,6 +25,7 @@ COMMANDS = {
     "train": ("hemf_export.commands.train", "Train HEMF on class folders of images."),
     "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
+    "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),
     "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
     "bench": ("hemf_export.commands.bench", "Time checkpoints and ONNX files side by side."),
 }
@@ -68,6 +69,7 @@ def cli(debug: bool) -> None:
     \b
     hemf-export train DATA -o RUN      class folders of images → RUN/best.pt
     hemf-export onnx RUN/best.pt       → RUN/best.onnx, proven against PyTorch
+    hemf-export calibrate RUN/best.onnx --precision int8 --images DATA --max-drop 0.5   → INT8 within a budget
     hemf-export trt RUN/best.onnx --fp16   → an engine for a T4
     hemf-export bench RUN/best.onnx    latency, side by side
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 PLAIN_WIDTH = 130  # of a table that goes to a file or a pipe, where there is no window to fit
+NARROWEST_WORDS = 24  # columns that text is not folded below
 
 results = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 talk = Console(stderr=True, highlight=False)
@@ -31,12 +32,17 @@ def next_command(command: str) -> None:
     talk.print(f"[dim]next:[/dim] {_escaped(command)}", soft_wrap=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A short table on stdout; columns after the first are aligned to the right."""
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Collection[int] = (0,)
+) -> None:
+    """A short table on stdout; the columns of `words` fold and are aligned to the left, numbers to the right."""
     results.print(title, style="bold", markup=False)
     made = Table(header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", no_wrap=index > 0, overflow="fold")
+        left = index in words
+        widest = max((len(row[index]) for row in rows), default=0)
+        least = min(widest, NARROWEST_WORDS) if left else widest
+        made.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow="fold", min_width=least)
     for row in rows:
         made.add_row(*(_escaped(cell) for cell in row))
     results.print(made)
@@ -67,8 +73,8 @@ def step(text: str) -> Iterator[None]:
     say(f"✓ {text}")
 
 
-def bar(text: str, total: int) -> Progress:
-    """A started bar over `total` items, shown on a terminal only; `advance` it for each, then `stop()` it."""
+def bar(text: str, total: int | None) -> Progress:
+    """A started bar over `total` items, or some number of them, shown on a terminal only; `advance` it, then `stop()`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
     progress.add_task(_escaped(text), total=total)
@@ -76,9 +82,9 @@ def bar(text: str, total: int) -> Progress:
     return progress
 
 
-def advance(progress: Progress) -> None:
-    """One item of the bar is done."""
-    progress.advance(progress.task_ids[0])
+def advance(progress: Progress, count: int = 1) -> None:
+    """Items of the bar are done."""
+    progress.advance(progress.task_ids[0], count)
 
 
 def size(number_of_bytes: int) -> str:

@@ -54,9 +54,13 @@ class Bounds:
 
     def agreement_bound(self, samples: Samples) -> float:
         """The least share of `samples` that must keep their class."""
-        if self.min_agreement is not None:
-            return self.min_agreement
-        return 0.0 if samples.files is None else min(MIN_AGREEMENT, 1 - 1 / samples.count)
+        if samples.files is None and self.min_agreement is None:
+            return 0.0
+        return self.agreement_of(samples.count)
+
+    def agreement_of(self, images: int) -> float:
+        """The least share of so many real images that must keep their class."""
+        return self.min_agreement if self.min_agreement is not None else min(MIN_AGREEMENT, 1 - 1 / images)
 
     def logit_bound(self, largest_logit: float) -> float:
         """The bound for float32 logits of at most this size."""

@@ -6,6 +6,8 @@ of HEMF.
 
 from __future__ import annotations
 
+import ast
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -16,6 +18,7 @@ from hemf.errors import UsageError
 # A constant of more elements than this is a weight, which no folding may touch or copy.
 FOLD_LIMIT = 1024
 
+_SCOPES = "pkg.torch.onnx.name_scopes"
 _REDUCTIONS_OF_18 = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp")
 _OTHERS_OF_18 = (
     "Split",
@@ -39,6 +42,22 @@ def clean(model: ir.Model) -> None:
         common.RemoveUnusedNodesPass()(model)
     common.DeduplicateInitializersPass()(model)
     common.RemoveUnusedNodesPass()(model)
+
+
+def name_by_scope(model: ir.Model) -> None:
+    """Name each node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`; in place.
+
+    torch's exporter keeps the module path in the node's metadata, which is dropped then: it is longer than the graph.
+    """
+    taken: set[str] = set()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        if len(scopes) > 1:
+            name = f"{scopes[-2]}/{scopes[-1]}" if scopes[-2] else scopes[-1]
+            node.name = name if name not in taken else f"{name}/{node.outputs[0].name}"
+        assert node.name is not None
+        taken.add(node.name)
+        node.metadata_props.clear()
 
 
 def free_batch(model: ir.Model, name: str) -> None:

@@ -152,6 +152,7 @@ def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Mo
     example = torch.zeros(batch, 3, side, side) if example is None else example
     graph = _torch_export(traced, example, max(options.opset, _TORCH_OPSET_MIN))
     graph_cleanup.clean(graph)
+    graph_cleanup.name_by_scope(graph)
     if options.opset < _TORCH_OPSET_MIN:
         graph_cleanup.lower_to_opset_17(graph)
     if options.batch is None:

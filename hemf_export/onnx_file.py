@@ -19,7 +19,7 @@ from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # the last: ONNX Runtime on a CPU, float32 in between
 InputType = Literal["float32", "uint8"]
 _KEY = "hemf"  # of our description in the file's metadata
 _SHOWN = 5
@@ -92,14 +92,32 @@ def read(path: Path) -> tuple[onnx.ModelProto, Description]:
     Raises:
         BadInputError: not an ONNX file, not one of ours, or not the inputs and outputs that it describes.
     """
+    model = read_any(path)
+    description = _description(path, model)
+    _check_signature(path, model, description)
+    return model, description
+
+
+def read_any(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file, ours or not; a manifest beside it must agree with it.
+
+    Raises:
+        BadInputError: not an ONNX file, or one that keeps tensors in other files.
+    """
     if not path.is_file():
         raise BadInputError(f"No ONNX file at {path}.", "Make one: hemf-export onnx CKPT.")
     artifacts.read_manifest(path)
     model = _parse(path)
     _refuse_external_data(path, model)
-    description = _description(path, model)
-    _check_signature(path, model, description)
-    return model, description
+    return model
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file has our metadata, whole or not; False for what is no ONNX file."""
+    try:
+        return any(prop.key == _KEY for prop in _parse(path).metadata_props)
+    except BadInputError:
+        return False
 
 
 def glance(path: Path) -> Description | None:
@@ -147,7 +165,7 @@ def _check_signature(path: Path, model: onnx.ModelProto, description: Descriptio
     size, batch = description.preprocess.size, description.batch or "any"
     image = f"{size}, {size}, 3" if description.input_type == "uint8" else f"3, {size}, {size}"
     expected = [f"{description.input_type} ({batch}, {image})"], [f"float32 ({batch}, {len(description.classes)})"]
-    found = [_signature(value) for value in inputs], [_signature(value) for value in model.graph.output]
+    found = [signature(value) for value in inputs], [signature(value) for value in model.graph.output]
     for what, wanted, got in zip(("input", "output"), expected, found, strict=True):
         if wanted != got:
             raise BadInputError(
@@ -156,7 +174,8 @@ def _check_signature(path: Path, model: onnx.ModelProto, description: Descriptio
             )
 
 
-def _signature(value: onnx.ValueInfoProto) -> str:
+def signature(value: onnx.ValueInfoProto) -> str:
+    """Type and shape of an input or output, in words."""
     if not value.type.HasField("tensor_type"):
         return f"{value.type.WhichOneof('value') or 'untyped'} (no tensor)"
     tensor = value.type.tensor_type

@@ -1,0 +1,134 @@
+"""What a candidate graph's logits are worth beside the reference's: accuracy, agreement, and how close a call it was."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RESAMPLES = 2000
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A candidate beside the reference, on the same images. Drops are in points of a percent: positive is worse.
+
+    Args:
+        images: how many.
+        finite: whether every logit on both sides was.
+        agreement: share of the images that keep their class.
+        expected_changes: share of the images expected to change class in other images like these: the probability that
+            noise of the size seen turns over each image's margin, on average. It moves where counts don't yet.
+        kl_divergence: of the candidate's probabilities from the reference's, mean, in nats.
+        max_difference: the largest absolute difference of a logit.
+        accuracy: of the candidate; None without labels.
+        reference_accuracy: of the reference.
+        balanced_accuracy: mean recall of the classes that there are.
+        reference_balanced_accuracy: the same of the reference.
+        drop_interval: 95 % bootstrap interval of the drop in accuracy, in points.
+    """
+
+    images: int
+    finite: bool
+    agreement: float
+    expected_changes: float
+    kl_divergence: float
+    max_difference: float
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+    balanced_accuracy: float | None = None
+    reference_balanced_accuracy: float | None = None
+    drop_interval: tuple[float, float] | None = None
+
+    @property
+    def drop(self) -> float | None:
+        """Of accuracy, in points."""
+        return _points(self.reference_accuracy, self.accuracy)
+
+    @property
+    def balanced_drop(self) -> float | None:
+        """Of balanced accuracy, in points."""
+        return _points(self.reference_balanced_accuracy, self.balanced_accuracy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON; what isn't known is left out."""
+        values = {**vars(self), "drop": self.drop, "balanced_drop": self.balanced_drop}
+        if self.drop_interval is not None:
+            values["drop_interval"] = list(self.drop_interval)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def compare(
+    candidate: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None
+) -> Comparison:
+    """Compare logits (n, classes) of the same images; labels (n,) where there are any."""
+    assert candidate.shape == reference.shape, "the same images on both sides"
+    if not (np.isfinite(candidate).all() and np.isfinite(reference).all()):
+        nan = float("nan")
+        return Comparison(len(candidate), False, float((candidate.argmax(1) == reference.argmax(1)).mean()), 1.0, nan, nan)
+    ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
+    tops = ours.argmax(1), theirs.argmax(1)
+    known: dict[str, Any] = {}
+    if labels is not None:
+        right = tops[0] == labels, tops[1] == labels
+        known = {
+            "accuracy": float(right[0].mean()),
+            "reference_accuracy": float(right[1].mean()),
+            "balanced_accuracy": _balanced(right[0], labels),
+            "reference_balanced_accuracy": _balanced(right[1], labels),
+            "drop_interval": _interval(right[1].astype(np.int64) - right[0]),
+        }
+    return Comparison(
+        images=len(candidate),
+        finite=True,
+        agreement=float((tops[0] == tops[1]).mean()),
+        expected_changes=_expected_changes(ours, theirs),
+        kl_divergence=_kl_divergence(ours, theirs),
+        max_difference=float(np.abs(ours - theirs).max()),
+        **known,
+    )
+
+
+def _points(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else 100 * (before - after)
+
+
+def _balanced(right: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
+    return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _interval(losses: NDArray[np.int64]) -> tuple[float, float]:
+    """Images drawn anew with replacement; the same image stays on both sides."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, len(losses), (_RESAMPLES, len(losses)))
+    low, high = np.percentile(100 * losses[drawn].mean(1), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _expected_changes(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    """Mean of Φ(−margin / σ), σ the root mean square of how much the margins moved."""
+    if theirs.shape[1] < 2:
+        return 0.0
+    order = np.argsort(theirs, 1)
+    rows = np.arange(len(theirs))
+    first, second = order[:, -1], order[:, -2]
+    margins = theirs[rows, first] - theirs[rows, second]
+    moved = ours[rows, first] - ours[rows, second] - margins
+    spread = math.sqrt(float((moved**2).mean()))
+    if spread == 0:
+        return 0.0
+    return float(np.mean([0.5 * math.erfc(margin / (spread * math.sqrt(2))) for margin in margins]))
+
+
+def _kl_divergence(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
+    logs = _log_softmax(ours), _log_softmax(theirs)
+    return float((np.exp(logs[1]) * (logs[1] - logs[0])).sum(1).mean().clip(0))
+
+
+def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    shifted = logits - logits.max(1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True) + _TINY)

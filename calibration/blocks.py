@@ -1,0 +1,64 @@
+"""Which block of the paper a node belongs to, from its name; for graphs that aren't ours, groups along the graph.
+
+Our exporter names a node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`.
+"""
+
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+_PARTS = (
+    (r"local_steps\.(\d)[./]", "local step {}"),
+    (r"global_steps\.(\d)[./]", "global step {}"),
+    (r"local_stages\.(\d)[./]", "ELF {}"),
+    (r"global_stages\.(\d)[./]", "EGF {}"),
+    (r"fusion_stages\.(\d)\.mlp[./]", "HEF {} SIRMLP"),
+    (r"fusion_stages\.(\d)\.(?:local|global)_attention[./]", "HEF {} MixedAttention"),
+    (r"fusion_stages\.(\d)[./]", "HEF {} projections"),
+    (r"head", "head"),
+)
+GENERIC_GROUPS = 12  # of a graph that isn't ours
+OTHER = "other"
+
+
+def block_of(name: str) -> str | None:
+    """The block of a node (or of a weight) of our graphs: `ELF 1` to `HEF 4 SIRMLP`; None for any other name."""
+    for pattern, label in _PARTS:
+        if match := re.match(pattern, name):
+            return label.format(*(int(digit) + 1 for digit in match.groups()))
+    return None
+
+
+def blocks(graph: ir.Graph) -> dict[str, str]:
+    """Every node's block, by the node's name.
+
+    In a graph of ours that is a block of the paper. In any other, a run of consecutive nodes, `nodes 1-20`, cut so
+    that the groups have about as many products (Conv, Gemm, MatMul) each.
+    """
+    nodes = list(graph)
+    named = {node_name(node): block_of(node_name(node)) for node in nodes}
+    if any(named.values()):
+        return {name: block or OTHER for name, block in named.items()}
+    weights = [node.op_type in ("Conv", "Gemm", "MatMul") for node in nodes]
+    share = max(1.0, sum(weights) / GENERIC_GROUPS)
+    groups: list[list[str]] = []
+    seen = 0
+    for node, product in zip(nodes, weights, strict=True):
+        seen += product
+        while len(groups) <= max(0, seen - 1) // share:
+            groups.append([])
+        groups[-1].append(node_name(node))
+    found: dict[str, str] = {}
+    first = 1
+    for group in groups:
+        label = f"nodes {first}-{first + len(group) - 1}"
+        found |= dict.fromkeys(group, label)
+        first += len(group)
+    return found
+
+
+def node_name(node: ir.Node) -> str:
+    """A node's name, or one made of what it computes."""
+    return node.name or f"{node.op_type}_{node.outputs[0].name}"

@@ -1,0 +1,150 @@
+"""The most work in int8 that keeps to what a user can afford to lose.
+
+Blocks are taken in the order of their damage for the work they carry; how far down that order a graph can go is found
+by halving, each step measured on images that ranges were not taken from. Then what the halving skipped is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from calibration.agreement import Comparison
+from calibration.products import Product
+from calibration.sensitivity import BlockSensitivity
+from calibration.thresholds import Method
+from calibration.trials import Trials
+from hemf.errors import UsageError
+
+Metric = Literal["accuracy", "balanced-accuracy"]
+MIN_WORTH = 0.1  # share of the work: an int8 graph with less is not worth its quantization
+_FILL_SHARE = 0.01  # a block with less work than this is not tried once more
+_FILL_TRIES = 4
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost.
+
+    Args:
+        max_drop: of the metric, in points of a percent; None for no bound.
+        min_agreement: share of the images that keep their class; None for no bound.
+        metric: accuracy, or balanced accuracy, which a rare class weighs as much in as a common one.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    max_drop: float | None = 0.5
+    min_agreement: float | None = None
+    metric: Metric = "accuracy"
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise UsageError(f"--max-drop is in points, 0 to 100, not {self.max_drop}.")
+        if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
+            raise UsageError(f"--min-agreement is a share, 0 to 1, not {self.min_agreement}.")
+
+    def kept(self, found: Comparison) -> bool:
+        """Whether the figures hold; the images expected to change class must keep to it as well.
+
+        A few hundred images can't show a drop of half a point by counting: one image more or less decides. So what
+        their margins say is asked for too, which needs no image to cross the line.
+        """
+        return not self.missed(found)
+
+    def missed(self, found: Comparison) -> list[str]:
+        """What doesn't hold, in words."""
+        if not found.finite:
+            return ["logits that are not finite"]
+        problems = []
+        if self.max_drop is not None:
+            drop = found.drop if self.metric == "accuracy" else found.balanced_drop
+            if drop is not None and drop > self.max_drop:
+                problems.append(f"{self.metric} drops by {drop:.2f} points, at most {self.max_drop:g}")
+            if 100 * found.expected_changes > self.max_drop:
+                problems.append(
+                    f"{100 * found.expected_changes:.2f} % of the images are expected to change class, "
+                    f"at most {self.max_drop:g} %"
+                )
+        if self.min_agreement is not None and found.agreement < self.min_agreement:
+            problems.append(f"{found.agreement:.2%} keep their class, at least {self.min_agreement:.2%}")
+        return problems
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for a manifest."""
+        return {"max_drop": self.max_drop, "min_agreement": self.min_agreement, "metric": self.metric}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One graph that the search tried.
+
+    Args:
+        blocks: in int8.
+        share: of the multiply-adds in int8.
+        found: its figures on the held-out images.
+        kept: whether the budget holds.
+    """
+
+    blocks: tuple[str, ...]
+    share: float
+    found: Comparison
+    kept: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {"int8": list(self.blocks), "share": self.share, "kept": self.kept, **self.found.to_dict()}
+
+
+def search(
+    trials: Trials,
+    sensitivities: Sequence[BlockSensitivity],
+    budget: Budget,
+    method: Method,
+    listener: Callable[[Step], None] = lambda step: None,
+) -> list[Step]:
+    """Find the blocks to put into int8.
+
+    Args:
+        trials: on the held-out images.
+        sensitivities: of all blocks, on other images.
+        budget: what must hold.
+        method: of the ranges.
+        listener: told each step as it ends.
+
+    Returns:
+        All steps in order; the result is the kept one with the largest share, see `best`.
+    """
+    order = sorted(sensitivities, key=lambda block: block.damage_by_share)
+    steps: list[Step] = []
+
+    def attempt(chosen: Sequence[BlockSensitivity]) -> bool:
+        products: list[Product] = [product for block in chosen for product in block.products]
+        found = trials.compare(products, method)
+        share = sum(block.share for block in chosen)
+        steps.append(Step(tuple(block.block for block in chosen), share, found, budget.kept(found)))
+        listener(steps[-1])
+        return steps[-1].kept
+
+    kept, missed = 0, len(order) + 1  # prefixes of this many blocks: the longest that holds, the shortest that doesn't
+    probe = len(order)
+    while probe > kept:
+        if attempt(order[:probe]):
+            kept = probe
+        else:
+            missed = probe
+        probe = (kept + missed) // 2
+    chosen = list(order[:kept])
+    left = [block for block in order[missed:] if block.share >= _FILL_SHARE]
+    for block in sorted(left, key=lambda block: block.alone.kl_divergence)[:_FILL_TRIES]:
+        if attempt([*chosen, block]):
+            chosen.append(block)
+    return steps
+
+
+def best(steps: Sequence[Step]) -> Step | None:
+    """The kept step with the most work in int8; None where none is worth it."""
+    kept = [step for step in steps if step.kept and step.share >= MIN_WORTH]
+    return max(kept, key=lambda step: step.share, default=None)

@@ -1,0 +1,157 @@
+"""What a calibration has found so far, kept on disk: a second run, or one after `kill -9`, doesn't do it again.
+
+Keyed by what the result depends on: the graph's and the images' bytes, what was asked, the versions. A file that
+can't be read is told, and made again. Nothing else reads these files, and any of them may be deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration.histogram import CODES, Histogram
+from calibration.ranges import Ranges, RowStatistics, record
+from calibration.selection import ImageSet
+from calibration.trials import BATCH, Progress
+from hemf import artifacts
+from hemf.errors import BadInputError
+
+FORMAT = 1
+LIMIT_BYTES = 1 << 30  # of all files together; the oldest go
+_SAVE_EVERY_S = 10.0
+_VERSIONS = ("hemf-export", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx-ir")
+
+
+class Cache:
+    """A folder of results.
+
+    Args:
+        folder: made if it isn't there; None for no cache at all.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.notes: list[str] = []
+        if folder is not None:
+            try:
+                artifacts.check_folder(folder)
+            except BadInputError as error:
+                self.notes.append(f"Nothing is cached: {error.message}")
+                self.folder = None
+
+    def path(self, kind: str, **key: Any) -> Path | None:
+        """Where the result for a key lies."""
+        if self.folder is None:
+            return None
+        versions = {name: version for name, version in artifacts.versions().items() if name in _VERSIONS}
+        text = json.dumps({"format": FORMAT, "kind": kind, "versions": versions, **key}, sort_keys=True)
+        return self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
+
+    def read(self, path: Path | None) -> dict[str, NDArray[Any]] | None:
+        """The arrays at `path`; None where there are none, or where they can't be read, which is noted."""
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as found:
+                arrays = {name: found[name] for name in found.files}
+        except Exception as error:  # numpy and zipfile raise whatever a damaged file makes them
+            self.notes.append(f"The cached {path.name} is damaged ({type(error).__name__}): it is made again.")
+            return None
+        os.utime(path)
+        return arrays
+
+    def write(self, path: Path | None, arrays: dict[str, NDArray[Any]]) -> None:
+        """Keep arrays at `path`; a disk that takes none is noted, not an error."""
+        if path is None or self.folder is None:
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        try:
+            artifacts.write_bytes(path, buffer.getbuffer())
+        except BadInputError as error:
+            self.notes.append(f"Nothing more is cached: {error.message}")
+            self.folder = None
+            return
+        files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
+        sizes = np.cumsum([file.stat().st_size for file in files])
+        for file, size in zip(files, sizes, strict=True):
+            if size > LIMIT_BYTES and file != path:
+                file.unlink(missing_ok=True)
+
+
+def ranges(
+    cache: Cache,
+    model: ir.Model,
+    graph_sha256: str,
+    images: ImageSet,
+    *,
+    values: Collection[str] | None = None,
+    batch: int = BATCH,
+    progress: Progress = lambda images: None,
+) -> Ranges:
+    """`calibration.ranges.record` over all of `images`, from the cache as far as it goes, saved on the way."""
+    key = {"graph": graph_sha256, "images": images.content_sha256(), "values": None if values is None else sorted(values)}
+    path = cache.path("ranges", **key)
+    found = _unpacked(cache, cache.read(path))
+    done = 0 if found is None else found.images
+    if done >= len(images):
+        progress(done)
+        assert found is not None
+        return found
+    saved = time.monotonic()
+
+    def after_batch(found: Ranges, count: int) -> None:
+        nonlocal saved
+        progress(count)
+        if time.monotonic() - saved > _SAVE_EVERY_S:
+            cache.write(path, _packed(found))
+            saved = time.monotonic()
+
+    progress(done)
+    rest = images.only(range(done, len(images))) if done else images
+    found = record(model, rest.batches(batch), values=values, into=found, after_batch=after_batch)
+    cache.write(path, _packed(found))
+    return found
+
+
+def _packed(found: Ranges) -> dict[str, NDArray[Any]]:
+    codes = [np.flatnonzero(histogram.counts) for histogram in found.histograms.values()]
+    counts = [histogram.counts[own] for histogram, own in zip(found.histograms.values(), codes, strict=True)]
+    return {
+        "names": np.array(json.dumps(list(found.histograms))),
+        "lengths": np.array([len(own) for own in codes], np.int64),
+        "codes": np.concatenate([*codes, np.zeros(0, np.int64)]).astype(np.uint16),
+        "counts": np.concatenate([*counts, np.zeros(0, np.int64)]),
+        "extremes": np.array([(each.low, each.high) for each in found.histograms.values()], np.float64),
+        "rows": np.array(json.dumps({name: [row.low, row.high] for name, row in found.rows.items()})),
+        "images": np.array(found.images),
+    }
+
+
+def _unpacked(cache: Cache, arrays: dict[str, NDArray[Any]] | None) -> Ranges | None:
+    if arrays is None:
+        return None
+    try:
+        found = Ranges(images=int(arrays["images"]))
+        ends = np.cumsum(arrays["lengths"])
+        for name, end, length, (low, high) in zip(
+            json.loads(str(arrays["names"])), ends, arrays["lengths"], arrays["extremes"], strict=True
+        ):
+            counts = np.zeros(CODES, np.int64)
+            counts[arrays["codes"][end - length : end]] = arrays["counts"][end - length : end]
+            found.histograms[name] = Histogram(counts, float(low), float(high))
+        found.rows = {name: RowStatistics(*pair) for name, pair in json.loads(str(arrays["rows"])).items()}
+    except (KeyError, ValueError, TypeError) as error:
+        cache.notes.append(f"Cached ranges are damaged ({type(error).__name__}): they are made again.")
+        return None
+    return found

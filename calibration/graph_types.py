@@ -1,0 +1,52 @@
+"""What a finished graph computes in, read from the graph itself: no flag and no report is believed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+_QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
+_NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16"}
+
+
+def count_types(model: ir.Model) -> dict[str, Any]:
+    """Nodes by the type that they compute in, and the products among them.
+
+    A product whose inputs all come out of DequantizeLinear (its bias apart) is an int8 product: that pair of nodes is
+    what TensorRT and ONNX Runtime take for one. Casts and the quantization's own nodes are counted apart.
+
+    Returns:
+        {"nodes": {"float32": …, "float16": …}, "products": {"int8": …, "float16": …}, "casts": …, "quantization": …}
+    """
+    common.ShapeInferencePass()(model)
+    nodes: Counter[str] = Counter()
+    products: Counter[str] = Counter()
+    others: Counter[str] = Counter(casts=0, quantization=0)
+    for node in model.graph:
+        if node.op_type == "Cast":
+            others["casts"] += 1
+            continue
+        if node.op_type in _QUANTIZATION:
+            others["quantization"] += 1
+            continue
+        kinds = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None and value.dtype in _NAMES}
+        if not kinds:
+            continue
+        # One float32 value makes the node compute in float32: strong typing has no mixed nodes.
+        kind = _NAMES[ir.DataType.FLOAT if ir.DataType.FLOAT in kinds else ir.DataType.FLOAT16]
+        if node.op_type in _PRODUCTS and is_int8(node):
+            kind = "int8"
+        nodes[kind] += 1
+        if node.op_type in _PRODUCTS:
+            products[kind] += 1
+    return {"nodes": dict(nodes), "products": dict(products), **others}
+
+
+def is_int8(product: ir.Node) -> bool:
+    """Whether both factors of a product come out of DequantizeLinear."""
+    sources = [value.producer() if value is not None else None for value in product.inputs[:2]]
+    return all(source is not None and source.op_type == "DequantizeLinear" for source in sources)

@@ -1,0 +1,111 @@
+"""Float32 graphs as the work here needs them: constants as initializers, norms folded, types known, every node named.
+
+Takes any image classifier with one input, not only ours.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.rewriter import RewriteRuleSet, rewrite
+from onnxscript.rewriter.rules.common import (
+    fuse_batchnorm_into_conv_rule,
+    fuse_batchnorm_into_conv_transpose_rule,
+    fuse_batchnorm_into_gemm_rule,
+)
+
+from hemf.errors import BadInputError
+
+MIN_OPSET = 19  # the first whose QuantizeLinear takes float16
+_SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def prepare(proto: onnx.ModelProto) -> ir.Model:
+    """The graph of a parsed float32 file, ready to be recorded, converted and quantized.
+
+    An older opset is lifted to 19 by onnx's own converter; BatchNorms go into the convolutions and products before
+    them, by onnxscript's rules.
+
+    Raises:
+        BadInputError: not one input and one output, subgraphs, no float32 weights, or an opset that can't be lifted.
+    """
+    model = ir.serde.deserialize_model(_lifted(proto))
+    _check_version(model)
+    common.InlinePass()(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.RemoveInitializersFromInputsPass()(model)
+    with _quiet():
+        rules = fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule
+        rewrite(model, RewriteRuleSet(list(rules)))
+    common.IdentityEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    common.NameFixPass()(model)
+    for index, node in enumerate(model.graph):
+        node.name = node.name or f"{node.op_type}_{index}"
+    _check(model)
+    common.ShapeInferencePass()(model)
+    return model
+
+
+def copy_of(model: ir.Model) -> ir.Model:
+    """A copy whose types can be changed without changing the model's; tensors are shared."""
+    made = model.clone()
+    for value in (*made.graph.inputs, *(value for node in made.graph for value in node.outputs)):
+        if value.dtype is not None:
+            value.type = ir.TensorType(value.dtype)
+    return made
+
+
+def _lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset >= MIN_OPSET or opset == 0:
+        return proto
+    try:
+        lifted: onnx.ModelProto = onnx.version_converter.convert_version(proto, MIN_OPSET)
+    except Exception as error:  # the converter raises RuntimeError, and more, where it knows no way
+        reason = str(error).strip().splitlines()[0]
+        raise BadInputError(
+            f"The graph's opset {opset} can't be lifted to {MIN_OPSET}, which FP16 and INT8 need: {reason}",
+            f"Export it again with opset {MIN_OPSET} or newer.",
+        ) from error
+    return lifted
+
+
+def _check_version(model: ir.Model) -> None:
+    if model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0)) < MIN_OPSET:
+        raise BadInputError("The graph names no opset of ONNX.", "Export it again.")
+
+
+def _check(model: ir.Model) -> None:
+    graph = model.graph
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        raise BadInputError(f"The graph has {found}; an image classifier has one of each.")
+    for node in graph:
+        if any(attribute.type in _SUBGRAPHS for attribute in node.attributes.values()):
+            raise BadInputError(f"Node {node.name} ({node.op_type}) has a subgraph, which is not converted.")
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            raise BadInputError(f"Node {node.name} ({node.op_type}): the graph is quantized already.")
+    kinds = {value.dtype for value in graph.initializers.values()}
+    if ir.DataType.FLOAT16 in kinds or ir.DataType.BFLOAT16 in kinds:
+        raise BadInputError("The graph has float16 weights already.", "Start from the float32 file.")
+    if ir.DataType.FLOAT not in kinds:
+        raise BadInputError("The graph has no float32 weights.", "A float32 image classifier is needed.")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """onnxscript logs each rule that doesn't apply."""
+    logger = logging.getLogger("onnxscript")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

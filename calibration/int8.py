@@ -1,0 +1,142 @@
+"""Which products go into int8, by which method: everything, or the most that a budget allows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from calibration import budget as budgets
+from calibration import cpu_qdq, qdq, sensitivity
+from calibration.budget import Budget, Step
+from calibration.histogram import Histogram
+from calibration.job import Job
+from calibration.products import Product, find_products
+from calibration.ranges import source_of
+from calibration.sensitivity import BlockSensitivity, by_block
+from calibration.thresholds import METHODS, Method
+from calibration.trials import Placement
+from hemf.errors import BadInputError
+
+MethodChoice = Literal["auto"] | Method
+SENSITIVITY_IMAGES = 32  # of those that calibrate: the search alone sees the held-out ones
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to quantize, and what was learned on the way.
+
+    Args:
+        products: all of the graph, those with a refusal among them.
+        chosen: those that go into int8.
+        method: of the ranges.
+        methods: the KL divergence of everything in int8, by method, where several were tried.
+        histograms: of the values that are quantized.
+        sensitivities: of each block; empty where nobody asked.
+        steps: of the search; empty without a budget.
+        place: puts the quantization into a graph.
+    """
+
+    products: tuple[Product, ...]
+    chosen: tuple[Product, ...]
+    method: Method
+    methods: dict[str, float]
+    histograms: dict[str, Histogram]
+    sensitivities: tuple[BlockSensitivity, ...]
+    steps: tuple[Step, ...]
+    place: Placement
+
+    @property
+    def share(self) -> float:
+        """Of the graph's multiply-adds that are in int8."""
+        return share_of(self.products, self.chosen)
+
+    def smaller(self) -> list[Step]:
+        """The kept steps of the search, the most work first."""
+        return sorted((step for step in self.steps if step.kept), key=lambda step: -step.share)
+
+    def products_of(self, blocks: Sequence[str]) -> tuple[Product, ...]:
+        """The quantizable products of some blocks, in graph order."""
+        return tuple(product for product in self.products if product.refusal is None and product.block in blocks)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for a manifest."""
+        refusals: dict[str, int] = {}
+        for product in self.products:
+            if product.refusal is not None:
+                refusals[product.refusal] = refusals.get(product.refusal, 0) + 1
+        chosen = {product.node for product in self.chosen}
+        out = [product.block for product in self.products if product.refusal is None and product.node not in chosen]
+        return {
+            "method": self.method,
+            "methods_tried": self.methods,
+            "products": len(self.products),
+            "int8_products": len(self.chosen),
+            "share_of_multiply_adds": self.share,
+            "blocks_left_out": list(dict.fromkeys(out)),
+            "never_quantized": refusals,
+        }
+
+
+def share_of(products: Sequence[Product], chosen: Sequence[Product]) -> float:
+    """The chosen products' share of all multiply-adds."""
+    return sum(product.multiply_adds for product in chosen) / max(1, sum(p.multiply_adds for p in products))
+
+
+def plan(
+    job: Job,
+    islands: dict[str, str],
+    *,
+    method: MethodChoice = "auto",
+    budget: Budget | None = None,
+    with_sensitivity: bool = False,
+    for_cpu: bool = False,
+) -> Plan:
+    """Decide what goes into int8.
+
+    Args:
+        job: the graph and its images.
+        islands: nodes that stay in float32.
+        method: of the ranges; "auto" takes the one that changes the logits least.
+        budget: what may be lost on the held-out images; None quantizes everything.
+        with_sensitivity: measure each block even where no budget needs it.
+        for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
+
+    Raises:
+        BadInputError: nothing in the graph can be quantized.
+    """
+    graph = job.model.graph
+    products = find_products(graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu)
+    able = tuple(product for product in products if product.refusal is None)
+    if not able:
+        raise BadInputError("The graph has no product that INT8 can be used for.", "Build it in FP16.")
+    place = cpu_qdq.quantize if for_cpu else qdq.quantize
+    nodes = {node.name: node for node in graph}
+    values = {value for product in able for index, _ in product.activations if (value := nodes[product.node].inputs[index])}
+    if for_cpu:
+        values |= {nodes[product.node].outputs[0] for product in able if product.operator == "Conv"}
+    histograms = job.histograms({str(source_of(value).name) for value in values})
+    few = job.trials(histograms, job.selection.calibration.whole(SENSITIVITY_IMAGES), place)
+    tried: dict[str, float] = {}
+    if method == "auto":
+        job.listener.phase("Trying the methods", len(few.images) * (len(METHODS) + 1))
+        tried = {name: few.compare(able, name).kl_divergence for name in METHODS}
+        chosen_method: Method = min(METHODS, key=lambda name: tried[name])
+    else:
+        chosen_method = method
+    found: list[BlockSensitivity] = []
+    if budget is not None or with_sensitivity:
+        job.listener.phase("Measuring each block", len(few.images) * (2 * len(by_block(products)) + (not tried)))
+        found = sensitivity.measure(few, products, chosen_method, listener=job.listener.sensitivity)
+    steps: list[Step] = []
+    chosen = able
+    if budget is not None:
+        judges = job.trials(histograms, job.selection.held_out, place)
+        job.listener.phase("Searching on held-out images", 0)
+        steps = budgets.search(judges, found, budget, chosen_method, job.listener.step)
+        best = budgets.best(steps)
+        names = () if best is None else best.blocks
+        chosen = tuple(product for product in able if product.block in names)
+    return Plan(
+        tuple(products), chosen, chosen_method, tried, histograms, tuple(found), tuple(steps), place
+    )

@@ -1,0 +1,177 @@
+"""The dense convolutions and matrix products of a graph: what int8 can be used for, and how much work each is.
+
+Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
+products with a short inner dimension, signed permutations (the rotation of pairs is one: no arithmetic), and products of
+values that must stay in float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration.blocks import blocks, node_name
+from calibration.shapes import Shape
+
+MIN_INNER = 16  # an inner dimension below fills no tensor core instruction
+_MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
+
+
+@dataclass(frozen=True)
+class Product:
+    """A node that multiplies and adds.
+
+    Args:
+        node: its name.
+        operator: Conv, Gemm or MatMul.
+        block: of the paper, or a group of nodes.
+        activations: input positions and names of the values that are not weights.
+        weight: input position of the weight; None where both sides are activations.
+        axis: of the weight, its output channels.
+        inner: length of the sums.
+        multiply_adds: of one image.
+        refusal: why int8 is not used for it; None where it may be.
+    """
+
+    node: str
+    operator: str
+    block: str
+    activations: tuple[tuple[int, str], ...]
+    weight: int | None
+    axis: int
+    inner: int
+    multiply_adds: int
+    refusal: str | None
+
+
+def find_products(
+    graph: ir.Graph, shapes: Mapping[str, Shape], *, islands: Collection[str] = (), for_cpu: bool = False
+) -> list[Product]:
+    """Every Conv, Gemm and MatMul of a graph, in graph order.
+
+    Args:
+        graph: constants are initializers.
+        shapes: of its values for one image; see `calibration.shapes`.
+        islands: names of the nodes that stay in float32.
+        for_cpu: by what gains on a CPU instead: convolutions of any kind and Gemms, of any length.
+    """
+    where = blocks(graph)
+    classifier = _classifier(graph)
+    found = []
+    for node in graph:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        constants = [value is not None and value.const_value is not None for value in node.inputs[:2]]
+        if all(constants):
+            continue
+        weight = constants.index(True) if any(constants) else None
+        activations = tuple(
+            (index, str(value.name))
+            for index, value in enumerate(node.inputs[:2])
+            if index != weight and value is not None
+        )
+        inner = _inner(node, weight, shapes)
+        product = Product(
+            node=node_name(node),
+            operator=node.op_type,
+            block=where[node_name(node)],
+            activations=activations,
+            weight=weight,
+            axis=_output_axis(node, weight),
+            inner=inner,
+            multiply_adds=math.prod(shapes.get(str(node.outputs[0].name), (0,))) * inner,
+            refusal=_cpu_refusal(node, weight, inner, classifier)
+            if for_cpu
+            else _refusal(node, weight, inner, classifier, islands),
+        )
+        found.append(product)
+    return found
+
+
+def _refusal(
+    node: ir.Node, weight: int | None, inner: int, classifier: ir.Node | None, islands: Collection[str]
+) -> str | None:
+    if node is classifier:
+        return "the classifier"
+    if node_name(node) in islands:
+        return "stays in float32"
+    if node.op_type == "Conv" and _groups(node) > 1:
+        return "depthwise or grouped convolution"
+    if inner == 0:
+        return "unknown shape"
+    if inner < MIN_INNER:
+        return f"inner dimension under {MIN_INNER}"
+    if weight is None:
+        sources = [_source(value) for value in node.inputs[:2] if value is not None]
+        if any(source is not None and node_name(source) in islands for source in sources):
+            return "a factor comes from a float32 island"
+    elif _is_signed_permutation(_constant(node, weight)):
+        return "a signed permutation"
+    return None
+
+
+def _cpu_refusal(node: ir.Node, weight: int | None, inner: int, classifier: ir.Node | None) -> str | None:
+    if node is classifier:
+        return "the classifier"
+    if node.op_type == "MatMul" or weight != 1:
+        return "a matrix product that is no Gemm"
+    return "unknown shape" if inner == 0 else None
+
+
+def _source(value: ir.Value) -> ir.Node | None:
+    """What computes a value, before any move of its elements."""
+    node = value.producer()
+    while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node
+
+
+def _classifier(graph: ir.Graph) -> ir.Node | None:
+    """The product behind which the graph's output has no other one."""
+    node = _source(graph.outputs[0])
+    while node is not None and node.op_type not in ("Conv", "Gemm", "MatMul"):
+        value = next((value for value in node.inputs if value is not None and value.const_value is None), None)
+        node = None if value is None else _source(value)
+    return node
+
+
+def _groups(node: ir.Node) -> int:
+    return node.attributes["group"].as_int() if "group" in node.attributes else 1
+
+
+def _constant(node: ir.Node, index: int) -> NDArray[np.generic]:
+    value = node.inputs[index]
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _output_axis(node: ir.Node, weight: int | None) -> int:
+    if weight is None or node.op_type == "Conv":
+        return 0
+    transposed = "transB" in node.attributes and node.attributes["transB"].as_int() == 1
+    if weight == 1:
+        return 0 if transposed else len(_constant(node, 1).shape) - 1
+    return max(0, len(_constant(node, 0).shape) - 2)  # the weight on the left: its rows are the output channels
+
+
+def _inner(node: ir.Node, weight: int | None, shapes: Mapping[str, Shape]) -> int:
+    """Length of the sums; 0 where the shapes don't tell."""
+    first, second = (shapes.get(str(value.name), ()) if value is not None else () for value in node.inputs[:2])
+    if node.op_type == "Conv":
+        return math.prod(second[1:]) if second else 0
+    if weight == 1 and second:
+        transposed = "transB" in node.attributes and node.attributes["transB"].as_int() == 1
+        return second[-1 if transposed or len(second) == 1 else -2]
+    return first[-1] if first else 0
+
+
+def _is_signed_permutation(matrix: NDArray[np.generic]) -> bool:
+    flat = matrix.reshape(-1, matrix.shape[-1])
+    used = np.abs(flat.astype(np.float64))
+    return bool(((used == 0) | (used == 1)).all() and (used.sum(0) <= 1).all() and (used.sum(1) <= 1).all())

@@ -1,0 +1,101 @@
+"""The float16 graph that holds its bound: converted, compared on images, and mended where it misses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from calibration import divergence
+from calibration.blocks import node_name
+from calibration.fp16 import Conversion, to_float16
+from calibration.graphs import copy_of
+from calibration.ranges import source_of
+from calibration.selection import ImageSet
+from calibration.trials import Progress, logits
+
+MAX_ROUNDS = 6
+_WORST = 2  # images that nodes are compared on
+MENDED = "found by comparison: its error jumps"
+
+
+@dataclass(frozen=True)
+class Mended:
+    """A float16 graph, and how it came to be.
+
+    Args:
+        model: the graph.
+        conversion: with all islands.
+        logits: its logits of the images.
+        rounds: conversions that were tried.
+        holds: whether the bound holds.
+    """
+
+    model: ir.Model
+    conversion: Conversion
+    logits: NDArray[np.float32]
+    rounds: int
+    holds: bool
+
+
+def convert(
+    model: ir.Model,
+    islands: dict[str, str],
+    images: ImageSet,
+    reference: NDArray[np.float32],
+    holds: Callable[[NDArray[np.float32]], bool],
+    *,
+    rounds: int = MAX_ROUNDS,
+    progress: Progress = lambda images: None,
+) -> Mended:
+    """Convert a copy of `model` to float16; where its logits miss the bound, put the offending nodes back to float32.
+
+    Args:
+        model: float32, quantized or not; left as it is.
+        islands: nodes to leave in float32 from the start, and why.
+        images: to prove on.
+        reference: their logits (n, classes) in float32.
+        holds: whether logits keep to the bound.
+        rounds: conversions to try at most.
+        progress: told the images of each batch.
+    """
+    islands = dict(islands)
+    for number in range(1, rounds + 1):
+        candidate = copy_of(model)
+        conversion = to_float16(candidate, islands)
+        found = logits(candidate, images, progress)
+        if holds(found) or number == rounds:
+            return Mended(candidate, conversion, found, number, holds(found))
+        worst = _worst(found, reference)
+        batch = np.concatenate(list(images.only(worst).batches(len(worst))))
+        added = _to_mend(model, candidate, batch, islands)
+        if not added:
+            return Mended(candidate, conversion, found, number, False)
+        islands |= added
+    raise AssertionError("the last round returns")
+
+
+def _worst(found: NDArray[np.float32], reference: NDArray[np.float32]) -> list[int]:
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(found.astype(np.float64) - reference).max(1)
+    difference[~np.isfinite(difference)] = np.inf
+    return [int(index) for index in np.argsort(-difference, kind="stable")[:_WORST]]
+
+
+def _to_mend(
+    model: ir.Model, candidate: ir.Model, batch: NDArray[np.generic], islands: dict[str, str]
+) -> dict[str, str]:
+    """Nodes to put back, and why; where the offender is in float32 already, those that made its inputs."""
+    nodes = {node_name(node): node for node in model.graph}
+    added: dict[str, str] = {}
+    for error in divergence.offenders(divergence.errors(model, candidate, batch)):
+        reason = f"{MENDED} from {error.inputs:.2g} to {error.error:.2g}"
+        waiting = [nodes[error.node]]
+        if error.node in islands:
+            sources = [source_of(value).producer() for value in waiting[0].inputs if value is not None]
+            waiting = [node for node in sources if node is not None]
+        added |= {node_name(node): reason for node in waiting if node_name(node) not in islands}
+    return added

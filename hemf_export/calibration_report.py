@@ -1,0 +1,143 @@
+"""How a calibration is shown: bars and steps while it runs, tables at its end."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from calibration.budget import Budget, Step
+from calibration.sensitivity import BlockSensitivity
+from hemf.errors import UsageError
+from hemf_export import console
+from hemf_export.precision import Made
+
+_ISLANDS_SHOWN = 12
+
+
+class Progress:
+    """A bar for each phase on a terminal, a line elsewhere; the search's steps as they end."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._steps = 0
+
+    def phase(self, text: str, images: int) -> None:
+        """A phase begins, over so many images; 0 where nobody knows."""
+        self.close()
+        if not console.talk.is_terminal:
+            console.say(f"{text} …" if not images else f"{text}, {images} images …")
+        self._bar = console.bar(text, images or None)
+
+    def advance(self, images: int) -> None:
+        """Images that are done."""
+        if self._bar is not None:
+            console.advance(self._bar, images)
+
+    def sensitivity(self, found: BlockSensitivity) -> None:
+        """A block is measured: the bar tells enough."""
+
+    def step(self, step: Step) -> None:
+        """A step of the search has ended."""
+        self._steps += 1
+        found = step.found
+        drop = "" if found.drop is None else f"drop {found.drop:+.2f} points, "
+        console.say(
+            f"  step {self._steps}: {len(step.blocks)} blocks, {step.share:.1%} of the work in INT8: {drop}"
+            f"{found.agreement:.2%} agree, {found.expected_changes:.2%} expected to change: "
+            f"{'kept' if step.kept else 'too much'}"
+        )
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def show(made: Made, budget: Budget | None) -> None:
+    """The tables of a finished file, the notes, and the next command."""
+    found = made.comparison
+    if made.plan is not None and made.plan.sensitivities:
+        _sensitivities(made.plan.sensitivities, {product.block for product in made.plan.chosen})
+    if made.conversion is not None and made.conversion.islands:
+        _islands(made.manifest["conversion"]["float32_nodes_by_name"])
+    for note in made.notes:
+        console.warn(note)
+    calibrated, held_out = made.manifest["calibration_images"], made.manifest["held_out_images"]
+    rows = [
+        ("size", console.size(made.path.stat().st_size)),
+        ("products", _counts(made.types["products"])),
+        ("nodes", f"{_counts(made.types['nodes'])}; {made.types['casts']} casts"),
+        ("calibrated on", f"{calibrated['images']} images of {calibrated['folder']}{_classes(calibrated['classes'])}"),
+        ("judged on", f"{held_out['images']} images of {held_out['folder']}{_classes(held_out['classes'])}"),
+    ]
+    if made.plan is not None and made.plan.chosen:
+        tried = ", ".join(f"{name} {value:.1e}" for name, value in made.plan.methods.items())
+        rows.append(("method", made.plan.method + (f" (KL of each: {tried})" if tried else "")))
+        rows.append(("work in INT8", f"{made.plan.share:.1%} of the multiply-adds"))
+        out = made.plan.to_dict()["blocks_left_out"]
+        if out:
+            rows.append(("blocks with more left", ", ".join(out)))
+    if found.accuracy is not None and found.drop is not None and found.drop_interval is not None:
+        low, high = found.drop_interval
+        allowed = "" if budget is None or budget.max_drop is None else f", budget {budget.max_drop:g}"
+        rows.append(("accuracy", f"{found.accuracy:.2%}, float32 {found.reference_accuracy:.2%}"))
+        rows.append(("drop", f"{found.drop:.2f} points (95 %: {low:.2f} to {high:.2f}{allowed})"))
+        rows.append(("balanced accuracy", f"{found.balanced_accuracy:.2%}, float32 {found.reference_balanced_accuracy:.2%}"))
+    rows.append(("agreement", f"{found.agreement:.2%}; {found.expected_changes:.2%} expected to change class"))
+    rows.append(("largest logit difference", f"{found.max_difference:.2e}"))
+    if made.reports:
+        rows.append(("block by block", ", ".join(path.name for path in made.reports)))
+    console.facts(str(made.path), rows)
+    if made.description.precision == "int8-cpu":
+        console.next_command(f"hemf-export bench {made.path}")
+    else:
+        console.next_command(f"hemf-export trt {made.path}")
+
+
+def triple(option: str, text: str | None) -> tuple[float, float, float] | None:
+    """`R,G,B` as numbers.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(f"{option} takes three numbers R,G,B, not {text!r}.") from error
+    return red, green, blue
+
+
+def _sensitivities(found: tuple[BlockSensitivity, ...], inside: set[str]) -> None:
+    rows = []
+    for block in found:
+        alone, rest = block.alone, block.left_out
+        drops = ("", "") if alone.drop is None else (f"{alone.drop:.2f}", f"{rest.drop:.2f}")
+        place = "INT8" if block.block in inside else "float"
+        cells = (f"{block.share:.1%}", f"{alone.kl_divergence:.1e}", drops[0], f"{rest.kl_divergence:.1e}", drops[1])
+        rows.append((block.block, *cells, place))
+    columns = ("block", "work", "alone: KL", "drop", "left out: KL", "drop", "in")
+    images = found[0].alone.images
+    console.table(f"What INT8 costs, block by block ({images} calibration images)", columns, rows)
+    console.results.print()
+
+
+def _islands(islands: list[dict[str, str]]) -> None:
+    """The float32 nodes, by block and reason."""
+    groups = Counter((island["block"], island["reason"]) for island in islands)
+    first = {(island["block"], island["reason"]): island["node"] for island in reversed(islands)}
+    rows = [(block, str(count), first[block, reason], reason) for (block, reason), count in groups.items()]
+    more = f", {len(rows) - _ISLANDS_SHOWN} more groups in the manifest" if len(rows) > _ISLANDS_SHOWN else ""
+    title = f"{len(islands)} nodes stay in float32{more}"
+    console.table(title, ("block", "nodes", "the first of them", "why"), rows[:_ISLANDS_SHOWN], words=(0, 2, 3))
+    console.results.print()
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "none"
+
+
+def _classes(counts: dict[str, int]) -> str:
+    return f" ({', '.join(f'{name} {count}' for name, count in counts.items())})" if counts else ""

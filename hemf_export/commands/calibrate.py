@@ -1,0 +1,90 @@
+"""`hemf-export calibrate`: a float32 ONNX file and images → an FP16 or INT8 file that keeps to a bound or a budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hemf.errors import UsageError
+
+
+@click.command("calibrate")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--precision", type=click.Choice(["fp16", "int8"]), required=True)
+@click.option("--images", required=True, type=click.Path(path_type=Path),
+              help="Real images: a data folder (calibrates on train/, judges on val/), or class folders.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: MODEL.PRECISION.onnx]")
+@click.option("--held-out", type=click.Path(path_type=Path), help="Other images to judge on.")
+@click.option("--count", default=512, show_default=True, help="Calibration images, at most.")
+@click.option("--judges", type=int, help="Held-out images, at most.  [default: fp16 64, int8 512]")
+@click.option("--seed", default=0, show_default=True, help="Of the choice of images.")
+@click.option("--allow-single-class", is_flag=True, help="Calibrate on images of one class only.")
+@click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
+              show_default=True, help="int8: how a range is taken; auto tries all.")  # fmt: skip
+@click.option("--max-drop", type=float, metavar="POINTS",
+              help="int8: search the most work in INT8 that loses no more accuracy than this.")  # fmt: skip
+@click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
+@click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
+@click.option("--sensitivity", is_flag=True, help="int8: measure every block, without a budget too.")
+@click.option("--for", "target", type=click.Choice(["tensorrt", "cpu"]), default="tensorrt", show_default=True,
+              help="cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
+@click.option("--max-logit-diff", type=float, help="fp16.  [default: 0.05, or 1 % of the largest logit]")
+@click.option("--mean", metavar="R,G,B", help="Of a file that isn't ours.  [default: 0.5,0.5,0.5]")
+@click.option("--std", metavar="R,G,B", help="The same.")
+@click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), help="The same.  [default: crop]")
+@click.option("--classes", help="The same: a,b,c.")
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Keep and use earlier results.")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def command(
+    model: Path, precision: Any, images: Path, output: Path | None, held_out: Path | None, count: int,
+    judges: int | None, seed: int, allow_single_class: bool, method: Any, max_drop: float | None, metric: Any,
+    min_agreement: float | None, sensitivity: bool, target: str, max_logit_diff: float | None, mean: str | None,
+    std: str | None, mode: Any, classes: str | None, cache: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Make an FP16 or INT8 file of MODEL, a float32 ONNX file, whose accuracy on your images is known.
+
+    fp16: float32 stays where the ranges measured on your images ask for it. int8: with --max-drop or --min-agreement,
+    the most work in INT8 that keeps to it on held-out images. Ends with 3 where no graph does.
+    """
+    if target == "cpu" and precision != "int8":
+        raise UsageError("--for cpu is of --precision int8: a CPU gains nothing from FP16.")
+    if count < 1 or (judges is not None and judges < 1):
+        raise UsageError("--count and --judges must be at least 1.")
+    int8_only = {"--max-drop": max_drop is not None, "--sensitivity": sensitivity, "--method": method != "auto"}
+    if precision == "fp16" and any(int8_only.values()):
+        raise UsageError(f"{next(name for name, given in int8_only.items() if given)} is of --precision int8.")
+    if precision == "int8" and max_logit_diff is not None:
+        raise UsageError("--max-logit-diff is of --precision fp16; int8 has --max-drop and --min-agreement.")
+
+    from calibration.budget import Budget
+    from hemf import artifacts
+    from hemf_export import calibration_report, precision as precisions
+    from hemf_export.fp16 import Bounds
+    from hemf_export.graph_source import Assumptions
+
+    budget = None
+    if precision == "int8" and (max_drop is not None or min_agreement is not None):
+        budget = Budget(max_drop, min_agreement, metric)
+    request = precisions.Request(
+        source=model, precision=precision, images=images, output=output, held_out=held_out, count=count,
+        judges=judges, seed=seed, allow_single_class=allow_single_class, method=method, budget=budget,
+        with_sensitivity=sensitivity, for_cpu=target == "cpu",
+        bounds=Bounds(max_logit_diff, min_agreement if precision == "fp16" else None),
+        assumptions=Assumptions(
+            calibration_report.triple("--mean", mean), calibration_report.triple("--std", std), mode,
+            tuple(name.strip() for name in classes.split(",")) if classes else None,
+        ),
+        cache=artifacts.cache_folder() if cache else None,
+    )  # fmt: skip
+    listener = calibration_report.Progress()
+    try:
+        made = precisions.make(request, listener)
+    finally:
+        listener.close()
+    if as_json:
+        click.echo(json.dumps({"file": str(made.path), **made.manifest}, indent=2))
+        return
+    calibration_report.show(made, budget)

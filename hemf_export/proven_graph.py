@@ -1,0 +1,148 @@
+"""The strongly typed graph that an engine is built from: made and proven now, or a file that was proven before."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from calibration.budget import Budget
+from calibration.int8 import MethodChoice
+from calibration.job import Listener
+from hemf import artifacts
+from hemf.errors import BadInputError
+from hemf_export import console, fp16, onnx_export, onnx_file, precision
+from hemf_export.fp16 import Bounds
+from hemf_export.onnx_export import Step
+from hemf_export.onnx_file import Description
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The precision of an engine and what it may lose; see `hemf-export trt --help`.
+
+    Args:
+        precision: None takes a file that has one already.
+        images: to prove on; int8 needs them.
+        samples: at most so many of them prove float16.
+        bounds: of float16.
+        budget: of int8.
+        method: of int8's ranges.
+        cache: folder of earlier results; None for none.
+    """
+
+    precision: Literal["fp16", "int8"] | None = "fp16"
+    images: Path | None = None
+    samples: int = fp16.IMAGES
+    bounds: Bounds = field(default_factory=Bounds)
+    budget: Budget = field(default_factory=Budget)
+    method: MethodChoice = "auto"
+    cache: Path | None = None
+
+
+@dataclass(frozen=True)
+class ProvenGraph:
+    """A float16 or int8 file that may become an engine.
+
+    Args:
+        path: of the file.
+        description: what it says of itself.
+        fields: of the engine's manifest: how it was proven.
+        rows: the same for people.
+        notes: what a user should know.
+    """
+
+    path: Path
+    description: Description
+    fields: dict[str, Any]
+    rows: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
+
+
+def provide(
+    model: Path, classes: tuple[str, ...] | None, wanted: Wanted, listener: Listener, step: Step | None = None
+) -> tuple[Path, ProvenGraph]:
+    """The float32 file that `model` is or gives, and the graph to build; a checkpoint is exported first.
+
+    Raises:
+        BadInputError: the model or the images.
+        CheckFailedError: a bound or the budget is missed.
+    """
+    step = step or (lambda text: nullcontext())
+    if wanted.precision is None:
+        return model, _ready(model)
+    notes: tuple[str, ...] = ()
+    source = model
+    if model.suffix != ".onnx":
+        source = model.with_suffix(".onnx")
+        exported = onnx_export.export(
+            model, source, onnx_export.Options(images=wanted.images), classes=classes, step=step
+        )
+        notes = exported.notes
+    graph = _float16(source, wanted, step) if wanted.precision == "fp16" else _int8(source, wanted, listener)
+    return source, ProvenGraph(graph.path, graph.description, graph.fields, graph.rows, (*notes, *graph.notes))
+
+
+def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
+    target = source.with_name(f"{source.with_suffix('').name}.fp16.onnx")
+    half = fp16.convert(source, target, images=wanted.images, count=wanted.samples, bounds=wanted.bounds, step=step)
+    proof, converted = half.parity, half.conversion
+    accuracy = "" if proof.accuracy is None else f", accuracy {proof.accuracy[0]:.2%} (float32 {proof.accuracy[1]:.2%})"
+    rows = (
+        ("graph", f"{half.path.name}, {len(converted.islands)} of {converted.nodes} nodes in float32"),
+        ("proven on", f"{proof.images} images of {proof.source}"),
+        ("float16 against float32", f"largest logit difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
+        ("top-1 agreement", f"{proof.agreement:.2%}{accuracy}"),
+    )
+    return ProvenGraph(half.path, half.description, {"parity_of_the_graph": proof.to_dict()}, rows)
+
+
+def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
+    if wanted.images is None:
+        raise BadInputError("INT8 needs real images: its ranges are taken from them.", "Say --images DIR.")
+    request = precision.Request(
+        source=source, precision="int8", images=wanted.images, budget=wanted.budget, method=wanted.method,
+        cache=wanted.cache,
+    )  # fmt: skip
+    made = precision.make(request, listener)
+    return ProvenGraph(made.path, made.description, _figures(made.manifest), _rows(made.path, made.manifest), made.notes)
+
+
+def _ready(path: Path) -> ProvenGraph:
+    _, description = onnx_file.read(path)
+    if description.precision == "fp32":
+        raise BadInputError(f"{path} is float32.", "Say --fp16, or --int8 --images DIR.")
+    if description.precision == "int8-cpu":
+        raise BadInputError(
+            f"{path} is an INT8 graph for a CPU, whose types TensorRT doesn't fuse.",
+            "Make one without --for cpu: hemf-export calibrate.",
+        )
+    manifest = artifacts.read_manifest(path)
+    if manifest is None:
+        raise BadInputError(
+            f"{path} has no manifest: nothing tells how it was proven.", "Make it again: hemf-export calibrate."
+        )
+    return ProvenGraph(path, description, _figures(manifest), _rows(path, manifest))
+
+
+def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
+    """What a graph's manifest says of its proof, for the engine's."""
+    names = ("figures", "parity", "budget", "held_out_images", "calibration_images", "types")
+    return {"proof_of_the_graph": {name: manifest[name] for name in names if name in manifest}}
+
+
+def _rows(path: Path, manifest: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    rows = [("graph", f"{path.name}, {console.size(path.stat().st_size)}")]
+    found = manifest.get("figures") or manifest.get("parity") or {}
+    if "types" in manifest:
+        rows.append(("products", ", ".join(f"{count} {kind}" for kind, count in manifest["types"]["products"].items())))
+    if "int8" in manifest:
+        rows.append(("work in INT8", f"{manifest['int8']['share_of_multiply_adds']:.1%} of the multiply-adds"))
+    if "drop" in found:
+        low, high = found["drop_interval"]
+        accuracy = f"{found['accuracy']:.2%} (float32 {found['reference_accuracy']:.2%})"
+        rows.append(("accuracy", f"{accuracy}, drop {found['drop']:.2f} points (95 %: {low:.2f} to {high:.2f})"))
+    if "agreement" in found:
+        rows.append(("agreement", f"{found['agreement']:.2%} of {found['images']} images"))
+    return tuple(rows)
