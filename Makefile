@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEER := .venv-modelopt
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench bench-precision clean
 
 demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compare: everything stays in demo-run/
 	$(BIN)/python examples/demo.py demo-run
@@ -20,6 +21,10 @@ lint: $(VENV)/installed  ## Format, lint, types, import contract
 bench: $(VENV)/installed  ## Ratios, measured side by side in one run
 	$(BIN)/python -m benchmarks.export_speed
 
+bench-precision: $(VENV)/installed  ## FP16 and INT8 files beside ModelOpt, where that can be installed, and inference
+	@$(MAKE) --silent $(PEER)/installed || true
+	$(BIN)/python -m benchmarks.precision
+
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -27,5 +32,15 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# ModelOpt pins older versions than we need, so it gets an environment of its own. The path file lets that fall back on
+# .venv's packages for torch, which would be gigabytes again. The .gitignore keeps it out of git.
+$(PEER)/installed: benchmarks/requirements-modelopt.txt $(VENV)/installed
+	$(BIN)/python -m venv --clear $(PEER)
+	@echo '*' > $(PEER)/.gitignore
+	$(PEER)/bin/python -m pip install --quiet --no-deps --requirement $<
+	@$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$($(PEER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
+	@touch $@
+
 clean:
-	rm -rf $(VENV) demo-run build dist *.egg-info
+	rm -rf $(VENV) $(PEER) demo-run build dist *.egg-info

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.naive import NaiveHEMF
+from calibration.session import usable_cores
 from hemf import checkpoint
 from hemf.authors import convert, infer_config
 from hemf.checkpoint import Checkpoint
 from hemf.images import Preprocess
 from hemf_export import bench, console, onnx_export
-from hemf_export.runners import OnnxRunner, usable_cores
+from hemf_export.runners import OnnxRunner
 
 
 def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What a candidate graph's logits are worth beside the reference's: accuracy, agreement, and how close a call it was."""
+"""A candidate graph's logits beside the reference's: accuracy, agreement, and how close a call it was."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Comparison:
         values = {**vars(self), "drop": self.drop, "balanced_drop": self.balanced_drop}
         if self.drop_interval is not None:
             values["drop_interval"] = list(self.drop_interval)
-        return {name: value for name, value in values.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None and value == value}  # no NaN in JSON
 
 
 def compare(
@@ -69,7 +69,9 @@ def compare(
     assert candidate.shape == reference.shape, "the same images on both sides"
     if not (np.isfinite(candidate).all() and np.isfinite(reference).all()):
         nan = float("nan")
-        return Comparison(len(candidate), False, float((candidate.argmax(1) == reference.argmax(1)).mean()), 1.0, nan, nan)
+        return Comparison(
+            len(candidate), False, float((candidate.argmax(1) == reference.argmax(1)).mean()), 1.0, nan, nan
+        )
     ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
     tops = ours.argmax(1), theirs.argmax(1)
     known: dict[str, Any] = {}

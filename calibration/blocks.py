@@ -17,7 +17,7 @@ _PARTS = (
     (r"fusion_stages\.(\d)\.mlp[./]", "HEF {} SIRMLP"),
     (r"fusion_stages\.(\d)\.(?:local|global)_attention[./]", "HEF {} MixedAttention"),
     (r"fusion_stages\.(\d)[./]", "HEF {} projections"),
-    (r"head", "head"),
+    (r"head(?:_norm)?/", "head"),
 )
 GENERIC_GROUPS = 12  # of a graph that isn't ours
 OTHER = "other"
@@ -39,7 +39,7 @@ def blocks(graph: ir.Graph) -> dict[str, str]:
     """
     nodes = list(graph)
     named = {node_name(node): block_of(node_name(node)) for node in nodes}
-    if any(named.values()):
+    if sum(block is not None for block in named.values()) > len(nodes) / 2:
         return {name: block or OTHER for name, block in named.items()}
     weights = [node.op_type in ("Conv", "Gemm", "MatMul") for node in nodes]
     share = max(1.0, sum(weights) / GENERIC_GROUPS)

@@ -137,7 +137,7 @@ def search(
             missed = probe
         probe = (kept + missed) // 2
     chosen = list(order[:kept])
-    left = [block for block in order[missed:] if block.share >= _FILL_SHARE]
+    left = [block for block in order[missed:] if block.share >= _FILL_SHARE and block.alone.finite]
     for block in sorted(left, key=lambda block: block.alone.kl_divergence)[:_FILL_TRIES]:
         if attempt([*chosen, block]):
             chosen.append(block)

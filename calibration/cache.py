@@ -20,8 +20,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.histogram import CODES, Histogram
+from calibration.image_set import ImageSet
 from calibration.ranges import Ranges, RowStatistics, record
-from calibration.selection import ImageSet
 from calibration.trials import BATCH, Progress
 from hemf import artifacts
 from hemf.errors import BadInputError
@@ -62,9 +62,10 @@ class Cache:
         if path is None or not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as found:
+            # From memory: numpy leaves the file open where it isn't a whole archive.
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
                 arrays = {name: found[name] for name in found.files}
-        except Exception as error:  # numpy and zipfile raise whatever a damaged file makes them
+        except Exception as error:  # noqa: BLE001 - numpy and zipfile raise whatever a damaged file makes them
             self.notes.append(f"The cached {path.name} is damaged ({type(error).__name__}): it is made again.")
             return None
         os.utime(path)
@@ -100,7 +101,11 @@ def ranges(
     progress: Progress = lambda images: None,
 ) -> Ranges:
     """`calibration.ranges.record` over all of `images`, from the cache as far as it goes, saved on the way."""
-    key = {"graph": graph_sha256, "images": images.content_sha256(), "values": None if values is None else sorted(values)}
+    key = {
+        "graph": graph_sha256,
+        "images": images.content_sha256(),
+        "values": None if values is None else sorted(values),
+    }
     path = cache.path("ranges", **key)
     found = _unpacked(cache, cache.read(path))
     done = 0 if found is None else found.images

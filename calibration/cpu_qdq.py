@@ -34,7 +34,9 @@ def quantize(
     """
     nodes = {node.name: node for node in model.graph}
     # Looked up before anything is put between a value and its source.
-    sources = {value: str(source_of(value).name) for node in model.graph for value in (*node.inputs, *node.outputs) if value}
+    sources = {
+        value: str(source_of(value).name) for node in model.graph for value in (*node.inputs, *node.outputs) if value
+    }
     pairs = Pairs(model.graph)
 
     def rounded(value: ir.Value) -> ir.Value:
@@ -53,7 +55,8 @@ def quantize(
         node.replace_input_with(product.weight, pairs.weight(weight, product.axis, node))
         if len(node.inputs) > 2 and (bias := node.inputs[2]) is not None and bias.const_value is not None:
             step = pairs.scales[str(before.name)] * weight_scales(_array(weight), product.axis)
-            node.replace_input_with(2, pairs.bias(bias, step.astype(np.float32), node))
+            if _array(bias).shape in ((), (1,), step.shape, (1, *step.shape)):  # others of a Gemm's differ by row
+                node.replace_input_with(2, pairs.bias(bias, step.astype(np.float32), node))
         if product.operator == "Conv":
             output = node.outputs[0]
             users = list(output.uses())

@@ -48,7 +48,7 @@ def errors(reference: ir.Model, candidate: ir.Model, batch: NDArray[np.generic])
 
     Args:
         reference: float32.
-        candidate: converted from it; values keep their names.
+        candidate: converted from it, and emulated; values keep their names.
         batch: network input, best the images with the largest differences.
     """
     there = {value.name for node in candidate.graph for value in node.outputs}
@@ -61,9 +61,7 @@ def errors(reference: ir.Model, candidate: ir.Model, batch: NDArray[np.generic])
     found: dict[str, float] = {}
     for start in range(0, len(own), _VALUES_A_RUN):
         names = [str(node.outputs[0].name) for node in own[start : start + _VALUES_A_RUN]]
-        # As written: ONNX Runtime may else compute across the borders that float16 rounds at.
-        exact = Session(reference, outputs=names).run(batch)
-        other = Session(candidate, outputs=names, optimize=False).run(batch)
+        exact, other = (Session(model, outputs=names).run(batch) for model in (reference, candidate))
         found |= {name: _relative(*pair) for name, pair in zip(names, zip(exact, other, strict=True), strict=True)}
     result: list[Error] = []
     moved: dict[str, float] = {}

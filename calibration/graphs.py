@@ -56,7 +56,8 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
 def copy_of(model: ir.Model) -> ir.Model:
     """A copy whose types can be changed without changing the model's; tensors are shared."""
     made = model.clone()
-    for value in (*made.graph.inputs, *(value for node in made.graph for value in node.outputs)):
+    computed = [value for node in made.graph for value in node.outputs]
+    for value in (*made.graph.inputs, *made.graph.initializers.values(), *computed):
         if value.dtype is not None:
             value.type = ir.TensorType(value.dtype)
     return made

@@ -7,6 +7,8 @@ two, are borders of bins.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +35,7 @@ class Histogram:
     ) -> None:
         self.counts = np.zeros(CODES, np.int64) if counts is None else counts
         self.low, self.high = low, high
+        self.memo: dict[str, float] = {}  # what was worked out of it; forgotten when it changes
 
     def add(self, values: NDArray[np.float32], *, at_most: int | None = None) -> None:
         """Take in a float32 array: its extremes exactly, and the distribution of its elements.
@@ -43,7 +46,10 @@ class Histogram:
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if not flat.size:
             return
-        sample = flat if at_most is None or flat.size <= at_most else flat[:: _stride(flat.size // at_most + 1)]
+        self.memo.clear()
+        sample = (
+            flat if at_most is None or flat.size <= at_most else flat[:: _stride(flat.size // at_most + 1, flat.size)]
+        )
         self.counts += np.bincount((sample.view(np.uint32) >> 16).astype(np.uint16), minlength=CODES)
         low, high = float(flat.min()), float(flat.max())
         if not (np.isfinite(low) and np.isfinite(high)):
@@ -121,9 +127,9 @@ class Histogram:
         return int(self.counts[0] + self.counts[_SIGN])
 
 
-def _stride(least: int) -> int:
-    """The next number that 2 and 3 don't divide: a step that shares no factor with channels or rows meets them all."""
-    while least % 2 == 0 or least % 3 == 0:
+def _stride(least: int, size: int) -> int:
+    """The next number that shares no factor with an array's size, so none with its channels or rows: it meets all."""
+    while math.gcd(least, size) > 1:
         least += 1
     return least
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -112,7 +113,9 @@ def plan(
         raise BadInputError("The graph has no product that INT8 can be used for.", "Build it in FP16.")
     place = cpu_qdq.quantize if for_cpu else qdq.quantize
     nodes = {node.name: node for node in graph}
-    values = {value for product in able for index, _ in product.activations if (value := nodes[product.node].inputs[index])}
+    values = {
+        value for product in able for index, _ in product.activations if (value := nodes[product.node].inputs[index])
+    }
     if for_cpu:
         values |= {nodes[product.node].outputs[0] for product in able if product.operator == "Conv"}
     histograms = job.histograms({str(source_of(value).name) for value in values})
@@ -121,7 +124,7 @@ def plan(
     if method == "auto":
         job.listener.phase("Trying the methods", len(few.images) * (len(METHODS) + 1))
         tried = {name: few.compare(able, name).kl_divergence for name in METHODS}
-        chosen_method: Method = min(METHODS, key=lambda name: tried[name])
+        chosen_method: Method = min(METHODS, key=lambda name: (math.isnan(tried[name]), tried[name]))
     else:
         chosen_method = method
     found: list[BlockSensitivity] = []
@@ -137,6 +140,4 @@ def plan(
         best = budgets.best(steps)
         names = () if best is None else best.blocks
         chosen = tuple(product for product in able if product.block in names)
-    return Plan(
-        tuple(products), chosen, chosen_method, tried, histograms, tuple(found), tuple(steps), place
-    )
+    return Plan(tuple(products), chosen, chosen_method, tried, histograms, tuple(found), tuple(steps), place)

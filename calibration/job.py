@@ -14,10 +14,11 @@ from calibration import cache
 from calibration.budget import Step
 from calibration.cache import Cache
 from calibration.histogram import Histogram
+from calibration.image_set import ImageSet
 from calibration.islands import measured_islands
 from calibration.qdq import quantize
 from calibration.ranges import Ranges
-from calibration.selection import ImageSet, Selection
+from calibration.selection import Selection
 from calibration.sensitivity import BlockSensitivity
 from calibration.shapes import Shape, image_shapes
 from calibration.trials import Placement, Trials, Variant

@@ -1,8 +1,8 @@
 """The dense convolutions and matrix products of a graph: what int8 can be used for, and how much work each is.
 
-Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
-products with a short inner dimension, signed permutations (the rotation of pairs is one: no arithmetic), and products of
-values that must stay in float32.
+Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the
+classifier, products with a short inner dimension, signed permutations (the rotation of pairs is one: no arithmetic),
+and products of values that must stay in float32.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.blocks import blocks, node_name
+from calibration.ranges import source_of
 from calibration.shapes import Shape
 
 MIN_INNER = 16  # an inner dimension below fills no tensor core instruction
@@ -107,9 +108,13 @@ def _refusal(
     if inner < MIN_INNER:
         return f"inner dimension under {MIN_INNER}"
     if weight is None:
+        if any(value is not None and source_of(value).const_value is not None for value in node.inputs[:2]):
+            return "its weight is rearranged by the graph"
         sources = [_source(value) for value in node.inputs[:2] if value is not None]
         if any(source is not None and node_name(source) in islands for source in sources):
             return "a factor comes from a float32 island"
+    elif _constant(node, weight).ndim < 2:
+        return "a vector has no channels"
     elif _is_signed_permutation(_constant(node, weight)):
         return "a signed permutation"
     return None
@@ -161,7 +166,9 @@ def _output_axis(node: ir.Node, weight: int | None) -> int:
 
 
 def _inner(node: ir.Node, weight: int | None, shapes: Mapping[str, Shape]) -> int:
-    """Length of the sums; 0 where the shapes don't tell."""
+    """Length of the sums; 0 where the shapes don't tell, or not how many sums there are."""
+    if str(node.outputs[0].name) not in shapes:
+        return 0
     first, second = (shapes.get(str(value.name), ()) if value is not None else () for value in node.inputs[:2])
     if node.op_type == "Conv":
         return math.prod(second[1:]) if second else 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
@@ -85,6 +86,21 @@ def half_up(scale: float) -> float:
     return float(rounded if float(rounded) >= scale else np.nextafter(rounded, np.float16(np.inf)))
 
 
+# Copies of a graph share their tensors: each is rounded once, in however many trials.
+_rounded: WeakKeyDictionary[Any, dict[int, tuple[NDArray[np.int8], NDArray[np.float32]]]] = WeakKeyDictionary()
+
+
+def _rounded_weight(tensor: Any, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight in int8, and its steps."""
+    known = _rounded.setdefault(tensor, {})
+    if axis not in known:
+        exact = tensor.numpy().astype(np.float32)
+        scales = weight_scales(exact, axis)
+        shape = [-1 if index == axis else 1 for index in range(exact.ndim)]
+        known[axis] = np.clip(np.round(exact / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8), scales
+    return known[axis]
+
+
 class Pairs:
     """Quantize and dequantize nodes, made once for each value."""
 
@@ -121,10 +137,7 @@ class Pairs:
         """An int8 initializer and what brings it back; a weight that several products share is made once."""
         if value not in self.made:
             assert value.const_value is not None
-            name, exact = str(value.name), value.const_value.numpy().astype(np.float32)
-            scales = weight_scales(exact, axis)
-            shape = [-1 if index == axis else 1 for index in range(exact.ndim)]
-            rounded = np.clip(np.round(exact / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8)
+            name, (rounded, scales) = str(value.name), _rounded_weight(value.const_value, axis)
             stored = self._constant(f"{name}_int8", rounded)
             steps = self._constant(f"{name}_scale", scales)
             zeros = self._constant(f"{name}_zero", np.zeros(len(scales), np.int8))
@@ -136,9 +149,10 @@ class Pairs:
         return self.made[value]
 
     def bias(self, value: ir.Value, steps: NDArray[np.float32], user: ir.Node) -> ir.Value:
-        """A bias in int32, in the steps of the sums that it is added to, as an integer kernel takes it."""
+        """A bias in int32, one a step, in the steps of the sums that it is added to, as an integer kernel takes it."""
         assert value.const_value is not None
-        name, exact = f"{value.name}_of_{user.name}", value.const_value.numpy().astype(np.float64)
+        name = f"{value.name}_of_{user.name}"
+        exact = value.const_value.numpy().astype(np.float64).reshape(-1)
         rounded = np.clip(np.round(exact / steps), -(2**31 - 1), 2**31 - 1).astype(np.int32)
         inputs = [
             self._constant(f"{name}_int32", rounded),
@@ -146,7 +160,7 @@ class Pairs:
             self._constant(f"{name}_zero", np.zeros(len(steps), np.int32)),
         ]
         up = ir.node("DequantizeLinear", inputs, {"axis": 0}, name=f"{name}_dequantize")
-        self._typed(up, f"{name}_dequantized", ir.DataType.FLOAT, value)
+        self._typed(up, f"{name}_dequantized", ir.DataType.FLOAT, inputs[0])
         self.graph.insert_before(user, up)
         self.replaced.add(str(value.name))
         return up.outputs[0]
@@ -164,8 +178,6 @@ class Pairs:
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         tensor = ir.Tensor(array, name=name)
-        value = ir.Value(
-            name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor
-        )
+        value = ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
         self.graph.register_initializer(value)
         return value

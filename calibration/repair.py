@@ -1,4 +1,4 @@
-"""The float16 graph that holds its bound: converted, compared on images, and mended where it misses."""
+"""The float16 graph that holds its bound: converted, run as a GPU would, compared on images, mended where it misses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from calibration import divergence
 from calibration.blocks import node_name
+from calibration.emulation import emulate
 from calibration.fp16 import Conversion, to_float16
 from calibration.graphs import copy_of
+from calibration.image_set import ImageSet
 from calibration.ranges import source_of
-from calibration.selection import ImageSet
 from calibration.trials import Progress, logits
 
 MAX_ROUNDS = 6
@@ -66,12 +67,13 @@ def convert(
     for number in range(1, rounds + 1):
         candidate = copy_of(model)
         conversion = to_float16(candidate, islands)
-        found = logits(candidate, images, progress)
+        emulated = emulate(candidate)
+        found = logits(emulated, images, progress)
         if holds(found) or number == rounds:
             return Mended(candidate, conversion, found, number, holds(found))
         worst = _worst(found, reference)
         batch = np.concatenate(list(images.only(worst).batches(len(worst))))
-        added = _to_mend(model, candidate, batch, islands)
+        added = _to_mend(model, emulated, batch, islands)
         if not added:
             return Mended(candidate, conversion, found, number, False)
         islands |= added

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,8 @@ class BlockSensitivity:
 
     @property
     def damage_by_share(self) -> float:
-        """KL divergence for each unit of work: what the budget spends least on first."""
-        return self.alone.kl_divergence / max(self.share, 1e-12)
+        """KL divergence for each unit of work: what the budget spends least on first; infinite where it is unknown."""
+        return self.alone.kl_divergence / max(self.share, 1e-12) if self.alone.finite else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""

@@ -24,7 +24,6 @@ class Session:
         model: a file or a graph in memory.
         outputs: values to fetch, by name; by default the graph's own first output.
         threads: within an operator; all usable cores by default.
-        optimize: whether ONNX Runtime may rewrite the graph. Without, every node runs as it is written.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the graph.
@@ -36,15 +35,12 @@ class Session:
         *,
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
-        optimize: bool = True,
     ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3
-        if not optimize:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         source: Any = str(model) if isinstance(model, Path) else _serialized(model, outputs)

@@ -14,19 +14,19 @@ def image_shapes(model: ir.Model) -> dict[str, Shape]:
     A graph with a fixed batch keeps that batch.
     """
     graph = model.graph
-    before = {value: value.shape for node in graph for value in node.outputs}
-    inputs = {value: value.shape for value in graph.inputs}
+    computed = [value for node in graph for value in node.outputs]
+    before = [(value, value.shape) for value in (*graph.inputs, *computed)]
     try:
-        for value in before:
+        for value in computed:
             value.shape = None
-        for value, shape in inputs.items():
-            if shape is not None and len(shape) and not isinstance(shape[0], int):
-                value.shape = ir.Shape([1, *shape[1:]])
+        for value in graph.inputs:
+            if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+                value.shape = ir.Shape([1, *value.shape[1:]])
         common.ShapeInferencePass()(model)
-        values = [*graph.inputs, *before, *graph.initializers.values()]
-        return {str(value.name): shape for value in values if (shape := _static(value)) is not None}
+        values = [*graph.inputs, *computed, *graph.initializers.values()]
+        return {str(value.name): static for value in values if (static := _static(value)) is not None}
     finally:
-        for value, shape in (before | inputs).items():
+        for value, shape in before:
             value.shape = shape
 
 

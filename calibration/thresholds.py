@@ -31,6 +31,12 @@ def threshold(histogram: Histogram, method: Method) -> float:
     - entropy: the least Kullback-Leibler divergence of the clipped and rounded distribution from the true one
       (Migacz, 8-bit inference with TensorRT, GTC 2017).
     """
+    if method not in histogram.memo:
+        histogram.memo[method] = _threshold(histogram, method)
+    return histogram.memo[method]
+
+
+def _threshold(histogram: Histogram, method: Method) -> float:
     largest = histogram.largest
     if largest == 0:
         return 0.0
@@ -39,8 +45,10 @@ def threshold(histogram: Histogram, method: Method) -> float:
     if method == "percentile":
         return min(largest, histogram.quantile(PERCENTILE)) or largest
     candidates = largest * np.geomspace(_SMALLEST_SHARE, 1.0, _CANDIDATES)
+    centres, counts = histogram.magnitudes()
+    if not centres.any():  # a sample of zeros alone, which doesn't tell where to clip
+        return largest
     if method == "mse":
-        centres, counts = histogram.magnitudes()
         errors = [_squared_error(centres, counts, candidate) for candidate in candidates]
     else:
         linear = _linear(histogram, largest)

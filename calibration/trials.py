@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from calibration.agreement import Comparison, compare
 from calibration.graphs import copy_of
 from calibration.histogram import Histogram
+from calibration.image_set import ImageSet
 from calibration.products import Product
 from calibration.qdq import quantize
-from calibration.selection import ImageSet
 from calibration.session import Session
 from calibration.thresholds import Method
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,17 @@ from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf_export import discover, fp16, onnx_export, onnx_file
 from hemf_export.bench import Contender
-from hemf_export.onnx_file import Description
+from hemf_export.onnx_file import Description, Precision
 from hemf_export.runners import OnnxRunner, TorchRunner
+
+# What logits may differ by from float32's, given the largest of those. Of INT8 this only tells a file of the same model
+# from another: how good it is, its manifest says, and it was kept for that.
+_TOLERANCES: dict[Precision, Callable[[float], float]] = {
+    "fp32": lambda _: onnx_export.TOLERANCE,
+    "fp16": fp16.Bounds().logit_bound,
+    "int8": lambda largest: max(0.5, 0.5 * largest),
+    "int8-cpu": lambda largest: max(0.5, 0.5 * largest),
+}
 
 
 @dataclass(frozen=True)
@@ -79,8 +89,8 @@ def gather(files: tuple[Path, ...], folder: Path, *, threads: int) -> Field:
     for path, description in sorted(described, key=lambda item: item[1].precision != "fp32"):
         contenders.append(_contender(path, description, threads))
         preprocess = description.preprocess
-    if any(description.precision == "fp16" for _, description in described):
-        notes.append("float16 is emulated on this CPU: its latency here says nothing about a GPU.")
+    if any(description.precision in ("fp16", "int8") for _, description in described):
+        notes.append("float16 is emulated on this CPU: the latency of FP16 and INT8 here says nothing about a GPU.")
     batches = {description.batch for _, description in described} - {None}
     if len(batches) > 1:
         raise BadInputError(
@@ -95,8 +105,7 @@ def _describe(path: Path) -> Description:
 
 
 def _contender(path: Path, description: Description, threads: int) -> Contender:
-    half = description.precision == "fp16"
     runner = OnnxRunner(path, f"ONNX Runtime, {path.name}", threads=threads)
     raw = description.input_type == "uint8"
-    tolerance = fp16.Bounds().logit_bound if half else lambda _: onnx_export.TOLERANCE
+    tolerance = _TOLERANCES[description.precision]
     return Contender(runner, (lambda pixels: pixels) if raw else description.preprocess.normalize, tolerance)

@@ -9,7 +9,7 @@ from calibration.budget import Budget, Step
 from calibration.sensitivity import BlockSensitivity
 from hemf.errors import UsageError
 from hemf_export import console
-from hemf_export.precision import Made
+from hemf_export.precision_file import Made
 
 _ISLANDS_SHOWN = 12
 
@@ -56,13 +56,11 @@ class Progress:
 
 def show(made: Made, budget: Budget | None) -> None:
     """The tables of a finished file, the notes, and the next command."""
-    found = made.comparison
-    if made.plan is not None and made.plan.sensitivities:
-        _sensitivities(made.plan.sensitivities, {product.block for product in made.plan.chosen})
-    if made.conversion is not None and made.conversion.islands:
+    found, plan, conversion = made.graph.comparison, made.graph.plan, made.graph.conversion
+    if plan is not None and plan.sensitivities:
+        _sensitivities(plan.sensitivities, {product.block for product in plan.chosen})
+    if conversion is not None and conversion.islands:
         _islands(made.manifest["conversion"]["float32_nodes_by_name"])
-    for note in made.notes:
-        console.warn(note)
     calibrated, held_out = made.manifest["calibration_images"], made.manifest["held_out_images"]
     rows = [
         ("size", console.size(made.path.stat().st_size)),
@@ -71,11 +69,11 @@ def show(made: Made, budget: Budget | None) -> None:
         ("calibrated on", f"{calibrated['images']} images of {calibrated['folder']}{_classes(calibrated['classes'])}"),
         ("judged on", f"{held_out['images']} images of {held_out['folder']}{_classes(held_out['classes'])}"),
     ]
-    if made.plan is not None and made.plan.chosen:
-        tried = ", ".join(f"{name} {value:.1e}" for name, value in made.plan.methods.items())
-        rows.append(("method", made.plan.method + (f" (KL of each: {tried})" if tried else "")))
-        rows.append(("work in INT8", f"{made.plan.share:.1%} of the multiply-adds"))
-        out = made.plan.to_dict()["blocks_left_out"]
+    if plan is not None and plan.chosen:
+        tried = ", ".join(f"{name} {value:.1e}" for name, value in plan.methods.items())
+        rows.append(("method", plan.method + (f" (KL of each: {tried})" if tried else "")))
+        rows.append(("work in INT8", f"{plan.share:.1%} of the multiply-adds"))
+        out = plan.to_dict()["blocks_left_out"]
         if out:
             rows.append(("blocks with more left", ", ".join(out)))
     if found.accuracy is not None and found.drop is not None and found.drop_interval is not None:
@@ -83,7 +81,9 @@ def show(made: Made, budget: Budget | None) -> None:
         allowed = "" if budget is None or budget.max_drop is None else f", budget {budget.max_drop:g}"
         rows.append(("accuracy", f"{found.accuracy:.2%}, float32 {found.reference_accuracy:.2%}"))
         rows.append(("drop", f"{found.drop:.2f} points (95 %: {low:.2f} to {high:.2f}{allowed})"))
-        rows.append(("balanced accuracy", f"{found.balanced_accuracy:.2%}, float32 {found.reference_balanced_accuracy:.2%}"))
+        rows.append(
+            ("balanced accuracy", f"{found.balanced_accuracy:.2%}, float32 {found.reference_balanced_accuracy:.2%}")
+        )
     rows.append(("agreement", f"{found.agreement:.2%}; {found.expected_changes:.2%} expected to change class"))
     rows.append(("largest logit difference", f"{found.max_difference:.2e}"))
     if made.reports:

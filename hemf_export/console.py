@@ -32,9 +32,7 @@ def next_command(command: str) -> None:
     talk.print(f"[dim]next:[/dim] {_escaped(command)}", soft_wrap=True)
 
 
-def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Collection[int] = (0,)
-) -> None:
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Collection[int] = (0,)) -> None:
     """A short table on stdout; the columns of `words` fold and are aligned to the left, numbers to the right."""
     results.print(title, style="bold", markup=False)
     made = Table(header_style="bold", box=None, pad_edge=False)
@@ -74,7 +72,7 @@ def step(text: str) -> Iterator[None]:
 
 
 def bar(text: str, total: int | None) -> Progress:
-    """A started bar over `total` items, or some number of them, shown on a terminal only; `advance` it, then `stop()`."""
+    """A started bar over `total` items (None: some), shown on a terminal only; `advance` it, then `stop()` it."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
     progress.add_task(_escaped(text), total=total)

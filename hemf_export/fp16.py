@@ -1,4 +1,7 @@
-"""Float32 ONNX file → float16 ONNX file, proven in ONNX Runtime against the float32 one before it is kept."""
+"""Float32 ONNX file → float16 ONNX file, proven against the float32 one before it is kept.
+
+Both run in ONNX Runtime; float16 is emulated as a GPU computes it (see `calibration.emulation`).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from calibration.emulation import emulate
 from calibration.fp16 import Conversion, to_float16
+from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
 from hemf_export import onnx_file, parity
 from hemf_export.onnx_export import Step
 from hemf_export.onnx_file import Description
 from hemf_export.parity import Parity, Samples
-from hemf_export.runners import OnnxRunner
 
 MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
@@ -118,9 +122,10 @@ def convert(
         onnx_file.describe(graph, description)
     with artifacts.atomic_path(output) as temporary:
         ir.save(graph, temporary)
+        emulated = Session(emulate(graph))
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
-            proof = _prove(source, temporary, samples, described)
+            proof = _prove(Session(source), emulated, samples, described)
         bound = bounds.logit_bound(proof.largest_logit)
         proof.require(
             f"{output.name} against {source.name}",
@@ -146,14 +151,14 @@ def _samples(images: Path | None, described: Description, count: int) -> Samples
     return Samples(described.preprocess, files, count if files is not None else NOISE_IMAGES)
 
 
-def _prove(source: Path, candidate: Path, samples: Samples, described: Description) -> Parity:
+def _prove(reference: Session, candidate: Session, samples: Samples, described: Description) -> Parity:
     batch = described.batch or _BATCH
     sizes = (batch,) * -(-samples.count // batch)
-    runners = OnnxRunner(source), OnnxRunner(candidate)
+    sessions = reference, candidate
     logits: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for pixels in samples.pixels(sizes):
         inputs = samples.network_input(pixels, described.input_type)
-        for runner, parts in zip(runners, logits, strict=True):
-            parts.append(runner.infer(inputs))
-    reference, found = (np.concatenate(parts) for parts in logits)
-    return parity.compare(found, reference, source=samples.source, batches=(batch,), labels=samples.labels)
+        for session, parts in zip(sessions, logits, strict=True):
+            parts.append(session.logits(inputs))
+    exact, found = (np.concatenate(parts) for parts in logits)
+    return parity.compare(found, exact, source=samples.source, batches=(batch,), labels=samples.labels)

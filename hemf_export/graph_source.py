@@ -55,7 +55,9 @@ def read(path: Path, assumptions: Assumptions) -> tuple[onnx.ModelProto, Descrip
     mean, std = assumptions.mean or standard.mean, assumptions.std or standard.std
     classes = assumptions.classes or tuple(f"class_{index}" for index in range(outputs))
     if len(classes) != outputs:
-        raise BadInputError(f"{len(classes)} class names for the {outputs} outputs of {path}.", "Name each: --classes a,b,c.")
+        raise BadInputError(
+            f"{len(classes)} class names for the {outputs} outputs of {path}.", "Name each: --classes a,b,c."
+        )
     notes = [f"{path.name} is not a file of hemf-export: blocks are groups of its nodes."]
     if assumptions.mean is None or assumptions.std is None:
         notes.append(f"It doesn't tell its preprocessing: mean {mean} and std {std} are assumed (--mean, --std).")
@@ -76,12 +78,13 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None, i
     """Side of the image in pixels, the fixed batch or None, and the number of outputs."""
     weights = {initializer.name for initializer in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
-    signatures = [onnx_file.signature(value) for value in inputs], [
-        onnx_file.signature(value) for value in proto.graph.output
-    ]
+    signatures = (
+        [onnx_file.signature(value) for value in inputs],
+        [onnx_file.signature(value) for value in proto.graph.output],
+    )
     problem = BadInputError(
-        f"{path}: found the inputs {'; '.join(signatures[0]) or 'none'} and outputs {'; '.join(signatures[1]) or 'none'}; "
-        "expected float32 (N, 3, S, S) and float32 (N, classes).",
+        f"{path}: found the inputs {'; '.join(signatures[0]) or 'none'} and the outputs "
+        f"{'; '.join(signatures[1]) or 'none'}; expected float32 (N, 3, S, S) and float32 (N, classes).",
         "Export it with one image input of a fixed square size.",
     )
     if len(inputs) != 1 or len(proto.graph.output) != 1 or not all(s[0].startswith("float32") for s in signatures):

@@ -5,28 +5,27 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration import figures, graph_types, int8, repair, selection
+from calibration import int8, repair, selection
 from calibration.agreement import Comparison, compare
-from calibration.blocks import blocks
 from calibration.budget import Budget
 from calibration.cache import Cache
-from calibration.fp16 import Conversion
 from calibration.graphs import prepare
-from calibration.int8 import MethodChoice, Plan
+from calibration.image_set import ImageSet
+from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
 from calibration.products import Product
 from hemf import artifacts
 from hemf.errors import CheckFailedError
-from hemf_export import graph_source, onnx_file
+from hemf_export import graph_source, precision_file
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
 from hemf_export.onnx_file import Description, Precision
+from hemf_export.precision_file import Graph, Made
 
 FP16_JUDGES = 64  # held-out images: a bound on logits needs fewer than a drop of half a point
 INT8_JUDGES = 512
@@ -54,44 +53,6 @@ class Request:
     cache: Path | None = None
 
 
-@dataclass(frozen=True)
-class Made:
-    """A finished file and what is known of it.
-
-    Args:
-        path: of the ONNX file; its manifest lies beside it.
-        description: what it says of itself; its precision is "fp16" where INT8 was not worth it.
-        comparison: with the float32 file, on the held-out images.
-        conversion: to float16; None for a CPU's graph.
-        plan: of INT8; None for FP16.
-        types: of its nodes, counted in the file.
-        manifest: as written.
-        notes: what a user should know.
-        reports: files with the sensitivities.
-    """
-
-    path: Path
-    description: Description
-    comparison: Comparison
-    conversion: Conversion | None
-    plan: Plan | None
-    types: dict[str, Any]
-    manifest: dict[str, Any]
-    notes: tuple[str, ...]
-    reports: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """What is about to be written."""
-
-    model: ir.Model
-    precision: Precision
-    comparison: Comparison
-    conversion: Conversion | None
-    plan: Plan | None
-
-
 def make(request: Request, listener: Listener) -> Made:
     """Calibrate `request.source` and write the result.
 
@@ -114,18 +75,29 @@ def make(request: Request, listener: Listener) -> Made:
         seed=request.seed, allow_single_class=request.allow_single_class, raw=described.input_type == "uint8",
         batch=described.batch,
     )  # fmt: skip
-    chosen = dataclasses.replace(chosen, held_out=chosen.held_out.whole(judges))
-    selection.check_pictures(chosen.calibration)
+    held_out, more = _labelled(chosen.held_out.whole(judges), described, own_classes is not None)
+    chosen = dataclasses.replace(chosen, held_out=held_out, notes=(*chosen.notes, *more))
     job = Job(model, artifacts.sha256(request.source), chosen, Cache(request.cache), listener)
     graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
     path = request.output or _default_output(request.source, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
     notes = (*notes, *chosen.notes, *job.cache.notes, *_verdict(wanted, graph))
-    return _write(request, job, described, graph, path, notes)
+    return precision_file.write(path, request.source, job, described, graph, request.budget, notes)
 
 
-def _float16(request: Request, job: Job) -> _Graph:
+def _labelled(images: ImageSet, described: Description, named: bool) -> tuple[ImageSet, list[str]]:
+    """Held-out images whose labels are the model's, where the model names no classes: as many, or none of them."""
+    own = images.images.classes
+    if named or images.labels is None:
+        return images, []
+    if len(own) == len(described.classes):
+        return images, [f"The model names no classes: they are taken for those of the folder, {', '.join(own)}."]
+    note = f"The folder has {len(own)} classes and the model {len(described.classes)}: only agreement is measured."
+    return dataclasses.replace(images, images=dataclasses.replace(images.images, labels=None)), [note]
+
+
+def _float16(request: Request, job: Job) -> Graph:
     """The FP16 graph, or INT8 in FP16, proven as it is shipped; of a search's graphs the largest that holds so."""
     islands, _ = job.islands()
     plan = None
@@ -154,7 +126,7 @@ def _float16(request: Request, job: Job) -> _Graph:
         if not missed:
             final = None if plan is None else dataclasses.replace(plan, chosen=products)
             found = compare(made.logits, reference, judges.labels)
-            return _Graph(made.model, "int8" if products else "fp16", found, made.conversion, final)
+            return Graph(made.model, "int8" if products else "fp16", found, made.conversion, final)
     raise CheckFailedError(
         f"{request.source.name} in {'FP16' if not candidates[-1] else 'INT8'}: {'; '.join(missed)} "
         f"({len(judges)} held-out images).",
@@ -162,7 +134,7 @@ def _float16(request: Request, job: Job) -> _Graph:
     )
 
 
-def _cpu(request: Request, job: Job) -> _Graph:
+def _cpu(request: Request, job: Job) -> Graph:
     """INT8 with float32 in between: the very graph of the search is shipped."""
     plan = int8.plan(
         job, {}, method=request.method, budget=request.budget, with_sensitivity=request.with_sensitivity, for_cpu=True
@@ -178,7 +150,7 @@ def _cpu(request: Request, job: Job) -> _Graph:
     found = trials.compare(plan.chosen, plan.method)
     if missed := _missed(request, found, trials.reference):
         raise CheckFailedError(f"{request.source.name} in INT8 for a CPU: {'; '.join(missed)}.", "No file was kept.")
-    return _Graph(trials.build(plan.chosen, plan.method), "int8-cpu", found, None, plan)
+    return Graph(trials.build(plan.chosen, plan.method), "int8-cpu", found, None, plan)
 
 
 def _missed(request: Request, found: Comparison, reference: NDArray[np.float32]) -> list[str]:
@@ -197,7 +169,7 @@ def _missed(request: Request, found: Comparison, reference: NDArray[np.float32])
     return problems
 
 
-def _verdict(wanted: Precision, graph: _Graph) -> list[str]:
+def _verdict(wanted: Precision, graph: Graph) -> list[str]:
     if wanted == graph.precision or graph.plan is None:
         return []
     return ["No INT8 graph that is worth it keeps the budget: the answer is FP16, and that is what was written."]
@@ -210,50 +182,3 @@ def _numbered(described: Description) -> tuple[str, ...]:
 
 def _default_output(source: Path, precision: Precision) -> Path:
     return source.with_name(f"{source.with_suffix('').name}.{precision}.onnx")
-
-
-def _write(
-    request: Request, job: Job, described: Description, graph: _Graph, path: Path, notes: tuple[str, ...]
-) -> Made:
-    description = dataclasses.replace(described, precision=graph.precision, versions=artifacts.versions())
-    onnx_file.describe(graph.model, description)
-    with artifacts.atomic_path(path) as temporary:
-        ir.save(graph.model, temporary)
-        types = graph_types.count_types(ir.load(temporary))
-    fields: dict[str, Any] = {
-        "kind": "onnx",
-        "parent": request.source.name,
-        "parent_sha256": job.graph_sha256,
-        **description.to_dict(),
-        "calibration_images": job.selection.calibration.to_dict(),
-        "held_out_images": job.selection.held_out.to_dict(),
-        "types": types,
-        "figures": graph.comparison.to_dict(),
-    }
-    if graph.conversion is not None:
-        where = blocks(job.model.graph)
-        islands = [
-            {"node": node, "block": where.get(node, ""), "reason": reason}
-            for node, reason in graph.conversion.islands.items()
-        ]
-        fields["conversion"] = {**graph.conversion.to_dict(), "float32_nodes_by_name": islands}
-    reports: tuple[Path, ...] = ()
-    if graph.plan is not None:
-        fields["int8"] = graph.plan.to_dict()
-        fields["budget"] = None if request.budget is None else request.budget.to_dict()
-        fields["search"] = [step.to_dict() for step in graph.plan.steps]
-        reports = _write_sensitivities(path, described, graph.plan)
-    manifest = artifacts.write_manifest(path, fields)
-    return Made(path, description, graph.comparison, graph.conversion, graph.plan, types, manifest, notes, reports)
-
-
-def _write_sensitivities(path: Path, described: Description, plan: Plan) -> tuple[Path, ...]:
-    if not plan.sensitivities:
-        return ()
-    stem = path.with_suffix("")
-    data, picture = (stem.with_name(f"{stem.name}.sensitivity{suffix}") for suffix in (".json", ".png"))
-    values = {"method": plan.method, "blocks": [block.to_dict() for block in plan.sensitivities]}
-    artifacts.write_json(data, values)
-    inside = list(dict.fromkeys(product.block for product in plan.chosen))
-    figures.save_sensitivity(plan.sensitivities, inside, f"{described.name}: what INT8 costs, block by block", picture)
-    return data, picture

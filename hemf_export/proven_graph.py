@@ -11,7 +11,7 @@ from calibration.budget import Budget
 from calibration.int8 import MethodChoice
 from calibration.job import Listener
 from hemf import artifacts
-from hemf.errors import BadInputError
+from hemf.errors import BadInputError, UsageError
 from hemf_export import console, fp16, onnx_export, onnx_file, precision
 from hemf_export.fp16 import Bounds
 from hemf_export.onnx_export import Step
@@ -106,13 +106,18 @@ def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
         cache=wanted.cache,
     )  # fmt: skip
     made = precision.make(request, listener)
-    return ProvenGraph(made.path, made.description, _figures(made.manifest), _rows(made.path, made.manifest), made.notes)
+    return ProvenGraph(
+        made.path, made.description, _figures(made.manifest), _rows(made.path, made.manifest), made.notes
+    )
 
 
 def _ready(path: Path) -> ProvenGraph:
     _, description = onnx_file.read(path)
     if description.precision == "fp32":
-        raise BadInputError(f"{path} is float32.", "Say --fp16, or --int8 --images DIR.")
+        raise UsageError(
+            f"{path} is float32: say the precision, --fp16, or --int8 --images DIR.",
+            "Engines are strongly typed: their precision is that of the graph.",
+        )
     if description.precision == "int8-cpu":
         raise BadInputError(
             f"{path} is an INT8 graph for a CPU, whose types TensorRT doesn't fuse.",

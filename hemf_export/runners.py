@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hemf.errors import BadInputError
+from calibration.session import Session
 from hemf.model import HEMF
 
 
@@ -59,27 +58,9 @@ class OnnxRunner:
     """
 
     def __init__(self, path: Path, name: str | None = None, *, threads: int | None = None) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
-        options.log_severity_level = 3
-        # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BadInputError(f"ONNX Runtime doesn't take {path}: {reason}", "Export it again.") from error
+        self._session = Session(path, threads=threads)
         self.name = name or path.name
-        self.input_name = self.session.get_inputs()[0].name
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
         """The file's input, of any batch that it takes → logits."""
-        logits: NDArray[np.float32] = self.session.run(None, {self.input_name: batch})[0]
-        return logits
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self._session.logits(batch)

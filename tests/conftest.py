@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,24 @@ def image_data(tmp_path: Path) -> Path:
         for kind in CLASSES:
             write_images(root / split / kind, count, kind, seed)
     return root
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, larger, for a network that learns them well: kept for all tests, none writes into it."""
+    root = tmp_path_factory.mktemp("pictures")
+    for seed, (split, count) in enumerate((("train", 16), ("val", 16), ("test", 4))):
+        for kind in CLASSES:
+            write_images(root / split / kind, count, kind, seed)
+    return root
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep what they cache to themselves."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEMF_EXPORT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture

@@ -41,11 +41,11 @@ def command(
     import numpy as np
     import torch
 
+    from calibration.session import usable_cores
     from hemf import artifacts
     from hemf_export import bench, console
     from hemf_export.bench_folder import gather
     from hemf_export.parity import Samples, image_folder
-    from hemf_export.runners import usable_cores
 
     used = threads or usable_cores()
     torch.set_num_threads(used)

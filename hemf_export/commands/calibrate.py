@@ -61,7 +61,8 @@ def command(
 
     from calibration.budget import Budget
     from hemf import artifacts
-    from hemf_export import calibration_report, precision as precisions
+    from hemf_export import calibration_report, console
+    from hemf_export import precision as precisions
     from hemf_export.fp16 import Bounds
     from hemf_export.graph_source import Assumptions
 
@@ -84,7 +85,9 @@ def command(
         made = precisions.make(request, listener)
     finally:
         listener.close()
+    for note in made.notes:
+        console.warn(note)
     if as_json:
-        click.echo(json.dumps({"file": str(made.path), **made.manifest}, indent=2))
+        click.echo(json.dumps({**made.manifest, "file": str(made.path)}, indent=2))
         return
     calibration_report.show(made, budget)

@@ -22,13 +22,13 @@ from hemf.errors import UsageError
 @click.option("--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]), default="auto", show_default=True,
               help="auto: tensorrt on a GPU of the target's kind, else tensorrt-rtx, which needs none.")  # fmt: skip
 @click.option("--batch", default=None, metavar="MIN:OPT:MAX", help="Batch sizes of the engine.  [default: 1:8:32]")
-@click.option("--images", type=click.Path(path_type=Path), 
+@click.option("--images", type=click.Path(path_type=Path),
               help="Images: fp16 is proven on them, int8 calibrated and judged.  [default: seeded noise]")  # fmt: skip
 @click.option("--samples", default=64, show_default=True, help="fp16: at most so many of the images.")
 @click.option("--max-logit-diff", type=float, default=None,
               help="fp16: against float32.  [default: 0.05, or 1 % of the largest logit]")  # fmt: skip
 @click.option("--min-agreement", type=float, default=None,
-              help="Share of images that keep their class.  [default: fp16 0.99, one image apart; int8 none]")  # fmt: skip
+              help="Share of images that keep their class.  [default: fp16 0.99 but for one image]")  # fmt: skip
 @click.option("--max-drop", type=float, default=None, metavar="POINTS",
               help="int8: of the metric, on held-out images.  [default: 0.5]")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
@@ -105,7 +105,7 @@ def command(
     for note in done.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({"file": str(done.engine.path), **done.engine.manifest}, indent=2))
+        click.echo(json.dumps({**done.engine.manifest, "file": str(done.engine.path)}, indent=2))
         return
     rows = [
         ("engine", f"{console.size(done.engine.path.stat().st_size)}, {done.engine.seconds:.0f} s to build"),

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 
 from hemf import checkpoint
+from hemf.images import Preprocess
 from hemf_export import fp16, onnx_export
-from tests.conftest import tiny_checkpoint
+from tests.conftest import TINY, tiny_checkpoint
+from train import data
+from train.loop import Job, Trainer
+from train.recipe import Recipe
+from train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -30,3 +35,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     onnx_export.export(paths.checkpoint, paths.onnx, onnx_export.Options())
     fp16.convert(paths.onnx, paths.half)
     return paths
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """The ONNX file of a tiny network that learned to tell the pictures apart."""
+    folder = tmp_path_factory.mktemp("trained")
+    train, validation, _ = data.load_splits(pictures)
+    recipe = Recipe(epochs=8, batch_size=8, learning_rate=1e-3)
+    job = Job(TINY, recipe, Preprocess.for_size(TINY.image_size), train, validation)
+    Trainer(job, RunFolder(folder, resume=False), resume=False).fit(Quiet())
+    onnx_export.export(folder / "best.pt", folder / "best.onnx", onnx_export.Options())
+    return folder / "best.onnx"
+
+
+class Quiet:
+    """A listener that hears nothing."""
+
+    def step(self, *_: object) -> None:
+        pass
+
+    def epoch(self, line: dict) -> None:
+        pass

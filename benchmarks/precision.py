@@ -1,0 +1,247 @@
+"""`make bench-precision`: what FP16 and INT8 files cost to make, beside ModelOpt's AutoCast and plain inference.
+
+Each measured thing runs in a process of its own, so that it neither finds warm what another left nor holds its memory,
+and in turn with what it is compared with. A ratio is to the first row of its kind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from calibration import selection, trials
+from calibration.fp16 import to_float16
+from calibration.graphs import prepare
+from calibration.session import usable_cores
+from hemf import folders
+from hemf_export import console, graph_source, precision
+
+ROOT = Path(__file__).parent.parent
+COMPARED_IMAGES = 16  # whose logits tell how far an FP16 file is from float32
+# Without a range pass, as ours; and with one on noise, which is what AutoCast does by default.
+_AUTOCAST: dict[str, tuple[str, ...]] = {"AutoCast": (), "AutoCast, ranges of noise": ("--ranges",)}
+_LEAST_PAUSE_S = 0.1  # between two looks at the memory
+_PAUSE_FACTOR = 20  # a look holds up the process that is looked at: it may take a twentieth of the time
+
+
+@dataclass
+class Measured:
+    """One row: seconds, one a round; most memory; largest logit difference. Zero and None where nobody looked."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    difference: float | None = None
+
+    def row(self, name: str, first: Measured) -> tuple[str, ...]:
+        """Its cells, with the ratio to `first`, round by round."""
+        ratio = statistics.median(own / its for own, its in zip(self.seconds, first.seconds, strict=True))
+        difference = "" if self.difference is None else f"{self.difference:.1e}"
+        memory = f"{self.peak_bytes / 1e9:.2f}" if self.peak_bytes else ""
+        return name, f"{statistics.median(self.seconds):.1f}", f"{ratio:.2f}", difference, memory
+
+
+class Phases:
+    """A calibration's listener: the seconds of each phase, by its name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name, self._start = "Reading the file", time.perf_counter()
+
+    def phase(self, text: str, images: int) -> None:
+        """One ends, the next begins."""
+        now = time.perf_counter()
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._start
+        self._name, self._start = text, now
+
+    def __getattr__(self, name: str) -> Callable[[object], None]:
+        """What else a listener is told is of no interest."""
+        return lambda told: None
+
+
+def export_seeded(classes: tuple[str, ...], output: Path) -> None:
+    """hemf-base with weights from a seed."""
+    from benchmarks.export_speed import naive_weights  # here alone: the other processes need nothing of training
+    from hemf import checkpoint
+    from hemf.authors import convert, infer_config
+    from hemf.images import Preprocess
+    from hemf_export import onnx_export
+
+    converted, _ = convert(naive_weights(0, len(classes)))
+    saved = output.with_suffix(".pt")
+    checkpoint.save(checkpoint.Checkpoint(infer_config(converted), classes, Preprocess(), converted), saved)
+    onnx_export.export(saved, output, onnx_export.Options())
+
+
+def make_fp16(source: Path, output: Path) -> float:
+    """Seconds from the float32 file to an FP16 file, with float32 where the graph's structure alone asks for it."""
+    start = time.perf_counter()
+    model = prepare(onnx.load(source))  # counted, as AutoCast's own cleaning of the graph is
+    to_float16(model)
+    ir.save(model, output)
+    return time.perf_counter() - start
+
+
+def make_int8(source: Path, folder: Path, count: int, output: Path) -> tuple[float, dict[str, float], dict[str, Any]]:
+    """Seconds of a whole INT8 calibration and of its phases, and the images that it took."""
+    request = precision.Request(source, "int8", folder, output, count=count, method="entropy", budget=None, cache=None)
+    listener, start = Phases(), time.perf_counter()
+    made = precision.make(request, listener)
+    seconds = time.perf_counter() - start
+    listener.phase("", 0)
+    return seconds, listener.seconds, made.manifest["calibration_images"]
+
+
+def infer(source: Path, folder: Path, count: int) -> tuple[float, dict[str, Any]]:
+    """Seconds of the float32 graph's logits of the calibration images, decoding included, and these images."""
+    model, selected = _read(source, folder, count)
+    start = time.perf_counter()
+    trials.logits(model, selected.calibration)
+    return time.perf_counter() - start, selected.calibration.to_dict()
+
+
+def logit_differences(source: Path, folder: Path, files: dict[str, Path]) -> dict[str, float]:
+    """The largest difference of each file's logits from the float32 file's, on the same held-out images."""
+    model, selected = _read(source, folder, COMPARED_IMAGES)
+    images = selected.held_out.whole(COMPARED_IMAGES)
+    reference = trials.logits(model, images)
+    return {name: float(np.abs(trials.logits(ir.load(path), images) - reference).max()) for name, path in files.items()}
+
+
+def _read(source: Path, folder: Path, count: int) -> tuple[ir.Model, selection.Selection]:
+    """The float32 graph and the images, as `hemf_export.precision.make` takes them."""
+    proto, described, _ = graph_source.read(source, graph_source.Assumptions())
+    numbered = tuple(f"class_{index}" for index in range(len(described.classes)))
+    classes = None if described.classes == numbered else described.classes
+    raw, batch = described.input_type == "uint8", described.batch
+    return prepare(proto), selection.select(folder, described.preprocess, classes, count=count, raw=raw, batch=batch)
+
+
+def in_process(task: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+    """What `task` returns in a fresh process, and the most memory in bytes that its process tree was seen to hold."""
+    context = multiprocessing.get_context("spawn")
+    receiving, sending = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sending, task, *arguments), daemon=True)
+    process.start()
+    sending.close()
+    peak, pause = 0, _LEAST_PAUSE_S
+    while not receiving.poll(pause):
+        start = time.perf_counter()
+        peak = max(peak, _tree_bytes(process.pid))
+        pause = max(_LEAST_PAUSE_S, _PAUSE_FACTOR * (time.perf_counter() - start))
+    try:
+        found = receiving.recv()
+    except EOFError:
+        process.join()
+        raise SystemExit(f"{task.__name__} failed (exit code {process.exitcode}).") from None
+    process.join()
+    return found, peak
+
+
+def _answer(sending: Connection, task: Callable[..., Any], *arguments: Any) -> None:
+    sending.send(task(*arguments))
+
+
+def _tree_bytes(pid: int | None) -> int:
+    """The proportional set sizes of a process and its descendants; 0 where the system doesn't tell them."""
+    process = Path("/proc", str(pid))
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+        children = [child for task in process.glob("task/*/children") for child in task.read_text().split()]
+    except OSError:  # ended in between, or not Linux
+        return 0
+    own = sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return own + sum(_tree_bytes(int(child)) for child in children)
+
+
+def autocast(peer: Path, source: Path, output: Path, *options: str) -> dict[str, Any] | str:
+    """The report of a run of AutoCast, or in a line why there is none."""
+    if not peer.is_file():
+        return "it isn't installed"
+    script, report = Path(__file__).with_name("modelopt_peer.py"), output.with_suffix(".json")
+    done = subprocess.run([peer, script, source, output, report, *options], capture_output=True, text=True)
+    if done.returncode:
+        return (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    answer: dict[str, Any] = json.loads(report.read_text())
+    return answer
+
+
+def measure_fp16(source: Path, images: Path, rounds: int, peer: Path, scratch: Path) -> dict[str, Measured]:
+    """Ours and AutoCast both ways, in turn; AutoCast is left out, and that said, where it doesn't run."""
+    found, files, ways = {"FP16": Measured()}, {"FP16": scratch / "ours.onnx"}, dict(_AUTOCAST)
+    for number in range(1, rounds + 1):
+        with console.step(f"FP16, round {number} of {rounds}"):
+            found["FP16"].seconds.append(in_process(make_fp16, source, files["FP16"])[0])
+            for way, options in ways.items():
+                path = scratch / f"peer{len(options)}.onnx"
+                answer = autocast(peer, source, path, *options)
+                if isinstance(answer, str):
+                    console.warn(f"ModelOpt's AutoCast is missing from the table: {answer}.")
+                    ways, found, files = {}, {"FP16": found["FP16"]}, {"FP16": files["FP16"]}
+                    break
+                name = f"FP16, ModelOpt {answer['version']} {way}"
+                files[name] = path
+                found.setdefault(name, Measured()).seconds.append(answer["seconds"])
+    with console.step("Comparing logits"):
+        for name, difference in in_process(logit_differences, source, images, files)[0].items():
+            found[name].difference = difference
+    return found
+
+
+def measure_int8(source: Path, images: Path, count: int, scratch: Path) -> tuple[dict[str, Measured], int]:
+    """Float32 inference, INT8 with its phases, inference again; and how many images that were."""
+    with console.step("Float32 inference"):
+        (before, taken), peak = in_process(infer, source, images, count)
+    with console.step("INT8 calibration"):
+        (seconds, phases, calibrated), int8_peak = in_process(make_int8, source, images, count, scratch / "int8.onnx")
+    with console.step("Float32 inference again"):
+        (after, _), _ = in_process(infer, source, images, count)
+    if calibrated != taken:
+        raise SystemExit("INT8 was calibrated on other images than the float32 graph was run on.")
+    found = {"float32 inference": Measured([(before + after) / 2], peak), "INT8": Measured([seconds], int8_peak)}
+    return found | {f"  {name}": Measured([own]) for name, own in phases.items()}, calibrated["images"]
+
+
+def main() -> None:
+    """Export, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, help="float32 ONNX file; by default hemf-base with weights from a seed")
+    parser.add_argument("--images", type=Path, default=ROOT / "examples" / "blood_cells", help="real images")
+    parser.add_argument("--count", type=int, default=512, help="calibration images, at most")
+    parser.add_argument("--rounds", type=int, default=2, help="of FP16")
+    parser.add_argument("--peer", type=Path, default=ROOT / ".venv-modelopt" / "bin" / "python", help="has ModelOpt")
+    arguments = parser.parse_args()
+    images = arguments.images
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        source = arguments.model or scratch / "hemf-base.onnx"
+        if arguments.model is None:
+            pool = folders.any_images(images / "train" if (images / "train").is_dir() else images)
+            with console.step("Exporting hemf-base"):
+                in_process(export_seeded, pool.classes or ("a", "b", "c"), source)
+        fp16 = measure_fp16(source, images, arguments.rounds, arguments.peer, scratch)
+        int8, count = measure_int8(source, images, arguments.count, scratch)
+    rows = [own.row(name, next(iter(group.values()))) for group in (fp16, int8) for name, own in group.items()]
+    few = " (all there are)" if count < arguments.count else ""
+    title = (
+        f"{source.stem}, {usable_cores()} threads: FP16 without calibration, {arguments.rounds} rounds, logits of "
+        f"{COMPARED_IMAGES} images; INT8 by entropy of {count} images{few}, batch {trials.BATCH}"
+    )
+    console.table(title, ("made or run", "seconds", "ratio", "logit diff", "peak GB"), rows)
+
+
+if __name__ == "__main__":
+    main()

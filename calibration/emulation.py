@@ -1,0 +1,89 @@
+"""A float16 graph as a GPU computes it, for a CPU that has no float16: float32 sums, every result rounded to float16.
+
+ONNX Runtime alone would not show what float16 does: on a CPU it runs such a graph in float32, and leaves out the
+rounding between nodes, so that a square beyond 65,504 never becomes infinite. Here the rounding is in the graph.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from calibration.graphs import copy_of
+
+# Their results are among the values that they take, which are rounded already.
+_EXACT = (
+    *("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Concat", "Slice", "Split", "Gather"),
+    *("Relu", "Neg", "Abs", "Max", "Min", "MaxPool", "ReduceMax", "ReduceMin", "GlobalMaxPool", "Expand", "Pad"),
+)
+_HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
+
+
+def emulate(model: ir.Model) -> ir.Model:
+    """A float32 graph that computes what the float16 (or int8) `model` does; values keep their names.
+
+    Args:
+        model: with the types of its values; left as it is.
+    """
+    made = copy_of(model)
+    graph = made.graph
+    _fold_weights(graph)
+    halves = {value for value in graph.initializers.values() if value.dtype == _HALF}
+    for value in halves:
+        assert value.const_value is not None
+        exact = value.const_value.numpy().astype(np.float32)
+        value.const_value, value.dtype = ir.Tensor(exact, name=value.name), _SINGLE
+    for node in list(graph):
+        target = node.attributes["to"].as_int() if node.op_type == "Cast" else None
+        rounded = [value for value in node.outputs if value.dtype == _HALF]
+        if target == _HALF:
+            node.attributes["to"] = ir.AttrInt64("to", int(_SINGLE))  # the rounding behind it is the cast
+        for value in rounded:
+            value.dtype = _SINGLE
+            if node.op_type not in _EXACT:
+                _round(graph, node, value)
+    common.RemoveUnusedNodesPass()(made)
+    return made
+
+
+def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
+    """Casts to float16 and back behind a value; what comes out of them takes its name."""
+    name = str(value.name)
+    down = ir.node("Cast", [value], {"to": _HALF}, name=f"{name}_round")
+    up = ir.node("Cast", [down.outputs[0]], {"to": _SINGLE}, name=f"{name}_widen")
+    for output, suffix, dtype in ((down.outputs[0], "_half", _HALF), (up.outputs[0], "", _SINGLE)):
+        output.name, output.dtype, output.shape = f"{name}{suffix}", dtype, value.shape
+    ir.convenience.replace_all_uses_with(value, up.outputs[0])
+    down.replace_input_with(0, value)
+    value.name = f"{name}_exact"
+    graph.insert_after(node, [down, up])
+
+
+def _fold_weights(graph: ir.Graph) -> None:
+    """Dequantized weights become constants: a CPU would compute them anew in every run."""
+    for node in list(graph):
+        if node.op_type != "DequantizeLinear" or any(
+            value is None or value.const_value is None for value in node.inputs
+        ):
+            continue
+        stored, scale = (_array(node.inputs[index]) for index in (0, 1))
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+        shape = [-1 if index == axis else 1 for index in range(stored.ndim)] if scale.ndim else []
+        output = node.outputs[0]
+        exact = stored.astype(np.float32) * scale.astype(np.float32).reshape(shape)
+        exact = exact.astype(np.float16 if output.dtype == _HALF else np.float32)
+        name = f"{output.name}_folded"
+        constant = ir.Value(
+            name=name, type=ir.TensorType(ir.DataType.from_numpy(exact.dtype)), shape=ir.Shape(exact.shape),
+            const_value=ir.Tensor(exact, name=name),
+        )  # fmt: skip
+        graph.register_initializer(constant)
+        ir.convenience.replace_all_uses_with(output, constant)
+
+
+def _array(value: ir.Value | None) -> NDArray[np.generic]:
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()

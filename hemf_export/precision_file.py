@@ -1,0 +1,127 @@
+"""Writing a calibrated graph: the ONNX file, its manifest with all figures, and the sensitivities beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from calibration import figures, graph_types
+from calibration.agreement import Comparison
+from calibration.blocks import blocks
+from calibration.budget import Budget
+from calibration.fp16 import Conversion
+from calibration.int8 import Plan
+from calibration.job import Job
+from hemf import artifacts
+from hemf_export import onnx_file
+from hemf_export.onnx_file import Description, Precision
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A proven graph that is about to be written.
+
+    Args:
+        model: the graph.
+        precision: that it has; "fp16" where INT8 was not worth it.
+        comparison: with the float32 graph, on the held-out images.
+        conversion: to float16; None for a CPU's graph.
+        plan: of INT8; None for FP16.
+    """
+
+    model: ir.Model
+    precision: Precision
+    comparison: Comparison
+    conversion: Conversion | None
+    plan: Plan | None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A finished file and what is known of it.
+
+    Args:
+        path: of the ONNX file; its manifest lies beside it.
+        description: what it says of itself.
+        graph: that is in it, with its figures.
+        types: of its nodes, counted in the file.
+        manifest: as written.
+        notes: what a user should know.
+        reports: files with the sensitivities.
+    """
+
+    path: Path
+    description: Description
+    graph: Graph
+    types: dict[str, Any]
+    manifest: dict[str, Any]
+    notes: tuple[str, ...]
+    reports: tuple[Path, ...] = ()
+
+
+def write(
+    path: Path,
+    source: Path,
+    job: Job,
+    described: Description,
+    graph: Graph,
+    budget: Budget | None,
+    notes: tuple[str, ...],
+) -> Made:
+    """Put `graph` and its reports at `path`, the manifest last.
+
+    Args:
+        path: of the file.
+        source: the float32 file.
+        job: that made the graph.
+        described: what the float32 file says of itself.
+        graph: proven.
+        budget: that it keeps to.
+        notes: what a user should know.
+    """
+    description = dataclasses.replace(described, precision=graph.precision, versions=artifacts.versions())
+    onnx_file.describe(graph.model, description)
+    with artifacts.atomic_path(path) as temporary:
+        ir.save(graph.model, temporary)
+        types = graph_types.count_types(ir.load(temporary))
+    fields: dict[str, Any] = {
+        "kind": "onnx",
+        "parent": source.name,
+        "parent_sha256": job.graph_sha256,
+        **description.to_dict(),
+        "calibration_images": job.selection.calibration.to_dict(),
+        "held_out_images": job.selection.held_out.to_dict(),
+        "types": types,
+        "figures": graph.comparison.to_dict(),
+    }
+    if graph.conversion is not None:
+        where = blocks(job.model.graph)
+        islands = [
+            {"node": node, "block": where.get(node, ""), "reason": reason}
+            for node, reason in graph.conversion.islands.items()
+        ]
+        fields["conversion"] = {**graph.conversion.to_dict(), "float32_nodes_by_name": islands}
+    reports: tuple[Path, ...] = ()
+    if graph.plan is not None:
+        fields["int8"] = graph.plan.to_dict()
+        fields["budget"] = None if budget is None else budget.to_dict()
+        fields["search"] = [step.to_dict() for step in graph.plan.steps]
+        reports = _write_sensitivities(path, described, graph.plan)
+    manifest = artifacts.write_manifest(path, fields)
+    return Made(path, description, graph, types, manifest, notes, reports)
+
+
+def _write_sensitivities(path: Path, described: Description, plan: Plan) -> tuple[Path, ...]:
+    if not plan.sensitivities:
+        return ()
+    stem = path.with_suffix("")
+    data, picture = (stem.with_name(f"{stem.name}.sensitivity{suffix}") for suffix in (".json", ".png"))
+    values = {"method": plan.method, "blocks": [block.to_dict() for block in plan.sensitivities]}
+    artifacts.write_json(data, values)
+    inside = list(dict.fromkeys(product.block for product in plan.chosen))
+    figures.save_sensitivity(plan.sensitivities, inside, f"{described.name}: what INT8 costs, block by block", picture)
+    return data, picture

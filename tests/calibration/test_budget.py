@@ -1,0 +1,192 @@
+"""The search over blocks, with damages from a table instead of graphs that are run."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calibration.agreement import Comparison
+from calibration.budget import Budget, best, search
+from calibration.products import Product
+from calibration.sensitivity import BlockSensitivity, by_block, measure
+from hemf.errors import UsageError
+
+
+def comparison(drop: float = 0.0, *, changes: float = 0.0, kl: float = 0.0, **others) -> Comparison:
+    known = {"agreement": 1.0, "balanced_accuracy": 0.9, "reference_balanced_accuracy": 0.9, "finite": True} | others
+    return Comparison(
+        images=100, expected_changes=changes, kl_divergence=kl, max_difference=0.0,
+        accuracy=0.9 - drop / 100, reference_accuracy=0.9, **known,
+    )  # fmt: skip
+
+
+def product(block: str, work: int = 100, refusal: str | None = None) -> Product:
+    return Product(f"{block} product", "Conv", block, ((0, "x"),), 1, 0, 64, work, refusal)
+
+
+class Table:
+    """Trials whose drop is the sum of the drops of the blocks in int8; `pairs` add to it where both are."""
+
+    def __init__(self, drops: dict[str, float], pairs: dict[tuple[str, str], float] | None = None) -> None:
+        self.drops, self.pairs = drops, pairs or {}
+        self.asked: list[tuple[str, ...]] = []
+
+    def compare(self, products, method) -> Comparison:
+        blocks = tuple(dict.fromkeys(product.block for product in products))
+        self.asked.append(blocks)
+        drop = sum(self.drops[block] for block in blocks)
+        drop += sum(extra for pair, extra in self.pairs.items() if set(pair) <= set(blocks))
+        return comparison(drop) if math.isfinite(drop) else comparison(finite=False, kl=math.nan)
+
+
+def sensitivity(block: str, share: float, kl: float, **others) -> BlockSensitivity:
+    return BlockSensitivity(block, (product(block),), share, comparison(kl=kl, **others), comparison())
+
+
+def blocks(**damages: float) -> list[BlockSensitivity]:
+    """Of equal shares, in the order of their damage."""
+    return [sensitivity(name, 1 / len(damages), kl) for name, kl in damages.items()]
+
+
+def run(table: Table, found: list[BlockSensitivity], max_drop: float = 0.5):
+    return search(table, found, Budget(max_drop), "max")
+
+
+def test_everything_is_tried_first_and_taken_if_it_holds():
+    table = Table({"a": 0.1, "b": 0.1, "c": 0.1})
+    steps = run(table, blocks(c=3, a=1, b=2))
+    assert [step.blocks for step in steps] == [("a", "b", "c")]
+    assert best(steps) is steps[0]
+    assert steps[0].share == pytest.approx(1)
+
+
+@given(st.lists(st.floats(0, 0.4), min_size=1, max_size=14), st.floats(0, 2))
+@settings(deadline=None, max_examples=100)
+def test_the_result_is_never_less_than_the_longest_prefix_and_never_misses(drops, max_drop):
+    names = [f"block {index}" for index in range(len(drops))]
+    table = Table(dict(zip(names, drops, strict=True)))
+    found = [sensitivity(name, 1 / len(drops), index + 1.0) for index, name in enumerate(names)]
+    chosen = best(run(table, found[::-1], max_drop))
+    sums = [comparison(total).drop for total in itertools.accumulate(drops)]
+    prefix = sum(total <= max_drop for total in sums)
+    if chosen is None:
+        assert prefix / len(drops) < 0.1 or prefix == 0
+    else:
+        assert len(chosen.blocks) >= prefix
+        assert chosen.blocks[:prefix] == tuple(names[:prefix])
+        assert table.compare([product(name) for name in chosen.blocks], "max").drop <= max_drop
+
+
+def test_the_longest_prefix_is_found_by_halving():
+    names = [f"b{index}" for index in range(16)]
+    table = Table({name: 0.0 if index < 11 else 9.0 for index, name in enumerate(names)})
+    steps = run(table, [sensitivity(name, 1 / 16, index) for index, name in enumerate(names)])
+    assert best(steps).blocks == tuple(names[:11])
+    assert len(table.asked) <= 5 + 4, "halving, and at most four blocks more"
+
+
+def test_a_block_behind_the_one_that_fails_is_added_if_it_holds():
+    table = Table({"a": 0.1, "b": 9.0, "c": 0.1, "d": 0.1})
+    assert best(run(table, blocks(a=1, b=2, c=3, d=4))).blocks == ("a", "c", "d")
+
+
+def test_blocks_that_hold_alone_but_not_together_are_not_both_taken():
+    table = Table({"a": 0.1, "b": 9.0, "c": 0.1, "d": 0.1}, {("c", "d"): 1.0})
+    assert best(run(table, blocks(a=1, b=2, c=3, d=4))).blocks == ("a", "c")
+
+
+def test_blocks_with_hardly_any_work_are_not_tried_again():
+    table = Table({"a": 0.1, "b": 9.0, "tiny": 0.1})
+    found = [sensitivity("a", 0.5, 1), sensitivity("b", 0.495, 5), sensitivity("tiny", 0.005, 4)]
+    assert best(run(table, found)).blocks == ("a",)
+    assert ("a", "tiny") not in table.asked
+
+
+def test_the_order_is_damage_for_the_work_and_not_damage():
+    found = [sensitivity("small", 0.1, 1.0), sensitivity("large", 0.9, 2.0)]
+    table = Table({"small": 0.4, "large": 0.4})
+    assert best(run(table, found)).blocks == ("large",)
+
+
+def test_a_block_that_gives_no_finite_logits_alone_comes_last():
+    names = [f"b{index}" for index in range(9)]
+    table = Table({name: 9.0 if name == "b8" else 0.0 for name in names} | {"bad": math.nan})
+    good = [sensitivity(name, 0.1, index + 1) for index, name in enumerate(names)]
+    bad = sensitivity("bad", 0.1, math.nan, finite=False)
+    for place in range(10):
+        assert best(run(table, [*good[:place], bad, *good[place:]][::-1])).blocks == tuple(names[:8])
+
+
+def test_nothing_is_best_where_nothing_or_hardly_anything_holds():
+    assert best(run(Table({"a": 9.0, "b": 9.0}), blocks(a=1, b=2))) is None
+    found = [sensitivity("tiny", 0.09, 0.01), sensitivity("rest", 0.91, 5.0)]
+    steps = run(Table({"tiny": 0.0, "rest": 9.0}), found)
+    assert any(step.kept for step in steps)
+    assert best(steps) is None
+
+
+def test_no_blocks_at_all_give_no_steps():
+    assert run(Table({}), []) == []
+    assert best([]) is None
+
+
+def test_the_listener_hears_every_step_as_it_ends():
+    heard: list = []
+    steps = search(Table({"a": 0, "b": 9.0}), blocks(a=1, b=2), Budget(), "max", heard.append)
+    assert heard == steps
+    assert {"int8", "share", "kept", "accuracy", "drop"} <= set(steps[0].to_dict())
+
+
+@pytest.mark.parametrize(
+    ("budget", "found", "expected"),
+    [
+        (Budget(), comparison(0.4), []),
+        (Budget(), comparison(-3.0), []),
+        (Budget(), comparison(0.75), ["accuracy drops by 0.75 points, at most 0.5"]),
+        (Budget(2.0), comparison(0.75), []),
+        (Budget(), comparison(changes=0.012), ["1.20 % of the images are expected to change class, at most 0.5 %"]),
+        (Budget(), comparison(1, changes=0.01), ["accuracy drops", "expected to change"]),
+        (Budget(None), comparison(50, changes=0.5), []),
+        (Budget(None, 0.99), comparison(agreement=0.98), ["98.00% keep their class, at least 99.00%"]),
+        (Budget(None, 0.99), comparison(agreement=0.99), []),
+        (Budget(None, None), comparison(finite=False), ["not finite"]),
+        (Budget(metric="balanced-accuracy"), comparison(5.0), []),
+        (Budget(metric="balanced-accuracy"), comparison(balanced_accuracy=0.8), ["balanced-accuracy drops by 10.00"]),
+        (Budget(), comparison(balanced_accuracy=0.1), []),
+        (Budget(0.0), comparison(0.0), []),
+    ],
+)
+def test_what_is_missed_is_told(budget, found, expected):
+    missed = budget.missed(found)
+    assert len(missed) == len(expected)
+    assert all(part in text for part, text in zip(expected, missed, strict=True))
+    assert budget.kept(found) == (not expected)
+
+
+def test_without_labels_the_expected_changes_decide():
+    unlabelled = Comparison(100, True, 0.9, 0.02, 0.0, 0.0)
+    assert Budget(1.0).missed(unlabelled)
+    assert not Budget(2.0).missed(unlabelled)
+
+
+@pytest.mark.parametrize(
+    "values", [{"max_drop": -0.1}, {"max_drop": 101}, {"max_drop": math.nan}, {"min_agreement": 1.01},
+               {"min_agreement": -0.1}, {"min_agreement": math.nan}]
+)  # fmt: skip
+def test_bounds_out_of_range_are_refused(values):
+    with pytest.raises(UsageError, match=r"--(max-drop|min-agreement) is"):
+        Budget(**values)
+
+
+def test_each_block_is_measured_alone_and_left_out():
+    products = [product("a", 300), product("b", 100), product("a", 50, "the classifier"), product("c", 50, "short")]
+    table = Table({"a": 1.0, "b": 2.0})
+    found = {each.block: each for each in measure(table, products, "max")}
+    assert {name: each.share for name, each in found.items()} == {"a": 0.6, "b": 0.2}
+    assert found["a"].alone.drop == pytest.approx(1)
+    assert found["a"].left_out.drop == pytest.approx(2)
+    assert by_block(products) == {"a": (products[0],), "b": (products[1],)}
