@@ -211,7 +211,9 @@ def measure_int8(source: Path, images: Path, count: int, scratch: Path) -> tuple
         (after, _), _ = in_process(infer, source, images, count)
     if calibrated != taken:
         raise SystemExit("INT8 was calibrated on other images than the float32 graph was run on.")
-    found = {"float32 inference": Measured([(before + after) / 2], peak), "INT8": Measured([seconds], int8_peak)}
+    # Both are shown, since they tell how steady the machine was.
+    plain = f"float32 inference ({before:.1f} before, {after:.1f} after)"
+    found = {plain: Measured([(before + after) / 2], peak), "INT8": Measured([seconds], int8_peak)}
     return found | {f"  {name}": Measured([own]) for name, own in phases.items()}, calibrated["images"]
 
 
@@ -235,10 +237,10 @@ def main() -> None:
         fp16 = measure_fp16(source, images, arguments.rounds, arguments.peer, scratch)
         int8, count = measure_int8(source, images, arguments.count, scratch)
     rows = [own.row(name, next(iter(group.values()))) for group in (fp16, int8) for name, own in group.items()]
-    few = " (all there are)" if count < arguments.count else ""
+    few = ", all there are" if count < arguments.count else ""
     title = (
-        f"{source.stem}, {usable_cores()} threads: FP16 without calibration, {arguments.rounds} rounds, logits of "
-        f"{COMPARED_IMAGES} images; INT8 by entropy of {count} images{few}, batch {trials.BATCH}"
+        f"{source.stem}, {usable_cores()} threads; FP16 without calibration: {arguments.rounds} rounds, logits of "
+        f"{COMPARED_IMAGES} images; INT8 by entropy: {count} images{few}"
     )
     console.table(title, ("made or run", "seconds", "ratio", "logit diff", "peak GB"), rows)
 

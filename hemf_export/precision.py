@@ -27,8 +27,8 @@ from hemf_export.graph_source import Assumptions
 from hemf_export.onnx_file import Description, Precision
 from hemf_export.precision_file import Graph, Made
 
-FP16_JUDGES = 64  # held-out images: a bound on logits needs fewer than a drop of half a point
-INT8_JUDGES = 512
+FEW_JUDGES = 64  # held-out images: a bound on logits, or figures alone, need fewer than a drop of half a point
+BUDGET_JUDGES = 512
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def make(request: Request, listener: Listener) -> Made:
     proto, described, notes = graph_source.read(request.source, request.assumptions)
     model = prepare(proto)
     del proto
-    judges = request.judges or (FP16_JUDGES if request.precision == "fp16" else INT8_JUDGES)
+    judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
     own_classes = None if described.classes == _numbered(described) else described.classes
     listener.phase("Choosing images", 0)
     chosen = selection.select(

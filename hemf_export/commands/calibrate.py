@@ -19,7 +19,7 @@ from hemf.errors import UsageError
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: MODEL.PRECISION.onnx]")
 @click.option("--held-out", type=click.Path(path_type=Path), help="Other images to judge on.")
 @click.option("--count", default=512, show_default=True, help="Calibration images, at most.")
-@click.option("--judges", type=int, help="Held-out images, at most.  [default: fp16 64, int8 512]")
+@click.option("--judges", type=int, help="Held-out images, at most.  [default: 64; for a budget 512]")
 @click.option("--seed", default=0, show_default=True, help="Of the choice of images.")
 @click.option("--allow-single-class", is_flag=True, help="Calibrate on images of one class only.")
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
