@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hemf import checkpoint
 from hemf.errors import HemfError
 from hemf_export import cli
 from tests.conftest import PROJECT, tiny_checkpoint
@@ -19,7 +20,9 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 SHORTENED = {
     "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4"],
     "bench": ["--seconds", "0.2"],
+    "calibrate": ["--count", "8", "--judges", "6"],
 }
+LARGE_BUDGET = ["--max-drop", "50"]  # a network of one epoch knows its classes too little for half a point
 
 
 def blocks(language: str) -> list[str]:
@@ -37,10 +40,14 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
     torch.save(tiny_checkpoint().state, "best_model.pth")
     assert image_data == tmp_path / "data"
     for words in lines():
-        code, _, err = run_cli(*words, *SHORTENED.get(words[0], []))
+        budget = LARGE_BUDGET if "--max-drop" in words else []
+        code, _, err = run_cli(*words, *SHORTENED.get(words[0], []), *budget)
         assert code == 0, f"hemf-export {' '.join(words)}\n{err}"
+        if words[0] == "train":  # what follows is as right with a shallow network, and twice as quick
+            checkpoint.save(tiny_checkpoint(), Path("run", "best.pt"))
     made = {path.name for path in (*tmp_path.iterdir(), *(tmp_path / "run").iterdir())}
     assert {"best.pt", "best.onnx", "best.fp16.onnx", "best.fp16.t4.engine", "best.engine", "raw.onnx"} <= made
+    assert {"best.int8.onnx", "best.int8.t4.engine", "best.int8-cpu.onnx", "best.int8.sensitivity.png"} <= made
     assert {"last.pt", "metrics.jsonl", "summary.json", "confusion.png"} <= made, "as the table of commands says"
 
 
