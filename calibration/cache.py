@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class Cache:
         except Exception as error:  # noqa: BLE001 - numpy and zipfile raise whatever a damaged file makes them
             self.notes.append(f"The cached {path.name} is damaged ({type(error).__name__}): it is made again.")
             return None
-        os.utime(path)
+        with suppress(OSError):  # another user's, or gone by now: it only tells which are the oldest
+            os.utime(path)
         return arrays
 
     def write(self, path: Path | None, arrays: dict[str, NDArray[Any]]) -> None:
@@ -83,11 +85,12 @@ class Cache:
             self.notes.append(f"Nothing more is cached: {error.message}")
             self.folder = None
             return
-        files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
-        sizes = np.cumsum([file.stat().st_size for file in files])
-        for file, size in zip(files, sizes, strict=True):
-            if size > LIMIT_BYTES and file != path:
-                file.unlink(missing_ok=True)
+        with suppress(OSError):  # another run may take files away at the same time
+            files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
+            sizes = np.cumsum([file.stat().st_size for file in files])
+            for file, size in zip(files, sizes, strict=True):
+                if size > LIMIT_BYTES and file != path:
+                    file.unlink(missing_ok=True)
 
 
 def ranges(

@@ -103,6 +103,8 @@ def _refusal(
         return "stays in float32"
     if node.op_type == "Conv" and _groups(node) > 1:
         return "depthwise or grouped convolution"
+    if _turned(node):
+        return "a Gemm of a transposed activation"
     if inner == 0:
         return "unknown shape"
     if inner < MIN_INNER:
@@ -123,9 +125,14 @@ def _refusal(
 def _cpu_refusal(node: ir.Node, weight: int | None, inner: int, classifier: ir.Node | None) -> str | None:
     if node is classifier:
         return "the classifier"
-    if node.op_type == "MatMul" or weight != 1:
-        return "a matrix product that is no Gemm"
+    if node.op_type == "MatMul" or weight != 1 or _turned(node):
+        return "a matrix product that is no plain Gemm"
     return "unknown shape" if inner == 0 else None
+
+
+def _turned(node: ir.Node) -> bool:
+    """Whether a Gemm takes its first factor transposed: then its sums run along another axis."""
+    return node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int() == 1
 
 
 def _source(value: ir.Value) -> ir.Node | None:

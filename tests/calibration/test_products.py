@@ -189,7 +189,7 @@ def test_matrix_products_other_than_gemms_are_refused_for_a_cpu():
     model = prepared([node("MatMul", "x w", "m"), node("Gemm", "m w", "a"), HEAD],
                      {"w": weight(32, 32), "head": weight(32, 4)})  # fmt: skip
     refusals = {name: each.refusal for name, each in found(model, for_cpu=True).items()}
-    assert refusals == {"m": "a matrix product that is no Gemm", "a": None, "y": "the classifier"}
+    assert refusals == {"m": "a matrix product that is no plain Gemm", "a": None, "y": "the classifier"}
 
 
 @pytest.mark.parametrize(
@@ -251,3 +251,12 @@ def test_every_node_of_ours_belongs_to_a_block_of_the_paper(tiny):
     assert products >= {"ELF 1", "EGF 1", "ELF 4", "EGF 4", "HEF 1 SIRMLP", "HEF 4 MixedAttention", "head"}
     assert OTHER not in products
     assert not [label for label in where.values() if label.startswith("nodes ")]
+
+
+@pytest.mark.parametrize("for_cpu", [False, True])
+def test_a_gemm_of_a_transposed_activation_is_left_alone(for_cpu):
+    model = prepared(
+        [node("Gemm", "x w", "a", transA=1), HEAD], {"w": weight(32, 40), "head": weight(40, 4)}, (32, 8), (8, 4)
+    )
+    assert "transposed" in str(found(model)["a"].refusal)
+    assert found(model, for_cpu=for_cpu)["a"].refusal is not None
