@@ -144,7 +144,11 @@ def search(
     return steps
 
 
+def kept_steps(steps: Sequence[Step]) -> list[Step]:
+    """The kept steps that are worth it, the most work in int8 first."""
+    return sorted((step for step in steps if step.kept and step.share >= MIN_WORTH), key=lambda step: -step.share)
+
+
 def best(steps: Sequence[Step]) -> Step | None:
     """The kept step with the most work in int8; None where none is worth it."""
-    kept = [step for step in steps if step.kept and step.share >= MIN_WORTH]
-    return max(kept, key=lambda step: step.share, default=None)
+    return next(iter(kept_steps(steps)), None)

@@ -52,10 +52,6 @@ class Plan:
         """Of the graph's multiply-adds that are in int8."""
         return share_of(self.products, self.chosen)
 
-    def smaller(self) -> list[Step]:
-        """The kept steps of the search, the most work first."""
-        return sorted((step for step in self.steps if step.kept), key=lambda step: -step.share)
-
     def products_of(self, blocks: Sequence[str]) -> tuple[Product, ...]:
         """The quantizable products of some blocks, in graph order."""
         return tuple(product for product in self.products if product.refusal is None and product.block in blocks)

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration import int8, repair, selection
+from calibration import budget, int8, repair, selection
 from calibration.agreement import Comparison, compare
 from calibration.budget import Budget
 from calibration.cache import Cache
@@ -106,8 +106,8 @@ def _float16(request: Request, job: Job) -> Graph:
         plan = int8.plan(
             job, islands, method=request.method, budget=request.budget, with_sensitivity=request.with_sensitivity
         )
-        smaller = [plan.products_of(step.blocks) for step in plan.smaller() if step.share <= plan.share]
-        candidates = [plan.chosen] if request.budget is None else [*smaller, ()]
+        kept = [plan.products_of(step.blocks) for step in budget.kept_steps(plan.steps)]
+        candidates = [plan.chosen] if request.budget is None else [*kept, ()]
     judges = job.selection.held_out
     trials = job.trials({} if plan is None else plan.histograms, judges)
     job.listener.phase("Proving on held-out images", len(judges) * 2)
