@@ -5,7 +5,7 @@ Refuses what would give ranges of nothing: no images, one class only, all black.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,6 @@ def select(
     allow_single_class: bool = False,
     raw: bool = False,
     batch: int | None = None,
-    progress: Callable[[str, int], None] = lambda what, total: None,
 ) -> Selection:
     """Choose the images of `folder`.
 
@@ -61,7 +60,6 @@ def select(
         allow_single_class: take images of one class only.
         raw: see `ImageSet`.
         batch: see `ImageSet`.
-        progress: told before files are read for their content.
 
     Raises:
         BadInputError: no images, other classes, one class only, all black, or files that don't decode.
@@ -80,7 +78,6 @@ def select(
         )
     chosen = stratified(pool, min(count, len(pool)), seed)
     check_pictures(ImageSet(chosen, preprocess, raw, batch))
-    progress("comparing files", len(chosen) + len(judges))
     judges, same = _without_copies(judges, chosen)
     if same:
         notes.append(f"{same} held-out images are also among those that calibrate; they don't judge.")

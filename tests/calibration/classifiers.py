@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from calibration.graphs import prepare
 from hemf import folders
 from hemf.images import Preprocess
 
@@ -54,6 +56,17 @@ def _model(nodes: Sequence[onnx.NodeProto], weights: Weights, output: str, width
 def _run(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     return session.run(None, {"x": x})[0]
+
+
+def prepared(nodes: Nodes, weights: Weights, shape=("n", 32), output=("n", 4)) -> ir.Model:
+    """Nodes from `x` to `y`, as calibration takes them."""
+    graph = helper.make_graph(
+        nodes, "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
+    )  # fmt: skip
+    return prepare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
 
 
 def node(operator: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:

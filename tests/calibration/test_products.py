@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from calibration.blocks import GENERIC_GROUPS, OTHER, block_of, blocks
 from calibration.graphs import prepare
@@ -17,22 +16,12 @@ from calibration.shapes import image_shapes
 from hemf import checkpoint
 from hemf.count import count_parts
 from hemf_export import onnx_export
-from tests.calibration.classifiers import node
+from tests.calibration.classifiers import node, prepared
 from tests.conftest import TINY, tiny_checkpoint
 
 
 def weight(*shape: int, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng([seed, *shape]).standard_normal(shape) * 0.2).astype(np.float32)
-
-
-def prepared(nodes, weights, shape=("n", 32), output=("n", 4)) -> ir.Model:
-    graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
-    )  # fmt: skip
-    return prepare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
 
 
 HEAD = node("MatMul", "a head", "y")

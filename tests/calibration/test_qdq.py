@@ -10,17 +10,16 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from calibration import cpu_qdq, qdq
 from calibration.fp16 import to_float16
 from calibration.graph_types import count_types
-from calibration.graphs import copy_of, prepare
+from calibration.graphs import copy_of
 from calibration.products import find_products
 from calibration.ranges import record
 from calibration.session import Session
 from calibration.shapes import image_shapes
-from tests.calibration.classifiers import node
+from tests.calibration.classifiers import node, prepared
 
 
 def weight(*shape: int) -> np.ndarray:
@@ -28,16 +27,6 @@ def weight(*shape: int) -> np.ndarray:
     generator = np.random.default_rng([3, *shape])
     sizes = 2 ** generator.uniform(-4, 0, shape[:1] + (1,) * (len(shape) - 1))
     return (generator.standard_normal(shape) * sizes).astype(np.float32)
-
-
-def prepared(nodes, weights, shape, output=("n", 4)) -> ir.Model:
-    graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, output)],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()],
-    )  # fmt: skip
-    return prepare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
 
 
 X = np.random.default_rng(0).standard_normal((3, 16, 8, 8)).astype(np.float32)
