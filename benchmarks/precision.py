@@ -61,7 +61,7 @@ class Phases:
         self.seconds: dict[str, float] = {}
         self._name, self._start = "Reading the file", time.perf_counter()
 
-    def phase(self, text: str, images: int) -> None:
+    def phase(self, text: str, count: int, unit: str = "images") -> None:
         """One ends, the next begins."""
         now = time.perf_counter()
         self.seconds[self._name] = self.seconds.get(self._name, 0.0) + now - self._start

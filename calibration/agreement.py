@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from calibration.chances import Chances, chances
 
 _RESAMPLES = 2000
 _TINY = 1e-12
@@ -21,8 +22,7 @@ class Comparison:
         images: how many.
         finite: whether every logit on both sides was.
         agreement: share of the images that keep their class.
-        expected_changes: share of the images expected to change class in other images like these: the probability that
-            noise of the size seen turns over each image's margin, on average. It moves where counts don't yet.
+        chances: what is to be expected of other images like these.
         kl_divergence: of the candidate's probabilities from the reference's, mean, in nats.
         max_difference: the largest absolute difference of a logit.
         accuracy: of the candidate; None without labels.
@@ -35,7 +35,7 @@ class Comparison:
     images: int
     finite: bool
     agreement: float
-    expected_changes: float
+    chances: Chances
     kl_divergence: float
     max_difference: float
     accuracy: float | None = None
@@ -43,6 +43,11 @@ class Comparison:
     balanced_accuracy: float | None = None
     reference_balanced_accuracy: float | None = None
     drop_interval: tuple[float, float] | None = None
+
+    @property
+    def expected_changes(self) -> float:
+        """Share of the images expected to change class in other images like these."""
+        return self.chances.changes
 
     @property
     def drop(self) -> float | None:
@@ -57,6 +62,7 @@ class Comparison:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON; what isn't known is left out."""
         values = {**vars(self), "drop": self.drop, "balanced_drop": self.balanced_drop}
+        values |= {f"expected_{name}": share for name, share in vars(values.pop("chances")).items()}
         if self.drop_interval is not None:
             values["drop_interval"] = list(self.drop_interval)
         return {name: value for name, value in values.items() if value is not None and value == value}  # no NaN in JSON
@@ -69,9 +75,8 @@ def compare(
     assert candidate.shape == reference.shape, "the same images on both sides"
     if not (np.isfinite(candidate).all() and np.isfinite(reference).all()):
         nan = float("nan")
-        return Comparison(
-            len(candidate), False, float((candidate.argmax(1) == reference.argmax(1)).mean()), 1.0, nan, nan
-        )
+        same = float((candidate.argmax(1) == reference.argmax(1)).mean())
+        return Comparison(len(candidate), False, same, Chances(1.0, 1.0, 0.0), nan, nan)
     ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
     tops = ours.argmax(1), theirs.argmax(1)
     known: dict[str, Any] = {}
@@ -88,7 +93,7 @@ def compare(
         images=len(candidate),
         finite=True,
         agreement=float((tops[0] == tops[1]).mean()),
-        expected_changes=_expected_changes(ours, theirs),
+        chances=chances(ours, theirs, labels),
         kl_divergence=_kl_divergence(ours, theirs),
         max_difference=float(np.abs(ours - theirs).max()),
         **known,
@@ -109,21 +114,6 @@ def _interval(losses: NDArray[np.int64]) -> tuple[float, float]:
     drawn = generator.integers(0, len(losses), (_RESAMPLES, len(losses)))
     low, high = np.percentile(100 * losses[drawn].mean(1), (2.5, 97.5))
     return float(low), float(high)
-
-
-def _expected_changes(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    """Mean of Φ(−margin / σ), σ the root mean square of how much the margins moved."""
-    if theirs.shape[1] < 2:
-        return 0.0
-    order = np.argsort(theirs, 1)
-    rows = np.arange(len(theirs))
-    first, second = order[:, -1], order[:, -2]
-    margins = theirs[rows, first] - theirs[rows, second]
-    moved = ours[rows, first] - ours[rows, second] - margins
-    spread = math.sqrt(float((moved**2).mean()))
-    if spread == 0:
-        return 0.0
-    return float(np.mean([0.5 * math.erfc(margin / (spread * math.sqrt(2))) for margin in margins]))
 
 
 def _kl_divergence(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from calibration.histogram import CODES, Histogram
 from calibration.image_set import ImageSet
 from calibration.ranges import Ranges, RowStatistics, record
 from calibration.trials import BATCH, Progress
+from calibration.weights import Int8Weight
 from hemf import artifacts
 from hemf.errors import BadInputError
 
-FORMAT = 1
+FORMAT = 2
 LIMIT_BYTES = 1 << 30  # of all files together; the oldest go
 _SAVE_EVERY_S = 10.0
 _VERSIONS = ("hemf-export", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx-ir")
@@ -163,3 +164,19 @@ def _unpacked(cache: Cache, arrays: dict[str, NDArray[Any]] | None) -> Ranges | 
         cache.notes.append(f"Cached ranges are damaged ({type(error).__name__}): they are made again.")
         return None
     return found
+
+
+def packed_weights(weights: Mapping[tuple[str, int], Int8Weight]) -> dict[str, NDArray[Any]]:
+    """Arrays to keep of int8 weights."""
+    arrays: dict[str, NDArray[Any]] = {"names": np.array(json.dumps(list(weights)))}
+    for index, weight in enumerate(weights.values()):
+        arrays |= {f"values_{index}": weight.values, f"scales_{index}": weight.scales}
+    return arrays
+
+
+def unpacked_weights(arrays: dict[str, NDArray[Any]] | None) -> dict[tuple[str, int], Int8Weight] | None:
+    """The weights that were kept; None where there are none."""
+    if arrays is None or "names" not in arrays:
+        return None
+    names = [(str(name), int(axis)) for name, axis in json.loads(str(arrays["names"]))]
+    return {name: Int8Weight(arrays[f"values_{index}"], arrays[f"scales_{index}"]) for index, name in enumerate(names)}

@@ -6,30 +6,27 @@ convolutions gain as well. Products of two activations stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.histogram import Histogram
 from calibration.products import Product
-from calibration.qdq import Pairs, Quantized, weight_scales
+from calibration.qdq import Pairs, Quantized, Statistics
 from calibration.ranges import source_of
 from calibration.thresholds import Method, interval
 
 _STEPS = 255  # of uint8
 
 
-def quantize(
-    model: ir.Model, products: Collection[Product], histograms: Mapping[str, Histogram], method: Method
-) -> Quantized:
+def quantize(model: ir.Model, products: Collection[Product], statistics: Statistics, method: Method) -> Quantized:
     """Quantize `products` of the float32 `model`, in place; see `calibration.qdq.quantize`.
 
     Args:
         model: see `calibration.graphs.prepare`.
         products: convolutions and Gemms.
-        histograms: of the sources of their inputs, and of the outputs of convolutions.
+        statistics: of their inputs and weights, and of the outputs of convolutions.
         method: how a range is taken from a histogram.
     """
     nodes = {node.name: node for node in model.graph}
@@ -40,7 +37,7 @@ def quantize(
     pairs = Pairs(model.graph)
 
     def rounded(value: ir.Value) -> ir.Value:
-        low, high = interval(histograms[sources[value]], method)
+        low, high = interval(statistics.histograms[sources[value]], method)
         scale = (high - low) / _STEPS or 1 / _STEPS
         return pairs.activation(value, scale, np.array(round(-low / scale), np.uint8))
 
@@ -52,9 +49,10 @@ def quantize(
         assert weight is not None
         before = pairs.original(value)
         node.replace_input_with(0, rounded(before))
-        node.replace_input_with(product.weight, pairs.weight(weight, product.axis, node))
+        int8 = statistics.weight(weight, product.axis)
+        node.replace_input_with(product.weight, pairs.weight(weight, int8, product.axis, node))
         if len(node.inputs) > 2 and (bias := node.inputs[2]) is not None and bias.const_value is not None:
-            step = pairs.scales[str(before.name)] * weight_scales(_array(weight), product.axis)
+            step = pairs.scales[str(before.name)] * int8.scales
             if _array(bias).shape in ((), (1,), step.shape, (1, *step.shape)):  # others of a Gemm's differ by row
                 node.replace_input_with(2, pairs.bias(bias, step.astype(np.float32), node))
         if product.operator == "Conv":

@@ -10,9 +10,9 @@ from typing import Any, Literal
 from calibration import budget as budgets
 from calibration import cpu_qdq, qdq, sensitivity
 from calibration.budget import Budget, Step
-from calibration.histogram import Histogram
 from calibration.job import Job
 from calibration.products import Product, find_products
+from calibration.qdq import Statistics
 from calibration.ranges import source_of
 from calibration.sensitivity import BlockSensitivity, by_block
 from calibration.thresholds import METHODS, Method
@@ -32,7 +32,7 @@ class Plan:
         chosen: those that go into int8.
         method: of the ranges.
         methods: the KL divergence of everything in int8, by method, where several were tried.
-        histograms: of the values that are quantized.
+        statistics: what quantization is taken from.
         sensitivities: of each block; empty where nobody asked.
         steps: of the search; empty without a budget.
         place: puts the quantization into a graph.
@@ -42,7 +42,7 @@ class Plan:
     chosen: tuple[Product, ...]
     method: Method
     methods: dict[str, float]
-    histograms: dict[str, Histogram]
+    statistics: Statistics
     sensitivities: tuple[BlockSensitivity, ...]
     steps: tuple[Step, ...]
     place: Placement
@@ -114,8 +114,8 @@ def plan(
     }
     if for_cpu:
         values |= {nodes[product.node].outputs[0] for product in able if product.operator == "Conv"}
-    histograms = job.histograms({str(source_of(value).name) for value in values})
-    few = job.trials(histograms, job.selection.calibration.whole(SENSITIVITY_IMAGES), place)
+    statistics = job.statistics(able, {str(source_of(value).name) for value in values})
+    few = job.trials(statistics, job.selection.calibration.whole(SENSITIVITY_IMAGES), place)
     tried: dict[str, float] = {}
     if method == "auto":
         job.listener.phase("Trying the methods", len(few.images) * (len(METHODS) + 1))
@@ -130,10 +130,10 @@ def plan(
     steps: list[Step] = []
     chosen = able
     if budget is not None:
-        judges = job.trials(histograms, job.selection.held_out, place)
+        judges = job.trials(statistics, job.selection.held_out, place)
         job.listener.phase("Searching on held-out images", 0)
         steps = budgets.search(judges, found, budget, chosen_method, job.listener.step)
         best = budgets.best(steps)
         names = () if best is None else best.blocks
         chosen = tuple(product for product in able if product.block in names)
-    return Plan(tuple(products), chosen, chosen_method, tried, histograms, tuple(found), tuple(steps), place)
+    return Plan(tuple(products), chosen, chosen_method, tried, statistics, tuple(found), tuple(steps), place)

@@ -7,9 +7,8 @@ that the graph computes the same when the rest of it is converted. Biases stay a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
@@ -19,9 +18,28 @@ from calibration.histogram import Histogram
 from calibration.products import Product
 from calibration.ranges import source_of
 from calibration.thresholds import LEVELS, Method, threshold
+from calibration.weights import Int8Weight, half_up, rounded
 
 _ZERO = np.array(0, np.int8)  # symmetric
-_SMALLEST_SCALE = 2.0**-24  # the smallest float16 above zero
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What quantization is taken from.
+
+    Args:
+        histograms: of the sources (before moves) of the products' activations.
+        weights: in int8, by name and axis of the output channels; others are rounded to the nearest step.
+    """
+
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    weights: Mapping[tuple[str, int], Int8Weight] = field(default_factory=dict)
+
+    def weight(self, value: ir.Value, axis: int) -> Int8Weight:
+        """The int8 weight for an initializer."""
+        assert value.const_value is not None
+        known = self.weights.get((str(value.name), axis))
+        return known or rounded(value.const_value.numpy().astype(np.float32), axis)
 
 
 @dataclass(frozen=True)
@@ -37,15 +55,13 @@ class Quantized:
     scales: dict[str, float]
 
 
-def quantize(
-    model: ir.Model, products: Iterable[Product], histograms: Mapping[str, Histogram], method: Method
-) -> Quantized:
+def quantize(model: ir.Model, products: Iterable[Product], statistics: Statistics, method: Method) -> Quantized:
     """Quantize `products` of the float32 `model`, in place.
 
     Args:
         model: see `calibration.graphs.prepare`; its other nodes stay as they are.
         products: see `calibration.products`; those with a refusal are not taken.
-        histograms: of the sources (before moves) of the products' activations.
+        statistics: of the products' activations and weights.
         method: how a range is taken from a histogram.
     """
     graph = model.graph
@@ -59,11 +75,13 @@ def quantize(
             value = node.inputs[index]
             assert value is not None
             name = str(source_of(value).name)
-            node.replace_input_with(index, pairs.activation(value, activation_scale(histograms[name], method), _ZERO))
+            scale = activation_scale(statistics.histograms[name], method)
+            node.replace_input_with(index, pairs.activation(value, scale, _ZERO))
         if product.weight is not None:
             weight = node.inputs[product.weight]
             assert weight is not None
-            node.replace_input_with(product.weight, pairs.weight(weight, product.axis, node))
+            int8 = statistics.weight(weight, product.axis)
+            node.replace_input_with(product.weight, pairs.weight(weight, int8, product.axis, node))
         done.append(product.node)
     pairs.drop_replaced()
     return Quantized(tuple(done), pairs.scales)
@@ -74,39 +92,13 @@ def activation_scale(histogram: Histogram, method: Method) -> float:
     return half_up(threshold(histogram, method) / LEVELS or 1 / LEVELS)
 
 
-def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """A step for each output channel: its largest magnitude over 127; exact in float16."""
-    largest = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)).max(1)
-    return np.array([half_up(float(value) / LEVELS or 1 / LEVELS) for value in largest], np.float32)
-
-
-def half_up(scale: float) -> float:
-    """The smallest float16 that is not below: rounding down would clip the largest value."""
-    rounded = np.float16(max(scale, _SMALLEST_SCALE))
-    return float(rounded if float(rounded) >= scale else np.nextafter(rounded, np.float16(np.inf)))
-
-
-# Copies of a graph share their tensors: each is rounded once, in however many trials.
-_rounded: WeakKeyDictionary[Any, dict[int, tuple[NDArray[np.int8], NDArray[np.float32]]]] = WeakKeyDictionary()
-
-
-def _rounded_weight(tensor: Any, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A weight in int8, and its steps."""
-    known = _rounded.setdefault(tensor, {})
-    if axis not in known:
-        exact = tensor.numpy().astype(np.float32)
-        scales = weight_scales(exact, axis)
-        shape = [-1 if index == axis else 1 for index in range(exact.ndim)]
-        known[axis] = np.clip(np.round(exact / scales.reshape(shape)), -LEVELS, LEVELS).astype(np.int8), scales
-    return known[axis]
-
-
 class Pairs:
     """Quantize and dequantize nodes, made once for each value."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.made: dict[ir.Value, ir.Value] = {}
+        self.made_weights: dict[tuple[ir.Value, int], ir.Value] = {}
         self.scales: dict[str, float] = {}
         self.replaced: set[str] = set()
 
@@ -133,20 +125,20 @@ class Pairs:
         """The value that `value` was made of here, or itself."""
         return next((source for source, made in self.made.items() if made is value), value)
 
-    def weight(self, value: ir.Value, axis: int, user: ir.Node) -> ir.Value:
+    def weight(self, value: ir.Value, int8: Int8Weight, axis: int, user: ir.Node) -> ir.Value:
         """An int8 initializer and what brings it back; a weight that several products share is made once."""
-        if value not in self.made:
-            assert value.const_value is not None
-            name, (rounded, scales) = str(value.name), _rounded_weight(value.const_value, axis)
-            stored = self._constant(f"{name}_int8", rounded)
-            steps = self._constant(f"{name}_scale", scales)
-            zeros = self._constant(f"{name}_zero", np.zeros(len(scales), np.int8))
+        if (value, axis) not in self.made_weights:
+            other = any(known is value for known, _ in self.made_weights)  # the same weight, turned
+            name = f"{value.name}_axis{axis}" if other else str(value.name)
+            stored = self._constant(f"{name}_int8", int8.values)
+            steps = self._constant(f"{name}_scale", int8.scales)
+            zeros = self._constant(f"{name}_zero", np.zeros(len(int8.scales), np.int8))
             up = ir.node("DequantizeLinear", [stored, steps, zeros], {"axis": axis}, name=f"{name}_dequantize")
             self._typed(up, f"{name}_dequantized", ir.DataType.FLOAT, value)
             self.graph.insert_before(user, up)
-            self.made[value] = up.outputs[0]
-            self.replaced.add(name)
-        return self.made[value]
+            self.made_weights[value, axis] = up.outputs[0]
+            self.replaced.add(str(value.name))
+        return self.made_weights[value, axis]
 
     def bias(self, value: ir.Value, steps: NDArray[np.float32], user: ir.Node) -> ir.Value:
         """A bias in int32, one a step, in the steps of the sums that it is added to, as an integer kernel takes it."""

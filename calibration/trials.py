@@ -6,7 +6,7 @@ proven on its own at the end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 import numpy as np
 import onnx_ir as ir
@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from calibration.agreement import Comparison, compare
 from calibration.graphs import copy_of
-from calibration.histogram import Histogram
 from calibration.image_set import ImageSet
 from calibration.products import Product
-from calibration.qdq import quantize
+from calibration.qdq import Statistics, quantize
 from calibration.session import Session
 from calibration.thresholds import Method
 
 BATCH = 4
 
-Placement = Callable[[ir.Model, Collection[Product], Mapping[str, Histogram], Method], object]
+Placement = Callable[[ir.Model, Collection[Product], Statistics, Method], object]
 Progress = Callable[[int], None]
 Variant = tuple[tuple[str, ...], Method]  # nodes in int8, and how their ranges are taken
 
@@ -33,7 +32,7 @@ class Trials:
 
     Args:
         model: float32, left as it is.
-        histograms: of the sources of the products' activations.
+        statistics: of the products' activations and weights.
         images: what all variants are run on.
         place: puts the quantization into a copy of the model.
         remembered: looks up the logits of a variant that was run before, by the nodes in int8 and the method.
@@ -44,7 +43,7 @@ class Trials:
     def __init__(
         self,
         model: ir.Model,
-        histograms: Mapping[str, Histogram],
+        statistics: Statistics,
         images: ImageSet,
         *,
         place: Placement = quantize,
@@ -52,7 +51,7 @@ class Trials:
         remember: Callable[[Variant, NDArray[np.float32]], None] = lambda variant, logits: None,
         progress: Progress = lambda images: None,
     ) -> None:
-        self.model, self.histograms, self.images = model, histograms, images
+        self.model, self.statistics, self.images = model, statistics, images
         self._place, self._progress = place, progress
         self._remembered, self._remember = remembered, remember
         self._reference: NDArray[np.float32] | None = None
@@ -68,7 +67,7 @@ class Trials:
         """A copy of the model with `products` in int8."""
         variant = copy_of(self.model)
         if products:
-            self._place(variant, products, self.histograms, method)
+            self._place(variant, products, self.statistics, method)
         return variant
 
     def compare(self, products: Collection[Product], method: Method) -> Comparison:

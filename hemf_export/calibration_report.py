@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from calibration.agreement import Comparison
 from calibration.budget import Budget, Step
 from calibration.sensitivity import BlockSensitivity
 from hemf.errors import UsageError
@@ -21,17 +22,17 @@ class Progress:
         self._bar: Any = None
         self._steps = 0
 
-    def phase(self, text: str, images: int) -> None:
-        """A phase begins, over so many images; 0 where nobody knows."""
+    def phase(self, text: str, count: int, unit: str = "images") -> None:
+        """A phase begins, over so many images or other units; 0 where nobody knows."""
         self.close()
         if not console.talk.is_terminal:
-            console.say(f"{text} …" if not images else f"{text}, {images} images …")
-        self._bar = console.bar(text, images or None)
+            console.say(f"{text}, {count} {unit} …" if count else f"{text} …")
+        self._bar = console.bar(text, count or None)
 
-    def advance(self, images: int) -> None:
-        """Images that are done."""
+    def advance(self, count: int) -> None:
+        """Units that are done."""
         if self._bar is not None:
-            console.advance(self._bar, images)
+            console.advance(self._bar, count)
 
     def sensitivity(self, found: BlockSensitivity) -> None:
         """A block is measured: the bar tells enough."""
@@ -43,7 +44,7 @@ class Progress:
         drop = "" if found.drop is None else f"drop {found.drop:+.2f} points, "
         console.say(
             f"  step {self._steps}: {len(step.blocks)} blocks, {step.share:.1%} of the work in INT8: {drop}"
-            f"{found.agreement:.2%} agree, {found.expected_changes:.2%} expected to change: "
+            f"{found.agreement:.2%} agree, likely up to {_likely(found)} points on others: "
             f"{'kept' if step.kept else 'too much'}"
         )
 
@@ -84,7 +85,8 @@ def show(made: Made, budget: Budget | None) -> None:
         rows.append(
             ("balanced accuracy", f"{found.balanced_accuracy:.2%}, float32 {found.reference_balanced_accuracy:.2%}")
         )
-    rows.append(("agreement", f"{found.agreement:.2%}; {found.expected_changes:.2%} expected to change class"))
+        rows.append(("drop on other images", f"up to {_likely(found)} points, 19 times of 20"))
+    rows.append(("agreement", f"{found.agreement:.2%}; of other images {1 - found.expected_changes:.2%} expected"))
     rows.append(("largest logit difference", f"{found.max_difference:.2e}"))
     if made.reports:
         rows.append(("block by block", ", ".join(path.name for path in made.reports)))
@@ -133,6 +135,11 @@ def _islands(islands: list[dict[str, str]]) -> None:
     title = f"{len(islands)} nodes stay in float32{more}"
     console.table(title, ("block", "nodes", "the first of them", "why"), rows[:_ISLANDS_SHOWN], words=(0, 2, 3))
     console.results.print()
+
+
+def _likely(found: Comparison) -> str:
+    """Of as many other images, in points."""
+    return f"{max(0.0, found.chances.likely_drop(found.images)):.2f}"
 
 
 def _counts(counts: dict[str, int]) -> str:

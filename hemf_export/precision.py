@@ -19,6 +19,7 @@ from calibration.image_set import ImageSet
 from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
 from calibration.products import Product
+from calibration.qdq import Statistics
 from hemf import artifacts
 from hemf.errors import CheckFailedError
 from hemf_export import graph_source, precision_file
@@ -109,7 +110,7 @@ def _float16(request: Request, job: Job) -> Graph:
         kept = [plan.products_of(step.blocks) for step in budget.kept_steps(plan.steps)]
         candidates = [plan.chosen] if request.budget is None else [*kept, ()]
     judges = job.selection.held_out
-    trials = job.trials({} if plan is None else plan.histograms, judges)
+    trials = job.trials(Statistics() if plan is None else plan.statistics, judges)
     job.listener.phase("Proving on held-out images", len(judges) * 2)
     reference = trials.reference
     missed: list[str] = []
@@ -145,7 +146,7 @@ def _cpu(request: Request, job: Job) -> Graph:
             "To allow more, see --max-drop and --min-agreement.",
         )
     judges = job.selection.held_out
-    trials = job.trials(plan.histograms, judges, plan.place)
+    trials = job.trials(plan.statistics, judges, plan.place)
     job.listener.phase("Proving on held-out images", len(judges) * 2)
     found = trials.compare(plan.chosen, plan.method)
     if missed := _missed(request, found, trials.reference):

@@ -28,10 +28,10 @@ class Quiet:
     def __init__(self) -> None:
         self.steps: list[budget.Step] = []
 
-    def phase(self, text: str, images: int) -> None:
+    def phase(self, text: str, count: int, unit: str = "images") -> None:
         pass
 
-    def advance(self, images: int) -> None:
+    def advance(self, count: int) -> None:
         pass
 
     def sensitivity(self, found: object) -> None:
@@ -108,7 +108,7 @@ def test_a_channel_that_ruins_int8_is_left_out_by_the_budget(pictures, for_cpu):
     job = job_for(classifiers.outlier_channel(pictures), pictures, 32)
     everything = int8.plan(job, {}, method="max", for_cpu=for_cpu)
     assert everything.place is (cpu_qdq.quantize if for_cpu else everything.place)
-    trials = job.trials(everything.histograms, job.selection.held_out, everything.place)
+    trials = job.trials(everything.statistics, job.selection.held_out, everything.place)
     ruined = trials.compare(everything.chosen, "max")
     assert ruined.drop > 20, "in INT8 all of it is ruined"
 

@@ -16,6 +16,7 @@ from calibration.fp16 import to_float16
 from calibration.graph_types import count_types
 from calibration.graphs import copy_of
 from calibration.products import find_products
+from calibration.qdq import Statistics
 from calibration.ranges import record
 from calibration.session import Session
 from calibration.shapes import image_shapes
@@ -54,7 +55,7 @@ def every_kind() -> ir.Model:
 def quantized(model: ir.Model, x: np.ndarray, method="max", *, cpu: bool = False):
     products = [each for each in find_products(model.graph, image_shapes(model), for_cpu=cpu) if each.refusal is None]
     ranges, done = record(model, [x]), copy_of(model)
-    return done, (cpu_qdq if cpu else qdq).quantize(done, products, ranges.histograms, method), ranges
+    return done, (cpu_qdq if cpu else qdq).quantize(done, products, Statistics(ranges.histograms), method), ranges
 
 
 def values(model: ir.Model, x: np.ndarray, *names: str) -> list[np.ndarray]:
@@ -166,7 +167,7 @@ def test_a_product_with_one_factor_in_int8_is_none_of_int8(made):
 def test_products_that_were_not_asked_for_stay():
     model = every_kind()
     products = [each for each in find_products(model.graph, image_shapes(model)) if each.node in ("conv", "pair")]
-    done = qdq.quantize(model, products, record(model, [X]).histograms, "mse")
+    done = qdq.quantize(model, products, Statistics(record(model, [X]).histograms), "mse")
     assert done.nodes == ("conv", "pair")
     assert count_types(model)["products"] == {"int8": 2, "float32": 4}
     assert {"wr", "wl", "fc"} <= set(constants(model))
