@@ -1,7 +1,8 @@
 """`make bench`: hemf-base in ONNX Runtime, our graph against the architecture written naively, in one run.
 
 Both have the same weights and go through the same exporter and onnxsim; their logits are compared before anything is
-timed. Ratios are taken round by round.
+timed. Ratios are taken round by round. With --weights and --int8, a file for the CPU that `hemf-export calibrate` made
+of those weights runs beside them, and so does PyTorch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import onnx
 import onnxsim
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.naive import NaiveHEMF
@@ -24,7 +26,7 @@ from hemf.authors import convert, infer_config
 from hemf.checkpoint import Checkpoint
 from hemf.images import Preprocess
 from hemf_export import bench, console, onnx_export
-from hemf_export.runners import OnnxRunner
+from hemf_export.runners import OnnxRunner, TorchRunner
 
 
 def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
@@ -63,39 +65,58 @@ def export_naive(state: dict[str, Tensor], classes: int, path: Path) -> None:
     onnx.save(simplified, path)
 
 
+def _bound(name: str, largest: float) -> float:
+    return 0.2 * largest if "INT8" in name else 1e-4
+
+
 def main() -> None:
     """Export both, compare, time, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--weights", type=Path, help="safetensors in the authors' names; by default from a seed")
+    parser.add_argument("--int8", type=Path, help="an INT8 file of those weights, for a CPU")
     arguments = parser.parse_args()
-    classes, preprocess = 7, Preprocess()
+    preprocess = Preprocess()
     with tempfile.TemporaryDirectory() as folder:
         ours, naive = Path(folder, "ours.onnx"), Path(folder, "naive.onnx")
-        state = naive_weights(0, classes)
+        if arguments.weights is None:
+            state = naive_weights(0, 7)
+        else:
+            state = {name: value.float() for name, value in load_file(arguments.weights).items()}
+        classes = infer_config(convert(state)[0]).num_classes
         with console.step("Exporting the naive graph"):
             export_naive(state, classes, naive)
         converted, _ = convert(state)
         names = tuple(f"class_{index}" for index in range(classes))
         checkpoint.save(Checkpoint(infer_config(converted), names, preprocess, converted), Path(folder, "ours.pt"))
         onnx_export.export(Path(folder, "ours.pt"), ours, onnx_export.Options(), step=console.step)
+        files = {"naive": naive, "ours": ours} | ({} if arguments.int8 is None else {"ours, INT8": arguments.int8})
+        # How far INT8 may be off is for `calibrate` to prove: here its file only has to be one of the same weights.
         contenders = [
-            bench.Contender(OnnxRunner(path, name), preprocess.normalize, lambda _: 1e-4)
-            for path, name in ((naive, "naive"), (ours, "ours"))
+            bench.Contender(
+                OnnxRunner(path, name), preprocess.normalize, lambda largest, name=name: _bound(name, largest)
+            )
+            for name, path in files.items()
         ]
+        if arguments.int8 is not None:
+            runner = TorchRunner(checkpoint.load(Path(folder, "ours.pt")).model())
+            contenders.append(bench.Contender(runner, preprocess.normalize, lambda _: 1e-4))
         pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, 224, 224, 3), dtype=np.uint8)
         timings = bench.measure(contenders, pixels, seconds=arguments.seconds)
-        nodes = [len(onnx.load(path).graph.node) for path in (naive, ours)]
+        nodes = {name: str(len(onnx.load(path).graph.node)) for name, path in files.items()}
     rows = []
-    for timing, count in zip(timings, nodes, strict=True):
+    for timing in timings:
         ratio, low, high = timing.ratio
         times = f"{timing.percentile(50):.1f}", f"{timing.percentile(90):.1f}"
         rows.append(
-            (timing.name, str(count), *times, f"{ratio:.3f}", f"{low:.3f}–{high:.3f}", f"{timing.max_difference:.1e}")
-        )
+            (timing.name, nodes.get(timing.name, ""), *times, f"{ratio:.3f}", f"{low:.3f}–{high:.3f}",
+             f"{float(np.median(np.divide(timing.latencies_ms, timings[1].latencies_ms))):.3f}",
+             f"{timing.max_difference:.1e}")
+        )  # fmt: skip
     rounds = len(timings[0].latencies_ms)
-    title = f"hemf-base, float32, ONNX Runtime, batch {arguments.batch}, {usable_cores()} threads, {rounds} rounds"
-    console.table(title, ("graph", "nodes", "p50 ms", "p90 ms", "ratio", "95 %", "logit diff"), rows)
+    title = f"hemf-base, ONNX Runtime, batch {arguments.batch}, {usable_cores()} threads, {rounds} rounds"
+    console.table(title, ("graph", "nodes", "p50 ms", "p90 ms", "of naive", "95 %", "of ours", "logit diff"), rows)
 
 
 if __name__ == "__main__":

@@ -63,8 +63,7 @@ class Budget:
             drop = found.drop if self.metric == "accuracy" else found.balanced_drop
             if drop is not None and drop > self.max_drop:
                 problems.append(f"{self.metric} drops by {drop:.2f} points, at most {self.max_drop:g}")
-            # A set in which not even one image may be lost would measure luck: one is always allowed.
-            size = max(found.images, math.ceil(min(_LARGEST_SET, 100 / self.max_drop)) if self.max_drop else 0)
+            size = self._set_of(found, self.max_drop / 100)
             if (likely := found.chances.likely_drop(size)) > self.max_drop:
                 problems.append(
                     f"{likely:.2f} points may be lost on {size} other images, at most {self.max_drop:g} "
@@ -73,13 +72,21 @@ class Budget:
         if self.min_agreement is not None:
             if found.agreement < self.min_agreement:
                 problems.append(f"{found.agreement:.2%} keep their class, at least {self.min_agreement:.2%}")
-            rest = 1 - self.min_agreement
-            size = max(found.images, math.ceil(min(_LARGEST_SET, 1 / rest)) if rest else 0)
+            size = self._set_of(found, 1 - self.min_agreement)
             if (likely := 1 - found.chances.likely_changes(size)) < self.min_agreement:
                 problems.append(
                     f"{likely:.2%} of {size} other images may keep their class, at least {self.min_agreement:.2%}"
                 )
         return problems
+
+    def likely_drop(self, found: Comparison) -> float:
+        """The drop in accuracy, in points, that another set of images exceeds once in 20 times at most."""
+        return found.chances.likely_drop(self._set_of(found, (self.max_drop or 0) / 100))
+
+    @staticmethod
+    def _set_of(found: Comparison, share: float) -> int:
+        """Images of another set: as many, or those of which one is `share`. Less would measure luck alone."""
+        return max(found.images, math.ceil(min(_LARGEST_SET, 1 / share)) if share > 0 else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest."""
@@ -94,17 +101,25 @@ class Step:
         blocks: in int8.
         share: of the multiply-adds in int8.
         found: its figures on the held-out images.
+        likely_drop: in points, of other images; see `Budget.likely_drop`.
         kept: whether the budget holds.
     """
 
     blocks: tuple[str, ...]
     share: float
     found: Comparison
+    likely_drop: float
     kept: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        return {"int8": list(self.blocks), "share": self.share, "kept": self.kept, **self.found.to_dict()}
+        return {
+            "int8": list(self.blocks),
+            "share": self.share,
+            "kept": self.kept,
+            "likely_drop": self.likely_drop,
+            **self.found.to_dict(),
+        }
 
 
 def search(
@@ -133,7 +148,8 @@ def search(
         products: list[Product] = [product for block in chosen for product in block.products]
         found = trials.compare(products, method)
         share = sum(block.share for block in chosen)
-        steps.append(Step(tuple(block.block for block in chosen), share, found, budget.kept(found)))
+        names = tuple(block.block for block in chosen)
+        steps.append(Step(names, share, found, budget.likely_drop(found), budget.kept(found)))
         listener(steps[-1])
         return steps[-1].kept
 

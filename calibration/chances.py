@@ -24,8 +24,8 @@ class Chances:
 
     Args:
         changes: expected to change class.
-        losses: expected to become wrong; all changes where nobody knows the labels.
-        gains: expected to become right.
+        losses: expected to become wrong, at worst; all changes where nobody knows the labels.
+        gains: expected to become right; never more than losses.
     """
 
     changes: float
@@ -64,10 +64,10 @@ def chances(
     changes = 0.0 if spread == 0 else _crossings(margins[order], len(near), spread)
     if labels is None:
         return Chances(changes, changes, 0.0)
-    # With one more of each kind: ten images without a loss don't prove that there is none.
-    right = (float((first[near] == labels[near]).sum()) + 1) / (len(near) + 2)
-    wrong = (float((second[near] == labels[near]).sum()) + 1) / (len(near) + 2)
-    return Chances(changes, changes * right, changes * min(wrong, 1 - right))
+    # With one more of each kind: ten images without a loss don't prove that there is none. Nor do a few prove that
+    # changes do good: of the two shares, the larger is taken for the losses.
+    shares = [(float((side[near] == labels[near]).sum()) + 1) / (len(near) + 2) for side in (first, second)]
+    return Chances(changes, changes * max(shares), changes * min(shares))
 
 
 def _crossings(margins: NDArray[np.float64], near: int, spread: float) -> float:

@@ -1,4 +1,7 @@
-"""The float16 graph that holds its bound: converted, run as a GPU would, compared on images, mended where it misses."""
+"""The float16 graph that holds its bound: converted, run as a GPU would, compared on images, mended where it misses.
+
+First by nodes whose error jumps; where no node is to blame, by the blocks that make most of the noise.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration import divergence
-from calibration.blocks import node_name
+from calibration import divergence, quiet
+from calibration.blocks import blocks, node_name
 from calibration.emulation import emulate
 from calibration.fp16 import Conversion, to_float16
 from calibration.graphs import copy_of
@@ -18,7 +21,7 @@ from calibration.image_set import ImageSet
 from calibration.ranges import source_of
 from calibration.trials import Progress, logits
 
-MAX_ROUNDS = 6
+MAX_ROUNDS = 8
 _WORST = 2  # images that nodes are compared on
 MENDED = "found by comparison: its error jumps"
 
@@ -50,6 +53,8 @@ def convert(
     holds: Callable[[NDArray[np.float32]], bool],
     *,
     rounds: int = MAX_ROUNDS,
+    calm: Callable[[NDArray[np.float32]], bool] = lambda logits: True,
+    noisy: Callable[[dict[str, str]], list[str]] = lambda islands: [],
     progress: Progress = lambda images: None,
 ) -> Mended:
     """Convert a copy of `model` to float16; where its logits miss the bound, put the offending nodes back to float32.
@@ -61,22 +66,33 @@ def convert(
         reference: their logits (n, classes) in float32.
         holds: whether logits keep to the bound.
         rounds: conversions to try at most.
+        calm: whether logits that hold the bound are as close as one wishes; what `noisy` tells is tried for it.
+        noisy: the blocks that make the noise, the worst first, for given islands; see `calibration.quiet`. By default
+            only single nodes are mended.
         progress: told the images of each batch.
     """
     islands = dict(islands)
+    where = blocks(model.graph)
+    left: list[str] | None = None
     for number in range(1, rounds + 1):
         candidate = copy_of(model)
         conversion = to_float16(candidate, islands)
         emulated = emulate(candidate)
         found = logits(emulated, images, progress)
-        if holds(found) or number == rounds:
-            return Mended(candidate, conversion, found, number, holds(found))
-        worst = _worst(found, reference)
-        batch = np.concatenate(list(images.only(worst).batches(len(worst))))
-        added = _to_mend(model, emulated, batch, islands)
+        held = holds(found)
+        if (held and calm(found)) or number == rounds:
+            return Mended(candidate, conversion, found, number, held)
+        added: dict[str, str] = {}
+        if not held and left is None:
+            worst = _worst(found, reference)
+            batch = np.concatenate(list(images.only(worst).batches(len(worst))))
+            added = _to_mend(model, emulated, batch, islands)
+        if not added and np.isfinite(found).all():
+            left = noisy(islands) if left is None else left
+            added = quiet.nodes_of(model, where, left.pop(0)) if left else {}
         if not added:
-            return Mended(candidate, conversion, found, number, False)
-        islands |= added
+            return Mended(candidate, conversion, found, number, held)
+        islands = {**added, **islands}
     raise AssertionError("the last round returns")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from calibration.agreement import Comparison
 from calibration.budget import Budget, Step
 from calibration.sensitivity import BlockSensitivity
 from hemf.errors import UsageError
@@ -44,7 +43,7 @@ class Progress:
         drop = "" if found.drop is None else f"drop {found.drop:+.2f} points, "
         console.say(
             f"  step {self._steps}: {len(step.blocks)} blocks, {step.share:.1%} of the work in INT8: {drop}"
-            f"{found.agreement:.2%} agree, likely up to {_likely(found)} points on others: "
+            f"{found.agreement:.2%} agree, likely up to {max(0.0, step.likely_drop):.2f} points on others: "
             f"{'kept' if step.kept else 'too much'}"
         )
 
@@ -85,7 +84,8 @@ def show(made: Made, budget: Budget | None) -> None:
         rows.append(
             ("balanced accuracy", f"{found.balanced_accuracy:.2%}, float32 {found.reference_balanced_accuracy:.2%}")
         )
-        rows.append(("drop on other images", f"up to {_likely(found)} points, 19 times of 20"))
+        likely = found.chances.likely_drop(found.images) if budget is None else budget.likely_drop(found)
+        rows.append(("drop on other images", f"up to {max(0.0, likely):.2f} points, 19 times of 20"))
     rows.append(("agreement", f"{found.agreement:.2%}; of other images {1 - found.expected_changes:.2%} expected"))
     rows.append(("largest logit difference", f"{found.max_difference:.2e}"))
     if made.reports:
@@ -135,11 +135,6 @@ def _islands(islands: list[dict[str, str]]) -> None:
     title = f"{len(islands)} nodes stay in float32{more}"
     console.table(title, ("block", "nodes", "the first of them", "why"), rows[:_ISLANDS_SHOWN], words=(0, 2, 3))
     console.results.print()
-
-
-def _likely(found: Comparison) -> str:
-    """Of as many other images, in points."""
-    return f"{max(0.0, found.chances.likely_drop(found.images)):.2f}"
 
 
 def _counts(counts: dict[str, int]) -> str:

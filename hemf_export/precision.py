@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration import budget, int8, repair, selection
+from calibration import budget, int8, quiet, repair, selection
 from calibration.agreement import Comparison, compare
+from calibration.blocks import blocks
 from calibration.budget import Budget
 from calibration.cache import Cache
 from calibration.graphs import prepare
@@ -30,6 +33,7 @@ from hemf_export.precision_file import Graph, Made
 
 FEW_JUDGES = 64  # held-out images: a bound on logits, or figures alone, need fewer than a drop of half a point
 BUDGET_JUDGES = 512
+FP16_BUDGET = Budget(0.1)  # what an FP16 graph is brought to where that can be done; only one that is asked for must be
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def make(request: Request, listener: Listener) -> Made:
     path = request.output or _default_output(request.source, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
-    notes = (*notes, *chosen.notes, *job.cache.notes, *_verdict(wanted, graph))
+    notes = (*notes, *chosen.notes, *job.cache.notes, *_verdict(request, wanted, graph))
     return precision_file.write(path, request.source, job, described, graph, request.budget, notes)
 
 
@@ -99,7 +103,7 @@ def _labelled(images: ImageSet, described: Description, named: bool) -> tuple[Im
 
 
 def _float16(request: Request, job: Job) -> Graph:
-    """The FP16 graph, or INT8 in FP16, proven as it is shipped; of a search's graphs the largest that holds so."""
+    """The FP16 graph, or INT8 in FP16, proven as it is shipped; of a search's graphs the best that holds so."""
     islands, _ = job.islands()
     plan = None
     candidates: list[tuple[Product, ...]] = [()]
@@ -120,9 +124,13 @@ def _float16(request: Request, job: Job) -> Graph:
         def problems(logits: NDArray[np.float32]) -> list[str]:
             return _missed(request, compare(logits, reference, judges.labels), reference)
 
+        def calm(logits: NDArray[np.float32]) -> bool:
+            return request.budget is not None or not FP16_BUDGET.missed(compare(logits, reference, judges.labels))
+
         made = repair.convert(
-            variant, islands, judges, reference, lambda logits: not problems(logits), progress=job.listener.advance
-        )
+            variant, islands, judges, reference, lambda logits: not problems(logits), calm=calm,
+            noisy=_noisy(job, variant, wanted=not products), progress=job.listener.advance,
+        )  # fmt: skip
         missed = problems(made.logits)
         if not missed:
             final = None if plan is None else dataclasses.replace(plan, chosen=products)
@@ -133,6 +141,22 @@ def _float16(request: Request, job: Job) -> Graph:
         f"({len(judges)} held-out images).",
         "No file was kept. The float32 file keeps its figures; to allow more, see --help.",
     )
+
+
+def _noisy(job: Job, model: ir.Model, *, wanted: bool) -> Callable[[dict[str, str]], list[str]]:
+    """Looks for the blocks that make float16's noise, on calibration images; INT8's own noise is above it."""
+
+    def found(islands: dict[str, str]) -> list[str]:
+        if not wanted:
+            return []
+        where = blocks(model.graph)
+        images = job.selection.calibration.whole(max(quiet.IMAGES, job.selection.calibration.batch or 1))
+        job.listener.phase("Looking for the blocks that make the noise", len(images) * (len(set(where.values())) + 1))
+        order = quiet.by_noise(model, islands, where, images, job.listener.advance)
+        job.listener.phase("Proving with less noise", len(job.selection.held_out) * quiet.MOST)
+        return order
+
+    return found
 
 
 def _cpu(request: Request, job: Job) -> Graph:
@@ -158,9 +182,9 @@ def _missed(request: Request, found: Comparison, reference: NDArray[np.float32])
     """What a graph's figures miss, in words: the budget of INT8, or the bounds of FP16."""
     if not found.finite:
         return ["logits that are not finite"]
+    problems = [] if request.budget is None else request.budget.missed(found)
     if request.precision == "int8":
-        return [] if request.budget is None else request.budget.missed(found)
-    problems = []
+        return problems
     bound = request.bounds.logit_bound(float(np.abs(reference).max()))
     if not found.max_difference <= bound:
         problems.append(f"a logit differs by {found.max_difference:.3g}, bound {bound:.3g} (--max-logit-diff)")
@@ -170,7 +194,12 @@ def _missed(request: Request, found: Comparison, reference: NDArray[np.float32])
     return problems
 
 
-def _verdict(wanted: Precision, graph: Graph) -> list[str]:
+def _verdict(request: Request, wanted: Precision, graph: Graph) -> list[str]:
+    if graph.precision == "fp16" and request.budget is None and FP16_BUDGET.missed(graph.comparison):
+        likely = FP16_BUDGET.likely_drop(graph.comparison)
+        return [
+            f"FP16 may lose up to {likely:.2f} points on other images: many lie close to the border of two classes."
+        ]
     if wanted == graph.precision or graph.plan is None:
         return []
     return ["No INT8 graph that is worth it keeps the budget: the answer is FP16, and that is what was written."]

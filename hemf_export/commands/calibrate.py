@@ -25,7 +25,7 @@ from hemf.errors import UsageError
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
               show_default=True, help="int8: how a range is taken; auto tries all.")  # fmt: skip
 @click.option("--max-drop", type=float, metavar="POINTS",
-              help="int8: search the most work in INT8 that loses no more accuracy than this.")  # fmt: skip
+              help="int8: search the most work in INT8 that loses at most this. fp16: the same of it.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--sensitivity", is_flag=True, help="int8: measure every block, without a budget too.")
@@ -53,7 +53,7 @@ def command(
         raise UsageError("--for cpu is of --precision int8: a CPU gains nothing from FP16.")
     if count < 1 or (judges is not None and judges < 1):
         raise UsageError("--count and --judges must be at least 1.")
-    int8_only = {"--max-drop": max_drop is not None, "--sensitivity": sensitivity, "--method": method != "auto"}
+    int8_only = {"--sensitivity": sensitivity, "--method": method != "auto"}
     if precision == "fp16" and any(int8_only.values()):
         raise UsageError(f"{next(name for name, given in int8_only.items() if given)} is of --precision int8.")
     if precision == "int8" and max_logit_diff is not None:
@@ -67,8 +67,8 @@ def command(
     from hemf_export.graph_source import Assumptions
 
     budget = None
-    if precision == "int8" and (max_drop is not None or min_agreement is not None):
-        budget = Budget(max_drop, min_agreement, metric)
+    if max_drop is not None or (precision == "int8" and min_agreement is not None):
+        budget = Budget(max_drop, min_agreement if precision == "int8" else None, metric)
     request = precisions.Request(
         source=model, precision=precision, images=images, output=output, held_out=held_out, count=count,
         judges=judges, seed=seed, allow_single_class=allow_single_class, method=method, budget=budget,
