@@ -28,6 +28,9 @@ COMMANDS = {
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),
     "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
     "bench": ("hemf_export.commands.bench", "Time checkpoints and ONNX files side by side."),
+    "predict": ("hemf_export.commands.predict", "Classes and probabilities of images."),
+    "inspect": ("hemf_export.commands.inspect", "What a checkpoint, ONNX file or engine is, and whether it may run."),
+    "doctor": ("hemf_export.commands.doctor", "What this machine has, what commands lack, and the fix."),
 }
 EXIT_INTERNAL = 70
 EXIT_INTERRUPTED = 130

@@ -1,0 +1,177 @@
+"""May this engine run here? Asked before a plan is deserialized, which is to run native code out of a file.
+
+Integrity first (a manifest, its hash, the plan's own header), then what the machine has: TensorRT of that flavour and
+version, a GPU of that compute capability. There is no such check in TensorRT's own interface; a wrong plan crashes or
+gives None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from engines import plan_header
+from engines.machine import Machine
+from engines.plan_header import PlanHeader
+from hemf import artifacts
+from hemf.errors import BadInputError, HemfError, MissingCapabilityError
+
+Outcome = Literal["fine", "refused", "not checked"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Args:
+        what: hash, flavour, version, compute capability.
+        outcome: "not checked" where this machine has nothing to check against.
+        found: in words.
+        error: what to raise before the plan is run; None where it is fine.
+    """
+
+    what: str
+    outcome: Outcome
+    found: str
+    error: HemfError | None = None
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """All that is known of an engine before it runs.
+
+    Args:
+        path: of the plan.
+        header: of the plan; None where it has none.
+        manifest: beside it; empty where there is none.
+        checks: in order.
+    """
+
+    path: Path
+    header: PlanHeader | None
+    manifest: dict[str, Any]
+    checks: tuple[Check, ...]
+
+    @property
+    def refusal(self) -> HemfError | None:
+        """The first reason not to run it here, a missing GPU or TensorRT among them."""
+        return next((check.error for check in self.checks if check.error is not None), None)
+
+    @property
+    def conflict(self) -> HemfError | None:
+        """The first thing that is wrong with the engine, or other than what this machine has."""
+        refused = (check.error for check in self.checks if check.outcome == "refused")
+        return next((error for error in refused if error is not None), None)
+
+
+def look(path: Path, machine: Machine, *, trust: bool = False) -> Preflight:
+    """Check an engine against its manifest and this machine; nothing of it is run.
+
+    Args:
+        path: of the plan.
+        machine: that is to run it.
+        trust: take a plan without a manifest: nothing then shows whose it is.
+    """
+    checks: list[Check] = []
+    header: PlanHeader | None = None
+    manifest: dict[str, Any] = {}
+    try:
+        header = plan_header.read(path)
+        found = artifacts.read_manifest(path)
+        manifest = found or {}
+        checks.append(_origin(path, found, trust))
+        if found is not None:
+            checks.append(_agreement(path, header, manifest))
+    except BadInputError as error:
+        checks.append(Check("file", "refused", error.message, error))
+        return Preflight(path, header, manifest, tuple(checks))
+    checks.append(_version(path, header, manifest, machine))
+    checks.append(_capability(path, manifest, machine))
+    return Preflight(path, header, manifest, tuple(checks))
+
+
+def rebuild_command(manifest: dict[str, Any]) -> str:
+    """The command that builds an engine of that manifest again."""
+    parent, target = manifest.get("parent", "MODEL.onnx"), manifest.get("target", "t4")
+    precision = "" if manifest.get("parent") else " --fp16"
+    backend = f" --backend {manifest['backend']}" if manifest.get("backend") else ""
+    return f"hemf-export trt {parent}{precision} --target {target}{backend}"
+
+
+def _origin(path: Path, manifest: dict[str, Any] | None, trust: bool) -> Check:
+    if manifest is None:
+        if trust:
+            return Check("manifest", "not checked", "none; trusted as it is")
+        error = BadInputError(
+            f"{path} has no manifest ({artifacts.manifest_path(path).name}): nothing tells what it is.",
+            "A plan is executable code. Build it again, or say --trust if you know where it is from.",
+        )
+        return Check("manifest", "refused", "none", error)
+    if manifest.get("kind") != "engine":
+        error = BadInputError(f"The manifest of {path} is of kind {manifest.get('kind')!r}, not of an engine.")
+        return Check("manifest", "refused", f"of kind {manifest.get('kind')!r}", error)
+    return Check("hash", "fine", f"SHA-256 {str(manifest['sha256'])[:16]}… as in the manifest")
+
+
+def _agreement(path: Path, header: PlanHeader, manifest: dict[str, Any]) -> Check:
+    """The plan's header and its manifest speak of the same build."""
+    said = f"{manifest.get('backend')} {manifest.get('backend_version')}"
+    own = f"{header.backend} {header.version or 'of an unknown version'}"
+    same = header.backend == manifest.get("backend") and header.version in (None, manifest.get("backend_version"))
+    if same:
+        return Check("plan header", "fine", own)
+    error = BadInputError(
+        f"{path} was serialized by {own}; its manifest says {said}.",
+        f"One of them was put there by hand. Build it again: {rebuild_command(manifest)}",
+    )
+    return Check("plan header", "refused", own, error)
+
+
+def _version(path: Path, header: PlanHeader, manifest: dict[str, Any], machine: Machine) -> Check:
+    wanted = header.version or manifest.get("backend_version")
+    there = machine.versions.get(header.backend)
+    what = "TensorRT"
+    if there is None:
+        error = MissingCapabilityError(
+            f"{path} needs {header.backend} {wanted}, which is not installed here.",
+            f"Install that version, or build for what is here: {rebuild_command(manifest)}",
+        )
+        return Check(what, "not checked", f"needs {header.backend} {wanted}; none here", error)
+    if there == wanted or (manifest.get("version_compatible") and _newer(there, str(wanted))):
+        return Check(what, "fine", f"{header.backend} {there} here")
+    error = MissingCapabilityError(
+        f"{path} was built by {header.backend} {wanted}; here is {there}, and plans don't cross versions.",
+        f"Build it again here: {rebuild_command(manifest)}",
+    )
+    return Check(what, "refused", f"{header.backend} {there} here, built by {wanted}", error)
+
+
+def _newer(there: str, wanted: str) -> bool:
+    """Whether a version-compatible plan of `wanted` runs in `there`: the same or a later one."""
+
+    def numbers(version: str) -> list[int]:
+        return [int(part) for part in version.split(".") if part.isdigit()]
+
+    return numbers(there) >= numbers(wanted)
+
+
+def _capability(path: Path, manifest: dict[str, Any], machine: Machine) -> Check:
+    wanted = manifest.get("compute_capability")
+    what = "compute capability"
+    if machine.gpu is None:
+        error = MissingCapabilityError(
+            f"{path} needs a GPU of {wanted or 'its compute capability'}; none is seen here.",
+            "Run it on that GPU. hemf-export doctor shows what this machine has.",
+        )
+        return Check(what, "not checked", f"for {wanted or 'an unknown one'}; no GPU here", error)
+    here = f"sm_{machine.gpu[0]}{machine.gpu[1]}"
+    if wanted is None:
+        return Check(what, "not checked", f"the plan doesn't say; here is {here}")
+    if here == wanted:
+        return Check(what, "fine", here)
+    rebuilt = {**manifest, "target": here}
+    error = MissingCapabilityError(
+        f"{path} was built for {wanted}; this GPU is {here}.", f"Build one for it: {rebuild_command(rebuilt)}"
+    )
+    return Check(what, "refused", f"built for {wanted}, here is {here}", error)

@@ -1,0 +1,50 @@
+"""`hemf-export inspect`: what a file of ours is, whether it is whole, and whether an engine may run here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@click.option("--trust", is_flag=True, help="Take an engine without a manifest: nothing then shows whose it is.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(file: Path, classes: str | None, trust: bool, as_json: bool) -> None:
+    """Show what FILE is: a checkpoint, an ONNX file or an engine.
+
+    An engine is checked as before every run: manifest, hash, the plan's own header, TensorRT's version, compute
+    capability. Nothing of it is run. Ends with 1 where the file is not what its manifest says, with 4 where it is for
+    another TensorRT or GPU than this machine's.
+    """
+    from hemf_export import console, inspection
+
+    names = tuple(name.strip() for name in classes.split(",")) if classes else None
+    with console.step(f"Reading {file.name}"):
+        found = inspection.inspect(file, classes=names, trust=trust)
+    if found.conflict is not None and as_json:
+        raise found.conflict
+    if as_json:
+        click.echo(json.dumps({"file": str(file), **found.values}, indent=2, ensure_ascii=False))
+        return
+    for note in found.notes:
+        console.warn(note)
+    console.facts(str(file), found.facts)
+    if found.checks:
+        console.results.print()
+        console.table("checks", ("check", "outcome", "found"), found.checks, words=(0, 1, 2))
+    if found.conflict is not None:
+        raise found.conflict
+    console.next_command(_next(found))
+
+
+def _next(found: object) -> str:
+    from hemf_export.inspection import Inspection
+
+    assert isinstance(found, Inspection)
+    if found.kind == "checkpoint":
+        return f"hemf-export onnx {found.path}"
+    return f"hemf-export predict {found.path} IMAGE" if found.kind == "engine" else f"hemf-export bench {found.path}"

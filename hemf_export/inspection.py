@@ -1,0 +1,201 @@
+"""What one of our files is: checkpoint, ONNX file or engine, by what is in it; with its checks and its hash.
+
+Nothing of an engine is run: see `engines.preflight`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from engines import machine, preflight
+from engines.machine import Machine
+from engines.plan_header import PlanHeader
+from hemf import artifacts
+from hemf.errors import BadInputError, HemfError
+from hemf.images import Preprocess
+
+Kind = Literal["checkpoint", "onnx", "engine"]
+_ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+_FIGURES = ("figures", "parity", "parity_of_the_graph")  # of a manifest, where it has them
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a file is.
+
+    Args:
+        path: of the file.
+        kind: what it is.
+        facts: names and values to show, in order.
+        values: the same for programs, in plain types.
+        checks: what was looked at, what came of it, and what was found.
+        conflict: why the file may not be used, here or at all; None where nothing speaks against it.
+        notes: what a user should know.
+    """
+
+    path: Path
+    kind: Kind
+    facts: list[tuple[str, str]]
+    values: dict[str, Any]
+    checks: list[tuple[str, str, str]] = field(default_factory=list)
+    conflict: HemfError | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def inspect(path: Path, *, classes: tuple[str, ...] | None = None, trust: bool = False) -> Inspection:
+    """Look at a file.
+
+    Args:
+        path: of a checkpoint (ours or the authors'), an ONNX file, or an engine.
+        classes: names for a checkpoint that has none.
+        trust: don't ask for an engine's manifest.
+
+    Raises:
+        BadInputError: none of these, or damaged.
+    """
+    if not path.is_file():
+        raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
+    if path.suffix in _ENGINE_SUFFIXES:
+        return _engine(path, trust)
+    return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path, classes)
+
+
+def _checkpoint(path: Path, classes: tuple[str, ...] | None) -> Inspection:
+    from hemf import checkpoint
+
+    saved = checkpoint.load(path, classes=classes)
+    manifest = artifacts.read_manifest(path)
+    parameters = sum(value.numel() for name, value in saved.state.items() if not name.endswith("num_batches_tracked"))
+    facts = [
+        ("kind", "checkpoint"),
+        ("network", f"{saved.config.name}, {parameters / 1e6:.3f} M numbers, {saved.config.image_size} px"),
+        ("classes", ", ".join(saved.classes)),
+        ("preprocessing", _preprocessing(saved.preprocess)),
+    ]
+    figures = saved.metrics.get("validation", {})
+    if figures:
+        facts.append(("validation accuracy", f"{figures['accuracy']:.2%} (epoch {saved.metrics['epoch']})"))
+    facts += _identity(path, saved.sha256)
+    values = {
+        "kind": "checkpoint", "config": saved.config.to_dict(), "classes": list(saved.classes),
+        "preprocess": saved.preprocess.to_dict(), "sha256": saved.sha256, "metrics": saved.metrics,
+        "provenance": saved.provenance, "manifest": manifest,
+    }  # fmt: skip
+    finite = ("weights", "fine", "all finite")
+    conflict: HemfError | None = None
+    try:
+        saved.check_finite()
+    except BadInputError as error:
+        finite, conflict = ("weights", "refused", error.message), error
+    return Inspection(path, "checkpoint", facts, values, [finite, _manifest(manifest)], conflict, list(saved.notes))
+
+
+def _onnx(path: Path) -> Inspection:
+    import onnx_ir as ir
+
+    from calibration.graph_types import count_types
+    from hemf_export import onnx_file
+
+    if onnx_file.is_ours(path):
+        model, described = onnx_file.read(path)
+        own = {**described.to_dict()}
+        facts = [
+            ("kind", f"ONNX file of ours, {described.precision}"),
+            ("network", described.name),
+            ("classes", ", ".join(described.classes)),
+            ("preprocessing", _preprocessing(described.preprocess)),
+            ("batch", str(described.batch or "any")),
+            ("checkpoint", f"SHA-256 {described.checkpoint_sha256[:16]}…"),
+        ]
+    else:
+        model, own, facts = onnx_file.read_any(path), {}, [("kind", "ONNX file that isn't ours")]
+    types = count_types(ir.from_proto(model))
+    weights = {initializer.name for initializer in model.graph.initializer}
+    ends = {
+        "inputs": [value for value in model.graph.input if value.name not in weights],
+        "outputs": list(model.graph.output),
+    }
+    shown = {name: [f"{value.name}: {onnx_file.signature(value)}" for value in values] for name, values in ends.items()}
+    opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
+    facts += [(name, "; ".join(texts)) for name, texts in shown.items()]
+    facts += [
+        ("graph", f"{len(model.graph.node):,} nodes, opset {opset}, by {model.producer_name or 'nobody'}"),
+        ("nodes compute in", _counted(types["nodes"])),
+        ("products compute in", _counted(types["products"])),
+    ]
+    manifest = artifacts.read_manifest(path)
+    sha256 = artifacts.sha256(path)
+    facts += _identity(path, sha256)
+    values = {
+        "kind": "onnx", **own, **shown, "opset": opset, "nodes": len(model.graph.node), "types": types,
+        "sha256": sha256, "manifest": manifest,
+    }  # fmt: skip
+    return Inspection(path, "onnx", facts, values, [_manifest(manifest)])
+
+
+def _engine(path: Path, trust: bool) -> Inspection:
+    found = preflight.look(path, _machine(path), trust=trust)
+    manifest = found.manifest
+    facts = [("kind", "TensorRT engine"), *_build(found.header, manifest)]
+    if manifest.get("classes"):
+        facts.append(("classes", ", ".join(manifest["classes"])))
+    for name in _FIGURES:
+        if isinstance(figures := manifest.get(name), dict):
+            facts.append(("proof of its graph", _proof(figures)))
+    sha256 = artifacts.sha256(path)
+    facts += _identity(path, sha256)
+    checks: list[tuple[str, str, str]] = [(check.what, check.outcome, check.found) for check in found.checks]
+    header = None if found.header is None else vars(found.header)
+    values: dict[str, Any] = {"kind": "engine", "header": header, "sha256": sha256, "manifest": manifest or None}
+    values["checks"] = [dict(zip(("what", "outcome", "found"), check, strict=True)) for check in checks]
+    return Inspection(path, "engine", facts, values, checks, found.conflict)
+
+
+def _machine(path: Path) -> Machine:
+    """This machine, of TensorRT only the flavour that the plan is of: the other one need not be loaded."""
+    from engines import plan_header
+
+    try:
+        return machine.here((plan_header.read(path).backend,))
+    except BadInputError:
+        return machine.here(())
+
+
+def _build(header: PlanHeader | None, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    facts = []
+    if header is not None:
+        facts.append(("built by", f"{header.backend} {header.version or '(version not readable)'}"))
+    if manifest.get("compute_capability"):
+        facts.append(("for", f"{manifest.get('target')} ({manifest['compute_capability']})"))
+    wanted = (("precision", "precision"), ("batches", "batch_profile"), ("graph", "parent"))
+    return [*facts, *((title, str(manifest[name])) for title, name in wanted if manifest.get(name))]
+
+
+def _proof(figures: dict[str, Any]) -> str:
+    difference, agreement = figures.get("max_difference"), figures.get("agreement")
+    texts = [f"{figures.get('images', '?')} images"]
+    if isinstance(agreement, float):
+        texts.append(f"{agreement:.2%} agree")
+    if isinstance(difference, float):
+        texts.append(f"largest logit difference {difference:.1e}")
+    return ", ".join(texts)
+
+
+def _manifest(manifest: dict[str, Any] | None) -> tuple[str, str, str]:
+    if manifest is None:
+        return "manifest", "not checked", "there is none beside the file"
+    return "manifest", "fine", f"SHA-256 {str(manifest['sha256'])[:16]}… is the file's"
+
+
+def _identity(path: Path, sha256: str) -> list[tuple[str, str]]:
+    return [("size", f"{path.stat().st_size:,} bytes"), ("SHA-256", sha256)]
+
+
+def _preprocessing(preprocess: Preprocess) -> str:
+    return f"{preprocess.mode}, {preprocess.size} px"
+
+
+def _counted(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) or "none"

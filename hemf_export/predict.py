@@ -1,0 +1,202 @@
+"""Images → classes and probabilities, with a checkpoint or one of our ONNX files.
+
+    from hemf_export import predict
+    model = predict.load("run/best.onnx")
+    print(model.predict(["a.png"]))
+
+How a file computes its logits is its runner's business; how images become its input, its description says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration.image_set import ImageSet
+from hemf import checkpoint, folders
+from hemf.errors import BadInputError, CheckFailedError, MissingCapabilityError, UsageError
+from hemf.folders import LabelledImages
+from hemf.images import Preprocess
+from hemf_export import image_list, onnx_file
+from hemf_export.discover import CHECKPOINT_SUFFIXES
+from hemf_export.onnx_file import InputType, Precision
+from hemf_export.runners import OnnxRunner, Runner, TorchRunner
+
+ENGINE_SUFFIXES = (".engine", ".plan")
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of an image.
+
+    Args:
+        path: the image.
+        label: the most likely class.
+        probability: of that class.
+        probabilities: of every class, in the order of the model's classes; their sum is 1.
+    """
+
+    path: Path
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to classify.
+
+    Args:
+        name: what computes it and the file, for reports.
+        classes: names, in the order of the logits.
+        preprocess: images to input.
+        precision: of the file; a checkpoint's is fp32.
+        runner: input to logits.
+        input_type: what the runner takes, normalized or raw pixels.
+        fixed_batch: the only batch size that the file takes; None for any.
+        notes: what a user should know about how the file was read.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    precision: Precision
+    runner: Runner
+    input_type: InputType = "float32"
+    fixed_batch: int | None = None
+    notes: tuple[str, ...] = ()
+
+    def predict(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        batch: int = BATCH,
+        progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    ) -> list[Prediction]:
+        """Classify images. All are decoded once before the first is classified, so that every bad one is named.
+
+        Args:
+            paths: image files, and folders whose images are taken, at any depth and sorted.
+            batch: images at a time; a file with a fixed batch keeps to its own.
+            progress: told the phase, how many images are through it, and of how many.
+
+        Returns:
+            One prediction an image, in their order.
+
+        Raises:
+            BadInputError: images that are missing or don't decode, all of them named.
+            CheckFailedError: logits that are not finite; the image is named.
+        """
+        if batch < 1:
+            raise UsageError(f"The batch must be at least 1, not {batch}.")
+        # A single path is a sequence too, of letters.
+        named = [paths] if isinstance(paths, str | os.PathLike) else paths
+        files = image_list.collect(named).paths
+        listed = LabelledImages(Path(), self.classes, files, None)
+        _require_readable(listed, progress)
+        images = ImageSet(listed, self.preprocess, raw=self.input_type == "uint8", batch=self.fixed_batch)
+        found: list[Prediction] = []
+        progress("classifying", 0, len(files))
+        for inputs in images.batches(batch):
+            logits = self.runner.infer(self._filled(inputs))[: len(inputs)]
+            found.extend(self._predictions(files[len(found) : len(found) + len(inputs)], logits))
+            progress("classifying", len(found), len(files))
+        return found
+
+    def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A last, short batch filled up to the fixed size with its last image."""
+        missing = (self.fixed_batch or 0) - len(inputs)
+        return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing > 0 else inputs
+
+    def _predictions(self, paths: Sequence[Path], logits: NDArray[np.float32]) -> list[Prediction]:
+        """Logits (n, classes) of n images → predictions."""
+        bad = [str(path) for path, row in zip(paths, logits, strict=True) if not np.isfinite(row).all()]
+        if bad:
+            raise CheckFailedError(
+                f"{self.name}: the logits of {', '.join(bad)} are not finite.",
+                "Numbers overflow on the way: take the float32 file, or an earlier checkpoint.",
+            )
+        return [
+            Prediction(path, self.classes[top], row[top], tuple(row))
+            for path, top, row in zip(paths, logits.argmax(1).tolist(), softmax(logits).tolist(), strict=True)
+        ]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logits (n, classes) → probabilities, in float64; each row's largest logit is taken off first."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True), np.float64)
+
+
+def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Predictor:
+    """Read a model: a checkpoint (ours or the authors'), or an ONNX file of ours of any precision.
+
+    Args:
+        path: the file.
+        classes: class names, for a checkpoint that has none; for a file that has, they must agree.
+
+    Raises:
+        BadInputError: anything wrong with the file, or of another kind; a manifest beside it that disagrees.
+        MissingCapabilityError: an engine, which can't be run here.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if not path.is_file():
+        raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
+    if suffix == ".onnx":
+        return _onnx(path, classes)
+    if suffix in CHECKPOINT_SUFFIXES:
+        return _checkpoint(path, classes)
+    if suffix in ENGINE_SUFFIXES:
+        return _engine(path, classes)
+    known = ", ".join((*CHECKPOINT_SUFFIXES, ".onnx", *ENGINE_SUFFIXES))
+    hint = f"Known by their names: {known}."
+    if suffix in folders.EXTENSIONS:
+        hint = "The model's file comes first, then the images."
+    raise BadInputError(f"{path} is not a checkpoint, an ONNX file or an engine.", hint)
+
+
+def _checkpoint(path: Path, classes: Sequence[str] | None) -> Predictor:
+    saved = checkpoint.load(path, classes=classes)
+    saved.check_finite()
+    runner = TorchRunner(saved.model(), f"PyTorch, {path.name}")
+    return Predictor(runner.name, saved.classes, saved.preprocess, "fp32", runner, notes=saved.notes)
+
+
+def _onnx(path: Path, classes: Sequence[str] | None) -> Predictor:
+    _, described = onnx_file.read(path)
+    if classes is not None and tuple(classes) != described.classes:
+        raise BadInputError(
+            f"{path} has the classes {', '.join(described.classes)}, not {', '.join(classes)}.", "Leave out --classes."
+        )
+    runner = OnnxRunner(path, f"ONNX Runtime, {path.name}")
+    return Predictor(
+        runner.name, described.classes, described.preprocess, described.precision, runner,
+        input_type=described.input_type, fixed_batch=described.batch,
+    )  # fmt: skip
+
+
+def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
+    raise MissingCapabilityError(
+        f"{path} can't be run here: running engines needs a GPU with TensorRT.",
+        "The checkpoint or the ONNX file that it was made from runs on a CPU.",
+    )
+
+
+def _require_readable(images: LabelledImages, progress: Callable[[str, int, int], None]) -> None:
+    phase, total, done = "reading images", len(images), itertools.count(1)
+    progress(phase, 0, total)
+    bad = folders.unreadable(images, lambda: progress(phase, next(done), total))
+    if bad:
+        listed = "\n  ".join(bad.values())
+        raise BadInputError(
+            f"{len(bad)} of {total} images can't be read:\n  {listed}",
+            "Mend them or leave them out; none was classified.",
+        )

@@ -1,0 +1,149 @@
+"""What an engine is checked for before it runs, with plans that only have a header, and machines made up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engines import plan_header, preflight
+from engines.machine import Machine
+from hemf import artifacts
+from hemf.errors import BadInputError, MissingCapabilityError
+
+RTX = "1.7.1.116"
+T4 = Machine((7, 5), {"tensorrt-rtx": RTX})
+
+
+def plan(path: Path, tag: bytes = b"vtrt", version: tuple[int, ...] = (1, 7, 1, 116), layout: int = 0) -> Path:
+    start = tag + layout.to_bytes(4, "little") + bytes(16) + bytes(version)
+    path.write_bytes(start + bytes(range(256)) * 8)
+    return path
+
+
+def engine(folder: Path, *, tag: bytes = b"vtrt", version=(1, 7, 1, 116), **fields: object) -> Path:
+    path = plan(folder / "m.fp16.t4.engine", tag, version)
+    known = {
+        "kind": "engine", "parent": "m.fp16.onnx", "backend": "tensorrt-rtx", "backend_version": RTX, "target": "t4",
+        "compute_capability": "sm_75",
+    }  # fmt: skip
+    artifacts.write_manifest(path, {**known, **fields})
+    return path
+
+
+def outcomes(path: Path, machine: Machine, **options: bool) -> dict[str, str]:
+    return {check.what: check.outcome for check in preflight.look(path, machine, **options).checks}
+
+
+def test_a_whole_engine_on_its_gpu_may_run(tmp_path):
+    found = preflight.look(engine(tmp_path), T4)
+    assert found.refusal is found.conflict is None
+    assert {check.outcome for check in found.checks} == {"fine"}
+    assert (found.header.backend, found.header.version) == ("tensorrt-rtx", RTX)
+
+
+@pytest.mark.parametrize(("tag", "backend"), [(b"ftrt", "tensorrt"), (b"vtrt", "tensorrt-rtx")])
+def test_the_header_tells_flavour_and_version(tmp_path, tag, backend):
+    header = plan_header.read(plan(tmp_path / "e", tag, (10, 16, 1, 11)))
+    assert (header.backend, header.version) == (backend, "10.16.1.11")
+
+
+def test_a_layout_that_is_not_known_hides_the_version_alone(tmp_path):
+    assert plan_header.read(plan(tmp_path / "e", layout=1)).version is None
+
+
+@pytest.mark.parametrize("data", [b"", b"vtrt", b"vtrt" + bytes(23), bytes(100), b"\x89PNG" + bytes(96)])
+def test_what_is_no_plan_is_refused_before_any_manifest(tmp_path, data):
+    path = tmp_path / "m.engine"
+    path.write_bytes(data)
+    artifacts.write_manifest(path, {"kind": "engine"})
+    found = preflight.look(path, T4)
+    assert isinstance(found.conflict, BadInputError)
+    assert "not a TensorRT plan" in str(found.refusal)
+
+
+@pytest.mark.parametrize("place", [8, 30, -1])
+def test_a_changed_byte_is_refused_by_its_hash(tmp_path, place):
+    path = engine(tmp_path)
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    found = preflight.look(path, T4)
+    assert isinstance(found.conflict, BadInputError)
+    assert "SHA-256" in str(found.conflict)
+
+
+@pytest.mark.parametrize("kept", [0.01, 0.5, 0.999])
+def test_a_cut_file_is_refused(tmp_path, kept):
+    path = engine(tmp_path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * kept)])
+    assert isinstance(preflight.look(path, T4).conflict, BadInputError)
+
+
+def test_an_engine_without_a_manifest_runs_only_if_trusted(tmp_path):
+    path = plan(tmp_path / "m.engine")
+    found = preflight.look(path, T4)
+    assert isinstance(found.refusal, BadInputError)
+    assert "--trust" in str(found.refusal)
+    trusted = preflight.look(path, T4, trust=True)
+    assert trusted.refusal is None
+    assert outcomes(path, T4, trust=True)["manifest"] == "not checked"
+
+
+def test_trust_does_not_take_a_file_that_its_manifest_denies(tmp_path):
+    path = engine(tmp_path)
+    path.write_bytes(path.read_bytes() + b"x")
+    assert isinstance(preflight.look(path, T4, trust=True).conflict, BadInputError)
+
+
+def test_the_manifest_of_another_kind_is_refused(tmp_path):
+    assert "of kind 'onnx'" in str(preflight.look(engine(tmp_path, kind="onnx"), T4).conflict)
+
+
+@pytest.mark.parametrize("fields", [{"backend": "tensorrt"}, {"backend_version": "1.6.0.1"}])
+def test_a_manifest_that_speaks_of_another_build_is_refused(tmp_path, fields):
+    found = preflight.look(engine(tmp_path, **fields), T4)
+    assert isinstance(found.conflict, BadInputError)
+    assert "serialized by tensorrt-rtx 1.7.1.116" in str(found.conflict)
+
+
+def test_another_version_of_tensorrt_is_exit_4_with_the_command_that_rebuilds(tmp_path):
+    found = preflight.look(engine(tmp_path), Machine((7, 5), {"tensorrt-rtx": "1.8.0.1"}))
+    assert isinstance(found.conflict, MissingCapabilityError)
+    assert "hemf-export trt m.fp16.onnx --target t4 --backend tensorrt-rtx" in str(found.conflict)
+    assert RTX in str(found.conflict)
+    assert "1.8.0.1" in str(found.conflict)
+
+
+def test_another_compute_capability_is_exit_4_with_the_command_for_this_gpu(tmp_path):
+    found = preflight.look(engine(tmp_path), Machine((8, 9), {"tensorrt-rtx": RTX}))
+    assert isinstance(found.conflict, MissingCapabilityError)
+    assert "sm_75" in found.conflict.message
+    assert "sm_89" in found.conflict.message
+    assert "--target sm_89" in str(found.conflict)
+
+
+def test_a_machine_without_gpu_or_tensorrt_is_no_conflict_but_runs_nothing(tmp_path):
+    found = preflight.look(engine(tmp_path), Machine())
+    assert found.conflict is None
+    assert isinstance(found.refusal, MissingCapabilityError)
+    assert [check.outcome for check in found.checks] == ["fine", "fine", "not checked", "not checked"]
+
+
+@pytest.mark.parametrize(
+    ("there", "fine"), [("10.16.1.11", True), ("11.4.0.106", True), ("10.9.0.34", False), ("9.3.0.1", False)]
+)
+def test_a_version_compatible_plan_runs_in_later_versions(tmp_path, there, fine):
+    path = engine(
+        tmp_path, tag=b"ftrt", version=(10, 16, 1, 11), backend="tensorrt", backend_version="10.16.1.11",
+        version_compatible=True,
+    )  # fmt: skip
+    found = preflight.look(path, Machine((7, 5), {"tensorrt": there}))
+    assert (found.refusal is None) == fine
+
+
+def test_integrity_is_told_before_what_the_machine_lacks(tmp_path):
+    path = engine(tmp_path)
+    path.write_bytes(path.read_bytes() + b"x")
+    assert isinstance(preflight.look(path, Machine()).refusal, BadInputError)
