@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
@@ -53,10 +53,14 @@ def probe_all(probes: Mapping[str, tuple[str, ...]], *, timeout_s: float = TIMEO
     stop = Event()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            findings = pool.map(lambda arguments: _probe(arguments, timeout_s, stop), probes.values())
-            return dict(zip(probes, findings, strict=True))
+            futures = {name: pool.submit(_probe, arguments, timeout_s, stop) for name, arguments in probes.items()}
+            # In short waits: one without an end may never hear of a Ctrl-C that came just before it began.
+            while wait(futures.values(), timeout=_POLL_S).not_done:
+                pass
         finally:
-            stop.set()  # after Ctrl-C: children end at once, and nobody waits for the rest
+            stop.set()  # after Ctrl-C: children end at once, and the rest isn't begun
+            pool.shutdown(cancel_futures=True)
+    return {name: future.result() for name, future in futures.items()}
 
 
 def _probe(arguments: tuple[str, ...], timeout_s: float, stop: Event) -> Finding:
