@@ -51,7 +51,8 @@ def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
 def export_naive(state: dict[str, Tensor], classes: int, path: Path) -> None:
     """torch's exporter with its own optimization, then onnxsim."""
     model = NaiveHEMF(classes).eval()
-    model.load_state_dict(state)
+    # The authors' files carry parameters that take no part.
+    model.load_state_dict({name: state[name] for name in model.state_dict()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,10 @@ from calibration.histogram import CODES, Histogram
 from calibration.image_set import ImageSet
 from calibration.ranges import Ranges, RowStatistics, record
 from calibration.trials import BATCH, Progress
-from calibration.weights import Int8Weight
 from hemf import artifacts
 from hemf.errors import BadInputError
 
-FORMAT = 2
+FORMAT = 3
 LIMIT_BYTES = 1 << 30  # of all files together; the oldest go
 _SAVE_EVERY_S = 10.0
 _VERSIONS = ("hemf-export", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx-ir")
@@ -166,17 +165,19 @@ def _unpacked(cache: Cache, arrays: dict[str, NDArray[Any]] | None) -> Ranges | 
     return found
 
 
-def packed_weights(weights: Mapping[tuple[str, int], Int8Weight]) -> dict[str, NDArray[Any]]:
-    """Arrays to keep of int8 weights."""
-    arrays: dict[str, NDArray[Any]] = {"names": np.array(json.dumps(list(weights)))}
-    for index, weight in enumerate(weights.values()):
-        arrays |= {f"values_{index}": weight.values, f"scales_{index}": weight.scales}
+def packed_arrays(groups: Mapping[tuple[str, int], Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Arrays to keep of groups of arrays, each of them under a name and a number."""
+    arrays: dict[str, NDArray[Any]] = {"names": np.array(json.dumps([[*key, len(own)] for key, own in groups.items()]))}
+    for index, own in enumerate(groups.values()):
+        arrays |= {f"{index}_{place}": array for place, array in enumerate(own)}
     return arrays
 
 
-def unpacked_weights(arrays: dict[str, NDArray[Any]] | None) -> dict[tuple[str, int], Int8Weight] | None:
-    """The weights that were kept; None where there are none."""
+def unpacked_arrays(arrays: dict[str, NDArray[Any]] | None) -> dict[tuple[str, int], tuple[NDArray[Any], ...]] | None:
+    """The groups that were kept; None where there are none."""
     if arrays is None or "names" not in arrays:
         return None
-    names = [(str(name), int(axis)) for name, axis in json.loads(str(arrays["names"]))]
-    return {name: Int8Weight(arrays[f"values_{index}"], arrays[f"scales_{index}"]) for index, name in enumerate(names)}
+    return {
+        (str(name), int(number)): tuple(arrays[f"{index}_{place}"] for place in range(count))
+        for index, (name, number, count) in enumerate(json.loads(str(arrays["names"])))
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,17 +14,17 @@ from calibration import cache
 from calibration.budget import Step
 from calibration.cache import Cache
 from calibration.image_set import ImageSet
-from calibration.islands import measured_islands
-from calibration.moments import View, view_of
-from calibration.moments import record as record_moments
-from calibration.products import Product
+from calibration.islands import FLOAT16_MAX, measured_islands
+from calibration.moments import Moment, View, view_of
+from calibration.moments import record as moments_of
+from calibration.products import Product, find_products
 from calibration.qdq import Statistics, quantize
 from calibration.ranges import Ranges
 from calibration.selection import Selection
 from calibration.sensitivity import BlockSensitivity
 from calibration.shapes import Shape, image_shapes
 from calibration.trials import BATCH, Placement, Trials, Variant
-from calibration.weights import Int8Weight, rounded
+from calibration.weights import Int8Weight, half, rounded
 
 FLOAT16_IMAGES = 16  # that every value of the graph is recorded on
 MOMENT_IMAGES = 64  # that weights are rounded for
@@ -41,6 +41,27 @@ class Listener(Protocol):
     def sensitivity(self, found: BlockSensitivity) -> None: ...
 
     def step(self, step: Step) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A weight, and how the products that use it see their inputs."""
+
+    array: NDArray[np.float32]
+    views: list[View] = field(default_factory=list)
+
+
+_Rounding = Callable[[tuple[str, int], _Weight, Moment | None], tuple[NDArray[Any], ...]]
+
+
+def _in_int8(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
+    made = rounded(weight.array, key[1], moment)
+    return made.values, made.scales
+
+
+def _in_float16(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
+    assert moment is not None, "only weights with a view are taken"
+    return (half(weight.array, key[1], moment),)
 
 
 @dataclass
@@ -81,39 +102,50 @@ class Job:
         found = cache.ranges(
             self.cache, self.model, self.graph_sha256, images, values=values, progress=self.listener.advance
         )
-        return Statistics(found.histograms, self._weights(products))
+        return Statistics(found.histograms, self._int8_weights(products))
 
-    def _weights(self, products: Sequence[Product]) -> dict[tuple[str, int], Int8Weight]:
-        """The products' weights in int8, rounded for what some calibration images give them."""
+    def float16_weights(self) -> dict[str, NDArray[np.float16]]:
+        """The weights of products in float16, by name, rounded for what some calibration images give them."""
+        weights = self._weights_of(find_products(self.model.graph, self.shapes))
+        wanted = {key: own for key, own in weights.items() if own.views and np.abs(own.array).max() <= FLOAT16_MAX}
+        made = self._rounded("halves", wanted, _in_float16)
+        return {name: found[0] for (name, _), found in made.items()}
+
+    def _int8_weights(self, products: Sequence[Product]) -> dict[tuple[str, int], Int8Weight]:
+        made = self._rounded("weights", self._weights_of(products), _in_int8)
+        return {key: Int8Weight(*found) for key, found in made.items()}
+
+    def _weights_of(self, products: Sequence[Product]) -> dict[tuple[str, int], _Weight]:
+        """The products' weights by name and axis of the output channels; of a shared one, every product's inputs."""
         nodes = {node.name: node for node in self.model.graph}
-        views: dict[tuple[str, int], list[View]] = {}
-        arrays: dict[tuple[str, int], NDArray[np.float32]] = {}
+        found: dict[tuple[str, int], _Weight] = {}
         for product in products:
             if product.weight is not None and (value := nodes[product.node].inputs[product.weight]) is not None:
                 assert value.const_value is not None
-                key = str(value.name), product.axis
-                arrays[key] = value.const_value.numpy().astype(np.float32)
-                view = view_of(nodes[product.node], product)
-                views.setdefault(key, []).extend([] if view is None else [view])
+                array = value.const_value.numpy().astype(np.float32)
+                weight = found.setdefault((str(value.name), product.axis), _Weight(array))
+                weight.views.extend([] if (view := view_of(nodes[product.node], product)) is None else [view])
+        return found
+
+    def _rounded(
+        self, kind: str, weights: dict[tuple[str, int], _Weight], rounding: _Rounding
+    ) -> dict[tuple[str, int], tuple[NDArray[Any], ...]]:
+        """`weights` through `rounding`, from the cache where they are there."""
         images = self.selection.calibration.whole(max(MOMENT_IMAGES, self.selection.calibration.batch or 1))
-        path = self.cache.path(
-            "weights", graph=self.graph_sha256, images=images.content_sha256(), weights=sorted(arrays)
-        )
-        known = cache.unpacked_weights(self.cache.read(path))
-        if known is not None and known.keys() == arrays.keys():
+        path = self.cache.path(kind, graph=self.graph_sha256, images=images.content_sha256(), weights=sorted(weights))
+        known = cache.unpacked_arrays(self.cache.read(path))
+        if known is not None and known.keys() == weights.keys():
             return known
         self.listener.phase("Recording what weights meet", len(images))
-        moments = record_moments(
-            self.model, [view for own in views.values() for view in own], images.batches(BATCH), self.listener.advance
-        )
-        self.listener.phase("Rounding weights", len(arrays), unit="weights")
+        views = [view for weight in weights.values() for view in weight.views]
+        moments = moments_of(self.model, views, images.batches(BATCH), self.listener.advance)
+        self.listener.phase("Rounding weights", len(weights), unit="weights")
         made = {}
-        for key, array in arrays.items():
-            # Of a weight that several products share, each one's inputs count.
-            own = [moments[view] for view in views[key]]
-            made[key] = rounded(array, key[1], np.sum(own, 0) if own else None)
+        for key, weight in weights.items():
+            own = [moments[view] for view in weight.views]
+            made[key] = rounding(key, weight, np.sum(own, 0) if own else None)
             self.listener.advance(1)
-        self.cache.write(path, cache.packed_weights(made))
+        self.cache.write(path, cache.packed_arrays(made))
         return made
 
     def trials(self, statistics: Statistics, images: ImageSet, place: Placement = quantize) -> Trials:

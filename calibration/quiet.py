@@ -19,6 +19,7 @@ from calibration.trials import Progress, logits
 
 IMAGES = 8  # that blocks are compared on: all their logits count, not only those near the border
 MOST = 4  # blocks that are worth float32: where these don't do, the noise is everywhere
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
 QUIETED = "float16 noise that the rest of the graph amplifies"
 
 
@@ -52,6 +53,6 @@ def by_noise(
 
 
 def nodes_of(model: ir.Model, where: Mapping[str, str], block: str) -> dict[str, str]:
-    """A block's nodes as islands."""
-    names = (node_name(node) for node in model.graph)
+    """A block's nodes as islands, its products apart: TensorRT-RTX has no float32 products on Turing."""
+    names = (node_name(node) for node in model.graph if node.op_type not in _PRODUCTS)
     return {name: QUIETED for name in names if where.get(name) == block}

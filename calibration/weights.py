@@ -1,12 +1,13 @@
-"""Weights in int8: a step for each output channel, and each rounded so that its product's output changes least.
+"""Weights in int8 and float16, each rounded so that its product's output changes least on real inputs.
 
-To round every weight to the nearest step lets errors add up where inputs move together, as the pixels of a patch do:
+To round every weight to the nearest value lets errors add up where inputs move together, as the pixels of a patch do:
 the sums shift. Instead inputs are taken one after the other, and what rounding did is made good by the weights that are
 still to be rounded, as far as the inputs' second moments allow (Frantar et al., GPTQ, ICLR 2023, arXiv 2210.17323).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,9 @@ class Int8Weight:
     scales: NDArray[np.float32]
 
 
+Rounding = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
 def rounded(weight: NDArray[np.float32], axis: int, moment: Moment | None = None) -> Int8Weight:
     """Round a weight whose output channels lie along `axis`.
 
@@ -42,12 +46,27 @@ def rounded(weight: NDArray[np.float32], axis: int, moment: Moment | None = None
         moment: (inner, inner) of its inputs, in the order of its other axes; None rounds to the nearest step.
     """
     scales = weight_scales(weight, axis)
-    channels = np.moveaxis(weight, axis, 0)
-    rows = channels.reshape(len(channels), -1).astype(np.float64)
-    steps = scales.astype(np.float64)[:, None]
-    found = _nearest(rows, steps) if moment is None else _compensated(rows, steps, moment)
-    values = np.moveaxis(found.astype(np.int8).reshape(channels.shape), 0, axis)
-    return Int8Weight(np.ascontiguousarray(values), scales)
+    steps = scales.astype(np.float64)
+    in_steps = [-1 if place == axis else 1 for place in range(weight.ndim)]
+
+    def nearest(column: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.clip(np.round(column / steps), -LEVELS, LEVELS) * steps
+
+    values = _by_columns(weight, axis, moment, nearest) / steps.reshape(in_steps)
+    return Int8Weight(np.ascontiguousarray(np.round(values).astype(np.int8)), scales)
+
+
+def half(weight: NDArray[np.float32], axis: int, moment: Moment) -> NDArray[np.float16]:
+    """Round a weight to float16, see `rounded`; its values must be within float16's range.
+
+    A layer's eleven bits are enough for itself. But where the rest of the network amplifies what the first layers do,
+    the sum of many roundings is what float16 costs, and most of it can be made good.
+    """
+
+    def nearest(column: NDArray[np.float64]) -> NDArray[np.float64]:
+        return column.astype(np.float16).astype(np.float64)
+
+    return np.ascontiguousarray(_by_columns(weight, axis, moment, nearest).astype(np.float16))
 
 
 def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
@@ -62,17 +81,25 @@ def half_up(scale: float) -> float:
     return float(rounded if float(rounded) >= scale else np.nextafter(rounded, np.float16(np.inf)))
 
 
-def _nearest(rows: NDArray[np.float64], steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.clip(np.round(rows / steps), -LEVELS, LEVELS)
+def _by_columns(
+    weight: NDArray[np.float32], axis: int, moment: Moment | None, nearest: Rounding
+) -> NDArray[np.float64]:
+    """A weight, rounded input by input; `nearest` rounds one input's weights, a value for each output channel."""
+    channels = np.moveaxis(weight, axis, 0)
+    rows = channels.reshape(len(channels), -1).astype(np.float64)
+    # Inputs that are zero alone tell nothing.
+    damping = 0.0 if moment is None else _DAMPING * float(np.diag(moment).mean())
+    if moment is None or not damping > 0:
+        found = nearest(rows.T).T
+    else:
+        found = _compensated(rows, moment + damping * np.eye(len(moment)), nearest)
+    return np.moveaxis(found.reshape(channels.shape), 0, axis)
 
 
-def _compensated(rows: NDArray[np.float64], steps: NDArray[np.float64], moment: Moment) -> NDArray[np.float64]:
-    """`rows` (channels, inner) in steps (channels, 1); columns in their order, in groups."""
+def _compensated(rows: NDArray[np.float64], moment: Moment, nearest: Rounding) -> NDArray[np.float64]:
+    """Round `rows` (channels, inner); columns in their order, in groups."""
     inner = rows.shape[1]
-    damping = _DAMPING * float(np.diag(moment).mean())
-    if not damping > 0:  # inputs that are zero alone tell nothing
-        return _nearest(rows, steps)
-    inverse = np.linalg.inv(moment + damping * np.eye(inner))
+    inverse = np.linalg.inv(moment)
     # Row i of the factor: how an error in input i is best made good by those behind it.
     factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
     left, found = rows.copy(), np.empty_like(rows)
@@ -80,8 +107,8 @@ def _compensated(rows: NDArray[np.float64], steps: NDArray[np.float64], moment: 
         end = min(inner, start + _COLUMNS)
         errors = np.empty((len(rows), end - start))
         for column in range(start, end):
-            found[:, column] = _nearest(left[:, column], steps[:, 0])
-            error = (left[:, column] - found[:, column] * steps[:, 0]) / factor[column, column]
+            found[:, column] = nearest(left[:, column])
+            error = (left[:, column] - found[:, column]) / factor[column, column]
             left[:, column + 1 : end] -= np.outer(error, factor[column, column + 1 : end])
             errors[:, column - start] = error
         left[:, end:] -= errors @ factor[start:end, end:]

@@ -66,6 +66,8 @@ def test_blocks_go_back_to_float32_until_it_is_calm(noisy_job):
     assert 0 < len(done.conversion.islands) < len(where)
     assert "difference" in done.conversion.islands
     assert set(done.conversion.islands.values()) == {quiet.QUIETED}
+    products = {each.name for each in job.model.graph if each.op_type in ("Conv", "Gemm", "MatMul")}
+    assert products.isdisjoint(done.conversion.islands), "Turing has no float32 products in TensorRT-RTX"
 
 
 def test_a_wish_that_cannot_be_met_is_no_failure(noisy_job):

@@ -10,7 +10,7 @@ from calibration.moments import View, record, view_of
 from calibration.products import find_products
 from calibration.session import Session
 from calibration.shapes import image_shapes
-from calibration.weights import Int8Weight, rounded
+from calibration.weights import Int8Weight, half, rounded
 from tests.calibration.classifiers import node, normal, prepared
 
 
@@ -39,6 +39,20 @@ def test_the_product_changes_far_less_than_with_nearest_rounding_on_inputs_not_s
     assert error(others, weight, found) < (0.3 if inner < 32 else 0.1) * error(others, weight, rounded(weight, 1))
     np.testing.assert_array_equal(found.scales, rounded(weight, 1).scales)
     assert np.abs(found.values).max() == 127
+
+
+def test_in_float16_the_product_changes_less_as_well():
+    x = moved_together(4000, 48)
+    seen, others = x[:2000], x[2000:]
+    weight = normal(48, 24)
+    found = half(weight, 1, seen.T @ seen / len(seen))
+    assert found.dtype == np.float16
+    plain = weight.astype(np.float16)
+    ours, theirs = (np.square(others @ (each.astype(np.float64) - weight)).mean() for each in (found, plain))
+    assert ours < 0.1 * theirs
+    assert np.abs(found.astype(np.float32) - weight).max() < 4 * np.abs(plain.astype(np.float32) - weight).max()
+    turned = half(weight.T.copy(), 0, seen.T @ seen / len(seen))
+    assert np.array_equal(turned.T, found)
 
 
 def test_independent_inputs_gain_nothing_and_lose_nothing():
