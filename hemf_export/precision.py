@@ -149,7 +149,7 @@ def _round_weights(model: ir.Model, job: Job) -> None:
     """Give a copy of the job's graph weights that float16 has exactly."""
     for name, weight in job.float16_weights().items():
         model.graph.initializers[name].const_value = ir.Tensor(weight.astype(np.float32), name=name)
-    job.listener.phase("Proving on held-out images", len(job.selection.held_out))
+    job.listener.phase("Proving in float16", len(job.selection.held_out))
 
 
 def _noisy(job: Job, model: ir.Model, *, wanted: bool) -> Callable[[dict[str, str]], list[str]]:

@@ -96,6 +96,7 @@ def write(
         "calibration_images": job.selection.calibration.to_dict(),
         "held_out_images": job.selection.held_out.to_dict(),
         "types": types,
+        "budget": None if budget is None else budget.to_dict(),
         "figures": graph.comparison.to_dict(),
     }
     if graph.conversion is not None:
@@ -108,7 +109,6 @@ def write(
     reports: tuple[Path, ...] = ()
     if graph.plan is not None:
         fields["int8"] = graph.plan.to_dict()
-        fields["budget"] = None if budget is None else budget.to_dict()
         fields["search"] = [step.to_dict() for step in graph.plan.steps]
         reports = _write_sensitivities(path, described, graph.plan)
     manifest = artifacts.write_manifest(path, fields)

@@ -232,12 +232,22 @@ def test_where_int8_is_not_worth_it_the_answer_is_fp16(pictures, tmp_path, run_c
     assert not [step for step in made["search"] if step["kept"] and step["share"] > 0.1]
 
 
+def test_an_fp16_file_keeps_to_a_drop_that_is_asked_for_or_is_not_written(pictures, other, run_cli):
+    said = ["calibrate", other, "--precision", "fp16", "--images", pictures, "--json"]
+    code, out, err = run_cli(*said, "--max-drop", "5")
+    assert code == 0, err
+    assert json.loads(out)["budget"]["max_drop"] == 5
+    made = onnx.load(other.with_name("classifier.fp16.onnx"))
+    assert HALF in {tensor.data_type for tensor in made.graph.initializer}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["--precision", "int8"], 2, "--images"),
         (["--precision", "int4", "--images", "DATA"], 2, "int4"),
-        (["--precision", "fp16", "--images", "DATA", "--max-drop", "1"], 2, "--max-drop is of --precision int8"),
+        (["--precision", "fp16", "--images", "DATA", "--method", "mse"], 2, "--method is of --precision int8"),
+        (["--precision", "fp16", "--images", "DATA", "--max-drop", "101"], 2, "--max-drop is in points"),
         (["--precision", "fp16", "--images", "DATA", "--for", "cpu"], 2, "--for cpu"),
         (["--precision", "int8", "--images", "DATA", "--max-drop", "-1"], 2, "--max-drop"),
         (["--precision", "int8", "--images", "DATA", "--min-agreement", "99"], 2, "a share, 0 to 1"),
