@@ -9,6 +9,7 @@ from hemf.errors import BadInputError
 from hemf_export import onnx_file
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
 def onnx_files(folder: Path) -> list[tuple[Path, onnx_file.Description]]:

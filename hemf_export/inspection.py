@@ -15,9 +15,9 @@ from engines.plan_header import PlanHeader
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError
 from hemf.images import Preprocess
+from hemf_export.discover import ENGINE_SUFFIXES
 
 Kind = Literal["checkpoint", "onnx", "engine"]
-_ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 _FIGURES = ("figures", "parity", "parity_of_the_graph")  # of a manifest, where it has them
 
 
@@ -57,7 +57,7 @@ def inspect(path: Path, *, classes: tuple[str, ...] | None = None, trust: bool =
     """
     if not path.is_file():
         raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
-    if path.suffix in _ENGINE_SUFFIXES:
+    if path.suffix in ENGINE_SUFFIXES:
         return _engine(path, trust)
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path, classes)
 

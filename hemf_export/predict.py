@@ -24,11 +24,10 @@ from hemf.errors import BadInputError, CheckFailedError, MissingCapabilityError,
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from hemf_export import image_list, onnx_file
-from hemf_export.discover import CHECKPOINT_SUFFIXES
+from hemf_export.discover import CHECKPOINT_SUFFIXES, ENGINE_SUFFIXES
 from hemf_export.onnx_file import InputType, Precision
 from hemf_export.runners import OnnxRunner, Runner, TorchRunner
 
-ENGINE_SUFFIXES = (".engine", ".plan")
 BATCH = 8
 
 
