@@ -6,6 +6,7 @@ Nothing is imported before it is asked for: `--help` and every other command wor
 from __future__ import annotations
 
 import importlib
+import platform
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Literal
@@ -55,6 +56,11 @@ def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName
         MissingCapabilityError: tensorrt was asked for, and this machine's GPU is none or another.
     """
     gpu = gpu_capability()
+    if target.platform == "aarch64" and platform.machine().lower() not in ("aarch64", "arm64"):
+        raise MissingCapabilityError(
+            f"Engines for {target.name} are built on it: plans don't cross from {platform.machine()} to aarch64.",
+            f"Take the ONNX file there: hemf-export trt MODEL.onnx --target {target.name} --backend tensorrt.",
+        )
     if wanted == "auto":
         if gpu == target.compute_capability and _installed("tensorrt"):
             return "tensorrt"
@@ -73,6 +79,13 @@ def gpu_capability() -> tuple[int, int] | None:
     import torch
 
     return torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+
+
+def gpu_name() -> str | None:
+    """Product name of this machine's first GPU, or None."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _installed(name: BackendName) -> bool:

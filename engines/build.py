@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines import backends, machine
 from engines.backends import BackendName
-from engines.batches import BatchProfile
+from engines.golden import Golden
+from engines.options import BuildOptions
 from engines.targets import Target
 from hemf import artifacts, child
 from hemf.errors import BadInputError, HemfError, MissingCapabilityError
-
-WORKSPACE_BYTES = 2 << 30
 
 Progress = Callable[[str, int, int], None]
 
@@ -32,6 +32,7 @@ class Engine:
         version: of the backend.
         seconds: the build took.
         manifest: as written beside it.
+        notes: what the builder warned of, and what else a user should know.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Engine:
     version: str
     seconds: float
     manifest: dict[str, Any]
+    notes: tuple[str, ...]
 
 
 def build_engine(
@@ -47,8 +49,9 @@ def build_engine(
     *,
     backend: BackendName,
     target: Target,
-    profile: BatchProfile,
+    options: BuildOptions,
     fields: dict[str, Any],
+    golden: Golden | None = None,
     progress: Progress = lambda phase, step, steps: None,
 ) -> Engine:
     """Build `graph` for `target` and put the plan and its manifest at `output`.
@@ -58,8 +61,9 @@ def build_engine(
         output: the engine file.
         backend: which TensorRT.
         target: GPU or compute capability.
-        profile: batch sizes.
+        options: how to build.
         fields: of the manifest: classes, preprocessing, parents, proofs.
+        golden: images with the graph's logits, to check the engine with where it runs.
         progress: told of the builder's phases.
 
     Raises:
@@ -68,40 +72,80 @@ def build_engine(
     """
     artifacts.check_writable(output)
     started = time.monotonic()
-    with artifacts.atomic_path(output) as temporary:
-        version = _run(graph, temporary, backend, target, profile, progress)
-    seconds = time.monotonic() - started
-    own = {
+    gpu = backends.gpu_name()
+    own: dict[str, Any] = {
         "kind": "engine",
         "parent": graph.name,
         "parent_sha256": artifacts.sha256(graph),
         "backend": backend,
-        "backend_version": version,
         "target": target.name,
         "compute_capability": target.sm,
-        "batch_profile": str(profile),
-        "build_seconds": round(seconds, 1),
+        "platform": machine.platform_here(),
+        "built_on": gpu,
+        "build": options.to_dict(),
     }
-    return Engine(output, backend, version, seconds, artifacts.write_manifest(output, {**own, **fields}))
+    # The plan is made elsewhere: were this process killed, the folder of the output would be as it was.
+    with tempfile.TemporaryDirectory(prefix="hemf-export-") as folder:
+        plan = Path(folder, "plan")
+        told = _run(graph, output, plan, backend, target, options, gpu, progress)
+        seconds = time.monotonic() - started
+        own |= {
+            "backend_version": told["version"],
+            "version_compatible": options.version_compatible,
+            "build_seconds": round(seconds, 1),
+            "build_peak_memory_bytes": told["peak_memory_bytes"],
+            "builder_warnings": told["warnings"],
+            "tensors": told["tensors"],
+            "network_layers": told["layers"],
+            "timing_cache": told["timing_cache"],
+        }
+        with artifacts.exclusive(output):
+            notes = told["warnings"] + _compared(output, own, artifacts.sha256(plan))
+            artifacts.copy_to(plan, output)
+            if golden is not None:
+                own["golden"] = golden.write(output)
+            manifest = artifacts.write_manifest(output, {**own, **fields})
+    return Engine(output, backend, told["version"], seconds, manifest, tuple(notes))
+
+
+def _compared(output: Path, own: dict[str, Any], plan_hash: str) -> list[str]:
+    """A note where the engine that lies at `output` came of the very same build, and has other bytes."""
+    try:
+        before = artifacts.read_manifest(output) if output.is_file() else None
+    except HemfError:  # it is replaced anyway
+        return []
+    same = ("parent_sha256", "backend", "backend_version", "compute_capability", "build")
+    if before is None or any(before.get(key) != own[key] for key in same) or before["sha256"] == plan_hash:
+        return []
+    return [
+        f"{output.name} was here, built from the same graph in the same way, with other bytes "
+        f"(SHA-256 {before['sha256'][:16]}…, now {plan_hash[:16]}…): TensorRT's builds don't repeat byte for byte."
+    ]
 
 
 def _run(
-    graph: Path, plan: Path, backend: BackendName, target: Target, profile: BatchProfile, progress: Progress
-) -> str:
-    """Run the worker; the backend's version."""
+    graph: Path, output: Path, plan: Path, backend: BackendName, target: Target, options: BuildOptions,
+    gpu: str | None, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Run the worker; what it told last."""
+    log = artifacts.log_path(output)
     request = {
         "graph": str(graph.resolve()),
         "backend": backend,
         "target": target.name,
-        "profile": str(profile),
-        "workspace_bytes": WORKSPACE_BYTES,
+        "options": options.to_dict(),
+        "gpu": gpu,
+        "log": str(log),
     }
     last: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="hemf-export-") as folder, tempfile.TemporaryFile() as log:
-        request_path = Path(folder, "request.json")
-        artifacts.write_bytes(request_path, json.dumps(request).encode())
-        command = child.command("engines.worker", str(request_path), str(plan))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as worker:
+    request_path = plan.with_name("request.json")
+    artifacts.write_bytes(request_path, json.dumps(request).encode())
+    command = child.command("engines.worker", str(request_path), str(plan))
+    with tempfile.TemporaryFile() as noise_file:
+        # Its standard input is held open for as long as this process lives.
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise_file, text=True
+        ) as worker:
             assert worker.stdout is not None
             try:
                 for line in worker.stdout:
@@ -111,18 +155,19 @@ def _run(
             except BaseException:
                 worker.kill()
                 raise
-        log.seek(0)
-        noise = log.read().decode(errors="replace").strip().splitlines()
+        noise_file.seek(0)
+        noise = noise_file.read().decode(errors="replace").strip().splitlines()
     if worker.returncode == 0:
-        return str(last["version"])
+        return last
     reason = last.get("error") or (noise[-1] if noise else "no reason given")
+    hint = f"{_way_out(reason)} The builder's whole log: {log}" if log.is_file() else _way_out(reason)
     if worker.returncode < 0:
-        raise BadInputError(f"{backend} crashed (signal {-worker.returncode}) on {graph}: {reason}", _way_out(reason))
+        raise BadInputError(f"{backend} crashed (signal {-worker.returncode}) on {graph}: {reason}", hint)
     if worker.returncode == MissingCapabilityError.exit_code:
         raise MissingCapabilityError(reason, last.get("hint"))
     if worker.returncode == 1 and "error" in last:
-        raise BadInputError(f"{backend} can't build {graph} for {target.name}: {reason}", _way_out(reason))
-    raise HemfError(f"The build of {graph} failed: {reason}")
+        raise BadInputError(f"{backend} can't build {graph} for {target.name}: {reason}", hint)
+    raise HemfError(f"The build of {graph} failed: {reason}", hint)
 
 
 def _message(line: str) -> dict[str, Any] | None:
@@ -138,4 +183,6 @@ def _way_out(reason: str) -> str:
         return (
             "TensorRT-RTX has no float32 products on Turing: build the float16 graph (--fp16), or use tensorrt on a T4."
         )
+    if "OutOfMemory" in reason.replace(" ", "") or "out of memory" in reason.lower():
+        return "Give the builder more memory, a smaller --workspace, or smaller batches (--batch)."
     return "Export the graph again, or try another opset (hemf-export onnx --opset)."

@@ -5,12 +5,16 @@ Runs in the worker process (`engines.worker`): a native parser that crashes take
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines import messages
 from engines.backends import Backend
-from engines.batches import BatchProfile
+from engines.messages import BuildLog
+from engines.options import BuildOptions
 from engines.targets import Target
 from hemf.errors import MissingCapabilityError
 
@@ -23,17 +27,42 @@ class BuildFailedError(Exception):
     """The builder gave no plan; the message has its own last errors."""
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a build gave.
+
+    Args:
+        data: the plan, as any loader takes it.
+        tensors: inputs and outputs: name, mode, type and shape, -1 for the batch.
+        layers: of the network as parsed, before fusion: how many of each type in each precision.
+        timing_cache: what was measured, merged with what it began with; None where none is kept.
+    """
+
+    data: bytes
+    tensors: list[dict[str, Any]]
+    layers: dict[str, int]
+    timing_cache: bytes | None = None
+
+
 def build_plan(
-    backend: Backend, graph: Path, target: Target, profile: BatchProfile, *, workspace_bytes: int, progress: Progress
-) -> bytes:
+    backend: Backend,
+    graph: Path,
+    target: Target,
+    options: BuildOptions,
+    *,
+    log: BuildLog,
+    timing_cache: bytes | None = None,
+    progress: Progress,
+) -> Plan:
     """Parse `graph` and build the plan for `target`.
 
     Args:
         backend: which TensorRT.
         graph: an ONNX file with one input, whose types are what the engine computes in.
         target: GPU or compute capability.
-        profile: batch sizes, where the graph leaves them open.
-        workspace_bytes: limit of scratch memory.
+        options: how; the profiles count where the graph leaves its batch open.
+        log: takes what the builder says.
+        timing_cache: what an earlier build measured, empty for the first; None to keep none.
         progress: told of each phase as it goes on.
 
     Raises:
@@ -41,32 +70,70 @@ def build_plan(
         MissingCapabilityError: this builder has no such target.
     """
     trt: Any = backend.module
-    errors: list[str] = []
-    logger = _logger(trt, errors)
+    logger = messages.logger(trt, log.add)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):
-        found = [parser.get_error(index) for index in range(parser.num_errors)]
-        lines = [
-            f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in found
-        ]
-        raise BuildFailedError("; ".join((lines or errors)[:_KEPT_ERRORS]))
+    _parse(trt, network, logger, graph, log)
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
     config.progress_monitor = _monitor(trt, progress)
+    _configure(trt, config, options)
     _aim(trt, backend, config, target)
-    optimization = builder.create_optimization_profile()
     tensor = network.get_input(0)
     sizes = tuple(tensor.shape)
     if sizes[0] == -1:
-        shapes = [(batch, *sizes[1:]) for batch in (profile.minimum, profile.optimum, profile.maximum)]
-        optimization.set_shape(tensor.name, *shapes)
-        config.add_optimization_profile(optimization)
+        for profile in options.profiles:
+            optimization = builder.create_optimization_profile()
+            shapes = [(batch, *sizes[1:]) for batch in (profile.minimum, profile.optimum, profile.maximum)]
+            optimization.set_shape(tensor.name, *shapes)
+            config.add_optimization_profile(optimization)
+    if timing_cache is not None:
+        cache = config.create_timing_cache(timing_cache)
+        if cache is None or not config.set_timing_cache(cache, False):
+            log.add("WARNING", "TensorRT refuses the timing cache; a new one is begun.")
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise BuildFailedError("; ".join(errors[-_KEPT_ERRORS:]) or "TensorRT gave no plan and no reason")
-    return bytes(plan)
+        raise BuildFailedError(log.reason() or "TensorRT gave no plan and no reason")
+    measured = None if timing_cache is None else bytes(config.get_timing_cache().serialize())
+    return Plan(bytes(plan), _tensors(network), _layers(network), measured)
+
+
+def merge_timing_caches(backend: Backend, first: bytes, second: bytes, log: BuildLog) -> bytes:
+    """Two timing caches of the same TensorRT and GPU in one; the second alone where the first isn't taken."""
+    trt: Any = backend.module
+    builder = trt.Builder(messages.logger(trt, log.add))
+    config = builder.create_builder_config()
+    cache, other = config.create_timing_cache(second), config.create_timing_cache(first)
+    if cache is None or other is None or not cache.combine(other, False):
+        return second
+    return bytes(cache.serialize())
+
+
+def _parse(trt: Any, network: Any, logger: Any, graph: Path, log: BuildLog) -> None:
+    parser = trt.OnnxParser(network, logger)
+    if parser.parse_from_file(str(graph)):
+        return
+    found = [parser.get_error(index) for index in range(parser.num_errors)]
+    lines = [f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in found]
+    raise BuildFailedError("; ".join(lines[:_KEPT_ERRORS]) or log.reason())
+
+
+def _configure(trt: Any, config: Any, options: BuildOptions) -> None:
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+    # Lets the inspector tell each layer's precision on the target; the kernels are the same.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    # Float32 is kept where float16 isn't safe: TF32 has no more digits than float16.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if options.optimization_level is not None:
+        config.builder_optimization_level = options.optimization_level
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.stripped:
+        # Only ever refitted with the weights of its own graph, so the builder may use their values.
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+        config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
+    if not options.timing_cache:
+        config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
 
 
 def _aim(trt: Any, backend: Backend, config: Any, target: Target) -> None:
@@ -79,22 +146,32 @@ def _aim(trt: Any, backend: Backend, config: Any, target: Target) -> None:
     known = trt.ComputeCapability.__members__
     if name not in known:
         listed = ", ".join(member for member in known if member.startswith("SM"))
-        raise MissingCapabilityError(f"TensorRT-RTX {backend.version} builds for {listed}, not {name}.")
+        raise MissingCapabilityError(
+            f"TensorRT-RTX {backend.version} builds for {listed}, not {name}.",
+            f"Build with --backend tensorrt on a GPU of {target.sm}.",
+        )
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(known[name], 0):
         raise MissingCapabilityError(f"TensorRT-RTX {backend.version} refuses the compute capability {name}.")
 
 
-def _logger(trt: Any, errors: list[str]) -> Any:
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
+def _tensors(network: Any) -> list[dict[str, Any]]:
+    inputs = [("input", network.get_input(index)) for index in range(network.num_inputs)]
+    outputs = [("output", network.get_output(index)) for index in range(network.num_outputs)]
+    return [
+        {"name": tensor.name, "mode": mode, "type": tensor.dtype.name, "shape": list(tensor.shape)}
+        for mode, tensor in inputs + outputs
+    ]
 
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.ERROR:
-                errors.append(message)
 
-    return Logger()
+def _layers(network: Any) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type.name != "CONSTANT" and layer.num_outputs:
+            tensor = layer.get_output(0)
+            found[f"{layer.type.name} {tensor.dtype.name}"] += 1
+    return dict(sorted(found.items()))
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:

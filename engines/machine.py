@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -17,10 +19,17 @@ class Machine:
     Args:
         gpu: compute capability of the first GPU; None where there is none.
         versions: of the TensorRT flavours that can be imported.
+        platform: operating system and processor; plans don't cross them.
     """
 
     gpu: tuple[int, int] | None = None
     versions: Mapping[BackendName, str] = field(default_factory=dict)
+    platform: str = field(default_factory=lambda: platform_here())
+
+
+def platform_here() -> str:
+    """`linux-x86_64`."""
+    return f"{sys.platform}-{platform.machine().lower()}"
 
 
 def here(names: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")) -> Machine:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from engines import plan_header
 from engines.machine import Machine
+from engines.options import BuildOptions
 from engines.plan_header import PlanHeader
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError, MissingCapabilityError
@@ -86,6 +87,7 @@ def look(path: Path, machine: Machine, *, trust: bool = False) -> Preflight:
     except BadInputError as error:
         checks.append(Check("file", "refused", error.message, error))
         return Preflight(path, header, manifest, tuple(checks))
+    checks += _platform(path, manifest, machine)
     checks.append(_version(path, header, manifest, machine))
     checks.append(_capability(path, manifest, machine))
     return Preflight(path, header, manifest, tuple(checks))
@@ -95,8 +97,14 @@ def rebuild_command(manifest: dict[str, Any]) -> str:
     """The command that builds an engine of that manifest again."""
     parent, target = manifest.get("parent", "MODEL.onnx"), manifest.get("target", "t4")
     precision = "" if manifest.get("parent") else " --fp16"
+    if manifest.get("precision") == "fp32":
+        precision = " --fp32"
     backend = f" --backend {manifest['backend']}" if manifest.get("backend") else ""
-    return f"hemf-export trt {parent}{precision} --target {target}{backend}"
+    try:
+        options = BuildOptions.from_dict(manifest["build"]).flags()
+    except (HemfError, KeyError, TypeError, ValueError, AttributeError):  # an older manifest, or one changed by hand
+        options = ""
+    return f"hemf-export trt {parent}{precision} --target {target}{backend}{options}"
 
 
 def _origin(path: Path, manifest: dict[str, Any] | None, trust: bool) -> Check:
@@ -126,6 +134,19 @@ def _agreement(path: Path, header: PlanHeader, manifest: dict[str, Any]) -> Chec
         f"One of them was put there by hand. Build it again: {rebuild_command(manifest)}",
     )
     return Check("plan header", "refused", own, error)
+
+
+def _platform(path: Path, manifest: dict[str, Any], machine: Machine) -> list[Check]:
+    wanted = manifest.get("platform")
+    if wanted is None:
+        return []
+    if wanted == machine.platform:
+        return [Check("platform", "fine", machine.platform)]
+    error = MissingCapabilityError(
+        f"{path} was built on {wanted}; here is {machine.platform}, and plans don't cross platforms.",
+        f"Build it again here: {rebuild_command(manifest)}",
+    )
+    return [Check("platform", "refused", f"built on {wanted}, here is {machine.platform}", error)]
 
 
 def _version(path: Path, header: PlanHeader, manifest: dict[str, Any], machine: Machine) -> Check:

@@ -1,43 +1,94 @@
 """The child process that builds: `python -m engines.worker REQUEST PLAN`. Progress goes to stdout, a JSON line each.
 
-REQUEST is a JSON file. The exit code tells how it ended, as the command's would; the last line has the reason.
+REQUEST is a JSON file in a folder of this process's own. The exit code tells how it ended, as the command's would; the
+last line has the reason. When its standard input closes, whoever started it is gone: it cleans up and ends.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
-from engines import backends, builder, targets
-from engines.batches import BatchProfile
+from engines import backends, builder, caches, targets
+from engines.backends import Backend
+from engines.messages import BuildLog
+from engines.options import BuildOptions
 from hemf import artifacts
-from hemf.errors import HemfError
+from hemf.errors import BadInputError, HemfError
 
 
 def main(request_path: str, plan_path: str) -> int:
     """Build what the request says and write the plan."""
     request: dict[str, Any] = json.loads(Path(request_path).read_text())
-    try:
-        backend = backends.load(request["backend"])
-        plan = builder.build_plan(
-            backend,
-            Path(request["graph"]),
-            targets.find(request["target"]),
-            BatchProfile.parse(request["profile"]),
-            workspace_bytes=request["workspace_bytes"],
-            progress=lambda phase, step, steps: _tell(phase=phase, step=step, steps=steps),
-        )
-    except builder.BuildFailedError as error:
-        _tell(error=str(error))
-        return 1
-    except HemfError as error:
-        _tell(error=error.message, hint=error.hint)
-        return error.exit_code
-    artifacts.write_bytes(Path(plan_path), plan)
-    _tell(version=backend.version)
+    threading.Thread(target=_end_when_alone, args=(Path(request_path).parent,), daemon=True).start()
+    log_path = Path(request["log"])
+    with artifacts.growing_log(log_path) as file:
+        log = BuildLog(file)
+        try:
+            backend = backends.load(request["backend"])
+            told = _build(backend, request, Path(plan_path), log)
+        except builder.BuildFailedError as error:
+            _tell(error=str(error))
+            return 1
+        except HemfError as error:
+            _tell(error=error.message, hint=error.hint)
+            return error.exit_code
+    log_path.unlink(missing_ok=True)
+    _tell(version=backend.version, warnings=log.warnings, **told)
     return 0
+
+
+def _build(backend: Backend, request: dict[str, Any], plan_path: Path, log: BuildLog) -> dict[str, Any]:
+    options = BuildOptions.from_dict(request["options"])
+    gpu = request["gpu"]
+    # TensorRT-RTX measures nothing when it builds.
+    times = backend.name == "tensorrt" and options.timing_cache and gpu is not None
+    cache = caches.timing_place(artifacts.cache_folder(), backend.name, backend.version, gpu) if times else None
+    began, damaged = caches.read(cache) if cache else (None, None)
+    if damaged:
+        log.add("WARNING", damaged)
+    plan = builder.build_plan(
+        backend, Path(request["graph"]), targets.find(request["target"]), options, log=log, timing_cache=began,
+        progress=lambda phase, step, steps: _tell(phase=phase, step=step, steps=steps),
+    )  # fmt: skip
+    artifacts.write_bytes(plan_path, plan.data)
+    if cache is not None and plan.timing_cache:
+        try:
+            caches.add(
+                cache, plan.timing_cache, lambda there, new: builder.merge_timing_caches(backend, there, new, log)
+            )
+        except BadInputError as error:
+            log.add("WARNING", f"The timing cache was not kept: {error.message}")
+    return {
+        "tensors": plan.tensors,
+        "layers": plan.layers,
+        "timing_cache": None if cache is None else ("used" if began else "begun"),
+        "peak_memory_bytes": _peak_memory_bytes(),
+    }
+
+
+def _peak_memory_bytes() -> int | None:
+    """The most memory of the host that this process held; None where the system doesn't tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    # In KiB on Linux and in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _end_when_alone(folder: Path) -> None:
+    """Wait for the end of standard input, which the process that started this one holds open."""
+    # Not through sys.stdin: Python aborts at its end if a thread still holds that object.
+    while os.read(0, 1):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
 
 
 def _tell(**values: Any) -> None:

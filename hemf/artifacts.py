@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from filelock import FileLock
 
 from hemf.errors import BadInputError
 
@@ -70,6 +73,44 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: two spaces, keys in the order given, a final newline."""
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def copy_to(source: Path, path: Path) -> None:
+    """Put a copy of a finished file at `path`, atomically."""
+    with atomic_path(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Nobody else on this machine is in such a block for `path`: files that belong together stay together.
+
+    The lock lies in the cache folder, so that nothing is left beside the user's files.
+
+    Raises:
+        BadInputError: the cache folder can't be written.
+    """
+    folder = cache_folder() / "locks"
+    check_folder(folder)
+    with FileLock(folder / f"{_place_hash(path)}.lock"):
+        yield
+
+
+def log_path(path: Path) -> Path:
+    """Where the log of making `path` lies, in the cache folder; another place has another."""
+    return cache_folder() / "logs" / f"{path.name}.{_place_hash(path)}.log"
+
+
+@contextmanager
+def growing_log(path: Path) -> Iterator[TextIO]:
+    """A log that stays whatever happens to this process; an earlier one is replaced. Makes its folder."""
+    check_folder(path.parent)
+    try:
+        path.touch()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        yield file
 
 
 def check_writable(path: Path) -> None:
@@ -170,6 +211,10 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _place_hash(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
 def _sync(path: Path) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
     "bench": ("hemf_export.commands.bench", "Time checkpoints and ONNX files side by side."),
     "predict": ("hemf_export.commands.predict", "Classes and probabilities of images."),
+    "self-test": ("hemf_export.commands.self_test", "Run an engine on its golden images, against its graph."),
     "inspect": ("hemf_export.commands.inspect", "What a checkpoint, ONNX file or engine is, and whether it may run."),
     "doctor": ("hemf_export.commands.doctor", "What this machine has, what commands lack, and the fix."),
 }

@@ -26,11 +26,12 @@ PACKAGES = {
     "onnx-ir": ("onnx_ir", "onnx-ir"),
     "onnxscript": ("onnxscript", "onnxscript"),
     "safetensors": ("safetensors", "safetensors"),
+    "filelock": ("filelock", "filelock"),
     "Pillow": ("PIL", "Pillow"),
     "scikit-learn": ("sklearn", "scikit-learn"),
     "matplotlib": ("matplotlib", "matplotlib"),
 }
-OTHER_PACKAGES = ("numpy", "onnx-ir", "onnxscript", "safetensors", "Pillow", "scikit-learn", "matplotlib")
+OTHER_PACKAGES = ("numpy", "onnx-ir", "onnxscript", "safetensors", "filelock", "Pillow", "scikit-learn", "matplotlib")
 
 
 @dataclass(frozen=True)

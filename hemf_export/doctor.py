@@ -89,7 +89,7 @@ class Report:
         return {"fit": self.fit, **dataclasses.asdict(self)}
 
 
-_MODEL = ("torch", "numpy", "safetensors", "Pillow")
+_MODEL = ("torch", "numpy", "safetensors", "filelock", "Pillow")
 _GRAPH = (*_MODEL, "onnx", "onnx-ir", "onnxscript", "onnxruntime")
 _TRAIN = (*_MODEL, "scikit-learn", "matplotlib")
 _GPU = ("GPU", "driver", "CUDA in torch")
@@ -100,10 +100,12 @@ USES = (
     Use("onnx", _GRAPH, gains={"onnxsim": "graphs are not simplified"}),
     Use("calibrate", (*_GRAPH, "matplotlib")),
     Use("bench", _GRAPH),
+    Use("predict", _GRAPH),
     Use("train", (*_TRAIN, *_GPU), how="on GPU with AMP", optional=True),
     Use("trt", (*_GRAPH, "tensorrt-rtx"), how="with tensorrt-rtx", optional=True),
     Use("trt", (*_GRAPH, *_GPU, "tensorrt"), how="with tensorrt", optional=True),
-    Use("bench", (*_GRAPH, *_GPU, "tensorrt or tensorrt-rtx"), how="on GPU", optional=True),
+    Use("predict", (*_GRAPH, *_GPU, "tensorrt or tensorrt-rtx"), how="with engines", optional=True),
+    Use("self-test", (*_GRAPH, *_GPU, "tensorrt or tensorrt-rtx"), how="of engines", optional=True),
 )
 
 

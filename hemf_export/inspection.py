@@ -1,6 +1,6 @@
 """What one of our files is: checkpoint, ONNX file or engine, by what is in it; with its checks and its hash.
 
-Nothing of an engine is run: see `engines.preflight`.
+An engine is only deserialized, to list its layers, where it passed its preflight: see `engines.preflight`.
 """
 
 from __future__ import annotations
@@ -144,13 +144,26 @@ def _engine(path: Path, trust: bool) -> Inspection:
     for name in _FIGURES:
         if isinstance(figures := manifest.get(name), dict):
             facts.append(("proof of its graph", _proof(figures)))
+    layers, notes = _layers(path, trust) if found.refusal is None else ({}, [])
+    facts += [(f"layers: {kind}", _counted(precisions)) for kind, precisions in layers.items()]
     sha256 = artifacts.sha256(path)
     facts += _identity(path, sha256)
     checks: list[tuple[str, str, str]] = [(check.what, check.outcome, check.found) for check in found.checks]
     header = None if found.header is None else vars(found.header)
     values: dict[str, Any] = {"kind": "engine", "header": header, "sha256": sha256, "manifest": manifest or None}
     values["checks"] = [dict(zip(("what", "outcome", "found"), check, strict=True)) for check in checks]
-    return Inspection(path, "engine", facts, values, checks, found.conflict)
+    values["layers"] = layers or None
+    return Inspection(path, "engine", facts, values, checks, found.conflict, notes)
+
+
+def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Where the engine may run: its layers' precisions, or in a note why there are none."""
+    from engines import layers, runtime
+
+    try:
+        return layers.table(layers.of(runtime.deserialize(path, trust=trust))), []
+    except HemfError as error:
+        return {}, [f"Its layers can't be listed: {error.message}"]
 
 
 def _machine(path: Path) -> Machine:
@@ -169,8 +182,15 @@ def _build(header: PlanHeader | None, manifest: dict[str, Any]) -> list[tuple[st
         facts.append(("built by", f"{header.backend} {header.version or '(version not readable)'}"))
     if manifest.get("compute_capability"):
         facts.append(("for", f"{manifest.get('target')} ({manifest['compute_capability']})"))
-    wanted = (("precision", "precision"), ("batches", "batch_profile"), ("graph", "parent"))
-    return [*facts, *((title, str(manifest[name])) for title, name in wanted if manifest.get(name))]
+    wanted = (("precision", "precision"), ("graph", "parent"))
+    facts += [(title, str(manifest[name])) for title, name in wanted if manifest.get(name)]
+    build = manifest.get("build")
+    if isinstance(build, dict) and isinstance(build.get("profiles"), list):
+        facts.append(("batches", ", ".join(map(str, build["profiles"]))))
+    for entry in manifest["tensors"] if isinstance(manifest.get("tensors"), list) else []:
+        shape = ", ".join("N" if size == -1 else str(size) for size in entry.get("shape", []))
+        facts.append((str(entry.get("mode")), f"{entry.get('name')}: {entry.get('type')} ({shape})"))
+    return facts
 
 
 def _proof(figures: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ Parsed with protobuf alone. Our files are self-contained, so external data is re
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,6 +60,20 @@ class Description:
         _check_kinds(values)
         special = {"classes": tuple(values["classes"]), "preprocess": Preprocess.from_dict(values["preprocess"])}
         return cls(**{**values, **special})
+
+    @classmethod
+    def from_manifest(cls, path: Path, manifest: dict[str, Any]) -> Description:
+        """What the manifest of the engine `path` says of the model.
+
+        Raises:
+            BadInputError: it says nothing of it, or nonsense.
+        """
+        try:
+            return cls.from_dict({field.name: manifest[field.name] for field in dataclasses.fields(cls)})
+        except (BadInputError, KeyError, TypeError, ValueError) as error:
+            raise BadInputError(
+                f"The manifest of {path} doesn't tell classes and preprocessing: {error}.", "Build the engine again."
+            ) from error
 
 
 def _check_kinds(values: dict[str, Any]) -> None:

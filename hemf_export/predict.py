@@ -1,4 +1,4 @@
-"""Images → classes and probabilities, with a checkpoint or one of our ONNX files.
+"""Images → classes and probabilities, with a checkpoint, one of our ONNX files, or an engine.
 
     from hemf_export import predict
     model = predict.load("run/best.onnx")
@@ -18,12 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import engines
 from calibration.image_set import ImageSet
-from hemf import checkpoint, folders
+from hemf import artifacts, checkpoint, folders
 from hemf.errors import BadInputError, CheckFailedError, MissingCapabilityError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from hemf_export import image_list, onnx_file
+from hemf_export import image_list, onnx_file, self_test
 from hemf_export.discover import CHECKPOINT_SUFFIXES, ENGINE_SUFFIXES
 from hemf_export.onnx_file import InputType, Precision
 from hemf_export.runners import OnnxRunner, Runner, TorchRunner
@@ -60,6 +61,7 @@ class Predictor:
         runner: input to logits.
         input_type: what the runner takes, normalized or raw pixels.
         fixed_batch: the only batch size that the file takes; None for any.
+        least_batch: the smallest that it takes.
         notes: what a user should know about how the file was read.
     """
 
@@ -70,6 +72,7 @@ class Predictor:
     runner: Runner
     input_type: InputType = "float32"
     fixed_batch: int | None = None
+    least_batch: int = 1
     notes: tuple[str, ...] = ()
 
     def predict(
@@ -102,15 +105,15 @@ class Predictor:
         images = ImageSet(listed, self.preprocess, raw=self.input_type == "uint8", batch=self.fixed_batch)
         found: list[Prediction] = []
         progress("classifying", 0, len(files))
-        for inputs in images.batches(batch):
+        for inputs in images.batches(max(batch, self.least_batch)):
             logits = self.runner.infer(self._filled(inputs))[: len(inputs)]
             found.extend(self._predictions(files[len(found) : len(found) + len(inputs)], logits))
             progress("classifying", len(found), len(files))
         return found
 
     def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
-        """A last, short batch filled up to the fixed size with its last image."""
-        missing = (self.fixed_batch or 0) - len(inputs)
+        """A short batch filled up to the size that the file takes with its last image."""
+        missing = (self.fixed_batch or self.least_batch) - len(inputs)
         return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing > 0 else inputs
 
     def _predictions(self, paths: Sequence[Path], logits: NDArray[np.float32]) -> list[Prediction]:
@@ -135,7 +138,9 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Predictor:
-    """Read a model: a checkpoint (ours or the authors'), or an ONNX file of ours of any precision.
+    """Read a model: a checkpoint (ours or the authors'), an ONNX file of ours of any precision, or an engine.
+
+    An engine is tried on its golden images first.
 
     Args:
         path: the file.
@@ -143,7 +148,8 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
 
     Raises:
         BadInputError: anything wrong with the file, or of another kind; a manifest beside it that disagrees.
-        MissingCapabilityError: an engine, which can't be run here.
+        CheckFailedError: an engine that doesn't compute what its graph does.
+        MissingCapabilityError: an engine that can't run here.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -171,10 +177,7 @@ def _checkpoint(path: Path, classes: Sequence[str] | None) -> Predictor:
 
 def _onnx(path: Path, classes: Sequence[str] | None) -> Predictor:
     _, described = onnx_file.read(path)
-    if classes is not None and tuple(classes) != described.classes:
-        raise BadInputError(
-            f"{path} has the classes {', '.join(described.classes)}, not {', '.join(classes)}.", "Leave out --classes."
-        )
+    _require_classes(path, described, classes)
     runner = OnnxRunner(path, f"ONNX Runtime, {path.name}")
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
@@ -183,10 +186,34 @@ def _onnx(path: Path, classes: Sequence[str] | None) -> Predictor:
 
 
 def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
-    raise MissingCapabilityError(
-        f"{path} can't be run here: running engines needs a GPU with TensorRT.",
-        "The checkpoint or the ONNX file that it was made from runs on a CPU.",
-    )
+    if not artifacts.manifest_path(path).is_file():
+        raise BadInputError(
+            f"{path} has no manifest: nothing tells its classes and preprocessing.",
+            "Take the manifest along with it, or build it again: hemf-export trt.",
+        )
+    try:
+        runner = engines.load(path)
+    except MissingCapabilityError as error:
+        raise MissingCapabilityError(
+            error.message, f"{error.hint or ''} The ONNX file that it was built from runs on a CPU.".strip()
+        ) from error
+    described = onnx_file.Description.from_manifest(path, runner.manifest)
+    _require_classes(path, described, classes)
+    tried = self_test.of(runner, path)
+    notes = () if tried else (f"{path.name} has no golden images: nothing shows that it computes what its graph does.",)
+    sizes = runner.interface
+    return Predictor(
+        runner.name, described.classes, described.preprocess, described.precision, runner,
+        input_type=described.input_type, fixed_batch=sizes.smallest if sizes.smallest == sizes.largest else None,
+        least_batch=sizes.smallest, notes=(*notes, *runner.notes),
+    )  # fmt: skip
+
+
+def _require_classes(path: Path, described: onnx_file.Description, classes: Sequence[str] | None) -> None:
+    if classes is not None and tuple(classes) != described.classes:
+        raise BadInputError(
+            f"{path} has the classes {', '.join(described.classes)}, not {', '.join(classes)}.", "Leave out --classes."
+        )
 
 
 def _require_readable(images: LabelledImages, progress: Callable[[str, int, int], None]) -> None:

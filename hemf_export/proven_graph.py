@@ -32,7 +32,7 @@ class Wanted:
         cache: folder of earlier results; None for none.
     """
 
-    precision: Literal["fp16", "int8"] | None = "fp16"
+    precision: Literal["fp16", "int8", "fp32"] | None = "fp16"
     images: Path | None = None
     samples: int = fp16.IMAGES
     bounds: Bounds = field(default_factory=Bounds)
@@ -80,7 +80,12 @@ def provide(
             model, source, onnx_export.Options(images=wanted.images), classes=classes, step=step
         )
         notes = exported.notes
-    graph = _float16(source, wanted, step) if wanted.precision == "fp16" else _int8(source, wanted, listener)
+    if wanted.precision == "fp16":
+        graph = _float16(source, wanted, step)
+    elif wanted.precision == "int8":
+        graph = _int8(source, wanted, listener)
+    else:
+        graph = _ready(source, "fp32")
     return source, ProvenGraph(graph.path, graph.description, graph.fields, graph.rows, (*notes, *graph.notes))
 
 
@@ -111,11 +116,14 @@ def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
     )
 
 
-def _ready(path: Path) -> ProvenGraph:
+def _ready(path: Path, precision: Literal["fp32"] | None = None) -> ProvenGraph:
+    """A file that is built as it is: it has its precision already, which a float32 one has only if that was said."""
     _, description = onnx_file.read(path)
-    if description.precision == "fp32":
+    if precision is not None and description.precision != precision:
+        raise UsageError(f"{path} is {description.precision}, not {precision}.", f"Leave out --{precision}.")
+    if description.precision == "fp32" and precision is None:
         raise UsageError(
-            f"{path} is float32: say the precision, --fp16, or --int8 --images DIR.",
+            f"{path} is float32: say the precision, --fp16, or --int8 --images DIR, or --fp32.",
             "Engines are strongly typed: their precision is that of the graph.",
         )
     if description.precision == "int8-cpu":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,10 +14,11 @@ from engines import backends
 from engines.backends import BackendName
 from engines.batches import BatchProfile
 from engines.build import Engine, build_engine
+from engines.options import BuildOptions
 from engines.targets import Target
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import onnx_export, proven_graph
+from hemf_export import golden_images, onnx_export, proven_graph
 from hemf_export.onnx_export import Step
 from hemf_export.onnx_file import Description
 from hemf_export.proven_graph import ProvenGraph, Wanted
@@ -29,13 +32,27 @@ RTX_ON_T4 = (
 
 @dataclass(frozen=True)
 class Request:
-    """What to build; see `hemf-export trt --help`."""
+    """What to build; see `hemf-export trt --help`.
+
+    Args:
+        model: a checkpoint or an ONNX file.
+        target: GPU or compute capability.
+        output: the engine; None for a name beside the graph's.
+        backend: which TensorRT.
+        profiles: batch sizes; none for those of the graph, or the default.
+        options: how to build; its profiles don't count.
+        golden: images to check the engine with; 0 for none.
+        wanted: precision, and what it may lose.
+        classes: names for a checkpoint that has none.
+    """
 
     model: Path
     target: Target
     output: Path | None = None
     backend: Literal["auto"] | BackendName = "auto"
-    profile: BatchProfile | None = None
+    profiles: tuple[BatchProfile, ...] = ()
+    options: BuildOptions = field(default_factory=BuildOptions)
+    golden: int = golden_images.IMAGES
     wanted: Wanted = field(default_factory=Wanted)
     classes: tuple[str, ...] | None = None
 
@@ -70,13 +87,14 @@ def make(
     # What this machine lacks is told before minutes of work.
     backend = backends.choose(request.backend, request.target)
     backends.load(backend)
+    request.options.require(backend, backends.gpu_capability())
     if request.output is not None:
         artifacts.check_writable(request.output)
         artifacts.check_distinct(model, request.output)
     else:
         artifacts.check_folder(model.parent)
     source, graph = proven_graph.provide(model, request.classes, request.wanted, listener, step)
-    profile = _profile(request.profile, graph.path, graph.description)
+    options = dataclasses.replace(request.options, profiles=_profiles(request.profiles, graph.path, graph.description))
     fields = {
         **graph.description.to_dict(),
         "input": onnx_export.INPUT_NAME,
@@ -84,23 +102,28 @@ def make(
         **graph.fields,
     }
     output = request.output or graph.path.with_name(f"{graph.path.with_suffix('').name}.{request.target.name}.engine")
+    golden = None
+    if request.golden:
+        with (step or (lambda text: nullcontext()))("Computing golden images"):
+            golden = golden_images.make(graph.path, graph.description, request.wanted.images, request.golden)
     engine = build_engine(
-        graph.path, output, backend=backend, target=request.target, profile=profile, fields=fields, progress=progress
-    )
-    notes = list(graph.notes)
+        graph.path, output, backend=backend, target=request.target, options=options, fields=fields, golden=golden,
+        progress=progress,
+    )  # fmt: skip
+    notes = [*graph.notes, *engine.notes]
     if backend == "tensorrt-rtx" and request.target.name == "t4":
         notes.append(RTX_ON_T4)
     return Made(source, graph, engine, tuple(notes))
 
 
-def _profile(wanted: BatchProfile | None, path: Path, description: Description) -> BatchProfile:
+def _profiles(wanted: tuple[BatchProfile, ...], path: Path, description: Description) -> tuple[BatchProfile, ...]:
     fixed = description.batch
     if fixed is None:
-        return wanted or BatchProfile()
-    own = BatchProfile(fixed, fixed, fixed)
-    if wanted is not None and wanted != own:
+        return wanted or (BatchProfile(),)
+    own = (BatchProfile(fixed, fixed, fixed),)
+    if wanted and wanted != own:
         raise BadInputError(
-            f"{path} has the fixed batch {fixed}; the profile {wanted} asks for others.",
+            f"{path} has the fixed batch {fixed}; the profile {', '.join(map(str, wanted))} asks for others.",
             "Export it with --batch dynamic, or leave out --batch.",
         )
     return own

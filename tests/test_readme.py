@@ -64,7 +64,7 @@ def test_its_two_commands_and_others_are_in_the_makefile():
 
 
 def test_its_table_of_commands_is_complete():
-    assert re.findall(r"^\| `(\w+)", README, re.MULTILINE) == list(cli.COMMANDS)
+    assert re.findall(r"^\| `([\w-]+)", README, re.MULTILINE) == list(cli.COMMANDS)
 
 
 def test_its_table_of_exit_codes_is_the_programs():

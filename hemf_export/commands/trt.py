@@ -4,24 +4,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hemf.errors import UsageError
+
+if TYPE_CHECKING:
+    from engines.build import Engine
 
 
 @click.command("trt")
 @click.argument("model", required=False, type=click.Path(path_type=Path))
 @click.option("--fp16", is_flag=True, help="Build in float16, with float32 islands where that is not safe.")
 @click.option("--int8", is_flag=True, help="Build with the most work in INT8 that keeps to --max-drop; needs --images.")
+@click.option("--fp32", is_flag=True, help="Build the float32 graph as it is; TensorRT-RTX can't for a T4.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The engine.  [default: MODEL.PRECISION.TARGET.engine]"
 )
-@click.option("--target", "target_name", default="t4", show_default=True, help="t4, a100, a10, l4, or sm_75.")
+@click.option("--target", "target_name", default="t4", show_default=True,
+              help="t4, rtx-20, a10, l4, a100, l40s, h100, h200, orin, or sm_75.")  # fmt: skip
 @click.option("--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]), default="auto", show_default=True,
               help="auto: tensorrt on a GPU of the target's kind, else tensorrt-rtx, which needs none.")  # fmt: skip
-@click.option("--batch", default=None, metavar="MIN:OPT:MAX", help="Batch sizes of the engine.  [default: 1:8:32]")
+@click.option("--batch", multiple=True, metavar="MIN:OPT:MAX",
+              help="Batch sizes of the engine; several make several profiles.  [default: 1:8:32]")  # fmt: skip
+@click.option("--workspace", "workspace_mib", default=2048, show_default=True, metavar="MIB",
+              help="Limit of a layer's scratch memory.")  # fmt: skip
+@click.option("--optimization-level", type=click.IntRange(0, 5), help="How long to search for the fastest kernels.")
+@click.option("--version-compatible", is_flag=True, help="Later versions of TensorRT run it too; not TensorRT-RTX.")
+@click.option("--strip-weights", "stripped", is_flag=True, help="Without weights: the ONNX file beside it gives them.")
+@click.option("--timing-cache/--no-timing-cache", default=True, show_default=True,
+              help="Keep kernels' times for the next build (TensorRT).")  # fmt: skip
+@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True,
+              help="Images kept beside the engine, to test it with on its target; 0 for none.")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path),
               help="Images: fp16 is proven on them, int8 calibrated and judged.  [default: seeded noise]")  # fmt: skip
 @click.option("--samples", default=64, show_default=True, help="fp16: at most so many of the images.")
@@ -37,9 +52,10 @@ from hemf.errors import UsageError
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    model: Path | None, fp16: bool, int8: bool, output: Path | None, target_name: str, backend: Any, batch: str | None,
-    images: Path | None, samples: int, max_logit_diff: float | None, min_agreement: float | None,
-    max_drop: float | None, metric: Any, method: Any, classes: str | None, as_json: bool,
+    model: Path | None, fp16: bool, int8: bool, fp32: bool, output: Path | None, target_name: str, backend: Any,
+    batch: tuple[str, ...], golden: int, images: Path | None, samples: int, max_logit_diff: float | None,
+    min_agreement: float | None, max_drop: float | None, metric: Any, method: Any, classes: str | None, as_json: bool,
+    **build_options: Any,
 ) -> None:  # fmt: skip
     """Build a TensorRT engine from MODEL: an ONNX file of ours, or a checkpoint, which is exported first.
 
@@ -49,12 +65,13 @@ def command(
     """
     from engines import targets
     from engines.batches import BatchProfile
+    from engines.options import BuildOptions
 
-    if fp16 and int8:
-        raise UsageError("--fp16 and --int8 exclude each other: INT8 engines compute the rest in FP16.")
-    if not (fp16 or int8) and (model is None or model.suffix != ".onnx"):
+    if fp16 + int8 + fp32 > 1:
+        raise UsageError("--fp16, --int8 and --fp32 exclude each other: INT8 engines compute the rest in FP16.")
+    if not (fp16 or int8 or fp32) and (model is None or model.suffix != ".onnx"):
         raise UsageError(
-            "Say the precision: --fp16, or --int8 --images DIR.",
+            "Say the precision: --fp16, or --int8 --images DIR, or --fp32.",
             "Engines are strongly typed: their precision is that of the graph.",
         )
     if int8 and images is None:
@@ -64,7 +81,8 @@ def command(
     if not int8 and (max_drop is not None or method != "auto"):
         raise UsageError(f"{'--max-drop' if max_drop is not None else '--method'} is of --int8.")
     target = targets.find(target_name)
-    profile = BatchProfile.parse(batch) if batch else None
+    options = BuildOptions(**build_options)
+    profiles = tuple(BatchProfile.parse(text) for text in batch)
     if samples < 1:
         raise UsageError("--samples must be at least 1.")
 
@@ -79,7 +97,7 @@ def command(
         model = the_float32_file(Path())
         console.say(f"Taking {model.name}, the ONNX file of ours in this folder.")
     wanted = Wanted(
-        precision="fp16" if fp16 else "int8" if int8 else None,
+        precision="fp16" if fp16 else "int8" if int8 else "fp32" if fp32 else None,
         images=images,
         samples=samples,
         bounds=Bounds(max_logit_diff, min_agreement),
@@ -88,7 +106,8 @@ def command(
         cache=artifacts.cache_folder(),
     )
     request = trt_engine.Request(
-        model=model, output=output, target=target, backend=backend, profile=profile, wanted=wanted,
+        model=model, output=output, target=target, backend=backend, profiles=profiles, options=options, golden=golden,
+        wanted=wanted,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
     )  # fmt: skip
     bar, listener = console.PhaseBar("Building the engine"), calibration_report.Progress()
@@ -108,11 +127,19 @@ def command(
         click.echo(json.dumps({**done.engine.manifest, "file": str(done.engine.path)}, indent=2))
         return
     rows = [
-        ("engine", f"{console.size(done.engine.path.stat().st_size)}, {done.engine.seconds:.0f} s to build"),
+        ("engine", _built(done.engine)),
         ("built by", f"{done.engine.backend} {done.engine.version} for {target.name} ({target.sm})"),
-        ("batches", str(done.engine.manifest["batch_profile"])),
+        ("batches", ", ".join(done.engine.manifest["build"]["profiles"])),
         *done.graph.rows,
     ]
     console.facts(str(done.engine.path), rows)
     source = "" if done.source == done.graph.path else f"{done.source} "
     console.next_command(f"hemf-export bench {source}{done.graph.path}")
+
+
+def _built(engine: Engine) -> str:
+    from hemf_export import console
+
+    peak = engine.manifest["build_peak_memory_bytes"]
+    memory = f", {console.size(peak)} of memory" if peak else ""
+    return f"{console.size(engine.path.stat().st_size)}, {engine.seconds:.0f} s to build{memory}"

@@ -1,8 +1,7 @@
-"""Building engines: targets, profiles, backends that are missing or crash, names of the API."""
+"""Building engines: profiles, backends that are missing or crash, names of the API."""
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
 from pathlib import Path
@@ -14,21 +13,8 @@ from onnx import helper, numpy_helper
 
 from engines import backends, build, targets
 from engines.batches import BatchProfile
+from engines.options import BuildOptions
 from hemf.errors import BadInputError, MissingCapabilityError, UsageError
-from tests.conftest import PROJECT
-
-
-@pytest.mark.parametrize(
-    ("name", "capability"), [("t4", (7, 5)), ("T4", (7, 5)), ("sm_75", (7, 5)), ("sm120", (12, 0))]
-)
-def test_targets_by_name_or_compute_capability(name, capability):
-    assert targets.find(name).compute_capability == capability
-
-
-@pytest.mark.parametrize("name", ["t44", "", "sm_", "../t4"])
-def test_unknown_targets_are_wrong_usage(name):
-    with pytest.raises(UsageError):
-        targets.find(name)
 
 
 def test_profiles():
@@ -51,8 +37,11 @@ def tiny_graph(path: Path, dtype: type = np.float16, operator: str = "MatMul") -
     return path
 
 
+OPTIONS = BuildOptions(profiles=(BatchProfile(1, 2, 4),))
+
+
 def make(graph: Path, output: Path, **changes: object) -> build.Engine:
-    settings = {"backend": "tensorrt-rtx", "target": targets.find("t4"), "profile": BatchProfile(1, 2, 4), "fields": {}}
+    settings = {"backend": "tensorrt-rtx", "target": targets.find("t4"), "options": OPTIONS, "fields": {}}
     return build.build_engine(graph, output, **{**settings, **changes})
 
 
@@ -129,24 +118,3 @@ def test_a_backend_that_cannot_be_imported_is_exit_4_with_the_install_command(mo
         backends.load("tensorrt-rtx")
     assert refused.value.exit_code == 4
     assert "pip install" in str(refused.value.hint)
-
-
-def test_every_name_of_the_api_exists_in_the_published_bindings(shared):
-    """Attributes that the builder uses of a TensorRT object, in the recorded names of 10.16, 11.4 and RTX 1.7."""
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse((PROJECT / "engines" / "builder.py").read_text()))
-        if isinstance(node, ast.Attribute)
-    }
-    listed = {path.stem: json.loads(path.read_text()) for path in (shared / "tensorrt-api").glob("*.json")}
-    assert len(listed) == 3
-    known = {
-        name: set(api) | {member for members in api.values() for member in members} for name, api in listed.items()
-    }
-    anywhere = set().union(*known.values())
-    rtx_only = {"ComputeCapability", "num_compute_capabilities", "set_compute_capability"}
-    relevant = (used & anywhere) - {"name", "value"}
-    assert {"build_serialized_network", "hardware_compatibility_level", "STRONGLY_TYPED"} <= relevant
-    for release, names in known.items():
-        allowed = rtx_only if "rtx" not in release else set()
-        assert relevant - names - allowed == set(), release

@@ -40,7 +40,7 @@ def test_without_a_file_the_one_onnx_file_of_the_folder_is_taken(folder, run_cli
     assert artifacts.read_manifest(engine)["sha256"] == artifacts.sha256(engine) == manifest["sha256"]
     assert manifest["compute_capability"] == "sm_75"
     assert manifest["backend"] == "tensorrt-rtx"
-    assert manifest["batch_profile"] == "1:8:32"
+    assert manifest["build"]["profiles"] == ["1:8:32"]
     assert manifest["precision"] == "fp16"
     assert manifest["parent_sha256"] == artifacts.sha256(folder / "model.fp16.onnx")
     assert manifest["checkpoint_sha256"] == onnx_file.read(folder / "model.onnx")[1].checkpoint_sha256
@@ -73,7 +73,7 @@ def test_raw_pixels_build_too(made, run_cli, tmp_path):
     assert run_cli("onnx", made.checkpoint, "-o", path, "--input", "uint8", "--batch", "2")[0] == 0
     code, out, err = run_cli("trt", path, "--fp16", "--json")
     assert code == 0, err
-    assert json.loads(out)["batch_profile"] == "2:2:2"
+    assert json.loads(out)["build"]["profiles"] == ["2:2:2"]
     code, _, err = run_cli("trt", path, "--fp16", "--batch", "1:2:4")
     assert code == 1
     assert "fixed batch 2" in err

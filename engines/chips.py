@@ -1,0 +1,168 @@
+"""What NVIDIA publishes of GPUs: their rates, and what their tensor cores multiply.
+
+The rates are peaks from datasheets, at boost clock. No kernel reaches them, and a card at its power limit, such as a
+T4, stays further below. They bound how fast an engine can be; how fast it is only a measurement tells. All are dense:
+where a datasheet has only rates with structured sparsity, they are halved here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Chip:
+    """A GPU product.
+
+    Args:
+        product: what its driver's name for it starts with. Some start alike: "NVIDIA A10" is in "NVIDIA A100" too.
+        memory_gb: size of its memory, as the datasheet rounds it; a Jetson's GPU shares it with the CPU.
+        bandwidth_gb_s: of that memory, in 1e9 bytes per second.
+        tflops_fp32: float32 without tensor cores, in 1e12 operations per second; a multiply-add counts as two.
+        tflops_fp16: float16 in tensor cores, summed in float32, in 1e12 operations per second. GeForce cards sum in
+            float16 at twice this rate; for the others NVIDIA tells one rate.
+        tops_int8: int8 in tensor cores, summed in int32, in 1e12 operations per second.
+        source: title and year of NVIDIA's publication that the figures are from.
+    """
+
+    product: str
+    memory_gb: int
+    bandwidth_gb_s: float
+    tflops_fp32: float
+    tflops_fp16: float
+    tops_int8: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What the tensor cores of a compute capability multiply; the rest runs without them, or not at all.
+
+    Args:
+        fp16: float16.
+        int8: int8.
+        bf16: bfloat16.
+        tf32: float32 rounded to TF32, a mantissa of 10 bits.
+    """
+
+    fp16: bool
+    int8: bool
+    bf16: bool
+    tf32: bool
+
+
+def abilities(compute_capability: tuple[int, int]) -> Abilities:
+    """What GPUs of a compute capability can do in tensor cores.
+
+    That a GPU can do it doesn't mean that TensorRT does. TensorRT runs on 7.5 and later: 10.5 dropped Volta (7.0).
+    TensorRT-RTX also leaves out 8.7 and 9.0. Capabilities before 7.5 are here only so that a message can name what
+    they lack. GeForce GTX 16 cards say 7.5 and have no tensor cores; that can't be told from the number.
+
+    Args:
+        compute_capability: major and minor. One later than any known is taken to do all that 8.0 does.
+    """
+    ampere = compute_capability >= (8, 0)
+    return Abilities(
+        fp16=compute_capability >= (7, 0),
+        int8=compute_capability >= (7, 2),  # Xavier, 7.2, has them; Volta, 7.0, has not
+        bf16=ampere,
+        tf32=ampere,
+    )
+
+
+T4 = Chip(
+    product="Tesla T4",
+    memory_gb=16,
+    bandwidth_gb_s=320,
+    tflops_fp32=8.1,
+    tflops_fp16=65,
+    tops_int8=130,
+    source="NVIDIA T4 Tensor Core GPU datasheet, 2019; bandwidth: NVIDIA T4 product brief PB-09256-001, 2020",
+)
+
+# Of all GeForce RTX 20 cards the fastest. These are the rates at reference clocks; the Founders Edition has 6% more.
+RTX_20 = Chip(
+    product="NVIDIA GeForce RTX 20",
+    memory_gb=11,
+    bandwidth_gb_s=616,
+    tflops_fp32=13.4,
+    tflops_fp16=53.8,
+    tops_int8=215.2,
+    source="NVIDIA Turing GPU Architecture whitepaper WP-09183-001, 2018: GeForce RTX 2080 Ti",
+)
+
+A10 = Chip(
+    product="NVIDIA A10",
+    memory_gb=24,
+    bandwidth_gb_s=600,
+    tflops_fp32=31.2,
+    tflops_fp16=125,
+    tops_int8=250,
+    source="NVIDIA A10 Tensor Core GPU datasheet, 2021",
+)
+
+# PCIe, 40 GB. SXM4 has the same peaks and more power to hold them; 80 GB has more bandwidth.
+A100 = Chip(
+    product="NVIDIA A100",
+    memory_gb=40,
+    bandwidth_gb_s=1555,
+    tflops_fp32=19.5,
+    tflops_fp16=312,
+    tops_int8=624,
+    source="NVIDIA A100 Tensor Core GPU datasheet, 2020",
+)
+
+L4 = Chip(
+    product="NVIDIA L4",
+    memory_gb=24,
+    bandwidth_gb_s=300,
+    tflops_fp32=30.3,
+    tflops_fp16=121,
+    tops_int8=242.5,
+    source="NVIDIA L4 Tensor Core GPU datasheet, 2023",
+)
+
+L40S = Chip(
+    product="NVIDIA L40S",
+    memory_gb=48,
+    bandwidth_gb_s=864,
+    tflops_fp32=91.6,
+    tflops_fp16=362.05,
+    tops_int8=733,
+    source="NVIDIA L40S datasheet, 2023",
+)
+
+# SXM5. The PCIe and NVL cards, whose names start alike, are slower.
+H100 = Chip(
+    product="NVIDIA H100",
+    memory_gb=80,
+    bandwidth_gb_s=3350,
+    tflops_fp32=67,
+    tflops_fp16=989.5,
+    tops_int8=1979,
+    source="NVIDIA H100 Tensor Core GPU datasheet, 2023",
+)
+
+# SXM5. The H100's chip with other memory.
+H200 = Chip(
+    product="NVIDIA H200",
+    memory_gb=141,
+    bandwidth_gb_s=4800,
+    tflops_fp32=67,
+    tflops_fp16=989.5,
+    tops_int8=1979,
+    source="NVIDIA H200 Tensor Core GPU datasheet, 2024",
+)
+
+# Jetson AGX Orin 64 GB at its highest power mode, without its two DLA. The brief has 170 sparse INT8 TOPS for the GPU,
+# and no rate of float16: that is half of INT8, as in all tensor cores of its generation. Orin NX and Nano, far slower,
+# have the same name.
+ORIN = Chip(
+    product="Orin",
+    memory_gb=64,
+    bandwidth_gb_s=204.8,
+    tflops_fp32=5.3,
+    tflops_fp16=42.5,
+    tops_int8=85,
+    source="NVIDIA Jetson AGX Orin Series technical brief TB_10749-001 v1.2, 2022",
+)

@@ -1,0 +1,130 @@
+"""Golden images of an engine: raw pixels in a file beside it, and in its manifest the logits that the graph gives them.
+
+The pixels are what preprocessing gives before it normalizes, one byte a channel, so that a C++ program can read them
+with no library: (n, height, width, 3) in that order and nothing else. They are taken with the engine to its target,
+where `check` shows that the engine computes there what the proven graph computes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemf import artifacts
+from hemf.errors import BadInputError
+from hemf.images import Preprocess
+
+
+class Infers(Protocol):
+    """Anything that computes logits."""
+
+    def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Network input → logits (N, classes)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Images and what the graph makes of them.
+
+    Args:
+        pixels: (n, height, width, 3) uint8, RGB.
+        logits: (n, classes) float32, of the graph, float16 emulated.
+        source: where the images are from, in words.
+        max_logit_difference: of any logit, from here to the engine's.
+    """
+
+    pixels: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    source: str
+    max_logit_difference: float
+
+    def write(self, engine: Path) -> dict[str, Any]:
+        """Put the pixels beside `engine`; the entry for its manifest."""
+        data = np.ascontiguousarray(self.pixels).tobytes()
+        path = place(engine)
+        artifacts.write_bytes(path, data)
+        return {
+            "file": path.name,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "shape": list(self.pixels.shape),
+            "source": self.source,
+            "logits": [[round(float(value), 6) for value in row] for row in self.logits],
+            "max_logit_difference": self.max_logit_difference,
+        }
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What an engine made of its golden images.
+
+    Args:
+        images: how many.
+        max_difference: of a logit.
+        bound: that it was held to.
+        agreement: share of the images with the same class.
+        finite: whether every logit was.
+    """
+
+    images: int
+    max_difference: float
+    bound: float
+    agreement: float
+    finite: bool
+
+    @property
+    def passed(self) -> bool:
+        """All logits finite and within the bound. A class may only change where two are closer than that."""
+        return self.finite and self.max_difference <= self.bound
+
+
+def place(engine: Path) -> Path:
+    """Where the golden pixels of `engine` lie."""
+    return engine.with_name(f"{engine.name}.golden")
+
+
+def read(engine: Path, manifest: dict[str, Any]) -> Golden | None:
+    """The golden images of an engine; None where its manifest has none.
+
+    Raises:
+        BadInputError: the file is missing, or not the one of the manifest.
+    """
+    entry = manifest.get("golden")
+    if entry is None:
+        return None
+    path = place(engine)
+    hint = f"Take it along with {engine.name}, or build again."
+    try:
+        data = path.read_bytes()
+        shape = tuple(int(size) for size in entry["shape"])
+        logits = np.array(entry["logits"], np.float32)
+        bound, expected = float(entry["max_logit_difference"]), entry["sha256"]
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path}, the golden images of {engine.name}, is missing.", hint) from error
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise BadInputError(f"The golden images of {engine} can't be read: {error}.", hint) from error
+    if hashlib.sha256(data).hexdigest() != expected or len(data) != np.prod(shape, dtype=np.int64):
+        raise BadInputError(f"{path} is not what the manifest of {engine.name} describes.", hint)
+    return Golden(np.frombuffer(data, np.uint8).reshape(shape), logits, str(entry.get("source")), bound)
+
+
+def check(runner: Infers, golden: Golden, preprocess: Preprocess, *, raw: bool) -> SelfTest:
+    """Run the golden images through `runner`.
+
+    Args:
+        runner: that is to be checked.
+        golden: images and logits.
+        preprocess: of the model.
+        raw: whether the runner takes pixels as they are, or normalized ones.
+    """
+    inputs = golden.pixels if raw else preprocess.normalize(golden.pixels)
+    logits = runner.infer(inputs)
+    finite = bool(np.isfinite(logits).all())
+    difference = float(np.abs(logits - golden.logits).max()) if finite else float("inf")
+    agreement = float((logits.argmax(1) == golden.logits.argmax(1)).mean())
+    return SelfTest(len(logits), difference, golden.max_logit_difference, agreement, finite)

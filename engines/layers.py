@@ -1,0 +1,72 @@
+"""What a built engine computes in, layer by layer, as TensorRT's inspector tells it where the engine runs.
+
+The graph says what was asked for; this says what the builder made of it, after fusion.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engines.runtime import Loaded
+
+# Spellings of 10 ("Half", "FP16") and 11 ("Datatype": "Half" beside a format). The first that is found counts.
+_PRECISIONS = {
+    "int8": r"\bint8\b", "fp16": r"\b(half|fp16|float16)\b", "fp32": r"\b(float|fp32|float32)\b",
+    "uint8": r"\buint8\b", "int32": r"\bint32\b", "int64": r"\bint64\b", "bool": r"\bbool\b",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of an engine.
+
+    Args:
+        name: of the nodes that were fused in it.
+        kind: TensorRT's name of what it does.
+        precision: of its first output: fp32, fp16, int8; "unknown" where the inspector doesn't say.
+    """
+
+    name: str
+    kind: str
+    precision: str
+
+
+def of(loaded: Loaded) -> list[Layer]:
+    """The layers of an engine, in order."""
+    trt: Any = loaded.backend.module
+    inspector = loaded.engine.create_engine_inspector()
+    return parse(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def parse(text: str) -> list[Layer]:
+    """Read the inspector's JSON; an engine that was built without details has names alone, or nothing."""
+    try:
+        entries = json.loads(text).get("Layers", [])
+    except (ValueError, AttributeError):
+        return []
+    return [_layer(entry) for entry in entries]
+
+
+def table(layers: list[Layer]) -> dict[str, dict[str, int]]:
+    """How many layers of each kind compute in each precision, the most frequent kind first."""
+    counts = Counter(layer.kind for layer in layers)
+    pairs = Counter((layer.kind, layer.precision) for layer in layers)
+    return {
+        kind: {precision: pairs[kind, precision] for precision in sorted({key[1] for key in pairs if key[0] == kind})}
+        for kind, _ in counts.most_common()
+    }
+
+
+def _layer(entry: Any) -> Layer:
+    if not isinstance(entry, Mapping):
+        return Layer(str(entry), "unknown", "unknown")
+    outputs = entry.get("Outputs") or [{}]
+    first = outputs[0] if isinstance(outputs[0], Mapping) else {}
+    said = " ".join(str(first.get(key, "")) for key in ("Datatype", "Format/Datatype", "Format")).lower()
+    precision = next((name for name, pattern in _PRECISIONS.items() if re.search(pattern, said)), "unknown")
+    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "unknown")), precision)

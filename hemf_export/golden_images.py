@@ -1,0 +1,56 @@
+"""The golden images of an engine: a few of the user's test images, or noise, and what its graph makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+from calibration.emulation import emulate
+from calibration.session import Session
+from engines.golden import Golden
+from hemf_export import parity
+from hemf_export.fp16 import Bounds
+from hemf_export.onnx_file import Description
+from hemf_export.parity import Samples
+
+IMAGES = 4
+# A kernel rounds in another order, and INT8 may take the neighbouring step for it. How much that is for this graph and
+# these images, two computations of it here show: with every float16 result rounded, and with none.
+_TIMES_OWN_NOISE = 4
+
+
+def make(graph: Path, described: Description, images: Path | None, count: int = IMAGES) -> Golden:
+    """Golden images for an engine built from `graph`.
+
+    Args:
+        graph: the FP16, INT8 or float32 file that is built.
+        described: what it says of itself.
+        images: folder to take them from, its test split if it has one; without, seeded noise.
+        count: at most so many, spread over the classes.
+
+    Raises:
+        BadInputError: no images, or class folders of other classes.
+    """
+    samples = Samples(described.preprocess, parity.image_folder(images, described.classes), count)
+    pixels = np.concatenate(list(samples.pixels((samples.count,))))
+    inputs = samples.network_input(pixels, described.input_type)
+    plain = _logits(Session(graph), inputs, described.batch)
+    logits = plain
+    if described.precision != "fp32":
+        model = ir.load(graph)
+        common.ShapeInferencePass()(model)
+        logits = _logits(Session(emulate(model)), inputs, described.batch)
+    noise = float(np.abs(plain - logits).max())
+    bound = max(Bounds().logit_bound(float(np.abs(logits).max())), _TIMES_OWN_NOISE * noise)
+    return Golden(pixels, logits, samples.source, round(bound, 6))
+
+
+def _logits(session: Session, inputs: NDArray[np.generic], batch: int | None) -> NDArray[np.float32]:
+    if batch is None:
+        return session.logits(inputs)
+    filled = np.resize(inputs, (-(-len(inputs) // batch) * batch, *inputs.shape[1:]))
+    return np.concatenate([session.logits(part) for part in np.split(filled, len(filled) // batch)])[: len(inputs)]

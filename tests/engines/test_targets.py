@@ -1,0 +1,111 @@
+"""Targets by name and compute capability, the published figures of their chips, what their tensor cores multiply."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from engines import chips, targets
+from engines.chips import Abilities
+from hemf.errors import UsageError
+from tests.conftest import PROJECT
+
+CAPABILITIES = {
+    "t4": (7, 5),
+    "rtx-20": (7, 5),
+    "a100": (8, 0),
+    "a10": (8, 6),
+    "orin": (8, 7),
+    "l4": (8, 9),
+    "l40s": (8, 9),
+    "h100": (9, 0),
+    "h200": (9, 0),
+}
+named = pytest.mark.parametrize("target", targets.TARGETS.values(), ids=lambda target: target.name)
+
+
+@pytest.mark.parametrize(
+    ("name", "capability"),
+    [
+        *CAPABILITIES.items(),
+        ("T4", (7, 5)),
+        ("RTX-20", (7, 5)),
+        ("sm_75", (7, 5)),
+        ("SM87", (8, 7)),
+        ("sm120", (12, 0)),
+    ],
+)
+def test_targets_by_name_or_compute_capability(name, capability):
+    assert targets.find(name).compute_capability == capability
+
+
+@pytest.mark.parametrize("name", ["t44", "", "sm_", "../t4", "rtx20", "agx-orin", "sm_75 "])
+def test_unknown_targets_are_wrong_usage(name):
+    with pytest.raises(UsageError) as refused:
+        targets.find(name)
+    assert refused.value.exit_code == 2
+    assert "Or a compute capability, sm_75." in str(refused.value.hint)
+
+
+@pytest.mark.parametrize(("name", "meant"), [("t44", "t4"), ("rtx20", "rtx-20"), ("agx-orin", "orin"), ("l40", "l40s")])
+def test_the_nearest_name_is_suggested(name, meant):
+    with pytest.raises(UsageError) as refused:
+        targets.find(name)
+    assert f"Did you mean {meant!r}?" in str(refused.value.hint)
+
+
+def test_every_named_target_is_listed_here():
+    assert {name: target.compute_capability for name, target in targets.TARGETS.items()} == CAPABILITIES
+
+
+@named
+def test_a_named_target_is_found_by_the_name_it_gives_files_and_by_its_capability(target):
+    assert targets.find(target.name) is target
+    alone = targets.find(target.sm)
+    assert (alone.compute_capability, alone.name, alone.sm) == (target.compute_capability, target.sm, target.sm)
+    assert (alone.gpu, alone.chip, alone.abilities) == (None, None, target.abilities)
+
+
+@named
+def test_figures_of_a_chip(target):
+    chip = target.chip
+    assert chip.product == target.gpu
+    assert min(chip.memory_gb, chip.bandwidth_gb_s, chip.tflops_fp32) > 0
+    assert chip.tflops_fp32 < chip.tflops_fp16 <= chip.tops_int8
+    assert "NVIDIA" in chip.source
+    assert any(f"20{year}" in chip.source for year in range(18, 30))
+
+
+def test_the_t4():
+    t4 = targets.find("t4").chip
+    assert (t4.product, t4.memory_gb, t4.bandwidth_gb_s) == ("Tesla T4", 16, 320)
+    assert (t4.tflops_fp32, t4.tflops_fp16, t4.tops_int8) == (8.1, 65, 130)
+
+
+def test_products_differ_and_only_the_jetson_is_aarch64():
+    assert len({target.gpu for target in targets.TARGETS.values()}) == len(targets.TARGETS)
+    assert [name for name, target in targets.TARGETS.items() if target.platform == "aarch64"] == ["orin"]
+    assert targets.find("sm_75").platform == "x86-64"
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((6, 1), Abilities(fp16=False, int8=False, bf16=False, tf32=False)),
+        ((7, 0), Abilities(fp16=True, int8=False, bf16=False, tf32=False)),
+        ((7, 2), Abilities(fp16=True, int8=True, bf16=False, tf32=False)),
+        ((7, 5), Abilities(fp16=True, int8=True, bf16=False, tf32=False)),
+        *((later, Abilities(True, True, True, True)) for later in ((8, 0), (8, 7), (8, 9), (9, 0), (12, 0))),
+    ],
+)
+def test_abilities_by_compute_capability(capability, expected):
+    assert chips.abilities(capability) == expected
+
+
+def test_tensorrt_rtx_has_no_name_for_hopper_and_orin():
+    """As `abilities` says; engines for these need TensorRT, on the GPU itself."""
+    names = json.loads((PROJECT / "tests/engines/tensorrt_names.json").read_text())
+    known = names["tensorrt-rtx 1.7"]["ComputeCapability"]
+    unknown = {name for name, target in targets.TARGETS.items() if target.sm.replace("_", "").upper() not in known}
+    assert unknown == {"orin", "h100", "h200"}
