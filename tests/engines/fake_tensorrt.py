@@ -1,0 +1,169 @@
+"""A stand-in for NVIDIA's `tensorrt` and `tensorrt_rtx`, which need a GPU: engines that run on the CPU, for tests."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from engines import builder, runtime, targets
+from engines.backends import Backend, BackendName
+from engines.batches import BatchProfile
+from engines.machine import Machine
+from engines.messages import BuildLog
+from engines.options import BuildOptions
+from engines.runner import EngineRunner
+from hemf import artifacts
+from tests.conftest import PROJECT
+from tests.engines import fake_flavours, fake_runtime
+from tests.engines.fake_network import VERSIONS
+from tests.engines.fake_runtime import records
+
+MACHINE = Machine((7, 5), VERSIONS)
+GPU = "Tesla T4"
+
+
+@contextmanager
+def installed(folder: Path | None = None) -> Iterator[pytest.MonkeyPatch]:
+    """Both flavours are there to import; in child processes as well, by way of `folder`. Nothing may be misused."""
+    records.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("tensorrt", "tensorrt-rtx"):
+            module = fake_flavours.flavour(name)
+            patch.setitem(sys.modules, module.__name__, module)
+            if folder is not None:
+                code = "import sys\nfrom tests.engines import fake_flavours\n"
+                code += f"sys.modules[__name__] = fake_flavours.flavour({name!r})\n"
+                (folder / f"{module.__name__}.py").write_text(code)
+        if folder is not None:
+            patch.syspath_prepend(PROJECT)
+            patch.syspath_prepend(folder)
+        yield patch
+    assert records.misuse == []
+
+
+def classifier(path: Path, *, raw: bool = False, batch: int | str = "n", weight: float = 1.0) -> Path:
+    """An ONNX file: (N, 3, 8, 8) float32, or (N, 8, 8, 3) uint8 for raw pixels → three logits of the means."""
+    shape, axes, kind = ([8, 8, 3], [1, 2], np.uint8) if raw else ([3, 8, 8], [2, 3], np.float32)
+    products = np.array([[1, -2, 0.5], [0, 1, 3], [-1, 0.25, 1]], np.float32) * weight / (16 if raw else 1)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["wide"], "cast", to=onnx.TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["wide", "axes"], ["means"], "pool", keepdims=0),
+            helper.make_node("MatMul", ["means", "weights"], ["logits"], "head"),
+        ],
+        "means",
+        [helper.make_tensor_value_info("images", helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [batch, *shape])],
+        [helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [batch, 3])],
+        [numpy_helper.from_array(np.array(axes), "axes"), numpy_helper.from_array(products, "weights")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def engine(
+    graph: Path, *, backend: BackendName = "tensorrt", profiles: tuple[str, ...] = ("1:2:4",),
+    name: str = "m.t4.engine", manifest: bool = True, changes: dict[str, Any] | None = None, **options: Any,
+) -> Path:  # fmt: skip
+    """An engine beside `graph`, built in this process; with its manifest, some fields of it changed."""
+    told = BuildOptions(profiles=tuple(map(BatchProfile.parse, profiles)), **options)
+    module = Backend(backend, fake_flavours.flavour(backend))
+    plan = builder.build_plan(
+        module, graph, targets.find("t4"), told, log=BuildLog(io.StringIO()), progress=lambda *_: None
+    )
+    path = graph.with_name(name)
+    artifacts.write_bytes(path, plan.data)
+    if manifest:
+        fields = {
+            "kind": "engine", "parent": graph.name, "parent_sha256": artifacts.sha256(graph), "backend": backend,
+            "backend_version": VERSIONS[backend], "target": "t4", "compute_capability": "sm_75",
+            "version_compatible": told.version_compatible, "build": told.to_dict(),
+        }  # fmt: skip
+        artifacts.write_manifest(path, {**fields, **(changes or {})})
+    return path
+
+
+def load(path: Path, device: CpuDevice | None = None, *, trust: bool = False, **options: Any) -> EngineRunner:
+    """The runner of an engine, on a machine with a T4 and both flavours."""
+    loaded = runtime.deserialize(path, trust=trust, here=MACHINE)
+    return EngineRunner(loaded, device or CpuDevice(), GPU, **options)
+
+
+class CpuDevice:
+    """A device that is none: its streams hold what they are given back until they are waited for, as a GPU's may.
+
+    Attributes:
+        captured: batch sizes, in the order of their capture.
+        replayed: how often a captured graph was launched.
+    """
+
+    _handles = itertools.count(0x1000)
+
+    def __init__(self) -> None:
+        self.captured: list[int] = []
+        self.replayed = 0
+
+    def stream(self) -> int:
+        handle = next(self._handles)
+        fake_runtime.streams[handle] = deque()
+        return handle
+
+    def handle(self, stream: int) -> int:
+        return stream
+
+    def on(self, stream: int) -> _Later:
+        return _Later(fake_runtime.streams[stream])
+
+    def follow(self, stream: int, other: int | None = None) -> None:
+        pass  # the caller's own work is done: it is the CPU's
+
+    def lead(self, stream: int) -> None:
+        self.wait(stream)
+
+    def wait(self, stream: int) -> None:
+        work = fake_runtime.streams[stream]
+        while work:
+            work.popleft()()
+
+    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype)
+
+    def capture(self, stream: int, run: Callable[[], None]) -> Callable[[], None]:
+        assert not fake_runtime.streams[stream], "a capture begins on an idle stream"
+        with fake_runtime.capturing() as launches:
+            run()
+        self.captured += [size for size, _ in launches]
+
+        def launch() -> None:
+            self.replayed += 1
+            fake_runtime.streams[stream].extend(compute for _, compute in launches)
+
+        return launch
+
+
+class _Later(torch.overrides.TorchFunctionMode):
+    """Copies go to a stream."""
+
+    def __init__(self, work: deque[Callable[[], None]]) -> None:
+        super().__init__()
+        self._work = work
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not torch.Tensor.copy_:
+            return func(*args, **(kwargs or {}))
+        self._work.append(lambda: func(*args))
+        return args[0]

@@ -1,0 +1,124 @@
+"""Running engines, on a fake TensorRT that computes on the CPU: batches, profiles, threads, graphs, refusals."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from calibration.session import Session
+from engines import runtime
+from hemf.errors import BadInputError, MissingCapabilityError
+from tests.engines import fake_tensorrt as fake
+
+
+@pytest.fixture(autouse=True)
+def tensorrt():
+    with fake.installed() as patch:
+        yield patch
+
+
+def images(count: int, raw: bool = False) -> np.ndarray:
+    generator = np.random.default_rng(count)
+    if raw:
+        return generator.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return generator.standard_normal((count, 3, 8, 8), dtype=np.float32)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_any_batch_gives_what_the_graph_gives(tmp_path, raw, cuda_graphs, backend):
+    graph = fake.classifier(tmp_path / "m.onnx", raw=raw)
+    expected = Session(graph)
+    with fake.load(fake.engine(graph, backend=backend), cuda_graphs=cuda_graphs) as runner:
+        for count in (1, 3, 4, 9, 1):  # 9 is run in parts
+            batch = images(count, raw)
+            np.testing.assert_allclose(runner.infer(batch), expected.logits(batch), rtol=1e-5, atol=1e-6)
+            found = runner.infer(torch.from_numpy(batch))
+            assert isinstance(found, torch.Tensor)
+            np.testing.assert_allclose(found.numpy(), expected.logits(batch), rtol=1e-5, atol=1e-6)
+
+
+def test_each_batch_size_is_captured_once(tmp_path):
+    device = fake.CpuDevice()
+    runner = fake.load(fake.engine(fake.classifier(tmp_path / "m.onnx")), device)
+    for count in (2, 4, 2, 4, 2):
+        runner.infer(images(count))
+    assert device.captured == [2, 4]
+    assert device.replayed >= 3
+
+
+def test_the_range_is_told_for_a_batch_outside_the_profiles(tmp_path):
+    runner = fake.load(fake.engine(fake.classifier(tmp_path / "m.onnx"), profiles=("4:8:8", "16:16:16")))
+    with pytest.raises(BadInputError, match=r"A batch of 3 is outside .* it takes 4 to 8 and 16"):
+        runner.infer(images(3))
+    with pytest.raises(BadInputError):
+        runner.infer(images(0))
+    assert len(runner.infer(images(16))) == 16
+    assert runner.interface.parts(20) == [16, 4]
+    with pytest.raises(BadInputError, match="A batch of 19"):
+        runner.interface.parts(19)
+
+
+@pytest.mark.parametrize("batch", [np.zeros((1, 3, 9, 8), np.float32), np.zeros((1, 3, 8, 8), np.uint8)])
+def test_another_shape_or_type_is_found_against_expected(tmp_path, batch):
+    runner = fake.load(fake.engine(fake.classifier(tmp_path / "m.onnx")))
+    with pytest.raises(BadInputError, match=r"takes \(N, 3, 8, 8\) float32, not"):
+        runner.infer(batch)
+
+
+def test_eight_threads_get_their_own_logits(tmp_path):
+    graph = fake.classifier(tmp_path / "m.onnx")
+    expected, runner = Session(graph), fake.load(fake.engine(graph), contexts=3)
+    batches = [images(1 + number % 4) + number for number in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(runner.infer, batches))
+    for own, batch in zip(found, batches, strict=True):
+        np.testing.assert_allclose(own, expected.logits(batch), rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_kernels_are_kept_beside_the_engine_and_a_damaged_file_is_begun_anew(tmp_path):
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"), backend="tensorrt-rtx")
+    fake.load(path).infer(images(2))
+    kept = next(tmp_path.glob("*.runtime-cache"))
+    before = kept.read_bytes()
+    again = fake.load(path)
+    again.infer(images(2))
+    assert again.notes == []
+    assert kept.read_bytes() == before, "nothing was compiled again"
+    kept.write_bytes(before[:-1])
+    third = fake.load(path)
+    assert "is damaged; a new one is begun" in third.notes[0]
+    third.infer(images(2))
+    assert kept.read_bytes() == before
+
+
+def test_a_changed_byte_is_refused_before_tensorrt_sees_it(tmp_path, tensorrt):
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    module = fake.fake_flavours.flavour("tensorrt")
+    tensorrt.setattr(module.Runtime, "deserialize_cuda_engine", lambda *_: pytest.fail("it was deserialized"))
+    with pytest.raises(BadInputError, match="SHA-256"):
+        fake.load(path)
+
+
+def test_a_plan_without_a_manifest_needs_trust_and_is_tried_in_a_child_first(tmp_path, tensorrt):
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"), manifest=False)
+    with pytest.raises(BadInputError, match="--trust"):
+        fake.load(path)
+    tried: list[Path] = []
+    tensorrt.setattr(runtime, "_try_in_a_child", lambda plan, backend: tried.append(plan))
+    assert len(fake.load(path, trust=True).infer(images(2))) == 2
+    assert tried == [path]
+
+
+def test_another_gpu_is_exit_4(tmp_path):
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"), changes={"compute_capability": "sm_89"})
+    with pytest.raises(MissingCapabilityError, match="built for sm_89; this GPU is sm_75"):
+        fake.load(path)
