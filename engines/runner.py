@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
@@ -101,18 +100,17 @@ class EngineRunner:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            with self._lock:  # TensorRT makes contexts of an engine one at a time
-                return Execution(
-                    self._new_context(), self.interface, self._device,
-                    cuda_graphs=self._cuda_graphs and self._runtime_cache is None,
-                    reason=lambda: "; ".join(self._loaded.messages) or "it gives no reason",
-                )  # fmt: skip
+            return Execution(
+                self._new_context, self.interface, self._device,
+                cuda_graphs=self._cuda_graphs and self._runtime_cache is None,
+                reason=lambda: "; ".join(self._loaded.messages) or "it gives no reason",
+            )  # fmt: skip
 
-    def _new_context(self) -> Callable[[], Any]:
-        if self._runtime_cache is None:
-            return lambda: self._loaded.engine.create_execution_context()
-        cache = self._runtime_cache
-        return lambda: cache.context(self._cuda_graphs)
+    def _new_context(self) -> Any:
+        with self._lock:  # TensorRT makes contexts of an engine one at a time
+            if self._runtime_cache is None:
+                return self._loaded.engine.create_execution_context()
+            return self._runtime_cache.context(self._cuda_graphs)
 
     def _keep_compiled(self, sizes: set[int]) -> None:
         if self._runtime_cache is None or sizes <= self._sizes:
