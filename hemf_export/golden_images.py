@@ -33,9 +33,10 @@ def make(graph: Path, described: Description, images: Path | None, count: int = 
         count: at most so many, spread over the classes.
 
     Raises:
-        BadInputError: no images, or class folders of other classes.
+        BadInputError: no images.
     """
-    samples = Samples(described.preprocess, parity.image_folder(images, described.classes), count)
+    # Whatever their folders are called: what is compared is logits, and a foreign file may not know its classes' names.
+    samples = Samples(described.preprocess, parity.image_folder(images, None), count)
     pixels = np.concatenate(list(samples.pixels((samples.count,))))
     inputs = samples.network_input(pixels, described.input_type)
     plain = _logits(Session(graph), inputs, described.batch)
