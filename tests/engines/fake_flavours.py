@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from tests.engines import fake_builder, fake_network, fake_runtime
+from tests.engines import fake_builder, fake_execution, fake_network, fake_runtime
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _ONLY_RTX = {"ComputeCapability", "EngineValidity", "CudaGraphStrategy", "IRuntimeCache"}
@@ -13,7 +13,7 @@ _ONLY_RTX = {"ComputeCapability", "EngineValidity", "CudaGraphStrategy", "IRunti
 def flavour(name: str) -> ModuleType:
     """A module like `tensorrt`, or like `tensorrt_rtx`."""
     module = ModuleType(_MODULES[name])
-    for part in (fake_network, fake_builder, fake_runtime):
+    for part in (fake_network, fake_builder, fake_execution, fake_runtime):
         own = {
             key: value
             for key, value in vars(part).items()

@@ -1,90 +1,23 @@
-"""The half of the fake TensorRT that runs: it computes the ONNX file of a plan in ONNX Runtime, between raw pointers.
-
-As on a GPU, nothing is computed before a stream is waited for. What a caller does against the interface's rules, and
-the fake lets pass as TensorRT would, stands in `records.misuse`.
-"""
+"""The half of the fake TensorRT that runs: loads plans, tells what is in them, and gives a stripped one its weights."""
 
 from __future__ import annotations
 
-import ctypes
 import enum
 import json
-import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 
+from tests.engines.fake_execution import IExecutionContext, IRuntimeConfig
 from tests.engines.fake_network import VERSIONS, DataType, read_plan, require_logger, say, structure, told
+from tests.engines.fake_records import Alone, records
 
 TensorIOMode = enum.Enum("TensorIOMode", "NONE INPUT OUTPUT", start=0)
 LayerInformationFormat = enum.Enum("LayerInformationFormat", "ONELINE JSON", start=0)
 EngineValidity = enum.Enum("EngineValidity", "VALID SUBOPTIMAL INVALID", start=0)
-CudaGraphStrategy = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE", start=0)
-_TYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8, "INT8": np.int8, "INT32": np.int32}
-
-
-@dataclass
-class Records:
-    """What was done since the test began.
-
-    Args:
-        misuse: against the rules.
-        deserialized: plans that native code was let loose on, and whether they might run code of their own on the host.
-        contexts: that were made.
-        compiled: batch sizes that TensorRT-RTX compiled kernels for, as its runtime cache had none.
-        most_running: executions at the same time.
-        pause_s: that an execution takes at least.
-    """
-
-    misuse: list[str] = field(default_factory=list)
-    deserialized: list[tuple[bytes, bool]] = field(default_factory=list)
-    contexts: list[IExecutionContext] = field(default_factory=list)
-    compiled: list[int] = field(default_factory=list)
-    running: int = 0
-    most_running: int = 0
-    pause_s: float = 0.0
-
-    def clear(self) -> None:
-        self.__dict__.update(vars(Records()))
-
-
-records = Records()
-streams: dict[int, deque[Callable[[], None]]] = {}  # work that waits, by the handle of its stream
-_counting = threading.Lock()
-_capture = threading.local()
-
-
-@contextmanager
-def capturing() -> Iterator[list[tuple[int, Callable[[], None]]]]:
-    """Executions of this thread are listed, batch size and all, and not run."""
-    _capture.launches = []
-    try:
-        yield _capture.launches
-    finally:
-        del _capture.launches
-
-
-class _Alone:
-    """Tells what is done from two threads at once."""
-
-    def __init__(self, what: str) -> None:
-        self._what, self._lock = what, threading.Lock()
-
-    def __enter__(self) -> None:
-        if not self._lock.acquire(blocking=False):
-            records.misuse.append(f"{self._what} in two threads at once")
-            self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
 
 class Runtime:
@@ -125,7 +58,7 @@ class ICudaEngine:
         )
         # A network of fixed shapes has a profile all the same.
         self._profiles = values["profiles"] or [[self._tensors[self._input]["shape"]] * 3]
-        self._making = _Alone("contexts are made")
+        self._making = Alone("contexts are made")
         self._session: Any = None
         if graph:
             self._take(graph)
@@ -170,104 +103,6 @@ class ICudaEngine:
                 say(self._logger, "ERROR", "OutOfMemory" if self._session else "The engine has no weights.")
                 return None
             return IExecutionContext(self, runtime_config)
-
-
-class IExecutionContext:
-    def __init__(self, engine: ICudaEngine, config: IRuntimeConfig | None) -> None:
-        self._engine, self._config = engine, config
-        self._alone = _Alone("a context is used")
-        self._profile, self._shape = 0, tuple(engine._tensors[engine._input]["shape"])
-        self._addresses: dict[str, int] = {}
-        records.contexts.append(self)
-
-    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        with self._alone:
-            if stream_handle not in streams or not 0 <= profile_index < len(self._engine._profiles):
-                return False
-            self._profile, self._shape = profile_index, tuple(self._engine._tensors[self._engine._input]["shape"])
-            return True
-
-    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        with self._alone:
-            least, _, most = self._engine._profiles[self._profile]
-            if len(shape) != len(least) or not all(map(lambda a, b, c: a <= b <= c, least, shape, most)):
-                say(self._engine._logger, "ERROR", f"set_input_shape: {shape} is outside profile {self._profile}.")
-                return False
-            self._shape = tuple(shape)
-            return name == self._engine._input
-
-    def set_tensor_address(self, name: str, memory: int) -> bool:
-        with self._alone:
-            self._addresses[name] = memory
-            return name in self._engine._tensors and memory != 0
-
-    def execute_async_v3(self, stream_handle: int) -> bool:
-        with self._alone:
-            engine, shape, addresses = self._engine, self._shape, dict(self._addresses)
-            if told("no-execution") or -1 in shape or set(addresses) != set(engine._tensors):
-                say(engine._logger, "ERROR", f"executeV3: no kernel, or {shape} or an address is not set.")
-                return False
-            if stream_handle not in streams:
-                records.misuse.append(f"{stream_handle} is no stream")
-                return False
-            if self._config is not None:
-                self._config._cache._compile(shape[0])
-
-            def compute() -> None:
-                self._compute(shape, addresses[engine._input], addresses[engine._output])
-
-            launches = getattr(_capture, "launches", None)
-            streams[stream_handle].append(compute) if launches is None else launches.append((shape[0], compute))
-            return True
-
-    def _compute(self, shape: tuple[int, ...], source: int, target: int) -> None:
-        with self._alone:
-            with _counting:
-                records.running += 1
-                records.most_running = max(records.most_running, records.running)
-            time.sleep(records.pause_s)
-            kind = np.dtype(_TYPES[self._engine._tensors[self._engine._input]["type"]])
-            data = ctypes.string_at(source, int(np.prod(shape)) * kind.itemsize)
-            feed = {self._engine._input: np.frombuffer(data, kind).reshape(shape)}
-            found = np.ascontiguousarray(self._engine._session.run([self._engine._output], feed)[0])
-            if told("nan"):
-                found = np.full_like(found, np.nan)
-            ctypes.memmove(target, found.ctypes.data, found.nbytes)
-            with _counting:
-                records.running -= 1
-
-
-class IRuntimeConfig:
-    def __init__(self) -> None:
-        self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
-        self._cache = IRuntimeCache()
-
-    def create_runtime_cache(self) -> IRuntimeCache:
-        return IRuntimeCache()
-
-    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
-        self._cache = cache
-        return True
-
-
-class IRuntimeCache:
-    def __init__(self) -> None:
-        self._sizes: set[int] = set()
-
-    def _compile(self, size: int) -> None:
-        if size not in self._sizes:
-            records.compiled.append(size)
-            self._sizes.add(size)
-
-    def serialize(self) -> memoryview:
-        return memoryview(json.dumps(sorted(self._sizes)).encode())
-
-    def deserialize(self, blob: bytes) -> bool:
-        try:
-            self._sizes |= set(json.loads(bytes(blob)))
-        except (ValueError, TypeError):
-            return False
-        return True
 
 
 class EngineInspector:

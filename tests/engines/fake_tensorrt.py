@@ -26,9 +26,9 @@ from engines.options import BuildOptions
 from engines.runner import EngineRunner
 from hemf import artifacts
 from tests.conftest import PROJECT
-from tests.engines import fake_flavours, fake_runtime
+from tests.engines import fake_flavours, fake_records
 from tests.engines.fake_network import VERSIONS
-from tests.engines.fake_runtime import records
+from tests.engines.fake_records import records
 
 MACHINE = Machine((7, 5), VERSIONS)
 GPU = "Tesla T4"
@@ -116,14 +116,14 @@ class CpuDevice:
 
     def stream(self) -> int:
         handle = next(self._handles)
-        fake_runtime.streams[handle] = deque()
+        fake_records.streams[handle] = deque()
         return handle
 
     def handle(self, stream: int) -> int:
         return stream
 
     def on(self, stream: int) -> _Later:
-        return _Later(fake_runtime.streams[stream])
+        return _Later(fake_records.streams[stream])
 
     def follow(self, stream: int, other: int | None = None) -> None:
         pass  # the caller's own work is done: it is the CPU's
@@ -132,7 +132,7 @@ class CpuDevice:
         self.wait(stream)
 
     def wait(self, stream: int) -> None:
-        work = fake_runtime.streams[stream]
+        work = fake_records.streams[stream]
         while work:
             work.popleft()()
 
@@ -143,14 +143,14 @@ class CpuDevice:
         return torch.empty(shape, dtype=dtype)
 
     def capture(self, stream: int, run: Callable[[], None]) -> Callable[[], None]:
-        assert not fake_runtime.streams[stream], "a capture begins on an idle stream"
-        with fake_runtime.capturing() as launches:
+        assert not fake_records.streams[stream], "a capture begins on an idle stream"
+        with fake_records.capturing() as launches:
             run()
         self.captured += [size for size, _ in launches]
 
         def launch() -> None:
             self.replayed += 1
-            fake_runtime.streams[stream].extend(compute for _, compute in launches)
+            fake_records.streams[stream].extend(compute for _, compute in launches)
 
         return launch
 
