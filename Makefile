@@ -9,8 +9,8 @@ PEER := .venv-modelopt
 demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compare: everything stays in demo-run/
 	$(BIN)/python examples/demo.py demo-run
 
-test: $(VENV)/installed  ## The tests; no GPU and no network needed
-	$(BIN)/python -m pytest
+test: $(VENV)/installed  ## The tests, on up to four cores; no GPU and no network needed
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed  ## Format, lint, types, import contract
 	$(BIN)/ruff format --check .
