@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import backends, machine
+from engines import golden as golden_images
 from engines.backends import BackendName
 from engines.golden import Golden
 from engines.options import BuildOptions
@@ -102,6 +103,8 @@ def build_engine(
         with artifacts.exclusive(output):
             notes = told["warnings"] + _compared(output, own, artifacts.sha256(plan))
             artifacts.copy_to(plan, output)
+            # Images of an earlier engine are not this one's, and its maker may not want them to lie here.
+            golden_images.place(output).unlink(missing_ok=True)
             if golden is not None:
                 own["golden"] = golden.write(output)
             manifest = artifacts.write_manifest(output, {**own, **fields})

@@ -36,12 +36,14 @@ class Plan:
         tensors: inputs and outputs: name, mode, type and shape, -1 for the batch.
         layers: of the network as parsed, before fusion: how many of each type in each precision.
         timing_cache: what was measured, merged with what it began with; None where none is kept.
+        times_used: whether it began with what an earlier build measured.
     """
 
     data: bytes
     tensors: list[dict[str, Any]]
     layers: dict[str, int]
     timing_cache: bytes | None = None
+    times_used: bool = False
 
 
 def build_plan(
@@ -86,16 +88,18 @@ def build_plan(
             shapes = [(batch, *sizes[1:]) for batch in (profile.minimum, profile.optimum, profile.maximum)]
             optimization.set_shape(tensor.name, *shapes)
             config.add_optimization_profile(optimization)
+    times_used = bool(timing_cache)
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache)
         if cache is None or not config.set_timing_cache(cache, False):
             log.add("WARNING", "TensorRT refuses the timing cache; a new one is begun.")
             config.set_timing_cache(config.create_timing_cache(b""), False)
+            times_used = False
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildFailedError(log.reason() or "TensorRT gave no plan and no reason")
     measured = None if timing_cache is None else bytes(config.get_timing_cache().serialize())
-    return Plan(bytes(plan), _tensors(network), _layers(network), measured)
+    return Plan(bytes(plan), _tensors(network), _layers(network), measured, times_used)
 
 
 def merge_timing_caches(backend: Backend, first: bytes, second: bytes, log: BuildLog) -> bytes:

@@ -67,7 +67,7 @@ def _build(backend: Backend, request: dict[str, Any], plan_path: Path, log: Buil
     return {
         "tensors": plan.tensors,
         "layers": plan.layers,
-        "timing_cache": None if cache is None else ("used" if began else "begun"),
+        "timing_cache": None if cache is None else ("used" if plan.times_used else "begun"),
         "peak_memory_bytes": _peak_memory_bytes(),
     }
 

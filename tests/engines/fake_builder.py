@@ -131,13 +131,13 @@ class Builder:
         return IOptimizationProfile()
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> memoryview | None:
+        say(self._logger, "VERBOSE", "Timing kernels")
+        for _ in range(2):
+            say(self._logger, "WARNING", "A fake warning.")
         wrong = self._wrong(network, config)
         if wrong:
             say(self._logger, "ERROR", wrong)
             return None
-        say(self._logger, "VERBOSE", "Timing kernels")
-        for _ in range(2):
-            say(self._logger, "WARNING", "A fake warning.")
         if not self._steps(config.progress_monitor, len(network._layers)):
             return None
         flags = {flag.name for flag in config._flags}
@@ -169,6 +169,10 @@ class Builder:
     def _wrong(self, network: INetworkDefinition, config: IBuilderConfig) -> str:
         if told("no-plan"):
             return "Could not find any implementation for node the_node."
+        if told("no-memory"):
+            return (
+                "[defaultAllocator.cpp::allocate::57] Error Code 2: OutOfMemory (Requested size was 17179869184 bytes.)"
+            )
         if not network._flags >> NetworkDefinitionCreationFlag.STRONGLY_TYPED & 1:
             return "Only strongly typed networks are built."
         for tensor in network._inputs:
