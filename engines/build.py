@@ -69,9 +69,10 @@ def build_engine(
 
     Raises:
         MissingCapabilityError: no such backend here, or it has no such target.
-        BadInputError: TensorRT doesn't take the graph; the message has its reason.
+        BadInputError: TensorRT doesn't take the graph, and the message has its reason; or a folder can't be written.
     """
     artifacts.check_writable(output)
+    _check_cache(artifacts.log_path(output).parent)
     started = time.monotonic()
     gpu = backends.gpu_name()
     own: dict[str, Any] = {
@@ -109,6 +110,13 @@ def build_engine(
                 own["golden"] = golden.write(output)
             manifest = artifacts.write_manifest(output, {**own, **fields})
     return Engine(output, backend, told["version"], seconds, manifest, tuple(notes))
+
+
+def _check_cache(folder: Path) -> None:
+    try:
+        artifacts.check_folder(folder)
+    except BadInputError as error:
+        raise BadInputError(error.message, "Set HEMF_EXPORT_CACHE to a folder of your own.") from error
 
 
 def _compared(output: Path, own: dict[str, Any], plan_hash: str) -> list[str]:
@@ -163,7 +171,9 @@ def _run(
     if worker.returncode == 0:
         return last
     reason = last.get("error") or (noise[-1] if noise else "no reason given")
-    hint = f"{_way_out(reason)} The builder's whole log: {log}" if log.is_file() else _way_out(reason)
+    hint = last.get("hint") or _way_out(reason)
+    if log.is_file():
+        hint += f" The builder's whole log: {log}"
     if worker.returncode < 0:
         raise BadInputError(f"{backend} crashed (signal {-worker.returncode}) on {graph}: {reason}", hint)
     if worker.returncode == MissingCapabilityError.exit_code:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from hemf import artifacts
 from hemf.errors import BadInputError
 from tests.engines import fake_tensorrt as fake
 from tests.engines.fake_network import VERSIONS, read_plan
+from tests.engines.test_engines import script
 
 PROFILES = (BatchProfile(1, 2, 4),)
 
@@ -210,3 +212,20 @@ def test_golden_images_lie_beside_the_engine_and_go_with_it(graph):
     assert golden.read(again.path, again.manifest) is None
     assert not golden.place(again.path).exists(), "images that are no engine's"
     assert not artifacts.log_path(done.path).exists(), "a build that ends well leaves no log"
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_any_work(graph, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEMF_EXPORT_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(build, "_run", lambda *_: pytest.fail("it was begun"))
+    with pytest.raises(BadInputError, match=r"Can't write into .*cache") as refused:
+        make(graph)
+    assert "HEMF_EXPORT_CACHE" in str(refused.value.hint)
+
+
+def test_what_the_child_process_can_tell_better_is_not_explained_by_the_graph(graph, tmp_path, monkeypatch):
+    told = json.dumps({"error": "Can't write the plan: No space left on device.", "hint": "Nothing was changed."})
+    monkeypatch.setattr(sys, "executable", str(script(tmp_path, f"print({told!r}); raise SystemExit(1)")))
+    with pytest.raises(BadInputError, match="No space left on device") as refused:
+        make(graph)
+    assert refused.value.hint == "Nothing was changed."

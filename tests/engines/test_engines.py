@@ -81,14 +81,14 @@ def test_an_operator_that_tensorrt_does_not_know_is_named(tmp_path):
 
 def test_a_builder_that_crashes_takes_only_its_process_with_it(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sys, "executable", str(_script(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
+        sys, "executable", str(script(tmp_path, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
     )
     with pytest.raises(BadInputError, match="crashed \\(signal 11\\)"):
         make(tiny_graph(tmp_path / "m.onnx"), tmp_path / "m.engine")
     assert not (tmp_path / "m.engine").exists()
 
 
-def _script(folder: Path, code: str) -> Path:
+def script(folder: Path, code: str) -> Path:
     path = folder / "python"
     path.write_text(f"#!{sys.executable}\n{code}\n")
     path.chmod(0o755)
