@@ -46,7 +46,7 @@ class EngineRunner:
         if contexts < 1:
             raise UsageError(f"At least one context is needed, not {contexts}.")
         self.name = f"{loaded.backend.name} {loaded.backend.version}, {loaded.path.name}"
-        self.notes: list[str] = []
+        self.notes: list[str] = [*loaded.notes]
         self.interface: Interface = interface(loaded.engine, loaded.path)
         self.manifest = loaded.manifest
         self._loaded, self._device, self._cuda_graphs = loaded, device, cuda_graphs

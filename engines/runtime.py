@@ -33,6 +33,7 @@ class Loaded:
         engine: an `ICudaEngine`.
         manifest: empty for a trusted plan without one.
         messages: what TensorRT warns of, and its errors, as they come.
+        notes: what a user should know.
         keep: what has to live as long as the engine.
     """
 
@@ -41,6 +42,7 @@ class Loaded:
     engine: Any
     manifest: dict[str, Any]
     messages: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_MESSAGES))
+    notes: tuple[str, ...] = ()
     keep: tuple[Any, ...] = ()
 
 
@@ -81,6 +83,7 @@ def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, 
     logger = messages.logger(trt, add)
     runtime = trt.Runtime(logger)
     again = preflight.rebuild_command(manifest)
+    notes: tuple[str, ...] = ()
     if backend.name == "tensorrt-rtx":
         validity, diagnostics = runtime.get_engine_validity(data)
         if validity == trt.EngineValidity.INVALID:
@@ -90,7 +93,7 @@ def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, 
                 f"Build it again here: {again}",
             )
         if validity == trt.EngineValidity.SUBOPTIMAL:
-            said.append("TensorRT-RTX says that this engine is not the best for this GPU.")
+            notes = (f"TensorRT-RTX says that {path.name} is not the best for this GPU; build it again here: {again}",)
     if manifest.get("version_compatible"):
         # Lets the plan run code of its own on the host: only ever after its hash was seen to be the manifest's.
         runtime.engine_host_code_allowed = True
@@ -103,14 +106,14 @@ def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, 
     keep: tuple[Any, ...] = (runtime, logger)
     if manifest.get("build", {}).get("stripped"):
         keep += _refit(trt, engine, logger, said, path, manifest)
-    return Loaded(path, backend, engine, manifest, said, keep)
+    return Loaded(path, backend, engine, manifest, said, notes, keep)
 
 
 def _refit(
     trt: Any, engine: Any, logger: Any, said: deque[str], path: Path, manifest: dict[str, Any]
 ) -> tuple[Any, ...]:
     """Give a stripped engine the weights of the graph that it was built from; what has to be kept."""
-    graph = path.with_name(str(manifest.get("parent")))
+    graph = path.parent / Path(str(manifest.get("parent"))).name  # whatever folder a manifest may name
     hint = "A stripped engine needs the ONNX file that it was built from, in its folder."
     if not graph.is_file():
         raise BadInputError(f"{path} has no weights, and {graph.name} is not beside it.", hint)
