@@ -104,6 +104,7 @@ def read(engine: Path, manifest: dict[str, Any]) -> Golden | None:
         shape = tuple(int(size) for size in entry["shape"])
         logits = np.array(entry["logits"], np.float32)
         bound, expected = float(entry["max_logit_difference"]), entry["sha256"]
+        _require_sound(shape, logits, bound)
     except FileNotFoundError as error:
         raise BadInputError(f"{path}, the golden images of {engine.name}, is missing.", hint) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -121,10 +122,28 @@ def check(runner: Infers, golden: Golden, preprocess: Preprocess, *, raw: bool) 
         golden: images and logits.
         preprocess: of the model.
         raw: whether the runner takes pixels as they are, or normalized ones.
+
+    Raises:
+        BadInputError: the runner takes other images, or has other classes.
     """
     inputs = golden.pixels if raw else preprocess.normalize(golden.pixels)
     logits = runner.infer(inputs)
+    if logits.shape != golden.logits.shape:
+        raise BadInputError(
+            f"The golden images have logits {golden.logits.shape}, the engine gives {logits.shape}.",
+            "They are another engine's. Build again.",
+        )
     finite = bool(np.isfinite(logits).all())
     difference = float(np.abs(logits - golden.logits).max()) if finite else float("inf")
     agreement = float((logits.argmax(1) == golden.logits.argmax(1)).mean())
     return SelfTest(len(logits), difference, golden.max_logit_difference, agreement, finite)
+
+
+def _require_sound(shape: tuple[int, ...], logits: NDArray[np.float32], bound: float) -> None:
+    """Raise ValueError where an entry can't be what `Golden.write` gave."""
+    if len(shape) != 4 or min(shape) < 1 or shape[3] != 3:
+        raise ValueError(f"their shape is {shape}")
+    if logits.ndim != 2 or len(logits) != shape[0] or not logits.size or not np.isfinite(logits).all():
+        raise ValueError(f"their logits {logits.shape} are not those of {shape[0]} images, or not finite")
+    if not 0 <= bound < np.inf:
+        raise ValueError(f"their bound is {bound}")
