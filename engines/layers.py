@@ -46,10 +46,10 @@ def of(loaded: Loaded) -> list[Layer]:
 def parse(text: str) -> list[Layer]:
     """Read the inspector's JSON; an engine that was built without details has names alone, or nothing."""
     try:
-        entries = json.loads(text).get("Layers", [])
+        entries = json.loads(text).get("Layers")
     except (ValueError, AttributeError):
         return []
-    return [_layer(entry) for entry in entries]
+    return [_layer(entry) for entry in entries] if isinstance(entries, list) else []
 
 
 def table(layers: list[Layer]) -> dict[str, dict[str, int]]:
@@ -65,8 +65,8 @@ def table(layers: list[Layer]) -> dict[str, dict[str, int]]:
 def _layer(entry: Any) -> Layer:
     if not isinstance(entry, Mapping):
         return Layer(str(entry), "unknown", "unknown")
-    outputs = entry.get("Outputs") or [{}]
-    first = outputs[0] if isinstance(outputs[0], Mapping) else {}
+    outputs = entry.get("Outputs")
+    first = outputs[0] if isinstance(outputs, list) and outputs and isinstance(outputs[0], Mapping) else {}
     said = " ".join(str(first.get(key, "")) for key in ("Datatype", "Format/Datatype", "Format")).lower()
     precision = next((name for name, pattern in _PRECISIONS.items() if re.search(pattern, said)), "unknown")
     return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "unknown")), precision)

@@ -1,0 +1,101 @@
+"""What TensorRT's inspector tells of an engine's layers, in the spellings it has had."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from engines import layers, runtime
+from engines.layers import Layer
+from tests.engines import fake_tensorrt as fake
+
+
+def entry(name: str, kind: str, output: dict[str, Any]) -> dict[str, Any]:
+    """A layer as it is described in detail; what goes in is of another type than what comes out."""
+    return {
+        "Name": name, "LayerType": kind, "Inputs": [{"Name": "x", "Format/Datatype": "Bool"}],
+        "Outputs": [{"Name": "y", "Location": "Device", "Dimensions": [1, 64, 112, 112], **output}],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("output", "precision"),
+    [
+        ({"Format/Datatype": "Half"}, "fp16"),
+        ({"Format/Datatype": "Row major linear FP16 format"}, "fp16"),
+        ({"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}, "fp16"),
+        ({"Format/Datatype": "Float"}, "fp32"),
+        ({"Format/Datatype": "Row major linear FP32"}, "fp32"),
+        ({"Format/Datatype": "Int8"}, "int8"),
+        ({"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format."}, "int8"),
+        ({"Datatype": "Half", "Format": "Channel major format where channel % 8 == 0"}, "fp16"),
+        ({"Datatype": "Int8", "Format": "kCHW32"}, "int8"),
+        ({"Format/Datatype": "UInt8"}, "uint8"),
+        ({"Format/Datatype": "Int32"}, "int32"),
+        ({"Format/Datatype": "Int64"}, "int64"),
+        ({"Format/Datatype": "Bool"}, "bool"),
+        ({"Format/Datatype": "BFloat16"}, "unknown"),
+        ({"Format/Datatype": None}, "unknown"),
+        ({}, "unknown"),
+    ],
+    ids=str,
+)
+def test_the_precision_is_that_of_what_comes_out(output, precision):
+    text = json.dumps({"Layers": [entry("conv + relu", "CaskConvolution", output)], "Bindings": ["x"]})
+    assert layers.parse(text) == [Layer("conv + relu", "CaskConvolution", precision)]
+
+
+def test_names_alone_tell_nothing_else():
+    assert layers.parse('{"Layers": ["conv + relu", "head"], "Bindings": ["x"]}') == [
+        Layer("conv + relu", "unknown", "unknown"),
+        Layer("head", "unknown", "unknown"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("", 0),
+        ("conv + relu\nhead", 0),
+        ('{"Layers": [', 0),
+        ("[]", 0),
+        ("null", 0),
+        ("{}", 0),
+        ('{"Layers": null}', 0),
+        ('{"Layers": {"Name": "conv"}}', 0),
+        ('{"Layers": 3}', 0),
+        ('{"Layers": [null, 3]}', 2),
+        ('{"Layers": [{}]}', 1),
+        ('{"Layers": [{"Outputs": null}]}', 1),
+        ('{"Layers": [{"Outputs": []}]}', 1),
+        ('{"Layers": [{"Outputs": ["y"]}]}', 1),
+        ('{"Layers": [{"Outputs": {"Format/Datatype": "Half"}}]}', 1),
+        ('{"Layers": [{"Outputs": 3}]}', 1),
+        ('{"Layers": [{"Name": null, "LayerType": ["a"]}]}', 1),
+    ],
+)
+def test_what_is_malformed_is_unknown_and_no_failure(text, count):
+    assert [layer.precision for layer in layers.parse(text)] == ["unknown"] * count
+
+
+def test_the_table_counts_kinds_and_precisions():
+    found = [Layer(str(index), *pair) for index, pair in enumerate((
+        ("Reformat", "fp16"), ("CaskConvolution", "int8"), ("CaskConvolution", "fp16"), ("CaskConvolution", "int8"),
+        ("kgen", "fp32"), ("Reformat", "fp16"),
+    ))]  # fmt: skip
+    table = layers.table(found)
+    assert table == {"CaskConvolution": {"fp16": 1, "int8": 2}, "Reformat": {"fp16": 2}, "kgen": {"fp32": 1}}
+    assert list(table) == ["CaskConvolution", "Reformat", "kgen"], "the most frequent kind first"
+    assert layers.table([]) == {}
+
+
+def test_the_layers_of_an_engine(tmp_path):
+    with fake.installed():
+        loaded = runtime.deserialize(fake.engine(fake.classifier(tmp_path / "m.onnx")), here=fake.MACHINE)
+        assert layers.of(loaded) == [
+            Layer("cast", "CAST", "fp32"),
+            Layer("pool", "REDUCE", "fp32"),
+            Layer("head", "MATRIX_MULTIPLY", "fp32"),
+        ]
