@@ -34,6 +34,7 @@ def lines() -> list[list[str]]:
     return [words[1:] for words in found if words[0] == "hemf-export"]
 
 
+@pytest.mark.timeout(900)  # every command in turn
 def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, monkeypatch):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
     monkeypatch.chdir(tmp_path)

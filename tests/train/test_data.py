@@ -23,6 +23,7 @@ def epoch(images, *, seed: int = 0, number: int = 0, workers: int = 0, batch: in
     return [part for pair in data.training_batches(dataset, batch, workers=workers, pin_memory=False) for part in pair]
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
 def test_the_same_tensors_with_any_number_of_loader_processes(images):
     alone, shared = epoch(images), epoch(images, workers=2)
     assert all(torch.equal(a, b) for a, b in zip(alone, shared, strict=True))
