@@ -83,13 +83,8 @@ class Interface:
         Raises:
             BadInputError: there are none; the message has the range.
         """
-        largest = self.largest
-        whole, rest = divmod(count, largest)
-        number = whole + (rest > 0)
-        even = [count // number + (index < count % number) for index in range(number)] if number else []
-        for sizes in ([largest] * whole + [rest] * (rest > 0), even):
-            if sizes and all(self.profile(size) is not None for size in sizes):
-                return sizes
+        if found := self._parts(count):
+            return found
         ranges = " and ".join(
             f"{one.minimum} to {one.maximum}" if one.minimum < one.maximum else str(one.minimum)
             for one in self.profiles
@@ -98,6 +93,21 @@ class Interface:
             f"A batch of {count} is outside the engine's profile: it takes {ranges}.",
             "Fill the batch up, or build with other sizes: hemf-export trt --batch MIN:OPT:MAX.",
         )
+
+    def filled(self, count: int) -> int:
+        """The least number of images that can be run, `count` or more: to that, a batch has to be filled up."""
+        return next(size for size in range(max(1, count), count + self.largest + 1) if self._parts(size))
+
+    def _parts(self, count: int) -> list[int] | None:
+        whole, rest = divmod(count, self.largest)
+        for head, left in (([self.largest] * whole, rest), ([], count)):
+            if not left:
+                return head or None
+            for profile in sorted(self.profiles, key=lambda one: -one.maximum):
+                number = -(-left // profile.maximum)
+                if number * profile.minimum <= left:
+                    return head + [left // number + (index < left % number) for index in range(number)]
+        return None
 
 
 def interface(engine: Any, path: object) -> Interface:

@@ -61,7 +61,7 @@ class Predictor:
         runner: input to logits.
         input_type: what the runner takes, normalized or raw pixels.
         fixed_batch: the only batch size that the file takes; None for any.
-        least_batch: the smallest that it takes.
+        filled: images that are wanted → images that have to be given, as the file takes no batch of fewer.
         notes: what a user should know about how the file was read.
     """
 
@@ -72,7 +72,7 @@ class Predictor:
     runner: Runner
     input_type: InputType = "float32"
     fixed_batch: int | None = None
-    least_batch: int = 1
+    filled: Callable[[int], int] = lambda count: count
     notes: tuple[str, ...] = ()
 
     def predict(
@@ -105,7 +105,7 @@ class Predictor:
         images = ImageSet(listed, self.preprocess, raw=self.input_type == "uint8", batch=self.fixed_batch)
         found: list[Prediction] = []
         progress("classifying", 0, len(files))
-        for inputs in images.batches(max(batch, self.least_batch)):
+        for inputs in images.batches(self.filled(batch)):
             logits = self.runner.infer(self._filled(inputs))[: len(inputs)]
             found.extend(self._predictions(files[len(found) : len(found) + len(inputs)], logits))
             progress("classifying", len(found), len(files))
@@ -113,7 +113,7 @@ class Predictor:
 
     def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """A short batch filled up to the size that the file takes with its last image."""
-        missing = (self.fixed_batch or self.least_batch) - len(inputs)
+        missing = (self.fixed_batch or self.filled(len(inputs))) - len(inputs)
         return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing > 0 else inputs
 
     def _predictions(self, paths: Sequence[Path], logits: NDArray[np.float32]) -> list[Prediction]:
@@ -205,7 +205,7 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
         input_type=described.input_type, fixed_batch=sizes.smallest if sizes.smallest == sizes.largest else None,
-        least_batch=sizes.smallest, notes=(*notes, *runner.notes),
+        filled=sizes.filled, notes=(*notes, *runner.notes),
     )  # fmt: skip
 
 

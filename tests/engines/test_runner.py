@@ -59,9 +59,35 @@ def test_the_range_is_told_for_a_batch_outside_the_profiles(tmp_path):
     with pytest.raises(BadInputError):
         runner.infer(images(0))
     assert len(runner.infer(images(16))) == 16
-    assert runner.interface.parts(20) == [16, 4]
-    with pytest.raises(BadInputError, match="A batch of 19"):
-        runner.interface.parts(19)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "count", "parts", "filled"),
+    [
+        (("1:2:4",), 9, [4, 4, 1], 9),
+        (("3:4:4",), 9, [3, 3, 3], 9),
+        (("4:8:8", "16:16:16"), 20, [16, 4], 20),
+        (("4:8:8", "16:16:16"), 19, [7, 6, 6], 19),
+        (("4:8:8", "16:16:16"), 3, None, 4),
+        (("1:1:1", "8:8:8"), 6, [1] * 6, 6),
+        (("1:1:1", "8:8:8"), 18, [8, 8, 1, 1], 18),
+        (("2:2:2", "8:8:8"), 3, None, 4),
+        (("4:4:5",), 7, None, 8),
+        (("4:4:5",), 11, None, 12),
+        (("3:3:3",), 4, None, 6),
+        (("2:2:4",), 0, None, 2),
+    ],
+    ids=str,
+)
+def test_a_batch_is_run_in_parts_that_fit_or_has_to_be_filled_up(tmp_path, profiles, count, parts, filled):
+    runner = fake.load(fake.engine(fake.classifier(tmp_path / "m.onnx"), profiles=profiles))
+    if parts is None:
+        with pytest.raises(BadInputError, match=f"A batch of {count} is outside"):
+            runner.interface.parts(count)
+    else:
+        assert runner.interface.parts(count) == parts
+    assert runner.interface.filled(count) == filled
+    assert len(runner.infer(images(filled))) == filled
 
 
 @pytest.mark.parametrize("batch", [np.zeros((1, 3, 9, 8), np.float32), np.zeros((1, 3, 8, 8), np.uint8)])
