@@ -69,6 +69,7 @@ class SelfTest:
         bound: that it was held to.
         agreement: share of the images with the same class.
         finite: whether every logit was.
+        notes: what a user should know of the engine.
     """
 
     images: int
@@ -76,6 +77,7 @@ class SelfTest:
     bound: float
     agreement: float
     finite: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

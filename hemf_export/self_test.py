@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def run(path: Path, *, cuda_graphs: bool = True) -> SelfTest:
         found = of(runner, path)
     if found is None:
         raise BadInputError(f"{path} has no golden images.", "Build it with some: hemf-export trt, without --golden 0.")
-    return found
+    return dataclasses.replace(found, notes=tuple(runner.notes))
 
 
 def of(runner: EngineRunner, path: Path) -> SelfTest | None:
@@ -42,7 +43,10 @@ def of(runner: EngineRunner, path: Path) -> SelfTest | None:
         return None
     described = Description.from_manifest(path, runner.manifest)
     found = golden.check(
-        runner, _filled(known, runner.interface.smallest), described.preprocess, raw=described.input_type == "uint8"
+        runner,
+        _filled(known, runner.interface.filled(len(known.pixels))),
+        described.preprocess,
+        raw=described.input_type == "uint8",
     )
     if not found.passed:
         what = f"a logit differs by {found.max_difference:.3g}, bound {found.bound:.3g}" if found.finite else "NaN"
@@ -58,9 +62,8 @@ def to_dict(found: SelfTest) -> dict[str, Any]:
     return {**vars(found), "passed": found.passed}
 
 
-def _filled(known: Golden, least: int) -> Golden:
-    """Repeated until there are `least` images."""
-    count = max(len(known.pixels), least)
+def _filled(known: Golden, count: int) -> Golden:
+    """Repeated until there are `count` images."""
     pixels = np.resize(known.pixels, (count, *known.pixels.shape[1:]))
     logits = np.resize(known.logits, (count, *known.logits.shape[1:]))
     return Golden(pixels, logits, known.source, known.max_logit_difference)

@@ -21,6 +21,8 @@ def command(engine: Path, cuda_graphs: bool, as_json: bool) -> None:
 
     with console.step(f"Running {engine.name} on its golden images"):
         found = self_test.run(engine, cuda_graphs=cuda_graphs)
+    for note in found.notes:
+        console.warn(note)
     if as_json:
         click.echo(json.dumps({"file": str(engine), **self_test.to_dict(found)}, indent=2))
         return

@@ -53,6 +53,14 @@ def installed(folder: Path | None = None) -> Iterator[pytest.MonkeyPatch]:
     assert records.misuse == []
 
 
+def on_a_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (7, 5)) -> None:
+    """This process sees a GPU, which computes what the fake does; without `installed`, no TensorRT."""
+    patch.setattr("engines.backends.gpu_capability", lambda: capability)
+    patch.setattr("engines.backends.gpu_name", lambda: GPU)
+    patch.setattr("engines.device.CudaDevice", CpuDevice)
+    patch.setattr("torch.cuda.get_device_name", lambda: GPU)
+
+
 def classifier(path: Path, *, raw: bool = False, batch: int | str = "n", weight: float = 1.0) -> Path:
     """An ONNX file: (N, 3, 8, 8) float32, or (N, 8, 8, 3) uint8 for raw pixels → three logits of the means."""
     shape, axes, kind = ([8, 8, 3], [1, 2], np.uint8) if raw else ([3, 8, 8], [2, 3], np.float32)
