@@ -14,11 +14,13 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from engines.machine import Machine
 from hemf import artifacts, checkpoint
 from hemf.errors import CheckFailedError, UsageError
 from hemf.images import Preprocess
 from hemf_export import onnx_file, predict
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.engines.test_preflight import RTX, engine
 
 PREPROCESS = Preprocess.for_size(64)
 
@@ -276,8 +278,8 @@ def test_other_class_names_than_the_files_own_are_refused(made, images, run_cli,
 @pytest.mark.parametrize(
     ("name", "code", "message"),
     [
-        ("model.t4.engine", 4, "needs a GPU with TensorRT"),
-        ("model.plan", 4, "needs a GPU with TensorRT"),
+        ("model.t4.engine", 1, "has no manifest: nothing tells its classes and preprocessing"),
+        ("model.plan", 1, "has no manifest: nothing tells its classes and preprocessing"),
         ("model.txt", 1, "not a checkpoint, an ONNX file or an engine"),
         ("model.png", 1, "file comes first, then the images"),
         ("model.onnx", 1, "not a whole ONNX file"),
@@ -291,6 +293,29 @@ def test_files_that_cannot_be_taken(images, tmp_path, run_cli, name, code, messa
     assert found == code
     assert message in err
     assert json.loads(out)["exit_code"] == code
+
+
+def test_a_sound_engine_on_a_machine_without_a_gpu_is_exit_4_with_the_way_out(images, tmp_path, run_cli, monkeypatch):
+    path = engine(tmp_path)
+    monkeypatch.setattr("engines.machine.here", lambda *_: Machine(None, {"tensorrt-rtx": RTX}))
+    code, out, err = run_cli("predict", path, images[0], "--json")
+    assert code == 4
+    assert f"{path} needs a GPU of sm_75; none is seen here." in json.loads(out)["error"]
+    assert "The ONNX file that it was built from runs on a CPU." in err
+    monkeypatch.setattr("engines.machine.here", lambda *_: Machine((7, 5), {}))
+    code, out, err = run_cli("predict", path, images[0], "--json")
+    assert code == 4
+    assert f"{path} needs tensorrt-rtx {RTX}, which is not installed here." in json.loads(out)["error"]
+    assert "The ONNX file that it was built from runs on a CPU." in err
+
+
+def test_garbage_with_the_manifest_of_an_engine_is_no_plan(images, tmp_path, run_cli):
+    path = tmp_path / "model.engine"
+    path.write_bytes(b"x" * 64)
+    artifacts.write_manifest(path, {"kind": "engine"})
+    code, _, err = run_cli("predict", path, images[0])
+    assert code == 1
+    assert "is not a TensorRT plan" in err
 
 
 def test_a_manifest_that_disagrees_refuses_the_file(made, images, tmp_path, run_cli):
