@@ -98,16 +98,17 @@ class Interface:
         """The least number of images that can be run, `count` or more: to that, a batch has to be filled up."""
         return next(size for size in range(max(1, count), count + self.largest + 1) if self._parts(size))
 
-    def _parts(self, count: int) -> list[int] | None:
+    def _parts(self, count: int) -> list[int]:
+        """Empty where there are none."""
         whole, rest = divmod(count, self.largest)
         for head, left in (([self.largest] * whole, rest), ([], count)):
             if not left:
-                return head or None
+                return head
             for profile in sorted(self.profiles, key=lambda one: -one.maximum):
                 number = -(-left // profile.maximum)
                 if number * profile.minimum <= left:
                     return head + [left // number + (index < left % number) for index in range(number)]
-        return None
+        return []
 
 
 def interface(engine: Any, path: object) -> Interface:

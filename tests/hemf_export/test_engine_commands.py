@@ -99,18 +99,20 @@ def test_from_the_command_that_builds_to_the_classes_of_images(built, made, pict
     assert "golden" not in err
 
 
-@pytest.mark.parametrize("graphs", ["--cuda-graphs", "--no-cuda-graphs"])
+@pytest.mark.parametrize("graphs", [True, False])
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
-def test_self_test_passes(tmp_path, run_cli, backend, raw, graphs):
-    path = small(tmp_path, raw=raw, backend=backend)
-    code, out, err = run_cli("self-test", path, graphs, "--json")
+def test_self_test_passes(tmp_path, run_cli, t4, backend, raw, graphs):
+    path, device = small(tmp_path, raw=raw, backend=backend), fake.CpuDevice()
+    t4.setattr("engines.device.CudaDevice", lambda: device)
+    code, out, err = run_cli("self-test", path, "--cuda-graphs" if graphs else "--no-cuda-graphs", "--json")
     assert code == 0, err
     found = json.loads(out)
     assert 0 <= found.pop("max_difference") < 1e-5
     assert found == {
         "file": str(path), "images": 4, "bound": 0.01, "agreement": 1.0, "finite": True, "notes": [], "passed": True,
     }  # fmt: skip
+    assert device.captured == ([4] if graphs and backend == "tensorrt" else []), "TensorRT-RTX captures by itself"
 
 
 @pytest.mark.parametrize(("profile", "run"), [("4:4:8", 4), ("2:2:2", 4), ("5:5:5", 5), ("3:3:3", 3)])
