@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from types import ModuleType
 from typing import Literal
 
@@ -20,6 +22,7 @@ _INSTALL: dict[BackendName, str] = {
     "tensorrt": "Install it on a host with a GPU: pip install 'hemf-export[tensorrt]'.",
     "tensorrt-rtx": "Install it: pip install tensorrt-rtx-cu12 (Linux and Windows, x86-64).",
 }
+_CUDA_MAJORS = (11, 12, 13, 14)
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,19 @@ def load(name: BackendName) -> Backend:
         raise MissingCapabilityError(f"{name} is not installed here.", _INSTALL[name]) from error
     except Exception as error:
         raise MissingCapabilityError(f"{name} can't be imported: {error}.", _INSTALL[name]) from error
+
+
+def cuda_major(name: BackendName) -> int | None:
+    """Major version of CUDA that the installed builder is made for: its wheels have it in their names.
+
+    None where there is no such wheel, as in NVIDIA's containers, or more than one, of which the last installed counts.
+    """
+    found = []
+    for major in _CUDA_MAJORS:
+        with suppress(metadata.PackageNotFoundError):
+            metadata.version(f"{_MODULES[name]}_cu{major}")
+            found.append(major)
+    return found[0] if len(found) == 1 else None
 
 
 def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName:

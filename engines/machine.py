@@ -1,7 +1,9 @@
-"""What this machine can run engines with: its first GPU, and the versions of both TensorRT flavours."""
+"""What this machine can run engines with: its first GPU and driver, and the versions of both TensorRT flavours."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import sys
 from collections.abc import Mapping
@@ -20,11 +22,15 @@ class Machine:
         gpu: compute capability of the first GPU; None where there is none.
         versions: of the TensorRT flavours that can be imported.
         platform: operating system and processor; plans don't cross them.
+        driver: the latest CUDA version that the NVIDIA driver serves, (12, 8); None where there is no driver.
+        cuda: major version of CUDA that each of the flavours is built for, where its package tells.
     """
 
     gpu: tuple[int, int] | None = None
     versions: Mapping[BackendName, str] = field(default_factory=dict)
     platform: str = field(default_factory=lambda: platform_here())
+    driver: tuple[int, int] | None = None
+    cuda: Mapping[BackendName, int] = field(default_factory=dict)
 
 
 def platform_here() -> str:
@@ -40,4 +46,17 @@ def here(names: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")) -> Machi
             versions[name] = backends.load(name).version
         except MissingCapabilityError:
             continue
-    return Machine(backends.gpu_capability(), versions)
+    majors = {name: backends.cuda_major(name) for name in versions}
+    cuda = {name: major for name, major in majors.items() if major is not None}
+    return Machine(backends.gpu_capability(), versions, driver=driver(), cuda=cuda)
+
+
+def driver() -> tuple[int, int] | None:
+    """The latest CUDA version that the NVIDIA driver serves, as its own library tells; None where there is none."""
+    try:
+        library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        version = ctypes.c_int()
+        failed = library.cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed or not version.value else (version.value // 1000, version.value % 1000 // 10)

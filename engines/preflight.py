@@ -1,8 +1,8 @@
 """May this engine run here? Asked before a plan is deserialized, which is to run native code out of a file.
 
 Integrity first (a manifest, its hash, the plan's own header), then what the machine has: TensorRT of that flavour and
-version, a GPU of that compute capability. There is no such check in TensorRT's own interface; a wrong plan crashes or
-gives None.
+version, a driver for its CUDA, a GPU of that compute capability. There is no such check in TensorRT's own interface; a
+wrong plan crashes or gives None.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Check:
     """One thing that was looked at.
 
     Args:
-        what: hash, flavour, version, compute capability.
+        what: hash, flavour, version, driver, compute capability.
         outcome: "not checked" where this machine has nothing to check against.
         found: in words.
         error: what to raise before the plan is run; None where it is fine.
@@ -89,6 +89,7 @@ def look(path: Path, machine: Machine, *, trust: bool = False) -> Preflight:
         return Preflight(path, header, manifest, tuple(checks))
     checks += _platform(path, manifest, machine)
     checks.append(_version(path, header, manifest, machine))
+    checks += _driver(path, header, machine)
     checks.append(_capability(path, manifest, machine))
     return Preflight(path, header, manifest, tuple(checks))
 
@@ -175,6 +176,23 @@ def _newer(there: str, wanted: str) -> bool:
         return [int(part) for part in version.split(".") if part.isdigit()]
 
     return numbers(there) >= numbers(wanted)
+
+
+def _driver(path: Path, header: PlanHeader, machine: Machine) -> list[Check]:
+    """Nothing where the driver or the CUDA of the installed TensorRT isn't known."""
+    wanted = machine.cuda.get(header.backend)
+    if machine.driver is None or wanted is None:
+        return []
+    served = ".".join(map(str, machine.driver))
+    # A driver serves all CUDA versions up to its own, and of its own major version later ones as well.
+    if machine.driver[0] >= wanted:
+        return [Check("driver", "fine", f"serves CUDA {served}, {header.backend} needs {wanted}")]
+    error = MissingCapabilityError(
+        f"{path} runs in {header.backend}, which is here built for CUDA {wanted}; the NVIDIA driver serves CUDA up to "
+        f"{served}.",
+        f"Update the driver, or install {header.backend} for CUDA {machine.driver[0]}.",
+    )
+    return [Check("driver", "refused", f"serves CUDA up to {served}, {header.backend} needs {wanted}", error)]
 
 
 def _capability(path: Path, manifest: dict[str, Any], machine: Machine) -> Check:

@@ -16,9 +16,9 @@ import click
 def command(file: Path, classes: str | None, trust: bool, as_json: bool) -> None:
     """Show what FILE is: a checkpoint, an ONNX file or an engine.
 
-    An engine is checked as before every run: manifest, hash, the plan's own header, TensorRT's version, compute
-    capability. Nothing of it is run. Ends with 1 where the file is not what its manifest says, with 4 where it is for
-    another TensorRT or GPU than this machine's.
+    An engine is checked as before every run: manifest, hash, the plan's own header, TensorRT's version, the driver,
+    compute capability. Nothing of it is run. Ends with 1 where the file is not what its manifest says, with 4 where it
+    is for another TensorRT or GPU than this machine's.
     """
     from hemf_export import console, inspection
 

@@ -57,6 +57,7 @@ def on_a_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (7, 5)) ->
     """This process sees a GPU, which computes what the fake does; without `installed`, no TensorRT."""
     patch.setattr("engines.backends.gpu_capability", lambda: capability)
     patch.setattr("engines.backends.gpu_name", lambda: GPU)
+    patch.setattr("engines.backends.cuda_major", lambda name: None)
     patch.setattr("engines.device.CudaDevice", CpuDevice)
     patch.setattr("torch.cuda.get_device_name", lambda: GPU)
 

@@ -147,3 +147,36 @@ def test_integrity_is_told_before_what_the_machine_lacks(tmp_path):
     path = engine(tmp_path)
     path.write_bytes(path.read_bytes() + b"x")
     assert isinstance(preflight.look(path, Machine()).refusal, BadInputError)
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "outcome"),
+    [
+        ((12, 8), 12, "fine"),
+        ((12, 0), 12, "fine"),
+        ((13, 0), 12, "fine"),
+        ((11, 8), 12, "refused"),
+        ((12, 9), 13, "refused"),
+        ((12, 9), None, None),
+        (None, 13, None),
+    ],
+)
+def test_the_driver_has_to_serve_the_cuda_that_tensorrt_is_built_for(tmp_path, driver, cuda, outcome):
+    majors = {"tensorrt": 14} | ({} if cuda is None else {"tensorrt-rtx": cuda})
+    machine = Machine((7, 5), {"tensorrt-rtx": RTX}, driver=driver, cuda=majors)
+    path = engine(tmp_path)
+    found = preflight.look(path, machine)
+    assert outcomes(path, machine).get("driver") == outcome
+    assert found.refusal is found.conflict
+    assert (found.refusal is None) == (outcome != "refused")
+    if found.refusal is not None:
+        assert found.refusal.exit_code == 4
+        assert f"built for CUDA {cuda}; the NVIDIA driver serves CUDA up to {driver[0]}.{driver[1]}." in str(
+            found.refusal
+        )
+        assert f"Update the driver, or install tensorrt-rtx for CUDA {driver[0]}." in str(found.refusal)
+
+
+def test_an_old_driver_is_told_before_the_gpu_that_pytorch_does_not_see_with_it(tmp_path):
+    machine = Machine(None, {"tensorrt-rtx": RTX}, driver=(11, 4), cuda={"tensorrt-rtx": 12})
+    assert "serves CUDA up to 11.4" in str(preflight.look(engine(tmp_path), machine).refusal)

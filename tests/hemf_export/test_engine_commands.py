@@ -175,6 +175,17 @@ def test_another_gpu_is_exit_4(tmp_path, images, run_cli, t4, command):
     assert ("runs on a CPU" in err) == (command == "predict")
 
 
+@pytest.mark.parametrize("command", ["self-test", "predict", "inspect"])
+def test_a_driver_that_is_too_old_is_exit_4(tmp_path, images, run_cli, t4, command):
+    t4.setattr("engines.machine.driver", lambda: (12, 8))
+    t4.setattr("engines.backends.cuda_major", lambda name: 13)
+    path = small(tmp_path)
+    code, out, err = run_cli(command, path, *([images] if command == "predict" else []), "--json")
+    assert code == 4
+    assert "built for CUDA 13; the NVIDIA driver serves CUDA up to 12.8." in json.loads(out)["error"]
+    assert "Update the driver, or install tensorrt for CUDA 12." in err
+
+
 @pytest.mark.parametrize("field", ["classes", "preprocess", "input_type", "precision"])
 def test_a_manifest_that_does_not_tell_classes_or_preprocessing_is_exit_1(tmp_path, images, run_cli, field):
     path = small(tmp_path)
