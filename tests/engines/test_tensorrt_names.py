@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import engines
+from tests.engines import fake_flavours
 
 NAMES: dict[str, dict[str, list[str]]] = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())
 # What the code's variables and attributes hold, by module. A name of TensorRT that is used through another one has to
@@ -116,6 +117,21 @@ def test_a_name_that_is_gone_would_be_seen():
         ("", "IInt8EntropyCalibrator2"),
     }  # fmt: skip
     assert "int8_calibrator" not in NAMES["tensorrt 11.4"]["IBuilderConfig"]
+
+
+@pytest.mark.parametrize("version", ["tensorrt 10.16", "tensorrt-rtx 1.7"])
+def test_the_fake_has_no_name_that_tensorrt_lacks(version):
+    """Else code could pass its tests with calls that no TensorRT takes."""
+    flavour, known = version.split()[0], NAMES[version]
+    allowed = {("NetworkDefinitionCreationFlag", "EXPLICIT_BATCH")} | (ONLY_RTX if flavour == "tensorrt" else set())
+    seen = 0
+    for owner, value in vars(fake_flavours.flavour(flavour)).items():
+        if isinstance(value, type) and owner in known:
+            members = getattr(value, "__members__", dir(value))
+            found = {name for name in members if not name.startswith("_") and (owner, name) not in allowed}
+            assert found <= set(known[owner]), owner
+            seen += len(found)
+    assert seen > 80
 
 
 def test_the_recorded_names_are_those_of_the_installed_binding():
