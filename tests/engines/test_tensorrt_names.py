@@ -131,7 +131,7 @@ def test_the_fake_has_no_name_that_tensorrt_lacks(version):
             found = {name for name in members if not name.startswith("_") and (owner, name) not in allowed}
             assert found <= set(known[owner]), owner
             seen += len(found)
-    assert seen > 80
+    assert seen > 60
 
 
 def test_the_recorded_names_are_those_of_the_installed_binding():
