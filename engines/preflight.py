@@ -7,6 +7,7 @@ wrong plan crashes or gives None.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,7 +106,7 @@ def rebuild_command(manifest: dict[str, Any]) -> str:
         options = BuildOptions.from_dict(manifest["build"]).flags()
     except (HemfError, KeyError, TypeError, ValueError, AttributeError):  # an older manifest, or one changed by hand
         options = ""
-    return f"hemf-export trt {parent}{precision} --target {target}{backend}{options}"
+    return f"hemf-export trt {shlex.quote(str(parent))}{precision} --target {target}{backend}{options}"
 
 
 def _origin(path: Path, manifest: dict[str, Any] | None, trust: bool) -> Check:

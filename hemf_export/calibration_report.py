@@ -92,9 +92,9 @@ def show(made: Made, budget: Budget | None) -> None:
         rows.append(("block by block", ", ".join(path.name for path in made.reports)))
     console.facts(str(made.path), rows)
     if made.description.precision == "int8-cpu":
-        console.next_command(f"hemf-export bench {made.path}")
+        console.next_command("hemf-export bench", made.path)
     else:
-        console.next_command(f"hemf-export trt {made.path}")
+        console.next_command("hemf-export trt", made.path)
 
 
 def triple(option: str, text: str | None) -> tuple[float, float, float] | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -27,8 +29,9 @@ def warn(text: str) -> None:
     talk.print(f"[yellow]warning:[/yellow] {_escaped(text)}", soft_wrap=True)
 
 
-def next_command(command: str) -> None:
-    """The command that a user would run next, the last line of a result."""
+def next_command(*words: str | Path) -> None:
+    """The command that a user would run next, the last line of a result; paths are quoted for a shell."""
+    command = " ".join(shlex.quote(str(word)) if isinstance(word, Path) else word for word in words)
     talk.print(f"[dim]next:[/dim] {_escaped(command)}", soft_wrap=True)
 
 

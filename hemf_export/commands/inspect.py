@@ -38,13 +38,15 @@ def command(file: Path, classes: str | None, trust: bool, as_json: bool) -> None
         console.table("checks", ("check", "outcome", "found"), found.checks, words=(0, 1, 2))
     if found.conflict is not None:
         raise found.conflict
-    console.next_command(_next(found))
+    console.next_command(*_next(found))
 
 
-def _next(found: object) -> str:
+def _next(found: object) -> tuple[str | Path, ...]:
     from hemf_export.inspection import Inspection
 
     assert isinstance(found, Inspection)
     if found.kind == "checkpoint":
-        return f"hemf-export onnx {found.path}"
-    return f"hemf-export predict {found.path} IMAGE" if found.kind == "engine" else f"hemf-export bench {found.path}"
+        return "hemf-export onnx", found.path
+    if found.kind == "engine":
+        return "hemf-export predict", found.path, "IMAGE…"
+    return "hemf-export bench", found.path

@@ -63,4 +63,4 @@ def command(
         ("top-1 agreement", f"{proof.agreement:.2%}"),
     ]
     console.facts(str(done.path), rows)
-    console.next_command(f"hemf-export trt {done.path} --fp16")
+    console.next_command("hemf-export trt", done.path, "--fp16")

@@ -32,4 +32,4 @@ def command(engine: Path, cuda_graphs: bool, as_json: bool) -> None:
         ("top-1 agreement", f"{found.agreement:.2%}"),
     ]
     console.facts(f"{engine} computes what its graph does", rows)
-    console.next_command(f"hemf-export predict {engine} IMAGE…")
+    console.next_command("hemf-export predict", engine, "IMAGE…")

@@ -73,7 +73,7 @@ def command(
         cells = [(name, *(str(count) for count in row)) for name, row in zip(names, figures["confusion"], strict=True)]
         console.table(f"\nConfusion on {split} (row: true class)", ("", *names), cells)
     console.say(f"{output}: best.pt (epoch {summary['epoch']}), last.pt, metrics.jsonl, summary.json, confusion.png")
-    console.next_command(f"hemf-export onnx {output / 'best.pt'}")
+    console.next_command("hemf-export onnx", output / "best.pt")
 
 
 def _recalls(recall: dict[str, float]) -> str:

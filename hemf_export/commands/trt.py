@@ -133,8 +133,8 @@ def command(
         *done.graph.rows,
     ]
     console.facts(str(done.engine.path), rows)
-    source = "" if done.source == done.graph.path else f"{done.source} "
-    console.next_command(f"hemf-export bench {source}{done.graph.path}")
+    source = [] if done.source == done.graph.path else [done.source]
+    console.next_command("hemf-export bench", *source, done.graph.path)
 
 
 def _built(engine: Engine) -> str:

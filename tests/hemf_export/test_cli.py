@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
-from hemf_export import cli
+from hemf_export import cli, console
 from train.recipe import Recipe
 
 
@@ -95,3 +97,9 @@ def test_train_has_a_flag_for_each_field_of_the_recipe_with_its_default():
     flags = {parameter.name: parameter.default for parameter in command.params}
     fields = Recipe().to_dict()
     assert {name: flags.get(name) for name in fields} == fields
+
+
+def test_the_next_command_can_be_pasted_whatever_the_path(capfd):
+    console.next_command("hemf-export predict", Path("a b/it's [m].engine"), "IMAGE…")
+    line = capfd.readouterr().err.removeprefix("next: ").strip()
+    assert shlex.split(line) == ["hemf-export", "predict", "a b/it's [m].engine", "IMAGE…"]
