@@ -23,6 +23,7 @@ PERCENTILES = (50, 90, 95, 99)
 WARMUP_S = 0.3
 WARMUP_RUNS = 2
 MIN_ROUNDS = 10
+ENOUGH_ROUNDS = 100  # for one to lie beyond p99
 # A batch size is done when every runner's median latency is known so well: half of its interval, as a share of it.
 STABLE = 0.01
 _NEXT_LOOK = 1.3  # intervals are looked at again after so many times the rounds
@@ -143,7 +144,8 @@ def measure(
     Args:
         contenders: the first is what the others are compared with.
         pixels: (batch, H, W, 3) uint8.
-        seconds: at most, for all of them together, compiling and the warm-up apart; `MIN_ROUNDS` rounds are always run.
+        seconds: at most, for all of them together, compiling and the warm-up apart; `MIN_ROUNDS` rounds are always run,
+            and `ENOUGH_ROUNDS` before anything is called stable.
         progress: told what is done and the share of the time that is gone.
 
     Returns:
@@ -192,7 +194,7 @@ def _rounds(works: Sequence[Workload], seconds: float, progress: Callable[[str, 
     """Latencies in ms of each, a list a work."""
     order, generator = np.arange(len(works)), np.random.default_rng(0)
     latencies: list[list[float]] = [[] for _ in works]
-    look, started = MIN_ROUNDS, time.perf_counter()
+    look, started = ENOUGH_ROUNDS, time.perf_counter()
     while True:
         generator.shuffle(order)
         for index in map(int, order):
@@ -202,13 +204,12 @@ def _rounds(works: Sequence[Workload], seconds: float, progress: Callable[[str, 
             latencies[index].append(1000 * (time.perf_counter() - before))
         rounds, gone = len(latencies[0]), time.perf_counter() - started
         progress(f"round {rounds}", min(1.0, gone / seconds))
-        if rounds < look:
-            if gone >= seconds and rounds >= MIN_ROUNDS:
-                return latencies
-            continue
-        if gone >= seconds or all(_stable(np.asarray(own)) for own in latencies):
+        if gone >= seconds and rounds >= MIN_ROUNDS:
             return latencies
-        look = round(_NEXT_LOOK * rounds)
+        if rounds >= look:
+            if all(_stable(np.asarray(own)) for own in latencies):
+                return latencies
+            look = round(_NEXT_LOOK * rounds)
 
 
 def _stable(latencies: NDArray[np.float64]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hemf_export.bench import MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
+from hemf_export.bench import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
 from hemf_export.intervals import COVERAGE
 from hemf_export.memory import Memory
 from hemf_export.roofline import Floor
@@ -17,7 +17,8 @@ METHOD = {
     "order": "every round runs each runner once, in an order drawn anew",
     "warm_up_s": WARMUP_S,
     "least_rounds": MIN_ROUNDS,
-    "until": f"every median latency is known to {STABLE:.0%} (half of its interval), or the time is up",
+    "until": f"{ENOUGH_ROUNDS} rounds are run and every median latency is known to {STABLE:.0%} (half of its "
+    "interval), or the time is up",
     "ratio": "median over rounds of the latency by the first runner's in the same round",
     "interval": f"another run's ratio falls in it with {COVERAGE:.0%}: block bootstrap over rounds, widened for the "
     "other run's own chance",
