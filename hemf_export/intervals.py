@@ -54,11 +54,11 @@ def of_median(values: NDArray[np.float64]) -> Interval:
     starts = generator.integers(0, count, (RESAMPLES, math.ceil(count / length)))
     drawn = ((starts[:, :, None] + np.arange(length)) % count).reshape(RESAMPLES, -1)[:, :count]
     tail = (1 - COVERAGE) / 2
-    low, high = np.quantile(np.median(values[drawn], axis=1), (tail, 1 - tail))
+    low, high = np.quantile(np.median(values[drawn], axis=1), (tail, 1 - tail)).tolist()
     middle = float(np.median(values))
     few = stdtrit(max(1.0, count / length - 1), 1 - tail) / ndtri(1 - tail)
     wider = math.sqrt(2) * float(few)
-    return Interval(middle, middle * min(1.0, float(low) / middle) ** wider, middle * max(1.0, high / middle) ** wider)
+    return Interval(middle, middle * min(1.0, low / middle) ** wider, middle * max(1.0, high / middle) ** wider)
 
 
 def block_length(values: NDArray[np.float64]) -> int:

@@ -27,7 +27,7 @@ ORT_KINDS: tuple[Kind, ...] = KINDS[6:9]
 ENGINE_KINDS: tuple[Kind, ...] = KINDS[9:]
 Transfers = Literal["in", "out", "both"]
 
-_NO_GPU = "needs an NVIDIA GPU"
+_NO_GPU = "needs an NVIDIA GPU that PyTorch can use"
 _ONLY_ASKED = {
     "amp": "on a CPU it is bfloat16, which few of them multiply: name it in --runners to time it",
     "compile": "compiles for minutes on a CPU: name it in --runners to time it",

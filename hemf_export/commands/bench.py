@@ -94,9 +94,9 @@ def command(
         _show(report, compared)
         _next(files, output)
     if problem is not None:
-        # The report above is the result, as JSON too: a second object of the failure would spoil it.
         click.echo(f"error: {problem}", err=True)
-        raise click.exceptions.Exit(FAILED)
+        # Not as an error: that would print a second JSON value. Not with click's exit, whose code is only returned.
+        raise SystemExit(FAILED)
 
 
 def _numbers(text: str) -> tuple[int, ...]:
