@@ -75,6 +75,15 @@ class Comparison:
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
 
+    def markdown(self) -> str:
+        """A table for a pull request, to be put after the report's."""
+        lines = ["", "### Beside the baseline", "", "| runner | batch | ratio | before | change | |"]
+        lines.append("|---|---:|---:|---:|---:|---|")
+        for one in self.changes:
+            ratios = f"{one.now.median:.2f} | {one.before.median:.2f} | {one.slowdown:+.0%}"
+            lines.append(f"| {one.name} | {one.batch} | {ratios} | {one.outcome} |")
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
     @property
     def worse(self) -> list[Change]:
         """Those that fail."""

@@ -9,7 +9,7 @@ from typing import Any
 from hemf_export.bench import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
 from hemf_export.intervals import COVERAGE
 from hemf_export.memory import Memory
-from hemf_export.roofline import Floor
+from hemf_export.roofline import Floor, target_with_figures
 
 FORMAT = 1
 METHOD = {
@@ -61,8 +61,6 @@ class BenchReport:
     def share_of_floor(self, timing: Timing) -> float | None:
         """The floor by the median latency; None unless it was measured on the target's GPU, and there is a floor."""
         gpu = self.conditions["gpu"]
-        from hemf_export.roofline import target_with_figures
-
         if self.target is None or not gpu or not timing.contender.on_gpu:
             return None
         if not (gpu["name"] or "").startswith(target_with_figures(self.target)[1].product):
@@ -107,7 +105,8 @@ class BenchReport:
         if self.not_run:
             lines += ["", "### Not run", ""]
             lines += [f"- {names}: {reason}" for names, reason in grouped(self.not_run)]
-        lines += [f"- {note}" for note in ("", *self.notes)][1:]
+        if self.notes:
+            lines += ["", "### Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
     def cells(self, timing: Timing) -> tuple[str, ...]:

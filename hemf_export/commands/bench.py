@@ -85,14 +85,15 @@ def command(
     if output is not None:
         artifacts.write_json(output, values)
     if markdown is not None:
-        artifacts.write_bytes(markdown, report.markdown().encode())
+        text = report.markdown() + (compared.markdown() if compared else "")
+        artifacts.write_bytes(markdown, text.encode())
     for note in (*report.notes, *(compared.notes if compared else ())):
         console.warn(note)
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
         _show(report, compared)
-        _next(files, output)
+        _next(files, batches, output)
     if problem is not None:
         click.echo(f"error: {problem}", err=True)
         # Not as an error: that would print a second JSON value. Not with click's exit, whose code is only returned.
@@ -151,10 +152,10 @@ def _show_floors(report: BenchReport) -> None:
         console.table(title, bench_report.FLOOR_COLUMNS, rows, words=(0, last))
 
 
-def _next(files: tuple[Path, ...], output: Path | None) -> None:
+def _next(files: tuple[Path, ...], batches: str | None, output: Path | None) -> None:
     from hemf_export import console
 
-    named = "".join(f" {path}" for path in files)
+    named = "".join(f" {path}" for path in files) + (f" --batch {batches}" if batches else "")
     if output is None:
         console.next_command(f"hemf-export bench{named} -o bench.json")
     else:

@@ -49,6 +49,13 @@ def test_each_batch_size_and_runner_is_compared_with_its_own():
     assert found.notes == ("In the baseline, and not here: gone at batch 8.",)
 
 
+def test_markdown_has_the_ratios_and_what_became_of_them():
+    before, now = report(("ort", 1, (0.5, 0.49, 0.51))), report(("ort", 1, (0.75, 0.74, 0.76)), threads=4)
+    text = bench_baseline.compare(before, now, max_slowdown=0.1).markdown()
+    assert "| ort | 1 | 0.75 | 0.50 | +50% | worse |" in text
+    assert "another threads" in text
+
+
 def test_another_machine_is_told():
     before, now = report(("ort", 1, (1, 1, 1))), report(("ort", 1, (1, 1, 1)), model="another", threads=8)
     notes = bench_baseline.compare(before, now, max_slowdown=0.1).notes

@@ -92,7 +92,7 @@ def test_the_table_fits_into_100_columns_and_names_the_next_command(made, bench_
     assert row.rstrip().endswith("123")
     assert re.search(r"Batch 1, \d+ rounds", out)
     assert "Floor on a t4" in out
-    assert f"next: hemf-export bench {made.onnx} {made.half} -o bench.json" in err
+    assert f"next: hemf-export bench {made.onnx} {made.half} --batch 1 -o bench.json" in err
     assert re.search(r"not run: .*ort-cuda, model.onnx.*: needs an NVIDIA GPU", err)
 
 
