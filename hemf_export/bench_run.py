@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from calibration.session import usable_cores
 from engines import targets
 from hemf.errors import MissingCapabilityError, UsageError
-from hemf_export import bench, conditions, contenders, gpu_state, lineup, memory, onnx_file, parity
-from hemf_export import graph_cost as costs
+from hemf_export import bench, conditions, contenders, gpu_state, graph_counter, lineup, memory, onnx_file, parity
 from hemf_export.bench import Contender, NotRun, Timing
 from hemf_export.bench_report import BenchReport
 from hemf_export.conditions import Conditions
@@ -169,7 +168,7 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
     for precision in ("fp32", "fp16", "int8"):
         if precision in wanted:
             path, assumed, source = wanted[precision]
-            cost = costs.count(onnx_file.read(path)[0], assumed)
+            cost = graph_counter.count(onnx_file.read(path)[0], assumed)
             floors.extend(predict(cost, chip, size, precision=precision, source=source) for size in sizes)
     return floors, name
 

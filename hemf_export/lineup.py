@@ -228,16 +228,12 @@ def _entries(
     else:
         precision = description.precision
     input_type: InputType = "float32" if description is None else description.input_type
-    name = f"{kind}, {path.name}"
-    if device == "cpu":
-        return [Entry(name, kind, path, device, None, precision, input_type, preprocess)]
-    wanted = {"in": (True,), "out": (False,), "both": (True, False)}[transfers]
-    return [
-        Entry(
-            name + (", on the GPU" if not inside else ""), kind, path, device, inside, precision, input_type, preprocess
-        )
-        for inside in wanted
-    ]
+    crossing: dict[Transfers, tuple[bool, ...]] = {"in": (True,), "out": (False,), "both": (True, False)}
+    found = []
+    for inside in (None,) if device == "cpu" else crossing[transfers]:
+        name = f"{kind}, {path.name}" + (", on the GPU" if inside is False else "")
+        found.append(Entry(name, kind, path, device, inside, precision, input_type, preprocess))
+    return found
 
 
 def _one_of_a_kind(entries: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -3,7 +3,7 @@
 Each kernel takes the longer of its operations at the peak rate of their type, and its bytes at the peak bandwidth;
 kernels follow each other. Nothing is added for launches, for clocks below the boost clock or for a power limit, and
 only products are operations: exponentials and sums ride on the memory's time. So it is a floor as far as the assumed
-fusion holds (see `hemf_export.graph_cost`); a share of it reached is a figure for comparing, not a grade.
+fusion holds (see `hemf_export.graph_counter`); a share of it reached is a figure for comparing, not a grade.
 """
 
 from __future__ import annotations
