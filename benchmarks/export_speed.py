@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,8 @@ from hemf.authors import convert, infer_config
 from hemf.checkpoint import Checkpoint
 from hemf.images import Preprocess
 from hemf_export import bench, console, onnx_export
-from hemf_export.runners import OnnxRunner, TorchRunner
+from hemf_export.runners import OnnxRunner, Runner, TorchRunner
+from hemf_export.workloads import HostWorkload
 
 
 def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
@@ -70,6 +72,10 @@ def _bound(name: str, largest: float) -> float:
     return 0.2 * largest if "INT8" in name else 1e-4
 
 
+def _contender(runner: Runner, preprocess: Preprocess, tolerance: Callable[[float], float]) -> bench.Contender:
+    return bench.Contender(runner.name, lambda pixels: HostWorkload(runner, preprocess.normalize(pixels)), tolerance)
+
+
 def main() -> None:
     """Export both, compare, time, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -95,20 +101,19 @@ def main() -> None:
         files = {"naive": naive, "ours": ours} | ({} if arguments.int8 is None else {"ours, INT8": arguments.int8})
         # How far INT8 may be off is for `calibrate` to prove: here its file only has to be one of the same weights.
         contenders = [
-            bench.Contender(
-                OnnxRunner(path, name), preprocess.normalize, lambda largest, name=name: _bound(name, largest)
-            )
+            _contender(OnnxRunner(path, name), preprocess, lambda largest, name=name: _bound(name, largest))
             for name, path in files.items()
         ]
         if arguments.int8 is not None:
             runner = TorchRunner(checkpoint.load(Path(folder, "ours.pt")).model())
-            contenders.append(bench.Contender(runner, preprocess.normalize, lambda _: 1e-4))
+            contenders.append(_contender(runner, preprocess, lambda _: 1e-4))
         pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, 224, 224, 3), dtype=np.uint8)
-        timings = bench.measure(contenders, pixels, seconds=arguments.seconds)
+        timings, wrong = bench.measure(contenders, pixels, seconds=arguments.seconds)
+        assert not wrong, wrong
         nodes = {name: str(len(onnx.load(path).graph.node)) for name, path in files.items()}
     rows = []
     for timing in timings:
-        ratio, low, high = timing.ratio
+        ratio, low, high = vars(timing.ratio).values()
         times = f"{timing.percentile(50):.1f}", f"{timing.percentile(90):.1f}"
         rows.append(
             (timing.name, nodes.get(timing.name, ""), *times, f"{ratio:.3f}", f"{low:.3f}–{high:.3f}",

@@ -117,7 +117,7 @@ def _refusal(
             return "a factor comes from a float32 island"
     elif _constant(node, weight).ndim < 2:
         return "a vector has no channels"
-    elif _is_signed_permutation(_constant(node, weight)):
+    elif is_signed_permutation(_constant(node, weight)):
         return "a signed permutation"
     return None
 
@@ -185,7 +185,8 @@ def _inner(node: ir.Node, weight: int | None, shapes: Mapping[str, Shape]) -> in
     return first[-1] if first else 0
 
 
-def _is_signed_permutation(matrix: NDArray[np.generic]) -> bool:
+def is_signed_permutation(matrix: NDArray[np.generic]) -> bool:
+    """Whether a product with it only moves values and changes signs: each row and column has one ±1 at most."""
     flat = matrix.reshape(-1, matrix.shape[-1])
     used = np.abs(flat.astype(np.float64))
     return bool(((used == 0) | (used == 1)).all() and (used.sum(0) <= 1).all() and (used.sum(1) <= 1).all())

@@ -1,6 +1,7 @@
-"""Timing runners side by side: interleaved, warmed up, and only those whose outputs are the reference's.
+"""Timing runners side by side: warmed up, interleaved, and only those whose logits are the reference's.
 
-Ratios are taken round by round, so that a machine that drifts drifts for all. Knows runners, not what is behind them.
+Every round runs each of them once, in an order drawn anew, so that a machine that drifts drifts for all and none always
+follows the same other. Ratios are taken round by round. Knows workloads, not what is behind them.
 """
 
 from __future__ import annotations
@@ -13,62 +14,118 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemf.errors import CheckFailedError
-from hemf_export.runners import Runner
+from hemf.errors import CheckFailedError, HemfError
+from hemf_export import intervals
+from hemf_export.intervals import Interval
+from hemf_export.workloads import Workload
 
 PERCENTILES = (50, 90, 95, 99)
 WARMUP_S = 0.3
+WARMUP_RUNS = 2
 MIN_ROUNDS = 10
+ENOUGH_ROUNDS = 100  # for one to lie beyond p99
+# A batch size is done when every runner's median latency is known so well: half of its interval, as a share of it.
+STABLE = 0.01
+_NEXT_LOOK = 1.3  # intervals are looked at again after so many times the rounds
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A runner, the input that it takes for a batch of pixels, and how far its logits may be from the first runner's.
+    """What is timed.
 
-    `tolerance` gives that for the first runner's largest logit.
+    Args:
+        name: for reports; one of its kind.
+        prepare: a batch of pixels (batch, H, W, 3) uint8 → the work on it, ready to be run.
+        tolerance: how far its logits may be from the first contender's, given the largest of those.
+        precision: of most of its products, as a roofline has it: "fp32", "fp16" or "int8"; None for another.
+        on_gpu: whether it computes there.
+        transfers: whether input and logits cross to the GPU and back within the time; None on a CPU.
     """
 
-    runner: Runner
-    prepare: Callable[[NDArray[np.uint8]], NDArray[np.generic]]
+    name: str
+    prepare: Callable[[NDArray[np.uint8]], Workload]
     tolerance: Callable[[float], float]
+    precision: str | None = None
+    on_gpu: bool = False
+    transfers: bool | None = None
+
+
+@dataclass(frozen=True)
+class NotRun:
+    """What was not timed, and why.
+
+    Args:
+        name: of the contender.
+        reason: one sentence.
+        batch: images a call; None for all sizes.
+        failed: its logits are wrong, or not finite: a check that failed, not something that this machine lacks.
+    """
+
+    name: str
+    reason: str
+    batch: int | None = None
+    failed: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Latencies of one runner at one batch size.
+    """Latencies of one contender at one batch size.
 
     Args:
-        name: the runner's.
+        contender: whose.
         batch: images a call.
         latencies_ms: one a round, in order.
-        ratio: to the first runner, the median over rounds, with the 2.5th and 97.5th percentile of its bootstrap.
-        max_difference: of a logit, from the first runner's.
+        ratio: to the first contender, round by round.
+        max_difference: of a logit, from the first contender's.
+        stable: whether the median was known to `STABLE` when time was up.
     """
 
-    name: str
+    contender: Contender
     batch: int
     latencies_ms: tuple[float, ...]
-    ratio: tuple[float, float, float]
+    ratio: Interval
     max_difference: float
+    stable: bool
 
-    def percentile(self, share: float) -> float:
-        """Latency in ms."""
+    @property
+    def name(self) -> str:
+        """The contender's."""
+        return self.contender.name
+
+    def percentile(self, share: int) -> float | None:
+        """Latency in ms; None where there are too few rounds for one to lie beyond it."""
+        if len(self.latencies_ms) * (100 - share) < 100:
+            return None
         return float(np.percentile(self.latencies_ms, share))
 
     @property
+    def median_ms(self) -> float:
+        """Latency, p50."""
+        return float(np.median(self.latencies_ms))
+
+    @property
     def images_per_second(self) -> float:
-        """At the median."""
-        return 1000 * self.batch / self.percentile(50)
+        """At the median, one call after the other."""
+        return 1000 * self.batch / self.median_ms
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
         return {
             "name": self.name,
             "batch": self.batch,
+            "precision": self.contender.precision,
+            "on_gpu": self.contender.on_gpu,
+            "transfers": self.contender.transfers,
             "rounds": len(self.latencies_ms),
+            "stable": self.stable,
             "latency_ms": {f"p{share}": self.percentile(share) for share in PERCENTILES},
+            "latencies_ms": [round(latency, 4) for latency in self.latencies_ms],
             "images_per_second": self.images_per_second,
-            "ratio": {"median": self.ratio[0], "low": self.ratio[1], "high": self.ratio[2]},
+            "ratio": self.ratio.to_dict(),
             "max_logit_difference": self.max_difference,
         }
 
@@ -78,57 +135,116 @@ def measure(
     pixels: NDArray[np.uint8],
     *,
     seconds: float,
-    progress: Callable[[float], None] = lambda share: None,
-) -> list[Timing]:
-    """Time every contender on the same batch, in turn, round after round.
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> tuple[list[Timing], list[NotRun]]:
+    """Time every contender on the same batch, until all medians are stable or the time is up.
+
+    Logits are compared before and after: what computes others is not timed, or its times are thrown away.
 
     Args:
         contenders: the first is what the others are compared with.
         pixels: (batch, H, W, 3) uint8.
-        seconds: for all of them together, the warm-up apart; at least `MIN_ROUNDS` rounds are run.
-        progress: told the share of the time that is gone.
+        seconds: at most, for all of them together, compiling and the warm-up apart; `MIN_ROUNDS` rounds are always run,
+            and `ENOUGH_ROUNDS` before anything is called stable.
+        progress: told what is done and the share of the time that is gone.
+
+    Returns:
+        Timings of those that computed the right logits, in order, and the others with the reason.
 
     Raises:
-        CheckFailedError: a contender's outputs are not the first one's: it would be fast and wrong.
+        CheckFailedError: the first one's logits are not finite: there is nothing to compare with.
+        HemfError: the first one can't be run.
     """
-    inputs = [contender.prepare(pixels) for contender in contenders]
-    outputs = [contender.runner.infer(batch) for contender, batch in zip(contenders, inputs, strict=True)]
-    differences = [
-        _difference(contender, output, outputs[0]) for contender, output in zip(contenders, outputs, strict=True)
-    ]
-    for contender, batch in zip(contenders, inputs, strict=True):
-        started = time.perf_counter()
-        while time.perf_counter() - started < WARMUP_S:
-            contender.runner.infer(batch)
-    latencies: list[list[float]] = [[] for _ in contenders]
-    started = time.perf_counter()
-    while (gone := time.perf_counter() - started) < seconds or len(latencies[0]) < MIN_ROUNDS:
-        progress(min(1.0, gone / seconds))
-        for contender, batch, own in zip(contenders, inputs, latencies, strict=True):
-            before = time.perf_counter()
-            contender.runner.infer(batch)
-            own.append(1000 * (time.perf_counter() - before))
+    not_run: list[NotRun] = []
+    ready: list[tuple[Contender, Workload]] = []
+    reference: NDArray[np.float64] | None = None
+    for number, contender in enumerate(contenders):
+        progress(f"preparing {contender.name}", number / len(contenders))
+        try:
+            work = contender.prepare(pixels)
+            work.run()
+            if reference is None:
+                reference = _finite(contender, work)
+            _difference(contender, work, reference)
+            _warm(work)
+            ready.append((contender, work))
+        except HemfError as error:
+            if reference is None:
+                raise
+            failed = isinstance(error, CheckFailedError)
+            not_run.append(NotRun(contender.name, error.message, len(pixels), failed))
+    assert reference is not None, "there is a first contender"
+    latencies = _rounds([work for _, work in ready], seconds, progress)
     first = np.asarray(latencies[0])
-    return [
-        Timing(contender.runner.name, len(pixels), tuple(own), _ratio(np.asarray(own) / first), difference)
-        for contender, own, difference in zip(contenders, latencies, differences, strict=True)
-    ]
+    timings = []
+    for (contender, work), own in zip(ready, latencies, strict=True):
+        try:
+            difference = _difference(contender, work, reference)
+        except CheckFailedError as error:
+            not_run.append(NotRun(contender.name, f"After the timing: {error.message}", len(pixels), failed=True))
+            continue
+        array = np.asarray(own)
+        stable = _stable(array)
+        ratio = intervals.of_median(array / first)
+        timings.append(Timing(contender, len(pixels), tuple(own), ratio, difference, stable))
+    return timings, not_run
 
 
-def _difference(contender: Contender, output: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
-    difference = float(np.abs(output.astype(np.float64) - reference).max())
-    allowed = contender.tolerance(float(np.abs(reference).max()))
-    if not difference <= allowed:  # NaN fails too
+def _rounds(works: Sequence[Workload], seconds: float, progress: Callable[[str, float], None]) -> list[list[float]]:
+    """Latencies in ms of each, a list a work."""
+    order, generator = np.arange(len(works)), np.random.default_rng(0)
+    latencies: list[list[float]] = [[] for _ in works]
+    look, started = ENOUGH_ROUNDS, time.perf_counter()
+    while True:
+        generator.shuffle(order)
+        for index in map(int, order):
+            run = works[index].run
+            before = time.perf_counter()
+            run()
+            latencies[index].append(1000 * (time.perf_counter() - before))
+        rounds, gone = len(latencies[0]), time.perf_counter() - started
+        progress(f"round {rounds}", min(1.0, gone / seconds))
+        if gone >= seconds and rounds >= MIN_ROUNDS:
+            return latencies
+        if rounds >= look:
+            if all(_stable(np.asarray(own)) for own in latencies):
+                return latencies
+            look = round(_NEXT_LOOK * rounds)
+
+
+def _stable(latencies: NDArray[np.float64]) -> bool:
+    return intervals.of_median(latencies).half_width <= STABLE
+
+
+def _warm(work: Workload) -> None:
+    started, runs = time.perf_counter(), 0
+    while runs < WARMUP_RUNS or time.perf_counter() - started < WARMUP_S:
+        before = time.perf_counter()
+        work.run()
+        runs += 1
+        if time.perf_counter() - before > 2 * WARMUP_S:
+            return  # a single run lasted longer than a warm-up has to
+
+
+def _finite(contender: Contender, work: Workload) -> NDArray[np.float64]:
+    logits = work.logits().astype(np.float64)
+    if not np.isfinite(logits).all():
         raise CheckFailedError(
-            f"{contender.runner.name} computes other logits than the first: a difference of {difference:.3g}, "
-            f"allowed {allowed:.3g}.",
-            "It was not timed. Was it made from the same checkpoint?",
+            f"{contender.name}, which the others are compared with, computes logits that are not finite.",
+            "Nothing was timed. Look at the file: hemf-export inspect.",
+        )
+    return logits
+
+
+def _difference(contender: Contender, work: Workload, reference: NDArray[np.float64]) -> float:
+    logits = work.logits().astype(np.float64)
+    if logits.shape != reference.shape:
+        raise CheckFailedError(f"Logits of the shape {logits.shape}; the first has {reference.shape}.")
+    if not np.isfinite(logits).all():
+        raise CheckFailedError("Its logits are not finite.")
+    difference, allowed = float(np.abs(logits - reference).max()), contender.tolerance(float(np.abs(reference).max()))
+    if difference > allowed:
+        raise CheckFailedError(
+            f"It computes other logits than the first: a difference of {difference:.3g}, allowed {allowed:.3g}."
         )
     return difference
-
-
-def _ratio(ratios: NDArray[np.float64]) -> tuple[float, float, float]:
-    generator = np.random.default_rng(0)
-    medians = np.median(generator.choice(ratios, (500, len(ratios))), axis=1)
-    low, high = np.percentile(medians, (2.5, 97.5))
-    return float(np.median(ratios)), float(low), float(high)

@@ -27,7 +27,7 @@ COMMANDS = {
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),
     "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
-    "bench": ("hemf_export.commands.bench", "Time checkpoints and ONNX files side by side."),
+    "bench": ("hemf_export.commands.bench", "Time checkpoints, ONNX files and engines side by side."),
     "predict": ("hemf_export.commands.predict", "Classes and probabilities of images."),
     "self-test": ("hemf_export.commands.self_test", "Run an engine on its golden images, against its graph."),
     "inspect": ("hemf_export.commands.inspect", "What a checkpoint, ONNX file or engine is, and whether it may run."),

@@ -19,7 +19,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 # Added at the end of a line, where a later option wins: the same command, in seconds.
 SHORTENED = {
     "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4"],
-    "bench": ["--seconds", "0.2"],
+    "bench": ["--seconds", "0.2", "--batch", "1", "--no-memory"],
     "calibrate": ["--count", "8", "--judges", "6"],
 }
 LARGE_BUDGET = ["--max-drop", "50"]  # a network of one epoch knows its classes too little for half a point

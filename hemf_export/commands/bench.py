@@ -1,86 +1,162 @@
-"""`hemf-export bench`: latency of checkpoints and ONNX files, side by side."""
+"""`hemf-export bench`: latency of checkpoints, ONNX files and engines, side by side."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hemf.errors import UsageError
 
+if TYPE_CHECKING:
+    from hemf_export.bench_baseline import Comparison
+    from hemf_export.bench_report import BenchReport
+
+FAILED = 3
+
 
 @click.command("bench")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--batch", "batches", metavar="N[,N…]", help="Batch sizes.  [default: 1,8,32, or the files' own]")
 @click.option(
-    "--batch", "batches", default=None, metavar="N[,N…]", help="Batch sizes.  [default: 1, or the files' own]"
-)
-@click.option("--seconds", default=5.0, show_default=True, help="For each batch size, all files together.")
-@click.option("--threads", type=int, default=None, help="Of each runner.  [default: the cores that may be used]")
+    "--runners", metavar="NAME[,NAME…]",
+    help="eager, channels-last, amp, compile, compile-amp, compile-graph; ort-cpu, ort-cuda, ort-tensorrt; engine, "
+    "engine-no-graph (without a CUDA graph).  [default: those that gain something here]",
+)  # fmt: skip
+@click.option(
+    "--transfers", type=click.Choice(["in", "out", "both"]), default="in", show_default=True,
+    help="Time the copies to the GPU and back, or leave images and logits there.",
+)  # fmt: skip
+@click.option("--seconds", default=30.0, show_default=True, help="At most, for each batch size.")
+@click.option("--threads", type=int, help="Of each runner on a CPU.  [default: the cores that may be used]")
 @click.option("--images", type=click.Path(path_type=Path), help="Images to run on.  [default: seeded noise]")
+@click.option("--memory/--no-memory", default=True, show_default=True, help="Peak memory, a process a runner.")
+@click.option("--target", help="GPU of the roofline.  [default: this machine's, or t4]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
+@click.option("--markdown", type=click.Path(path_type=Path), help="Write tables for a pull request there.")
+@click.option("--baseline", type=click.Path(path_type=Path), help="JSON of an earlier run to compare with.")
+@click.option("--max-slowdown", default=10.0, show_default=True, metavar="PERCENT", help="Of a ratio, to the baseline.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    files: tuple[Path, ...],
-    batches: str | None,
-    seconds: float,
-    threads: int | None,
-    images: Path | None,
-    as_json: bool,
-) -> None:
-    """Time FILES (a checkpoint and ONNX files made from it) in turn, round after round.
+    files: tuple[Path, ...], batches: str | None, runners: str | None, transfers: Any, seconds: float,
+    threads: int | None, images: Path | None, memory: bool, target: str | None, output: Path | None,
+    markdown: Path | None, baseline: Path | None, max_slowdown: float, as_json: bool,
+) -> None:  # fmt: skip
+    """Time FILES (a checkpoint, ONNX files and engines made from it) in turn, round after round.
 
-    Without FILES, what lies in the current folder is taken. Nothing is timed whose logits differ from the first's.
+    Without FILES, what lies in the current folder is taken. Nothing is timed whose logits differ from the first's. Ends
+    with 3 where some do, or where a ratio to the first grew beyond --max-slowdown since the --baseline.
     """
-    wanted = (batches or "1").split(",")
-    if not all(size.strip().isdigit() and int(size) > 0 for size in wanted):
-        raise UsageError(f"--batch takes positive numbers, N or N,N, not {batches!r}.")
-    sizes = [int(size) for size in wanted]
-    if not seconds > 0 or (threads is not None and threads < 1):
-        raise UsageError("--seconds and --threads must be positive.")
+    sizes = None if batches is None else _numbers(batches)
+    if not 0 <= max_slowdown < float("inf"):
+        raise UsageError(f"--max-slowdown is a share in percent, not {max_slowdown:g}.")
 
-    import numpy as np
-    import torch
-
-    from calibration.session import usable_cores
     from hemf import artifacts
-    from hemf_export import bench, console
-    from hemf_export.bench_folder import gather
-    from hemf_export.parity import Samples, image_folder
+    from hemf_export import bench_baseline, bench_run, console, lineup
 
-    used = threads or usable_cores()
-    torch.set_num_threads(used)
-    with console.step("Reading the files"):
-        field = gather(files, Path(), threads=used)
-        pictures = image_folder(images, None)
-    if field.batch is not None:
-        if batches is not None and sizes != [field.batch]:
-            raise UsageError(f"The files have the fixed batch {field.batch}.", "Leave out --batch.")
-        sizes = [field.batch]
-    timings = []
-    for size in sizes:
-        samples = Samples(field.preprocess, pictures, size)
-        pixels = np.concatenate(list(samples.pixels((size,))))
-        pixels = np.concatenate([pixels] * -(-size // len(pixels)))[:size]  # few images serve a large batch in turn
-        meter = console.PhaseBar(f"Timing {len(field.contenders)} at batch {size}")
-        timings.extend(
-            bench.measure(
-                field.contenders, pixels, seconds=seconds,
-                progress=lambda share, meter=meter: meter.update("rounds", int(100 * share), 100),  # type: ignore[misc]
-            )
-        )  # fmt: skip
+    request = bench_run.Request(
+        files=files, batches=sizes, seconds=seconds, threads=threads, images=images,
+        kinds=lineup.parse_kinds(runners), transfers=transfers, memory=memory, target=target,
+    )  # fmt: skip
+    earlier = None if baseline is None else bench_baseline.read(baseline)
+    for path in (output, markdown):
+        if path is not None:
+            artifacts.check_writable(path)
+            for source in (*files, *(() if baseline is None else (baseline,))):
+                artifacts.check_distinct(source, path)
+    meter = console.PhaseBar("Timing")
+    try:
+        report = bench_run.run(request, lambda what, share: meter.update(what, int(100 * share), 100))
+    finally:
         meter.stop()
-    for note in field.notes:
+    values = report.to_dict()
+    compared = None
+    if earlier is not None:
+        compared = bench_baseline.compare(earlier, values, max_slowdown=max_slowdown / 100)
+        values["baseline"] = {
+            "file": str(baseline), "max_slowdown": max_slowdown / 100, "notes": list(compared.notes),
+            "changes": [change.to_dict() for change in compared.changes],
+        }  # fmt: skip
+    problem = _problem(report, compared, max_slowdown)
+    if problem is not None:
+        values |= {"error": problem, "hint": None, "exit_code": FAILED}
+    if output is not None:
+        artifacts.write_json(output, values)
+    if markdown is not None:
+        text = report.markdown() + (compared.markdown() if compared else "")
+        artifacts.write_bytes(markdown, text.encode())
+    for note in (*report.notes, *(compared.notes if compared else ())):
         console.warn(note)
     if as_json:
-        values = {"threads": used, "checkpoint_sha256": field.checkpoint_sha256, "versions": artifacts.versions()}
-        click.echo(json.dumps({**values, "timings": [timing.to_dict() for timing in timings]}, indent=2))
-        return
-    rows = [
-        (timing.name, str(timing.batch), *(f"{timing.percentile(share):.1f}" for share in bench.PERCENTILES),
-         f"{timing.images_per_second:.1f}", f"{timing.ratio[0]:.2f}", f"{timing.ratio[1]:.2f}–{timing.ratio[2]:.2f}",
-         f"{timing.max_difference:.1e}")
-        for timing in timings
-    ]  # fmt: skip
-    columns = ("", "batch", *(f"p{share} ms" for share in bench.PERCENTILES), "img/s", "ratio", "95 %", "logit diff")
-    console.table(f"CPU, {used} threads, {len(timings[0].latencies_ms)} rounds interleaved", columns, rows)
-    console.say("Ratios are to the first line, round by round; only they carry over to another day on this machine.")
+        click.echo(json.dumps(values, indent=2))
+    else:
+        _show(report, compared)
+        _next(files, batches, output)
+    if problem is not None:
+        click.echo(f"error: {problem}", err=True)
+        # Not as an error: that would print a second JSON value. Not with click's exit, whose code is only returned.
+        raise SystemExit(FAILED)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--batch takes positive numbers, N or N,N, not {text!r}.")
+    return tuple(map(int, parts))
+
+
+def _problem(report: BenchReport, compared: Comparison | None, max_slowdown: float) -> str | None:
+    """What a check found, in a sentence."""
+    said = [f"{missing.name} at batch {missing.batch}: {missing.reason}" for missing in report.failures]
+    for change in compared.worse if compared else ():
+        said.append(
+            f"{change.name} at batch {change.batch} is {change.slowdown:.0%} slower than in the baseline, by its "
+            f"ratio (allowed {max_slowdown:g} %)."
+        )
+    return " ".join(said) or None
+
+
+def _show(report: BenchReport, compared: Comparison | None) -> None:
+    from hemf_export import bench_report, console
+
+    console.results.print(bench_report.machine(report.conditions), markup=False, style="dim")
+    for batch in dict.fromkeys(timing.batch for timing in report.timings):
+        timings = [timing for timing in report.timings if timing.batch == batch]
+        rows = [(timing.name, *report.cells(timing)) for timing in timings]
+        shares = [len(row) > 1 + len(bench_report.COLUMNS) for row in rows]
+        columns = ("", *bench_report.COLUMNS, *(("of floor",) if any(shares) else ()))
+        filled = [(*row, *("–",) * (len(columns) - len(row))) for row in rows]
+        console.table(f"Batch {batch}, {len(timings[0].latencies_ms)} rounds", columns, filled)
+    _show_floors(report)
+    if compared is not None:
+        columns = ("", "batch", "ratio", "in the baseline", "change", "")
+        changes = [
+            (change.name, str(change.batch), f"{change.now.median:.2f}", f"{change.before.median:.2f}",
+             f"{change.slowdown:+.0%}", change.outcome)
+            for change in compared.changes
+        ]  # fmt: skip
+        console.table("Beside the baseline", columns, changes)
+    for names, reason in bench_report.grouped(report.not_run):
+        console.say(f"not run: {names}: {reason}")
+
+
+def _show_floors(report: BenchReport) -> None:
+    from hemf_export import bench_report, console
+
+    if report.floors:
+        rows = [bench_report.floor_cells(floor) for floor in report.floors if floor.precision != "fp32"]
+        title = f"Floor on a {report.target}: counted operations and bytes over its published rates, not a measurement"
+        last = len(bench_report.FLOOR_COLUMNS) - 1
+        console.table(title, bench_report.FLOOR_COLUMNS, rows, words=(0, last))
+
+
+def _next(files: tuple[Path, ...], batches: str | None, output: Path | None) -> None:
+    from hemf_export import console
+
+    named = "".join(f" {path}" for path in files) + (f" --batch {batches}" if batches else "")
+    if output is None:
+        console.next_command(f"hemf-export bench{named} -o bench.json")
+    else:
+        console.next_command(f"hemf-export bench{named} --baseline {output}")
