@@ -20,6 +20,7 @@ from sklearn.metrics import (
 )
 
 ECE_BINS = 15
+_ROUNDING = 1e-9
 
 
 def summarize(labels: Sequence[int], logits: NDArray[np.float32], classes: Sequence[str]) -> dict[str, Any]:
@@ -65,7 +66,8 @@ def expected_calibration_error(truth: NDArray[np.int64], probabilities: NDArray[
     """
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == truth
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+    # A tie of three classes has the confidence 1/3, an edge: which side rounding puts it on must not decide.
+    bins = np.clip(np.ceil(confidence * ECE_BINS - _ROUNDING).astype(np.int64) - 1, 0, ECE_BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(truth))
 
