@@ -20,11 +20,16 @@ from calibration.graphs import copy_of
 from calibration.session import Session
 
 _MARK = "own:"  # before the names of what is the converted graph's
+# Of a value's root mean square: below, float16 can't tell it from zero. Where such values matter, the graph keeps them
+# in float32; where they are what is left of larger ones (a mean over a layer norm), all of one is rounding.
+_LEAST = 2.0**-14
 
 
 @dataclass(frozen=True)
 class NodeError:
     """How far a node's output is off: norm of the difference by the norm of the float32 value, over all images.
+
+    A value that is smaller than float16's smallest normal number counts as large as that.
 
     Args:
         node: its name.
@@ -61,14 +66,17 @@ def measure(
         names = [str(node.outputs[0].name) for node in part]
         beside = Session(both, outputs=[*names, *(own_names[name] for name in names)])
         alone = Session(candidate, outputs=names)
-        sums = np.zeros((3, len(names)))  # of squares: the exact values, both differences
+        sums = np.zeros((3, len(names)))  # of squares: the exact values (never less than `_LEAST`), both differences
+        sizes = np.zeros(len(names))
         for done, batch in enumerate(batches):
             progress(index * len(batches) + done, len(parts) * len(batches))
             exact_and_own = beside.run(batch)
             exact, own = exact_and_own[: len(names)], exact_and_own[len(names) :]
             for place, values in enumerate(zip(exact, alone.run(batch), own, strict=True)):
                 sums[:, place] += _squares(*(value.astype(np.float64) for value in values))
-        relative = _ratio(sums[1], sums[0]), _ratio(sums[2], sums[0])
+                sizes[place] += values[0].size
+        exact_squares = np.maximum(sums[0], sizes * _LEAST**2)
+        relative = _ratio(sums[1], exact_squares), _ratio(sums[2], exact_squares)
         found.extend(
             NodeError(node_name(node), node.op_type, float(error), float(own))
             for node, error, own in zip(part, *relative, strict=True)
@@ -83,9 +91,8 @@ def _squares(*values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _ratio(difference: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root of the ratio; 1 where only the exact value is zero, infinite where a difference isn't finite."""
-    safe = np.where(exact > 0, exact, np.maximum(difference, 1e-300))
-    return np.where(np.isfinite(difference), np.sqrt(np.nan_to_num(difference) / safe), np.inf)
+    """Root of the ratio; infinite where a difference isn't finite."""
+    return np.where(np.isfinite(difference), np.sqrt(np.nan_to_num(difference) / exact), np.inf)
 
 
 def isolated(reference: ir.Model, candidate: ir.Model) -> tuple[ir.Model, dict[str, str]]:
