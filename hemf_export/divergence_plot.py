@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 from hemf_export import report_page
 
 _WHOLE, _OWN, _BEYOND = "#7f8c99", "#2f7fc1", "#d6483f"  # told apart on white and on black
-_LEAST = 1e-8  # an error below is drawn as this, on the logarithmic axis
 
 
 def draw(where: Mapping[str, Any], name: str) -> str:
@@ -25,7 +25,15 @@ def draw(where: Mapping[str, Any], name: str) -> str:
         axes.set_yscale("log")
         axes.plot(places, whole, color=_WHOLE, linewidth=1.1, label="with all that came before")
         axes.plot(places, own, ".", color=_OWN, markersize=3.5, label="of the node itself, on exact inputs")
-        axes.plot(beyond, [own[place] for place in beyond], "D", color=_BEYOND, markersize=6, label="beyond the bound")
+        axes.plot(
+            beyond,
+            [own[place] for place in beyond],
+            "D",
+            color=_BEYOND,
+            markersize=6,
+            label="beyond the bound",
+            clip_on=False,
+        )
         axes.axhline(where["bound"], color=_BEYOND, linewidth=0.9, linestyle="--")
         start = 0
         for index, (block, members) in enumerate(groupby(node["block"] for node in nodes)):
@@ -41,11 +49,13 @@ def draw(where: Mapping[str, Any], name: str) -> str:
         axes.set_xlim(-0.5, len(nodes) - 0.5)
         axes.set_xlabel("node, in graph order")
         axes.set_ylabel("error, by the norm of the float32 value")
-        axes.legend(loc="lower left", fontsize=8, framealpha=0, ncols=3)
+        figure.legend(loc="outside lower center", fontsize=8, framealpha=0, ncols=3)
         axes.grid(axis="y", alpha=0.25)
         return report_page.svg(figure, f"Error along the network of {name}")
 
 
 def _drawn(value: float | None, top: float) -> float:
-    """What is not finite is drawn above all that is."""
-    return 3 * top if value is None else max(value, _LEAST)
+    """What is not finite is drawn above all that is; an error of zero, which has no logarithm, not at all."""
+    if value is None:
+        return 3 * top
+    return value if value > 0 else math.nan

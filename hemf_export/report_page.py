@@ -35,6 +35,7 @@ p, ul { margin: .4rem 0; } ul { padding-left: 1.3rem; } li { overflow-wrap: anyw
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .3rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+td:not(.words) { white-space: nowrap; } td ul { margin: 0; padding-left: 1.1rem; }
 th { font-weight: 600; } thead th { color: var(--soft); font-size: .87rem; overflow-wrap: anywhere; min-width: 4.5rem; }
 th:first-child, td.words, th.words { text-align: left; } td.words { overflow-wrap: anywhere; min-width: 7rem; }
 tbody th { font-weight: 400; }

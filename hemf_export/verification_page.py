@@ -167,7 +167,7 @@ def _divergence(report: Mapping[str, Any]) -> str:
         parts.append(
             f"<h3>{escaped(candidate['file'])} beside {escaped(where['float32_file'])}</h3>"
             f"<p>Bound of a node's own error: {figure(report, f'candidates/{index}/divergence/bound', _small)}; "
-            f"beyond it: {figure(report, f'candidates/{index}/divergence/nodes_beyond')} nodes.</p>"
+            f"nodes beyond it: {figure(report, f'candidates/{index}/divergence/nodes_beyond')}.</p>"
             + divergence_plot.draw(where, candidate["file"])
             + (table(("node", "operator", "block", "own error", "error"), beyond, words=(0, 1, 2)) if beyond else "")
         )
@@ -208,7 +208,7 @@ def _points(value: float) -> str:
 
 
 def _small(value: float) -> str:
-    return f"{value:.2e}"
+    return f"{value:.2e}" if 0 < abs(value) < 0.01 else f"{value:.3g}"
 
 
 def _cosine(value: float) -> str:
