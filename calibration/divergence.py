@@ -13,7 +13,7 @@ from calibration.blocks import node_name
 from calibration.ranges import MOVES
 from calibration.session import Session
 
-VALUES_A_RUN = 200
+VALUES_A_RUN = 200  # that are held at a time
 _NOTICEABLE = 0.01  # relative error below which no node is blamed
 _JUMP = 4.0  # times the error of its inputs: beyond, the node itself made it
 
@@ -54,11 +54,13 @@ def errors(reference: ir.Model, candidate: ir.Model, batch: NDArray[np.generic])
     there = {value.name for node in candidate.graph for value in node.outputs}
     nodes = [node for node in reference.graph if node.outputs[0].name in there]
     own = comparable(reference, candidate)
+    names = [str(node.outputs[0].name) for node in own]
+    sessions = [Session(model, outputs=names) for model in (reference, candidate)]
     found: dict[str, float] = {}
-    for start in range(0, len(own), VALUES_A_RUN):
-        names = [str(node.outputs[0].name) for node in own[start : start + VALUES_A_RUN]]
-        exact, other = (Session(model, outputs=names).run(batch) for model in (reference, candidate))
-        found |= {name: _relative(*pair) for name, pair in zip(names, zip(exact, other, strict=True), strict=True)}
+    for start in range(0, len(names), VALUES_A_RUN):
+        part = names[start : start + VALUES_A_RUN]
+        exact, other = (session.run(batch, part) for session in sessions)
+        found |= {name: _relative(*pair) for name, pair in zip(part, zip(exact, other, strict=True), strict=True)}
     result: list[Error] = []
     moved: dict[str, float] = {}
     for node in nodes:

@@ -7,6 +7,7 @@ under the same name, it takes that one. So a node's error is its own, with the q
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,28 +61,27 @@ def measure(
     """
     nodes = comparable(reference, candidate)
     both, own_names = isolated(reference, candidate)
-    parts = [nodes[start : start + VALUES_A_RUN] for start in range(0, len(nodes), VALUES_A_RUN)]
-    found: list[NodeError] = []
-    for index, part in enumerate(parts):
-        names = [str(node.outputs[0].name) for node in part]
-        beside = Session(both, outputs=[*names, *(own_names[name] for name in names)])
-        alone = Session(candidate, outputs=names)
-        sums = np.zeros((3, len(names)))  # of squares: the exact values (never less than `_LEAST`), both differences
-        sizes = np.zeros(len(names))
-        for done, batch in enumerate(batches):
-            progress(index * len(batches) + done, len(parts) * len(batches))
-            exact_and_own = beside.run(batch)
-            exact, own = exact_and_own[: len(names)], exact_and_own[len(names) :]
-            for place, values in enumerate(zip(exact, alone.run(batch), own, strict=True)):
-                sums[:, place] += _squares(*(value.astype(np.float64) for value in values))
-                sizes[place] += values[0].size
-        exact_squares = np.maximum(sums[0], sizes * _LEAST**2)
-        relative = _ratio(sums[1], exact_squares), _ratio(sums[2], exact_squares)
-        found.extend(
-            NodeError(node_name(node), node.op_type, float(error), float(own))
-            for node, error, own in zip(part, *relative, strict=True)
-        )
-    return found
+    names = [str(node.outputs[0].name) for node in nodes]
+    beside = Session(both, outputs=[*names, *(own_names[name] for name in names)])
+    alone = Session(candidate, outputs=names)
+    parts = [slice(start, start + VALUES_A_RUN) for start in range(0, len(names), VALUES_A_RUN)]
+    runs = list(itertools.product(batches, parts))
+    sums = np.zeros((3, len(names)))  # of squares: the exact values, and both differences from them
+    sizes = np.zeros(len(names))
+    for done, (batch, part) in enumerate(runs):
+        progress(done, len(runs))
+        asked = names[part]
+        exact_and_own = beside.run(batch, [*asked, *(own_names[name] for name in asked)])
+        values = zip(exact_and_own[: len(asked)], alone.run(batch, asked), exact_and_own[len(asked) :], strict=True)
+        for place, arrays in enumerate(values, start=part.start):
+            sums[:, place] += _squares(*(array.astype(np.float64) for array in arrays))
+            sizes[place] += arrays[0].size
+    exact_squares = np.maximum(sums[0], sizes * _LEAST**2)
+    relative = _ratio(sums[1], exact_squares), _ratio(sums[2], exact_squares)
+    return [
+        NodeError(node_name(node), node.op_type, float(error), float(own))
+        for node, error, own in zip(nodes, *relative, strict=True)
+    ]
 
 
 def _squares(*values: NDArray[np.float64]) -> tuple[float, float, float]:
