@@ -107,7 +107,7 @@ class Proof:
     Args:
         max_difference: the largest of a logit; None where it was proven on noise or nothing is known.
         images: how many.
-        max_drop: that it was made for, in points; None for no budget.
+        max_drop: of accuracy, that it was made for, in points; None for no such budget.
         min_agreement: that it was made for.
     """
 
@@ -134,10 +134,11 @@ def proof_of(manifest: Mapping[str, Any] | None) -> Proof:
     figures, budget = told.get("figures"), told.get("budget")
     figures = figures if isinstance(figures, Mapping) else {}
     budget = budget if isinstance(budget, Mapping) else {}
+    of_accuracy = budget.get("metric", "accuracy") == "accuracy"  # points of another metric are no points of it
     return Proof(
         _number(figures.get("max_difference")),
         _number(figures.get("images")),
-        _number(budget.get("max_drop")),
+        _number(budget.get("max_drop")) if of_accuracy else None,
         _number(budget.get("min_agreement")),
     )
 

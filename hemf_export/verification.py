@@ -25,7 +25,7 @@ from hemf.errors import BadInputError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf_export import bounds as bounding
-from hemf_export import comparison, discover, predict
+from hemf_export import comparison, discover, onnx_file, predict
 from hemf_export.bounds import Bounds, Missed
 from hemf_export.predict import Predictor
 from hemf_export.verified import Subject, Verification, Verified
@@ -107,12 +107,16 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
 
 def _checkpoint_of(candidates: Sequence[Path]) -> Path:
     """The checkpoint that the first candidate was made from, in the folder of one of them."""
-    model = predict.load(candidates[0], for_proof=True)
+    first = candidates[0]
+    if first.suffix.lower() == ".onnx":
+        sha256 = onnx_file.read(first)[1].checkpoint_sha256
+    else:
+        sha256 = str((artifacts.read_manifest(first) or {}).get("checkpoint_sha256"))
     for folder in dict.fromkeys(path.parent for path in candidates):
-        if found := discover.checkpoint_of(folder, model.checkpoint_sha256):
+        if found := discover.checkpoint_of(folder, sha256):
             return found
     raise BadInputError(
-        f"The checkpoint that {candidates[0]} was made from doesn't lie beside it.", "Name it: --reference CKPT."
+        f"The checkpoint that {first} was made from doesn't lie beside it.", "Name it: --reference CKPT."
     )
 
 

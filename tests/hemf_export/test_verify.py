@@ -446,6 +446,8 @@ def test_bounds_follow_the_files_own_proof():
     assert bounds.proof_of({"proof_of_the_graph": manifest}) == proof, "an engine's is that of its graph"
     assert bounds.proof_of({"figures": {"max_difference": "many"}, "budget": 3}) == bounds.Proof()
     assert bounds.proof_of(None) == bounds.Proof()
+    balanced = {"budget": {"max_drop": 2.0, "metric": "balanced-accuracy"}}
+    assert bounds.proof_of(balanced).max_drop is None, "points of another metric"
     logits = np.random.default_rng(0).standard_normal((500, 3)).astype(np.float32)
     paired = verification.comparison.compare(logits, logits, None)
     largest = float(np.abs(logits).max())
