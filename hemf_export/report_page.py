@@ -57,7 +57,7 @@ code { font: .87em/1.4 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: 
   --line: #bbb; --band: #f3f5f8; --accent: #2166ac; --good: #0b6b3a; --bad: #a01c14; }
   body { max-width: none; padding: 0; font-size: 9.5pt; } .scroll { overflow: visible; }
   th, td { padding-right: .45rem; }
-  h2, h3 { break-after: avoid; } table.short, figure, svg, tr { break-inside: avoid; }
+  h2, h3 { break-after: avoid; } table.short, figure, svg, tr, .keep { break-inside: avoid; }
   .sheet { grid-template-columns: repeat(4, 1fr); } .sheet img { height: 28mm; } }
 """
 
