@@ -92,6 +92,7 @@ def float32_files(candidates: Sequence[Path], given: Path | None) -> tuple[dict[
     """
     found: dict[Path, Path] = {}
     notes: list[str] = []
+    own: list[str] = []  # float32 files beside those made from them: nothing to look into, and nothing to warn of
     for path in candidates:
         if path.suffix.lower() != ".onnx":
             notes.append(f"{path.name} is not an ONNX file: --locate can't look into it.")
@@ -100,9 +101,11 @@ def float32_files(candidates: Sequence[Path], given: Path | None) -> tuple[dict[
         elif parent := _parent_of(path):
             found[path] = parent
         else:
-            notes.append(f"--locate found no float32 file that {path.name} was made from: name it with --float32.")
+            precision = (artifacts.read_manifest(path) or {}).get("precision")
+            text = f"--locate found no float32 file that {path.name} was made from: name it with --float32."
+            (own if precision == "fp32" else notes).append(text)
     if not found:
-        raise BadInputError("--locate has nothing to compare.", " ".join(notes))
+        raise BadInputError("--locate has nothing to compare.", " ".join((*notes, *own)))
     return found, notes
 
 

@@ -370,6 +370,32 @@ class Figures(html.parser.HTMLParser):
             self.found[-1][2] += data
 
 
+LINES = {
+    "accuracy": "metrics/accuracy",
+    "balanced accuracy": "metrics/balanced_accuracy",
+    "macro precision": "macro_precision",
+    "macro F1": "macro_f1",
+    "MCC": "mcc",
+    "kappa": "kappa",
+    "AUC": "auc",
+    "ECE": "ece",
+    "Brier score": "brier",
+    "cross-entropy": "loss",
+    "recall of dark": "recall/dark",
+    "agreement": "against_reference/agreement",
+    "images that changed class": "changed",
+    "drop in accuracy, points": "accuracy_drop_points",
+    "McNemar: right only in the reference": "mcnemar/losses",
+    "McNemar: right only here": "mcnemar/gains",
+    "McNemar: p": "p_value",
+    "logit difference, largest": "logit_difference/max",
+    "logit difference, 99th percentile": "logit_difference/p99",
+    "logit difference, mean": "logit_difference/mean",
+    "cosine, least": "cosine/min",
+    "KL divergence": "kl_divergence",
+}
+
+
 def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
     change(copies.half, zero_weight("head/linear_91"))
     page = tmp_path / "page.html"
@@ -393,6 +419,11 @@ def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
     expected |= {"candidates/1/against_reference/kl_divergence", "candidates/1/metrics/confusion/0/2"}
     expected |= {"candidates/1/divergence/beyond/0/own_error", "candidates/1/bounds/min_agreement"}
     assert expected <= shown
+    lines = dict(re.findall(r'<tr><th scope="row">([^<]+)</th>(.*?)</tr>', page.read_text(), re.DOTALL))
+    for label, name in LINES.items():
+        own = [place for place, _, _ in Figures(lines[label]).found]
+        assert own, label
+        assert all(place.endswith(f"/{name}") for place in own), label
     changed = len(report["candidates"][1]["changed_images"])
     assert changed > 0
     assert page.read_text().count("data:image/jpeg;base64,") == changed
@@ -438,6 +469,7 @@ def test_what_cannot_be_looked_into(made, copies, folder, tmp_path, run_cli, mon
     found, notes = locate.float32_files([copies.half, copies.checkpoint], made.onnx)
     assert found == {copies.half: made.onnx}
     assert len(notes) == 1
+    assert locate.float32_files([made.onnx, made.half], None) == ({made.half: made.onnx}, []), "no word of the parent"
 
 
 def test_bounds_follow_the_files_own_proof():
