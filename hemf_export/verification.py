@@ -10,6 +10,7 @@ don't decode. Each image is decoded once for all models, and logits alone are ke
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -97,12 +98,24 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     images = folders.any_images(request.data, models[0].classes)
     predict.require_readable(images, progress)
     logits = _logits(models, images, request.batch, progress)
+    # Their graphs are let go of: whoever looks into a file next needs the memory.
+    models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
     subjects = [
         Subject(path, artifacts.sha256(path), model, found, _metrics(images, found))
         for path, model, found in zip(paths, models, logits, strict=True)
     ]
     candidates = tuple(_verified(subjects[0], subject, images, request) for subject in subjects[1:])
     return Verification(subjects[0], candidates, images, request.seed)
+
+
+class _Done:
+    """In place of a runner that has run."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
+        raise AssertionError(f"{self.name} was let go of")
 
 
 def _checkpoint_of(candidates: Sequence[Path]) -> Path:
