@@ -13,7 +13,7 @@ from calibration.blocks import node_name
 from calibration.ranges import MOVES
 from calibration.session import Session
 
-_VALUES_A_RUN = 200
+VALUES_A_RUN = 200  # that are held at a time
 _NOTICEABLE = 0.01  # relative error below which no node is blamed
 _JUMP = 4.0  # times the error of its inputs: beyond, the node itself made it
 
@@ -53,16 +53,14 @@ def errors(reference: ir.Model, candidate: ir.Model, batch: NDArray[np.generic])
     """
     there = {value.name for node in candidate.graph for value in node.outputs}
     nodes = [node for node in reference.graph if node.outputs[0].name in there]
-    own = [
-        node
-        for node in nodes
-        if node.op_type not in MOVES and node.outputs[0].dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-    ]
+    own = comparable(reference, candidate)
+    names = [str(node.outputs[0].name) for node in own]
+    sessions = [Session(model, outputs=names) for model in (reference, candidate)]
     found: dict[str, float] = {}
-    for start in range(0, len(own), _VALUES_A_RUN):
-        names = [str(node.outputs[0].name) for node in own[start : start + _VALUES_A_RUN]]
-        exact, other = (Session(model, outputs=names).run(batch) for model in (reference, candidate))
-        found |= {name: _relative(*pair) for name, pair in zip(names, zip(exact, other, strict=True), strict=True)}
+    for start in range(0, len(names), VALUES_A_RUN):
+        part = names[start : start + VALUES_A_RUN]
+        exact, other = (session.run(batch, part) for session in sessions)
+        found |= {name: _relative(*pair) for name, pair in zip(part, zip(exact, other, strict=True), strict=True)}
     result: list[Error] = []
     moved: dict[str, float] = {}
     for node in nodes:
@@ -72,6 +70,25 @@ def errors(reference: ir.Model, candidate: ir.Model, batch: NDArray[np.generic])
         if name in found:
             result.append(Error(node_name(node), found[name], max(inputs, default=0.0)))
     return result
+
+
+def comparable(reference: ir.Model, candidate: ir.Model) -> list[ir.Node]:
+    """The nodes of `reference` that compute floats which `candidate` has under the same name, moves apart, in order."""
+    there = {value.name for node in candidate.graph for value in node.outputs}
+    floats = ir.DataType.FLOAT, ir.DataType.FLOAT16
+    return [
+        node
+        for node in reference.graph
+        if node.outputs[0].name in there and node.op_type not in MOVES and node.outputs[0].dtype in floats
+    ]
+
+
+def worst_images(found: NDArray[np.float32], reference: NDArray[np.float32], count: int) -> list[int]:
+    """The `count` images whose logits (n, classes) differ most, the worst first; not finite is worse than any."""
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(found.astype(np.float64) - reference).max(1)
+    difference[~np.isfinite(difference)] = np.inf
+    return [int(index) for index in np.argsort(-difference, kind="stable")[:count]]
 
 
 def offenders(found: Sequence[Error], *, at_most: int = 8) -> list[Error]:

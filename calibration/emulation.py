@@ -7,6 +7,7 @@ rounding between nodes, so that a square beyond 65,504 never becomes infinite. H
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
@@ -46,6 +47,13 @@ def emulate(model: ir.Model) -> ir.Model:
                 _round(graph, node, value)
     common.RemoveUnusedNodesPass()(made)
     return made
+
+
+def of_file(proto: onnx.ModelProto) -> ir.Model:
+    """The same of a parsed file; the types of its values are inferred where it doesn't say them."""
+    model = ir.serde.deserialize_model(proto)
+    common.ShapeInferencePass()(model)
+    return emulate(model)
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:

@@ -84,7 +84,7 @@ def convert(
             return Mended(candidate, conversion, found, number, held)
         added: dict[str, str] = {}
         if not held and left is None:
-            worst = _worst(found, reference)
+            worst = divergence.worst_images(found, reference, _WORST)
             batch = np.concatenate(list(images.only(worst).batches(len(worst))))
             added = _to_mend(model, emulated, batch, islands)
         if not added and np.isfinite(found).all():
@@ -94,13 +94,6 @@ def convert(
             return Mended(candidate, conversion, found, number, held)
         islands = {**added, **islands}
     raise AssertionError("the last round returns")
-
-
-def _worst(found: NDArray[np.float32], reference: NDArray[np.float32]) -> list[int]:
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(found.astype(np.float64) - reference).max(1)
-    difference[~np.isfinite(difference)] = np.inf
-    return [int(index) for index in np.argsort(-difference, kind="stable")[:_WORST]]
 
 
 def _to_mend(

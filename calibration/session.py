@@ -53,9 +53,9 @@ class Session:
         self.input_name = self._session.get_inputs()[0].name
         self.outputs = list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
 
-    def run(self, batch: NDArray[np.generic]) -> list[NDArray[Any]]:
-        """The outputs for one input, in the order asked for."""
-        found: list[NDArray[Any]] = self._session.run(self.outputs, {self.input_name: batch})
+    def run(self, batch: NDArray[np.generic], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """The outputs for one input, in the order asked for; some of them alone, so that no others are held."""
+        found: list[NDArray[Any]] = self._session.run(outputs or self.outputs, {self.input_name: batch})
         return found
 
     def logits(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:

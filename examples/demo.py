@@ -45,7 +45,8 @@ def main(folder: Path) -> int:
     command(folder, "train", str(DATA), "-o", ".", *TRAIN)
     command(folder, "onnx", "best.pt", *images)
     command(folder, "trt", "--fp16", *images)
-    command(folder, "bench")
+    command(folder, "verify", "best.onnx", "best.fp16.onnx", "--data", str(DATA), "--report", "verify.html")
+    command(folder, "bench", "--batch", "1,8", "--seconds", "10")
     rows = table(folder)
     console.table(f"\nMade in {folder}/", ("file", "size", "test accuracy", "logits from PyTorch's"), rows)
     accuracy = json.loads((folder / "summary.json").read_text())["splits"]["test"]["accuracy"]

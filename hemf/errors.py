@@ -6,7 +6,8 @@ Anything else that escapes a command is a defect of ours (exit code 70).
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class HemfError(Exception):
@@ -41,9 +42,19 @@ class UsageError(HemfError):
 
 
 class CheckFailedError(HemfError):
-    """A check ran and found a difference beyond its bound."""
+    """A check ran and found a difference beyond its bound.
+
+    Args:
+        message: see `HemfError`.
+        hint: the same.
+        report: what the check found, in plain types: `--json` shows it beside the message.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, hint: str | None = None, report: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, hint)
+        self.report = report
 
 
 class MissingCapabilityError(HemfError):

@@ -12,6 +12,7 @@ import signal
 import sys
 import traceback
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -28,6 +29,7 @@ COMMANDS = {
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),
     "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
     "bench": ("hemf_export.commands.bench", "Time checkpoints, ONNX files and engines side by side."),
+    "verify": ("hemf_export.commands.verify", "Show on images that files are the model that was validated."),
     "predict": ("hemf_export.commands.predict", "Classes and probabilities of images."),
     "self-test": ("hemf_export.commands.self_test", "Run an engine on its golden images, against its graph."),
     "inspect": ("hemf_export.commands.inspect", "What a checkpoint, ONNX file or engine is, and whether it may run."),
@@ -75,6 +77,7 @@ def cli(debug: bool) -> None:
     hemf-export onnx RUN/best.pt       → RUN/best.onnx, proven against PyTorch
     hemf-export calibrate RUN/best.onnx --precision int8 --images DATA --max-drop 0.5   → INT8 within a budget
     hemf-export trt RUN/best.onnx --fp16   → an engine for a T4
+    hemf-export verify RUN/best.fp16.onnx --data DATA   the same classes as the checkpoint, image by image?
     hemf-export bench RUN/best.onnx    latency, side by side
     """
 
@@ -107,7 +110,7 @@ def run(arguments: list[str]) -> int:
     except HemfError as error:
         if debug:
             traceback.print_exc()
-        return _fail(error.exit_code, error.message, error.hint, arguments)
+        return _fail(error.exit_code, error.message, error.hint, arguments, getattr(error, "report", None))
     except (KeyboardInterrupt, click.Abort):
         return _fail(EXIT_INTERRUPTED, "Interrupted.", None, arguments)
     except BrokenPipeError:
@@ -121,11 +124,13 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _fail(code: int, message: str, hint: str | None, arguments: list[str]) -> int:
+def _fail(
+    code: int, message: str, hint: str | None, arguments: list[str], report: Mapping[str, Any] | None = None
+) -> int:
     click.echo(f"error: {message}" + (f"\n  {hint}" if hint else ""), err=True)
     if "--json" in arguments:
-        value: dict[str, Any] = {"error": message, "hint": hint, "exit_code": code}
-        click.echo(json.dumps(value))
+        value: dict[str, Any] = {"error": message, "hint": hint, "exit_code": code, **(report or {})}
+        click.echo(json.dumps(value, indent=2 if report else None))
     return code
 
 

@@ -100,6 +100,7 @@ USES = (
     Use("onnx", _GRAPH, gains={"onnxsim": "graphs are not simplified"}),
     Use("calibrate", (*_GRAPH, "matplotlib")),
     Use("bench", _GRAPH),
+    Use("verify", (*_GRAPH, "scikit-learn", "matplotlib")),
     Use("predict", _GRAPH),
     Use("train", (*_TRAIN, *_GPU), how="on GPU with AMP", optional=True),
     Use("trt", (*_GRAPH, "tensorrt-rtx"), how="with tensorrt-rtx", optional=True),

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
+import onnx
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
-from calibration.emulation import emulate
+from calibration import emulation
 from calibration.session import Session
 from engines.golden import Golden
 from hemf_export import parity
@@ -42,9 +41,7 @@ def make(graph: Path, described: Description, images: Path | None, count: int = 
     plain = _logits(Session(graph), inputs, described.batch)
     logits = plain
     if described.precision != "fp32":
-        model = ir.load(graph)
-        common.ShapeInferencePass()(model)
-        logits = _logits(Session(emulate(model)), inputs, described.batch)
+        logits = _logits(Session(emulation.of_file(onnx.load(graph))), inputs, described.batch)
     noise = float(np.abs(plain - logits).max())
     bound = max(Bounds().logit_bound(float(np.abs(logits).max())), _TIMES_OWN_NOISE * noise)
     return Golden(pixels, logits, samples.source, round(bound, 6))

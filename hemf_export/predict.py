@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import engines
-from calibration.image_set import ImageSet
+from calibration import emulation
 from hemf import artifacts, checkpoint, folders
 from hemf.errors import BadInputError, CheckFailedError, MissingCapabilityError, UsageError
 from hemf.folders import LabelledImages
@@ -59,6 +59,8 @@ class Predictor:
         preprocess: images to input.
         precision: of the file; a checkpoint's is fp32.
         runner: input to logits.
+        checkpoint_sha256: of the checkpoint that the file is, or was made from.
+        emulated: whether float16 is rounded here as a GPU would, which a CPU by itself doesn't.
         input_type: what the runner takes, normalized or raw pixels.
         fixed_batch: the only batch size that the file takes; None for any.
         filled: images that are wanted → images that have to be given, as the file takes no batch of fewer.
@@ -70,6 +72,8 @@ class Predictor:
     preprocess: Preprocess
     precision: Precision
     runner: Runner
+    checkpoint_sha256: str = ""
+    emulated: bool = False
     input_type: InputType = "float32"
     fixed_batch: int | None = None
     filled: Callable[[int], int] = lambda count: count
@@ -101,15 +105,29 @@ class Predictor:
         named = [paths] if isinstance(paths, str | os.PathLike) else paths
         files = image_list.collect(named).paths
         listed = LabelledImages(Path(), self.classes, files, None)
-        _require_readable(listed, progress)
-        images = ImageSet(listed, self.preprocess, raw=self.input_type == "uint8", batch=self.fixed_batch)
+        require_readable(listed, progress)
         found: list[Prediction] = []
         progress("classifying", 0, len(files))
-        for inputs in images.batches(self.filled(batch)):
-            logits = self.runner.infer(self._filled(inputs))[: len(inputs)]
-            found.extend(self._predictions(files[len(found) : len(found) + len(inputs)], logits))
+        for pixels in folders.batches(listed, self.preprocess, self.fixed_batch or self.filled(batch)):
+            found.extend(self._predictions(files[len(found) : len(found) + len(pixels)], self.logits(pixels)))
             progress("classifying", len(found), len(files))
         return found
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw pixels (n, H, W, 3) uint8, as `preprocess` takes them from images → logits (n, classes).
+
+        They go through in batches that the file takes: of its fixed size, else all at once.
+        """
+        size = self.fixed_batch or len(pixels)
+        parts = []
+        for start in range(0, len(pixels), size):
+            inputs = self.network_input(pixels[start : start + size])
+            parts.append(self.runner.infer(self._filled(inputs))[: len(inputs)])
+        return np.concatenate(parts)
+
+    def network_input(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """What the file takes: the pixels themselves, or normalized (n, 3, H, W) float32."""
+        return pixels if self.input_type == "uint8" else self.preprocess.normalize(pixels)
 
     def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """A short batch filled up to the size that the file takes with its last image."""
@@ -137,7 +155,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(1, keepdims=True), np.float64)
 
 
-def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Predictor:
+def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None, *, for_proof: bool = False) -> Predictor:
     """Read a model: a checkpoint (ours or the authors'), an ONNX file of ours of any precision, or an engine.
 
     An engine is tried on its golden images first.
@@ -145,6 +163,8 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
     Args:
         path: the file.
         classes: class names, for a checkpoint that has none; for a file that has, they must agree.
+        for_proof: as a proof needs it. Float16 in an ONNX file is emulated: a CPU would compute it in float32 and hide
+            what it does to the logits. Weights that are not finite are the proof's to find, not refused.
 
     Raises:
         BadInputError: anything wrong with the file, or of another kind; a manifest beside it that disagrees.
@@ -156,9 +176,9 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
     if not path.is_file():
         raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
     if suffix == ".onnx":
-        return _onnx(path, classes)
+        return _onnx(path, classes, emulated=for_proof)
     if suffix in CHECKPOINT_SUFFIXES:
-        return _checkpoint(path, classes)
+        return _checkpoint(path, classes, finite=not for_proof)
     if suffix in ENGINE_SUFFIXES:
         return _engine(path, classes)
     known = ", ".join((*CHECKPOINT_SUFFIXES, ".onnx", *ENGINE_SUFFIXES))
@@ -168,20 +188,26 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
     raise BadInputError(f"{path} is not a checkpoint, an ONNX file or an engine.", hint)
 
 
-def _checkpoint(path: Path, classes: Sequence[str] | None) -> Predictor:
+def _checkpoint(path: Path, classes: Sequence[str] | None, *, finite: bool) -> Predictor:
     saved = checkpoint.load(path, classes=classes)
-    saved.check_finite()
+    if finite:
+        saved.check_finite()
     runner = TorchRunner(saved.model(), f"PyTorch, {path.name}")
-    return Predictor(runner.name, saved.classes, saved.preprocess, "fp32", runner, notes=saved.notes)
+    return Predictor(
+        runner.name, saved.classes, saved.preprocess, "fp32", runner, checkpoint_sha256=saved.sha256, notes=saved.notes
+    )
 
 
-def _onnx(path: Path, classes: Sequence[str] | None) -> Predictor:
-    _, described = onnx_file.read(path)
+def _onnx(path: Path, classes: Sequence[str] | None, *, emulated: bool) -> Predictor:
+    proto, described = onnx_file.read(path)
     _require_classes(path, described, classes)
-    runner = OnnxRunner(path, f"ONNX Runtime, {path.name}")
+    emulated = emulated and described.precision in ("fp16", "int8")
+    name = f"ONNX Runtime, {path.name}" + ", float16 emulated" * emulated
+    runner = OnnxRunner(emulation.of_file(proto) if emulated else path, name)
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
-        input_type=described.input_type, fixed_batch=described.batch,
+        checkpoint_sha256=described.checkpoint_sha256, emulated=emulated, input_type=described.input_type,
+        fixed_batch=described.batch,
     )  # fmt: skip
 
 
@@ -204,7 +230,8 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
     sizes = runner.interface
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
-        input_type=described.input_type, fixed_batch=sizes.smallest if sizes.smallest == sizes.largest else None,
+        checkpoint_sha256=described.checkpoint_sha256, input_type=described.input_type,
+        fixed_batch=sizes.smallest if sizes.smallest == sizes.largest else None,
         filled=sizes.filled, notes=(*notes, *runner.notes),
     )  # fmt: skip
 
@@ -216,7 +243,12 @@ def _require_classes(path: Path, described: onnx_file.Description, classes: Sequ
         )
 
 
-def _require_readable(images: LabelledImages, progress: Callable[[str, int, int], None]) -> None:
+def require_readable(images: LabelledImages, progress: Callable[[str, int, int], None]) -> None:
+    """Decode every image.
+
+    Raises:
+        BadInputError: some can't be; all of them are named.
+    """
     phase, total, done = "reading images", len(images), itertools.count(1)
     progress(phase, 0, total)
     bad = folders.unreadable(images, lambda: progress(phase, next(done), total))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
@@ -46,10 +47,10 @@ class TorchRunner:
 
 
 class OnnxRunner:
-    """An ONNX file in ONNX Runtime on the CPU.
+    """An ONNX file, or a graph in memory, in ONNX Runtime on the CPU.
 
     Args:
-        path: the file.
+        source: the file or the graph.
         name: for reports; the file's name by default.
         threads: within an operator.
 
@@ -57,9 +58,9 @@ class OnnxRunner:
         BadInputError: ONNX Runtime doesn't take the file.
     """
 
-    def __init__(self, path: Path, name: str | None = None, *, threads: int | None = None) -> None:
-        self._session = Session(path, threads=threads)
-        self.name = name or path.name
+    def __init__(self, source: Path | ir.Model, name: str | None = None, *, threads: int | None = None) -> None:
+        self._session = Session(source, threads=threads)
+        self.name = name or (source.name if isinstance(source, Path) else "ONNX Runtime")
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
         """The file's input, of any batch that it takes → logits."""

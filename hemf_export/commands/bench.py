@@ -155,8 +155,5 @@ def _show_floors(report: BenchReport) -> None:
 def _next(files: tuple[Path, ...], batches: str | None, output: Path | None) -> None:
     from hemf_export import console
 
-    named = "".join(f" {path}" for path in files) + (f" --batch {batches}" if batches else "")
-    if output is None:
-        console.next_command(f"hemf-export bench{named} -o bench.json")
-    else:
-        console.next_command(f"hemf-export bench{named} --baseline {output}")
+    more = ("-o", Path("bench.json")) if output is None else ("--baseline", output)
+    console.next_command("hemf-export bench", *files, *(("--batch", batches) if batches else ()), *more)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from hemf import checkpoint
+from hemf import artifacts, checkpoint
 from hemf.images import Preprocess
-from hemf_export import fp16, onnx_export
+from hemf_export import fp16, onnx_export, precision
 from tests.conftest import TINY, tiny_checkpoint
 from train import data
 from train.loop import Job, Trainer
@@ -49,6 +50,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     return folder / "best.onnx"
 
 
+@pytest.fixture(scope="session")
+def int8(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An INT8 file of the trained network, beside copies of all that it was made from; no budget, so quickly made."""
+    folder = tmp_path_factory.mktemp("int8")
+    for name in ("best.pt", trained.name, artifacts.manifest_path(trained).name):
+        shutil.copy(trained.parent / name, folder)
+    request = precision.Request(
+        folder / trained.name, "int8", pictures, count=12, judges=12, method="max", output=folder / "best.int8.onnx"
+    )
+    return precision.make(request, Quiet()).path
+
+
 class Quiet:
     """A listener that hears nothing."""
 
@@ -56,4 +69,10 @@ class Quiet:
         pass
 
     def epoch(self, line: dict) -> None:
+        pass
+
+    def phase(self, *_: object, **__: object) -> None:
+        pass
+
+    def advance(self, count: int) -> None:
         pass

@@ -1,0 +1,98 @@
+"""A verification beside an earlier one, from its JSON: what has become worse since."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hemf.errors import BadInputError
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The JSON that `hemf-export verify --json` printed.
+
+    Raises:
+        BadInputError: it can't be read, or is something else.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"{path} can't be read as JSON: {error}.", "Take what --json printed.") from error
+    if not isinstance(values, dict) or values.get("verification") != 1:
+        raise BadInputError(
+            f"{path} is not the JSON of a verification.", "Take what hemf-export verify --json printed."
+        )
+    return values
+
+
+def compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """What has changed, candidate by candidate, by their file names.
+
+    Args:
+        path: of the earlier JSON.
+        before: its content.
+        now: the report of this verification.
+
+    Returns:
+        `figures`: of each file in both, accuracy (where there are labels) and agreement, before and now, the points
+        lost, the bound (the candidate's `max_drop`) and whether it is `missed`; `new` and `gone`: files in one alone.
+
+    Raises:
+        BadInputError: the earlier one saw other images, or has other classes.
+    """
+    try:
+        same = before["images"]["names_sha256"] == now["images"]["names_sha256"] and before["classes"] == now["classes"]
+        known = {candidate["file"]: candidate for candidate in before["candidates"]}
+        figures = [
+            figure
+            for candidate in now["candidates"]
+            if candidate["file"] in known
+            for figure in _figures(known[candidate["file"]], candidate)
+        ]
+    except (KeyError, TypeError) as error:
+        raise BadInputError(f"{path} lacks a part of a verification: {error}.", "Make it again.") from error
+    if not same:
+        raise BadInputError(
+            f"{path} was measured on other images ({before['images'].get('images')} of "
+            f"{before['images'].get('folder')}) or classes.",
+            "Compare on the same ones: make the baseline again.",
+        )
+    names = {candidate["file"] for candidate in now["candidates"]}
+    return {
+        "file": path.name,
+        "passed": not any(figure["missed"] for figure in figures),
+        "figures": figures,
+        "new": sorted(names - known.keys()),
+        "gone": sorted(known.keys() - names),
+    }
+
+
+def texts(compared: Mapping[str, Any]) -> list[str]:
+    """What has become worse beyond its bound, in words."""
+    return [
+        f"{figure['candidate']}: {figure['name']} was {figure['before']:.2%} and is {figure['now']:.2%}, "
+        f"{figure['lost_points']:.2f} points less, bound {figure['bound_points']:.2f} (--max-drop)"
+        for figure in compared["figures"]
+        if figure["missed"]
+    ]
+
+
+def _figures(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    bound = now["bounds"]["max_drop"]
+    pairs = {"agreement": (before["against_reference"]["agreement"], now["against_reference"]["agreement"])}
+    if before["metrics"] is not None and now["metrics"] is not None:
+        pairs["accuracy"] = before["metrics"]["accuracy"], now["metrics"]["accuracy"]
+    return [
+        {
+            "candidate": now["file"],
+            "name": name,
+            "before": old,
+            "now": new,
+            "lost_points": 100 * (old - new),
+            "bound_points": bound,
+            "missed": 100 * (old - new) > bound + 1e-9,
+        }
+        for name, (old, new) in pairs.items()
+    ]

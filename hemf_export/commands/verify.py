@@ -1,0 +1,116 @@
+"""`hemf-export verify`: is this file the model that was validated, image by image?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command("verify")
+@click.argument("candidates", nargs=-1, required=True, metavar="CANDIDATE…", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path),
+              help="Images: a data folder (test/, else val/), class folders, or images without labels.")  # fmt: skip
+@click.option("--reference", type=click.Path(path_type=Path), metavar="CKPT",
+              help="What they must equal.  [default: the checkpoint they are from, beside them]")  # fmt: skip
+@click.option("--classes", help="Class names a,b,c for a reference that has none.")
+@click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy.  [default: by precision]")
+@click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
+@click.option("--max-recall-drop", type=float, metavar="POINTS", help="Of any class.")
+@click.option("--max-logit-diff", type=float, help="Of any logit, absolute.")
+@click.option("--locate", is_flag=True, help="Compare node by node, and name the first that leaves the float32 file.")
+@click.option("--float32", type=click.Path(path_type=Path), metavar="FILE.onnx",
+              help="For --locate.  [default: the file that the candidate's manifest names, beside it]")  # fmt: skip
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page to read and print.")
+@click.option("--thumbnails/--no-thumbnails", default=True, show_default=True,
+              help="Put small pictures of the changed images into the page.")  # fmt: skip
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE.md", help="Write a summary for a review.")
+@click.option("--baseline", "earlier", type=click.Path(path_type=Path), metavar="OLD.json",
+              help="What --json printed before: ends with 3 where accuracy or agreement is worse.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
+@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
+def command(
+    candidates: tuple[Path, ...], data: Path, reference: Path | None, classes: str | None, max_drop: float | None,
+    min_agreement: float | None, max_recall_drop: float | None, max_logit_diff: float | None, locate: bool,
+    float32: Path | None, report: Path | None, thumbnails: bool, markdown: Path | None, earlier: Path | None,
+    batch: int, seed: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Run every image of DIR through the reference and each CANDIDATE (ONNX files, engines), and compare.
+
+    Ends with 3 where a bound is missed or a logit is not finite; reports are written all the same.
+    """
+    from hemf import artifacts
+    from hemf.errors import CheckFailedError, UsageError
+    from hemf_export import baseline, console, verification, verification_page, verification_sheet, verification_text
+    from hemf_export import locate as locating
+    from hemf_export.bounds import Bounds
+
+    if float32 is not None and not locate:
+        raise UsageError("--float32 is for --locate.")
+    request = verification.Request(
+        candidates=candidates, data=data, reference=reference, seed=seed, batch=batch,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
+        bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_diff),
+    )  # fmt: skip
+    for path in (report, markdown):
+        if path is not None:
+            artifacts.check_writable(path)
+            for source in (*candidates, *([reference] if reference else [])):
+                artifacts.check_distinct(source, path)
+    before = None if earlier is None else baseline.read(earlier)
+    parents, notes = locating.float32_files(candidates, float32) if locate else ({}, [])
+    bar = console.PhaseBar("Verifying")
+    try:
+        found = verification.verify(request, bar.update)
+        located = {
+            candidate.subject.path: locating.locate(found, candidate, parents[candidate.subject.path], bar.update)
+            for candidate in found.candidates
+            if candidate.subject.path in parents
+        }
+    finally:
+        bar.stop()
+    found = locating.add(found, located)
+    values: dict[str, Any] = found.to_dict()
+    if earlier is not None and before is not None:
+        values["baseline"] = baseline.compare(earlier, before, values)
+        values["passed"] = values["passed"] and values["baseline"]["passed"]
+    if report is not None:
+        pictures = verification_sheet.thumbnails(found) if thumbnails else {}
+        artifacts.write_bytes(report, verification_page.html(values, pictures).encode())
+    if markdown is not None:
+        artifacts.write_bytes(markdown, verification_text.markdown(values).encode())
+    for note in (*notes, *(note for subject in (found.reference, *(c.subject for c in found.candidates))
+                           for note in subject.model.notes)):  # fmt: skip
+        console.warn(note)
+    problems = verification_text.missed(values)
+    if not as_json:
+        table = verification_text.rows(values)
+        console.table(verification_text.title(values), verification_text.COLUMNS, table, words=(0, 1))
+        for text in (*verification_text.first_nodes(values), *verification_text.remarks(values)):
+            console.say(text)
+    if problems:
+        files = "\n  ".join(problems)
+        raise CheckFailedError(
+            f"{len(problems)} bound{'s' * (len(problems) != 1)} missed:\n  {files}", _advice(candidates, locate), values
+        )
+    if as_json:
+        click.echo(json.dumps(values, indent=2, allow_nan=False))
+    else:
+        console.next_command(*_next(candidates))
+
+
+def _advice(candidates: tuple[Path, ...], located: bool) -> str:
+    if located or not any(path.suffix == ".onnx" for path in candidates):
+        return "Don't ship the file. To allow more, see hemf-export verify --help."
+    return "Don't ship the file. --locate names the node where it leaves the float32 one."
+
+
+def _next(candidates: tuple[Path, ...]) -> tuple[str | Path, ...]:
+    last = candidates[-1]
+    if last.suffix == ".onnx" and not last.name.endswith(".int8-cpu.onnx"):
+        is_float32 = not last.name.endswith((".fp16.onnx", ".int8.onnx"))
+        return "hemf-export trt", last, *(["--fp16"] if is_float32 else [])
+    return "hemf-export bench", last

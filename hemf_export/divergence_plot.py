@@ -1,0 +1,61 @@
+"""The error along a network, node by node, as inline SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+from hemf_export import report_page
+
+_WHOLE, _OWN, _BEYOND = "#7f8c99", "#2f7fc1", "#d6483f"  # told apart on white and on black
+
+
+def draw(where: Mapping[str, Any], name: str) -> str:
+    """Both errors of each node of a candidate's `divergence`, in graph order, below the names of the blocks."""
+    nodes = where["nodes"]
+    top = max([1.0, *(value for node in nodes for value in (node["error"], node["own_error"]) if value is not None)])
+    whole = [_drawn(node["error"], top) for node in nodes]
+    own = [_drawn(node["own_error"], top) for node in nodes]
+    places = range(len(nodes))
+    beyond = [place for place in places if nodes[place]["own_error"] is None or own[place] > where["bound"]]
+    with report_page.drawing(11, 4.6) as figure:
+        axes = figure.add_subplot()
+        axes.set_yscale("log")
+        axes.plot(places, whole, color=_WHOLE, linewidth=1.1, label="with all that came before")
+        axes.plot(places, own, ".", color=_OWN, markersize=3.5, label="of the node itself, on exact inputs")
+        axes.plot(
+            beyond,
+            [own[place] for place in beyond],
+            "D",
+            color=_BEYOND,
+            markersize=6,
+            label="beyond the bound",
+            clip_on=False,
+        )
+        axes.axhline(where["bound"], color=_BEYOND, linewidth=0.9, linestyle="--")
+        start = 0
+        for index, (block, members) in enumerate(groupby(node["block"] for node in nodes)):
+            end = start + len(list(members))
+            if index % 2:
+                axes.axvspan(start - 0.5, end - 0.5, color=_WHOLE, alpha=0.12, linewidth=0)
+            if end - start > len(nodes) / 60:  # a narrower one has no room for its name
+                axes.text(
+                    (start + end - 1) / 2, 1.01, block, rotation=90, fontsize=7, ha="center", va="bottom",
+                    transform=axes.get_xaxis_transform(),
+                )  # fmt: skip
+            start = end
+        axes.set_xlim(-0.5, len(nodes) - 0.5)
+        axes.set_xlabel("node, in graph order")
+        axes.set_ylabel("error, by the norm of the float32 value")
+        figure.legend(loc="outside lower center", fontsize=8, framealpha=0, ncols=3)
+        axes.grid(axis="y", alpha=0.25)
+        return report_page.svg(figure, f"Error along the network of {name}")
+
+
+def _drawn(value: float | None, top: float) -> float:
+    """What is not finite is drawn above all that is; an error of zero, which has no logarithm, not at all."""
+    if value is None:
+        return 3 * top
+    return value if value > 0 else math.nan

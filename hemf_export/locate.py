@@ -1,0 +1,191 @@
+"""Where does a converted file leave the float32 one? Node by node, in graph order, on the images that show it best.
+
+For every node two errors are measured: what its value is off by in the file (all that came before included), and what
+the node does on exact inputs. The second names the culprit: a damaged scale shows at the product that it feeds, and
+nowhere behind it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration import divergence, emulation, isolation
+from calibration.blocks import blocks
+from calibration.graphs import prepare
+from calibration.image_set import ImageSet
+from calibration.isolation import NodeError
+from hemf import artifacts
+from hemf.errors import BadInputError
+from hemf_export import onnx_file
+from hemf_export.bounds import Missed
+from hemf_export.onnx_file import Precision
+from hemf_export.verified import Verification, Verified
+
+WORST, OTHERS = 2, 6  # images: those that differ most, and some spread over the rest, as few may lack what a node sees
+_BATCH = 2  # all values of a large graph at once take 0.5 GB an image
+_LISTED = 8  # nodes beyond the bound that are told
+# A node's own error on exact inputs, by the norm of its value. Float32 shows 1e-6, float16 4e-4.
+_BOUNDS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.01}
+# In INT8 it depends on how the values are spread. What most of a file's nodes keep to tells what is usual for it: in a
+# trained hemf-base 95 % of them are off by less than 1.8 %, and its worst sound one, a projection, by 5.2 %.
+_LEAST_INT8, _MOST_INT8, _TIMES_USUAL, _USUAL = 0.03, 0.3, 4.0, 95
+
+
+@dataclass(frozen=True)
+class Located:
+    """What the nodes of one candidate do.
+
+    Args:
+        float32: the file that it is compared with.
+        images: that were looked at, by their names in the report.
+        bound: of a node's own error.
+        nodes: all that could be compared, in graph order.
+        blocks: of each of them.
+    """
+
+    float32: Path
+    images: tuple[str, ...]
+    bound: float
+    nodes: tuple[NodeError, ...]
+    blocks: tuple[str, ...]
+
+    @property
+    def beyond(self) -> tuple[NodeError, ...]:
+        """The nodes whose own error leaves the bound, in graph order."""
+        return tuple(node for node in self.nodes if not node.own <= self.bound)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        listed = [self._node(node, block) for node, block in zip(self.nodes, self.blocks, strict=True)]
+        beyond = [values for values, node in zip(listed, self.nodes, strict=True) if not node.own <= self.bound]
+        return {
+            "float32_file": self.float32.name,
+            "images": list(self.images),
+            "bound": self.bound,
+            "first": beyond[0] if beyond else None,
+            "beyond": beyond[:_LISTED],
+            "nodes_beyond": len(beyond),
+            "nodes": listed,
+        }
+
+    @staticmethod
+    def _node(node: NodeError, block: str) -> dict[str, Any]:
+        error, own = (value if math.isfinite(value) else None for value in (node.error, node.own))
+        return {"node": node.node, "operator": node.operator, "block": block, "error": error, "own_error": own}
+
+
+def float32_files(candidates: Sequence[Path], given: Path | None) -> tuple[dict[Path, Path], list[str]]:
+    """The float32 file of each candidate that can be looked into, and why others can't.
+
+    Args:
+        candidates: files.
+        given: the float32 file; None for the parent that a candidate's manifest names, in its folder.
+
+    Raises:
+        BadInputError: no candidate can be looked into.
+    """
+    found: dict[Path, Path] = {}
+    notes: list[str] = []
+    own: list[str] = []  # float32 files beside those made from them: nothing to look into, and nothing to warn of
+    for path in candidates:
+        if path.suffix.lower() != ".onnx":
+            notes.append(f"{path.name} is not an ONNX file: --locate can't look into it.")
+        elif given is not None and not (path.exists() and given.exists() and path.samefile(given)):
+            found[path] = given
+        elif parent := _parent_of(path):
+            found[path] = parent
+        else:
+            precision = (artifacts.read_manifest(path) or {}).get("precision")
+            text = f"--locate found no float32 file that {path.name} was made from: name it with --float32."
+            (own if precision == "fp32" else notes).append(text)
+    if not found:
+        raise BadInputError("--locate has nothing to compare.", " ".join((*notes, *own)))
+    return found, notes
+
+
+def _parent_of(path: Path) -> Path | None:
+    manifest = artifacts.read_manifest(path) or {}
+    wanted = manifest.get("parent_sha256")
+    if not isinstance(wanted, str):
+        return None
+    named = path.parent / str(manifest.get("parent"))
+    places = [named, *(other for other in sorted(path.parent.glob("*.onnx")) if other not in (named, path))]
+    return next((place for place in places if place.is_file() and artifacts.sha256(place) == wanted), None)
+
+
+def locate(
+    found: Verification,
+    candidate: Verified,
+    float32: Path,
+    progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+) -> Located:
+    """Compare the nodes of a candidate with those of the float32 file that it was made from.
+
+    Raises:
+        BadInputError: the float32 file isn't one, or shares no values with the candidate.
+    """
+    path, model = candidate.subject.path, candidate.subject.model
+    exact, described = onnx_file.read(float32)
+    if described.precision != "fp32":
+        raise BadInputError(f"{float32} is {described.precision}.", "Name the float32 file: --float32.")
+    reference = prepare(exact)
+    proto = onnx_file.read(path)[0]
+    converted = emulation.of_file(proto) if model.precision != "fp32" else prepare(proto)
+    if not divergence.comparable(reference, converted):
+        raise BadInputError(f"{path.name} shares no value with {float32.name}.", "Was it made from that file?")
+    chosen = _images(found, candidate)
+    images = ImageSet(found.images, model.preprocess, model.input_type == "uint8", model.fixed_batch).only(chosen)
+    errors = isolation.measure(
+        reference, converted, list(images.batches(_BATCH)),
+        lambda done, total: progress(f"comparing the nodes of {path.name}", done, total),
+    )  # fmt: skip
+    where = blocks(reference.graph)
+    names = tuple(found.name_of(index) for index in chosen)
+    return Located(
+        float32, names, _bound(model.precision, errors), tuple(errors), tuple(where[error.node] for error in errors)
+    )
+
+
+def add(found: Verification, located: dict[Path, Located]) -> Verification:
+    """The verification with what was located: a node beyond its bound is one that was missed."""
+    candidates = []
+    for candidate in found.candidates:
+        where = located.get(candidate.subject.path)
+        candidates.append(candidate if where is None else _with(candidate, where))
+    extra = {str(path): {"divergence": where.to_dict()} for path, where in located.items()}
+    return dataclasses.replace(found, candidates=tuple(candidates), extra={**found.extra, **extra})
+
+
+def _with(candidate: Verified, where: Located) -> Verified:
+    if not where.beyond:
+        return candidate
+    first = where.beyond[0]
+    block = where.blocks[where.nodes.index(first)]
+    more = f", {len(where.beyond) - 1} more nodes as well" if len(where.beyond) > 1 else ""
+    text = (
+        f"{first.node} ({block}) is off by {first.own:.2g} of its value on exact inputs, bound {where.bound:.2g}{more}"
+    )
+    figure = first.own if math.isfinite(first.own) else None
+    return dataclasses.replace(candidate, missed=(*candidate.missed, Missed("node_error", figure, where.bound, text)))
+
+
+def _images(found: Verification, candidate: Verified) -> list[int]:
+    worst = divergence.worst_images(candidate.subject.logits, found.reference.logits, WORST)
+    rest = [index for index in range(len(found.images)) if index not in worst]
+    spread = np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int).tolist()
+    return [*worst, *(rest[index] for index in spread)]
+
+
+def _bound(precision: Precision, errors: Sequence[NodeError]) -> float:
+    if precision in _BOUNDS:
+        return _BOUNDS[precision]
+    own = [error.own for error in errors if math.isfinite(error.own) and error.own > _BOUNDS["fp32"]]
+    usual = float(np.percentile(own, _USUAL)) if own else 0.0
+    return min(_MOST_INT8, max(_LEAST_INT8, _TIMES_USUAL * usual))

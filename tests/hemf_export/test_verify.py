@@ -1,0 +1,512 @@
+"""`verify`: its figures beside others worked out here, what it refuses before the first image, and what it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import html.parser
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+
+from calibration.emulation import emulate
+from hemf import artifacts, checkpoint
+from hemf.errors import BadInputError, UsageError
+from hemf.images import Preprocess
+from hemf_export import (
+    baseline,
+    bounds,
+    locate,
+    predict,
+    report_page,
+    verification,
+    verification_page,
+    verification_text,
+)
+from hemf_export.bounds import Bounds
+from hemf_export.verification import Request
+from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.hemf_export.conftest import Made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with five images each."""
+    root = tmp_path_factory.mktemp("images")
+    for kind in CLASSES:
+        write_images(root / kind, 5, kind, seed=3)
+    return root
+
+
+@pytest.fixture
+def copies(made: Made, tmp_path: Path) -> Made:
+    """The files in a folder where they may be changed."""
+    for path in made.folder.iterdir():
+        shutil.copy(path, tmp_path)
+    return Made(tmp_path, *(tmp_path / path.name for path in (made.checkpoint, made.onnx, made.half)))
+
+
+def change(path: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
+    """Damage an ONNX file before its manifest was written: the hash agrees."""
+    model = onnx.load(path)
+    edit(model)
+    onnx.save(model, path)
+    manifest = artifacts.manifest_path(path)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": artifacts.sha256(path)}))
+
+
+def zero_weight(node: str) -> Callable[[onnx.ModelProto], None]:
+    """An edit: the weight of a product becomes zero."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        name = next(found for found in model.graph.node if found.name == node).input[1]
+        tensor = next(found for found in model.graph.initializer if found.name == name)
+        zeros = np.zeros_like(onnx.numpy_helper.to_array(tensor))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, name))
+
+    return edit
+
+
+def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    for runner in (predict.TorchRunner, predict.OnnxRunner):
+        monkeypatch.setattr(runner, "infer", lambda *_: pytest.fail("an image was run"))
+
+
+def test_figures_are_those_of_the_files(made, folder, run_cli):
+    code, out, err = run_cli("verify", made.onnx, made.half, "--data", folder, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert (report["reference"]["file"], report["passed"]) == ("model.pt", True), "found beside them by its hash"
+    paths = sorted(folder.rglob("*.png"))
+    saved = tiny_checkpoint()
+    inputs = saved.preprocess.normalize(np.stack([saved.preprocess.load(path) for path in paths]))
+    with torch.inference_mode():
+        exact = saved.model()(torch.from_numpy(inputs)).numpy()
+    truth = [CLASSES.index(path.parent.name) for path in paths]
+    metrics = report["reference"]["metrics"]
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(truth, exact.argmax(1)))
+    assert metrics["macro_f1"] == pytest.approx(f1_score(truth, exact.argmax(1), average="macro"))
+    plain = onnxruntime.InferenceSession(made.onnx, providers=["CPUExecutionProvider"]).run(None, {"images": inputs})[0]
+    single, half = report["candidates"]
+    difference = single["against_reference"]["logit_difference"]["max"]
+    assert difference == pytest.approx(np.abs(plain - exact).max(), abs=1e-6)
+    assert (single["precision"], single["float16_emulated"]) == ("fp32", False)
+    assert (half["precision"], half["float16_emulated"]) == ("fp16", True)
+    assert half["against_reference"]["agreement"] == 1.0
+    assert half["against_reference"]["logit_difference"]["max"] > 1e-4, "rounded to float16"
+    assert single["sha256"] == artifacts.sha256(made.onnx)
+    assert report["images"]["images"] == 15
+    assert report["images"]["classes"] == dict.fromkeys(CLASSES, 5)
+
+
+def test_float16_is_rounded_as_a_gpu_does(made, folder):
+    """ONNX Runtime alone would keep float32 between the nodes."""
+    found = verification.verify(Request((made.half,), folder))
+    model = onnx.load(made.half)
+    emulated = emulate(onnx_ir_of(model))
+    images = sorted(folder.rglob("*.png"))
+    preprocess = found.reference.model.preprocess
+    inputs = preprocess.normalize(np.stack([preprocess.load(path) for path in images]))
+    logits = found.candidates[0].subject.logits
+    np.testing.assert_allclose(logits, session_logits(emulated, inputs), atol=1e-6)
+    plain = onnxruntime.InferenceSession(made.half, providers=["CPUExecutionProvider"]).run(None, {"images": inputs})[0]
+    assert np.abs(logits - plain).max() > 1e-6
+
+
+def onnx_ir_of(model: onnx.ModelProto):
+    import onnx_ir as ir
+
+    return ir.serde.deserialize_model(onnx.shape_inference.infer_shapes(model))
+
+
+def session_logits(model, inputs: np.ndarray) -> np.ndarray:
+    import onnx_ir as ir
+
+    data = ir.serde.serialize_model(model).SerializeToString()
+    return onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"images": inputs})[0]
+
+
+def test_without_class_folders_agreement_is_measured(made, tmp_path, run_cli):
+    for kind in CLASSES:
+        write_images(tmp_path, 2, kind)
+    code, out, _ = run_cli("verify", made.onnx, "--data", tmp_path, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert not report["images"]["labelled"]
+    assert report["reference"]["metrics"] is report["candidates"][0]["metrics"] is None
+    assert report["candidates"][0]["against_reference"]["agreement"] == 1.0
+    assert report["candidates"][0]["against_reference"]["accuracy_drop_points"] is None
+    assert "no accuracy" in verification_text.markdown(report)
+    assert "Confusion" not in verification_page.html(report, {})
+
+
+def test_each_image_is_decoded_once_for_all_models(made, folder, monkeypatch):
+    seen: list[Path] = []
+    real = verification.decode
+    monkeypatch.setattr(verification, "decode", lambda path: seen.append(path) or real(path))
+    batches: list[int] = []
+    infer = predict.TorchRunner.infer
+    monkeypatch.setattr(predict.TorchRunner, "infer", lambda self, x: batches.append(len(x)) or infer(self, x))
+    verification.verify(Request((made.onnx, made.half), folder, batch=4))
+    assert sorted(seen) == sorted(folder.rglob("*.png"))
+    assert batches == [4, 4, 4, 3]
+
+
+def test_models_that_take_images_otherwise_get_their_own_pixels(folder):
+    descriptions = [Preprocess.for_size(32), Preprocess.for_size(32, "squash"), Preprocess.for_size(64)]
+    images = verification.folders.class_folders(folder)
+    parts = list(verification._pixels(images, descriptions, 4))
+    assert [len(part[0]) for part in parts] == [4, 4, 4, 3]
+    for place, description in enumerate(descriptions):
+        expected = np.stack([description.load(path) for path in images.paths])
+        np.testing.assert_array_equal(np.concatenate([part[place] for part in parts]), expected)
+
+
+def test_a_file_of_another_checkpoint_is_refused_before_any_image(made, folder, tmp_path, run_cli, monkeypatch):
+    no_inference(monkeypatch)
+    checkpoint.save(tiny_checkpoint(seed=1), tmp_path / "other.pt")
+    code, out, err = run_cli("verify", made.onnx, "--reference", tmp_path / "other.pt", "--data", folder, "--json")
+    assert code == 1
+    assert "another checkpoint" in err
+    assert json.loads(out)["exit_code"] == 1
+    shutil.copy(made.onnx, tmp_path)
+    code, _, err = run_cli("verify", tmp_path / made.onnx.name, "--data", folder)
+    assert code == 1
+    assert "--reference CKPT" in err
+
+
+def test_classes_in_another_order_are_refused_before_any_image(copies, folder, run_cli, monkeypatch):
+    def swap(model: onnx.ModelProto) -> None:
+        prop = next(prop for prop in model.metadata_props if prop.key == "hemf")
+        prop.value = json.dumps({**json.loads(prop.value), "classes": ["dark", "bright", "striped"]})
+
+    change(copies.onnx, swap)
+    no_inference(monkeypatch)
+    code, _, err = run_cli("verify", copies.onnx, "--reference", copies.checkpoint, "--data", folder)
+    assert code == 1
+    assert "dark, bright, striped" in err
+    assert "in another order" in err
+
+
+def test_a_data_folder_of_other_classes_is_refused(made, tmp_path, run_cli, monkeypatch):
+    no_inference(monkeypatch)
+    for kind in ("bright", "dark", "spotted"):
+        write_images(tmp_path / kind, 1, kind)
+    code, _, err = run_cli("verify", made.onnx, "--data", tmp_path)
+    assert code == 1
+    assert "missing striped; unexpected spotted" in err
+
+
+def test_every_image_that_does_not_decode_is_named_before_any_is_run(made, folder, tmp_path, run_cli, monkeypatch):
+    no_inference(monkeypatch)
+    shutil.copytree(folder, tmp_path / "data")
+    for name in ("bright/cut.png", "dark/cut too.png"):
+        (tmp_path / "data" / name).write_bytes((folder / "bright" / "bright0.png").read_bytes()[:-300])
+    code, _, err = run_cli("verify", made.onnx, "--data", tmp_path / "data")
+    assert code == 1
+    assert "2 of 17 images" in err
+    assert "bright/cut.png" in err
+    assert "dark/cut too.png" in err
+
+
+@pytest.mark.parametrize("weight", [3e38, float("nan")], ids=["overflow", "NaN weights"])
+def test_nan_on_both_sides_is_no_agreement(folder, tmp_path, run_cli, weight):
+    saved = tiny_checkpoint()
+    state = {**saved.state, "head.weight": torch.full_like(saved.state["head.weight"], weight)}
+    for name in ("a.pt", "b.pt"):
+        checkpoint.save(dataclasses.replace(saved, state=state), tmp_path / name)
+    page = tmp_path / "page.html"
+    arguments = ("verify", tmp_path / "b.pt", "--reference", tmp_path / "a.pt", "--data", folder, "--report", page)
+    code, out, err = run_cli(*arguments, "--json")
+    assert code == 3
+    report = json.loads(out)
+    assert (report["passed"], report["exit_code"]) == (False, 3)
+    assert [item["bound"] for item in report["candidates"][0]["missed"]] == ["finite", "finite"], "one for each side"
+    assert len(report["candidates"][0]["not_finite_images"]) == 15
+    assert "a.pt gives logits that are not finite for 15 of 15 images" in err
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", page.read_text(), flags=re.DOTALL).lower()
+    assert "FAILED" in page.read_text()
+
+
+def test_a_bound_that_is_missed_is_exit_3_with_all_reports(made, folder, tmp_path, run_cli):
+    page, summary = tmp_path / "page.html", tmp_path / "summary.md"
+    arguments = ("verify", made.half, "--data", folder, "--max-logit-diff", "1e-6")
+    code, out, err = run_cli(*arguments, "--report", page, "--markdown", summary)
+    assert code == 3
+    assert "FAILED" in out
+    assert "model.fp16.onnx: a logit differs by" in err
+    assert "bound 1e-06 (--max-logit-diff)" in err
+    assert "Traceback" not in err
+    assert "a logit differs by" in page.read_text()
+    assert summary.read_text().startswith("## Verification FAILED")
+
+
+@pytest.fixture(scope="module")
+def earlier(made: Made, folder: Path) -> dict:
+    """The JSON of a verification, and one whose figures can be changed."""
+    return verification.verify(Request((made.onnx, made.half), folder)).to_dict()
+
+
+def test_a_baseline_that_was_better_is_exit_3(made, folder, earlier, tmp_path, run_cli):
+    old = tmp_path / "old.json"
+    same = baseline.compare(old, earlier, earlier)
+    assert {figure["lost_points"] for figure in same["figures"]} == {0.0}
+    assert same["passed"]
+    better = json.loads(json.dumps(earlier))
+    better["candidates"][1]["metrics"]["accuracy"] += 0.02
+    better["candidates"][0]["file"] = "removed.onnx"
+    old.write_text(json.dumps(better))
+    arguments = ("verify", made.half, "--data", folder, "--baseline", old, "--json", "--max-drop", "1")
+    code, out, err = run_cli(*arguments)
+    assert code == 3
+    assert "2.00 points less, bound 1.00" in err
+    report = json.loads(out)
+    assert (report["passed"], report["candidates"][0]["passed"]) == (False, True)
+    assert (report["baseline"]["gone"], report["baseline"]["new"]) == (["removed.onnx"], [])
+    assert "2.00 points less" in verification_text.markdown(report)
+    better["candidates"][1]["metrics"]["accuracy"] -= 0.01
+    assert baseline.compare(old, better, report)["passed"], "one point is allowed"
+
+
+def test_a_baseline_of_other_images_or_of_nothing_is_refused(made, folder, earlier, tmp_path, run_cli, monkeypatch):
+    old = tmp_path / "old.json"
+    arguments = ("verify", made.onnx, "--data", folder, "--baseline", old)
+    other = {**earlier, "images": {**earlier["images"], "names_sha256": "0" * 64}}
+    with pytest.raises(BadInputError, match="other images"):
+        baseline.compare(old, other, earlier)
+    with pytest.raises(BadInputError, match="lacks a part"):
+        baseline.compare(old, {**earlier, "candidates": [{"file": "model.onnx"}]}, earlier)
+    no_inference(monkeypatch)
+    for text in ("", "[]", '{"verification": 2}', '{"timings": []}'):
+        old.write_text(text)
+        assert run_cli(*arguments)[0] == 1, text
+
+
+def test_an_interrupted_run_leaves_earlier_reports_as_they_were(made, folder, tmp_path, run_cli, monkeypatch):
+    page, summary = tmp_path / "page.html", tmp_path / "summary.md"
+    page.write_text("earlier")
+    summary.write_text("earlier too")
+    calls: list[int] = []
+    infer = predict.OnnxRunner.infer
+
+    def stop(self: predict.OnnxRunner, batch: np.ndarray) -> np.ndarray:
+        calls.append(len(batch))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return infer(self, batch)
+
+    monkeypatch.setattr(predict.OnnxRunner, "infer", stop)
+    arguments = ("verify", made.onnx, "--data", folder, "--report", page, "--markdown", summary, "--json")
+    code, out, _ = run_cli(*arguments)
+    assert code == 130
+    assert json.loads(out)["exit_code"] == 130
+    assert (page.read_text(), summary.read_text()) == ("earlier", "earlier too")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "summary.md"]
+
+
+def test_reports_that_cannot_be_written_are_told_before_any_work(copies, folder, tmp_path, run_cli, monkeypatch):
+    no_inference(monkeypatch)
+    for option in ("--report", "--markdown"):
+        code, _, err = run_cli("verify", copies.onnx, "--data", folder, option, tmp_path)
+        assert (code, "is a folder" in err) == (1, True)
+        code, _, err = run_cli("verify", copies.onnx, "--data", folder, option, copies.onnx)
+        assert (code, "is the input itself" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-drop", "-1"], "--max-drop"),
+        (["--max-recall-drop", "101"], "--max-recall-drop"),
+        (["--min-agreement", "2"], "--min-agreement"),
+        (["--max-logit-diff", "nan"], "--max-logit-diff"),
+        (["--float32", "a.onnx"], "--locate"),
+        (["--batch", "0"], "--batch"),
+        (["--max-drp", "1"], "--max-drop"),
+    ],
+)
+def test_wrong_usage(made, folder, run_cli, options, message):
+    code, _, err = run_cli("verify", made.onnx, "--data", folder, *options)
+    assert code == 2
+    assert message in err
+
+
+def test_a_file_is_not_compared_with_itself(made, folder):
+    for arguments in (((made.onnx, made.onnx), folder), ((made.onnx,), folder, made.onnx)):
+        with pytest.raises(UsageError, match="named twice"):
+            Request(*arguments)
+    with pytest.raises(UsageError, match="No candidate"):
+        Request((), folder)
+
+
+class Figures(html.parser.HTMLParser):
+    """Every <data> element of a page: its place in the JSON, its value, and the text that is shown."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[list[str]] = []
+        self.open = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        if tag == "data":
+            given = dict(attributes)
+            self.found.append([given["data-place"], given["value"], ""])
+            self.open = True
+
+    def handle_endtag(self, tag: str) -> None:
+        self.open = self.open and tag != "data"
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.found[-1][2] += data
+
+
+LINES = {
+    "accuracy": "metrics/accuracy",
+    "balanced accuracy": "metrics/balanced_accuracy",
+    "macro precision": "macro_precision",
+    "macro F1": "macro_f1",
+    "MCC": "mcc",
+    "kappa": "kappa",
+    "AUC": "auc",
+    "ECE": "ece",
+    "Brier score": "brier",
+    "cross-entropy": "loss",
+    "recall of dark": "recall/dark",
+    "agreement": "against_reference/agreement",
+    "images that changed class": "changed",
+    "drop in accuracy, points": "accuracy_drop_points",
+    "McNemar: right only in the reference": "mcnemar/losses",
+    "McNemar: right only here": "mcnemar/gains",
+    "McNemar: p": "p_value",
+    "logit difference, largest": "logit_difference/max",
+    "logit difference, 99th percentile": "logit_difference/p99",
+    "logit difference, mean": "logit_difference/mean",
+    "cosine, least": "cosine/min",
+    "KL divergence": "kl_divergence",
+}
+
+
+def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
+    change(copies.half, zero_weight("head/linear_91"))
+    page = tmp_path / "page.html"
+    arguments = ("verify", copies.onnx, copies.half, "--data", folder, "--locate", "--report", page, "--json")
+    code, out, err = run_cli(*arguments)
+    assert code == 3, err
+    report = json.loads(out)
+    found = Figures(page.read_text()).found
+    shown = {place for place, _, _ in found}
+    for place, value, text in found:
+        exact = report
+        for step in place.split("/"):
+            exact = exact[int(step)] if isinstance(exact, list) else exact[step]
+        assert float(value) == exact, place
+        digits = text.rstrip("%")
+        scale = 100 if text.endswith("%") else 1
+        places = len(digits.split("e")[0].partition(".")[2])
+        power = float(f"1e{digits.partition('e')[2] or 0}")
+        assert abs(float(digits) - scale * exact) <= 0.5000001 * 10**-places * power, (place, text)
+    expected = {f"candidates/{index}/metrics/{name}" for index in (0, 1) for name in ("accuracy", "mcc", "ece")}
+    expected |= {"candidates/1/against_reference/kl_divergence", "candidates/1/metrics/confusion/0/2"}
+    expected |= {"candidates/1/divergence/beyond/0/own_error", "candidates/1/bounds/min_agreement"}
+    assert expected <= shown
+    lines = dict(re.findall(r'<tr><th scope="row">([^<]+)</th>(.*?)</tr>', page.read_text(), re.DOTALL))
+    for label, name in LINES.items():
+        own = [place for place, _, _ in Figures(lines[label]).found]
+        assert own, label
+        assert all(place.endswith(f"/{name}") for place in own), label
+    changed = len(report["candidates"][1]["changed_images"])
+    assert changed > 0
+    assert page.read_text().count("data:image/jpeg;base64,") == changed
+    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page.read_text()), "nothing is fetched"
+
+
+def test_names_cannot_break_out_of_the_page():
+    evil = '<script>alert("1")</script>\n&'
+    report = {"a": {evil: 0.5}}
+    shown = report_page.figure(report, f"a/{report_page.key(evil)}", lambda value: f"{value}{evil}")
+    page = report_page.page(evil, report_page.escaped(evil), [report_page.Section(evil, shown)])
+    assert "<script" not in page
+    assert Figures(shown).found == [
+        [f"a/{evil}".replace("</", "<~1").replace("\n", "\\n"), "0.5", f"0.5{evil}".replace("\n", "\\n")]
+    ]
+    assert verification_text._cell("a|b*<i>\n") == "a\\|b\\*\\<i\\> "
+
+
+def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):
+    sound = verification.verify(Request((copies.half,), folder))
+    where = locate.locate(sound, sound.candidates[0], copies.onnx).to_dict()
+    assert (where["first"], where["float32_file"]) == (None, "model.onnx")
+    assert len(where["nodes"]) > 300
+    assert where["nodes"][-1]["node"] == "head/linear_91"
+    node = "global_stages.1.retentions.0.value/linear_27"
+    change(copies.half, zero_weight(node))
+    code, out, err = run_cli("verify", copies.half, "--data", folder, "--locate", "--json")
+    assert code == 3
+    found = json.loads(out)["candidates"][0]
+    assert (found["divergence"]["first"]["node"], found["divergence"]["first"]["block"]) == (node, "EGF 2")
+    assert [item["node"] for item in found["divergence"]["beyond"]] == [node], "what is behind it is not to blame"
+    assert found["missed"][-1]["bound"] == "node_error"
+    assert f"{node} (EGF 2)" in err
+
+
+def test_what_cannot_be_looked_into(made, copies, folder, tmp_path, run_cli, monkeypatch):
+    no_inference(monkeypatch)
+    code, _, err = run_cli("verify", copies.checkpoint, "--reference", made.checkpoint, "--data", folder, "--locate")
+    assert (code, "not an ONNX file" in err) == (1, True)
+    copies.onnx.unlink()
+    code, _, err = run_cli("verify", copies.half, "--data", folder, "--locate")
+    assert (code, "--float32" in err) == (1, True)
+    found, notes = locate.float32_files([copies.half, copies.checkpoint], made.onnx)
+    assert found == {copies.half: made.onnx}
+    assert len(notes) == 1
+    assert locate.float32_files([made.onnx, made.half], None) == ({made.half: made.onnx}, []), "no word of the parent"
+
+
+def test_bounds_follow_the_files_own_proof():
+    manifest = {"figures": {"max_difference": 0.01, "images": 50}, "budget": {"max_drop": 2.0, "min_agreement": None}}
+    proof = bounds.proof_of(manifest)
+    assert bounds.proof_of({"proof_of_the_graph": manifest}) == proof, "an engine's is that of its graph"
+    assert bounds.proof_of({"figures": {"max_difference": "many"}, "budget": 3}) == bounds.Proof()
+    assert bounds.proof_of(None) == bounds.Proof()
+    balanced = {"budget": {"max_drop": 2.0, "metric": "balanced-accuracy"}}
+    assert bounds.proof_of(balanced).max_drop is None, "points of another metric"
+    logits = np.random.default_rng(0).standard_normal((500, 3)).astype(np.float32)
+    paired = verification.comparison.compare(logits, logits, None)
+    largest = float(np.abs(logits).max())
+    found = bounds.limits(Bounds(), "int8", proof, paired, {"a": 10, "b": 400})
+    assert found.max_logit_difference == pytest.approx(3 * 0.01), "twice, and once more for ten times as many images"
+    assert found.max_drop == 2.0
+    assert found.max_recall_drop == {"a": 10.0, "b": 2.0}, "one image of ten"
+    silent = bounds.limits(Bounds(), "int8", bounds.Proof(), paired, {})
+    assert silent.max_logit_difference == pytest.approx(0.25 * largest)
+    asked = bounds.limits(Bounds(0.1, 1.0, 0.2, 0.3), "int8", proof, paired, {"a": 10})
+    assert (asked.max_drop, asked.min_agreement, asked.max_logit_difference) == (0.1, 1.0, 0.3)
+    assert asked.max_recall_drop == {"a": 0.2}
+    assert bounds.limits(Bounds(), "fp16", proof, paired, {}).max_logit_difference == pytest.approx(0.03)
+    assert bounds.limits(Bounds(), "fp16", bounds.Proof(), paired, {}).max_logit_difference == 0.05
+    assert bounds.limits(Bounds(), "fp32", proof, paired, {}).max_logit_difference == 1e-4
+
+
+def test_one_image_may_change_unless_it_was_said_otherwise():
+    logits = np.eye(2, dtype=np.float32)[np.arange(20) % 2]
+    other = logits.copy()
+    other[0] = other[0, ::-1]
+    labels = np.arange(20) % 2
+    paired = verification.comparison.compare(other, logits, labels)
+    for bound, names in (
+        (Bounds(max_logit_difference=2), []),
+        (Bounds(0.0, 1.0, 0.0, 2), ["min_agreement", "max_drop", "max_recall_drop"]),
+    ):
+        allowed = bounds.limits(bound, "fp32", bounds.Proof(), paired, {"a": 10, "b": 10})
+        found = bounds.missed(allowed, paired, {"a": 10.0, "b": 0.0})
+        assert [item.bound for item in found] == names
