@@ -82,7 +82,7 @@ def path(tmp_path: Path) -> Path:
 def test_the_whole_file_of_these_tests_is_taken(path: Path, run_cli):
     _, description = onnx_file.read(save(make(), path))
     assert description == DESCRIPTION
-    code, stdout, _ = run_cli("bench", path, "--seconds", "0.05", "--json")
+    code, stdout, _ = run_cli("bench", path, "--batch", "1", "--no-memory", "--seconds", "0.05", "--json")
     assert (code, len(json.loads(stdout)["timings"])) == (0, 1)
 
 
