@@ -110,6 +110,21 @@ def float32_files(candidates: Sequence[Path], given: Path | None) -> tuple[dict[
     return found, notes
 
 
+def float32_of_int8(candidates: Sequence[Path]) -> dict[Path, Path]:
+    """The float32 file of each INT8 candidate, where it lies beside it.
+
+    Logits hide much of what may be wrong with a scale: one of many hundred, ten times as large, often moves them by
+    less than INT8 does by itself.
+    """
+    found = {}
+    for path in candidates:
+        is_graph = path.suffix.lower() == ".onnx" and path.is_file()
+        precision = (artifacts.read_manifest(path) or {}).get("precision") if is_graph else None
+        if precision in ("int8", "int8-cpu") and (parent := _parent_of(path)):
+            found[path] = parent
+    return found
+
+
 def _parent_of(path: Path) -> Path | None:
     manifest = artifacts.read_manifest(path) or {}
     wanted = manifest.get("parent_sha256")

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from hemf_export import locate, verification
+from hemf_export import verification
 from hemf_export.verification import Request
 from hemf_export.verified import Verification, Verified
 from tests.hemf_export import faults
@@ -70,7 +70,7 @@ def test_a_sound_file_passes(verdict, name):
 def test_the_node_whose_scale_was_damaged_is_named(planted, pictures, int8, tmp_path, run_cli):
     page = tmp_path / "page.html"
     files = (planted["scale"], int8)
-    code, out, err = run_cli("verify", *files, "--data", pictures, "--locate", "--report", page, "--json")
+    code, out, err = run_cli("verify", *files, "--data", pictures, "--report", page, "--json")
     assert code == 3, err
     damaged, sound = json.loads(out)["candidates"]
     assert damaged["divergence"]["first"]["node"] == "fusion_stages.3.mlp.convolution/conv2d_23"
@@ -80,14 +80,15 @@ def test_the_node_whose_scale_was_damaged_is_named(planted, pictures, int8, tmp_
     assert page.read_text().count("<svg") == 2
 
 
-def test_a_scale_that_hardly_moves_the_logits_is_named_all_the_same(int8, pictures):
+def test_a_scale_that_hardly_moves_the_logits_is_named_all_the_same(int8, pictures, run_cli):
     model = onnx.load(int8)
     step = next(node for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[0] == "add_23")
     back = next(node for node in model.graph.node if node.input and node.input[0] == step.output[0])
     users = [node.name for node in model.graph.node if back.output[0] in node.input]
     path = faults.plant(int8, int8.parent / "step.int8.onnx", faults.scale("add_23"))
-    seen = verification.verify(Request((path,), pictures))
-    assert seen.passed, "by its logits: see above"
-    where = locate.locate(seen, seen.candidates[0], int8.parent / "best.onnx")
-    assert [node.node for node in where.beyond] == users
-    assert not locate.add(seen, {path: where}).passed
+    assert run_cli("verify", path, "--data", pictures, "--no-locate")[0] == 0, "by its logits"
+    code, out, _ = run_cli("verify", path, "--data", pictures, "--json")
+    assert code == 3, "the nodes of an INT8 file are looked into without being asked"
+    found = json.loads(out)["candidates"][0]
+    assert [missed["bound"] for missed in found["missed"]] == ["node_error"]
+    assert [node["node"] for node in found["divergence"]["beyond"]] == users
