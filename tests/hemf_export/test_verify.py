@@ -25,8 +25,8 @@ from hemf_export import (
     baseline,
     bounds,
     locate,
-    predict,
     report_page,
+    runners,
     verification,
     verification_page,
     verification_text,
@@ -76,7 +76,7 @@ def zero_weight(node: str) -> Callable[[onnx.ModelProto], None]:
 
 
 def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
-    for runner in (predict.TorchRunner, predict.OnnxRunner):
+    for runner in (runners.TorchRunner, runners.OnnxRunner):
         monkeypatch.setattr(runner, "infer", lambda *_: pytest.fail("an image was run"))
 
 
@@ -153,8 +153,8 @@ def test_each_image_is_decoded_once_for_all_models(made, folder, monkeypatch):
     real = verification.decode
     monkeypatch.setattr(verification, "decode", lambda path: seen.append(path) or real(path))
     batches: list[int] = []
-    infer = predict.TorchRunner.infer
-    monkeypatch.setattr(predict.TorchRunner, "infer", lambda self, x: batches.append(len(x)) or infer(self, x))
+    infer = runners.TorchRunner.infer
+    monkeypatch.setattr(runners.TorchRunner, "infer", lambda self, x: batches.append(len(x)) or infer(self, x))
     verification.verify(Request((made.onnx, made.half), folder, batch=4))
     assert sorted(seen) == sorted(folder.rglob("*.png"))
     assert batches == [4, 4, 4, 3]
@@ -295,15 +295,15 @@ def test_an_interrupted_run_leaves_earlier_reports_as_they_were(made, folder, tm
     page.write_text("earlier")
     summary.write_text("earlier too")
     calls: list[int] = []
-    infer = predict.OnnxRunner.infer
+    infer = runners.OnnxRunner.infer
 
-    def stop(self: predict.OnnxRunner, batch: np.ndarray) -> np.ndarray:
+    def stop(self: runners.OnnxRunner, batch: np.ndarray) -> np.ndarray:
         calls.append(len(batch))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return infer(self, batch)
 
-    monkeypatch.setattr(predict.OnnxRunner, "infer", stop)
+    monkeypatch.setattr(runners.OnnxRunner, "infer", stop)
     arguments = ("verify", made.onnx, "--data", folder, "--report", page, "--markdown", summary, "--json")
     code, out, _ = run_cli(*arguments)
     assert code == 130
