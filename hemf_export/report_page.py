@@ -148,6 +148,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Seque
     )
 
 
+def listed(texts: Sequence[str]) -> str:
+    """Plain texts as a list; nothing where there are none."""
+    return f"<ul>{''.join(f'<li>{escaped(text)}</li>' for text in texts)}</ul>\n" if texts else ""
+
+
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Figure]:
     """A matplotlib figure, in inches, whose lines and text get the colour of the page's text."""
@@ -159,6 +164,7 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
     style: dict[Any, Any] = dict.fromkeys(ink, _INK)
     # Text stays text: it can be found, and is set in the page's font. Ids from a fixed salt: the same page each time.
     style |= {"svg.fonttype": "none", "svg.hashsalt": "hemf-export", "font.family": "sans-serif", "font.size": 9.0}
+    style["text.parse_math"] = False  # a $ in a name is a $
     with matplotlib.rc_context(style):
         made = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(made)
