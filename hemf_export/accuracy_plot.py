@@ -54,7 +54,7 @@ def draw(points: Sequence[Point], figure_name: str, batch: int) -> str:
         else:
             axes.set_xlim(0, 1.1 * max(times))
         around = max(0.12 * (max(shares) - min(shares)), 0.005)
-        axes.set_ylim(min(shares) - around, max(shares) + around)
+        axes.set_ylim(max(0.0, min(shares) - around), min(1.0, max(shares) + around))
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_xlabel("latency of a call, p50, ms")
         axes.set_ylabel(figure_name)

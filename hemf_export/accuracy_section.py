@@ -37,7 +37,7 @@ def body(report: Mapping[str, Any]) -> str:
         remarks.append(_EMULATED)
     return (
         said
-        + f'<div class="grid">{_plots(report)}</div>'
+        + f'<div class="grid plots">{_plots(report)}</div>'
         + table(("runner", "batch", "p50 ms", *columns, "agreement", "verify"), rows)
         + "".join(f'<p class="soft">{escaped(text)}</p>' for text in remarks)
         + listed([f"{one['name']}: {one['reason']}." for one in verified["not_verified"]])

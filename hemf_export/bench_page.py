@@ -9,6 +9,7 @@ from hemf_export import accuracy_section, bench_conditions, latency_plot
 from hemf_export.figures import billions, change, millions, milliseconds, rate, ratio, rough_percent, small
 from hemf_export.report_page import Section, escaped, figure, listed, page, table
 
+_NAMED = 4  # files in the title
 _LEGEND = (
     "Dot: the median (p50). Thick: to p90; thin: to p99, or to the highest percentile that the rounds tell. A dash: "
     "too few rounds to tell. Ratio: to the first runner, round by round; in brackets where another run's ratio falls "
@@ -47,7 +48,9 @@ def html(report: Mapping[str, Any]) -> str:
         Section("What was run, and where", bench_conditions.tables(report)),
         Section("How it was measured", bench_conditions.method(report)),
     ]
-    return page("Benchmark: " + ", ".join(dict.fromkeys(one["file"] for one in report["timings"])), lead, sections)
+    names = list(dict.fromkeys(one["file"] for one in report["timings"]))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return page(f"Benchmark: {', '.join(names[:_NAMED])}{more}", lead, sections)
 
 
 def _by_batch(report: Mapping[str, Any]) -> Iterator[tuple[int, list[tuple[int, Mapping[str, Any]]]]]:
@@ -79,7 +82,8 @@ def _latency(report: Mapping[str, Any]) -> str:
         rounds = figure(report, f"timings/{members[0][0]}/rounds")
         parts.append(
             f"<h3>Batch {escaped(batch)}, {rounds} rounds</h3>"
-            f'<div class="grid">{"".join(f"<div>{one}</div>" for one in drawn if one)}</div>' + table(columns, rows)
+            f'<div class="grid plots">{"".join(f"<div>{one}</div>" for one in drawn if one)}</div>'
+            + table(columns, rows)
         )
     floor = " Triangle: the floor." if any(one["share_of_floor"] is not None for one in report["timings"]) else ""
     return "".join(parts) + f'<p class="soft">{escaped(_LEGEND + floor)}</p>'
@@ -138,7 +142,7 @@ def _memory(report: Mapping[str, Any]) -> str:
             names = ("peak_rss_bytes", "imports_rss_bytes", "gpu_bytes")
             shown = (figure(report, f"{place}/{name}", millions) for name in names)
             rows.append((escaped(timing["name"]), escaped(timing["batch"]), *shown))
-    columns = ("runner", "batch", "peak, MB", "of it libraries, before the file, MB", "on the GPU, MB")
+    columns = ("runner", "batch", "peak, MB", "libraries alone, MB", "on the GPU, MB")
     return table(columns, rows) if rows else ""
 
 

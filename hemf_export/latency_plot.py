@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hemf_export import report_page
+from hemf_export.figures import milliseconds, ratio
 
 if TYPE_CHECKING:  # see `hemf_export.report_page.drawing`
     from matplotlib.axes import Axes
 
-WIDTH = 5.2  # inches
+WIDTH = 4.4  # inches
 _ROW, _AROUND = 0.42, 0.75  # inches: of a row, of the axis and the margins
 _DOT, _FLOOR, _LINE = "#2f7fc1", "#d6483f", "#7f8c99"  # told apart on white and on black
+_FREE = 0.18  # of what is drawn: room at the right for the values
 _LOG_FROM = 4.0  # of the largest by the least
-_NAME = 52  # signs
+_NAME = 46  # signs
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,17 @@ def latencies(timings: Sequence[Mapping[str, Any]]) -> str:
         middle, share = timing["latency_ms"]["p50"], timing["share_of_floor"]
         if middle is None:  # too few rounds to tell
             continue
-        rows.append(
-            _Row(
-                timing["name"], f"{middle:.3g} ms", middle, (middle, known["p90"]) if "p90" in known else None,
-                (middle, max(known.values())), None if share is None else share * middle,
-            )
-        )  # fmt: skip
+        thick = (middle, known["p90"]) if "p90" in known else None
+        floor = None if share is None else share * middle
+        shown = f"{milliseconds(middle)} ms"
+        rows.append(_Row(timing["name"], shown, middle, thick, (middle, max(known.values())), floor))
     return _draw(rows, "latency of a call, ms", f"Latency at batch {timings[0]['batch']}", start=0.0)
 
 
 def ratios(timings: Sequence[Mapping[str, Any]]) -> str:
     """The ratio of each runner to the first, with its interval."""
     rows = [
-        _Row(one["name"], f"{one['ratio']['median']:.2f}", one["ratio"]["median"],
+        _Row(one["name"], ratio(one["ratio"]["median"]), one["ratio"]["median"],
              (one["ratio"]["low"], one["ratio"]["high"]), None)
         for one in timings
     ]  # fmt: skip
@@ -106,13 +106,13 @@ def _draw(
         axes = figure.add_subplot()
         if most / least > _LOG_FROM:
             axes.set_xscale("log")
-            axes.set_xlim(least / 1.15, most * 1.15)
+            axes.set_xlim(least / 1.15, most * (most / least) ** _FREE)
             log_ticks(axes.xaxis, least, most)
         else:
-            around = 0.06 * (most - (least if start is None else start)) or 0.05 * most
-            axes.set_xlim(least - around if start is None else start, most + around)
+            span = most - (least if start is None else start) or 0.1 * most
+            axes.set_xlim(least - 0.06 * span if start is None else start, most + _FREE * span)
             axes.locator_params(axis="x", nbins=6)
-        axes.set_ylim(-0.4, len(rows) - 0.1)
+        axes.set_ylim(-0.36, len(rows) - 0.3)
         axes.set_yticks([])
         axes.spines[["left", "right", "top"]].set_visible(False)
         axes.grid(axis="x", alpha=0.25)
@@ -125,6 +125,8 @@ def _draw(
 
 
 def _row(axes: Axes, height: int, row: _Row) -> None:
+    if height:  # a rule below all but the last
+        axes.axhline(height - 0.36, color=_LINE, linewidth=0.6, alpha=0.45)
     if row.thin:
         axes.plot(row.thin, (height, height), color=_DOT, linewidth=1.2, marker="|", markersize=5, markevery=[1])
     if row.thick:
@@ -134,5 +136,5 @@ def _row(axes: Axes, height: int, row: _Row) -> None:
         axes.plot(row.floor, height, "^", color=_FLOOR, markersize=5)
     for place, side, text in ((0.0, "left", shortened(row.name)), (1.0, "right", row.shown)):
         axes.text(
-            place, height + 0.28, text, ha=side, va="bottom", fontsize=8.5, transform=axes.get_yaxis_transform(),
+            place, height + 0.17, text, ha=side, va="bottom", fontsize=8.5, transform=axes.get_yaxis_transform(),
         ).set_in_layout(False)  # fmt: skip

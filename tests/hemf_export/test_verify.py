@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html.parser
 import json
 import re
 import shutil
@@ -34,7 +33,9 @@ from hemf_export import (
 from hemf_export.bounds import Bounds
 from hemf_export.verification import Request
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.hemf_export import page_figures
 from tests.hemf_export.conftest import Made
+from tests.hemf_export.page_figures import Figures
 
 
 @pytest.fixture(scope="module")
@@ -347,29 +348,6 @@ def test_a_file_is_not_compared_with_itself(made, folder):
         Request((), folder)
 
 
-class Figures(html.parser.HTMLParser):
-    """Every <data> element of a page: its place in the JSON, its value, and the text that is shown."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[list[str]] = []
-        self.open = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list) -> None:
-        if tag == "data":
-            given = dict(attributes)
-            self.found.append([given["data-place"], given["value"], ""])
-            self.open = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self.open = self.open and tag != "data"
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.found[-1][2] += data
-
-
 LINES = {
     "accuracy": "metrics/accuracy",
     "balanced accuracy": "metrics/balanced_accuracy",
@@ -403,18 +381,7 @@ def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
     code, out, err = run_cli(*arguments)
     assert code == 3, err
     report = json.loads(out)
-    found = Figures(page.read_text()).found
-    shown = {place for place, _, _ in found}
-    for place, value, text in found:
-        exact = report
-        for step in place.split("/"):
-            exact = exact[int(step)] if isinstance(exact, list) else exact[step]
-        assert float(value) == exact, place
-        digits = text.rstrip("%")
-        scale = 100 if text.endswith("%") else 1
-        places = len(digits.split("e")[0].partition(".")[2])
-        power = float(f"1e{digits.partition('e')[2] or 0}")
-        assert abs(float(digits) - scale * exact) <= 0.5000001 * 10**-places * power, (place, text)
+    shown = page_figures.check(page.read_text(), report)
     expected = {f"candidates/{index}/metrics/{name}" for index in (0, 1) for name in ("accuracy", "mcc", "ece")}
     expected |= {"candidates/1/against_reference/kl_divergence", "candidates/1/metrics/confusion/0/2"}
     expected |= {"candidates/1/divergence/beyond/0/own_error", "candidates/1/bounds/min_agreement"}
