@@ -60,5 +60,6 @@ def draw(points: Sequence[Point], figure_name: str, batch: int) -> str:
         axes.set_ylabel(figure_name)
         axes.grid(alpha=0.25)
         axes.spines[["right", "top"]].set_visible(False)
-        figure.legend(loc="outside lower left", fontsize=8.5, framealpha=0)
+        for text in figure.legend(loc="outside lower left", fontsize=8.5, framealpha=0).get_texts():
+            text.set_parse_math(False)
         return report_page.svg(figure, f"{figure_name} against latency at batch {batch}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,7 +47,8 @@ def tables(report: Mapping[str, Any]) -> str:
 
 def method(report: Mapping[str, Any]) -> str:
     """How it was measured, in the JSON's own words."""
-    rows = [(escaped(name.replace("_", " ")), escaped(text)) for name, text in report["method"].items()]
+    names = {name: re.sub(r" s$", ", s", name.replace("_", " ")) for name in report["method"]}
+    rows = [(escaped(names[name]), escaped(text)) for name, text in report["method"].items()]
     return table(("", ""), rows, words=(0, 1), kind="facts")
 
 

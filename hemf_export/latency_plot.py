@@ -120,7 +120,7 @@ def _draw(
             axes.axvline(mark, color=_LINE, linewidth=0.9, linestyle="--")
         for number, row in enumerate(rows):
             _row(axes, len(rows) - 1 - number, row)
-        axes.set_xlabel(label)
+        axes.set_xlabel(label, parse_math=False)
         return report_page.svg(figure, title)
 
 
@@ -136,5 +136,6 @@ def _row(axes: Axes, height: int, row: _Row) -> None:
         axes.plot(row.floor, height, "^", color=_FLOOR, markersize=5)
     for place, side, text in ((0.0, "left", shortened(row.name)), (1.0, "right", row.shown)):
         axes.text(
-            place, height + 0.17, text, ha=side, va="bottom", fontsize=8.5, transform=axes.get_yaxis_transform(),
+            place, height + 0.17, text, ha=side, va="bottom", fontsize=8.5, parse_math=False,
+            transform=axes.get_yaxis_transform(),
         ).set_in_layout(False)  # fmt: skip

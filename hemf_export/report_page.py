@@ -40,7 +40,7 @@ td:not(.words) { white-space: nowrap; } td ul { margin: 0; padding-left: 1.1rem;
 th { font-weight: 600; } thead th { color: var(--soft); font-size: .87em; }
 th:first-child, td.words, th.words { text-align: left; } td.words { overflow-wrap: anywhere; min-width: 7rem; }
 tbody th { font-weight: 400; }
-.facts thead { display: none; } .facts th { padding-right: 1.5rem; }
+.facts thead { display: none; } .facts th { padding-right: 1.5rem; width: 28%; }
 .grid { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
 .grid > * { min-width: 0; max-width: 100%; }
 .confusion td { min-width: 3.2rem; padding: .35rem .5rem; text-align: center; border: 1px solid var(--line);
@@ -51,13 +51,14 @@ tbody th { font-weight: 400; }
 .sheet img { display: block; width: 100%; height: 9rem; object-fit: contain; background: var(--band);
   margin-bottom: .4rem; }
 figcaption { overflow-wrap: anywhere; }
-svg { max-width: 100%; height: auto; display: block; }
+svg { max-width: 100%; height: auto; display: block; } .wide svg { min-width: 46rem; }
 code { font: .87em/1.4 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { body { font-size: 14px; } h1 { font-size: 1.3rem; }
+  th, td { padding-right: .5rem; } td.words { min-width: 5rem; }
   .sheet { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); } }
 @media print { @page { size: A4; margin: 14mm; } :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444;
   --line: #bbb; --band: #f3f5f8; --accent: #2166ac; --good: #0b6b3a; --bad: #a01c14; }
-  body { max-width: none; padding: 0; font-size: 9.5pt; } .scroll { overflow: visible; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; } .scroll { overflow: visible; } .wide svg { min-width: 0; }
   th, td { padding-right: .45rem; }
   .plots > * { width: 47%; }
   h2, h3, h2 + p { break-after: avoid; } table.short, figure, svg, tr, .keep { break-inside: avoid; }
@@ -158,7 +159,10 @@ def listed(texts: Sequence[str]) -> str:
 
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Figure]:
-    """A matplotlib figure, in inches, whose lines and text get the colour of the page's text."""
+    """A matplotlib figure, in inches, whose lines and text get the colour of the page's text.
+
+    Names from outside are drawn with `parse_math=False`: a $ in them is a $. Marks along an axis need it.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -167,7 +171,6 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
     style: dict[Any, Any] = dict.fromkeys(ink, _INK)
     # Text stays text: it can be found, and is set in the page's font. Ids from a fixed salt: the same page each time.
     style |= {"svg.fonttype": "none", "svg.hashsalt": "hemf-export", "font.family": "sans-serif", "font.size": 9.0}
-    style["text.parse_math"] = False  # a $ in a name is a $
     with matplotlib.rc_context(style):
         made = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(made)
@@ -183,7 +186,7 @@ def svg(drawn: Figure, label: str) -> str:
         drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escaped(label)}" ', 1)
 

@@ -253,6 +253,11 @@ def test_what_is_missing_and_what_is_odd_does_not_break_the_page(report):
     assert not any(place.startswith("timings/0/memory") for place in shown)
     assert "<script" not in page
     assert "power cap" in page
+    assert (
+        page.count(">ort-cpu, &lt;script&gt;$x_{1}$ 模型 &quot;&amp;·.onnx<")
+        + page.count('>ort-cpu, &lt;script&gt;$x_{1}$ 模型 "&amp;·.onnx<')
+        == 2
+    ), "in the plots of batch 1: its latency, its ratio"
     assert page.count("FAILED") == 2, "the verdict and the contender"
     del report["verified"], report["baseline"], report["error"]
     report["roofline"]["floors"] = []

@@ -23,6 +23,7 @@ from hemf.images import Preprocess
 from hemf_export import (
     baseline,
     bounds,
+    divergence_plot,
     locate,
     report_page,
     runners,
@@ -395,6 +396,7 @@ def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
     assert changed > 0
     assert page.read_text().count("data:image/jpeg;base64,") == changed
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page.read_text()), "nothing is fetched"
+    assert "mathdefault" not in page.read_text(), "the marks of a logarithmic axis are numbers"
 
 
 def test_names_cannot_break_out_of_the_page():
@@ -407,6 +409,12 @@ def test_names_cannot_break_out_of_the_page():
         [f"a/{evil}".replace("</", "<~1").replace("\n", "\\n"), "0.5", f"0.5{evil}".replace("\n", "\\n")]
     ]
     assert verification_text._cell("a|b*<i>\n") == "a\\|b\\*\\<i\\> "
+
+
+def test_a_plot_draws_the_name_of_a_block_as_it_is():
+    node = {"node": "n", "operator": "Gemm", "block": "$x_{1}$ 模型", "error": 0.1, "own_error": 0.001}
+    drawn = divergence_plot.draw({"nodes": [node], "bound": 0.01}, "a.onnx")
+    assert "$x_{1}$ 模型" in drawn
 
 
 def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):
