@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hemf_export.accuracy import TimedFile
 from hemf_export.bench import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
 from hemf_export.intervals import COVERAGE
 from hemf_export.memory import Memory
@@ -40,6 +41,7 @@ class BenchReport:
         target: of the roofline.
         floors: of the target, by precision and batch size.
         conditions: see `hemf_export.conditions`.
+        files: what each runner runs, by its name.
         notes: what a user should know.
     """
 
@@ -51,6 +53,7 @@ class BenchReport:
     target: str | None
     floors: Sequence[Floor]
     conditions: dict[str, Any]
+    files: Mapping[str, TimedFile]
     notes: Sequence[str] = field(default_factory=tuple)
 
     @property
@@ -79,7 +82,7 @@ class BenchReport:
                 "memory": None if used is None else used.to_dict(),
                 "share_of_floor": self.share_of_floor(timing),
             }
-            timings.append({**timing.to_dict(), **extra})
+            timings.append({**timing.to_dict(), **self.files[timing.name].to_dict(), **extra})
         return {
             "bench": FORMAT,
             "checkpoint_sha256": self.checkpoint_sha256,

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from calibration.session import usable_cores
 from engines import targets
+from hemf import artifacts
 from hemf.errors import MissingCapabilityError, UsageError
 from hemf_export import bench, conditions, contenders, gpu_state, graph_counter, lineup, memory, onnx_file, parity
+from hemf_export.accuracy import TimedFile, Verified
 from hemf_export.bench import Contender, NotRun, Timing
 from hemf_export.bench_report import BenchReport
 from hemf_export.conditions import Conditions
@@ -43,6 +45,7 @@ class Request:
         transfers: of what runs on a GPU.
         memory: measure it, a process a runner and batch size.
         target: of the roofline; None for this machine's GPU where it is known, else a T4.
+        verified: how accurate the files are; refused before anything is timed where it is of others.
     """
 
     files: tuple[Path, ...] = ()
@@ -55,6 +58,7 @@ class Request:
     transfers: Transfers = "in"
     memory: bool = True
     target: str | None = None
+    verified: Verified | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf") or (self.threads is not None and self.threads < 1):
@@ -73,7 +77,7 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
         progress: told what is done, and how far that is.
 
     Raises:
-        BadInputError: files of different models, or nothing to compare.
+        BadInputError: files of different models, nothing to compare, or a verification of other files.
         CheckFailedError: the reference's logits are not finite.
         MissingCapabilityError: nothing of what was asked for runs here; the reasons are told.
         UsageError: batch sizes that the files don't take.
@@ -88,6 +92,10 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
     sizes = _sizes(request, field)
     floors, target = _roofline(request, field, sizes)
     opened, not_run = _open(field, threads, progress)
+    hashes = {path: artifacts.sha256(path) for path in {entry.path for entry in field.entries}}
+    files = {entry.name: TimedFile(entry.path.name, hashes[entry.path]) for entry in field.entries}
+    if request.verified is not None:
+        request.verified.require(field.checkpoint_sha256, list(files.values()))
     watched = Conditions(threads, device)
     timings: list[Timing] = []
     source = ""
@@ -105,7 +113,7 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
     seen = watched.to_dict()
     used = _memory(field.entries, timings, threads, progress) if request.memory else {}
     notes = (*field.notes, *_unstable(timings), *conditions.warnings(seen))
-    return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, seen, notes)
+    return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, seen, files, notes)
 
 
 def _sizes(request: Request, field: Lineup) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def draw(where: Mapping[str, Any], name: str) -> str:
             if end - start > len(nodes) / 60:  # a narrower one has no room for its name
                 axes.text(
                     (start + end - 1) / 2, 1.01, block, rotation=90, fontsize=7, ha="center", va="bottom",
-                    transform=axes.get_xaxis_transform(),
+                    transform=axes.get_xaxis_transform(), parse_math=False,
                 )  # fmt: skip
             start = end
         axes.set_xlim(-0.5, len(nodes) - 0.5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import io
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ _STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.5rem clamp(.8rem, 4vw, 2.5rem) 3rem; max-width: 76rem; background: var(--paper);
   color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; overflow-wrap: anywhere; }
 p, ul { margin: .4rem 0; } ul { padding-left: 1.3rem; } li { overflow-wrap: anywhere; }
@@ -36,9 +37,10 @@ p, ul { margin: .4rem 0; } ul { padding-left: 1.3rem; } li { overflow-wrap: anyw
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .3rem 0; }
 th, td { padding: .25rem .7rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
 td:not(.words) { white-space: nowrap; } td ul { margin: 0; padding-left: 1.1rem; }
-th { font-weight: 600; } thead th { color: var(--soft); font-size: .87rem; overflow-wrap: anywhere; min-width: 4.5rem; }
+th { font-weight: 600; } thead th { color: var(--soft); font-size: .87em; }
 th:first-child, td.words, th.words { text-align: left; } td.words { overflow-wrap: anywhere; min-width: 7rem; }
 tbody th { font-weight: 400; }
+.facts thead { display: none; } .facts th { padding-right: 1.5rem; width: 28%; }
 .grid { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
 .grid > * { min-width: 0; max-width: 100%; }
 .confusion td { min-width: 3.2rem; padding: .35rem .5rem; text-align: center; border: 1px solid var(--line);
@@ -49,15 +51,17 @@ tbody th { font-weight: 400; }
 .sheet img { display: block; width: 100%; height: 9rem; object-fit: contain; background: var(--band);
   margin-bottom: .4rem; }
 figcaption { overflow-wrap: anywhere; }
-svg { max-width: 100%; height: auto; display: block; }
+svg { max-width: 100%; height: auto; display: block; } .wide svg { min-width: 46rem; }
 code { font: .87em/1.4 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
-@media (max-width: 40rem) { body { font-size: 14px; }
+@media (max-width: 40rem) { body { font-size: 14px; } h1 { font-size: 1.3rem; }
+  th, td { padding-right: .5rem; } td.words { min-width: 5rem; }
   .sheet { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); } }
 @media print { @page { size: A4; margin: 14mm; } :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444;
   --line: #bbb; --band: #f3f5f8; --accent: #2166ac; --good: #0b6b3a; --bad: #a01c14; }
-  body { max-width: none; padding: 0; font-size: 9.5pt; } .scroll { overflow: visible; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; } .scroll { overflow: visible; } .wide svg { min-width: 0; }
   th, td { padding-right: .45rem; }
-  h2, h3 { break-after: avoid; } table.short, figure, svg, tr, .keep { break-inside: avoid; }
+  .plots > * { width: 47%; }
+  h2, h3, h2 + p { break-after: avoid; } table.short, figure, svg, tr, .keep { break-inside: avoid; }
   .sheet { grid-template-columns: repeat(4, 1fr); } .sheet img { height: 28mm; } }
 """
 
@@ -133,7 +137,7 @@ def key(name: str) -> str:
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = (), kind: str = "") -> str:
     """Rows of HTML cells, the first of each its heading; the columns of `words` are aligned to the left."""
     heads = "".join(
-        f'<th scope="col"{_words(index, words)}>{escaped(column)}</th>' for index, column in enumerate(columns)
+        f'<th scope="col"{_words(index, words)}>{_breakable(column)}</th>' for index, column in enumerate(columns)
     )
     body = "".join(
         f'<tr><th scope="row">{row[0]}</th>'
@@ -148,9 +152,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Seque
     )
 
 
+def listed(texts: Sequence[str]) -> str:
+    """Plain texts as a list; nothing where there are none."""
+    return f"<ul>{''.join(f'<li>{escaped(text)}</li>' for text in texts)}</ul>\n" if texts else ""
+
+
 @contextmanager
 def drawing(width: float, height: float) -> Iterator[Figure]:
-    """A matplotlib figure, in inches, whose lines and text get the colour of the page's text."""
+    """A matplotlib figure, in inches, whose lines and text get the colour of the page's text.
+
+    Names from outside are drawn with `parse_math=False`: a $ in them is a $. Marks along an axis need it.
+    """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -168,12 +180,20 @@ def drawing(width: float, height: float) -> Iterator[Figure]:
 def svg(drawn: Figure, label: str) -> str:
     """A drawn figure as inline SVG; `label` is read to those who can't see it. Call it inside `drawing`."""
     buffer = io.StringIO()
-    drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # Text stays text: the reader's browser has the font for it. Only its width is guessed here.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)
+        drawn.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 system-ui, sans-serif", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escaped(label)}" ', 1)
+
+
+def _breakable(text: str) -> str:
+    """A heading of a column, which may be a file's name: it may break after a dot or a dash, never within a word."""
+    return re.sub(r"(?<=\w)([._-])(?=\w)", r"\1<wbr>", escaped(text))
 
 
 def _words(index: int, words: Sequence[int]) -> str:

@@ -26,9 +26,9 @@ from hemf.errors import BadInputError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf_export import bounds as bounding
-from hemf_export import comparison, discover, onnx_file, predict
+from hemf_export import comparison, discover, onnx_file, predict, predictor
 from hemf_export.bounds import Bounds, Missed
-from hemf_export.predict import Predictor
+from hemf_export.predictor import Predictor
 from hemf_export.verified import Subject, Verification, Verified
 from train import metrics
 
@@ -96,7 +96,7 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         models.append(predict.load(path, None if models else request.classes, for_proof=True))
     _require_same_model(paths, models)
     images = folders.any_images(request.data, models[0].classes)
-    predict.require_readable(images, progress)
+    predictor.require_readable(images, progress)
     logits = _logits(models, images, request.batch, progress)
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]

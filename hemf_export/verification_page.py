@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hemf_export import divergence_plot, verification_sheet, verification_text
+from hemf_export.figures import cosine, fixed, percent, points, small
 from hemf_export.report_page import Section, escaped, figure, key, page, table
 
 _DEFINITIONS = (
@@ -64,12 +65,12 @@ def _metrics(report: Mapping[str, Any]) -> str:
     if all(subject["metrics"] is None for _, subject in subjects):
         return ""
     lines: list[tuple[str, str, Show]] = [
-        ("accuracy", "accuracy", _percent), ("balanced accuracy", "balanced_accuracy", _percent),
-        ("macro precision", "macro_precision", _percent), ("macro F1", "macro_f1", _percent), ("MCC", "mcc", _fixed),
-        ("kappa", "kappa", _fixed), ("AUC", "auc", _fixed), ("ECE", "ece", _fixed), ("Brier score", "brier", _fixed),
-        ("cross-entropy", "loss", _fixed),
+        ("accuracy", "accuracy", percent), ("balanced accuracy", "balanced_accuracy", percent),
+        ("macro precision", "macro_precision", percent), ("macro F1", "macro_f1", percent), ("MCC", "mcc", fixed),
+        ("kappa", "kappa", fixed), ("AUC", "auc", fixed), ("ECE", "ece", fixed), ("Brier score", "brier", fixed),
+        ("cross-entropy", "loss", fixed),
     ]  # fmt: skip
-    lines += [(f"recall of {name}", f"recall/{key(name)}", _percent) for name in report["classes"]]
+    lines += [(f"recall of {name}", f"recall/{key(name)}", percent) for name in report["classes"]]
     rows = [
         (escaped(name), *(figure(report, f"{place}/metrics/{own}", show) for place, _ in subjects))
         for name, own, show in lines
@@ -79,18 +80,18 @@ def _metrics(report: Mapping[str, Any]) -> str:
 
 def _paired(report: Mapping[str, Any]) -> str:
     lines: list[tuple[str, str, Show]] = [
-        ("agreement", "agreement", _percent), ("images that changed class", "changed", str),
-        ("images not finite", "not_finite", str), ("drop in accuracy, points", "accuracy_drop_points", _points),
-        ("its 95 % interval, from", "accuracy_drop_interval_points/0", _points),
-        ("to", "accuracy_drop_interval_points/1", _points),
-        ("drop in balanced accuracy, points", "balanced_accuracy_drop_points", _points),
+        ("agreement", "agreement", percent), ("images that changed class", "changed", str),
+        ("images not finite", "not_finite", str), ("drop in accuracy, points", "accuracy_drop_points", points),
+        ("its 95 % interval, from", "accuracy_drop_interval_points/0", points),
+        ("to", "accuracy_drop_interval_points/1", points),
+        ("drop in balanced accuracy, points", "balanced_accuracy_drop_points", points),
         ("McNemar: right only in the reference", "mcnemar/losses", str),
-        ("McNemar: right only here", "mcnemar/gains", str), ("McNemar: p", "mcnemar/p_value", _fixed),
-        ("logit difference, largest", "logit_difference/max", _small),
-        ("logit difference, 99th percentile", "logit_difference/p99", _small),
-        ("logit difference, mean", "logit_difference/mean", _small), ("largest logit", "largest_logit", _fixed),
-        ("cosine of the logits, mean", "cosine/mean", _cosine), ("cosine, least", "cosine/min", _cosine),
-        ("KL divergence", "kl_divergence", _small),
+        ("McNemar: right only here", "mcnemar/gains", str), ("McNemar: p", "mcnemar/p_value", fixed),
+        ("logit difference, largest", "logit_difference/max", small),
+        ("logit difference, 99th percentile", "logit_difference/p99", small),
+        ("logit difference, mean", "logit_difference/mean", small), ("largest logit", "largest_logit", fixed),
+        ("cosine of the logits, mean", "cosine/mean", cosine), ("cosine, least", "cosine/min", cosine),
+        ("KL divergence", "kl_divergence", small),
     ]  # fmt: skip
     rows = [
         (
@@ -107,8 +108,8 @@ def _paired(report: Mapping[str, Any]) -> str:
 
 def _bounds(report: Mapping[str, Any]) -> str:
     names: list[tuple[str, str, Show]] = [
-        ("largest logit difference", "max_logit_difference", _small), ("least agreement", "min_agreement", _percent),
-        ("drop in accuracy, points", "max_drop", _points),
+        ("largest logit difference", "max_logit_difference", small), ("least agreement", "min_agreement", percent),
+        ("drop in accuracy, points", "max_drop", points),
     ]  # fmt: skip
     rows = []
     for index, candidate in enumerate(report["candidates"]):
@@ -121,7 +122,7 @@ def _bounds(report: Mapping[str, Any]) -> str:
             (
                 escaped(candidate["file"]),
                 f"drop in recall of {escaped(name)}, points",
-                figure(report, f"{place}/max_recall_drop/{key(name)}", _points),
+                figure(report, f"{place}/max_recall_drop/{key(name)}", points),
                 escaped(origin["max_recall_drop"]),
             )
             for name in candidate["bounds"]["max_recall_drop"]
@@ -137,10 +138,10 @@ def _baseline(report: Mapping[str, Any]) -> str:
         (
             escaped(item["candidate"]),
             escaped(item["name"]),
-            figure(report, f"baseline/figures/{index}/before", _percent),
-            figure(report, f"baseline/figures/{index}/now", _percent),
-            figure(report, f"baseline/figures/{index}/lost_points", _points),
-            figure(report, f"baseline/figures/{index}/bound_points", _points),
+            figure(report, f"baseline/figures/{index}/before", percent),
+            figure(report, f"baseline/figures/{index}/now", percent),
+            figure(report, f"baseline/figures/{index}/lost_points", points),
+            figure(report, f"baseline/figures/{index}/bound_points", points),
             '<span class="bad">worse</span>' if item["missed"] else '<span class="good">holds</span>',
         )
         for index, item in enumerate(report["baseline"]["figures"])
@@ -159,17 +160,16 @@ def _divergence(report: Mapping[str, Any]) -> str:
                 escaped(node["node"]),
                 escaped(node["operator"]),
                 escaped(node["block"]),
-                figure(report, f"candidates/{index}/divergence/beyond/{number}/own_error", _small),
-                figure(report, f"candidates/{index}/divergence/beyond/{number}/error", _small),
+                figure(report, f"candidates/{index}/divergence/beyond/{number}/own_error", small),
+                figure(report, f"candidates/{index}/divergence/beyond/{number}/error", small),
             )
             for number, node in enumerate(where["beyond"])
         ]
         parts.append(
             f'<div class="keep"><h3>{escaped(candidate["file"])} beside {escaped(where["float32_file"])}</h3>'
-            f"<p>Bound of a node's own error: {figure(report, f'candidates/{index}/divergence/bound', _small)}; "
+            f"<p>Bound of a node's own error: {figure(report, f'candidates/{index}/divergence/bound', small)}; "
             f"nodes beyond it: {figure(report, f'candidates/{index}/divergence/nodes_beyond')}.</p>"
-            + divergence_plot.draw(where, candidate["file"])
-            + "</div>"
+            + f'<div class="scroll wide">{divergence_plot.draw(where, candidate["file"])}</div></div>'
             + (table(("node", "operator", "block", "own error", "error"), beyond, words=(0, 1, 2)) if beyond else "")
         )
     return "".join(parts)
@@ -194,23 +194,3 @@ def _provenance(report: Mapping[str, Any]) -> str:
         f"SHA-256 of their names <code>{escaped(images['names_sha256'])}</code>. Seed of the bootstrap: "
         f"{escaped(report['seed'])}.</p><p class='soft'>{versions}</p>"
     )
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2%}"
-
-
-def _fixed(value: float) -> str:
-    return f"{value:.4f}"
-
-
-def _points(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _small(value: float) -> str:
-    return f"{value:.2e}" if 0 < abs(value) < 0.01 else f"{value:.3g}"
-
-
-def _cosine(value: float) -> str:
-    return f"{value:.6f}"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hemf.images import decode
+from hemf_export.figures import percent
 from hemf_export.report_page import escaped, figure, key
 from hemf_export.verified import Verification
 
@@ -81,9 +82,5 @@ def _side(report: Mapping[str, Any], place: str, values: Mapping[str, Any]) -> s
     if values["class"] is None:
         return '<span class="bad">not finite</span>'
     ranked = sorted(values["probabilities"], key=lambda name: -values["probabilities"][name])[:2]
-    likely = [f"{escaped(name)} {figure(report, f'{place}/probabilities/{key(name)}', _percent)}" for name in ranked]
+    likely = [f"{escaped(name)} {figure(report, f'{place}/probabilities/{key(name)}', percent)}" for name in ranked]
     return ", ".join(likely)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2%}"

@@ -14,7 +14,7 @@ from hemf import artifacts
 from hemf.folders import LabelledImages
 from hemf_export.bounds import Limits, Missed
 from hemf_export.comparison import Paired
-from hemf_export.predict import Predictor, softmax
+from hemf_export.predictor import Predictor, softmax
 
 FORMAT = 1  # of the JSON
 

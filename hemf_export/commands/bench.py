@@ -36,13 +36,17 @@ FAILED = 3
 @click.option("--target", help="GPU of the roofline.  [default: this machine's, or t4]")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the JSON there too.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write tables for a pull request there.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page to read and print.")
+@click.option("--verified", type=click.Path(path_type=Path), metavar="VERIFY.json",
+              help="What verify --json printed: accuracy beside latency in the page and the JSON.")  # fmt: skip
 @click.option("--baseline", type=click.Path(path_type=Path), help="JSON of an earlier run to compare with.")
 @click.option("--max-slowdown", default=10.0, show_default=True, metavar="PERCENT", help="Of a ratio, to the baseline.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     files: tuple[Path, ...], batches: str | None, runners: str | None, transfers: Any, seconds: float,
     threads: int | None, images: Path | None, memory: bool, target: str | None, output: Path | None,
-    markdown: Path | None, baseline: Path | None, max_slowdown: float, as_json: bool,
+    markdown: Path | None, report: Path | None, verified: Path | None, baseline: Path | None, max_slowdown: float,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Time FILES (a checkpoint, ONNX files and engines made from it) in turn, round after round.
 
@@ -52,26 +56,31 @@ def command(
     sizes = None if batches is None else _numbers(batches)
     if not 0 <= max_slowdown < float("inf"):
         raise UsageError(f"--max-slowdown is a share in percent, not {max_slowdown:g}.")
+    if verified is not None and not (report or output or as_json):
+        raise UsageError("--verified is for --report, -o and --json.")
 
     from hemf import artifacts
-    from hemf_export import bench_baseline, bench_run, console, lineup
+    from hemf_export import accuracy, bench_baseline, bench_page, bench_run, console, lineup
 
+    known = None if verified is None else accuracy.read(verified)
     request = bench_run.Request(
         files=files, batches=sizes, seconds=seconds, threads=threads, images=images,
-        kinds=lineup.parse_kinds(runners), transfers=transfers, memory=memory, target=target,
+        kinds=lineup.parse_kinds(runners), transfers=transfers, memory=memory, target=target, verified=known,
     )  # fmt: skip
     earlier = None if baseline is None else bench_baseline.read(baseline)
-    for path in (output, markdown):
+    for path in (output, markdown, report):
         if path is not None:
             artifacts.check_writable(path)
-            for source in (*files, *(() if baseline is None else (baseline,))):
+            for source in (*files, *filter(None, (baseline, verified))):
                 artifacts.check_distinct(source, path)
     meter = console.PhaseBar("Timing")
     try:
-        report = bench_run.run(request, lambda what, share: meter.update(what, int(100 * share), 100))
+        found = bench_run.run(request, lambda what, share: meter.update(what, int(100 * share), 100))
     finally:
         meter.stop()
-    values = report.to_dict()
+    values = found.to_dict()
+    if known is not None:
+        values["verified"] = known.beside(values["timings"])
     compared = None
     if earlier is not None:
         compared = bench_baseline.compare(earlier, values, max_slowdown=max_slowdown / 100)
@@ -79,20 +88,22 @@ def command(
             "file": str(baseline), "max_slowdown": max_slowdown / 100, "notes": list(compared.notes),
             "changes": [change.to_dict() for change in compared.changes],
         }  # fmt: skip
-    problem = _problem(report, compared, max_slowdown)
+    problem = _problem(found, compared, max_slowdown)
     if problem is not None:
         values |= {"error": problem, "hint": None, "exit_code": FAILED}
     if output is not None:
         artifacts.write_json(output, values)
     if markdown is not None:
-        text = report.markdown() + (compared.markdown() if compared else "")
+        text = found.markdown() + (compared.markdown() if compared else "")
         artifacts.write_bytes(markdown, text.encode())
-    for note in (*report.notes, *(compared.notes if compared else ())):
+    if report is not None:
+        artifacts.write_bytes(report, bench_page.html(values).encode())
+    for note in (*found.notes, *(compared.notes if compared else ())):
         console.warn(note)
     if as_json:
         click.echo(json.dumps(values, indent=2))
     else:
-        _show(report, compared)
+        _show(found, compared)
         _next(files, batches, output)
     if problem is not None:
         click.echo(f"error: {problem}", err=True)

@@ -11,7 +11,7 @@ import click
 from hemf.errors import UsageError
 
 if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
-    from hemf_export.predict import Prediction
+    from hemf_export.predictor import Prediction
 
 _SHOWN = 5  # names in a warning
 

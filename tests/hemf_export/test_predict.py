@@ -18,7 +18,7 @@ from engines.machine import Machine
 from hemf import artifacts, checkpoint
 from hemf.errors import CheckFailedError, UsageError
 from hemf.images import Preprocess
-from hemf_export import onnx_file, predict
+from hemf_export import onnx_file, predict, runners
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
 from tests.engines.test_preflight import RTX, engine
 
@@ -213,7 +213,7 @@ def test_a_table_of_contents_is_passed_over_and_told(made, images, tmp_path, run
 
 
 def test_every_bad_image_is_named_before_any_is_classified(made, images, tmp_path, run_cli, monkeypatch):
-    monkeypatch.setattr(predict.TorchRunner, "infer", lambda *_: pytest.fail("something was classified"))
+    monkeypatch.setattr(runners.TorchRunner, "infer", lambda *_: pytest.fail("something was classified"))
     (tmp_path / "cut.png").write_bytes(images[0].read_bytes()[:-200])
     (tmp_path / "text.jpg").write_text("not an image")
     code, out, err = run_cli("predict", made.checkpoint, images[0], tmp_path, "--json")

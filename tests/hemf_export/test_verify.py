@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import html.parser
 import json
 import re
 import shutil
@@ -24,9 +23,10 @@ from hemf.images import Preprocess
 from hemf_export import (
     baseline,
     bounds,
+    divergence_plot,
     locate,
-    predict,
     report_page,
+    runners,
     verification,
     verification_page,
     verification_text,
@@ -34,7 +34,9 @@ from hemf_export import (
 from hemf_export.bounds import Bounds
 from hemf_export.verification import Request
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.hemf_export import page_figures
 from tests.hemf_export.conftest import Made
+from tests.hemf_export.page_figures import Figures
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def zero_weight(node: str) -> Callable[[onnx.ModelProto], None]:
 
 
 def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
-    for runner in (predict.TorchRunner, predict.OnnxRunner):
+    for runner in (runners.TorchRunner, runners.OnnxRunner):
         monkeypatch.setattr(runner, "infer", lambda *_: pytest.fail("an image was run"))
 
 
@@ -153,8 +155,8 @@ def test_each_image_is_decoded_once_for_all_models(made, folder, monkeypatch):
     real = verification.decode
     monkeypatch.setattr(verification, "decode", lambda path: seen.append(path) or real(path))
     batches: list[int] = []
-    infer = predict.TorchRunner.infer
-    monkeypatch.setattr(predict.TorchRunner, "infer", lambda self, x: batches.append(len(x)) or infer(self, x))
+    infer = runners.TorchRunner.infer
+    monkeypatch.setattr(runners.TorchRunner, "infer", lambda self, x: batches.append(len(x)) or infer(self, x))
     verification.verify(Request((made.onnx, made.half), folder, batch=4))
     assert sorted(seen) == sorted(folder.rglob("*.png"))
     assert batches == [4, 4, 4, 3]
@@ -295,15 +297,15 @@ def test_an_interrupted_run_leaves_earlier_reports_as_they_were(made, folder, tm
     page.write_text("earlier")
     summary.write_text("earlier too")
     calls: list[int] = []
-    infer = predict.OnnxRunner.infer
+    infer = runners.OnnxRunner.infer
 
-    def stop(self: predict.OnnxRunner, batch: np.ndarray) -> np.ndarray:
+    def stop(self: runners.OnnxRunner, batch: np.ndarray) -> np.ndarray:
         calls.append(len(batch))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return infer(self, batch)
 
-    monkeypatch.setattr(predict.OnnxRunner, "infer", stop)
+    monkeypatch.setattr(runners.OnnxRunner, "infer", stop)
     arguments = ("verify", made.onnx, "--data", folder, "--report", page, "--markdown", summary, "--json")
     code, out, _ = run_cli(*arguments)
     assert code == 130
@@ -347,29 +349,6 @@ def test_a_file_is_not_compared_with_itself(made, folder):
         Request((), folder)
 
 
-class Figures(html.parser.HTMLParser):
-    """Every <data> element of a page: its place in the JSON, its value, and the text that is shown."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[list[str]] = []
-        self.open = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attributes: list) -> None:
-        if tag == "data":
-            given = dict(attributes)
-            self.found.append([given["data-place"], given["value"], ""])
-            self.open = True
-
-    def handle_endtag(self, tag: str) -> None:
-        self.open = self.open and tag != "data"
-
-    def handle_data(self, data: str) -> None:
-        if self.open:
-            self.found[-1][2] += data
-
-
 LINES = {
     "accuracy": "metrics/accuracy",
     "balanced accuracy": "metrics/balanced_accuracy",
@@ -403,18 +382,7 @@ def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
     code, out, err = run_cli(*arguments)
     assert code == 3, err
     report = json.loads(out)
-    found = Figures(page.read_text()).found
-    shown = {place for place, _, _ in found}
-    for place, value, text in found:
-        exact = report
-        for step in place.split("/"):
-            exact = exact[int(step)] if isinstance(exact, list) else exact[step]
-        assert float(value) == exact, place
-        digits = text.rstrip("%")
-        scale = 100 if text.endswith("%") else 1
-        places = len(digits.split("e")[0].partition(".")[2])
-        power = float(f"1e{digits.partition('e')[2] or 0}")
-        assert abs(float(digits) - scale * exact) <= 0.5000001 * 10**-places * power, (place, text)
+    shown = page_figures.check(page.read_text(), report)
     expected = {f"candidates/{index}/metrics/{name}" for index in (0, 1) for name in ("accuracy", "mcc", "ece")}
     expected |= {"candidates/1/against_reference/kl_divergence", "candidates/1/metrics/confusion/0/2"}
     expected |= {"candidates/1/divergence/beyond/0/own_error", "candidates/1/bounds/min_agreement"}
@@ -428,6 +396,7 @@ def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
     assert changed > 0
     assert page.read_text().count("data:image/jpeg;base64,") == changed
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page.read_text()), "nothing is fetched"
+    assert "mathdefault" not in page.read_text(), "the marks of a logarithmic axis are numbers"
 
 
 def test_names_cannot_break_out_of_the_page():
@@ -440,6 +409,12 @@ def test_names_cannot_break_out_of_the_page():
         [f"a/{evil}".replace("</", "<~1").replace("\n", "\\n"), "0.5", f"0.5{evil}".replace("\n", "\\n")]
     ]
     assert verification_text._cell("a|b*<i>\n") == "a\\|b\\*\\<i\\> "
+
+
+def test_a_plot_draws_the_name_of_a_block_as_it_is():
+    node = {"node": "n", "operator": "Gemm", "block": "$x_{1}$ 模型", "error": 0.1, "own_error": 0.001}
+    drawn = divergence_plot.draw({"nodes": [node], "bound": 0.01}, "a.onnx")
+    assert "$x_{1}$ 模型" in drawn
 
 
 def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):

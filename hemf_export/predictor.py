@@ -1,0 +1,162 @@
+"""A model that is ready to classify images, and what it makes of them. Knows nothing of files of models."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hemf import folders
+from hemf.errors import BadInputError, CheckFailedError, UsageError
+from hemf.folders import LabelledImages
+from hemf.images import Preprocess
+from hemf_export import image_list
+from hemf_export.onnx_file import InputType, Precision
+from hemf_export.runners import Runner
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of an image.
+
+    Args:
+        path: the image.
+        label: the most likely class.
+        probability: of that class.
+        probabilities: of every class, in the order of the model's classes; their sum is 1.
+    """
+
+    path: Path
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to classify.
+
+    Args:
+        name: what computes it and the file, for reports.
+        classes: names, in the order of the logits.
+        preprocess: images to input.
+        precision: of the file; a checkpoint's is fp32.
+        runner: input to logits.
+        checkpoint_sha256: of the checkpoint that the file is, or was made from.
+        emulated: whether float16 is rounded here as a GPU would, which a CPU by itself doesn't.
+        input_type: what the runner takes, normalized or raw pixels.
+        fixed_batch: the only batch size that the file takes; None for any.
+        filled: images that are wanted → images that have to be given, as the file takes no batch of fewer.
+        notes: what a user should know about how the file was read.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    precision: Precision
+    runner: Runner
+    checkpoint_sha256: str = ""
+    emulated: bool = False
+    input_type: InputType = "float32"
+    fixed_batch: int | None = None
+    filled: Callable[[int], int] = lambda count: count
+    notes: tuple[str, ...] = ()
+
+    def predict(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        batch: int = BATCH,
+        progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    ) -> list[Prediction]:
+        """Classify images. All are decoded once before the first is classified, so that every bad one is named.
+
+        Args:
+            paths: image files, and folders whose images are taken, at any depth and sorted.
+            batch: images at a time; a file with a fixed batch keeps to its own.
+            progress: told the phase, how many images are through it, and of how many.
+
+        Returns:
+            One prediction an image, in their order.
+
+        Raises:
+            BadInputError: images that are missing or don't decode, all of them named.
+            CheckFailedError: logits that are not finite; the image is named.
+        """
+        if batch < 1:
+            raise UsageError(f"The batch must be at least 1, not {batch}.")
+        # A single path is a sequence too, of letters.
+        named = [paths] if isinstance(paths, str | os.PathLike) else paths
+        files = image_list.collect(named).paths
+        listed = LabelledImages(Path(), self.classes, files, None)
+        require_readable(listed, progress)
+        found: list[Prediction] = []
+        progress("classifying", 0, len(files))
+        for pixels in folders.batches(listed, self.preprocess, self.fixed_batch or self.filled(batch)):
+            found.extend(self._predictions(files[len(found) : len(found) + len(pixels)], self.logits(pixels)))
+            progress("classifying", len(found), len(files))
+        return found
+
+    def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Raw pixels (n, H, W, 3) uint8, as `preprocess` takes them from images → logits (n, classes).
+
+        They go through in batches that the file takes: of its fixed size, else all at once.
+        """
+        size = self.fixed_batch or len(pixels)
+        parts = []
+        for start in range(0, len(pixels), size):
+            inputs = self.network_input(pixels[start : start + size])
+            parts.append(self.runner.infer(self._filled(inputs))[: len(inputs)])
+        return np.concatenate(parts)
+
+    def network_input(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
+        """What the file takes: the pixels themselves, or normalized (n, 3, H, W) float32."""
+        return pixels if self.input_type == "uint8" else self.preprocess.normalize(pixels)
+
+    def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
+        """A short batch filled up to the size that the file takes with its last image."""
+        missing = (self.fixed_batch or self.filled(len(inputs))) - len(inputs)
+        return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing > 0 else inputs
+
+    def _predictions(self, paths: Sequence[Path], logits: NDArray[np.float32]) -> list[Prediction]:
+        """Logits (n, classes) of n images → predictions."""
+        bad = [str(path) for path, row in zip(paths, logits, strict=True) if not np.isfinite(row).all()]
+        if bad:
+            raise CheckFailedError(
+                f"{self.name}: the logits of {', '.join(bad)} are not finite.",
+                "Numbers overflow on the way: take the float32 file, or an earlier checkpoint.",
+            )
+        return [
+            Prediction(path, self.classes[top], row[top], tuple(row))
+            for path, top, row in zip(paths, logits.argmax(1).tolist(), softmax(logits).tolist(), strict=True)
+        ]
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Logits (n, classes) → probabilities, in float64; each row's largest logit is taken off first."""
+    wide = logits.astype(np.float64)
+    powers = np.exp(wide - wide.max(1, keepdims=True))
+    return np.asarray(powers / powers.sum(1, keepdims=True), np.float64)
+
+
+def require_readable(images: LabelledImages, progress: Callable[[str, int, int], None]) -> None:
+    """Decode every image.
+
+    Raises:
+        BadInputError: some can't be; all of them are named.
+    """
+    phase, total, done = "reading images", len(images), itertools.count(1)
+    progress(phase, 0, total)
+    bad = folders.unreadable(images, lambda: progress(phase, next(done), total))
+    if bad:
+        listed = "\n  ".join(bad.values())
+        raise BadInputError(
+            f"{len(bad)} of {total} images can't be read:\n  {listed}",
+            "Mend them or leave them out; none was classified.",
+        )
