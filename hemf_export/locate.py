@@ -45,7 +45,8 @@ class Located:
     Args:
         float32: the file that it is compared with.
         images: that were looked at, by their names in the report.
-        bound: of a node's own error.
+        bound: of a node's own error; what leaves it is named.
+        fails_beyond: what no sound node reaches: beyond it the file fails. In INT8 a sound node may stand out.
         nodes: all that could be compared, in graph order.
         blocks: of each of them.
     """
@@ -53,6 +54,7 @@ class Located:
     float32: Path
     images: tuple[str, ...]
     bound: float
+    fails_beyond: float
     nodes: tuple[NodeError, ...]
     blocks: tuple[str, ...]
 
@@ -69,6 +71,7 @@ class Located:
             "float32_file": self.float32.name,
             "images": list(self.images),
             "bound": self.bound,
+            "fails_beyond": self.fails_beyond,
             "first": beyond[0] if beyond else None,
             "beyond": beyond[:_LISTED],
             "nodes_beyond": len(beyond),
@@ -110,21 +113,6 @@ def float32_files(candidates: Sequence[Path], given: Path | None) -> tuple[dict[
     return found, notes
 
 
-def float32_of_int8(candidates: Sequence[Path]) -> dict[Path, Path]:
-    """The float32 file of each INT8 candidate, where it lies beside it.
-
-    Logits hide much of what may be wrong with a scale: one of many hundred, ten times as large, often moves them by
-    less than INT8 does by itself.
-    """
-    found = {}
-    for path in candidates:
-        is_graph = path.suffix.lower() == ".onnx" and path.is_file()
-        precision = (artifacts.read_manifest(path) or {}).get("precision") if is_graph else None
-        if precision in ("int8", "int8-cpu") and (parent := _parent_of(path)):
-            found[path] = parent
-    return found
-
-
 def _parent_of(path: Path) -> Path | None:
     manifest = artifacts.read_manifest(path) or {}
     wanted = manifest.get("parent_sha256")
@@ -163,13 +151,13 @@ def locate(
     )  # fmt: skip
     where = blocks(reference.graph)
     names = tuple(found.name_of(index) for index in chosen)
-    return Located(
-        float32, names, _bound(model.precision, errors), tuple(errors), tuple(where[error.node] for error in errors)
-    )
+    bound = _bound(model.precision, errors)
+    fails_beyond = _BOUNDS.get(model.precision, _MOST_INT8)
+    return Located(float32, names, bound, fails_beyond, tuple(errors), tuple(where[error.node] for error in errors))
 
 
 def add(found: Verification, located: dict[Path, Located]) -> Verification:
-    """The verification with what was located: a node beyond its bound is one that was missed."""
+    """The verification with what was located: a node beyond what a sound one may do is a bound that was missed."""
     candidates = []
     for candidate in found.candidates:
         where = located.get(candidate.subject.path)
@@ -179,16 +167,19 @@ def add(found: Verification, located: dict[Path, Located]) -> Verification:
 
 
 def _with(candidate: Verified, where: Located) -> Verified:
-    if not where.beyond:
+    failed = [node for node in where.beyond if not node.own <= where.fails_beyond]
+    if not failed:
         return candidate
-    first = where.beyond[0]
+    first = failed[0]
     block = where.blocks[where.nodes.index(first)]
-    more = f", {len(where.beyond) - 1} more nodes as well" if len(where.beyond) > 1 else ""
+    more = f", {len(failed) - 1} more nodes as well" if len(failed) > 1 else ""
     text = (
-        f"{first.node} ({block}) is off by {first.own:.2g} of its value on exact inputs, bound {where.bound:.2g}{more}"
+        f"{first.node} ({block}) is off by {first.own:.2g} of its value on exact inputs, "
+        f"bound {where.fails_beyond:.2g}{more}"
     )
     figure = first.own if math.isfinite(first.own) else None
-    return dataclasses.replace(candidate, missed=(*candidate.missed, Missed("node_error", figure, where.bound, text)))
+    missed = Missed("node_error", figure, where.fails_beyond, text)
+    return dataclasses.replace(candidate, missed=(*candidate.missed, missed))
 
 
 def _images(found: Verification, candidate: Verified) -> list[int]:

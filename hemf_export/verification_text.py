@@ -71,12 +71,13 @@ def first_nodes(report: Mapping[str, Any]) -> list[str]:
         if "divergence" in candidate:
             where, first = candidate["divergence"], candidate["divergence"]["first"]
             if first is None:
-                text = f"no node's own error leaves the bound of {where['bound']:.2g}"
+                text = f"no node's own error stands out (beyond {where['bound']:.2g} of its value)"
             else:
                 own = "not finite" if first["own_error"] is None else f"{first['own_error']:.2g} of its value"
                 text = (
-                    f"leaves {where['float32_file']} at {first['node']} ({first['operator']}, {first['block']}): "
-                    f"its own error is {own}, bound {where['bound']:.2g}"
+                    f"the first node that stands out from {where['float32_file']} is {first['node']} "
+                    f"({first['operator']}, {first['block']}): its own error is {own}, "
+                    f"usual is up to {where['bound']:.2g}"
                 )
             found.append(f"{candidate['file']}: {text}.")
     return found

@@ -20,9 +20,7 @@ import click
 @click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--max-recall-drop", type=float, metavar="POINTS", help="Of any class.")
 @click.option("--max-logit-diff", type=float, help="Of any logit, absolute.")
-@click.option("--locate/--no-locate", default=None,
-              help="Compare node by node, and name the first that leaves the float32 file.  "
-                   "[default: INT8 files beside theirs]")  # fmt: skip
+@click.option("--locate", is_flag=True, help="Compare node by node, and name the first that stands out.")
 @click.option("--float32", type=click.Path(path_type=Path), metavar="FILE.onnx",
               help="For --locate.  [default: the file that the candidate's manifest names, beside it]")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page to read and print.")
@@ -36,7 +34,7 @@ import click
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 def command(
     candidates: tuple[Path, ...], data: Path, reference: Path | None, classes: str | None, max_drop: float | None,
-    min_agreement: float | None, max_recall_drop: float | None, max_logit_diff: float | None, locate: bool | None,
+    min_agreement: float | None, max_recall_drop: float | None, max_logit_diff: float | None, locate: bool,
     float32: Path | None, report: Path | None, thumbnails: bool, markdown: Path | None, earlier: Path | None,
     batch: int, seed: int, as_json: bool,
 ) -> None:  # fmt: skip
@@ -50,7 +48,7 @@ def command(
     from hemf_export import locate as locating
     from hemf_export.bounds import Bounds
 
-    if float32 is not None and locate is False:
+    if float32 is not None and not locate:
         raise UsageError("--float32 is for --locate.")
     request = verification.Request(
         candidates=candidates, data=data, reference=reference, seed=seed, batch=batch,
@@ -63,12 +61,7 @@ def command(
             for source in (*candidates, *([reference] if reference else [])):
                 artifacts.check_distinct(source, path)
     before = None if earlier is None else baseline.read(earlier)
-    parents: dict[Path, Path] = {}
-    notes: list[str] = []
-    if locate or float32 is not None:
-        parents, notes = locating.float32_files(candidates, float32)
-    elif locate is None:
-        parents = locating.float32_of_int8(candidates)
+    parents, notes = locating.float32_files(candidates, float32) if locate else ({}, [])
     bar = console.PhaseBar("Verifying")
     try:
         found = verification.verify(request, bar.update)
