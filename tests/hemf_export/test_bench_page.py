@@ -298,3 +298,7 @@ def test_a_point_of_accuracy_stands_at_its_latency(monkeypatch):
     low, high = drawn[0].get_ylim()
     assert low < 0.9
     assert 0.96 < high <= 1
+
+
+def test_a_name_below_the_points_is_drawn_as_it_is():
+    assert "ort-cpu, $x_{1}$.onnx" in accuracy_plot.draw([Point("ort-cpu, $x_{1}$.onnx", 1.0, 1.0)], "accuracy", 1)
