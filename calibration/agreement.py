@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from calibration.chances import Chances, chances
 
 _RESAMPLES = 2000
-_TINY = 1e-12
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,5 @@ def _balanced(right: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
 
 
 def _kl_divergence(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    logs = _log_softmax(ours), _log_softmax(theirs)
+    logs = special.log_softmax(ours, axis=1), special.log_softmax(theirs, axis=1)
     return float((np.exp(logs[1]) * (logs[1] - logs[0])).sum(1).mean().clip(0))
-
-
-def _log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    shifted = logits - logits.max(1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(1, keepdims=True) + _TINY)

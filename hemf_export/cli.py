@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
-from hemf.errors import HemfError
+from hemf.errors import CheckFailedError, HemfError
 from hemf_export import __version__
 
 # name → (module, one line of help). The line stands here so that --help imports nothing else.
@@ -110,7 +110,8 @@ def run(arguments: list[str]) -> int:
     except HemfError as error:
         if debug:
             traceback.print_exc()
-        return _fail(error.exit_code, error.message, error.hint, arguments, getattr(error, "report", None))
+        report = error.report if isinstance(error, CheckFailedError) else None
+        return _fail(error.exit_code, error.message, error.hint, arguments, report)
     except (KeyboardInterrupt, click.Abort):
         return _fail(EXIT_INTERRUPTED, "Interrupted.", None, arguments)
     except BrokenPipeError:

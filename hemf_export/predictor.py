@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 
 from hemf import folders
 from hemf.errors import BadInputError, CheckFailedError, UsageError
@@ -139,10 +140,8 @@ class Predictor:
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Logits (n, classes) → probabilities, in float64; each row's largest logit is taken off first."""
-    wide = logits.astype(np.float64)
-    powers = np.exp(wide - wide.max(1, keepdims=True))
-    return np.asarray(powers / powers.sum(1, keepdims=True), np.float64)
+    """Logits (n, classes) → probabilities, in float64."""
+    return np.asarray(special.softmax(logits.astype(np.float64), axis=1), np.float64)
 
 
 def require_readable(images: LabelledImages, progress: Callable[[str, int, int], None]) -> None:

@@ -80,13 +80,19 @@ def write_images(folder: Path, count: int, kind: str, seed: int = 0, side: int =
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{kind}{index}.png")
 
 
+def write_class_folders(root: Path, count: int, seed: int = 0) -> Path:
+    """A folder of `count` images for each class; `root`."""
+    for kind in CLASSES:
+        write_images(root / kind, count, kind, seed)
+    return root
+
+
 @pytest.fixture
 def image_data(tmp_path: Path) -> Path:
     """A data folder: train/, val/ and test/ with three classes."""
     root = tmp_path / "data"
     for seed, (split, count) in enumerate((("train", 8), ("val", 4), ("test", 4))):
-        for kind in CLASSES:
-            write_images(root / split / kind, count, kind, seed)
+        write_class_folders(root / split, count, seed)
     return root
 
 
@@ -95,8 +101,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same, larger, for a network that learns them well: kept for all tests, none writes into it."""
     root = tmp_path_factory.mktemp("pictures")
     for seed, (split, count) in enumerate((("train", 16), ("val", 16), ("test", 4))):
-        for kind in CLASSES:
-            write_images(root / split / kind, count, kind, seed)
+        write_class_folders(root / split, count, seed)
     return root
 
 

@@ -28,7 +28,7 @@ from hemf_export import (
 from hemf_export.accuracy import TimedFile
 from hemf_export.accuracy_plot import Point
 from hemf_export.memory import Memory
-from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.conftest import tiny_checkpoint, write_class_folders
 from tests.hemf_export import page_figures
 
 QUICK = ("--seconds", "0.05", "--threads", "1", "--runners", "eager,ort-cpu", "--batch", "1,2")
@@ -44,10 +44,7 @@ def short_runs():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    for kind in CLASSES:
-        write_images(root / kind, 2, kind, seed=3)
-    return root
+    return write_class_folders(tmp_path_factory.mktemp("images"), 2, seed=3)
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ from hemf_export import (
 )
 from hemf_export.bounds import Bounds
 from hemf_export.verification import Request
-from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf_export import page_figures
 from tests.hemf_export.conftest import Made
 from tests.hemf_export.page_figures import Figures
@@ -42,10 +42,7 @@ from tests.hemf_export.page_figures import Figures
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with five images each."""
-    root = tmp_path_factory.mktemp("images")
-    for kind in CLASSES:
-        write_images(root / kind, 5, kind, seed=3)
-    return root
+    return write_class_folders(tmp_path_factory.mktemp("images"), 5, seed=3)
 
 
 @pytest.fixture
