@@ -10,8 +10,8 @@ import pytest
 
 from hemf import artifacts, checkpoint
 from hemf.images import Preprocess
-from hemf_export import fp16, onnx_export, precision
-from tests.conftest import TINY, tiny_checkpoint
+from hemf_export import fp16, onnx_export, precision, runners
+from tests.conftest import TINY, tiny_checkpoint, write_class_folders
 from train import data
 from train.loop import Job, Trainer
 from train.recipe import Recipe
@@ -38,6 +38,20 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return paths
 
 
+@pytest.fixture
+def copies(made: Made, tmp_path: Path) -> Made:
+    """The files in a folder where they may be changed."""
+    for path in made.folder.iterdir():
+        shutil.copy(path, tmp_path)
+    return Made(tmp_path, *(tmp_path / path.name for path in (made.checkpoint, made.onnx, made.half)))
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with five images each."""
+    return write_class_folders(tmp_path_factory.mktemp("images"), 5, seed=3)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """The ONNX file of a tiny network that learned to tell the pictures apart."""
@@ -60,6 +74,12 @@ def int8(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
         folder / trained.name, "int8", pictures, count=12, judges=12, method="max", output=folder / "best.int8.onnx"
     )
     return precision.make(request, Quiet()).path
+
+
+def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on no model may run: what is refused is refused before."""
+    for runner in (runners.TorchRunner, runners.OnnxRunner):
+        monkeypatch.setattr(runner, "infer", lambda *_: pytest.fail("an image was run"))
 
 
 class Quiet:

@@ -51,6 +51,16 @@ def scale(name: str, factor: float = 10) -> Edit:
     return changed(f"{name}_scale", lambda steps: steps * factor)
 
 
+def zero_weight(node: str) -> Edit:
+    """The weight of a product becomes zero."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        name = next(found for found in model.graph.node if found.name == node).input[1]
+        changed(name, np.zeros_like)(model)
+
+    return edit
+
+
 def zero_channel(array: np.ndarray) -> np.ndarray:
     array[0] = 0
     return array

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,61 +21,15 @@ from hemf.errors import BadInputError, UsageError
 from hemf.images import Preprocess
 from hemf_export import (
     baseline,
-    bounds,
-    divergence_plot,
-    locate,
-    report_page,
     runners,
     verification,
     verification_page,
     verification_text,
 )
-from hemf_export.bounds import Bounds
 from hemf_export.verification import Request
-from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders, write_images
-from tests.hemf_export import page_figures
-from tests.hemf_export.conftest import Made
-from tests.hemf_export.page_figures import Figures
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with five images each."""
-    return write_class_folders(tmp_path_factory.mktemp("images"), 5, seed=3)
-
-
-@pytest.fixture
-def copies(made: Made, tmp_path: Path) -> Made:
-    """The files in a folder where they may be changed."""
-    for path in made.folder.iterdir():
-        shutil.copy(path, tmp_path)
-    return Made(tmp_path, *(tmp_path / path.name for path in (made.checkpoint, made.onnx, made.half)))
-
-
-def change(path: Path, edit: Callable[[onnx.ModelProto], None]) -> None:
-    """Damage an ONNX file before its manifest was written: the hash agrees."""
-    model = onnx.load(path)
-    edit(model)
-    onnx.save(model, path)
-    manifest = artifacts.manifest_path(path)
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "sha256": artifacts.sha256(path)}))
-
-
-def zero_weight(node: str) -> Callable[[onnx.ModelProto], None]:
-    """An edit: the weight of a product becomes zero."""
-
-    def edit(model: onnx.ModelProto) -> None:
-        name = next(found for found in model.graph.node if found.name == node).input[1]
-        tensor = next(found for found in model.graph.initializer if found.name == name)
-        zeros = np.zeros_like(onnx.numpy_helper.to_array(tensor))
-        tensor.CopyFrom(onnx.numpy_helper.from_array(zeros, name))
-
-    return edit
-
-
-def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
-    for runner in (runners.TorchRunner, runners.OnnxRunner):
-        monkeypatch.setattr(runner, "infer", lambda *_: pytest.fail("an image was run"))
+from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.hemf_export import faults
+from tests.hemf_export.conftest import Made, no_inference
 
 
 def test_figures_are_those_of_the_files(made, folder, run_cli):
@@ -187,7 +140,7 @@ def test_classes_in_another_order_are_refused_before_any_image(copies, folder, r
         prop = next(prop for prop in model.metadata_props if prop.key == "hemf")
         prop.value = json.dumps({**json.loads(prop.value), "classes": ["dark", "bright", "striped"]})
 
-    change(copies.onnx, swap)
+    faults.plant(copies.onnx, copies.onnx, swap)
     no_inference(monkeypatch)
     code, _, err = run_cli("verify", copies.onnx, "--reference", copies.checkpoint, "--data", folder)
     assert code == 1
@@ -344,141 +297,3 @@ def test_a_file_is_not_compared_with_itself(made, folder):
             Request(*arguments)
     with pytest.raises(UsageError, match="No candidate"):
         Request((), folder)
-
-
-LINES = {
-    "accuracy": "metrics/accuracy",
-    "balanced accuracy": "metrics/balanced_accuracy",
-    "macro precision": "macro_precision",
-    "macro F1": "macro_f1",
-    "MCC": "mcc",
-    "kappa": "kappa",
-    "AUC": "auc",
-    "ECE": "ece",
-    "Brier score": "brier",
-    "cross-entropy": "loss",
-    "recall of dark": "recall/dark",
-    "agreement": "against_reference/agreement",
-    "images that changed class": "changed",
-    "drop in accuracy, points": "accuracy_drop_points",
-    "McNemar: right only in the reference": "mcnemar/losses",
-    "McNemar: right only here": "mcnemar/gains",
-    "McNemar: p": "p_value",
-    "logit difference, largest": "logit_difference/max",
-    "logit difference, 99th percentile": "logit_difference/p99",
-    "logit difference, mean": "logit_difference/mean",
-    "cosine, least": "cosine/min",
-    "KL divergence": "kl_divergence",
-}
-
-
-def test_the_pages_figures_are_the_jsons(copies, folder, tmp_path, run_cli):
-    change(copies.half, zero_weight("head/linear_91"))
-    page = tmp_path / "page.html"
-    arguments = ("verify", copies.onnx, copies.half, "--data", folder, "--locate", "--report", page, "--json")
-    code, out, err = run_cli(*arguments)
-    assert code == 3, err
-    report = json.loads(out)
-    shown = page_figures.check(page.read_text(), report)
-    expected = {f"candidates/{index}/metrics/{name}" for index in (0, 1) for name in ("accuracy", "mcc", "ece")}
-    expected |= {"candidates/1/against_reference/kl_divergence", "candidates/1/metrics/confusion/0/2"}
-    expected |= {"candidates/1/divergence/beyond/0/own_error", "candidates/1/bounds/min_agreement"}
-    assert expected <= shown
-    lines = dict(re.findall(r'<tr><th scope="row">([^<]+)</th>(.*?)</tr>', page.read_text(), re.DOTALL))
-    for label, name in LINES.items():
-        own = [place for place, _, _ in Figures(lines[label]).found]
-        assert own, label
-        assert all(place.endswith(f"/{name}") for place in own), label
-    changed = len(report["candidates"][1]["changed_images"])
-    assert changed > 0
-    assert page.read_text().count("data:image/jpeg;base64,") == changed
-    assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page.read_text()), "nothing is fetched"
-    assert "mathdefault" not in page.read_text(), "the marks of a logarithmic axis are numbers"
-
-
-def test_names_cannot_break_out_of_the_page():
-    evil = '<script>alert("1")</script>\n&'
-    report = {"a": {evil: 0.5}}
-    shown = report_page.figure(report, f"a/{report_page.key(evil)}", lambda value: f"{value}{evil}")
-    page = report_page.page(evil, report_page.escaped(evil), [report_page.Section(evil, shown)])
-    assert "<script" not in page
-    assert Figures(shown).found == [
-        [f"a/{evil}".replace("</", "<~1").replace("\n", "\\n"), "0.5", f"0.5{evil}".replace("\n", "\\n")]
-    ]
-    assert verification_text._cell("a|b*<i>\n") == "a\\|b\\*\\<i\\> "
-
-
-def test_a_plot_draws_the_name_of_a_block_as_it_is():
-    node = {"node": "n", "operator": "Gemm", "block": "$x_{1}$ 模型", "error": 0.1, "own_error": 0.001}
-    drawn = divergence_plot.draw({"nodes": [node], "bound": 0.01}, "a.onnx")
-    assert "$x_{1}$ 模型" in drawn
-
-
-def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):
-    sound = verification.verify(Request((copies.half,), folder))
-    where = locate.locate(sound, sound.candidates[0], copies.onnx).to_dict()
-    assert (where["first"], where["float32_file"]) == (None, "model.onnx")
-    assert len(where["nodes"]) > 300
-    assert where["nodes"][-1]["node"] == "head/linear_91"
-    node = "global_stages.1.retentions.0.value/linear_27"
-    change(copies.half, zero_weight(node))
-    code, out, err = run_cli("verify", copies.half, "--data", folder, "--locate", "--json")
-    assert code == 3
-    found = json.loads(out)["candidates"][0]
-    assert (found["divergence"]["first"]["node"], found["divergence"]["first"]["block"]) == (node, "EGF 2")
-    assert [item["node"] for item in found["divergence"]["beyond"]] == [node], "what is behind it is not to blame"
-    assert found["missed"][-1]["bound"] == "node_error"
-    assert f"{node} (EGF 2)" in err
-
-
-def test_what_cannot_be_looked_into(made, copies, folder, tmp_path, run_cli, monkeypatch):
-    no_inference(monkeypatch)
-    code, _, err = run_cli("verify", copies.checkpoint, "--reference", made.checkpoint, "--data", folder, "--locate")
-    assert (code, "not an ONNX file" in err) == (1, True)
-    copies.onnx.unlink()
-    code, _, err = run_cli("verify", copies.half, "--data", folder, "--locate")
-    assert (code, "--float32" in err) == (1, True)
-    found, notes = locate.float32_files([copies.half, copies.checkpoint], made.onnx)
-    assert found == {copies.half: made.onnx}
-    assert len(notes) == 1
-    assert locate.float32_files([made.onnx, made.half], None) == ({made.half: made.onnx}, []), "no word of the parent"
-
-
-def test_bounds_follow_the_files_own_proof():
-    manifest = {"figures": {"max_difference": 0.01, "images": 50}, "budget": {"max_drop": 2.0, "min_agreement": None}}
-    proof = bounds.proof_of(manifest)
-    assert bounds.proof_of({"proof_of_the_graph": manifest}) == proof, "an engine's is that of its graph"
-    assert bounds.proof_of({"figures": {"max_difference": "many"}, "budget": 3}) == bounds.Proof()
-    assert bounds.proof_of(None) == bounds.Proof()
-    balanced = {"budget": {"max_drop": 2.0, "metric": "balanced-accuracy"}}
-    assert bounds.proof_of(balanced).max_drop is None, "points of another metric"
-    logits = np.random.default_rng(0).standard_normal((500, 3)).astype(np.float32)
-    paired = verification.comparison.compare(logits, logits, None)
-    largest = float(np.abs(logits).max())
-    found = bounds.limits(Bounds(), "int8", proof, paired, {"a": 10, "b": 400})
-    assert found.max_logit_difference == pytest.approx(3 * 0.01), "twice, and once more for ten times as many images"
-    assert found.max_drop == 2.0
-    assert found.max_recall_drop == {"a": 10.0, "b": 2.0}, "one image of ten"
-    silent = bounds.limits(Bounds(), "int8", bounds.Proof(), paired, {})
-    assert silent.max_logit_difference == pytest.approx(0.25 * largest)
-    asked = bounds.limits(Bounds(0.1, 1.0, 0.2, 0.3), "int8", proof, paired, {"a": 10})
-    assert (asked.max_drop, asked.min_agreement, asked.max_logit_difference) == (0.1, 1.0, 0.3)
-    assert asked.max_recall_drop == {"a": 0.2}
-    assert bounds.limits(Bounds(), "fp16", proof, paired, {}).max_logit_difference == pytest.approx(0.03)
-    assert bounds.limits(Bounds(), "fp16", bounds.Proof(), paired, {}).max_logit_difference == 0.05
-    assert bounds.limits(Bounds(), "fp32", proof, paired, {}).max_logit_difference == 1e-4
-
-
-def test_one_image_may_change_unless_it_was_said_otherwise():
-    logits = np.eye(2, dtype=np.float32)[np.arange(20) % 2]
-    other = logits.copy()
-    other[0] = other[0, ::-1]
-    labels = np.arange(20) % 2
-    paired = verification.comparison.compare(other, logits, labels)
-    for bound, names in (
-        (Bounds(max_logit_difference=2), []),
-        (Bounds(0.0, 1.0, 0.0, 2), ["min_agreement", "max_drop", "max_recall_drop"]),
-    ):
-        allowed = bounds.limits(bound, "fp32", bounds.Proof(), paired, {"a": 10, "b": 10})
-        found = bounds.missed(allowed, paired, {"a": 10.0, "b": 0.0})
-        assert [item.bound for item in found] == names

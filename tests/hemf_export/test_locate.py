@@ -1,0 +1,40 @@
+"""`verify --locate`: the node that was damaged is named, and what can't be looked into is said."""
+
+from __future__ import annotations
+
+import json
+
+from hemf_export import locate, verification
+from hemf_export.verification import Request
+from tests.hemf_export import faults
+from tests.hemf_export.conftest import no_inference
+
+
+def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):
+    sound = verification.verify(Request((copies.half,), folder))
+    where = locate.locate(sound, sound.candidates[0], copies.onnx).to_dict()
+    assert (where["first"], where["float32_file"]) == (None, "model.onnx")
+    assert len(where["nodes"]) > 300
+    assert where["nodes"][-1]["node"] == "head/linear_91"
+    node = "global_stages.1.retentions.0.value/linear_27"
+    faults.plant(copies.half, copies.half, faults.zero_weight(node))
+    code, out, err = run_cli("verify", copies.half, "--data", folder, "--locate", "--json")
+    assert code == 3
+    found = json.loads(out)["candidates"][0]
+    assert (found["divergence"]["first"]["node"], found["divergence"]["first"]["block"]) == (node, "EGF 2")
+    assert [item["node"] for item in found["divergence"]["beyond"]] == [node], "what is behind it is not to blame"
+    assert found["missed"][-1]["bound"] == "node_error"
+    assert f"{node} (EGF 2)" in err
+
+
+def test_what_cannot_be_looked_into(made, copies, folder, tmp_path, run_cli, monkeypatch):
+    no_inference(monkeypatch)
+    code, _, err = run_cli("verify", copies.checkpoint, "--reference", made.checkpoint, "--data", folder, "--locate")
+    assert (code, "not an ONNX file" in err) == (1, True)
+    copies.onnx.unlink()
+    code, _, err = run_cli("verify", copies.half, "--data", folder, "--locate")
+    assert (code, "--float32" in err) == (1, True)
+    found, notes = locate.float32_files([copies.half, copies.checkpoint], made.onnx)
+    assert found == {copies.half: made.onnx}
+    assert len(notes) == 1
+    assert locate.float32_files([made.onnx, made.half], None) == ({made.half: made.onnx}, []), "no word of the parent"
