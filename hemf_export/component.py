@@ -29,9 +29,12 @@ PACKAGES = {
     "filelock": ("filelock", "filelock"),
     "Pillow": ("PIL", "Pillow"),
     "scikit-learn": ("sklearn", "scikit-learn"),
+    "scipy": ("scipy", "scipy"),
     "matplotlib": ("matplotlib", "matplotlib"),
 }
-OTHER_PACKAGES = ("numpy", "onnx-ir", "onnxscript", "safetensors", "filelock", "Pillow", "scikit-learn", "matplotlib")
+OTHER_PACKAGES = (
+    "numpy", "onnx-ir", "onnxscript", "safetensors", "filelock", "Pillow", "scikit-learn", "scipy", "matplotlib",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,8 @@ class Report:
 
 
 _MODEL = ("torch", "numpy", "safetensors", "filelock", "Pillow")
-_GRAPH = (*_MODEL, "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-_TRAIN = (*_MODEL, "scikit-learn", "matplotlib")
+_GRAPH = (*_MODEL, "onnx", "onnx-ir", "onnxscript", "onnxruntime", "scipy")
+_TRAIN = (*_MODEL, "scikit-learn", "scipy", "matplotlib")
 _GPU = ("GPU", "driver", "CUDA in torch")
 # What can't be there without another: where that is lacking already, nothing is gained by saying both.
 _FOLLOWS = {"driver": {"GPU"}, "CUDA in torch": {"GPU", "torch"}}
