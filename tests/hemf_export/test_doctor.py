@@ -23,7 +23,7 @@ from hemf_export.probing import Finding, probe_all
 # Stand-ins that import at once, so that the doctor can be run whole.
 WORKING = {module: f"__version__ = {version!r}\n" for module, version in {
     "onnx": "1.22", "onnxsim": "v0.8.1", "numpy": "2.0", "onnx_ir": "1.0", "onnxscript": "0.7", "safetensors": "0.6",
-    "PIL": "13.0", "sklearn": "1.6", "matplotlib": "3.10", "tensorrt_rtx": "1.7",
+    "PIL": "13.0", "sklearn": "1.6", "scipy": "1.12", "matplotlib": "3.10", "tensorrt_rtx": "1.7",
 }.items()}  # fmt: skip
 WORKING["torch"] = "__version__ = '2.13.0+cpu'\nclass version:\n    cuda = None\n"
 WORKING["onnxruntime"] = "__version__ = '1.22'\ndef get_available_providers(): return ['CPUExecutionProvider']\n"
