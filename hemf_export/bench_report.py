@@ -8,7 +8,7 @@ from typing import Any
 
 from hemf_export.accuracy import TimedFile
 from hemf_export.bench import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
-from hemf_export.intervals import COVERAGE
+from hemf_export.intervals import BETWEEN_RUNS, COVERAGE
 from hemf_export.memory import Memory
 from hemf_export.roofline import Floor, target_with_figures
 
@@ -22,7 +22,7 @@ METHOD = {
     "interval), or the time is up",
     "ratio": "median over rounds of the latency by the first runner's in the same round",
     "interval": f"another run's ratio falls in it with {COVERAGE:.0%}: block bootstrap over rounds, widened for the "
-    "other run's own chance",
+    f"other run's own chance and by {BETWEEN_RUNS:.0%} for what differs between processes",
     "percentiles": "null where no round lies beyond them: p90, p95, p99 need 10, 20, 100 rounds",
     "memory": "peak of a process of its own that loads the runner and runs the batch twice, its libraries included",
 }

@@ -1,7 +1,9 @@
 """Is this file the model that was validated? Every image goes once through the reference and each candidate.
 
-    from hemf_export import verification
-    found = verification.verify(verification.Request(candidates=(Path("best.int8.onnx"),), data=Path("data")))
+    from hemf_export import scrutiny, verification
+    files = (Path("best.int8.onnx"),)
+    found = verification.verify(verification.Request(candidates=files, data=Path("data")))
+    found = scrutiny.plan(files).add_to(found)  # what the files store
     print(found.passed, found.to_dict())
 
 What can't be compared is refused before the first image: files of another checkpoint, classes that differ, images that
