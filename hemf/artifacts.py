@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
-from hemf.errors import BadInputError
+from hemf.errors import BadInputError, UsageError
 
 MANIFEST_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
@@ -147,6 +147,19 @@ def check_distinct(source: Path, output: Path) -> None:
     """Refuse to write a result over what it is made from."""
     if output.exists() and source.exists() and os.path.samefile(source, output):
         raise BadInputError(f"{output} is the input itself.", "Choose another output with -o.")
+
+
+def check_outputs(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Refuse outputs that can't be written, that are sources, or that are one file named twice, before any work."""
+    seen: set[Path] = set()
+    sources = list(sources)
+    for output in outputs:
+        check_writable(output)
+        for source in sources:
+            check_distinct(source, output)
+        if output.resolve() in seen:
+            raise UsageError(f"{output} is named for two outputs.", "Give each a file of its own.")
+        seen.add(output.resolve())
 
 
 def manifest_path(path: Path) -> Path:

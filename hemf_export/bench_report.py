@@ -101,10 +101,10 @@ class BenchReport:
         for batch in dict.fromkeys(timing.batch for timing in self.timings):
             rows = [timing for timing in self.timings if timing.batch == batch]
             lines += ["", f"### Batch {batch}, {len(rows[0].latencies_ms)} rounds", ""]
-            lines += _markdown_table(("runner", *COLUMNS), [(timing.name, *self.cells(timing)) for timing in rows])
+            lines += markdown_table(("runner", *COLUMNS), [(timing.name, *self.cells(timing)) for timing in rows])
         if self.floors:
             lines += ["", f"### Floor on a {self.target} by its roofline", ""]
-            lines += _markdown_table(FLOOR_COLUMNS, [floor_cells(floor) for floor in self.floors])
+            lines += markdown_table(FLOOR_COLUMNS, [floor_cells(floor) for floor in self.floors])
         if self.not_run:
             lines += ["", "### Not run", ""]
             lines += [f"- {names}: {reason}" for names, reason in grouped(self.not_run)]
@@ -165,7 +165,8 @@ def _described(conditions: dict[str, Any]) -> list[str]:
     return [f"{machine(conditions)}; {named}; {conditions['date']}"]
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, its first column of words."""
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     return [*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)]
 

@@ -59,13 +59,9 @@ def command(
         candidates=candidates, data=data, reference=reference, seed=seed, batch=batch,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
         bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_diff),
+        earlier=None if earlier is None else baseline.read(earlier),
     )  # fmt: skip
-    for path in (report, markdown):
-        if path is not None:
-            artifacts.check_writable(path)
-            for source in (*candidates, *([reference] if reference else [])):
-                artifacts.check_distinct(source, path)
-    before = None if earlier is None else baseline.read(earlier)
+    artifacts.check_outputs(filter(None, (report, markdown)), filter(None, (*candidates, reference, earlier, float32)))
     looking = scrutiny.plan(candidates, float32, nodes=locate)
     bar = console.PhaseBar("Verifying")
     try:
@@ -73,8 +69,8 @@ def command(
     finally:
         bar.stop()
     values: dict[str, Any] = found.to_dict()
-    if earlier is not None and before is not None:
-        values["baseline"] = baseline.compare(earlier, before, values)
+    if request.earlier is not None:
+        values["baseline"] = request.earlier.compare(values)
         values["passed"] = values["passed"] and values["baseline"]["passed"]
     if report is not None:
         pictures = verification_sheet.thumbnails(found) if thumbnails else {}
