@@ -1,4 +1,4 @@
-"""Accuracy beside latency in a benchmark's reports: plots and a table in the page, a table in Markdown. From the JSON."""
+"""Accuracy beside latency in a benchmark's reports, from the JSON: plots and a table of a page, a table of Markdown."""
 
 from __future__ import annotations
 
