@@ -2,8 +2,8 @@
 the training alone.
 
 Each takes logits (n, classes) and either labels (n,) int64 or target probabilities (n, classes), as MixUp and CutMix
-make them, and gives the mean over the n images, in float32. What is defined for labels in its source is extended to probabilities
-by the sum over the classes, weighted by them.
+make them, and gives the mean over the n images, in float32. What is defined for labels in its source is extended to
+probabilities by the sum over the classes, weighted by them.
 """
 
 from __future__ import annotations

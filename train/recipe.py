@@ -101,7 +101,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
-                raise UsageError(f"No {name} is named {getattr(self, name)!r}.", did_you_mean(getattr(self, name), known))
+                raise UsageError(
+                    f"No {name} is named {getattr(self, name)!r}.", did_you_mean(getattr(self, name), known)
+                )
         for name in _AT_LEAST_ONE:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
