@@ -3,8 +3,8 @@
 "crop-flip" is the authors' recipe. "rand" adds operations after RandAugment (Cubuk et al. 2020, "RandAugment:
 Practical automated data augmentation with a reduced search space"): each drawn with equal chance from one list, all of
 one strength. The list is RandAugment's without what makes another finding of an image: inverting, solarizing and
-posterizing exchange or merge grey levels, which are densities in CT and the very criteria of a skin lesion;
-equalizing each channel changes hues; autocontrast keeps them here.
+posterizing exchange or merge grey levels, which are densities in CT and the very criteria of a skin lesion; equalizing
+and autocontrast know no strength, and blow up the noise of pale smears to cells of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps, ImageStat
+from PIL import Image, ImageEnhance, ImageStat
 
 from hemf.images import PixelArray
 from train.recipe import LARGEST_MAGNITUDE, Recipe
@@ -21,8 +21,10 @@ from train.recipe import LARGEST_MAGNITUDE, Recipe
 CROP_AREA = (0.08, 1.0)  # share of the image; torchvision's RandomResizedCrop, as the authors use it
 CROP_RATIO = (3 / 4, 4 / 3)
 _CROP_TRIES = 10
-# At the largest magnitude; RandAugment's, but for the translation, which is 0.45 there.
-ENHANCEMENT = 0.9  # share that is added to brightness, contrast, colour or sharpness, or taken away
+# At the largest magnitude; RandAugment's, but for brightness, 0.9 there, and translation, 0.45: both lose the finding,
+# the first in white where much of the image is bright already.
+BRIGHTNESS = 0.5  # share that is added, or taken away
+ENHANCEMENT = 0.9  # the same, of contrast, colour and sharpness
 ROTATION_DEGREES = 30.0
 SHEAR = 0.3
 TRANSLATION = 0.3  # share of the side
@@ -70,14 +72,9 @@ def identity(image: Image.Image, strength: float) -> Image.Image:
     return image
 
 
-def autocontrast(image: Image.Image, strength: float) -> Image.Image:
-    """Brightness stretched to the full range, the same way in all channels; whatever the strength."""
-    return ImageOps.autocontrast(image, preserve_tone=True)
-
-
 def brightness(image: Image.Image, strength: float) -> Image.Image:
-    """All values times 1 + 0.9 strength."""
-    return ImageEnhance.Brightness(image).enhance(1 + ENHANCEMENT * strength)
+    """All values times 1 + 0.5 strength."""
+    return ImageEnhance.Brightness(image).enhance(1 + BRIGHTNESS * strength)
 
 
 def contrast(image: Image.Image, strength: float) -> Image.Image:
@@ -132,5 +129,5 @@ def _affine(image: Image.Image, coefficients: tuple[float, ...]) -> Image.Image:
 
 
 OPERATIONS: tuple[Operation, ...] = (
-    identity, autocontrast, brightness, contrast, colour, sharpness, rotate, shear_x, shear_y, translate_x, translate_y,
+    identity, brightness, contrast, colour, sharpness, rotate, shear_x, shear_y, translate_x, translate_y,
 )  # fmt: skip

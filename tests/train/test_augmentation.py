@@ -68,31 +68,21 @@ def test_rand_starts_from_the_same_crop_and_changes_most_images():
         for seed in range(60)
     ]
     changed = np.mean([not np.array_equal(plain, more) for plain, more in pairs])
-    # Two of 11 operations. One does nothing, nor does autocontrast here: the noise has the full range already.
-    assert 0.75 < changed <= 1
+    assert 0.85 < changed <= 1, "one of the ten operations does nothing"
 
 
 @pytest.mark.parametrize("operation", augmentation.OPERATIONS, ids=lambda operation: operation.__name__)
 def test_an_operation_without_strength_does_nothing(operation):
-    image = NOISE if operation is not augmentation.autocontrast else Image.new("RGB", (60, 48), "black")
-    assert np.array_equal(np.asarray(operation(image, 0.0)), np.asarray(image))
+    assert np.array_equal(np.asarray(operation(NOISE, 0.0)), np.asarray(NOISE))
 
 
 def test_colours_by_their_formulas():
     grey = Image.new("RGB", (4, 4), (100, 100, 100))
-    assert np.asarray(augmentation.brightness(grey, 0.5))[0, 0].tolist() == [145] * 3
-    assert np.asarray(augmentation.brightness(grey, -0.5))[0, 0].tolist() == [55] * 3
+    assert np.asarray(augmentation.brightness(grey, 0.5))[0, 0].tolist() == [125] * 3
+    assert np.asarray(augmentation.brightness(grey, -0.5))[0, 0].tolist() == [75] * 3
     two = Image.fromarray(np.array([[[50] * 3, [150] * 3]], np.uint8))  # about their mean, 100
     assert np.asarray(augmentation.contrast(two, 0.5))[0, :, 0].tolist() == [27, 172]
     assert np.asarray(augmentation.colour(two, 1.0)).tolist() == np.asarray(two).tolist(), "greyscale stays so"
-    assert np.asarray(augmentation.autocontrast(two, 0.0))[0, :, 0].tolist() == [0, 255]
-
-
-def test_autocontrast_keeps_the_hue():
-    reddish = Image.fromarray(np.array([[[100, 50, 50], [160, 80, 80]]], np.uint8))
-    stretched = np.asarray(augmentation.autocontrast(reddish, 0.0)).astype(int)
-    assert (stretched[..., 1] == stretched[..., 2]).all()
-    assert (stretched[0, 1, 0] > stretched[0, 1, 1]).all()
 
 
 def test_geometry_by_where_a_point_goes():

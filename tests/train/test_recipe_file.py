@@ -94,9 +94,7 @@ def test_a_flag_that_makes_no_sense_is_not_blamed_on_the_file(write):
         resolve(source, {"epochs": 0})
 
 
-@pytest.mark.parametrize(
-    "content", ["epochs 3", "epochs = ", b"\xff\xfe", "epochs = 1\nepochs = 2", b"\x89PNG\r\n\x1a\n"]
-)
+@pytest.mark.parametrize("content", ["epochs 3", "epochs = ", b"\xff\xfe", "epochs = 1\nepochs = 2", b"\x89PNG"])
 def test_what_is_not_toml_is_refused_with_a_start_for_a_file(write, content):
     source = write(content)
     with pytest.raises(BadInputError, match="is not a TOML file") as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
+from typing import ClassVar
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_where_it_is_missing_the_command_says_so_before_any_work(image_data, tmp
 class FakeWriter:
     """Keeps what torch's SummaryWriter is told."""
 
-    made: list[FakeWriter] = []
+    made: ClassVar[list[FakeWriter]] = []
 
     def __init__(self, folder: str, purge_step: int) -> None:
         self.folder, self.purge_step, self.closed = folder, purge_step, False
@@ -75,4 +76,4 @@ def test_the_real_writer(tmp_path):
     written = scalars.writer(tmp_path)
     written.add({"loss": 0.5}, 1)
     written.close()
-    assert [path.name for path in tmp_path.iterdir()][0].startswith("events.out")
+    assert next(tmp_path.iterdir()).name.startswith("events.out")
