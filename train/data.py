@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hemf.folders import LabelledImages, class_folders
+from hemf.folders import LabelledImages
 from hemf.images import Preprocess, decode
+from train import checks
 
 CROP_AREA = (0.08, 1.0)  # share of the image; torchvision's RandomResizedCrop, as the authors use it
 CROP_RATIO = (3 / 4, 4 / 3)
@@ -25,15 +26,9 @@ _CROP_TRIES = 10
 
 
 def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages, LabelledImages | None]:
-    """train/, val/ and, where it is, test/ below `root`, with one numbering of the classes.
-
-    Raises:
-        BadInputError: a split or a class is missing, or the classes differ between splits.
-    """
-    train = class_folders(root / "train")
-    validation = class_folders(root / "val", train.classes)
-    test = class_folders(root / "test", train.classes) if (root / "test").is_dir() else None
-    return train, validation, test
+    """`train.checks.load_splits`, as a tuple."""
+    splits = checks.load_splits(root)
+    return splits["train"], splits["val"], splits.get("test")
 
 
 def random_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
