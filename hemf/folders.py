@@ -152,7 +152,7 @@ def unreadable(
 
     Args:
         images: what to decode.
-        progress: called per image.
+        progress: called per image, from the caller's thread.
         look: called with each image that was decoded, from several threads.
     """
     bad: dict[int, str] = {}
@@ -162,10 +162,10 @@ def unreadable(
             look(index, decode(images.paths[index]))
         except BadInputError as error:
             bad[index] = error.message
-        progress()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(check, range(len(images))))
+        for _ in pool.map(check, range(len(images))):
+            progress()
     return dict(sorted(bad.items()))
 
 

@@ -73,7 +73,7 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callabl
         progress: called per image.
 
     Raises:
-        BadInputError: unreadable images, each named; or no readable one of a class.
+        BadInputError: unreadable images, each named; or too few images or classes for training.
     """
     contents = {name: look_at(images, progress) for name, images in splits.items()}
     told = {name: told_unreadable(images, contents[name].bad) for name, images in splits.items() if contents[name].bad}
@@ -87,6 +87,7 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callabl
         _refuse_lost_classes(readable[name])
         if bad:
             notes.append(told_left_out(images, bad))
+    _refuse_too_little(readable["train"])
     return Checked(readable, [*notes, *repeated(splits, {name: each.digests for name, each in contents.items()})])
 
 
@@ -158,3 +159,10 @@ def _refuse_lost_classes(images: LabelledImages) -> None:
     if lost:
         names = ", ".join(images.classes[label] for label in lost)
         raise BadInputError(f"No image of {names} below {images.root} can be read.")
+
+
+def _refuse_too_little(train: LabelledImages) -> None:
+    if len(train) < 2:
+        raise BadInputError(f"{train.root} has {len(train)} image; at least 2 are needed.")
+    if len(train.classes) < 2:
+        raise BadInputError(f"{train.root} has one class, {train.classes[0]}; a classifier needs two.")

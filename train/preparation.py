@@ -16,7 +16,7 @@ from hemf import artifact_folder, artifacts
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages, class_folders
 from train import checks, published_sets, split_file, splits
-from train.division import Division, Request, divide
+from train.assignment import Assignment, Request, assign
 from train.split_file import Entry, Origin
 from train.splits import SPLITS, Split
 
@@ -61,29 +61,29 @@ def prepare(request: Request, progress: Progress = lambda phase, done, total: No
         unpacked = folder / ".unpacked"
         images = _find(request, unpacked, progress)
         places = [_below(path, request.source, unpacked) for path in images.paths]
-        division = divide(request, images)
-        bad, notes = _read(request, images, division, progress)
+        assignment = assign(request, images)
+        bad, notes = _read(request, images, assignment, progress)
         # Left out only now: what the others' split is must not hang on it.
-        assigned = [None if index in bad else split for index, split in enumerate(division.assigned)]
+        assigned = [None if index in bad else split for index, split in enumerate(assignment.assigned)]
         counts = splits.count(images, assigned)
-        splits.check_classes(counts, division.used)
-        entries, linked = _write(folder, request, images, division, assigned, places, progress)
+        splits.check_classes(counts, assignment.used)
+        entries, linked = _write(folder, request, images, assignment, assigned, places, progress)
         if unpacked.exists():
             linked = 0  # to files that go now
             shutil.rmtree(unpacked)
         left_out = {places[index]: reason for index, reason in bad.items()}
-        digest = split_file.write(folder, division.origin, entries, left_out)
+        digest = split_file.write(folder, assignment.origin, entries, left_out)
     if request.data_set != "class-folders":
         notes = published_sets.differences(request.data_set, images) + notes
     return Prepared(
         output=request.output,
-        origin=division.origin,
+        origin=assignment.origin,
         digest=digest,
         counts=counts,
         linked=linked,
         copied=len(entries) - linked,
         left_out=left_out,
-        notes=[*division.notes, *notes],
+        notes=[*assignment.notes, *notes],
     )
 
 
@@ -102,7 +102,7 @@ def _below(path: Path, source: Path, unpacked: Path) -> str:
 
 
 def _read(
-    request: Request, images: LabelledImages, division: Division, progress: Progress
+    request: Request, images: LabelledImages, assignment: Assignment, progress: Progress
 ) -> tuple[dict[int, str], list[str]]:
     """Decode every image: those that can't be read, and notes of those that are there twice.
 
@@ -117,7 +117,7 @@ def _read(
             "Mend or remove them, or leave them out with --skip-unreadable.",
         )
     notes = [checks.told_left_out(images, contents.bad)] if contents.bad else []
-    members = {name: [i for i, split in enumerate(division.assigned) if split == name] for name in SPLITS}
+    members = {name: [i for i, split in enumerate(assignment.assigned) if split == name] for name in SPLITS}
     return contents.bad, notes + checks.repeated(
         {name: images.select(indices) for name, indices in members.items()},
         {name: tuple(contents.digests[index] for index in indices) for name, indices in members.items()},
@@ -128,7 +128,7 @@ def _write(
     folder: Path,
     request: Request,
     images: LabelledImages,
-    division: Division,
+    assignment: Assignment,
     assigned: list[Split | None],
     places: list[str],
     progress: Progress,
@@ -149,7 +149,7 @@ def _write(
                 file=target.relative_to(folder).as_posix(),
                 source=places[index],
                 sha256=artifacts.sha256(target),
-                group=None if division.groups is None else division.groups[index],
+                group=None if assignment.groups is None else assignment.groups[index],
             )
         )
     return entries, linked

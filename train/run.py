@@ -11,7 +11,7 @@ import torch
 
 from hemf import artifacts, checkpoint
 from hemf.config import registered
-from hemf.errors import BadInputError, MissingCapabilityError
+from hemf.errors import MissingCapabilityError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from train import checks, figures, loop, metrics
@@ -90,10 +90,6 @@ def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
     listener.checking(sum(len(images) for images in splits.values()))
     checked = checks.check(splits, skip=options.skip_unreadable, progress=listener.checked)
     train, validation, test = checked.splits["train"], checked.splits["val"], checked.splits.get("test")
-    if len(train) < 2:
-        raise BadInputError(f"{options.data / 'train'} has {len(train)} image; at least 2 are needed.")
-    if len(train.classes) < 2:
-        raise BadInputError(f"{options.data / 'train'} has one class, {train.classes[0]}; a classifier needs two.")
     job = loop.Job(
         config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
         recipe=recipe,

@@ -121,7 +121,7 @@ def check(folder: Path, as_json: bool) -> None:
 
 def _run(data_set: Any, options: dict[str, Any]) -> None:
     from hemf_export import console
-    from train.division import Request
+    from train.assignment import Request
     from train.groups import GroupColumn
     from train.preparation import prepare
     from train.splits import Shares

@@ -73,7 +73,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Division:
+class Assignment:
     """The split of each image of a list.
 
     Args:
@@ -91,7 +91,7 @@ class Division:
     notes: list[str]
 
 
-def divide(request: Request, images: LabelledImages) -> Division:
+def assign(request: Request, images: LabelledImages) -> Assignment:
     """Decide on the split of each image.
 
     Raises:
@@ -136,7 +136,7 @@ def divide(request: Request, images: LabelledImages) -> Division:
         groups=_record(request.group_column),
         classes=images.classes,
     )
-    return Division(assigned, splits.SPLITS if method == "published" else shares.used, group_of, origin, notes)
+    return Assignment(assigned, splits.SPLITS if method == "published" else shares.used, group_of, origin, notes)
 
 
 def _record(column: GroupColumn | None) -> dict[str, str] | None:
