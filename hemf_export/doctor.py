@@ -96,7 +96,6 @@ _GPU = ("GPU", "driver", "CUDA in torch")
 # What can't be there without another: where that is lacking already, nothing is gained by saying both.
 _FOLLOWS = {"driver": {"GPU"}, "CUDA in torch": {"GPU", "torch"}}
 USES = (
-    Use("data", ("numpy", "filelock", "Pillow")),
     Use("train", _TRAIN),
     Use("onnx", _GRAPH, gains={"onnxsim": "graphs are not simplified"}),
     Use("calibrate", (*_GRAPH, "matplotlib")),
