@@ -23,6 +23,7 @@ from hemf_export import __version__
 
 # name → (module, one line of help). The line stands here so that --help imports nothing else.
 COMMANDS = {
+    "data": ("hemf_export.commands.data", "Divide images into train, val and test: the paper's splits, or your own."),
     "train": ("hemf_export.commands.train", "Train HEMF on class folders of images."),
     "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
@@ -73,6 +74,7 @@ def cli(debug: bool) -> None:
     """Train HEMF, and take its checkpoints to ONNX and TensorRT engines that are proven to be the same model.
 
     \b
+    hemf-export data class-folders IMAGES -o DATA   train/, val/ and test/, no patient on two sides
     hemf-export train DATA -o RUN      class folders of images → RUN/best.pt
     hemf-export onnx RUN/best.pt       → RUN/best.onnx, proven against PyTorch
     hemf-export calibrate RUN/best.onnx --precision int8 --images DATA --max-drop 0.5   → INT8 within a budget

@@ -13,7 +13,7 @@ import torch
 from hemf import checkpoint
 from hemf.errors import HemfError
 from hemf_export import cli
-from tests.conftest import PROJECT, tiny_checkpoint
+from tests.conftest import PROJECT, tiny_checkpoint, write_class_folders
 from train import recipe_file
 from train.recipe import Recipe
 
@@ -41,6 +41,9 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
     monkeypatch.chdir(tmp_path)
     torch.save(tiny_checkpoint().state, "best_model.pth")
+    write_class_folders(tmp_path / "scans", 12)
+    rows = [f"{path.name},P{int(re.sub('[a-z]', '', path.stem)) // 2}" for path in (tmp_path / "scans").glob("*/*")]
+    Path("patients.csv").write_text("\n".join(["image,patient", *rows]))
     assert image_data == tmp_path / "data"
     for words in lines():
         budget = LARGE_BUDGET if "--max-drop" in words else []

@@ -14,23 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from hemf.folders import LabelledImages, class_folders
+from hemf.folders import LabelledImages
 from hemf.images import Preprocess, decode
+from train import checks
 from train.augmentation import augment
 from train.recipe import Recipe
 from train.sampling import order
 
 
 def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages, LabelledImages | None]:
-    """train/, val/ and, where it is, test/ below `root`, with one numbering of the classes.
-
-    Raises:
-        BadInputError: a split or a class is missing, or the classes differ between splits.
-    """
-    train = class_folders(root / "train")
-    validation = class_folders(root / "val", train.classes)
-    test = class_folders(root / "test", train.classes) if (root / "test").is_dir() else None
-    return train, validation, test
+    """`train.checks.load_splits`, as a tuple."""
+    splits = checks.load_splits(root)
+    return splits["train"], splits["val"], splits.get("test")
 
 
 class TrainingImages(Dataset[tuple[Tensor, int]]):

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 
-from hemf import artifacts, checkpoint, folders
+from hemf import artifacts, checkpoint
 from hemf.config import registered
-from hemf.errors import BadInputError, MissingCapabilityError
+from hemf.errors import MissingCapabilityError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import data, figures, loop, metrics
+from train import checks, figures, loop, metrics
 from train.recipe import Recipe
 from train.run_folder import RunFolder
-
-_SHOWN = 20  # unreadable files named in a message
 
 
 @dataclass(frozen=True)
@@ -89,24 +86,16 @@ def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
     device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     registered(options.model, image_size=options.image_size)  # a wrong name or size is told first
     run = RunFolder(options.output, resume=options.resume)
-    train, validation, test = data.load_splits(options.data)
-    notes: list[str] = []
-    kept: list[LabelledImages] = []
-    listener.checking(sum(len(images) for images in (train, validation, test) if images is not None))
-    for images in (train, validation, *([test] if test is not None else [])):
-        readable, skipped = _check(images, skip=options.skip_unreadable, progress=listener.checked)
-        kept.append(readable)
-        notes.extend(skipped)
-    if len(kept[0]) < 2:
-        raise BadInputError(f"{options.data / 'train'} has {len(kept[0])} image; at least 2 are needed.")
-    if len(train.classes) < 2:
-        raise BadInputError(f"{options.data / 'train'} has one class, {train.classes[0]}; a classifier needs two.")
+    splits = checks.load_splits(options.data)
+    listener.checking(sum(len(images) for images in splits.values()))
+    checked = checks.check(splits, skip=options.skip_unreadable, progress=listener.checked)
+    train, validation, test = checked.splits["train"], checked.splits["val"], checked.splits.get("test")
     job = loop.Job(
         config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
         recipe=recipe,
         preprocess=Preprocess.for_size(options.image_size, options.mode),
-        train=kept[0],
-        validation=kept[1],
+        train=train,
+        validation=validation,
         device=device,
         workers=options.workers if options.workers is not None else _default_workers(device),
         amp=options.amp,
@@ -118,29 +107,7 @@ def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
         f"validation images, {recipe.epochs} epochs of {trainer.steps} steps, on {device} in {precision}{start}"
     )
-    return Run(trainer, kept[2] if test is not None else None, listener, headline, notes)
-
-
-def _check(images: LabelledImages, *, skip: bool, progress: Callable[[], None]) -> tuple[LabelledImages, list[str]]:
-    """Decode every image once; all that fail are named, or left out and counted if `skip`."""
-    bad = folders.unreadable(images, progress)
-    if not bad:
-        return images, []
-    reasons = list(bad.values())
-    listed = "\n  ".join(reasons[:_SHOWN]) + (
-        f"\n  … and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
-    )
-    if not skip:
-        raise BadInputError(
-            f"{len(bad)} of {len(images)} images below {images.root} can't be read:\n  {listed}",
-            "Mend or remove them, or leave them out with --skip-unreadable.",
-        )
-    readable = images.select([index for index in range(len(images)) if index not in bad])
-    assert readable.labels is not None
-    lost = sorted(set(range(len(images.classes))) - set(readable.labels))
-    if lost:
-        raise BadInputError(f"No image of {images.classes[lost[0]]} below {images.root} can be read.")
-    return readable, [f"{len(bad)} unreadable images left out below {images.root}:\n  {listed}"]
+    return Run(trainer, test, listener, headline, checked.notes)
 
 
 def _default_workers(device: str) -> int:
