@@ -25,6 +25,16 @@ _LONGEST_NAME = 28  # signs
 _DPI = 150
 
 
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that needs no window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
     """Counts, and their shares of each true class (row), which give the shades.
 
@@ -36,7 +46,7 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: st
     values = np.asarray(counts)
     shares = values / np.maximum(values.sum(1, keepdims=True), 1)
     side = 1.6 + max(0.75 * len(classes), 1.8)
-    figure = _figure(side + 1.6, side + 0.4)
+    figure = blank(side + 1.6, side + 0.4)
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
@@ -65,7 +75,7 @@ def roc(curves: Sequence[RocCurve], title: str, *, mean: RocCurve | None = None)
         mean: of them, drawn thick and black.
     """
     longest = max(len(_label(curve)) for curve in (*curves, *([mean] if mean else [])))
-    figure = _figure(4.4 + 0.085 * longest, 4.3)
+    figure = blank(4.4 + 0.085 * longest, 4.3)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=(0, (1, 3)), label="chance (0.5)")
     for number, curve in enumerate(curves):
@@ -112,15 +122,6 @@ def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
 def save_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str, path: Path) -> None:
     """Draw a confusion matrix, and write it as a PNG atomically."""
     artifacts.write_bytes(path, encode(confusion(counts, classes, title), "png"))
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _label(curve: RocCurve) -> str:

@@ -72,8 +72,8 @@ def channel_weights(features: Tensor, gradients: Tensor) -> Tensor:
     """w_k = Σ_ij α_ij relu(g_ij), α_ij = g_ij² / (2 g_ij² + g_ij³ Σ_ab A_ab): equations 7 and 19 of Grad-CAM++.
 
     Equation 19 is equation 10 for Y = exp(S) of a score S that is linear in A around the image: the second and third
-    derivatives of Y are then exp(S) g² and exp(S) g³, and exp(S) cancels. The factor exp(S) of relu(∂Y/∂A) is the same
-    for all channels and left out, as maps are scaled to their maximum. Only g > 0 counts, and there α is 1 / (2 + g ΣA).
+    derivatives of Y are then exp(S) g² and exp(S) g³, and exp(S) cancels. The factor exp(S) of relu(∂Y/∂A) is the
+    same for all channels and left out, as maps are scaled to their maximum. Only g > 0 counts: α = 1 / (2 + g ΣA).
 
     The method is made for maps that a ReLU left without negative values. The fused map has some, so a sum below 0 is
     taken for 0: α stays within 0 … 1/2, where the formula would have a pole.

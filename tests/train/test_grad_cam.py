@@ -30,9 +30,9 @@ CORNERS = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 4.0]]]])
 
 
 def test_a_map_worked_out_by_hand():
-    """Gradients are weight / 4: 1/2 and 1/4. Both sums are 4, so α is 1 / (2 + 2) and 1 / (2 + 1), the channels' weights
-    are 4 · 1/4 · 1/2 = 1/2 and 4 · 1/3 · 1/4 = 1/3, the map 4 · 1/2 and 4 · 1/3 in its corners. Grad-CAM would say 1/2
-    in the second one."""
+    """Gradients are weight / 4: 1/2 and 1/4. Both sums are 4, so α is 1 / (2 + 2) and 1 / (2 + 1), the channels'
+    weights are 4 · 1/4 · 1/2 = 1/2 and 4 · 1/3 · 1/4 = 1/3, the map 4 · 1/2 and 4 · 1/3 in its corners. Grad-CAM would
+    say 1/2 in the second one."""
     found = grad_cam_plus_plus(Averaged([[2.0, 1.0], [-1.0, -3.0]]), CORNERS)
     assert found.classes.tolist() == [0]
     assert found.logits.tolist() == [[3.0, -4.0]]
