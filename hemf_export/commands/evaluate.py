@@ -139,6 +139,6 @@ def _next(found: Evaluation) -> tuple[str | Path, ...]:
     one = found.models[0]
     if one.path.suffix.lower() not in CHECKPOINT_SUFFIXES:
         return "hemf-export bench", one.path
-    if one.wrong:
-        return "hemf-export explain", one.path, *one.wrong[:_EXPLAINED]
+    if wrong := [path for path in one.wrong if str(path).isprintable()]:
+        return "hemf-export explain", one.path, *wrong[:_EXPLAINED]
     return "hemf-export onnx", one.path

@@ -55,11 +55,11 @@ def command(
         return
     rows = [
         (
-            Path(one["image"]).name,
+            console.printable(Path(one["image"]).name),
             one["class"],
             f"{one['probability']:.2%}",
             one["predicted"] + " ✗" * (one["true"] not in (None, one["predicted"])),
-            one["picture"],
+            console.printable(one["picture"]),
         )
         for one in found["images"][:_SHOWN]
     ]

@@ -110,12 +110,12 @@ def test_one_image_gets_no_sheet_and_the_folder_lies_beside_the_checkpoint(copie
 def test_images_of_one_name_and_of_strange_ones_get_pictures_of_their_own(made: Made, tmp_path: Path, run_cli):
     root = tmp_path / "images"
     write_images(root, 1, "bright")
-    for name in ("a/x.png", "b/x.png", "a/x.jpg", "b/2-x.png", "a/線\n$.png", "b/sheet-1.png"):
+    for name in ("a/x.png", "b/x.png", "a/x.jpg", "b/2-x.png", "a/線\n$.png", "b/sheet-1.png", f"b/{'long' * 60}.png"):
         (root / name).parent.mkdir(exist_ok=True)
         shutil.copy(root / "bright0.png", root / name)
     found = explained(run_cli, made.checkpoint, root / "a", root / "b", "-o", tmp_path / "out")
     pictures = [entry["picture"] for entry in found["images"]]
-    assert len(set(pictures)) == 6
+    assert len(set(pictures)) == 7
     assert all((tmp_path / "out" / name).is_file() for name in [*pictures, *found["sheets"]])
     assert not set(found["sheets"]) & set(pictures)
 

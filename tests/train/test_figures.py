@@ -47,7 +47,7 @@ def test_the_legend_stands_beside_the_curves_and_tells_each_apart(count: int):
     renderer = figure.canvas.get_renderer()
     assert not Bbox.intersection(axes.get_window_extent(renderer), legend.get_window_extent(renderer))
     assert figure.bbox.containsx(legend.get_window_extent(renderer).x1), "the legend is not cut off"
-    looks = {(line.get_color(), str(line.get_linestyle()), line.get_linewidth()) for line in axes.lines}
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern), line.get_linewidth()) for line in axes.lines}
     assert len(looks) == count + 2
     assert len(legend.get_texts()) == count + 2
     assert legend.get_texts()[-2].get_text() == "macro 0." + f"{mean_curve(made).area:.3f}"[2:]
