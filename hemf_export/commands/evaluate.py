@@ -93,11 +93,11 @@ def _show(found: Evaluation, values: dict[str, Any]) -> None:
     from hemf_export import console
 
     several = len(found.models) > 1
+    titles = _told_apart([one.path for one in found.models])
     rows = [
-        (one.path.name if len({m.path.name for m in found.models}) == len(found.models) else str(one.path),
-         str(len(one.images)), *_cells(one.metrics, _COLUMNS))
-        for one in found.models
-    ]  # fmt: skip
+        (title, str(len(one.images)), *_cells(one.metrics, _COLUMNS))
+        for title, one in zip(titles, found.models, strict=True)
+    ]
     if several:
         rows.append(("mean", "", *_cells(values["mean"], _COLUMNS)))
         rows.append(("± sd (n - 1)", "", *_cells(values["standard_deviation"], _COLUMNS)))
@@ -120,6 +120,15 @@ def _show(found: Evaluation, values: dict[str, Any]) -> None:
     cells = [(name, *(str(count) for count in row)) for name, row in zip(found.classes, found.confusion, strict=True)]
     together = ", summed" if several else ""
     console.table(f"\nConfusion{together} (row: true class)", ("", *found.classes), cells)
+
+
+def _told_apart(paths: list[Path]) -> list[str]:
+    """The ends of the paths, as short as they differ: best.pt, or fold1/best.pt."""
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        ends = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [path.name for path in paths]  # one file, on several folders
 
 
 def _cells(figures: dict[str, Any], columns: dict[str, tuple[str, bool]]) -> list[str]:

@@ -159,7 +159,8 @@ def test_folds_are_averaged_each_with_its_own_images(tmp_path: Path, run_cli, mo
     assert found["mean"]["by_class"]["dark"]["recall"] == pytest.approx(statistics.mean(recalls))
     rows = [line.split() for line in out.splitlines()]
     assert ["mean", f"{statistics.mean(scores['accuracy']):.2%}"] in [row[:2] for row in rows]
-    assert sum(row[:1] == [str(path)] for row in rows for path in files) == 3, "a row for each, told apart"
+    names = [row[0] for row in rows if row]
+    assert {"fold0/best.pt", "fold1/best.pt", "fold2/best.pt"} <= set(names), "a row for each, told apart"
     for number in (1, 2, 3):
         assert (tmp_path / "evaluation" / f"{number}-best" / "predictions.csv").is_file()
     assert (tmp_path / "evaluation" / "roc.svg").is_file()
