@@ -75,7 +75,7 @@ def roc(curves: Sequence[RocCurve], title: str, *, mean: RocCurve | None = None)
         mean: of them, drawn thick and black.
     """
     longest = max(len(_label(curve)) for curve in (*curves, *([mean] if mean else [])))
-    figure = blank(4.4 + 0.085 * longest, 4.3)
+    figure = blank(5.3 + 0.085 * longest, 4.3)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=(0, (1, 3)), label="chance (0.5)")
     for number, curve in enumerate(curves):

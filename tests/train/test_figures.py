@@ -46,7 +46,9 @@ def test_the_legend_stands_beside_the_curves_and_tells_each_apart(count: int):
     axes, legend = figure.axes[0], figure.legends[0]
     renderer = figure.canvas.get_renderer()
     assert not Bbox.intersection(axes.get_window_extent(renderer), legend.get_window_extent(renderer))
-    assert figure.bbox.containsx(legend.get_window_extent(renderer).x1), "the legend is not cut off"
+    for part in (axes.get_tightbbox(renderer), legend.get_window_extent(renderer)):
+        assert figure.bbox.fully_contains(part.x0, part.y0), "nothing is cut off"
+        assert figure.bbox.fully_contains(part.x1, part.y1), "nothing is cut off"
     looks = {(line.get_color(), str(line._unscaled_dash_pattern), line.get_linewidth()) for line in axes.lines}
     assert len(looks) == count + 2
     assert len(legend.get_texts()) == count + 2
