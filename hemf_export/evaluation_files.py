@@ -62,14 +62,15 @@ def _write_all(evaluation: Evaluation, folder: Path) -> None:
 
 
 def _write_confusion(counts: list[list[int]], classes: tuple[str, ...], title: str, folder: Path) -> None:
+    drawn = figures.confusion(counts, classes, title)
     for kind in ("png", "svg"):
-        drawn = figures.confusion(counts, classes, title)
         artifacts.write_bytes(folder / f"confusion.{kind}", figures.encode(drawn, kind))
 
 
 def _write_roc(curves: tuple[RocCurve, ...] | list[RocCurve], mean: RocCurve, title: str, folder: Path) -> None:
+    drawn = figures.roc(curves, title, mean=mean)
     for kind in ("png", "svg"):
-        artifacts.write_bytes(folder / f"roc.{kind}", figures.encode(figures.roc(curves, title, mean=mean), kind))
+        artifacts.write_bytes(folder / f"roc.{kind}", figures.encode(drawn, kind))
 
 
 def _predictions(one: Evaluated) -> bytes:

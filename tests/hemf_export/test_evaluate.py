@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from scipy.special import softmax
 from sklearn import metrics
 
@@ -19,7 +18,19 @@ from hemf import checkpoint
 from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders
 from tests.hemf_export.conftest import Made, no_inference
 
+PNG = b"\x89PNG"
 NAMES = ("evaluation.json", "predictions.csv", "confusion.png", "confusion.svg", "roc.png", "roc.svg")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "model.pt")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots that nobody looks at take seconds."""
+    monkeypatch.setattr("train.figures.encode", lambda figure, kind: b"")
 
 
 def labels_and_probabilities(folder: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +57,8 @@ def evaluated(run_cli, *arguments: object) -> dict:
     return json.loads(out)
 
 
-def test_every_figure_is_scikit_learns(made: Made, folder: Path, tmp_path: Path, run_cli):
-    found = evaluated(run_cli, made.checkpoint, "--data", folder, "-o", tmp_path / "out")["models"][0]
+def test_every_figure_is_scikit_learns(model: Path, folder: Path, tmp_path: Path, run_cli, undrawn):
+    found = evaluated(run_cli, model, "--data", folder, "-o", tmp_path / "out")["models"][0]
     truth, shares = labels_and_probabilities(folder)
     predicted = shares.argmax(1)
     averages = {"average": "macro", "zero_division": 0.0}
@@ -77,12 +88,12 @@ def test_every_figure_is_scikit_learns(made: Made, folder: Path, tmp_path: Path,
     assert found["images"]["images"] == 15
 
 
-def test_the_folder_has_figures_plots_and_every_image(made: Made, folder: Path, tmp_path: Path, run_cli):
-    code, out, err = run_cli("evaluate", made.checkpoint, "--data", folder, "-o", tmp_path / "out")
+def test_the_folder_has_figures_plots_and_every_image(model: Path, folder: Path, tmp_path: Path, run_cli):
+    code, out, err = run_cli("evaluate", model, "--data", folder, "-o", tmp_path / "out")
     assert code == 0, err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(NAMES)
     for name in ("confusion.png", "roc.png"):
-        assert Image.open(tmp_path / "out" / name).format == "PNG"
+        assert (tmp_path / "out" / name).read_bytes().startswith(PNG)
     truth, shares = labels_and_probabilities(folder)
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -101,9 +112,9 @@ def test_the_folder_has_figures_plots_and_every_image(made: Made, folder: Path, 
     assert {Path(word).name for word in named} <= wrong, "what it got wrong is what to look at"
 
 
-def test_results_are_the_same_bytes_and_replaced_only_by_force(made: Made, folder: Path, tmp_path: Path, run_cli):
+def test_results_are_the_same_bytes_and_replaced_only_by_force(model: Path, folder: Path, tmp_path: Path, run_cli):
     out = tmp_path / "out"
-    arguments = ("evaluate", made.checkpoint, "--data", folder, "-o", out)
+    arguments = ("evaluate", model, "--data", folder, "-o", out)
     assert run_cli(*arguments)[0] == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     code, _, err = run_cli(*arguments)
@@ -114,12 +125,12 @@ def test_results_are_the_same_bytes_and_replaced_only_by_force(made: Made, folde
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_the_default_folder_lies_beside_the_file(copies: Made, folder: Path, run_cli):
-    assert run_cli("evaluate", copies.checkpoint, "--data", folder)[0] == 0
-    assert (copies.folder / "model.evaluation" / "evaluation.json").is_file()
+def test_the_default_folder_lies_beside_the_file(checkpoint_file: Path, folder: Path, run_cli, undrawn):
+    assert run_cli("evaluate", checkpoint_file, "--data", folder)[0] == 0
+    assert (checkpoint_file.parent / "model.evaluation" / "evaluation.json").is_file()
 
 
-def test_an_onnx_file_is_as_good_as_its_checkpoint(made: Made, folder: Path, tmp_path: Path, run_cli):
+def test_an_onnx_file_is_as_good_as_its_checkpoint(made: Made, folder: Path, tmp_path: Path, run_cli, undrawn):
     """And a float16 one as a GPU would round it, which is said."""
     arguments = (made.checkpoint, made.onnx, made.half, "--data", folder, "-o", tmp_path / "out")
     code, out, err = run_cli("evaluate", *arguments, "--json")
@@ -134,10 +145,10 @@ def test_an_onnx_file_is_as_good_as_its_checkpoint(made: Made, folder: Path, tmp
     assert "float16 is emulated" in err
 
 
-def test_folds_are_averaged_each_with_its_own_images(tmp_path: Path, run_cli, monkeypatch):
+def test_folds_are_averaged_each_with_its_own_images(tmp_path: Path, run_cli, monkeypatch, undrawn):
     """Also where the folds' checkpoints have one name."""
-    files = [save(tmp_path / f"fold{seed}" / "best.pt", seed) for seed in (0, 1, 2)]
-    data = [write_class_folders(tmp_path / f"data{seed}", 3 + seed, seed) for seed in (0, 1, 2)]
+    files = [save(tmp_path / f"fold{seed}" / "best.pt", seed) for seed in (0, 1)]
+    data = [write_class_folders(tmp_path / f"data{seed}", 3 + seed, seed) for seed in (0, 1)]
     pairs = [word for folder in data for word in ("--data", folder)]
     monkeypatch.chdir(tmp_path)
     code, out, err = run_cli("evaluate", *files, *pairs)
@@ -160,14 +171,16 @@ def test_folds_are_averaged_each_with_its_own_images(tmp_path: Path, run_cli, mo
     rows = [line.split() for line in out.splitlines()]
     assert ["mean", f"{statistics.mean(scores['accuracy']):.2%}"] in [row[:2] for row in rows]
     names = [row[0] for row in rows if row]
-    assert {"fold0/best.pt", "fold1/best.pt", "fold2/best.pt"} <= set(names), "a row for each, told apart"
-    for number in (1, 2, 3):
+    assert {"fold0/best.pt", "fold1/best.pt"} <= set(names), "a row for each, told apart"
+    for number in (1, 2):
         assert (tmp_path / "evaluation" / f"{number}-best" / "predictions.csv").is_file()
     assert (tmp_path / "evaluation" / "roc.svg").is_file()
 
 
-def test_the_test_split_is_taken_and_val_only_with_a_word(made: Made, image_data: Path, tmp_path: Path, run_cli):
-    arguments = ("evaluate", made.checkpoint, "--data", image_data)
+def test_the_test_split_is_taken_and_val_only_with_a_word(
+    model: Path, image_data: Path, tmp_path: Path, run_cli, undrawn
+):
+    arguments = ("evaluate", model, "--data", image_data)
     code, out, err = run_cli(*arguments, "-o", tmp_path / "a", "--json")
     assert code == 0, err
     assert json.loads(out)["models"][0]["images"]["folder"] == "test"
@@ -195,19 +208,19 @@ BAD_DATA = {
 
 
 @pytest.mark.parametrize("kind", BAD_DATA)
-def test_bad_data_is_exit_1_before_any_image_is_run(made: Made, tmp_path: Path, run_cli, monkeypatch, kind: str):
+def test_bad_data_is_exit_1_before_any_image_is_run(model: Path, tmp_path: Path, run_cli, monkeypatch, kind: str):
     spoil, message = BAD_DATA[kind]
     root = write_class_folders(tmp_path / "data", 3)
     spoil(root)
     no_inference(monkeypatch)
-    code, out, err = run_cli("evaluate", made.checkpoint, "--data", root, "-o", tmp_path / "out", "--json")
+    code, out, err = run_cli("evaluate", model, "--data", root, "-o", tmp_path / "out", "--json")
     assert code == 1, err
     assert message in err
     assert json.loads(out)["exit_code"] == 1
     assert not (tmp_path / "out").exists()
 
 
-def test_logits_that_are_not_finite_are_exit_3_and_nothing_is_kept(folder: Path, tmp_path: Path, run_cli):
+def test_logits_that_are_not_finite_are_exit_3_and_nothing_is_kept(folder: Path, tmp_path: Path, run_cli, undrawn):
     path = save(tmp_path / "nan.pt", **{"head.bias": torch.tensor([0.0, float("nan"), 0.0])})
     code, out, err = run_cli("evaluate", path, "--data", folder, "-o", tmp_path / "out", "--json")
     assert code == 3
@@ -216,30 +229,30 @@ def test_logits_that_are_not_finite_are_exit_3_and_nothing_is_kept(folder: Path,
     assert not (tmp_path / "out").exists()
 
 
-def test_wrong_usage(made: Made, folder: Path, run_cli):
-    code, _, err = run_cli("evaluate", made.checkpoint, made.onnx, *["--data", folder] * 3)
+def test_wrong_usage(model: Path, folder: Path, run_cli):
+    code, _, err = run_cli("evaluate", model, model.with_name("b.pt"), *["--data", folder] * 3)
     assert code == 2
     assert "2 files and 3 data folders" in err
-    code, _, err = run_cli("evaluate", made.checkpoint, made.checkpoint, "--data", folder)
+    code, _, err = run_cli("evaluate", model, model, "--data", folder)
     assert code == 2
     assert "is named twice" in err
-    assert run_cli("evaluate", made.checkpoint)[0] == 2
+    assert run_cli("evaluate", model)[0] == 2
     assert run_cli("evaluate", "--data", folder)[0] == 2
 
 
-def test_models_of_other_classes_are_not_averaged(made: Made, folder: Path, tmp_path: Path, run_cli):
+def test_models_of_other_classes_are_not_averaged(model: Path, folder: Path, tmp_path: Path, run_cli):
     checkpoint.save(tiny_checkpoint(classes=("bright", "dark", "grey")), tmp_path / "other.pt")
-    code, _, err = run_cli("evaluate", made.checkpoint, tmp_path / "other.pt", "--data", folder, "-o", tmp_path / "o")
+    code, _, err = run_cli("evaluate", model, tmp_path / "other.pt", "--data", folder, "-o", tmp_path / "o")
     assert code == 1
     assert "bright, dark, grey" in err
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_any_work(
-    made: Made, folder: Path, tmp_path, run_cli, monkeypatch
+    model: Path, folder: Path, tmp_path, run_cli, monkeypatch
 ):
     no_inference(monkeypatch)
     (tmp_path / "file").write_text("x")
     for output in (tmp_path / "file", tmp_path / "file" / "out", folder):
-        code, _, err = run_cli("evaluate", made.checkpoint, "--data", folder, "-o", output, "--force")
+        code, _, err = run_cli("evaluate", model, "--data", folder, "-o", output, "--force")
         assert code == 1, output
         assert "-o" in err
