@@ -50,7 +50,7 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: st
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        colour = "white" if share > 0.5 else "black"
+        colour = "white" if share > 0.6 else "black"
         text = f"{values[row, column]}\n{share:.0%}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     names = [_shortened(name) for name in classes]
