@@ -145,7 +145,11 @@ def explain(
     images = LabelledImages(Path(), saved.classes, pictures.paths, None)
     predictor.require_readable(images, progress)
     above = pictures.class_folders(saved.classes)
-    true = [None if parent is None else parent.name for parent in above]
+    # An image that is named itself may lie in a class folder too.
+    true = [
+        parent.name if parent else path.parent.name if path.parent.name in saved.classes else None
+        for path, parent in zip(pictures.paths, above, strict=True)
+    ]
     entries: list[dict[str, Any]] = []
     cells = (0, 0)
     with result_folder.whole(folder, MARK, force=force) as place:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,12 @@ from train.figures import blank
 if TYPE_CHECKING:  # matplotlib is imported where something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 COLOURS = "inferno"  # lightness rises evenly with the value: read the same in grey and by the colour-blind
 SHEET_COLUMNS = 4
 SHEET_SIZE = 20
-_OPACITY = 0.55
+_OPACITY = 0.65  # where the map is 1
 _LONGEST_LINE = 30  # signs under a picture of a sheet
 
 
@@ -43,12 +44,13 @@ class HeatMap:
     caption: str
 
     def overlay(self) -> PixelArray:
-        """(H, W, 3): the image in grey under the colours of the map."""
+        """(H, W, 3): the image in grey under the colours of the map, the denser the larger its value."""
         import matplotlib
 
         colours = matplotlib.colormaps[COLOURS](self.values)[..., :3]
         grey = (self.pixels @ np.array([0.299, 0.587, 0.114]))[..., None] / 255  # ITU-R BT.601
-        mixed = (1 - _OPACITY) * grey + _OPACITY * colours
+        opacity = _OPACITY * self.values[..., None]
+        mixed = (1 - opacity) * grey + opacity * colours
         return np.clip(mixed * 255, 0, 255).round().astype(np.uint8)
 
 
@@ -56,14 +58,13 @@ def panel(drawn: HeatMap) -> Figure:
     """The image, the map and both together, side by side, with a scale."""
     figure = blank(8.2, 3.1)
     axes = figure.subplots(1, 3)
-    for one, (title, picture) in zip(
-        axes, (("image", drawn.pixels), ("Grad-CAM++", drawn.values), ("overlay", drawn.overlay())), strict=True
-    ):
-        shown = _picture(one, picture)
-        one.set_title(title, fontsize=9)
-        if title == "Grad-CAM++":
-            scale = shown
-    bar = figure.colorbar(scale, ax=axes, fraction=0.02, pad=0.01, label="share of the largest value")
+    shown = [
+        _picture(place, picture)
+        for place, picture in zip(axes, (drawn.pixels, drawn.values, drawn.overlay()), strict=True)
+    ]
+    for place, title in zip(axes, ("image", "Grad-CAM++", "overlay"), strict=True):
+        place.set_title(title, fontsize=9)
+    bar = figure.colorbar(shown[1], ax=axes, fraction=0.02, pad=0.01, label="share of the largest value")
     bar.set_ticks([0, 0.5, 1])
     figure.suptitle(f"{_plain(drawn.name)}: {_plain(drawn.caption)}", fontsize=10, parse_math=False)
     return figure
@@ -86,7 +87,7 @@ def sheet(drawn: Sequence[HeatMap]) -> Figure:
     return figure
 
 
-def _picture(axes: Axes, values: NDArray[np.generic]) -> object:
+def _picture(axes: Axes, values: NDArray[Any]) -> AxesImage:
     shown = axes.imshow(values, cmap=COLOURS, vmin=0, vmax=1, interpolation="nearest")
     axes.axis("off")
     return shown

@@ -69,7 +69,13 @@ def command(
     console.table(title + f", the first {len(rows)}" * (more > 0), columns, rows, words=(0, 1, 3, 4))
     (height, width), size = found["cells"], found["size"]
     console.say(
-        f"{folder}: explanation.json, a PNG an image{', ' + ', '.join(found['sheets']) if found['sheets'] else ''}. "
+        f"{folder}: explanation.json, a PNG an image{_sheets(found['sheets'])}. "
         f"The map has {height} × {width} cells of {size // height} × {size // width} pixels: no finer than that."
     )
     console.next_command("hemf-export onnx", file)
+
+
+def _sheets(names: list[str]) -> str:
+    if len(names) < 3:
+        return "".join(f", {name}" for name in names)
+    return f", {names[0]} to {names[-1]}"
