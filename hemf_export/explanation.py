@@ -26,7 +26,7 @@ from train.heatmap_figures import HeatMap
 MARK = "explanation.json"  # by which its folders are known
 FORMAT = 1  # of it
 BATCH = 8
-_LONGEST_STEM = 60  # signs: file systems take 255 bytes
+_LONGEST_STEM = 200  # bytes: file systems take 255
 
 Progress = Callable[[str, int, int], None]
 
@@ -214,7 +214,8 @@ def _names(paths: Sequence[Path]) -> Iterator[str]:
     """A name for each picture: the image's own, numbered where it has been taken already."""
     taken: set[str] = set()
     for path in paths:
-        stem = "".join(sign if sign.isprintable() else "_" for sign in path.stem[:_LONGEST_STEM])
+        plain = "".join(sign if sign.isprintable() else "_" for sign in path.stem)
+        stem = plain.encode()[:_LONGEST_STEM].decode(errors="ignore")
         name, number = f"{stem}.png", 1
         while name.lower() in taken or name.lower().startswith("sheet-"):
             number += 1
