@@ -58,10 +58,8 @@ def panel(drawn: HeatMap) -> Figure:
     """The image, the map and both together, side by side, with a scale."""
     figure = blank(8.2, 3.1)
     axes = figure.subplots(1, 3)
-    shown = [
-        _picture(place, picture)
-        for place, picture in zip(axes, (drawn.pixels, drawn.values, drawn.overlay()), strict=True)
-    ]
+    pictures: tuple[NDArray[Any], ...] = (drawn.pixels, drawn.values, drawn.overlay())
+    shown = [_picture(place, picture) for place, picture in zip(axes, pictures, strict=True)]
     for place, title in zip(axes, ("image", "Grad-CAM++", "overlay"), strict=True):
         place.set_title(title, fontsize=9)
     bar = figure.colorbar(shown[1], ax=axes, fraction=0.02, pad=0.01, label="share of the largest value")
