@@ -72,7 +72,7 @@ def by_hooks(path: Path, label: int | None) -> tuple[np.ndarray, np.ndarray, int
 
 @pytest.mark.parametrize("label", [None, 0, 1, 2])
 def test_maps_and_probabilities_are_those_of_a_whole_pass(
-    model: Path, images, tmp_path: Path, run_cli, label, monkeypatch
+    model: Path, images, tmp_path: Path, run_cli, label, monkeypatch, undrawn
 ):
     drawn = []
     monkeypatch.setattr(explanation.heatmap_figures, "panel", drawn.append)
