@@ -75,6 +75,9 @@ class HEMF(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, image_size, image_size), normalized → logits (N, num_classes)."""
-        fused = self.features(images).fused[-1]
+        return self.classify(self.features(images).fused[-1])
+
+    def classify(self, fused: Tensor) -> Tensor:
+        """The last fused feature map (N, C, H, W) → logits (N, num_classes)."""
         logits: Tensor = self.head(self.head_norm(fused.mean((2, 3))))
         return logits
