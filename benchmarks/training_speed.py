@@ -114,7 +114,7 @@ def on_cpu(batch: int, seconds: float) -> None:
     times: dict[str, list[float]] = {name: [] for name in steps}
     generator, started, rounds = np.random.default_rng(0), time.perf_counter(), 0
     with console.step(f"Training steps of hemf-base, batch {batch}, for {seconds:.0f} s"):
-        while rounds < _WARM_UP + 10 or time.perf_counter() - started < seconds:
+        while rounds < _WARM_UP + 5 or time.perf_counter() - started < seconds:
             for name in generator.permutation(list(steps)):
                 before = time.perf_counter()
                 steps[name]()

@@ -30,7 +30,7 @@ def test_every_image_is_in_one_piece_of_at_least_two(images, micro_batches, proc
 
 def test_a_process_more_takes_what_a_micro_batch_more_would():
     alone, shared = Division(19, 8, 2), Division(19, 8, 1, 2)
-    assert alone.steps == shared.steps == 2, "the last three would leave one image alone in a process"
+    assert (alone.steps, shared.steps) == (3, 2), "two processes can't share the last three images"
     for step in range(2):
         assert alone.pieces(step, 0) == [*shared.pieces(step, 0), *shared.pieces(step, 1)]
 
