@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class TrainingLoader:
         self, dataset: TrainingImages, division: Division, *, rank: int = 0, workers: int = 0, pin_memory: bool = False
     ) -> None:
         self.division, self.keys = division, _Keys(division, rank)
-        self._loader: DataLoader[tuple[Tensor, Tensor]] | None = DataLoader(
+        self._loader: DataLoader[Any] | None = DataLoader(
             dataset,
             batch_sampler=self.keys,
             num_workers=workers,
