@@ -41,8 +41,11 @@ class RunFolder:
         return [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one epoch's line, atomically: the file is small, so it is written anew."""
-        self._write([*self.read_metrics(), line])
+        """Add one epoch's line, atomically: the file is small, so it is written anew.
+
+        Lines from that epoch on are of a start that was killed before its checkpoint, and go.
+        """
+        self._write([*(earlier for earlier in self.read_metrics() if earlier["epoch"] < line["epoch"]), line])
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop lines after `epochs`, which a killed run wrote before its checkpoint."""
