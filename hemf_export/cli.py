@@ -24,6 +24,7 @@ from hemf_export import __version__
 # name → (module, one line of help). The line stands here so that --help imports nothing else.
 COMMANDS = {
     "train": ("hemf_export.commands.train", "Train HEMF on class folders of images."),
+    "ablate": ("hemf_export.commands.ablate", "Train several configurations, and compare them."),
     "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),

@@ -14,11 +14,14 @@ from hemf import checkpoint
 from hemf.errors import HemfError
 from hemf_export import cli
 from tests.conftest import PROJECT, tiny_checkpoint
+from train import configurations
+from train.recipe import Recipe
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 # Added at the end of a line, where a later option wins: the same command, in seconds.
 SHORTENED = {
     "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4"],
+    "ablate": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8"],
     "bench": ["--seconds", "0.2", "--batch", "1", "--no-memory"],
     "calibrate": ["--count", "8", "--judges", "6"],
 }
@@ -50,6 +53,12 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
     assert {"best.pt", "best.onnx", "best.fp16.onnx", "best.fp16.t4.engine", "best.engine", "raw.onnx"} <= made
     assert {"best.int8.onnx", "best.int8.t4.engine", "best.int8-cpu.onnx", "best.int8.sensitivity.png"} <= made
     assert {"last.pt", "metrics.jsonl", "summary.json", "confusion.png"} <= made, "as the table of commands says"
+
+
+def test_its_list_of_configurations_is_one(tmp_path: Path):
+    (listed,) = blocks("toml")
+    (tmp_path / "list.toml").write_text(listed)
+    assert len(configurations.read(tmp_path / "list.toml", Recipe())) == 2
 
 
 def test_the_python_runs():

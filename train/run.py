@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from hemf import artifacts, checkpoint, folders
-from hemf.config import registered
+from hemf import artifacts, checkpoint, folders, variants
+from hemf.config import HemfConfig, registered
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
@@ -29,6 +29,7 @@ class Options:
     data: Path
     output: Path
     model: str = "hemf-base"
+    variant: str = variants.WHOLE
     image_size: int = 224
     mode: Literal["crop", "squash"] = "crop"
     device: str = "auto"
@@ -37,6 +38,15 @@ class Options:
     resume: bool = False
     skip_unreadable: bool = False
 
+    def config(self, num_classes: int) -> HemfConfig:
+        """The network.
+
+        Raises:
+            BadInputError: no such model, variant or image size.
+        """
+        size = registered(self.model, num_classes=num_classes, image_size=self.image_size)
+        return variants.vary(size, self.variant)
+
 
 class Listener(loop.Listener, Protocol):
     """Also hears of the images being read before the first epoch."""
@@ -44,6 +54,16 @@ class Listener(loop.Listener, Protocol):
     def checking(self, total: int) -> None: ...
 
     def checked(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a run reads: every image was decoded once. `notes` tell which were left out."""
+
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages | None
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -75,20 +95,68 @@ class Run:
         return summary
 
 
-def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
+def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images | None = None) -> Run:
     """Check everything that can be checked before the first epoch.
+
+    Args:
+        options: what is trained on what.
+        recipe: how.
+        listener: hears of the progress.
+        images: those of `options.data`, where they were read already.
 
     Raises:
         BadInputError: data, output or configuration that can't be trained.
+        MissingCapabilityError: CUDA asked for and not there.
+    """
+    choose_device(options)
+    options.config(num_classes=2)  # a wrong name or size is told first
+    run = RunFolder(options.output, resume=options.resume)
+    images = images or read_images(options, listener)
+    job = describe(options, recipe, images)
+    trainer = loop.Trainer(job, run, resume=options.resume)
+    precision = "float16 autocast" if trainer.use_amp else "float32"
+    start = f", going on after epoch {trainer.next_epoch}" if options.resume else ""
+    headline = (
+        f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
+        f"validation images, {recipe.epochs} epochs of {trainer.steps} steps, on {job.device} in {precision}{start}"
+    )
+    return Run(trainer, images.test, listener, headline, list(images.notes))
+
+
+def choose_device(options: Options) -> str:
+    """ "cpu" or "cuda".
+
+    Raises:
         MissingCapabilityError: CUDA asked for and not there.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise MissingCapabilityError(
             "No CUDA GPU can be used here.", "Leave out --device, or install a CUDA build of torch."
         )
-    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    registered(options.model, image_size=options.image_size)  # a wrong name or size is told first
-    run = RunFolder(options.output, resume=options.resume)
+    return options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe(options: Options, recipe: Recipe, images: Images) -> loop.Job:
+    """The training that `prepare` starts."""
+    device = choose_device(options)
+    return loop.Job(
+        config=options.config(len(images.train.classes)),
+        recipe=recipe,
+        preprocess=Preprocess.for_size(options.image_size, options.mode),
+        train=images.train,
+        validation=images.validation,
+        device=device,
+        workers=options.workers if options.workers is not None else _default_workers(device),
+        amp=options.amp,
+    )
+
+
+def read_images(options: Options, listener: Listener) -> Images:
+    """Every image of the splits, decoded once.
+
+    Raises:
+        BadInputError: images that can't be read, unless they are left out; too few, or one class.
+    """
     train, validation, test = data.load_splits(options.data)
     notes: list[str] = []
     kept: list[LabelledImages] = []
@@ -101,24 +169,7 @@ def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
         raise BadInputError(f"{options.data / 'train'} has {len(kept[0])} image; at least 2 are needed.")
     if len(train.classes) < 2:
         raise BadInputError(f"{options.data / 'train'} has one class, {train.classes[0]}; a classifier needs two.")
-    job = loop.Job(
-        config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
-        recipe=recipe,
-        preprocess=Preprocess.for_size(options.image_size, options.mode),
-        train=kept[0],
-        validation=kept[1],
-        device=device,
-        workers=options.workers if options.workers is not None else _default_workers(device),
-        amp=options.amp,
-    )
-    trainer = loop.Trainer(job, run, resume=options.resume)
-    precision = "float16 autocast" if trainer.use_amp else "float32"
-    start = f", going on after epoch {trainer.next_epoch}" if options.resume else ""
-    headline = (
-        f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
-        f"validation images, {recipe.epochs} epochs of {trainer.steps} steps, on {device} in {precision}{start}"
-    )
-    return Run(trainer, kept[2] if test is not None else None, listener, headline, notes)
+    return Images(kept[0], kept[1], kept[2] if test is not None else None, tuple(notes))
 
 
 def _check(images: LabelledImages, *, skip: bool, progress: Callable[[], None]) -> tuple[LabelledImages, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hemf.variants import VARIANTS, WHOLE
 from train.recipe import Recipe
 
 _DEFAULTS = Recipe()
@@ -18,6 +19,8 @@ _DEFAULTS = Recipe()
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The run's folder.")
 @click.option("--model", default="hemf-base", show_default=True, help="hemf-base, hemf-small or hemf-tiny.")
+@click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
+              help=f"A reduced network of the paper's ablation: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option("--image-size", default=224, show_default=True, help="Input height and width; a multiple of 32.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
@@ -40,8 +43,8 @@ _DEFAULTS = Recipe()
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
-    data: Path, output: Path, model: str, image_size: int, mode: Any, device: str, amp: bool, workers: int | None,
-    resume: bool, skip_unreadable: bool, as_json: bool, **recipe: Any,
+    data: Path, output: Path, model: str, variant: str, image_size: int, mode: Any, device: str, amp: bool,
+    workers: int | None, resume: bool, skip_unreadable: bool, as_json: bool, **recipe: Any,
 ) -> None:  # fmt: skip
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
@@ -52,10 +55,10 @@ def command(
     from train.run import Options, prepare
 
     options = Options(
-        data=data, output=output, model=model, image_size=image_size, mode=mode, device=device, amp=amp,
-        workers=workers, resume=resume, skip_unreadable=skip_unreadable,
+        data=data, output=output, model=model, variant=variant, image_size=image_size, mode=mode, device=device,
+        amp=amp, workers=workers, resume=resume, skip_unreadable=skip_unreadable,
     )  # fmt: skip
-    listener = _Progress(int(recipe["epochs"]))
+    listener = Progress(int(recipe["epochs"]))
     run = prepare(options, Recipe(**recipe), listener)
     for line in run.notes:
         console.warn(line)
@@ -80,7 +83,7 @@ def _recalls(recall: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.0%}" for name, value in recall.items())
 
 
-class _Progress:
+class Progress:
     """A bar within the epoch, on a terminal, and one line an epoch."""
 
     def __init__(self, epochs: int) -> None:
