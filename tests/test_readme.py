@@ -14,7 +14,7 @@ from hemf import checkpoint
 from hemf.errors import HemfError
 from hemf_export import cli
 from tests.conftest import PROJECT, tiny_checkpoint
-from train import configurations
+from train import configurations, recipe_file
 from train.recipe import Recipe
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -56,7 +56,7 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
 
 
 def test_its_list_of_configurations_is_one(tmp_path: Path):
-    (listed,) = blocks("toml")
+    (listed,) = (text for text in blocks("toml") if "[[configuration]]" in text)
     (tmp_path / "list.toml").write_text(listed)
     assert len(configurations.read(tmp_path / "list.toml", Recipe())) == 2
 
@@ -64,6 +64,19 @@ def test_its_list_of_configurations_is_one(tmp_path: Path):
 def test_the_python_runs():
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
+
+
+def test_its_recipe_file_is_one(tmp_path: Path):
+    for number, text in enumerate(text for text in blocks("toml") if "[[" not in text):
+        (tmp_path / f"{number}.toml").write_text(text)
+        assert recipe_file.resolve(str(tmp_path / f"{number}.toml"), {}) != Recipe()
+
+
+def test_its_fields_of_a_recipe_are_fields():
+    table = README.split("## Recipes beyond", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"`([a-z_]+)(?: = [^`]*)?`", "".join(re.findall(r"^\|[^|]*\|([^|]*)\|", table, re.MULTILINE)))
+    assert set(named) <= set(Recipe().to_dict())
+    assert len(named) > 10
 
 
 def test_its_two_commands_and_others_are_in_the_makefile():

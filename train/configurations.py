@@ -20,12 +20,12 @@ from typing import Any
 
 from hemf import variants
 from hemf.errors import BadInputError, UsageError, did_you_mean
+from train import recipe_file
 from train.recipe import Recipe
 
 TABLE = "configuration"  # [[configuration]]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")  # also a folder's, on any system
 _LARGEST_FILE = 1_000_000  # bytes; a list of configurations is a few thousand
-_LARGEST_INTEGER = 2**63 - 1  # of TOML
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ def read(path: Path, recipe: Recipe) -> tuple[Configuration, ...]:
     tables = content.get(TABLE)
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"{path} has no configuration.", f'Each is a table: [[{TABLE}]], then name = "…".')
+    found = tuple(_configuration(path, table, recipe) for table in tables)
     try:
-        found = tuple(_configuration(table, recipe) for table in tables)
         refuse_repeated(found)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
@@ -98,6 +98,8 @@ def refuse_repeated(found: Sequence[Configuration]) -> None:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise BadInputError(f"{path} is not a file.", "A TOML file with the configurations is needed.")
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise BadInputError(f"{path} has {path.stat().st_size:,} bytes: not a list of configurations.")
@@ -110,41 +112,23 @@ def _parse(path: Path) -> dict[str, Any]:
         raise BadInputError(f"{path} is not TOML: {error}.") from error
 
 
-def _configuration(table: Mapping[str, Any], base: Recipe) -> Configuration:
+def _configuration(path: Path, table: Mapping[str, Any], base: Recipe) -> Configuration:
     if "name" not in table:
-        raise UsageError(f"A configuration has no name, only {', '.join(table) or 'nothing'}.", 'Add name = "…".')
-    name, variant = table["name"], table.get("variant", variants.WHOLE)
+        raise UsageError(
+            f"{path}: a configuration has no name, only {', '.join(table) or 'nothing'}.", 'Add name = "…".'
+        )
+    known = {*Recipe().to_dict(), "name", "variant"}
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}.", did_you_mean(key, known))
     own = {key: value for key, value in table.items() if key not in ("name", "variant")}
-    configuration = Configuration(name, variant, base, tuple(own))
     try:
-        return dataclasses.replace(configuration, recipe=override(base, own))
+        configuration = Configuration(table["name"], table.get("variant", variants.WHOLE), base, tuple(own))
     except UsageError as error:
-        raise UsageError(f"configuration {name}: {error.message}", error.hint) from error
-
-
-def override(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
-    """`recipe` with other values, each of the type that its field has.
-
-    Raises:
-        UsageError: an unknown field, with the nearest named; another type, or a value out of range.
-    """
-    defaults = {each.name: each.default for each in dataclasses.fields(Recipe)}
-    taken: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in defaults:
-            raise UsageError(f"Unknown key {key!r}.", did_you_mean(key, [*defaults, "name", "variant"]))
-        taken[key] = _typed(key, value, type(defaults[key]))
-    return dataclasses.replace(recipe, **taken)
-
-
-def _typed(key: str, value: Any, kind: type) -> Any:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > _LARGEST_INTEGER:
-        raise UsageError(f"{key} is beyond 64 bits.")
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if kind is not type(None) and type(value) is not kind:
-        raise UsageError(f"{key} must be {_KINDS.get(kind, kind.__name__)}, not {value!r}.")
-    return value
-
-
-_KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        raise UsageError(f"{path}: {error.message}", error.hint) from error
+    source = f"{path}, {configuration.name}"
+    values = {key: recipe_file.checked(source, key, value) for key, value in own.items()}
+    try:
+        return dataclasses.replace(configuration, recipe=dataclasses.replace(base, **values))
+    except UsageError as error:
+        raise UsageError(f"{source}: {error.message}", error.hint) from error

@@ -7,47 +7,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hemf.errors import HemfError, UsageError
 from hemf_export.commands.train import command as train_command
+from hemf_export.grouped_help import GroupedCommand
+from hemf_export.recipe_options import SECTIONS, given_recipe
+from train.recipe import Recipe
 
 if TYPE_CHECKING:
     from train.ablation import Member, Outcome
 
 # Each member's own; everything else of `train` is taken here too, with the same defaults.
-_OWN = ("data", "output", "variant", "resume", "as_json")
+_OWN = ("data", "output", "variant", "resume", "print_recipe", "tensorboard", "as_json")
 
 
-@click.command("ablate")
+@click.command("ablate", cls=GroupedCommand, groups=SECTIONS)
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder of the run folders.")
 @click.option("--configs", type=click.Path(path_type=Path), metavar="FILE.toml",
               help="Configurations to compare.  [default: the seven rows of the paper's Table 10]")  # fmt: skip
 @click.option("--seeds", metavar="N,N…", help="Train each configuration with each of these seeds.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.pass_context
 def command(
-    data: Path, output: Path, configs: Path | None, seeds: str | None, as_json: bool, **training: Any
+    context: click.Context, data: Path, output: Path, configs: Path | None, seeds: str | None, as_json: bool,
+    recipe_source: str | None, **training: Any,
 ) -> None:  # fmt: skip
     """Train several configurations on DATA one after another, each in OUTPUT/NAME, and compare them on test/.
 
     By default they are the rows of the paper's Table 10: one branch, both, and what fuses them, step by step. A TOML
     file lists others: [[configuration]] with name, variant (see train --variant) and any field of the recipe; what
-    it leaves out comes from the options here.
+    it leaves out comes from the options here, and from --recipe.
 
     Run again, finished configurations are taken as they are, and one that was interrupted goes on. One that fails
     doesn't stop the others; it is told at the end. OUTPUT/ablation.json and ablation.md have the results so far.
     """
     numbers = _seeds(seeds)
-    if numbers is not None and _given("seed"):
+    if numbers is not None and context.get_parameter_source("seed") is ParameterSource.COMMANDLINE:
         raise UsageError("--seed and --seeds together say two things.", "Leave one out.")
     from hemf_export import ablation_report as report
     from hemf_export import console
     from train import ablation, configurations
-    from train.recipe import Recipe
     from train.run import Options
 
     fields = Recipe().to_dict()
-    recipe = Recipe(**{name: value for name, value in training.items() if name in fields})
+    recipe = given_recipe(context, recipe_source, {name: training[name] for name in fields})
     options = Options(data, output, **{name: value for name, value in training.items() if name not in fields})
     listed = configurations.read(configs, recipe) if configs else configurations.table_10(recipe)
     members = ablation.plan(listed, output, numbers)
@@ -89,11 +94,6 @@ def _seeds(text: str | None) -> list[int] | None:
     if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
         raise UsageError(f"--seeds takes whole numbers, as 0,1,2, not {text!r}.")
     return [int(part) for part in parts]
-
-
-def _given(name: str) -> bool:
-    source = click.get_current_context().get_parameter_source(name)
-    return source is click.core.ParameterSource.COMMANDLINE
 
 
 def _print(report: Any, rows: Any, options: Any, images: Any) -> None:

@@ -186,7 +186,7 @@ def test_an_unknown_key_in_the_list_is_exit_2_with_the_nearest(image_data, tmp_p
     pair.write_text(TWO + "epoch = 3\n")
     code, _, err = run_cli("ablate", image_data, "-o", tmp_path / "out", "--configs", pair)
     assert code == 2
-    assert "Unknown key 'epoch'" in err
+    assert "unknown key 'epoch'" in err
     assert "Did you mean 'epochs'?" in err
     assert not (tmp_path / "out").exists()
 

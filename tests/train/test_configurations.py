@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,10 +54,11 @@ def test_by_default_they_are_table_10():
         ("configuration = [1, 2]", "has no configuration"),
         ("", "has no configuration"),
         ('[[configurations]]\nname = "a"', "unknown key 'configurations'"),
-        ('[[configuration]]\nname = "a"\nepochs = "3"', "epochs must be a whole number, not '3'"),
-        ('[[configuration]]\nname = "a"\nepochs = true', "epochs must be a whole number, not True"),
+        ('[[configuration]]\nname = "a"\nepochs = "3"', "epochs must be a whole number, not \"3\""),
+        ('[[configuration]]\nname = "a"\nepochs = true', "epochs must be a whole number, not true"),
         ('[[configuration]]\nname = "a"\nepochs = 3.0', "epochs must be a whole number, not 3.0"),
         ('[[configuration]]\nname = "a"\nepochs = 0', "epochs must be at least 1"),
+        ('[[configuration]]\nname = "a"\nfocal_gamma = 3.0', "focal_gamma does nothing with loss 'cross-entropy'"),
         ('[[configuration]]\nname = "a"\nlearning_rate = nan', "learning_rate must be positive"),
         ('[[configuration]]\nname = "a"\nlearning_rate = 1970-01-01', "learning_rate must be a number"),
         (f'[[configuration]]\nname = "a"\nlearning_rate = {10**400}', "learning_rate is beyond 64 bits"),
@@ -83,6 +85,9 @@ def test_what_is_not_toml_is_bad_input(tmp_path, text):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(BadInputError, match="can't be read"):
         configurations.read(tmp_path / "no.toml", BASE)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(BadInputError, match="is not a file"):
+        configurations.read(tmp_path / "fifo", BASE)
 
 
 def test_seeds_may_be_added_later_without_moving_a_run(tmp_path):
