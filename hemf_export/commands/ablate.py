@@ -31,7 +31,7 @@ _OWN = ("data", "output", "variant", "resume", "print_recipe", "tensorboard", "a
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 @click.pass_context
 def command(
-    context: click.Context, data: Path, output: Path, configs: Path | None, seeds: str | None, as_json: bool,
+    context: click.Context, /, data: Path, output: Path, configs: Path | None, seeds: str | None, as_json: bool,
     recipe_source: str | None, **training: Any,
 ) -> None:  # fmt: skip
     """Train several configurations on DATA one after another, each in OUTPUT/NAME, and compare them on test/.
