@@ -43,7 +43,8 @@ def command(model: str, variant: str, num_classes: int, image_size: int, classes
         config = saved.config
     parts = count_parts(config)
     total = sum(parts.values(), Count())
-    table_3 = _table_3() if config.width == 96 and config.image_size == 224 else []
+    of_paper = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
+    table_3 = _table_3() if of_paper else []
     if as_json:
         values: dict[str, Any] = {
             "config": config.to_dict(),
