@@ -1,4 +1,4 @@
-"""Reduced networks through the export: folded, simplified and proven; in FP16 and INT8, and as an engine."""
+"""Reduced networks through the export: folded, simplified and proven; in FP16 and INT8."""
 
 from __future__ import annotations
 
@@ -35,13 +35,18 @@ def test_the_file_is_proven_and_named_and_no_norm_that_folds_is_left(exported):
     assert "BatchNormalization" not in kinds
 
 
-@pytest.mark.parametrize("kind", ["fp16", "int8"])
+@pytest.mark.parametrize(
+    ("exported", "kind"),
+    [("local-only", "int8"), ("both+mhea", "fp16"), ("full-irmlp", "int8")],
+    indirect=["exported"],
+)
 def test_it_is_calibrated(exported, kind, pictures, tmp_path):
     """Untrained, it knows its classes too little to agree in INT8; that it runs, and what is written, is the point."""
-    _, done = exported
+    variant, done = exported
     loose = Bounds(max_logit_difference=100.0, min_agreement=0.0)
     request = precision.Request(
         done.path, kind, pictures, count=6, judges=6, method="max", output=tmp_path / f"m.{kind}.onnx", bounds=loose
     )
     made = precision.make(request, Quiet())
-    assert artifacts.read_manifest(made.path)["precision"] == kind
+    manifest = artifacts.read_manifest(made.path)
+    assert (manifest["precision"], manifest["name"]) == (kind, f"test-{variant}")
