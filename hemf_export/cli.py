@@ -27,6 +27,7 @@ COMMANDS = {
     "train": ("hemf_export.commands.train", "Train HEMF on class folders of images."),
     "evaluate": ("hemf_export.commands.evaluate", "Metrics, confusion matrix and ROC curves on labelled images."),
     "explain": ("hemf_export.commands.explain", "Draw where in an image a checkpoint sees its class (Grad-CAM++)."),
+    "ablate": ("hemf_export.commands.ablate", "Train several configurations, and compare them."),
     "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),

@@ -14,13 +14,14 @@ from hemf import checkpoint
 from hemf.errors import HemfError
 from hemf_export import cli
 from tests.conftest import PROJECT, tiny_checkpoint, write_class_folders
-from train import recipe_file
+from train import configurations, recipe_file
 from train.recipe import Recipe
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 # Added at the end of a line, where a later option wins: the same command, in seconds.
 SHORTENED = {
     "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4"],
+    "ablate": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8"],
     "bench": ["--seconds", "0.2", "--batch", "1", "--no-memory"],
     "calibrate": ["--count", "8", "--judges", "6"],
 }
@@ -57,13 +58,19 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
     assert {"last.pt", "metrics.jsonl", "summary.json", "confusion.png"} <= made, "as the table of commands says"
 
 
+def test_its_list_of_configurations_is_one(tmp_path: Path):
+    (listed,) = (text for text in blocks("toml") if "[[configuration]]" in text)
+    (tmp_path / "list.toml").write_text(listed)
+    assert len(configurations.read(tmp_path / "list.toml", Recipe())) == 2
+
+
 def test_the_python_runs():
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
 
 
 def test_its_recipe_file_is_one(tmp_path: Path):
-    for number, text in enumerate(blocks("toml")):
+    for number, text in enumerate(text for text in blocks("toml") if "[[" not in text):
         (tmp_path / f"{number}.toml").write_text(text)
         assert recipe_file.resolve(str(tmp_path / f"{number}.toml"), {}) != Recipe()
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from hemf import artifacts, checkpoint
-from hemf.config import registered
+from hemf import artifacts, checkpoint, variants
+from hemf.config import HemfConfig, registered
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from train import checks, distributed, figures, hardware, metrics, trainer
+from train.hardware import Hardware
 from train.job import Job
 from train.recipe import Recipe
 from train.run_folder import RunFolder
@@ -29,6 +30,7 @@ class Options:
     data: Path
     output: Path
     model: str = "hemf-base"
+    variant: str = variants.WHOLE
     image_size: int = 224
     mode: Literal["crop", "squash"] = "crop"
     device: str = "auto"
@@ -39,6 +41,23 @@ class Options:
     resume: bool = False
     skip_unreadable: bool = False
 
+    def config(self, num_classes: int) -> HemfConfig:
+        """The network.
+
+        Raises:
+            BadInputError: no such model, variant or image size.
+        """
+        size = registered(self.model, num_classes=num_classes, image_size=self.image_size)
+        return variants.vary(size, self.variant)
+
+    def chosen_hardware(self) -> Hardware:
+        """The device, and how it is used.
+
+        Raises:
+            MissingCapabilityError: a device or a precision asked for and not there.
+        """
+        return hardware.choose(self.device, self.amp, channels_last=self.channels_last, compile=self.compile)
+
 
 class Listener(trainer.Listener, Protocol):
     """Also hears of the images being read before the first epoch."""
@@ -46,6 +65,16 @@ class Listener(trainer.Listener, Protocol):
     def checking(self, total: int) -> None: ...
 
     def checked(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a run reads: every image was decoded once. `notes` tell which were left out, and what else to know."""
+
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages | None
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -78,48 +107,66 @@ class Run:
         return summary
 
 
-def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
+def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images | None = None) -> Run:
     """Check everything that can be checked before the first epoch.
 
     Of several processes (see `train.distributed`), the first one reads and checks the images for all.
+
+    Args:
+        options: what is trained on what.
+        recipe: how.
+        listener: hears of the progress.
+        images: those of `options.data`, where they were read already.
 
     Raises:
         BadInputError: data, output or configuration that can't be trained.
         MissingCapabilityError: a device or a precision asked for and not there.
         UsageError: a batch that can't be divided as asked for.
     """
-    chosen = hardware.choose(options.device, options.amp, channels_last=options.channels_last, compile=options.compile)
-    registered(options.model, image_size=options.image_size)  # a wrong name or size is told first
+    options.chosen_hardware()
+    options.config(num_classes=2)  # a wrong name or size is told first
     group = distributed.current()
-    run, train, validation, test, notes = group.from_first(lambda: _examine(options, listener))
-    job = Job(
-        config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
-        recipe=recipe,
-        preprocess=Preprocess.for_size(options.image_size, options.mode),
-        train=train,
-        validation=validation,
-        hardware=chosen,
-        workers=options.workers if options.workers is not None else _default_workers(chosen.device, group.local_size),
+    run, images = group.from_first(
+        lambda: (RunFolder(options.output, resume=options.resume), images or read_images(options, listener))
     )
+    job = describe(options, recipe, images)
     made = trainer.Trainer(job, run, resume=options.resume)
     processes = f", {group.size} processes" if group.size > 1 else ""
     start = f", going on after epoch {made.next_epoch}" if options.resume else ""
     headline = (
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
-        f"validation images, {recipe.epochs} epochs of {made.steps} steps, {chosen.describe()}{processes}{start}"
+        f"validation images, {recipe.epochs} epochs of {made.steps} steps, {job.hardware.describe()}{processes}{start}"
     )
-    return Run(made, test, listener, headline, notes)
+    return Run(made, images.test, listener, headline, list(images.notes))
 
 
-def _examine(
-    options: Options, listener: Listener
-) -> tuple[RunFolder, LabelledImages, LabelledImages, LabelledImages | None, list[str]]:
-    """The run's folder, the images that can be read, and what the user should know of them."""
-    run = RunFolder(options.output, resume=options.resume)
+def describe(options: Options, recipe: Recipe, images: Images) -> Job:
+    """The training that `prepare` starts."""
+    chosen = options.chosen_hardware()
+    workers = options.workers
+    if workers is None:
+        workers = _default_workers(chosen.device, distributed.current().local_size)
+    return Job(
+        config=options.config(len(images.train.classes)),
+        recipe=recipe,
+        preprocess=Preprocess.for_size(options.image_size, options.mode),
+        train=images.train,
+        validation=images.validation,
+        hardware=chosen,
+        workers=workers,
+    )
+
+
+def read_images(options: Options, listener: Listener) -> Images:
+    """Every image of the splits, decoded once; see `train.checks`.
+
+    Raises:
+        BadInputError: images that can't be read, unless they are left out; too few, or one class.
+    """
     splits = checks.load_splits(options.data)
     listener.checking(sum(map(len, splits.values())))
     checked = checks.check(splits, skip=options.skip_unreadable, progress=listener.checked)
-    return run, checked.splits["train"], checked.splits["val"], checked.splits.get("test"), checked.notes
+    return Images(checked.splits["train"], checked.splits["val"], checked.splits.get("test"), tuple(checked.notes))
 
 
 def _default_workers(device: str, processes: int) -> int:
