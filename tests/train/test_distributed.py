@@ -227,3 +227,18 @@ def _alive(session: int) -> bool:
             if int(fields[3]) == session and fields[0] != "Z":
                 return True
     return False
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [[], ["--sync-batch-norm"], ["--compile", "--accumulation-steps", "2"]])
+def test_two_gpus_train_one_network(image_data, tmp_path, options):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA GPUs")
+    line = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train",
+        str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--epochs", "4", *options,
+    ]  # fmt: skip
+    subprocess.run(line, check=True, capture_output=True, timeout=280)
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert losses[-1] < losses[0]
+    assert checkpoint.load(tmp_path / "run" / "best.pt").check_finite() is None
