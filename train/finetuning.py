@@ -1,0 +1,208 @@
+"""Quantization-aware fine-tuning: the weights of a quantized network are trained where the quantization stands.
+
+Small steps from the network that was calibrated, towards the labels and the logits of the float network that it came
+from, so that it stays close to what was validated. BatchNorms are folded by then: their statistics are frozen.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hemf import folders
+from hemf.errors import CheckFailedError, UsageError
+from hemf.folders import LabelledImages
+from hemf.images import Preprocess
+from train import data, distillation
+
+
+class Listener(Protocol):
+    """What fine-tuning reports while it goes on."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None: ...
+
+    def epoch(self, line: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """How a quantized network is trained.
+
+    Args:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: of Adam, at the start; half a cosine takes it to zero.
+        distillation_weight: share of the loss that is the distance from the float network's logits; the rest is
+            cross-entropy. See `train.distillation`.
+        temperature: of the distillation.
+        gradient_clip: largest norm of all gradients together: a value that lies on a step's edge must not throw far.
+        seed: of order and augmentation.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    epochs: int = 5
+    batch_size: int = 16
+    learning_rate: float = 3e-5
+    distillation_weight: float = 0.5
+    temperature: float = 2.0
+    gradient_clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        for name in ("learning_rate", "temperature", "gradient_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} must be positive, not {getattr(self, name)}.")
+        if not 0 <= self.distillation_weight <= 1:
+            raise UsageError(f"distillation_weight is a share, 0 to 1, not {self.distillation_weight}.")
+        if self.seed < 0:
+            raise UsageError(f"seed must not be negative: {self.seed}.")
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of one step, counted from 0, of all `steps`."""
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for manifests."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came of it; the network has the weights of the best epoch.
+
+    Args:
+        epoch: the best, counted from 1; 0 is the network as it came.
+        lines: figures of every epoch, that of epoch 0 first.
+        logits: of the validation images at the best epoch.
+    """
+
+    epoch: int
+    lines: tuple[dict[str, Any], ...]
+    logits: NDArray[np.float32]
+
+
+def finetune(
+    network: nn.Module,
+    teacher: Callable[[Tensor], Tensor],
+    training: LabelledImages,
+    validation: LabelledImages,
+    preprocess: Preprocess,
+    recipe: FineTuning,
+    listener: Listener,
+    device: str = "cpu",
+) -> FineTuned:
+    """Train `network` in place; of all epochs the one of the best validation accuracy, then of the least loss, is kept.
+
+    Args:
+        network: images to logits.
+        teacher: the same of the float network, without gradients.
+        training: labelled images.
+        validation: others, which choose the epoch.
+        preprocess: images to input.
+        recipe: how.
+        listener: hears of progress.
+        device: of network and teacher.
+
+    Raises:
+        CheckFailedError: a loss that is not finite.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate)
+    steps = data.steps_per_epoch(len(training), recipe.batch_size)
+    judge = _Judge(validation, preprocess, recipe, device)
+    reference = judge.logits(teacher)
+    best_logits = judge.logits(network)
+    lines = [{"epoch": 0, **judge.figures(best_logits, reference)}]
+    best, best_state = 0, copy.deepcopy(network.state_dict())
+    listener.epoch(lines[0])
+    for epoch in range(recipe.epochs):
+        started = time.monotonic()
+        dataset = data.TrainingImages(training, preprocess, seed=recipe.seed, epoch=epoch)
+        losses = []
+        loader = data.training_batches(dataset, recipe.batch_size, workers=0, pin_memory=False)
+        for step, (images, labels) in enumerate(loader):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.rate(epoch * steps + step, recipe.epochs * steps)
+            optimizer.zero_grad(set_to_none=True)
+            images, labels = images.to(device), labels.to(device)
+            logits = network(images)
+            loss = _loss(logits, teacher(images), labels, recipe)
+            losses.append(float(loss.detach()))
+            if not math.isfinite(losses[-1]):
+                raise CheckFailedError(
+                    f"The loss was not finite in epoch {epoch + 1}, step {step + 1}; nothing was kept.",
+                    "Try a lower --learning-rate.",
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
+            optimizer.step()
+            listener.step(epoch + 1, step + 1, steps, losses[-1])
+        logits_now = judge.logits(network)
+        line = {
+            "epoch": epoch + 1,
+            "loss": float(np.mean(losses)),
+            **judge.figures(logits_now, reference),
+            "seconds": time.monotonic() - started,
+        }
+        lines.append(line)
+        if _rank(line) > _rank(lines[best]):
+            best, best_state, best_logits = epoch + 1, copy.deepcopy(network.state_dict()), logits_now
+        listener.epoch(line)
+    network.load_state_dict(best_state)
+    return FineTuned(best, tuple(lines), best_logits)
+
+
+def _loss(logits: Tensor, teacher: Tensor, labels: Tensor, recipe: FineTuning) -> Tensor:
+    task = F.cross_entropy(logits, labels)
+    return distillation.blend(
+        task, logits, teacher, weight=recipe.distillation_weight, temperature=recipe.temperature
+    )
+
+
+def _rank(line: dict[str, Any]) -> tuple[float, float]:
+    loss = float(line["val_loss"])
+    return float(line["val_accuracy"]), -loss if math.isfinite(loss) else -math.inf
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Validation images, and what a network makes of them."""
+
+    images: LabelledImages
+    preprocess: Preprocess
+    recipe: FineTuning
+    device: str
+
+    @torch.no_grad()
+    def logits(self, network: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+        """(n, classes), of all the images."""
+        parts = []
+        for pixels in folders.batches(self.images, self.preprocess, self.recipe.batch_size):
+            batch = torch.from_numpy(self.preprocess.normalize(pixels)).to(self.device)
+            parts.append(network(batch).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def figures(self, logits: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
+        """Loss, accuracy, and the share of the images that keep the class of the float network."""
+        labels = np.asarray(self.images.labels)
+        loss = _loss(*(torch.from_numpy(each) for each in (logits, reference, labels)), self.recipe)
+        return {
+            "val_loss": float(loss),
+            "val_accuracy": float((logits.argmax(1) == labels).mean()),
+            "val_agreement": float((logits.argmax(1) == reference.argmax(1)).mean()),
+        }
