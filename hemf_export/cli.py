@@ -27,6 +27,7 @@ COMMANDS = {
     "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),
+    "finetune": ("hemf_export.commands.finetune", "Train an INT8 file's weights for INT8, from its checkpoint."),
     "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
     "bench": ("hemf_export.commands.bench", "Time checkpoints, ONNX files and engines side by side."),
     "verify": ("hemf_export.commands.verify", "Show on images that files are the model that was validated."),

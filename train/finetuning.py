@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf import folders
-from hemf.errors import CheckFailedError, UsageError
+from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from train import data, distillation
+from train.finetuning_recipe import FineTuning
 
 
 class Listener(Protocol):
@@ -35,64 +36,21 @@ class Listener(Protocol):
 
 
 @dataclass(frozen=True)
-class FineTuning:
-    """How a quantized network is trained.
-
-    Args:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        learning_rate: of Adam, at the start; half a cosine takes it to zero.
-        distillation_weight: share of the loss that is the distance from the float network's logits; the rest is
-            cross-entropy. See `train.distillation`.
-        temperature: of the distillation.
-        gradient_clip: largest norm of all gradients together: a value that lies on a step's edge must not throw far.
-        seed: of order and augmentation.
-
-    Raises:
-        UsageError: a value out of range.
-    """
-
-    epochs: int = 5
-    batch_size: int = 16
-    learning_rate: float = 3e-5
-    distillation_weight: float = 0.5
-    temperature: float = 2.0
-    gradient_clip: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}.")
-        for name in ("learning_rate", "temperature", "gradient_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UsageError(f"{name} must be positive, not {getattr(self, name)}.")
-        if not 0 <= self.distillation_weight <= 1:
-            raise UsageError(f"distillation_weight is a share, 0 to 1, not {self.distillation_weight}.")
-        if self.seed < 0:
-            raise UsageError(f"seed must not be negative: {self.seed}.")
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate of one step, counted from 0, of all `steps`."""
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / max(1, steps)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for manifests."""
-        return dict(vars(self))
-
-
-@dataclass(frozen=True)
 class FineTuned:
     """What came of it; the network has the weights of the best epoch.
 
     Args:
         epoch: the best, counted from 1; 0 is the network as it came.
         lines: figures of every epoch, that of epoch 0 first.
-        logits: of the validation images at the best epoch.
+        reference: logits (n, classes) of the validation images by the float network.
+        before: the same of the network as it came.
+        logits: the same at the best epoch.
     """
 
     epoch: int
     lines: tuple[dict[str, Any], ...]
+    reference: NDArray[np.float32]
+    before: NDArray[np.float32]
     logits: NDArray[np.float32]
 
 
@@ -126,8 +84,8 @@ def finetune(
     steps = data.steps_per_epoch(len(training), recipe.batch_size)
     judge = _Judge(validation, preprocess, recipe, device)
     reference = judge.logits(teacher)
-    best_logits = judge.logits(network)
-    lines = [{"epoch": 0, **judge.figures(best_logits, reference)}]
+    best_logits = before = judge.logits(network)
+    lines = [{"epoch": 0, **judge.figures(before, reference)}]
     best, best_state = 0, copy.deepcopy(network.state_dict())
     listener.epoch(lines[0])
     for epoch in range(recipe.epochs):
@@ -164,14 +122,12 @@ def finetune(
             best, best_state, best_logits = epoch + 1, copy.deepcopy(network.state_dict()), logits_now
         listener.epoch(line)
     network.load_state_dict(best_state)
-    return FineTuned(best, tuple(lines), best_logits)
+    return FineTuned(best, tuple(lines), reference, before, best_logits)
 
 
 def _loss(logits: Tensor, teacher: Tensor, labels: Tensor, recipe: FineTuning) -> Tensor:
     task = F.cross_entropy(logits, labels)
-    return distillation.blend(
-        task, logits, teacher, weight=recipe.distillation_weight, temperature=recipe.temperature
-    )
+    return distillation.blend(task, logits, teacher, weight=recipe.distillation_weight, temperature=recipe.temperature)
 
 
 def _rank(line: dict[str, Any]) -> tuple[float, float]:

@@ -134,8 +134,8 @@ class GraphNetwork(nn.Module):
     def _scale_of(self, name: str) -> NDArray[np.float32]:
         """The scales of a quantized weight, shaped to be multiplied with it."""
         reader = self._readers[name]
-        scale = torch.from_numpy(_array(reader.inputs[1]).astype(np.float32))
-        return _along(scale, torch.from_numpy(_array(reader.inputs[0])), _axis(reader)).numpy()
+        scale = _array(reader.inputs[1]).astype(np.float32)
+        return scale.reshape(_broadcast(scale.size, _array(reader.inputs[0]).ndim, _axis(reader)))
 
 
 def _plan(graph: ir.Graph) -> tuple[_Step, ...]:
@@ -188,9 +188,13 @@ def _convert(step: _Step, inputs: list[Tensor | None]) -> Tensor:
 
 def _along(constants: Tensor, value: Tensor, axis: int) -> Tensor:
     """One constant, or one for each place along `axis` of `value`, shaped to be broadcast."""
-    if constants.numel() == 1:
-        return constants.reshape(())
-    return constants.reshape([-1 if index == axis % value.ndim else 1 for index in range(value.ndim)])
+    return constants.reshape(_broadcast(constants.numel(), value.ndim, axis))
+
+
+def _broadcast(count: int, dimensions: int, axis: int) -> tuple[int, ...]:
+    if count == 1:
+        return ()
+    return tuple(-1 if index == axis % dimensions else 1 for index in range(dimensions))
 
 
 def _axis(node: ir.Node) -> int:
