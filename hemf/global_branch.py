@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hemf.drop_path import ResidualBlock
 from hemf.layout import to_maps, to_rows
 from hemf.local_branch import layer_norm
 
@@ -111,7 +112,7 @@ class Retention(nn.Module):
         return self.output(joined + positional)
 
 
-class EGF(nn.Module):
+class EGF(ResidualBlock):
     """Efficient global feature block: layers of retention and a Linear, with a pair of norms shared by all layers.
 
     Layer j: x = norm1(retention_j(x) + x); x = norm2(linear_j(x) + x). Equations (5) and (6).
@@ -125,7 +126,7 @@ class EGF(nn.Module):
     """
 
     def __init__(self, channels: int, height: int, width: int, *, depth: int = 3, heads: int = 8) -> None:
-        super().__init__()
+        super().__init__(layers=depth)
         self.tables = PositionTables(channels // heads, heads, height, width)
         self.retentions = nn.ModuleList(Retention(channels, heads) for _ in range(depth))
         self.linears = nn.ModuleList(nn.Linear(channels, channels) for _ in range(depth))
@@ -135,7 +136,7 @@ class EGF(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W); a size that the tables are not made for fails in torch."""
         rows = to_rows(maps)
-        for retention, linear in zip(self.retentions, self.linears, strict=True):
-            rows = self.norm1(retention(rows, self.tables) + rows)
-            rows = self.norm2(linear(rows) + rows)
+        for layer, (retention, linear) in enumerate(zip(self.retentions, self.linears, strict=True)):
+            rows = self.norm1(self.branch(retention(rows, self.tables), len(maps), layer) + rows)
+            rows = self.norm2(self.branch(linear(rows), len(maps), layer) + rows)
         return to_maps(rows, *maps.shape[2:])

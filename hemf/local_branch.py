@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hemf.drop_path import ResidualBlock
 from hemf.layout import normalize, to_maps, to_rows
 
 NORM_EPSILON = 1e-6  # of every layer norm in the network
@@ -63,7 +64,7 @@ class Downsample(nn.Module):
         return projected
 
 
-class ELF(nn.Module):
+class ELF(ResidualBlock):
     """Efficient local feature block: x + GELU(1×1(depthwise 3×3(LN(3×3(x))))). Equations (1) and (2).
 
     Args:
@@ -82,4 +83,4 @@ class ELF(nn.Module):
         """(N, C, H, W) → (N, C, H, W)."""
         inner = self.depthwise(normalize(self.norm, self.convolution(maps)))
         inner = self.activation(self.pointwise(to_rows(inner)))
-        return to_maps(to_rows(maps) + inner, *maps.shape[2:])
+        return to_maps(to_rows(maps) + self.branch(inner, len(maps)), *maps.shape[2:])

@@ -14,6 +14,8 @@ from hemf import checkpoint
 from hemf.errors import HemfError
 from hemf_export import cli
 from tests.conftest import PROJECT, tiny_checkpoint
+from train import recipe_file
+from train.recipe import Recipe
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 # Added at the end of a line, where a later option wins: the same command, in seconds.
@@ -55,6 +57,19 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
 def test_the_python_runs():
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
+
+
+def test_its_recipe_file_is_one(tmp_path: Path):
+    for number, text in enumerate(blocks("toml")):
+        (tmp_path / f"{number}.toml").write_text(text)
+        assert recipe_file.resolve(str(tmp_path / f"{number}.toml"), {}) != Recipe()
+
+
+def test_its_fields_of_a_recipe_are_fields():
+    table = README.split("## Recipes beyond", 1)[1].split("\n## ", 1)[0]
+    named = re.findall(r"`([a-z_]+)(?: = [^`]*)?`", "".join(re.findall(r"^\|[^|]*\|([^|]*)\|", table, re.MULTILINE)))
+    assert set(named) <= set(Recipe().to_dict())
+    assert len(named) > 10
 
 
 def test_its_two_commands_and_others_are_in_the_makefile():

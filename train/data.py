@@ -1,27 +1,24 @@
-"""Training images: augmentation, and an order that depends on seed and epoch alone.
+"""Training images, augmented and in the epoch's order; both depend on seed and epoch alone.
 
-Each image's augmentation is drawn from (seed, epoch, position), never from a global generator: the same tensors with
+Each image's augmentation is drawn from (seed, epoch, image), never from a global generator: the same tensors with
 any number of loader processes, and after resuming.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from hemf.folders import LabelledImages, class_folders
 from hemf.images import Preprocess, decode
-
-CROP_AREA = (0.08, 1.0)  # share of the image; torchvision's RandomResizedCrop, as the authors use it
-CROP_RATIO = (3 / 4, 4 / 3)
-_CROP_TRIES = 10
+from train.augmentation import augment
+from train.recipe import Recipe
+from train.sampling import order
 
 
 def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages, LabelledImages | None]:
@@ -36,43 +33,20 @@ def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages, LabelledIma
     return train, validation, test
 
 
-def random_crop_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """A box of random area and aspect ratio, in pixels (left, top, right, bottom); the central one if none fits."""
-    for _ in range(_CROP_TRIES):
-        area = width * height * rng.uniform(*CROP_AREA)
-        ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
-        crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < crop_width <= width and 0 < crop_height <= height:
-            left = int(rng.integers(0, width - crop_width + 1))
-            top = int(rng.integers(0, height - crop_height + 1))
-            return left, top, left + crop_width, top + crop_height
-    crop_width = min(width, max(1, round(height * CROP_RATIO[1])))
-    crop_height = min(height, max(1, round(width / CROP_RATIO[0])))
-    left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    return left, top, left + crop_width, top + crop_height
-
-
-def augment(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Random resized crop and horizontal flip: RGB image → (size, size, 3) uint8."""
-    crop = image.crop(random_crop_box(*image.size, rng)).resize((size, size), Image.Resampling.BILINEAR)
-    if rng.random() < 0.5:
-        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(crop)
-
-
 class TrainingImages(Dataset[tuple[Tensor, int]]):
     """One epoch of augmented images, in that epoch's order.
 
     Args:
         images: files and labels.
         preprocess: size and normalization.
-        seed: of order and augmentation.
+        recipe: augmentation, sampling and the seed of both.
         epoch: counted from 0.
     """
 
-    def __init__(self, images: LabelledImages, preprocess: Preprocess, *, seed: int, epoch: int) -> None:
-        self.images, self.preprocess, self.seed, self.epoch = images, preprocess, seed, epoch
-        self.order = np.random.default_rng([seed, epoch]).permutation(len(images))
+    def __init__(self, images: LabelledImages, preprocess: Preprocess, recipe: Recipe, *, epoch: int) -> None:
+        assert images.labels is not None
+        self.images, self.preprocess, self.recipe, self.epoch = images, preprocess, recipe, epoch
+        self.order = order(images.labels, seed=recipe.seed, epoch=epoch, sampling=recipe.sampling)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -80,8 +54,11 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, position: int) -> tuple[Tensor, int]:
         index = int(self.order[position])
         assert self.images.labels is not None
-        rng = np.random.default_rng([self.seed, self.epoch, index])
-        pixels = augment(decode(self.images.paths[index]), self.preprocess.size, rng)
+        stream = [self.recipe.seed, self.epoch, index]
+        if self.recipe.sampling != "shuffled":
+            stream.append(position)  # an image that comes again comes otherwise
+        rng = np.random.default_rng(stream)
+        pixels = augment(decode(self.images.paths[index]), self.preprocess.size, rng, self.recipe)
         return torch.from_numpy(self.preprocess.normalize(pixels)), self.images.labels[index]
 
 

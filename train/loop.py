@@ -140,7 +140,7 @@ class Trainer:
     def _train_epoch(self, epoch: int, listener: Listener) -> tuple[float, float, int]:
         """Mean loss, accuracy on the augmented images as they came, and how many they were."""
         recipe = self.job.recipe
-        dataset = data.TrainingImages(self.job.train, self.job.preprocess, seed=recipe.seed, epoch=epoch)
+        dataset = data.TrainingImages(self.job.train, self.job.preprocess, recipe, epoch=epoch)
         loader = data.training_batches(
             dataset, recipe.batch_size, workers=self.job.workers, pin_memory=self.device.type == "cuda"
         )

@@ -5,63 +5,69 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from train.recipe import Recipe
+from hemf_export.grouped_help import GroupedCommand
+from hemf_export.recipe_options import SECTIONS, given_recipe, recipe_options
+from train.recipe_file import dump
 
-_DEFAULTS = Recipe()
+if TYPE_CHECKING:
+    from train import scalars
 
 
-@click.command("train")
-@click.argument("data", type=click.Path(path_type=Path))
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The run's folder.")
+@click.command("train", cls=GroupedCommand, groups=SECTIONS)
+@click.argument("data", type=click.Path(path_type=Path), required=False, metavar="DATA")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The run's folder.  [required]")
 @click.option("--model", default="hemf-base", show_default=True, help="hemf-base, hemf-small or hemf-tiny.")
 @click.option("--image-size", default=224, show_default=True, help="Input height and width; a multiple of 32.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
-@click.option("--epochs", default=_DEFAULTS.epochs, show_default=True)
-@click.option("--batch-size", default=_DEFAULTS.batch_size, show_default=True)
-@click.option("--learning-rate", default=_DEFAULTS.learning_rate, show_default=True, help="Peak, after the warm-up.")
-@click.option(
-    "--final-learning-rate", default=_DEFAULTS.final_learning_rate, show_default=True, help="End of the cosine."
-)
-@click.option("--warmup-epochs", default=_DEFAULTS.warmup_epochs, show_default=True)
-@click.option(
-    "--warmup-start", default=_DEFAULTS.warmup_start, show_default=True, help="Share of the rate at the start."
-)
-@click.option("--weight-decay", default=_DEFAULTS.weight_decay, show_default=True)
-@click.option("--seed", default=_DEFAULTS.seed, show_default=True)
+@click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file, and train nothing.")
+@recipe_options
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--amp/--no-amp", default=True, show_default=True, help="float16 autocast, on CUDA only.")
 @click.option("--workers", type=int, default=None, help="Loader processes.  [default: 0 on a CPU, up to 8 on CUDA]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them.")
+@click.option("--tensorboard", is_flag=True, help="Each epoch's figures for TensorBoard as well, in RUN/tensorboard.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
 def command(
-    data: Path, output: Path, model: str, image_size: int, mode: Any, device: str, amp: bool, workers: int | None,
-    resume: bool, skip_unreadable: bool, as_json: bool, **recipe: Any,
+    context: click.Context, data: Path | None, output: Path | None, model: str, image_size: int, mode: Any,
+    recipe_source: str | None, print_recipe: bool, device: str, amp: bool, workers: int | None, resume: bool,
+    skip_unreadable: bool, tensorboard: bool, as_json: bool, **fields: Any,
 ) -> None:  # fmt: skip
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
-    The defaults are the paper's recipe (Table 5). Interrupted or killed, a run goes on with --resume from its last
-    finished epoch.
+    The defaults are the paper's recipe (Table 5): every field is a flag, and a key of a --recipe file. Interrupted or
+    killed, a run goes on with --resume from its last finished epoch.
     """
+    recipe = given_recipe(context, recipe_source, fields)
+    if print_recipe:
+        click.echo(dump(recipe), nl=False)
+        return
+    data, output = _required(context, "data", data), _required(context, "output", output)
     from hemf_export import console
+    from train import scalars
     from train.run import Options, prepare
 
+    if tensorboard:
+        scalars.check()
     options = Options(
         data=data, output=output, model=model, image_size=image_size, mode=mode, device=device, amp=amp,
         workers=workers, resume=resume, skip_unreadable=skip_unreadable,
     )  # fmt: skip
-    listener = _Progress(int(recipe["epochs"]))
-    run = prepare(options, Recipe(**recipe), listener)
+    listener = _Progress(recipe.epochs)
+    run = prepare(options, recipe, listener)
     for line in run.notes:
         console.warn(line)
     console.say(run.headline)
+    if tensorboard:
+        listener.events = scalars.writer(output / "tensorboard", start=run.trainer.next_epoch + 1)
     summary = run.fit()
-    listener.close()
+    listener.finish()
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
@@ -76,12 +82,20 @@ def command(
     console.next_command("hemf-export onnx", output / "best.pt")
 
 
+def _required(context: click.Context, name: str, value: Path | None) -> Path:
+    """What only --print-recipe does without."""
+    if value is None:
+        parameter = next(each for each in context.command.params if each.name == name)
+        raise click.MissingParameter(ctx=context, param=parameter)
+    return value
+
+
 def _recalls(recall: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.0%}" for name, value in recall.items())
 
 
 class _Progress:
-    """A bar within the epoch, on a terminal, and one line an epoch."""
+    """A bar within the epoch, on a terminal, and one line an epoch; the figures for TensorBoard, where `events` is."""
 
     def __init__(self, epochs: int) -> None:
         from hemf_export import console
@@ -91,6 +105,7 @@ class _Progress:
         self.bar: Any = None
         self.durations: list[float] = []
         self.started = time.monotonic()
+        self.events: scalars.Scalars | None = None
 
     def checking(self, total: int) -> None:
         self._open("reading images", total)
@@ -105,6 +120,8 @@ class _Progress:
 
     def epoch(self, line: dict[str, Any]) -> None:
         self.close()
+        if self.events is not None:
+            self.events.add(line, line["epoch"])
         self.durations.append(line["seconds"])
         left = (self.epochs - line["epoch"]) * sum(self.durations[-5:]) / len(self.durations[-5:])
         skipped = f"  skipped {line['skipped_steps']}" if line["skipped_steps"] else ""
@@ -118,6 +135,12 @@ class _Progress:
         if self.bar is not None:
             self.bar.stop()
             self.bar = None
+
+    def finish(self) -> None:
+        """After the last epoch."""
+        self.close()
+        if self.events is not None:
+            self.events.close()
 
     def _open(self, text: str, total: int) -> None:
         self.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -103,3 +105,45 @@ def test_the_next_command_can_be_pasted_whatever_the_path(capfd):
     console.next_command("hemf-export predict", Path("a b/it's [m].engine"), "IMAGE…")
     line = capfd.readouterr().err.removeprefix("next: ").strip()
     assert shlex.split(line) == ["hemf-export", "predict", "a b/it's [m].engine", "IMAGE…"]
+
+
+def test_train_takes_a_recipe_file_and_flags_win(run_cli, tmp_path):
+    file = tmp_path / "recipe.toml"
+    file.write_text("epochs = 7\nloss = 'focal'\nbatch_size = 8\n")
+    # 150 is the default: a flag that was given wins all the same.
+    code, out, _ = run_cli("train", "--recipe", file, "--epochs", 150, "--batch-size", 4, "--print-recipe")
+    assert code == 0
+    assert tomllib.loads(out) == Recipe(epochs=150, loss="focal", batch_size=4).to_dict()
+
+
+def test_the_printed_recipe_without_more_is_the_papers(run_cli):
+    for arguments in ((), ("--recipe", "paper")):
+        code, out, _ = run_cli("train", *arguments, "--print-recipe")
+        assert code == 0
+        assert tomllib.loads(out) == Recipe().to_dict()
+
+
+def test_an_unknown_key_of_a_recipe_file_is_exit_2_with_the_nearest(run_cli, tmp_path):
+    (tmp_path / "recipe.toml").write_text("learning_rat = 1e-3\n")
+    code, _, err = run_cli("train", "data", "-o", tmp_path / "run", "--recipe", tmp_path / "recipe.toml")
+    assert code == 2
+    assert "unknown key 'learning_rat'" in err
+    assert "Did you mean 'learning_rate'?" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("arguments", "missing"), [((), "DATA"), (("data",), "--output")])
+def test_train_without_data_or_output_is_exit_2(run_cli, arguments, missing):
+    code, _, err = run_cli("train", *arguments)
+    assert code == 2
+    assert f"Missing {'argument' if missing == 'DATA' else 'option'}" in err
+    assert missing in err
+
+
+def test_trains_help_shows_each_flag_once(run_cli):
+    code, out, _ = run_cli("train", "--help")
+    assert code == 0
+    flags = re.findall(r"^  (?:-\w, )?--([\w-]+)", out, re.MULTILINE)
+    assert len(flags) == len(set(flags))
+    assert {name.replace("_", "-") for name in Recipe().to_dict()} <= set(flags)
+    assert "Loss (recipe):" in out

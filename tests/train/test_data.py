@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from hemf.images import Preprocess
 from train import data
+from train.recipe import Recipe
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def images(image_data: Path):
 
 
 def epoch(images, *, seed: int = 0, number: int = 0, workers: int = 0, batch: int = 5) -> list[torch.Tensor]:
-    dataset = data.TrainingImages(images, Preprocess.for_size(32), seed=seed, epoch=number)
+    dataset = data.TrainingImages(images, Preprocess.for_size(32), Recipe(seed=seed), epoch=number)
     return [part for pair in data.training_batches(dataset, batch, workers=workers, pin_memory=False) for part in pair]
 
 
@@ -47,29 +47,19 @@ def test_a_last_batch_of_one_is_left_out(images):
     assert len(epoch(some)) // 2 == 4
 
 
-def test_crops_stay_inside_and_have_the_areas_and_ratios_asked_for():
-    generator = np.random.default_rng(0)
-    boxes = np.array([data.random_crop_box(120, 90, generator) for _ in range(2000)])
-    width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    assert boxes.min() >= 0
-    assert boxes[:, 2].max() <= 120
-    assert boxes[:, 3].max() <= 90
-    area, ratio = width * height / (120 * 90), width / height
-    assert area.min() > 0.07
-    assert area.max() > 0.9
-    assert ratio.min() > 0.7
-    assert ratio.max() < 1.4
+def test_an_image_that_comes_twice_in_an_epoch_comes_in_two_variants(images):
+    few = images.select([0, *(index for index, label in enumerate(images.labels) if label)])
+    recipe = Recipe(sampling="class-balanced")
+    dataset = data.TrainingImages(few, Preprocess.for_size(32), recipe, epoch=0)
+    rare = [dataset[position][0] for position in np.flatnonzero(dataset.order == 0)]
+    assert len(rare) > 2
+    assert not any(torch.equal(rare[0], other) for other in rare[1:])
 
 
-def test_an_image_that_no_crop_fits_gives_its_middle():
-    assert data.random_crop_box(1, 1000, np.random.default_rng(0)) == (0, 499, 1, 500)
-
-
-def test_half_of_the_images_are_flipped():
-    gradient = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[None, :, None], (64, 1, 3))
-    image = Image.fromarray(gradient)
-    flipped = [
-        (pixels := data.augment(image, 32, np.random.default_rng(seed)))[0, 0, 0] > pixels[0, -1, 0]
-        for seed in range(400)
-    ]
-    assert 0.4 < np.mean(flipped) < 0.6
+def test_the_recipe_says_the_augmentation(images):
+    plain, more = (
+        data.TrainingImages(images, Preprocess.for_size(32), Recipe(augmentation=kind), epoch=0)
+        for kind in ("crop-flip", "rand")
+    )
+    same = [torch.equal(plain[position][0], more[position][0]) for position in range(len(images))]
+    assert sum(same) < len(same) / 2

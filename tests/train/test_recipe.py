@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from hemf.errors import BadInputError, UsageError
@@ -29,12 +31,44 @@ def test_the_defaults_are_table_5():
     assert (recipe.weight_decay, recipe.warmup_epochs, recipe.warmup_start) == (0.01, 1, 1e-3)
 
 
+def test_nothing_beyond_the_paper_is_on_by_default():
+    recipe = Recipe()
+    assert (recipe.accumulation_steps, recipe.loss, recipe.augmentation) == (1, "cross-entropy", "crop-flip")
+    assert (recipe.sampling, recipe.sync_batch_norm) == ("shuffled", False)
+    for name in ("gradient_clip", "drop_path", "label_smoothing", "mixup_alpha", "cutmix_alpha", "ema_decay"):
+        assert getattr(recipe, name) == 0.0
+
+
 @pytest.mark.parametrize(
-    "change",
-    [{"epochs": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"weight_decay": -1.0}],
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"accumulation_steps": 0}, "accumulation_steps must be at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive"),
+        ({"warmup_start": float("inf")}, "warmup_start must be positive"),
+        ({"weight_decay": -1.0}, "weight_decay must not be negative"),
+        ({"warmup_epochs": -1}, "warmup_epochs must not be negative"),
+        ({"gradient_clip": float("nan")}, "gradient_clip must not be negative"),
+        ({"mixup_alpha": float("inf")}, "mixup_alpha must not be negative, nor infinite"),
+        ({"drop_path": 1.0}, "drop_path must be at least 0 and less than 1"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be at least 0"),
+        ({"ema_decay": 1.5}, "ema_decay must be at least 0"),
+        ({"loss": "class-balanced", "class_balanced_beta": 1.0}, "class_balanced_beta must be"),
+        ({"augmentation": "rand", "rand_magnitude": 31.0}, "rand_magnitude must be 0 to 30"),
+        ({"augmentation": "rand", "rand_operations": 0}, "rand_operations must be at least 1"),
+        ({"loss": "focal", "focal_gamma": -1.0}, "focal_gamma must not be negative"),
+        ({"seed": -1}, "seed must be 0 to"),
+        ({"loss": "focla"}, "Did you mean 'focal'"),
+        ({"sampling": "balanced"}, "Did you mean 'class-balanced'"),
+        ({"augmentation": "none"}, "Known: crop-flip, rand"),
+        ({"focal_gamma": 3.0}, "focal_gamma does nothing with loss 'cross-entropy'. Choose loss 'focal'"),
+        ({"rand_magnitude": 3.0}, "rand_magnitude does nothing with augmentation 'crop-flip'"),
+    ],
 )
-def test_values_without_sense_are_refused(change):
-    with pytest.raises(UsageError):
+def test_values_without_sense_are_refused(change, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         Recipe(**change)
 
 

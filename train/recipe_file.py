@@ -1,0 +1,102 @@
+"""Recipes as TOML files: fields of `train.recipe.Recipe`, one a line; those left out are the paper's.
+
+epochs = 50
+loss = "focal"
+label_smoothing = 0.1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hemf.errors import BadInputError, UsageError, did_you_mean
+from train.recipe import CHOICES, Recipe
+
+# Names that stand for a recipe in place of a file.
+NAMED: dict[str, dict[str, Any]] = {"paper": {}}
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Schedule": (
+        "epochs", "batch_size", "accumulation_steps", "learning_rate", "final_learning_rate", "warmup_epochs",
+        "warmup_start", "seed",
+    ),
+    "Regularization": ("weight_decay", "gradient_clip", "drop_path", "ema_decay", "sync_batch_norm"),
+    "Loss": ("loss", "label_smoothing", "class_balanced_beta", "focal_gamma", "logit_adjustment"),
+    "Images": ("augmentation", "rand_operations", "rand_magnitude", "mixup_alpha", "cutmix_alpha", "sampling"),
+}  # fmt: skip
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
+
+
+def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
+    """A recipe: the paper's, changed by a file or named recipe, changed by single values.
+
+    Args:
+        source: see `load`; None for the paper's.
+        given: fields that go before those of the file.
+
+    Raises:
+        BadInputError, UsageError: see `load`; and a value that makes no sense, with the file if it stands there.
+    """
+    values = {} if source is None else load(source)
+    try:
+        return Recipe(**{**values, **given})
+    except UsageError as error:
+        in_file = [name for name in values if name not in given and re.search(rf"\b{name}\b", error.message)]
+        raise UsageError(f"{source}: {error.message}" if in_file else error.message, error.hint) from error
+
+
+def load(source: str) -> dict[str, Any]:
+    """The fields that a TOML file, or one of NAMED, sets; of the right types, not yet checked together.
+
+    Raises:
+        BadInputError: no such file, or not TOML.
+        UsageError: an unknown field, or a value of another type.
+    """
+    if source in NAMED:
+        return dict(NAMED[source])
+    path, named = Path(source), f"Recipes known by name: {', '.join(NAMED)}."
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BadInputError(f"No recipe file at {source}.", named) from error
+    except OSError as error:
+        raise BadInputError(f"{source} can't be read as a recipe: {error.strerror or error}.", named) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        hint = "Lines like `epochs = 50`; a whole file to start from: hemf-export train --print-recipe."
+        raise BadInputError(f"{source} is not a TOML file: {str(error).rstrip('.')}.", hint) from error
+    return {name: _checked(source, name, value) for name, value in values.items()}
+
+
+def dump(recipe: Recipe) -> str:
+    """A TOML file with every field, in groups; `load` gives the same recipe."""
+    lines = []
+    for group, names in GROUPS.items():
+        lines.append(f"\n# {group}" if lines else f"# {group}")
+        for name in names:
+            choices = f"  # {', '.join(CHOICES[name])}" if name in CHOICES else ""
+            # Numbers, truth values and plain texts are written the same in JSON and TOML.
+            lines.append(f"{name} = {json.dumps(getattr(recipe, name))}{choices}")
+    return "\n".join(lines) + "\n"
+
+
+def _checked(source: str, name: str, value: Any) -> Any:
+    """The value, in the type of its field."""
+    defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
+    if name not in defaults:
+        if isinstance(value, dict):
+            raise UsageError(f"{source}: {name!r} is a table.", "A recipe's fields stand in no table.")
+        raise UsageError(f"{source}: unknown key {name!r}.", did_you_mean(name, defaults))
+    kind = type(defaults[name])
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        shown = json.dumps(value, default=str)
+        raise UsageError(
+            f"{source}: {name} must be {_KINDS[kind]}, not {shown}.", f"{name} = {json.dumps(defaults[name])}"
+        )
+    return value
