@@ -22,7 +22,8 @@ from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from hemf.initialization import build
 from hemf.model import HEMF
-from train import data, metrics
+from train import data, distillation, metrics
+from train.distillation import Teacher
 from train.recipe import Recipe, refuse_differences
 from train.run_folder import RunFolder
 
@@ -50,6 +51,7 @@ class Job:
         device: "cpu" or "cuda".
         workers: loader processes.
         amp: float16 autocast; only on CUDA.
+        teacher: a trained network whose probabilities are learned too.
     """
 
     config: HemfConfig
@@ -60,9 +62,11 @@ class Job:
     device: str = "cpu"
     workers: int = 0
     amp: bool = True
+    teacher: Teacher | None = None
 
     def description(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed. Device and workers may change."""
+        taught = {} if self.teacher is None else {"teacher": self.teacher.sha256}
         return {
             **{f"model.{name}": value for name, value in self.config.to_dict().items()},
             **self.recipe.to_dict(),
@@ -70,6 +74,7 @@ class Job:
             "classes": list(self.train.classes),
             "training images": len(self.train),
             "validation images": len(self.validation),
+            **taught,
         }
 
 
@@ -176,6 +181,9 @@ class Trainer:
             with torch.autocast(self.device.type, torch.float16, enabled=self.use_amp):
                 logits = self.model(images)
                 loss = nn.functional.cross_entropy(logits, labels)
+                if (teacher := self.job.teacher) is not None:
+                    weight, temperature = self.job.recipe.distillation_weight, self.job.recipe.temperature
+                    loss = distillation.blend(loss, logits, teacher(images), weight=weight, temperature=temperature)
             value = float(loss.detach())
             if not np.isfinite(value):
                 return None, 0
@@ -205,7 +213,7 @@ class Trainer:
             preprocess=self.job.preprocess,
             state={name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()},
             metrics={"epoch": self.next_epoch, "validation": figures},
-            provenance={"recipe": self.job.recipe.to_dict(), "versions": artifacts.versions()},
+            provenance={"recipe": self.job.recipe.to_dict(), **self._taught(), "versions": artifacts.versions()},
         )
         if better:
             checkpoint.save(saved, self.run.best)
@@ -220,6 +228,10 @@ class Trainer:
             "best_loss": self.best_loss,
         }
         checkpoint.save(dataclasses.replace(saved, training=training), self.run.last)
+
+    def _taught(self) -> dict[str, Any]:
+        teacher = self.job.teacher
+        return {} if teacher is None else {"teacher": {"model": teacher.name, "checkpoint_sha256": teacher.sha256}}
 
     def _restore(self) -> None:
         if not self.run.last.exists():

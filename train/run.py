@@ -15,7 +15,7 @@ from hemf.config import registered
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import data, figures, loop, metrics
+from train import data, distillation, figures, loop, metrics
 from train.recipe import Recipe
 from train.run_folder import RunFolder
 
@@ -36,6 +36,7 @@ class Options:
     workers: int | None = None
     resume: bool = False
     skip_unreadable: bool = False
+    teacher: Path | None = None
 
 
 class Listener(loop.Listener, Protocol):
@@ -87,9 +88,15 @@ def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
             "No CUDA GPU can be used here.", "Leave out --device, or install a CUDA build of torch."
         )
     device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if options.teacher is None:
+        recipe.refuse_without_teacher()
     registered(options.model, image_size=options.image_size)  # a wrong name or size is told first
     run = RunFolder(options.output, resume=options.resume)
     train, validation, test = data.load_splits(options.data)
+    preprocess = Preprocess.for_size(options.image_size, options.mode)
+    teacher = None
+    if options.teacher is not None:
+        teacher = distillation.load(options.teacher, train.classes, preprocess, device)
     notes: list[str] = []
     kept: list[LabelledImages] = []
     listener.checking(sum(len(images) for images in (train, validation, test) if images is not None))
@@ -104,19 +111,21 @@ def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
     job = loop.Job(
         config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
         recipe=recipe,
-        preprocess=Preprocess.for_size(options.image_size, options.mode),
+        preprocess=preprocess,
         train=kept[0],
         validation=kept[1],
         device=device,
         workers=options.workers if options.workers is not None else _default_workers(device),
         amp=options.amp,
+        teacher=teacher,
     )
     trainer = loop.Trainer(job, run, resume=options.resume)
     precision = "float16 autocast" if trainer.use_amp else "float32"
     start = f", going on after epoch {trainer.next_epoch}" if options.resume else ""
+    taught = "" if teacher is None else f", taught by a {teacher.name}"
     headline = (
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
-        f"validation images, {recipe.epochs} epochs of {trainer.steps} steps, on {device} in {precision}{start}"
+        f"validation images, {recipe.epochs} epochs of {trainer.steps} steps, on {device} in {precision}{taught}{start}"
     )
     return Run(trainer, kept[2] if test is not None else None, listener, headline, notes)
 

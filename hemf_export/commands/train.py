@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @click.option("--image-size", default=224, show_default=True, help="Input height and width; a multiple of 32.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
+@click.option("--teacher", type=click.Path(path_type=Path), metavar="CKPT",
+              help="A trained checkpoint of the same classes, of any size: it teaches this one.")  # fmt: skip
 @click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file, and train nothing.")
 @recipe_options
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     context: click.Context, data: Path | None, output: Path | None, model: str, image_size: int, mode: Any,
-    recipe_source: str | None, print_recipe: bool, device: str, amp: bool, workers: int | None, resume: bool,
-    skip_unreadable: bool, tensorboard: bool, as_json: bool, **fields: Any,
+    teacher: Path | None, recipe_source: str | None, print_recipe: bool, device: str, amp: bool, workers: int | None,
+    resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool, **fields: Any,
 ) -> None:  # fmt: skip
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
@@ -57,7 +59,7 @@ def command(
         scalars.check()
     options = Options(
         data=data, output=output, model=model, image_size=image_size, mode=mode, device=device, amp=amp,
-        workers=workers, resume=resume, skip_unreadable=skip_unreadable,
+        workers=workers, resume=resume, skip_unreadable=skip_unreadable, teacher=teacher,
     )  # fmt: skip
     listener = _Progress(recipe.epochs)
     run = prepare(options, recipe, listener)
