@@ -101,6 +101,8 @@ def float32_files(candidates: Sequence[Path], given: Path | None) -> tuple[dict[
     for path in candidates:
         if path.suffix.lower() != ".onnx":
             notes.append(f"{path.name} is not an ONNX file: --locate can't look into it.")
+        elif path.is_file() and "fine_tuning" in (artifacts.read_manifest(path) or {}):
+            notes.append(f"{path.name} was fine-tuned: no float32 file has its weights, and --locate leaves it out.")
         elif given is not None and not (path.exists() and given.exists() and path.samefile(given)):
             found[path] = given
         elif parent := _parent_of(path):
