@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
-import torch
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
@@ -29,10 +28,10 @@ from calibration.products import is_signed_permutation
 from calibration.selection import Selection
 from calibration.trials import logits as logits_of
 from hemf import artifacts, checkpoint
-from hemf.errors import BadInputError, CheckFailedError, MissingCapabilityError
+from hemf.errors import BadInputError, CheckFailedError
 from hemf_export import discover, onnx_file, predictor
 from hemf_export.onnx_file import Description
-from train import distillation, finetuning
+from train import distillation, finetuning, hardware
 from train.distillation import Teacher
 from train.finetuning import FineTuned
 from train.finetuning_recipe import FineTuning
@@ -64,6 +63,7 @@ class Request:
         recipe: how.
         budget: what may be lost; None for no bound.
         device: auto, cpu or cuda.
+        workers: loader processes.
     """
 
     source: Path
@@ -74,6 +74,7 @@ class Request:
     recipe: FineTuning = field(default_factory=FineTuning)
     budget: Budget | None = None
     device: str = "auto"
+    workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def make(request: Request, listener: Listener) -> Made:
         CheckFailedError: no epoch was better than the file itself, or the budget is missed; nothing is left behind.
         MissingCapabilityError: CUDA asked for and not there.
     """
-    device = _device(request.device)
+    device = hardware.choose(request.device).device
     described, manifest = _read(request.source)
     path = request.output or _default_output(request.source, described)
     artifacts.check_writable(path)
@@ -119,7 +120,7 @@ def make(request: Request, listener: Listener) -> Made:
     judges = chosen.held_out
     tuned = finetuning.finetune(
         network, teacher, chosen.calibration.images, judges.images, described.preprocess, request.recipe, listener,
-        device,
+        device, request.workers,
     )  # fmt: skip
     before = compare(tuned.before, tuned.reference, judges.labels)
     if not tuned.epoch:
@@ -273,11 +274,3 @@ def _write(path: Path, source: Path, model: ir.Model, described: Description, fi
         types = graph_types.count_types(ir.load(temporary))
     parent = {"parent": source.name, "parent_sha256": artifacts.sha256(source)}
     return artifacts.write_manifest(path, {"kind": "onnx", **parent, **description.to_dict(), "types": types, **fields})
-
-
-def _device(wanted: str) -> str:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise MissingCapabilityError(
-            "No CUDA GPU can be used here.", "Leave out --device, or install a CUDA build of torch."
-        )
-    return wanted if wanted != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -15,8 +15,8 @@ from train.recipe_file import GROUPS, NAMED, resolve
 SECTIONS = {f"{group} (recipe)": names for group, names in GROUPS.items()}  # of --help
 _HELP = {
     "epochs": "Passes over the training images.",
-    "batch_size": "Images whose gradient is taken at once.",
-    "accumulation_steps": "Batches whose gradients are averaged for one change of the weights.",
+    "batch_size": "Images that change the weights once, over all processes.",
+    "accumulation_steps": "Pieces that a batch is cut into, to fit into memory.",
     "learning_rate": "Peak, after the warm-up.",
     "final_learning_rate": "End of the cosine.",
     "warmup_epochs": "Linear; 0 for none.",
@@ -26,7 +26,7 @@ _HELP = {
     "gradient_clip": "Largest norm of the gradients; 0 for none.",
     "drop_path": "Stochastic depth: rate of the deepest residual branch.",
     "ema_decay": "Evaluate and keep a running average of the weights; 0.999, say; 0 for none.",
-    "sync_batch_norm": "BatchNorm over all processes.",
+    "sync_batch_norm": "BatchNorm over all processes, not each its own part.",
     "loss": "Cross-entropy, or one for unequal classes.",
     "label_smoothing": "Share of the target spread over all classes.",
     "class_balanced_beta": "Of class-balanced: 0 weighs all classes alike, near 1 by 1 / images.",

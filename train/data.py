@@ -1,7 +1,7 @@
-"""Training images, augmented and in the epoch's order; both depend on seed and epoch alone.
+"""Images as the network takes them: for training augmented and in the epoch's order, for evaluation as they are.
 
-Each image's augmentation is drawn from (seed, epoch, image), never from a global generator: the same tensors with
-any number of loader processes, and after resuming.
+Order and augmentation are drawn from (seed, epoch, image), never from a global generator: the same tensors with any
+number of loader processes, on any process of a run, and after resuming.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
+from hemf import folders
 from hemf.folders import LabelledImages, class_folders
 from hemf.images import Preprocess, decode
 from train.augmentation import augment
+from train.batches import Division
 from train.recipe import Recipe
 from train.sampling import order
 
@@ -33,28 +36,39 @@ def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages, LabelledIma
     return train, validation, test
 
 
+Key = tuple[int, int]  # epoch, counted from 0, and position in its order
+
+
 class TrainingImages(Dataset[tuple[Tensor, int]]):
-    """One epoch of augmented images, in that epoch's order.
+    """The augmented images of all epochs: an item is that at a position of an epoch.
 
     Args:
         images: files and labels.
         preprocess: size and normalization.
         recipe: augmentation, sampling and the seed of both.
-        epoch: counted from 0.
     """
 
-    def __init__(self, images: LabelledImages, preprocess: Preprocess, recipe: Recipe, *, epoch: int) -> None:
+    def __init__(self, images: LabelledImages, preprocess: Preprocess, recipe: Recipe) -> None:
         assert images.labels is not None
-        self.images, self.preprocess, self.recipe, self.epoch = images, preprocess, recipe, epoch
-        self.order = order(images.labels, seed=recipe.seed, epoch=epoch, sampling=recipe.sampling)
+        self.images, self.preprocess, self.recipe = images, preprocess, recipe
+        self._epoch, self._order = -1, np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        index = int(self.order[position])
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Indices of an epoch's images."""
+        if epoch != self._epoch:
+            assert self.images.labels is not None
+            self._order = order(self.images.labels, seed=self.recipe.seed, epoch=epoch, sampling=self.recipe.sampling)
+            self._epoch = epoch
+        return self._order
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, position = key
+        index = int(self.order(epoch)[position])
         assert self.images.labels is not None
-        stream = [self.recipe.seed, self.epoch, index]
+        stream = [self.recipe.seed, epoch, index]
         if self.recipe.sampling != "shuffled":
             stream.append(position)  # an image that comes again comes otherwise
         rng = np.random.default_rng(stream)
@@ -62,21 +76,78 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         return torch.from_numpy(self.preprocess.normalize(pixels)), self.images.labels[index]
 
 
-def training_batches(
-    dataset: TrainingImages, batch_size: int, *, workers: int, pin_memory: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of images (n, 3, size, size) and labels (n,). A last batch of one is left out: BatchNorm needs two."""
-    loader = DataLoader(
-        dataset,
+class TrainingLoader:
+    """Batches of a run, from processes that outlive the epochs and work ahead.
+
+    Args:
+        dataset: the images.
+        division: into steps, micro-batches and processes.
+        rank: of this process.
+        workers: loader processes; 0 for none.
+        pin_memory: for a GPU.
+    """
+
+    def __init__(
+        self, dataset: TrainingImages, division: Division, *, rank: int = 0, workers: int = 0, pin_memory: bool = False
+    ) -> None:
+        self.division, self.keys = division, _Keys(division, rank)
+        self._loader: DataLoader[tuple[Tensor, Tensor]] | None = DataLoader(
+            dataset,
+            batch_sampler=self.keys,
+            num_workers=workers,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # nothing is drawn from it, but without one the global one would be advanced
+        )
+
+    def epoch(self, epoch: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+        """For each step its micro-batches: images (n, 3, size, size) and labels (n,) of this process."""
+        assert self._loader is not None
+        self.keys.epoch = epoch
+        batches = iter(self._loader)
+        for step in range(self.division.steps):
+            yield [next(batches) for _ in self.division.pieces(step, self.keys.rank)]
+
+    def close(self) -> None:
+        """End the loader processes."""
+        self._loader = None
+
+
+class _Keys(Sampler[list[Key]]):
+    """The keys of each micro-batch of an epoch."""
+
+    def __init__(self, division: Division, rank: int) -> None:
+        self.division, self.rank, self.epoch = division, rank, 0
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for step in range(self.division.steps):
+            for piece in self.division.pieces(step, self.rank):
+                yield [(self.epoch, position) for position in piece]
+
+
+class _EvaluationImages(Dataset[Tensor]):
+    def __init__(self, images: LabelledImages, preprocess: Preprocess) -> None:
+        self.images, self.preprocess = images, preprocess
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.from_numpy(self.preprocess.normalize(self.preprocess.load(self.images.paths[index])))
+
+
+def evaluation_batches(
+    images: LabelledImages, preprocess: Preprocess, batch_size: int, *, workers: int, pin_memory: bool
+) -> Iterator[Tensor]:
+    """Images (n, 3, size, size) in the list's order, not augmented; decoded ahead by `workers` processes, if any."""
+    if not workers:
+        for pixels in folders.batches(images, preprocess, batch_size):
+            yield torch.from_numpy(preprocess.normalize(pixels))
+        return
+    yield from DataLoader(
+        _EvaluationImages(images, preprocess),
         batch_size=batch_size,
-        shuffle=False,  # the data set is in the epoch's order already
-        num_workers=workers,
+        num_workers=min(workers, -(-len(images) // batch_size)),
         pin_memory=pin_memory,
-        drop_last=len(dataset) % batch_size == 1,
+        generator=torch.Generator(),
     )
-    yield from loader
-
-
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Steps of `training_batches`."""
-    return images // batch_size + (images % batch_size > 1)

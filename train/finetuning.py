@@ -19,12 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hemf import folders
 from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from train import data, distillation
+from train.batches import Division
 from train.finetuning_recipe import FineTuning
+from train.recipe import Recipe
 
 
 class Listener(Protocol):
@@ -63,6 +64,7 @@ def finetune(
     recipe: FineTuning,
     listener: Listener,
     device: str = "cpu",
+    workers: int = 0,
 ) -> FineTuned:
     """Train `network` in place; of all epochs the one of the best validation accuracy, then of the least loss, is kept.
 
@@ -75,14 +77,18 @@ def finetune(
         recipe: how.
         listener: hears of progress.
         device: of network and teacher.
+        workers: loader processes.
 
     Raises:
         CheckFailedError: a loss that is not finite.
     """
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate)
-    steps = data.steps_per_epoch(len(training), recipe.batch_size)
-    judge = _Judge(validation, preprocess, recipe, device)
+    division = Division(len(training), recipe.batch_size)
+    steps = division.steps
+    dataset = data.TrainingImages(training, preprocess, Recipe(seed=recipe.seed))  # the authors' augmentation
+    loader = data.TrainingLoader(dataset, division, workers=workers, pin_memory=device != "cpu")
+    judge = _Judge(validation, preprocess, recipe, device, workers)
     reference = judge.logits(teacher)
     best_logits = before = judge.logits(network)
     lines = [{"epoch": 0, **judge.figures(before, reference)}]
@@ -90,10 +96,8 @@ def finetune(
     listener.epoch(lines[0])
     for epoch in range(recipe.epochs):
         started = time.monotonic()
-        dataset = data.TrainingImages(training, preprocess, seed=recipe.seed, epoch=epoch)
         losses = []
-        loader = data.training_batches(dataset, recipe.batch_size, workers=0, pin_memory=False)
-        for step, (images, labels) in enumerate(loader):
+        for step, ((images, labels),) in enumerate(loader.epoch(epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = recipe.rate(epoch * steps + step, recipe.epochs * steps)
             optimizer.zero_grad(set_to_none=True)
@@ -143,14 +147,16 @@ class _Judge:
     preprocess: Preprocess
     recipe: FineTuning
     device: str
+    workers: int
 
     @torch.no_grad()
     def logits(self, network: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
         """(n, classes), of all the images."""
         parts = []
-        for pixels in folders.batches(self.images, self.preprocess, self.recipe.batch_size):
-            batch = torch.from_numpy(self.preprocess.normalize(pixels)).to(self.device)
-            parts.append(network(batch).float().cpu().numpy())
+        for batch in data.evaluation_batches(
+            self.images, self.preprocess, self.recipe.batch_size, workers=self.workers, pin_memory=self.device != "cpu"
+        ):
+            parts.append(network(batch.to(self.device)).float().cpu().numpy())
         return np.concatenate(parts)
 
     def figures(self, logits: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:

@@ -42,8 +42,9 @@ class Recipe:
 
     Args:
         epochs: passes over the training images.
-        batch_size: images whose gradient is taken at once.
-        accumulation_steps: batches whose gradients are averaged before the weights are changed.
+        batch_size: images that change the weights once, over all processes of a run.
+        accumulation_steps: micro-batches that a batch is cut into to fit into memory; BatchNorm's statistics in
+            training are those of a micro-batch. See `train.batches`.
         learning_rate: the peak, reached at the end of the warm-up.
         final_learning_rate: where the cosine ends.
         warmup_epochs: linear warm-up from `warmup_start` of the rate; 0 for none.

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import torch
-
 from hemf import artifacts, checkpoint, folders
 from hemf.config import registered
-from hemf.errors import BadInputError, MissingCapabilityError
+from hemf.errors import BadInputError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import data, distillation, figures, loop, metrics
+from train import data, distillation, distributed, figures, hardware, metrics, trainer
+from train.distillation import Teacher
+from train.job import Job
 from train.recipe import Recipe
 from train.run_folder import RunFolder
 
@@ -24,7 +24,13 @@ _SHOWN = 20  # unreadable files named in a message
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is started with, besides its recipe; see `hemf-export train --help`."""
+    """What a run is started with, besides its recipe; see `hemf-export train --help`.
+
+    Args:
+        amp: "off", "float16" or "bfloat16"; by default float16 on CUDA and off on a CPU.
+        workers: loader processes of each process; by default none on a CPU, and up to 8 on CUDA.
+        teacher: a checkpoint to learn from as well.
+    """
 
     data: Path
     output: Path
@@ -32,14 +38,16 @@ class Options:
     image_size: int = 224
     mode: Literal["crop", "squash"] = "crop"
     device: str = "auto"
-    amp: bool = True
+    amp: str | None = None
+    channels_last: bool = True
+    compile: bool = False
     workers: int | None = None
     resume: bool = False
     skip_unreadable: bool = False
     teacher: Path | None = None
 
 
-class Listener(loop.Listener, Protocol):
+class Listener(trainer.Listener, Protocol):
     """Also hears of the images being read before the first epoch."""
 
     def checking(self, total: int) -> None: ...
@@ -51,52 +59,78 @@ class Listener(loop.Listener, Protocol):
 class Run:
     """A run that passed every check. `fit` trains it; `headline` and `notes` are for the user."""
 
-    trainer: loop.Trainer
+    trainer: trainer.Trainer
     test: LabelledImages | None
     listener: Listener
     headline: str
     notes: list[str]
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end and write summary.json and confusion.png; the summary."""
+        """Train to the end and write summary.json and confusion.png; the summary, in each process of the run."""
         self.trainer.fit(self.listener)
-        folder, job = self.trainer.run, self.trainer.job
-        best = checkpoint.load(folder.best)
+        folder, job, group = self.trainer.run, self.trainer.job, self.trainer.group
+        best = group.from_first(lambda: checkpoint.load(folder.best))
         self.trainer.model.load_state_dict(best.state)
         splits = {"val": job.validation, **({"test": self.test} if self.test is not None else {})}
         results: dict[str, Any] = {}
         for name, images in splits.items():
             assert images.labels is not None
             results[name] = metrics.summarize(images.labels, self.trainer.predict(images), images.classes)
-        shown = "test" if "test" in results else "val"
-        title = f"{job.config.name}, {shown}: {results[shown]['accuracy']:.2%} of {results[shown]['images']}"
-        figures.save_confusion(results[shown]["confusion"], job.train.classes, title, folder.confusion)
         summary = {"epoch": best.metrics["epoch"], "checkpoint_sha256": best.sha256, "splits": results}
-        artifacts.write_json(folder.summary, summary)
+        if group.first:
+            shown = "test" if "test" in results else "val"
+            title = f"{job.config.name}, {shown}: {results[shown]['accuracy']:.2%} of {results[shown]['images']}"
+            figures.save_confusion(results[shown]["confusion"], job.train.classes, title, folder.confusion)
+            artifacts.write_json(folder.summary, summary)
         return summary
 
 
 def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
     """Check everything that can be checked before the first epoch.
 
+    Of several processes (see `train.distributed`), the first one reads and checks the images for all.
+
     Raises:
         BadInputError: data, output or configuration that can't be trained.
-        MissingCapabilityError: CUDA asked for and not there.
+        MissingCapabilityError: a device or a precision asked for and not there.
+        UsageError: a batch that can't be divided as asked for.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise MissingCapabilityError(
-            "No CUDA GPU can be used here.", "Leave out --device, or install a CUDA build of torch."
-        )
-    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = hardware.choose(options.device, options.amp, channels_last=options.channels_last, compile=options.compile)
     if options.teacher is None:
         recipe.refuse_without_teacher()
     registered(options.model, image_size=options.image_size)  # a wrong name or size is told first
+    group = distributed.current()
+    run, train, validation, test, notes = group.from_first(lambda: _examine(options, listener))
+    teacher = _teacher(options, train, chosen.device)
+    job = Job(
+        config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
+        recipe=recipe,
+        preprocess=_preprocess(options),
+        train=train,
+        validation=validation,
+        hardware=chosen,
+        workers=options.workers if options.workers is not None else _default_workers(chosen.device, group.local_size),
+        teacher=teacher,
+    )
+    made = trainer.Trainer(job, run, resume=options.resume)
+    processes = f", {group.size} processes" if group.size > 1 else ""
+    start = f", going on after epoch {made.next_epoch}" if options.resume else ""
+    taught = "" if teacher is None else f", taught by a {teacher.name}"
+    where = f"{chosen.describe()}{processes}{taught}{start}"
+    headline = (
+        f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
+        f"validation images, {recipe.epochs} epochs of {made.steps} steps, {where}"
+    )
+    return Run(made, test, listener, headline, notes)
+
+
+def _examine(
+    options: Options, listener: Listener
+) -> tuple[RunFolder, LabelledImages, LabelledImages, LabelledImages | None, list[str]]:
+    """The run's folder, the images that can be read, and what the user should know of them."""
     run = RunFolder(options.output, resume=options.resume)
     train, validation, test = data.load_splits(options.data)
-    preprocess = Preprocess.for_size(options.image_size, options.mode)
-    teacher = None
-    if options.teacher is not None:
-        teacher = distillation.load(options.teacher, train.classes, preprocess, device)
+    _teacher(options, train)  # one that can't teach is told before the images are read
     notes: list[str] = []
     kept: list[LabelledImages] = []
     listener.checking(sum(len(images) for images in (train, validation, test) if images is not None))
@@ -108,26 +142,17 @@ def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
         raise BadInputError(f"{options.data / 'train'} has {len(kept[0])} image; at least 2 are needed.")
     if len(train.classes) < 2:
         raise BadInputError(f"{options.data / 'train'} has one class, {train.classes[0]}; a classifier needs two.")
-    job = loop.Job(
-        config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
-        recipe=recipe,
-        preprocess=preprocess,
-        train=kept[0],
-        validation=kept[1],
-        device=device,
-        workers=options.workers if options.workers is not None else _default_workers(device),
-        amp=options.amp,
-        teacher=teacher,
-    )
-    trainer = loop.Trainer(job, run, resume=options.resume)
-    precision = "float16 autocast" if trainer.use_amp else "float32"
-    start = f", going on after epoch {trainer.next_epoch}" if options.resume else ""
-    taught = "" if teacher is None else f", taught by a {teacher.name}"
-    headline = (
-        f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
-        f"validation images, {recipe.epochs} epochs of {trainer.steps} steps, on {device} in {precision}{taught}{start}"
-    )
-    return Run(trainer, kept[2] if test is not None else None, listener, headline, notes)
+    return run, kept[0], kept[1], kept[2] if test is not None else None, notes
+
+
+def _teacher(options: Options, train: LabelledImages, device: str = "cpu") -> Teacher | None:
+    if options.teacher is None:
+        return None
+    return distillation.load(options.teacher, train.classes, _preprocess(options), device)
+
+
+def _preprocess(options: Options) -> Preprocess:
+    return Preprocess.for_size(options.image_size, options.mode)
 
 
 def _check(images: LabelledImages, *, skip: bool, progress: Callable[[], None]) -> tuple[LabelledImages, list[str]]:
@@ -152,5 +177,5 @@ def _check(images: LabelledImages, *, skip: bool, progress: Callable[[], None]) 
     return readable, [f"{len(bad)} unreadable images left out below {images.root}:\n  {listed}"]
 
 
-def _default_workers(device: str) -> int:
-    return 0 if device == "cpu" else min(8, os.cpu_count() or 1)
+def _default_workers(device: str, processes: int) -> int:
+    return 0 if device == "cpu" else max(1, min(8, (os.cpu_count() or 1) // processes))

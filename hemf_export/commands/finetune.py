@@ -38,10 +38,12 @@ _DEFAULTS = FineTuning()
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--min-agreement", type=float, metavar="SHARE", help="The same: images that keep their class.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--workers", default=0, show_default=True, help="Loader processes; a GPU wants some.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
     model: Path, data: Path, reference: Path | None, output: Path | None, held_out: Path | None,
-    max_drop: float | None, metric: Any, min_agreement: float | None, device: str, as_json: bool, **recipe: Any,
+    max_drop: float | None, metric: Any, min_agreement: float | None, device: str, workers: int,
+    as_json: bool, **recipe: Any,
 ) -> None:  # fmt: skip
     """Train the weights of MODEL, an INT8 file of `calibrate`, where its quantization stands.
 
@@ -58,6 +60,7 @@ def command(
     request = quantized_finetuning.Request(
         source=model, data=data, reference=reference, output=output, held_out=held_out, recipe=FineTuning(**recipe),
         budget=Budget(max_drop, min_agreement, metric) if asked else None, device=device,
+        workers=workers,
     )  # fmt: skip
     listener = _Progress(request.recipe.epochs)
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ from hemf_export.recipe_options import SECTIONS, given_recipe, recipe_options
 from train.recipe_file import dump
 
 if TYPE_CHECKING:
-    from train import scalars
+    from train import run, scalars
+    from train.recipe import Recipe
 
 
 @click.command("train", cls=GroupedCommand, groups=SECTIONS)
@@ -29,7 +32,11 @@ if TYPE_CHECKING:
 @click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file, and train nothing.")
 @recipe_options
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--amp/--no-amp", default=True, show_default=True, help="float16 autocast, on CUDA only.")
+@click.option("--amp", type=click.Choice(["float16", "bfloat16", "off"]), default=None,
+              help="Type that products are computed in.  [default: float16 on CUDA, off on a CPU]")  # fmt: skip
+@click.option("--no-amp", "amp", flag_value="off", hidden=True)
+@click.option("--channels-last/--no-channels-last", default=True, show_default=True, help="Weights and images so.")
+@click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="torch.compile.")
 @click.option("--workers", type=int, default=None, help="Loader processes.  [default: 0 on a CPU, up to 8 on CUDA]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them.")
@@ -38,41 +45,60 @@ if TYPE_CHECKING:
 @click.pass_context
 def command(
     context: click.Context, data: Path | None, output: Path | None, model: str, image_size: int, mode: Any,
-    teacher: Path | None, recipe_source: str | None, print_recipe: bool, device: str, amp: bool, workers: int | None,
-    resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool, **fields: Any,
+    recipe_source: str | None, print_recipe: bool, device: str, amp: str | None, channels_last: bool, compiled: bool,
+    workers: int | None, resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool, teacher: Path | None,
+    **fields: Any,
 ) -> None:  # fmt: skip
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
     The defaults are the paper's recipe (Table 5): every field is a flag, and a key of a --recipe file. Interrupted or
-    killed, a run goes on with --resume from its last finished epoch.
+    killed, a run goes on with --resume from its last finished epoch. Several GPUs or hosts: torchrun -m train DATA ….
     """
     recipe = given_recipe(context, recipe_source, fields)
     if print_recipe:
         click.echo(dump(recipe), nl=False)
         return
     data, output = _required(context, "data", data), _required(context, "output", output)
-    from hemf_export import console
     from train import scalars
-    from train.run import Options, prepare
+    from train.run import Options
 
     if tensorboard:
         scalars.check()
     options = Options(
         data=data, output=output, model=model, image_size=image_size, mode=mode, device=device, amp=amp,
-        workers=workers, resume=resume, skip_unreadable=skip_unreadable, teacher=teacher,
+        channels_last=channels_last, compile=compiled, workers=workers, resume=resume, skip_unreadable=skip_unreadable,
+        teacher=teacher,
     )  # fmt: skip
+    with _together(device) as first:
+        summary = _train(options, recipe, tensorboard=tensorboard)
+        if first and as_json:
+            click.echo(json.dumps(summary, indent=2))
+        elif first:
+            _show(summary, output)
+
+
+def _train(options: run.Options, recipe: Recipe, *, tensorboard: bool) -> dict[str, Any]:
+    """The summary of a whole run."""
+    from hemf_export import console
+    from train import scalars
+    from train.run import prepare
+
     listener = _Progress(recipe.epochs)
-    run = prepare(options, recipe, listener)
-    for line in run.notes:
+    prepared = prepare(options, recipe, listener)
+    for line in prepared.notes:
         console.warn(line)
-    console.say(run.headline)
-    if tensorboard:
-        listener.events = scalars.writer(output / "tensorboard", start=run.trainer.next_epoch + 1)
-    summary = run.fit()
+    console.say(prepared.headline)
+    if tensorboard and prepared.trainer.group.first:
+        folder = prepared.trainer.run.path / "tensorboard"
+        listener.events = scalars.writer(folder, start=prepared.trainer.next_epoch + 1)
+    summary = prepared.fit()
     listener.finish()
-    if as_json:
-        click.echo(json.dumps(summary, indent=2))
-        return
+    return summary
+
+
+def _show(summary: dict[str, Any], output: Path) -> None:
+    from hemf_export import console
+
     rows = [(split, str(f["images"]), f"{f['accuracy']:.2%}", f"{f['balanced_accuracy']:.2%}", _recalls(f["recall"]))
             for split, f in summary["splits"].items()]  # fmt: skip
     console.table("best.pt", ("split", "images", "accuracy", "balanced", "recall per class"), rows)
@@ -82,6 +108,25 @@ def command(
         console.table(f"\nConfusion on {split} (row: true class)", ("", *names), cells)
     console.say(f"{output}: best.pt (epoch {summary['epoch']}), last.pt, metrics.jsonl, summary.json, confusion.png")
     console.next_command("hemf-export onnx", output / "best.pt")
+
+
+@contextmanager
+def _together(device: str) -> Iterator[bool]:
+    """Be one of the run's processes, where torchrun started several; whether this is the one that talks."""
+    from hemf_export import console
+    from train import distributed
+
+    first = distributed.launched().first
+    if not first:
+        console.talk.quiet = console.results.quiet = True
+    try:
+        with distributed.joined(device):
+            yield first
+    except (distributed.FailedElsewhereError, KeyboardInterrupt) as error:
+        if first:
+            raise
+        code = 130 if isinstance(error, KeyboardInterrupt) else error.exit_code
+        raise click.exceptions.Exit(code) from error  # nothing that the first process doesn't say as well
 
 
 def _required(context: click.Context, name: str, value: Path | None) -> Path:

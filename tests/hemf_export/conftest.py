@@ -13,9 +13,10 @@ from hemf.images import Preprocess
 from hemf_export import fp16, onnx_export, precision, runners
 from tests.conftest import TINY, tiny_checkpoint, write_class_folders
 from train import data
-from train.loop import Job, Trainer
+from train.job import Job
 from train.recipe import Recipe
 from train.run_folder import RunFolder
+from train.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -308,7 +308,7 @@ def test_a_jpeg_lies_on_no_side_for_training_and_for_proofs(tmp_path: Path, orie
     first, second = (folders.class_folders(tmp_path / name) for name in ("upright", "turned"))
     proofs = [next(Samples(preprocess, images, 1).pixels((1,))) for images in (first, second)]
     assert np.abs(proofs[0].astype(int) - proofs[1]).max() <= 2
-    tensors = [TrainingImages(images, preprocess, Recipe(), epoch=0)[0][0] for images in (first, second)]
+    tensors = [TrainingImages(images, preprocess, Recipe())[0, 0][0] for images in (first, second)]
     assert float((tensors[0] - tensors[1]).abs().max()) < 0.03
 
 

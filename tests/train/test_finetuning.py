@@ -101,7 +101,7 @@ def test_the_same_seed_gives_the_same_weights(splits):
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive"),
         ({"temperature": 0.0}, "temperature must be positive"),
         ({"gradient_clip": float("nan")}, "gradient_clip must be positive"),

@@ -20,7 +20,8 @@ def quantized_graph() -> onnx.ModelProto:
     """A convolution in INT8 with a scale a channel, a layer norm, and a Gemm in INT8 with its bias in int32."""
     generator = np.random.default_rng(0)
     made = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 20]>
-        g (float[n, 3, 8, 8] x) => (float[n, 5] y) <float xs = {0.03}, int8 xz = {3}, float hs = {0.02}, uint8 hz = {99}>
+        g (float[n, 3, 8, 8] x) => (float[n, 5] y)
+        <float xs = {0.03}, int8 xz = {3}, float hs = {0.02}, uint8 hz = {99}>
         {
             xq = QuantizeLinear(x, xs, xz) xd = DequantizeLinear(xq, xs, xz)
             kd = DequantizeLinear <axis = 0> (kernel, ks, kz)

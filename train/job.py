@@ -1,0 +1,66 @@
+"""One training run, described: what, with what, where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hemf import artifacts
+from hemf.config import HemfConfig
+from hemf.folders import LabelledImages
+from hemf.images import Preprocess
+from train.distillation import Teacher
+from train.hardware import Hardware
+from train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained.
+
+    Args:
+        config: the network, with the number of classes of the data.
+        recipe: how.
+        preprocess: images to input.
+        train: training images.
+        validation: images that choose the best epoch.
+        hardware: where, and in which precision.
+        workers: loader processes, of each process of the run.
+        teacher: a trained network, whose probabilities are learned as well.
+    """
+
+    config: HemfConfig
+    recipe: Recipe
+    preprocess: Preprocess
+    train: LabelledImages
+    validation: LabelledImages
+    hardware: Hardware = field(default_factory=Hardware)
+    workers: int = 0
+    teacher: Teacher | None = None
+
+    def class_counts(self) -> list[int]:
+        """Training images of each class."""
+        assert self.train.labels is not None
+        return [self.train.labels.count(label) for label in range(len(self.train.classes))]
+
+    def description(self, processes: int = 1) -> dict[str, Any]:
+        """What must be the same for a run to be resumed. Hardware and workers may change, the number of processes not:
+        each has BatchNorm statistics of its own part of a batch."""
+        taught = {} if self.teacher is None else {"teacher": self.teacher.sha256}
+        return {
+            **{f"model.{name}": value for name, value in self.config.to_dict().items()},
+            **self.recipe.to_dict(),
+            **{f"preprocess.{name}": value for name, value in self.preprocess.to_dict().items()},
+            "classes": list(self.train.classes),
+            "training images": len(self.train),
+            "validation images": len(self.validation),
+            "processes": processes,
+            **taught,
+        }
+
+    def provenance(self) -> dict[str, Any]:
+        """How a checkpoint of the run came to be."""
+        found: dict[str, Any] = {"recipe": self.recipe.to_dict()}
+        if self.teacher is not None:
+            found["teacher"] = {"model": self.teacher.name, "checkpoint_sha256": self.teacher.sha256}
+        return {**found, "versions": artifacts.versions()}

@@ -1,0 +1,161 @@
+"""One change of the weights: the gradients of a batch, by micro-batches and processes, scaled, clipped and checked.
+
+Knows neither files nor epochs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hemf.errors import HemfError
+from train.distributed import Group
+from train.hardware import Hardware
+from train.objective import Objective
+from train.recipe import Recipe
+
+MicroBatch = tuple[Tensor, Tensor]  # images (n, 3, size, size), labels (n,)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step did.
+
+    Args:
+        loss: sum of the losses of this process's images.
+        correct: of them, how many got their class.
+        images: how many they are.
+        finite: whether the gradients were; if not, nothing was changed.
+    """
+
+    loss: float
+    correct: int
+    images: int
+    finite: bool
+
+
+class Step:
+    """Steps of one optimizer.
+
+    The gradient is that of the mean loss over the images of all micro-batches and processes. BatchNorm sees one
+    micro-batch of one process at a time, or with `sync_batch_norm` one of all processes. A step whose gradients are not
+    finite leaves everything as it was, BatchNorm's statistics included; with float16, the scaler then lowers its scale.
+
+    Args:
+        network: whose weights change.
+        forward: the same network as training calls it: compiled, or with gradients averaged over processes.
+        objective: the loss.
+        recipe: clipping, and the batch size for a message.
+        optimizer: of the network's parameters.
+        scaler: of the gradients.
+        hardware: of the network.
+        group: the processes that share a batch.
+    """
+
+    def __init__(
+        self, network: nn.Module, forward: nn.Module, objective: Objective, recipe: Recipe,
+        optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler, hardware: Hardware, group: Group,
+    ) -> None:  # fmt: skip
+        self.forward, self.objective, self.recipe = forward, objective, recipe
+        self.optimizer, self.scaler, self.hardware, self.group = optimizer, scaler, hardware, group
+        self.device = next(network.parameters()).device
+        self.parameters = list(network.parameters())
+        self.statistics = _Statistics(network)
+
+    def __call__(self, batch: Sequence[MicroBatch], size: int, *, rate: float, drawing: Sequence[int]) -> Outcome:
+        """Take one step.
+
+        Args:
+            batch: this process's micro-batches.
+            size: images of the step, over all processes.
+            rate: learning rate.
+            drawing: epoch and step, which random draws are a matter of.
+
+        Raises:
+            HemfError: the GPU's memory doesn't hold a micro-batch.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        self.statistics.keep()
+        try:
+            losses, correct = self._gradients(batch, size, drawing)
+        except torch.OutOfMemoryError as error:
+            raise self._too_large(len(batch[0][1])) from error
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        norm = self._norm()
+        # The one moment of a step in which the program waits for the GPU.
+        values = torch.stack([norm.float(), *losses, *(count.float() for count in correct)]).tolist()
+        counts = [len(labels) for _, labels in batch]
+        loss = sum(value * count for value, count in zip(values[1 : 1 + len(counts)], counts, strict=True))
+        # Gradients are the same in all processes, so is this; a loss beyond all bounds shows in its gradient.
+        finite = math.isfinite(values[0]) and (self.group.size > 1 or math.isfinite(loss))
+        if finite:
+            self.scaler.step(self.optimizer)
+        else:
+            self.statistics.restore()
+        self.scaler.update()
+        return Outcome(loss, int(sum(values[1 + len(counts) :])), sum(counts), finite)
+
+    def _gradients(
+        self, batch: Sequence[MicroBatch], size: int, drawing: Sequence[int]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        losses, correct = [], []
+        for number, (images, labels) in enumerate(batch):
+            images = images.to(self.device, non_blocking=True).to(memory_format=self.hardware.memory_format)
+            labels = labels.to(self.device, non_blocking=True)
+            piece = number * self.group.size + self.group.rank
+            with self._last_of_all(last=number == len(batch) - 1):
+                with self.hardware.autocast():
+                    judged = self.objective(self.forward, images, labels, [*drawing, piece])
+                share = len(labels) * self.group.size / size  # gradients are then averaged over processes
+                weighted = judged.loss if share == 1 else judged.loss * share
+                self.scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]
+            losses.append(judged.loss.detach().float())
+            correct.append(judged.correct)
+        return losses, correct
+
+    def _last_of_all(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients go to the other processes once, with the last micro-batch."""
+        if last or self.group.size == 1:
+            return contextlib.nullcontext()
+        alone: contextlib.AbstractContextManager[None] = self.forward.no_sync()  # DistributedDataParallel's
+        return alone
+
+    def _norm(self) -> Tensor:
+        """Of all gradients together, clipped if the recipe says so."""
+        if self.recipe.gradient_clip > 0:
+            return nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
+        return nn.utils.get_total_norm([each.grad for each in self.parameters if each.grad is not None])
+
+    def _too_large(self, images: int) -> HemfError:
+        size, parts = self.recipe.batch_size, self.recipe.accumulation_steps
+        smaller = max(2 * parts * self.group.size, size // 2)
+        again = f", or keep {size} with --accumulation-steps {2 * parts}" if size >= 4 * parts * self.group.size else ""
+        return HemfError(
+            f"The GPU's memory doesn't hold a batch of {images} images.", f"Try --batch-size {smaller}{again}."
+        )
+
+
+class _Statistics:
+    """BatchNorm's running statistics as they were before a step, which the forward pass has changed already."""
+
+    def __init__(self, network: nn.Module) -> None:
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        self.buffers = [buffer for norm in norms for buffer in norm.buffers()]
+        self.copies = [buffer.clone() for buffer in self.buffers]
+
+    def keep(self) -> None:
+        if self.buffers:
+            torch._foreach_copy_(self.copies, self.buffers)
+
+    def restore(self) -> None:
+        if self.buffers:
+            torch._foreach_copy_(self.buffers, self.copies)

@@ -1,0 +1,259 @@
+"""The epochs of a run: training, validation, checkpoints. Talks to its caller through a `Listener`; never prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from hemf import checkpoint
+from hemf.checkpoint import Checkpoint
+from hemf.drop_path import set_drop_path
+from hemf.errors import BadInputError, HemfError
+from hemf.folders import LabelledImages
+from hemf.initialization import build
+from hemf.model import HEMF
+from train import data, distributed, inference, metrics, synchronized_norm
+from train.batches import Division
+from train.job import Job
+from train.objective import Objective
+from train.recipe import refuse_differences
+from train.run_folder import RunFolder
+from train.step import MicroBatch, Step
+from train.training_state import TrainingState, seed_of
+from train.weight_average import WeightAverage
+
+MAX_SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before a run is given up
+_CURVE = (
+    "loss", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "kappa", "auc", "ece", "brier", "recall",
+)  # fmt: skip
+
+
+class Listener(Protocol):
+    """What a run reports while it goes on."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None: ...
+
+    def epoch(self, line: dict[str, Any]) -> None: ...
+
+
+class Trainer:
+    """A run in progress, of this process or of those that it has joined (see `train.distributed`).
+
+    Args:
+        job: what to train.
+        run: the folder that receives checkpoints and metrics; the first process alone writes.
+        resume: go on from `run`'s `last.pt`.
+        objective: what is lowered; by default the recipe's loss.
+
+    Raises:
+        BadInputError: nothing to resume, or a run of another configuration.
+        UsageError: a batch that can't be divided as asked for.
+    """
+
+    def __init__(self, job: Job, run: RunFolder, *, resume: bool, objective: Objective | None = None) -> None:
+        self.job, self.run, self.group = job, run, distributed.current()
+        recipe, hardware = job.recipe, job.hardware
+        self.division = Division(len(job.train), recipe.batch_size, recipe.accumulation_steps, self.group.size)
+        self.device = torch.device(hardware.device)
+        torch.manual_seed(recipe.seed)
+        self.model: HEMF = build(job.config, seed=recipe.seed).to(self.device)
+        self.model.to(memory_format=hardware.memory_format)  # type: ignore[call-overload]
+        set_drop_path(self.model, recipe.drop_path)
+        if recipe.sync_batch_norm and self.group.size > 1:
+            synchronized_norm.synchronize(self.model, self.device)
+        self.state = TrainingState(
+            self.model,
+            _optimizer(self.model, recipe.learning_rate, recipe.weight_decay),
+            hardware.scaler(),
+            WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None,
+        )
+        if resume:
+            self._restore()
+        self.step = Step(
+            self.model, self._forward(), objective or Objective(recipe, job.class_counts(), job.teacher),
+            recipe,
+            self.state.optimizer, self.state.scaler, hardware, self.group,
+        )  # fmt: skip
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return self.division.steps
+
+    @property
+    def next_epoch(self) -> int:
+        """Counted from 0."""
+        return self.state.progress.next_epoch
+
+    def fit(self, listener: Listener) -> None:
+        """Train the remaining epochs; after each, `last.pt`, and `best.pt` where it is the best so far.
+
+        Raises:
+            HemfError: the gradients are not finite, step after step; a batch is too large for the GPU.
+        """
+        loader = data.TrainingLoader(
+            data.TrainingImages(self.job.train, self.job.preprocess, self.job.recipe), self.division,
+            rank=self.group.rank, workers=self.job.workers, pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        try:
+            for epoch in range(self.next_epoch, self.job.recipe.epochs):
+                self._epoch(epoch, loader, listener)
+        finally:
+            loader.close()
+
+    def predict(self, images: LabelledImages) -> NDArray[np.float32]:
+        """Logits (n, classes), float32, in evaluation mode, of the network's own weights."""
+        pieces = self.division.micro_batches * self.group.size
+        return inference.logits(
+            self.model, images, self.job.preprocess, self.job.hardware, self.group,
+            batch_size=max(1, self.job.recipe.batch_size // pieces), workers=self.job.workers,
+        )  # fmt: skip
+
+    def _epoch(self, epoch: int, loader: data.TrainingLoader, listener: Listener) -> None:
+        started = time.monotonic()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        totals, waited = self._train(epoch, loader, listener)
+        seconds = time.monotonic() - started
+        self._agree_on_statistics()
+        figures = self._validate()
+        self.state.progress.next_epoch = epoch + 1
+        loss, correct, seen = np.sum(self.group.gather(totals), axis=0).tolist()
+        line: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "loss": loss / max(1, seen),
+            "accuracy": correct / max(1, seen),
+            **{f"val_{name}": figures[name] for name in _CURVE},
+            "learning_rate": self.state.optimizer.param_groups[0]["lr"],
+            "skipped_steps": self.state.progress.skipped_steps,
+            "images_per_second": seen / seconds,
+            "loader_share": waited / seconds,
+            "seconds": time.monotonic() - started,
+        }
+        if self.device.type == "cuda":
+            line["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+        better = self.state.progress.take(figures["accuracy"], figures["loss"])
+        if self.group.first:
+            self._save(figures, line, better=better)
+        listener.epoch(line)
+
+    def _train(self, epoch: int, loader: data.TrainingLoader, listener: Listener) -> tuple[NDArray[np.float64], float]:
+        """Sums over this process's images: loss, correct (on the augmented images as they came) and their number; and
+        the seconds that were spent waiting for the loader."""
+        torch.manual_seed(seed_of(self.job.recipe.seed, epoch, self.group.rank))
+        self.model.train()
+        totals, progress, skipped_in_a_row = np.zeros(3), self.state.progress, 0
+        batches = _Waiting(loader.epoch(epoch))
+        for step, batch in enumerate(batches):
+            rate = self.job.recipe.rate(progress.step_count, self.steps)
+            done = self.step(batch, self.division.size(step), rate=rate, drawing=(epoch, step))
+            progress.step_count += 1
+            if not done.finite:
+                progress.skipped_steps += 1
+                skipped_in_a_row += 1
+                if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                    raise HemfError(
+                        f"The loss was not finite in {skipped_in_a_row} steps in a row (epoch {epoch + 1}).",
+                        f"{self.run.last} keeps the last good epoch. Try a lower learning rate.",
+                    )
+                continue
+            skipped_in_a_row = 0
+            if self.state.average is not None:
+                self.state.average.update(self.model)
+            totals += (done.loss, done.correct, done.images)
+            listener.step(epoch + 1, step + 1, self.steps, done.loss / done.images)
+        return totals, batches.seconds
+
+    def _validate(self) -> dict[str, Any]:
+        images, average = self.job.validation, self.state.average
+        assert images.labels is not None
+        if average is None:
+            found = self.predict(images)
+        else:
+            with average.applied_to(self.model):
+                found = self.predict(images)
+        return metrics.summarize(images.labels, found, images.classes)
+
+    def _agree_on_statistics(self) -> None:
+        """Each process has seen other images: the mean of their BatchNorm statistics is what is evaluated and kept."""
+        names = [name for name, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
+        statistics = {f"{name}.{each}" for name in names for each in ("running_mean", "running_var")}
+        self.group.average_([value for name, value in self.model.state_dict().items() if name in statistics])
+        if self.state.average is not None:
+            self.group.average_([value for name, value in self.state.average.weights.items() if name in statistics])
+
+    def _forward(self) -> nn.Module:
+        """The network as training calls it."""
+        forward: nn.Module = self.model
+        if self.group.size > 1:
+            # Statistics are averaged once an epoch instead of being overwritten by the first process's at each step.
+            forward = DistributedDataParallel(
+                forward, [self.group.local_rank] if self.device.type == "cuda" else None, broadcast_buffers=False
+            )
+        return torch.compile(forward) if self.job.hardware.compile else forward  # type: ignore[return-value]
+
+    def _save(self, figures: dict[str, Any], line: dict[str, Any], *, better: bool) -> None:
+        """The order matters: whatever a kill leaves behind, resuming makes the rest again, the same."""
+        self.run.append_metrics(line)
+        saved = Checkpoint(
+            config=self.job.config,
+            classes=self.job.train.classes,
+            preprocess=self.job.preprocess,
+            state=self.state.weights(),
+            metrics={"epoch": self.next_epoch, "validation": figures},
+            provenance=self.job.provenance(),
+        )
+        if better:
+            checkpoint.save(saved, self.run.best)
+        training = {"description": self.job.description(self.group.size), **self.state.to_dict()}
+        checkpoint.save(dataclasses.replace(saved, training=training), self.run.last)
+
+    def _restore(self) -> None:
+        saved = self.group.from_first(self._read_last)
+        assert saved.training is not None
+        self.state.restore(saved.state, saved.training)
+
+    def _read_last(self) -> Checkpoint:
+        if not self.run.last.exists():
+            raise BadInputError(f"Nothing to resume: {self.run.last} does not exist.", "Leave out --resume.")
+        saved = checkpoint.load(self.run.last)
+        if saved.training is None:
+            raise BadInputError(
+                f"{self.run.last} doesn't hold what resuming needs.", "Resume from a run's own last.pt."
+            )
+        refuse_differences(saved.training["description"], self.job.description(self.group.size))
+        self.run.truncate_metrics(saved.training["next_epoch"])
+        return saved
+
+
+class _Waiting:
+    """Batches, and the seconds that were waited for them."""
+
+    def __init__(self, batches: Iterator[list[MicroBatch]]) -> None:
+        self.batches, self.seconds = batches, 0.0
+
+    def __iter__(self) -> Iterator[list[MicroBatch]]:
+        return self
+
+    def __next__(self) -> list[MicroBatch]:
+        started = time.monotonic()
+        batch = next(self.batches)
+        self.seconds += time.monotonic() - started
+        return batch
+
+
+def _optimizer(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW; weight decay is not for biases, norms and other 1-dimensional parameters."""
+    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, fused=next(model.parameters()).is_cuda)

@@ -1,0 +1,98 @@
+"""What a run is in the middle of: what `last.pt` keeps beside the network, so that resuming makes the same of the rest.
+
+Order, augmentation, mixing and drop path are drawn from seed, epoch and step; so the epoch is all of their state.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from train.weight_average import WeightAverage
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Args:
+        next_epoch: counted from 0.
+        step_count: steps so far, those left out included: the schedule goes by it.
+        skipped_steps: of them, whose gradients were not finite.
+        best_accuracy: of the best epoch, on the validation images.
+        best_loss: of the same.
+    """
+
+    next_epoch: int = 0
+    step_count: int = 0
+    skipped_steps: int = 0
+    best_accuracy: float = -1.0
+    best_loss: float = 0.0
+
+    def take(self, accuracy: float, loss: float) -> bool:
+        """Whether an epoch is the best so far: by accuracy, then by loss. It then is the one to beat."""
+        better = accuracy > self.best_accuracy or (accuracy == self.best_accuracy and loss < self.best_loss)
+        if better:
+            self.best_accuracy, self.best_loss = accuracy, loss
+        return better
+
+
+@dataclass
+class TrainingState:
+    """All that changes while a run goes on.
+
+    Args:
+        network: the weights.
+        optimizer: its moments.
+        scaler: its scale, with float16.
+        average: the averaged weights, if the recipe has them.
+        progress: the counters.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: WeightAverage | None = None
+    progress: Progress = dataclasses.field(default_factory=Progress)
+
+    def weights(self) -> dict[str, Tensor]:
+        """What is evaluated and kept: the averaged weights, or the network's own; on the CPU."""
+        if self.average is not None:
+            return self.average.state_dict_for(self.network)
+        return _on_cpu(self.network)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What resuming needs beside `weights`, in plain types and tensors."""
+        averaging = {}
+        if self.average is not None:
+            averaging = {"network": _on_cpu(self.network), "average_updates": self.average.updates}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            **averaging,
+            **dataclasses.asdict(self.progress),
+        }
+
+    def restore(self, weights: dict[str, Tensor], saved: dict[str, Any]) -> None:
+        """The inverse of `weights` and `to_dict`."""
+        self.network.load_state_dict(saved.get("network", weights))
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if saved["scaler"] and self.scaler.is_enabled():  # a run may go on in another precision
+            self.scaler.load_state_dict(saved["scaler"])
+        if self.average is not None:
+            self.average.load({"updates": saved["average_updates"], "weights": weights})
+        self.progress = Progress(**{field.name: saved[field.name] for field in dataclasses.fields(Progress)})
+
+
+def seed_of(seed: int, epoch: int, rank: int) -> int:
+    """Of torch's generators during an epoch: what drop path draws is a matter of seed, epoch and process alone."""
+    return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0])
+
+
+def _on_cpu(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
