@@ -77,6 +77,7 @@ def cli(debug: bool) -> None:
     hemf-export train DATA -o RUN      class folders of images → RUN/best.pt
     hemf-export onnx RUN/best.pt       → RUN/best.onnx, proven against PyTorch
     hemf-export calibrate RUN/best.onnx --precision int8 --images DATA --max-drop 0.5   → INT8 within a budget
+    hemf-export finetune RUN/best.int8.onnx --data DATA   where INT8 costs too much
     hemf-export trt RUN/best.onnx --fp16   → an engine for a T4
     hemf-export verify RUN/best.fp16.onnx --data DATA   the same classes as the checkpoint, image by image?
     hemf-export bench RUN/best.onnx    latency, side by side
