@@ -20,6 +20,7 @@ lint: $(VENV)/installed  ## Format, lint, types, import contract
 
 bench: $(VENV)/installed  ## Ratios, measured side by side in one run
 	$(BIN)/python -m benchmarks.export_speed
+	$(BIN)/python -m benchmarks.training_speed
 
 bench-precision: $(VENV)/installed  ## FP16 and INT8 files beside ModelOpt, where that can be installed, and inference
 	@$(MAKE) --silent $(PEER)/installed || true

@@ -34,10 +34,20 @@ class MHEA(nn.Module):
         heads = (
             rows.reshape(-1, tokens, channels).transpose(1, 2).reshape(-1, self.heads, channels // self.heads, tokens)
         )
-        attention = (self.memory_key.weight @ heads).softmax(-1)
-        attention = attention / attention.sum(2, keepdim=True)
-        mixed = self.memory_value.weight @ attention
+        if self.training:
+            mixed = self._with_cheap_gradients(heads.flatten(0, 1))
+        else:
+            attention = (self.memory_key.weight @ heads).softmax(-1)
+            attention = attention / attention.sum(2, keepdim=True)
+            mixed = self.memory_value.weight @ attention
         return mixed.reshape(-1, channels, tokens).transpose(1, 2).reshape(-1, channels)
+
+    def _with_cheap_gradients(self, heads: Tensor) -> Tensor:
+        """The same to rounding, (N*heads, d, T) → (N*heads, d, T): a softmax that is divided by its sum over the
+        memory is the softmax over the memory of its logarithm, which torch goes back through in one pass instead of
+        six. On a CPU a sixth of a whole training step goes by; products are batched, so that no copy turns them."""
+        key, value = (each.weight.expand(len(heads), -1, -1) for each in (self.memory_key, self.memory_value))
+        return value @ (key @ heads).log_softmax(-1).softmax(1)
 
 
 class SpatialGate(nn.Module):

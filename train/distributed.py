@@ -2,11 +2,12 @@
 
 One process is the ordinary case, where nothing here costs anything. With several, each takes its part of every batch
 and of the validation images; the first one alone reads and checks what is shared, writes files and talks to the user.
-Knows nothing of networks.
+Knows nothing of what is trained.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,9 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from hemf.errors import HemfError, MissingCapabilityError, UsageError
 
@@ -113,6 +115,18 @@ def launched() -> Group:
 def current() -> Group:
     """The group that this process has joined, or itself alone."""
     return launched() if dist.is_available() and dist.is_initialized() else Group()
+
+
+def with_averaged_gradients(network: nn.Module, group: Group) -> nn.Module:
+    """The network as its processes call it: what `backward` leaves in each is the mean of all their gradients.
+
+    Buffers stay each process's own: BatchNorm's statistics are averaged once an epoch (`Group.average_`), instead of
+    being overwritten with the first process's at every step.
+    """
+    # torch 2.13 renamed the option.
+    new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    devices = [group.local_rank] if next(network.parameters()).is_cuda else None
+    return DistributedDataParallel(network, devices, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
 
 
 @contextmanager

@@ -52,7 +52,7 @@ class Hardware:
         return f"on {self.device} in {', '.join(words)}"
 
 
-def choose(device: str, amp: str | None = None, *, channels_last: bool = True, compile: bool = False) -> Hardware:  # noqa: A002
+def choose(device: str, amp: str | None = None, *, channels_last: bool = True, compile: bool = False) -> Hardware:
     """The hardware that is asked for.
 
     Args:

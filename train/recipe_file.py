@@ -75,7 +75,7 @@ def load(source: str) -> dict[str, Any]:
 
 def dump(recipe: Recipe) -> str:
     """A TOML file with every field, in groups; `load` gives the same recipe."""
-    lines = []
+    lines: list[str] = []
     for group, names in GROUPS.items():
         lines.append(f"\n# {group}" if lines else f"# {group}")
         for name in names:

@@ -34,7 +34,7 @@ class Scalars:
     def __init__(self, folder: Path, start: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._writer: Any = SummaryWriter(str(folder), purge_step=start)  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder), purge_step=start)
 
     def add(self, line: Mapping[str, Any], step: int) -> None:
         """One epoch's figures, each under its name; what is not a number is left out."""

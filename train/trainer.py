@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -12,12 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
-from hemf import checkpoint
-from hemf.checkpoint import Checkpoint
 from hemf.drop_path import set_drop_path
-from hemf.errors import BadInputError, HemfError
+from hemf.errors import HemfError
 from hemf.folders import LabelledImages
 from hemf.initialization import build
 from hemf.model import HEMF
@@ -25,7 +21,7 @@ from train import data, distributed, inference, metrics, synchronized_norm
 from train.batches import Division
 from train.job import Job
 from train.objective import Objective
-from train.recipe import refuse_differences
+from train.run_checkpoints import RunCheckpoints
 from train.run_folder import RunFolder
 from train.step import MicroBatch, Step
 from train.training_state import TrainingState, seed_of
@@ -33,7 +29,8 @@ from train.weight_average import WeightAverage
 
 MAX_SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before a run is given up
 _CURVE = (
-    "loss", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "kappa", "auc", "ece", "brier", "recall",
+    "loss", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "kappa", "auc", "ece", "brier",
+    "recall",
 )  # fmt: skip
 
 
@@ -76,11 +73,11 @@ class Trainer:
             hardware.scaler(),
             WeightAverage(self.model, recipe.ema_decay) if recipe.ema_decay else None,
         )
+        self.checkpoints = RunCheckpoints(job, run, self.group)
         if resume:
-            self._restore()
+            self.checkpoints.restore(self.state)
         self.step = Step(
-            self.model, self._forward(), objective or Objective(recipe, job.class_counts(), job.teacher),
-            recipe,
+            self.model, self._forward(), objective or Objective(recipe, job.class_counts(), job.teacher), recipe,
             self.state.optimizer, self.state.scaler, hardware, self.group,
         )  # fmt: skip
 
@@ -143,7 +140,7 @@ class Trainer:
             line["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
         better = self.state.progress.take(figures["accuracy"], figures["loss"])
         if self.group.first:
-            self._save(figures, line, better=better)
+            self.checkpoints.save(self.state, figures, line, better=better)
         listener.epoch(line)
 
     def _train(self, epoch: int, loader: data.TrainingLoader, listener: Listener) -> tuple[NDArray[np.float64], float]:
@@ -195,44 +192,8 @@ class Trainer:
         """The network as training calls it."""
         forward: nn.Module = self.model
         if self.group.size > 1:
-            # Statistics are averaged once an epoch instead of being overwritten by the first process's at each step.
-            forward = DistributedDataParallel(
-                forward, [self.group.local_rank] if self.device.type == "cuda" else None, broadcast_buffers=False
-            )
+            forward = distributed.with_averaged_gradients(forward, self.group)
         return torch.compile(forward) if self.job.hardware.compile else forward  # type: ignore[return-value]
-
-    def _save(self, figures: dict[str, Any], line: dict[str, Any], *, better: bool) -> None:
-        """The order matters: whatever a kill leaves behind, resuming makes the rest again, the same."""
-        self.run.append_metrics(line)
-        saved = Checkpoint(
-            config=self.job.config,
-            classes=self.job.train.classes,
-            preprocess=self.job.preprocess,
-            state=self.state.weights(),
-            metrics={"epoch": self.next_epoch, "validation": figures},
-            provenance=self.job.provenance(),
-        )
-        if better:
-            checkpoint.save(saved, self.run.best)
-        training = {"description": self.job.description(self.group.size), **self.state.to_dict()}
-        checkpoint.save(dataclasses.replace(saved, training=training), self.run.last)
-
-    def _restore(self) -> None:
-        saved = self.group.from_first(self._read_last)
-        assert saved.training is not None
-        self.state.restore(saved.state, saved.training)
-
-    def _read_last(self) -> Checkpoint:
-        if not self.run.last.exists():
-            raise BadInputError(f"Nothing to resume: {self.run.last} does not exist.", "Leave out --resume.")
-        saved = checkpoint.load(self.run.last)
-        if saved.training is None:
-            raise BadInputError(
-                f"{self.run.last} doesn't hold what resuming needs.", "Resume from a run's own last.pt."
-            )
-        refuse_differences(saved.training["description"], self.job.description(self.group.size))
-        self.run.truncate_metrics(saved.training["next_epoch"])
-        return saved
 
 
 class _Waiting:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def command(
-    context: click.Context, data: Path | None, output: Path | None, model: str, image_size: int, mode: Any,
+    context: click.Context, /, data: Path | None, output: Path | None, model: str, image_size: int, mode: Any,
     recipe_source: str | None, print_recipe: bool, device: str, amp: str | None, channels_last: bool, compiled: bool,
     workers: int | None, resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool, teacher: Path | None,
     **fields: Any,

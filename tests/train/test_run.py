@@ -1,65 +1,26 @@
-"""A whole run: it learns, it can be killed at any time and resumed to the same bytes, and it says what it refuses."""
+"""A whole run: it learns, it keeps what is worth keeping, and it says what it refuses."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from hemf import checkpoint
-from hemf.checkpoint_files import read_pickle
-from hemf.config import HemfConfig
-from hemf.errors import HemfError
-from hemf.images import Preprocess
-from tests.conftest import TINY
-from train import data
-from train.loop import MAX_SKIPPED_IN_A_ROW, Job, Trainer
-from train.recipe import Recipe
+from hemf import artifacts, checkpoint
+from hemf.errors import BadInputError, HemfError
+from hemf_export.commands.train import command as train_command
+from tests.conftest import write_images
+from tests.train.runs import ARGUMENTS as RUN_ARGUMENTS
+from tests.train.runs import Quiet, command, job
+from train.metrics import summarize
 from train.run_folder import RunFolder
+from train.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
 
-ARGUMENTS = [
-    "--model",
-    "hemf-tiny",
-    "--image-size",
-    "32",
-    "--epochs",
-    "3",
-    "--batch-size",
-    "8",
-    "--learning-rate",
-    "1e-3",
-]
-
-
-class Quiet:
-    """A listener that only remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[dict] = []
-
-    def step(self, *_: object) -> None:
-        pass
-
-    def epoch(self, line: dict) -> None:
-        self.lines.append(line)
-
-
-def job(image_data: Path, **recipe: object) -> Job:
-    train, validation, _ = data.load_splits(image_data)
-    settings = {"epochs": 6, "batch_size": 8, "learning_rate": 1e-3, **recipe}
-    return Job(TINY, Recipe(**settings), Preprocess.for_size(64), train, validation)
-
-
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "train", *(str(argument) for argument in arguments)]
+ARGUMENTS = [*RUN_ARGUMENTS, "--epochs", "3"]
 
 
 def test_it_learns_and_keeps_the_best(image_data, tmp_path):
@@ -70,47 +31,6 @@ def test_it_learns_and_keeps_the_best(image_data, tmp_path):
     accuracies = [line["val_accuracy"] for line in listener.lines]
     assert best.metrics["validation"]["accuracy"] == max(accuracies) > 0.6
     assert [json.loads(line)["epoch"] for line in run.metrics.read_text().splitlines()] == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_killed_run_resumes_to_the_same_bytes(image_data, tmp_path):
-    """`kill -9` at several moments, each followed by --resume; epochs may be cut anywhere, also while writing."""
-    subprocess.run(command(image_data, "-o", tmp_path / "whole", *ARGUMENTS), check=True, capture_output=True)
-    cut = tmp_path / "cut"
-    # Early kills may come before the first epoch has ended: then the run starts anew.
-    generator, kills = np.random.default_rng(0), 0
-    for _ in range(6):
-        resume = ["--resume"] if (cut / "last.pt").exists() else []
-        with subprocess.Popen(
-            command(image_data, "-o", cut, *ARGUMENTS, *resume),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as running:
-            assert running.stderr is not None
-            for line in running.stderr:
-                if line.startswith("epoch"):
-                    time.sleep(float(generator.uniform(0, 0.3)))
-                    os.kill(running.pid, signal.SIGKILL)
-                    break
-            running.stderr.read()
-        if running.returncode == -signal.SIGKILL:
-            kills += 1
-        if running.returncode == 0 or kills == 3:
-            break
-    assert kills
-    subprocess.run(command(image_data, "-o", cut, *ARGUMENTS, "--resume"), check=True, capture_output=True)
-    assert (cut / "best.pt").read_bytes() == (tmp_path / "whole" / "best.pt").read_bytes()
-    # Pickle writes one string or two, as they were one object or two: the content is what must be the same.
-    digests = [read_pickle(run / "last.pt")["sha256"] for run in (cut, tmp_path / "whole")]
-    assert digests[0] == digests[1]
-    lines = [
-        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (cut, tmp_path / "whole")
-    ]
-    timings = ("images_per_second", "seconds")
-    assert [{k: v for k, v in line.items() if k not in timings} for line in lines[0]] == [
-        {k: v for k, v in line.items() if k not in timings} for line in lines[1]
-    ]
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
@@ -163,12 +83,18 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_counted(image_data, tmp
     """float16 AMP's gradient scaler, here on the CPU with a scale that no gradient survives."""
     run, listener = RunFolder(tmp_path / "run", resume=False), Quiet()
     trainer = Trainer(job(image_data, epochs=1), run, resume=False)
-    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10**6, backoff_factor=2.0**-100)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10**6, backoff_factor=2.0**-100)
+    trainer.state.scaler = trainer.step.scaler = scaler
     trainer.fit(listener)
     assert listener.lines[0]["skipped_steps"] == 1, "the first step alone: the scale was lowered for the others"
-    assert trainer.step_count == trainer.steps == 3, "the schedule goes on"
-    assert checkpoint.load(run.last).training["skipped_steps"] == 1
-    assert checkpoint.load(run.last).check_finite() is None
+    assert trainer.state.progress.step_count == trainer.steps == 3, "the schedule goes on"
+    kept = checkpoint.load(run.last)
+    assert kept.training["skipped_steps"] == 1
+    assert kept.check_finite() is None
+    resumed = Trainer(job(image_data, epochs=1), run, resume=True)
+    resumed.state.scaler = torch.amp.GradScaler("cpu")
+    resumed.state.restore(kept.state, kept.training)
+    assert resumed.state.scaler.get_scale() == 2.0**27, "saved and restored, not made anew"
 
 
 def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(image_data, tmp_path, run_cli):
@@ -180,7 +106,7 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_any_work(image_d
 
 def test_weight_decay_leaves_out_biases_and_norms(image_data, tmp_path):
     trainer = Trainer(job(image_data), RunFolder(tmp_path / "run", resume=False), resume=False)
-    decayed, plain = trainer.optimizer.param_groups
+    decayed, plain = trainer.state.optimizer.param_groups
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.01, 0.0)
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in plain["params"])
@@ -195,17 +121,119 @@ def test_cuda_where_there_is_none_is_exit_4(image_data, tmp_path, run_cli):
     assert "No CUDA GPU" in err
 
 
-@pytest.mark.gpu
-def test_amp_training_on_a_gpu_lowers_the_loss(image_data, tmp_path):
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA GPU")
-    import dataclasses
+def test_the_curve_has_all_figures_of_validation_for_each_epoch(image_data, tmp_path):
+    run = RunFolder(tmp_path / "run", resume=False)
+    Trainer(job(image_data, epochs=2), run, resume=False).fit(Quiet())
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    best = checkpoint.load(run.best)
+    validation = best.metrics["validation"]
+    line = lines[best.metrics["epoch"] - 1]
+    for name in ("loss", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "kappa", "auc", "ece"):
+        assert line[f"val_{name}"] == validation[name]
+    assert (line["val_brier"], line["val_recall"]) == (validation["brier"], validation["recall"])
+    assert 0 <= line["loader_share"] <= 1
 
-    listener = Quiet()
-    on_gpu = dataclasses.replace(
-        job(image_data), device="cuda", config=HemfConfig(name="t", num_classes=3, width=32, image_size=64)
-    )
-    trainer = Trainer(on_gpu, RunFolder(tmp_path / "run", resume=False), resume=False)
-    assert trainer.use_amp
-    trainer.fit(listener)
-    assert listener.lines[-1]["loss"] < listener.lines[0]["loss"]
+
+def test_averaged_weights_are_what_is_evaluated_and_kept(image_data, tmp_path):
+    run = RunFolder(tmp_path / "run", resume=False)
+    trainer = Trainer(job(image_data, epochs=2, ema_decay=0.9), run, resume=False)
+    trainer.fit(Quiet())
+    kept = checkpoint.load(run.last)
+    own = trainer.model.state_dict()
+    assert any(not torch.equal(own[name], value) for name, value in kept.state.items())
+    assert all(torch.equal(own[name], value) for name, value in kept.training["network"].items())
+    trainer.model.load_state_dict(kept.state)
+    logits = trainer.predict(trainer.job.validation)
+    figures = summarize(trainer.job.validation.labels, logits, trainer.job.validation.classes)
+    assert figures["loss"] == kept.metrics["validation"]["loss"]
+
+
+def test_the_tenth_epoch_is_later_than_the_ninth(image_data, tmp_path):
+    """Numbers, not names: the kind of mistake that takes epoch_9.pt for the last of ten."""
+    run = RunFolder(tmp_path / "run", resume=False)
+    Trainer(job(image_data, epochs=10, batch_size=24), run, resume=False).fit(Quiet())
+    assert [json.loads(line)["epoch"] for line in run.metrics.read_text().splitlines()] == list(range(1, 11))
+    assert checkpoint.load(run.last).metrics["epoch"] == 10
+    assert Trainer(job(image_data, epochs=10, batch_size=24), run, resume=True).next_epoch == 10
+
+
+def test_rare_classes_are_not_hidden_by_a_frequent_one(tmp_path, run_cli):
+    """100 : 1. A network that knows the frequent class only is right for 99 %, and its table shows what that hides."""
+    root = tmp_path / "data"
+    for split in ("train", "val"):
+        write_images(root / split / "common", 100, "bright", side=8)
+        write_images(root / split / "rare", 1, "dark", side=8)
+    arguments = ["--model", "hemf-tiny", "--image-size", "32", "--batch-size", "101", "--epochs", "1"]
+    code, out, err = run_cli("train", root, "-o", tmp_path / "run", *arguments)
+    assert code == 0, err
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())["splits"]["val"]
+    assert set(summary["recall"]) == {"common", "rare"}
+    recall = summary["recall"]
+    assert summary["balanced_accuracy"] == pytest.approx((recall["common"] + recall["rare"]) / 2)
+    row = next(line for line in out.splitlines() if line.startswith("val"))
+    assert f"{summary['balanced_accuracy']:.2%}" in row
+    assert f"common {recall['common']:.0%}  rare {recall['rare']:.0%}" in row
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
+def test_four_loader_processes_train_the_same_network_as_none(image_data, tmp_path):
+    states = []
+    for workers in (0, 4):
+        run = RunFolder(tmp_path / str(workers), resume=False)
+        recipe = {
+            "epochs": 2,
+            "augmentation": "rand",
+            "sampling": "class-balanced",
+            "drop_path": 0.2,
+            "mixup_alpha": 0.2,
+        }
+        with_workers = dataclasses.replace(job(image_data, **recipe), workers=workers)
+        Trainer(with_workers, run, resume=False).fit(Quiet())
+        states.append(checkpoint.load(run.last))
+    assert all(torch.equal(states[0].state[name], value) for name, value in states[1].state.items())
+    assert states[0].metrics["validation"] == states[1].metrics["validation"]
+
+
+@pytest.mark.parametrize("fails_at", range(1, 8))
+def test_a_full_disk_keeps_what_was_there_whatever_could_not_be_written(image_data, tmp_path, monkeypatch, fails_at):
+    """Three files an epoch: the second epoch's are refused one after the other, and the first one's stay whole."""
+    run, writes = RunFolder(tmp_path / "run", resume=False), []
+    replace = artifacts.os.replace
+
+    def full(source, target):
+        writes.append(target)
+        if len(writes) == fails_at:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(artifacts.os, "replace", full)
+    with pytest.raises(BadInputError, match="No space left on device"):
+        Trainer(job(image_data, epochs=9, batch_size=24), run, resume=False).fit(Quiet())
+    monkeypatch.setattr(artifacts.os, "replace", replace)
+    assert not list(run.path.glob(".*.tmp"))
+    for path in (run.best, run.last):
+        if path.exists():
+            assert checkpoint.load(path).check_finite() is None
+    if run.last.exists() or run.best.exists():
+        resumed = Trainer(job(image_data, epochs=9, batch_size=24), run, resume=True)
+        assert resumed.next_epoch == (checkpoint.load(run.last).metrics["epoch"] if run.last.exists() else 0)
+        assert len(run.read_metrics()) == resumed.next_epoch
+
+
+def test_no_amp_is_still_understood():
+    parsed = train_command.make_context("train", ["data", "-o", "run", "--no-amp"])
+    assert parsed.params["amp"] == "off"
+    assert train_command.make_context("train", ["data", "-o", "run"]).params["amp"] is None
+
+
+def test_float16_on_a_cpu_is_exit_4(image_data, tmp_path, run_cli):
+    code, _, err = run_cli("train", image_data, "-o", tmp_path / "run", "--device", "cpu", "--amp", "float16")
+    assert code == 4
+    assert "float16 training needs a CUDA GPU" in err
+
+
+def test_a_batch_that_cannot_be_divided_is_a_usage_error(image_data, tmp_path, run_cli):
+    arguments = [*ARGUMENTS, "--accumulation-steps", "5"]
+    code, _, err = run_cli("train", image_data, "-o", tmp_path / "run", *arguments)
+    assert code == 2
+    assert "--batch-size 10" in err

@@ -1,0 +1,221 @@
+"""Two processes on a CPU, over Gloo: the same training as one process of the same batch."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from hemf import checkpoint
+from hemf.errors import MissingCapabilityError, UsageError
+from tests.conftest import write_class_folders
+from tests.train.runs import ARGUMENTS, Quiet, environment, free_port, job, lines
+from tests.train.two_processes import EPOCHS, SCENARIOS
+from train import distributed
+from train.distributed import Group, launched
+from train.run_folder import RunFolder
+from train.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def two_class_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """26 training images: the last step of an epoch has two, too few for two processes."""
+    root = tmp_path_factory.mktemp("data")
+    for seed, (split, count) in enumerate((("train", 8), ("val", 5))):
+        write_class_folders(root / split, count, seed)
+    for extra in sorted((root / "train" / "dark").iterdir())[:2]:
+        extra.with_name(f"again_{extra.name}").write_bytes(extra.read_bytes())
+    return root
+
+
+@pytest.fixture(scope="module")
+def together(two_class_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made."""
+    output, port = tmp_path_factory.mktemp("together"), free_port()
+    line = [sys.executable, "-m", "tests.train.two_processes", str(two_class_data), str(output)]
+    started = [
+        subprocess.Popen(line, env=environment(rank, 2, port), stderr=subprocess.PIPE, text=True) for rank in range(2)
+    ]
+    told = [process.communicate(timeout=240)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0], told
+    return output
+
+
+@pytest.fixture(scope="module")
+def alone(two_class_data: Path, tmp_path_factory: pytest.TempPathFactory):
+    """One process: the state dict and the lines of a run, by its recipe."""
+
+    def train(**recipe: object) -> tuple[dict[str, torch.Tensor], list[dict]]:
+        listener, folder = Quiet(), tmp_path_factory.mktemp("alone")
+        whole = job(two_class_data, epochs=EPOCHS, **recipe)
+        # The two images that two processes leave out at the end of an epoch: here, too.
+        trainer = Trainer(whole, RunFolder(folder, resume=False), resume=False)
+        object.__setattr__(trainer.division, "images", 24)
+        trainer.fit(listener)
+        return trainer.model.state_dict(), listener.lines
+
+    return train
+
+
+def weights_differ_by(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, statistics: bool) -> float:
+    names = [name for name in one if one[name].is_floating_point() and ("running" in name) == statistics]
+    return max(float((one[name] - other[name]).abs().max()) for name in names)
+
+
+def test_with_synchronized_statistics_two_processes_are_one_of_the_same_batch(together, alone):
+    """Losses, weights and BatchNorm's statistics: all that there is, to the rounding of another order of sums."""
+    expected, expected_lines = alone()
+    found = torch.load(together / "synchronized0.pt")
+    for ours, theirs in zip(lines(together / "synchronized"), expected_lines, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-3)
+        assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-2)
+    assert lines(together / "synchronized")[0]["loss"] == pytest.approx(expected_lines[0]["loss"], rel=1e-5)
+    assert weights_differ_by(found, expected, statistics=False) < 1e-3
+    assert weights_differ_by(found, expected, statistics=True) < 1e-3
+    assert found.keys() == expected.keys()
+
+
+def test_without_them_two_processes_are_one_of_two_micro_batches(together, alone):
+    """Each piece has statistics of its own, in both; what is made of the running ones differs."""
+    expected, expected_lines = alone(accumulation_steps=2)
+    found = torch.load(together / "apart0.pt")
+    ours = [line["loss"] for line in lines(together / "apart")]
+    assert ours == pytest.approx([line["loss"] for line in expected_lines], rel=1e-3)
+    assert ours[0] == pytest.approx(expected_lines[0]["loss"], rel=1e-5)
+    assert weights_differ_by(found, expected, statistics=False) < 1e-3
+    assert ours[0] != pytest.approx(alone()[1][0]["loss"], rel=1e-4), "which is not one process of one piece"
+
+
+@pytest.mark.parametrize("scenario", list(SCENARIOS))
+def test_both_processes_end_with_the_same_network(together, scenario):
+    first, second = (torch.load(together / f"{scenario}{rank}.pt") for rank in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_validation_is_shared_out_and_put_together_in_order(together, two_class_data):
+    found = [torch.load(together / f"logits{rank}.pt", weights_only=False) for rank in range(2)]
+    trainer = Trainer(job(two_class_data), RunFolder(together / "check", resume=False), resume=False)
+    trainer.model.load_state_dict(torch.load(together / "apart0.pt"))
+    expected = trainer.predict(trainer.job.validation)
+    assert len(expected) == 15, "not the same number for each process"
+    for logits in found:
+        assert torch.allclose(torch.from_numpy(logits), torch.from_numpy(expected), atol=1e-5)
+
+
+def test_an_error_of_the_first_process_ends_all(together):
+    first, second = json.loads((together / "told.json").read_text())
+    assert first == ["BadInputError", "The disk is full. Make room.", 1]
+    assert second[0] == "FailedElsewhereError"
+    assert "The disk is full." in second[1]
+
+
+def test_only_the_first_process_wrote(together):
+    assert {path.name for path in (together / "apart").iterdir()} == {"best.pt", "last.pt", "metrics.jsonl"}
+    assert checkpoint.load(together / "apart" / "last.pt").training["description"]["processes"] == 2
+
+
+def test_one_process_alone_needs_no_group(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched() == Group()
+    assert Group().from_first(lambda: 5) == 5
+    assert Group().gather("a") == ["a"]
+    with distributed.joined("cpu") as group:
+        assert group.first
+
+
+def test_the_environment_describes_the_group(monkeypatch):
+    for name, value in environment(3, 4, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert launched() == Group(3, 4, 1, 2)
+    monkeypatch.setenv("RANK", "4")
+    with pytest.raises(UsageError, match="RANK is 4 of WORLD_SIZE 4"):
+        launched()
+    monkeypatch.setenv("RANK", "two")
+    with pytest.raises(UsageError, match="must be numbers"):
+        launched()
+
+
+def test_more_processes_than_gpus_is_exit_4(monkeypatch):
+    for name, value in environment(1, 2, 1).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with (
+        pytest.raises(MissingCapabilityError, match="2 processes on this host, which has 1 GPUs"),
+        distributed.joined("cuda"),
+    ):
+        pass
+
+
+def test_a_process_that_dies_ends_the_other_with_a_message(image_data, tmp_path):
+    """kill -9, as the kernel does where memory runs out; and Ctrl-C of the first one is heard."""
+    line = [sys.executable, "-m", "train", str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--epochs", "500"]
+    port = free_port()
+    started = [
+        subprocess.Popen(
+            line, env=environment(rank, 2, port), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    try:
+        assert started[0].stderr is not None
+        for text in started[0].stderr:
+            if text.startswith("epoch   1"):
+                break
+        started[1].send_signal(signal.SIGKILL)
+        rest = started[0].communicate(timeout=60)[1]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert started[0].returncode == 1
+    assert "error: Another process of this run ended, or can't be reached." in rest
+    assert "Traceback" not in rest
+    assert checkpoint.load(tmp_path / "run" / "last.pt").training is not None
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_ends_all_and_keeps_the_checkpoint(image_data, tmp_path):
+    line = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train",
+        str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--epochs", "500",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as agent:
+        assert agent.stderr is not None
+        for text in agent.stderr:
+            if text.startswith("epoch   1"):
+                agent.send_signal(signal.SIGTERM)
+                break
+        rest = agent.stderr.read()
+    assert agent.returncode != 0
+    assert rest.count("error: Interrupted.") == 1, rest
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert checkpoint.load(tmp_path / "run" / "last.pt").training is not None
+    assert not list((tmp_path / "run").glob(".*.tmp"))
+    deadline = time.monotonic() + 30
+    while _alive(agent.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not _alive(agent.pid), "no process of the run is left"
+
+
+def _alive(session: int) -> bool:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[3]) == session and fields[0] != "Z":
+                return True
+    return False

@@ -1,0 +1,126 @@
+"""Devices and precisions: what is asked for is there, or is exit 4."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import pytest
+import torch
+
+from hemf import checkpoint
+from hemf.errors import MissingCapabilityError
+from tests.train.runs import Quiet, job
+from train import hardware
+from train.hardware import Hardware, choose
+from train.run_folder import RunFolder
+from train.trainer import Trainer
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_the_defaults_are_float16_on_cuda_and_float32_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose("auto") == choose("cpu") == Hardware("cpu", "off")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose("auto") == choose("cuda") == Hardware("cuda", "float16")
+    assert choose("auto", "off").amp == "off"
+
+
+@pytest.mark.parametrize(
+    ("device", "amp", "message"),
+    [("cuda", None, "No CUDA GPU"), ("auto", "float16", "float16 training needs a CUDA GPU")],
+)
+def test_what_a_machine_without_a_gpu_lacks(no_gpu, device, amp, message):
+    with pytest.raises(MissingCapabilityError, match=message):
+        choose(device, amp)
+
+
+def test_bfloat16_needs_hardware_for_it(monkeypatch, no_gpu):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
+    with pytest.raises(MissingCapabilityError, match="no bfloat16 arithmetic"):
+        choose("cpu", "bfloat16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert choose("cpu", "bfloat16").amp == "bfloat16"
+    # A T4: torch would emulate it.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(MissingCapabilityError, match="Tesla T4 has no bfloat16") as raised:
+        choose("cuda", "bfloat16")
+    assert raised.value.exit_code == 4
+
+
+def test_compiling_needs_a_compiler(monkeypatch, no_gpu):
+    monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
+    with pytest.raises(MissingCapabilityError, match=r"a C\+\+ compiler"):
+        choose("cpu", compile=True)
+
+
+@pytest.mark.skipif(not hardware.has_bfloat16("cpu"), reason="this CPU has no bfloat16")
+def test_training_in_bfloat16_learns_and_keeps_float32_weights(image_data, tmp_path):
+    listener, run = Quiet(), RunFolder(tmp_path / "run", resume=False)
+    in_bfloat16 = dataclasses.replace(job(image_data, epochs=4), hardware=Hardware("cpu", "bfloat16"))
+    Trainer(in_bfloat16, run, resume=False).fit(listener)
+    assert listener.lines[-1]["loss"] < 0.8 * listener.lines[0]["loss"]
+    saved = checkpoint.load(run.last)
+    assert {value.dtype for value in saved.state.values()} == {torch.float32, torch.int64}
+    exact = Quiet()
+    Trainer(job(image_data, epochs=4), RunFolder(tmp_path / "exact", resume=False), resume=False).fit(exact)
+    first = listener.lines[0]["loss"], exact.lines[0]["loss"]
+    assert first[0] != first[1], "products were rounded to bfloat16"
+    assert first[0] == pytest.approx(first[1], rel=0.1)
+
+
+def test_the_compiled_network_is_the_same_and_its_checkpoints_have_the_plain_names(image_data, tmp_path, monkeypatch):
+    """With dynamo's eager backend: whether a compiler is right is not ours to test, whether we use it is."""
+    calls = []
+
+    def compiled(network, **options):
+        calls.append(network)
+        return torch._dynamo.optimize("eager")(network)
+
+    monkeypatch.setattr(torch, "compile", functools.wraps(torch.compile)(compiled))
+    folders = {}
+    for name, hardware_ in (("plain", Hardware()), ("compiled", Hardware(compile=True))):
+        run = RunFolder(tmp_path / name, resume=False)
+        Trainer(dataclasses.replace(job(image_data, epochs=1), hardware=hardware_), run, resume=False).fit(Quiet())
+        folders[name] = checkpoint.load(run.last)
+    assert len(calls) == 1
+    assert folders["compiled"].state.keys() == folders["plain"].state.keys()
+    for name, value in folders["plain"].state.items():
+        assert torch.allclose(folders["compiled"].state[name], value, atol=1e-4), name
+
+
+def test_channels_last_is_a_matter_of_rounding(image_data, tmp_path):
+    losses = []
+    for channels_last in (True, False):
+        listener = Quiet()
+        chosen = dataclasses.replace(job(image_data, epochs=1), hardware=Hardware(channels_last=channels_last))
+        trainer = Trainer(chosen, RunFolder(tmp_path / str(channels_last), resume=False), resume=False)
+        dense = next(each for each in trainer.model.modules() if isinstance(each, torch.nn.Conv2d) and each.groups == 1)
+        assert dense.weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+        trainer.fit(listener)
+        losses.append(listener.lines[0]["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["float16", "bfloat16", "off"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_training_on_a_gpu_lowers_the_loss(image_data, tmp_path, amp, compiled):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    if amp == "bfloat16" and not hardware.has_bfloat16("cuda"):
+        pytest.skip("this GPU has no bfloat16")
+    listener, run = Quiet(), RunFolder(tmp_path / "run", resume=False)
+    on_gpu = dataclasses.replace(job(image_data), hardware=choose("cuda", amp, compile=compiled), workers=2)
+    trainer = Trainer(on_gpu, run, resume=False)
+    assert trainer.state.scaler.is_enabled() == (amp == "float16")
+    trainer.fit(listener)
+    assert listener.lines[-1]["loss"] < listener.lines[0]["loss"]
+    assert listener.lines[-1]["gpu_memory_bytes"] > 0
+    assert bool(checkpoint.load(run.last).training["scaler"]) == (amp == "float16")
