@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hemf.errors import CheckFailedError
+from hemf.errors import BadInputError, CheckFailedError, HemfError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from train import data, distillation
@@ -80,53 +80,80 @@ def finetune(
         workers: loader processes.
 
     Raises:
-        CheckFailedError: a loss that is not finite.
+        BadInputError: fewer than two training images.
+        CheckFailedError: a loss or gradient that is not finite.
+        HemfError: a batch that the GPU's memory doesn't hold.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=recipe.learning_rate)
     division = Division(len(training), recipe.batch_size)
-    steps = division.steps
+    if not division.steps:
+        raise BadInputError(f"{training.root} has {len(training)} image to train on; at least 2 are needed.")
     dataset = data.TrainingImages(training, preprocess, Recipe(seed=recipe.seed))  # the authors' augmentation
     loader = data.TrainingLoader(dataset, division, workers=workers, pin_memory=device != "cpu")
     judge = _Judge(validation, preprocess, recipe, device, workers)
     reference = judge.logits(teacher)
-    best_logits = before = judge.logits(network)
+    logits = before = judge.logits(network)
     lines = [{"epoch": 0, **judge.figures(before, reference)}]
-    best, best_state = 0, copy.deepcopy(network.state_dict())
     listener.epoch(lines[0])
-    for epoch in range(recipe.epochs):
-        started = time.monotonic()
+    best, kept, kept_logits = 0, copy.deepcopy(network.state_dict()), before
+    tuning = _Tuning(network, teacher, recipe, division.steps, listener, device)
+    try:
+        for epoch in range(recipe.epochs):
+            started = time.monotonic()
+            loss = tuning.epoch(epoch, loader)
+            logits = judge.logits(network)
+            figures = judge.figures(logits, reference)
+            lines.append({"epoch": epoch + 1, "loss": loss, **figures, "seconds": time.monotonic() - started})
+            if _rank(lines[-1]) > _rank(lines[best]):
+                best, kept, kept_logits = epoch + 1, copy.deepcopy(network.state_dict()), logits
+            listener.epoch(lines[-1])
+    finally:
+        loader.close()
+    network.load_state_dict(kept)
+    return FineTuned(best, tuple(lines), reference, before, kept_logits)
+
+
+class _Tuning:
+    """Steps of Adam on a network, at the rates of the recipe."""
+
+    def __init__(
+        self, network: nn.Module, teacher: Callable[[Tensor], Tensor], recipe: FineTuning, steps: int,
+        listener: Listener, device: str,
+    ) -> None:  # fmt: skip
+        self.network, self.teacher, self.recipe, self.steps = network, teacher, recipe, steps
+        self.listener, self.device = listener, device
+        self.parameters = list(network.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.learning_rate)
+
+    def epoch(self, epoch: int, loader: data.TrainingLoader) -> float:
+        """The mean loss of its steps."""
         losses = []
         for step, ((images, labels),) in enumerate(loader.epoch(epoch)):
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.rate(epoch * steps + step, recipe.epochs * steps)
-            optimizer.zero_grad(set_to_none=True)
-            images, labels = images.to(device), labels.to(device)
-            logits = network(images)
-            loss = _loss(logits, teacher(images), labels, recipe)
-            losses.append(float(loss.detach()))
-            if not math.isfinite(losses[-1]):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.recipe.rate(epoch * self.steps + step, self.recipe.epochs * self.steps)
+            try:
+                loss, norm = self._step(images.to(self.device), labels.to(self.device))
+            except torch.OutOfMemoryError as error:
+                raise HemfError(
+                    f"The GPU's memory doesn't hold a batch of {len(labels)} images.",
+                    f"Try --batch-size {max(2, len(labels) // 2)}.",
+                ) from error
+            if not math.isfinite(loss) or not math.isfinite(norm):
                 raise CheckFailedError(
-                    f"The loss was not finite in epoch {epoch + 1}, step {step + 1}; nothing was kept.",
+                    f"The loss or its gradient was not finite in epoch {epoch + 1}, step {step + 1}; nothing was kept.",
                     "Try a lower --learning-rate.",
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(parameters, recipe.gradient_clip)
-            optimizer.step()
-            listener.step(epoch + 1, step + 1, steps, losses[-1])
-        logits_now = judge.logits(network)
-        line = {
-            "epoch": epoch + 1,
-            "loss": float(np.mean(losses)),
-            **judge.figures(logits_now, reference),
-            "seconds": time.monotonic() - started,
-        }
-        lines.append(line)
-        if _rank(line) > _rank(lines[best]):
-            best, best_state, best_logits = epoch + 1, copy.deepcopy(network.state_dict()), logits_now
-        listener.epoch(line)
-    network.load_state_dict(best_state)
-    return FineTuned(best, tuple(lines), reference, before, best_logits)
+            losses.append(loss)
+            self.listener.step(epoch + 1, step + 1, self.steps, loss)
+        return float(np.mean(losses))
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Loss and norm of the gradients; of those that aren't finite the caller lets go of everything."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = _loss(self.network(images), self.teacher(images), labels, self.recipe)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
+        self.optimizer.step()
+        return float(loss.detach()), float(norm)
 
 
 def _loss(logits: Tensor, teacher: Tensor, labels: Tensor, recipe: FineTuning) -> Tensor:
@@ -162,7 +189,8 @@ class _Judge:
     def figures(self, logits: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
         """Loss, accuracy, and the share of the images that keep the class of the float network."""
         labels = np.asarray(self.images.labels)
-        loss = _loss(*(torch.from_numpy(each) for each in (logits, reference, labels)), self.recipe)
+        own, teacher = torch.from_numpy(logits), torch.from_numpy(reference)
+        loss = _loss(own, teacher, torch.from_numpy(labels), self.recipe)
         return {
             "val_loss": float(loss),
             "val_accuracy": float((logits.argmax(1) == labels).mean()),

@@ -85,7 +85,7 @@ def test_a_loss_that_is_not_finite_stops_it(splits):
     model = network()
     with torch.no_grad():
         model[4].bias[0] = torch.nan
-    with pytest.raises(CheckFailedError, match="not finite in epoch 1, step 1"):
+    with pytest.raises(CheckFailedError, match="not finite in epoch 1, step 1; nothing was kept"):
         run(splits, model)
 
 
