@@ -69,6 +69,16 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     graph.insert_after(node, [down, up])
 
 
+def dequantized(node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+    """What a DequantizeLinear of a constant computes, in float32; its steps, and the axis that they lie along."""
+    stored, steps = (_array(node.inputs[index]) for index in (0, 1))
+    zero = _array(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, stored.dtype)
+    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+    shape = [-1 if index == axis else 1 for index in range(stored.ndim)] if steps.ndim else []
+    wide, factors = stored.astype(np.float32), steps.astype(np.float32)
+    return (wide - zero.astype(np.float32).reshape(shape)) * factors.reshape(shape), factors, axis
+
+
 def _fold_weights(graph: ir.Graph) -> None:
     """Dequantized weights become constants: a CPU would compute them anew in every run."""
     for node in list(graph):
@@ -76,11 +86,8 @@ def _fold_weights(graph: ir.Graph) -> None:
             value is None or value.const_value is None for value in node.inputs
         ):
             continue
-        stored, scale = (_array(node.inputs[index]) for index in (0, 1))
-        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-        shape = [-1 if index == axis else 1 for index in range(stored.ndim)] if scale.ndim else []
         output = node.outputs[0]
-        exact = stored.astype(np.float32) * scale.astype(np.float32).reshape(shape)
+        exact: NDArray[np.generic] = dequantized(node)[0]
         exact = exact.astype(np.float16 if output.dtype == _HALF else np.float32)
         name = f"{output.name}_folded"
         constant = ir.Value(

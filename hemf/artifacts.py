@@ -1,7 +1,7 @@
 """Files that we write: atomic writes, hashes, and the manifest that lies beside each of them.
 
-No other module opens a file for writing. A hash shows integrity, not authorship: whoever can change a file can change
-its manifest too.
+No other module opens a file for writing but `hemf.artifact_folder`, for whole folders. A hash shows integrity, not
+authorship: whoever can change a file can change its manifest too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from filelock import FileLock
 
-from hemf.errors import BadInputError
+from hemf.errors import BadInputError, UsageError
 
 MANIFEST_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
@@ -49,17 +49,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     temporary = Path(name)
     try:
         try:
             yield temporary
-            _sync(temporary)
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp gives 0600, which no server could read
+            sync(temporary)
+            os.chmod(temporary, 0o666 & ~umask())  # mkstemp gives 0600, which no server could read
             os.replace(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -108,7 +108,7 @@ def growing_log(path: Path) -> Iterator[TextIO]:
     try:
         path.touch()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         yield file
 
@@ -147,6 +147,19 @@ def check_distinct(source: Path, output: Path) -> None:
     """Refuse to write a result over what it is made from."""
     if output.exists() and source.exists() and os.path.samefile(source, output):
         raise BadInputError(f"{output} is the input itself.", "Choose another output with -o.")
+
+
+def check_outputs(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
+    """Refuse outputs that can't be written, that are sources, or that are one file named twice, before any work."""
+    seen: set[Path] = set()
+    sources = list(sources)
+    for output in outputs:
+        check_writable(output)
+        for source in sources:
+            check_distinct(source, output)
+        if output.resolve() in seen:
+            raise UsageError(f"{output} is named for two outputs.", "Give each a file of its own.")
+        seen.add(output.resolve())
 
 
 def manifest_path(path: Path) -> Path:
@@ -217,7 +230,8 @@ def _place_hash(path: Path) -> str:
     return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -225,11 +239,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """What this process takes from the permissions of new files."""
     current = os.umask(0)
     os.umask(current)
     return current
 
 
-def _unwritable(path: Path, error: OSError) -> BadInputError:
+def unwritable(path: Path, error: OSError) -> BadInputError:
+    """What the system says of a failed write, for the user."""
     return BadInputError(f"Can't write {path}: {error.strerror or error}.", "Nothing was changed.")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hemf.errors import BadInputError, did_you_mean
 
@@ -22,6 +22,16 @@ LIMITS = {
     "egf_depth": 32,
     "heads": 64,
     "memory_slots": 4096,
+}
+
+Branches = Literal["both", "local", "global"]
+Attention = Literal["mixed", "mhea", "ca-sa", "none"]
+Mlp = Literal["sirmlp", "irmlp", "projection", "none"]
+# What may be taken out of the network, for ablations; the first of each is the paper's whole network.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "branches": get_args(Branches),
+    "attention": get_args(Attention),
+    "mlp": get_args(Mlp),
 }
 
 
@@ -39,6 +49,9 @@ class HemfConfig:
         egf_depth: layers in each EGF block.
         heads: heads of retention and of MHEA.
         memory_slots: rows of MHEA's shared external memory (64 in the paper's code).
+        branches: both, or one alone, whose last stage the head then takes without any fusion.
+        attention: Mixed Attention, its MHEA or its channel and spatial gates (CA, SA) alone, or the maps as they are.
+        mlp: what ends a fusion block: SIRMLP, IRMLP, or one 1×1 convolution and BatchNorm. One branch alone has none.
 
     Raises:
         BadInputError: a value that gives no network.
@@ -52,6 +65,9 @@ class HemfConfig:
     egf_depth: int = 3
     heads: int = 8
     memory_slots: int = 64
+    branches: Branches = "both"
+    attention: Attention = "mixed"
+    mlp: Mlp = "sirmlp"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
@@ -75,6 +91,20 @@ class HemfConfig:
             )
         if self.width % 16:
             raise BadInputError(f"width must be a multiple of 16 (channel attention divides it so), not {self.width}.")
+        self._check_choices()
+
+    def _check_choices(self) -> None:
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise BadInputError(f"No {name} of a HEMF network is {value!r}.", did_you_mean(str(value), known))
+        if self.branches != "both" and (self.attention, self.mlp) != ("none", "none"):
+            raise BadInputError(
+                f"The {self.branches} branch alone has no fusion, so neither attention nor mlp.",
+                "Both must be 'none'.",
+            )
+        if self.branches == "both" and self.mlp == "none":
+            raise BadInputError("Two branches are fused by an mlp: 'none' is for one alone.", "Choose 'projection'.")
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
@@ -87,8 +117,12 @@ class HemfConfig:
         return tuple(self.image_size // (4 * 2**stage) for stage in range(STAGES))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for checkpoints and manifests."""
-        return dataclasses.asdict(self)
+        """Plain types, for checkpoints and manifests.
+
+        A choice of the whole network's is left out, as in files from before there was one.
+        """
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value != CHOICES.get(name, (None,))[0]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HemfConfig:

@@ -23,6 +23,8 @@ from hemf.mixed_attention import MHEA, ChannelGate
 from hemf.model import HEMF
 
 PARTS = ("stem and downsampling", "ELF", "EGF", "HEF: projections", "HEF: Mixed Attention", "HEF: SIRMLP", "head")
+_ATTENTION_PARTS = {"mhea": "HEF: MHEA", "ca-sa": "HEF: CA and SA"}
+_MLP_PARTS = {"irmlp": "HEF: IRMLP", "projection": "HEF: projection for SIRMLP"}
 
 
 @dataclass
@@ -39,14 +41,27 @@ class Count:
 
 
 def count_parts(config: HemfConfig) -> dict[str, Count]:
-    """Counts by part, keyed by `PARTS`; a forward pass on the meta device finds the shapes."""
+    """Counts by part, keyed by `PARTS`; a forward pass on the meta device finds the shapes.
+
+    A reduced network has fewer parts, and what stands in the place of Mixed Attention or SIRMLP has its own name.
+    """
     with torch.device("meta"):
         model = HEMF(config).eval()
         counts = _count(model, torch.empty(1, 3, config.image_size, config.image_size))
     parts = {name: Count() for name in PARTS}
     for name, count in counts.items():
         parts[_part(name)] += count
-    return parts
+    names = {
+        PARTS[4]: _ATTENTION_PARTS.get(config.attention, PARTS[4]),
+        PARTS[5]: _MLP_PARTS.get(config.mlp, PARTS[5]),
+    }
+    return {names.get(part, part): count for part, count in parts.items() if count != Count()}
+
+
+def count_parameters(config: HemfConfig) -> int:
+    """Parameters of the network, without building it."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in HEMF(config).parameters())
 
 
 def count_mlp(kind: type[SIRMLP] | type[IRMLP], channels: int, size: int) -> Count:
@@ -59,8 +74,8 @@ def count_mlp(kind: type[SIRMLP] | type[IRMLP], channels: int, size: int) -> Cou
 def _part(name: str) -> str:
     if name.startswith("fusion_stages"):
         if ".mlp" in name:
-            return "HEF: SIRMLP"
-        return "HEF: Mixed Attention" if "_attention" in name else "HEF: projections"
+            return PARTS[5]
+        return PARTS[4] if "_attention" in name else PARTS[3]
     starts = {"local_stages": "ELF", "global_stages": "EGF", "local_steps": PARTS[0], "global_steps": PARTS[0]}
     return starts.get(name.split(".")[0], "head")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from hemf.errors import BadInputError
 from hemf.images import PixelArray, Preprocess, decode
@@ -75,7 +76,7 @@ def image_files(folder: Path) -> list[Path]:
             found.append(path)
     if strange:
         raise BadInputError(
-            _listed(f"{len(strange)} of the entries of {folder} are not images", strange), "Move them out."
+            listed(f"{len(strange)} of the entries of {folder} are not images", strange), "Move them out."
         )
     return found
 
@@ -88,7 +89,7 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
         classes: the names that must be there, in the order of their labels; by default the sub-folders, sorted.
 
     Raises:
-        BadInputError: no classes, an empty one, or other ones than asked for.
+        BadInputError: no classes, empty ones, or other ones than asked for.
     """
     if not root.is_dir():
         raise BadInputError(f"{root} is not a folder.", "Class folders with images are needed, one a class.")
@@ -99,7 +100,7 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
     loose = [path for path in entries if not path.is_dir() and _belongs(path)]
     if loose:
         raise BadInputError(
-            _listed(f"{len(loose)} entries of {root} are in no class folder", [str(path) for path in loose]),
+            listed(f"{len(loose)} entries of {root} are in no class folder", [str(path) for path in loose]),
             "Move them into one, or away.",
         )
     if classes is not None and set(found) != set(classes):
@@ -109,12 +110,17 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
     names = tuple(classes) if classes is not None else tuple(found)
     paths: list[Path] = []
     labels: list[int] = []
+    empty: list[str] = []
     for label, name in enumerate(names):
         files = image_files(root / name)
         if not files:
-            raise BadInputError(f"The class folder {root / name} has no images.", "Add some or remove the folder.")
+            empty.append(str(root / name))
         paths.extend(files)
         labels.extend([label] * len(files))
+    if len(empty) == 1:
+        raise BadInputError(f"The class folder {empty[0]} has no images.", "Add some or remove the folder.")
+    if empty:
+        raise BadInputError(listed(f"{len(empty)} class folders have no images", empty), "Add some or remove them.")
     return LabelledImages(root, names, tuple(paths), tuple(labels))
 
 
@@ -137,19 +143,29 @@ def any_images(folder: Path, classes: Sequence[str] | None = None) -> LabelledIm
     return LabelledImages(folder, tuple(classes or ()), tuple(files), None)
 
 
-def unreadable(images: LabelledImages, progress: Callable[[], None] = lambda: None) -> dict[int, str]:
-    """Decode every image; the index and the reason of each that can't be decoded. `progress` is called per image."""
+def unreadable(
+    images: LabelledImages,
+    progress: Callable[[], None] = lambda: None,
+    look: Callable[[int, Image.Image], None] = lambda index, image: None,
+) -> dict[int, str]:
+    """Decode every image; the index and the reason of each that can't be decoded.
+
+    Args:
+        images: what to decode.
+        progress: called per image, from the caller's thread.
+        look: called with each image that was decoded, from several threads.
+    """
     bad: dict[int, str] = {}
 
     def check(index: int) -> None:
         try:
-            decode(images.paths[index])
+            look(index, decode(images.paths[index]))
         except BadInputError as error:
             bad[index] = error.message
-        progress()
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        list(pool.map(check, range(len(images))))
+        for _ in pool.map(check, range(len(images))):
+            progress()
     return dict(sorted(bad.items()))
 
 
@@ -158,6 +174,12 @@ def batches(images: LabelledImages, preprocess: Preprocess, size: int) -> Iterat
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(images), size):
             yield np.stack(list(pool.map(preprocess.load, images.paths[start : start + size])))
+
+
+def listed(what: str, items: Sequence[str]) -> str:
+    """A message with the first few of many names."""
+    more = f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return f"{what}: {'; '.join(items[:_SHOWN])}{more}."
 
 
 def _belongs(path: Path) -> bool:
@@ -177,8 +199,3 @@ def _not_regular(path: Path) -> str | None:
 
 def _names(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-
-
-def _listed(what: str, items: list[str]) -> str:
-    more = f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return f"{what}: {'; '.join(items[:_SHOWN])}{more}."

@@ -1,4 +1,8 @@
-"""HEF, the hierarchical enhanced fusion block (equations 7 to 9): local, global and previous features into one."""
+"""HEF, the hierarchical enhanced fusion block (equations 7 to 9): local, global and previous features into one.
+
+Its attention and its MLP may be taken out for ablations. The paper's Table 10 doesn't say what then stands in their
+place; ours is the plainest that keeps the shapes: see `hemf.variants`.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hemf.inverted_residual import SIRMLP
+from hemf.config import Attention, Mlp
+from hemf.inverted_residual import IRMLP, SIRMLP
 from hemf.layout import to_maps, to_rows
 from hemf.local_branch import layer_norm
-from hemf.mixed_attention import MixedAttention
+from hemf.mixed_attention import build_attention
 
 
 class NormalizedProjection(nn.Module):
@@ -24,6 +29,23 @@ class NormalizedProjection(nn.Module):
         return self.norm(self.projection(rows))
 
 
+class MapProjection(nn.Module):
+    """The projection of (N, 3C, H, W) → (N, C, H, W) that stands where there is no SIRMLP: our reading of Table 10.
+
+    It is SIRMLP's own first step, s = BN(1×1), alone.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.squeeze = NormalizedProjection(3 * channels, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return to_maps(self.squeeze(to_rows(maps)), *maps.shape[2:])
+
+
+_MLPS = {"sirmlp": SIRMLP, "irmlp": IRMLP, "projection": MapProjection}
+
+
 class HEF(nn.Module):
     """Fuses a local and a global feature map, and the output of an earlier, twice larger HEF if there is one.
 
@@ -34,9 +56,14 @@ class HEF(nn.Module):
         previous: whether a previous output is fused too.
         heads: of Mixed Attention.
         memory_slots: of Mixed Attention.
+        attention: see `HemfConfig`.
+        mlp: the same; not "none".
     """
 
-    def __init__(self, channels: int, *, previous: bool, heads: int = 8, memory_slots: int = 64) -> None:
+    def __init__(
+        self, channels: int, *, previous: bool, heads: int = 8, memory_slots: int = 64, attention: Attention = "mixed",
+        mlp: Mlp = "sirmlp",
+    ) -> None:  # fmt: skip
         super().__init__()
         self.local_projection = NormalizedProjection(channels, channels)
         self.global_projection = NormalizedProjection(channels, channels)
@@ -45,10 +72,10 @@ class HEF(nn.Module):
         joined = (3 if previous else 2) * channels
         self.joint_norm = layer_norm(joined)
         self.joint_projection = NormalizedProjection(joined, channels)
-        self.global_attention = MixedAttention(channels, heads=heads, memory_slots=memory_slots)
-        self.local_attention = MixedAttention(channels, heads=heads, memory_slots=memory_slots)
+        self.global_attention = build_attention(attention, channels, heads=heads, memory_slots=memory_slots)
+        self.local_attention = build_attention(attention, channels, heads=heads, memory_slots=memory_slots)
         self.output_norm = layer_norm(3 * channels)
-        self.mlp = SIRMLP(channels)
+        self.mlp = _MLPS[mlp](channels)
 
     def forward(self, local: Tensor, global_: Tensor, previous: Tensor | None = None) -> Tensor:
         """(N, C, H, W) twice, and (N, C/2, 2H, 2W) if `previous` was said → (N, C, H, W)."""

@@ -40,7 +40,7 @@ class SIRMLP(nn.Module):
 
 
 class IRMLP(nn.Module):
-    """The same without the squeeze: every product on 3C channels. For Table 3 only; no HEMF network has it.
+    """The same without the squeeze: every product on 3C channels, as in Table 3. Only `mlp="irmlp"` has it.
 
     BN(3×3 GELU + input), then 1×1 to 12C, GELU, 1×1 to C, BN. (N, 3C, H, W) → (N, C, H, W).
     """

@@ -1,10 +1,11 @@
-"""Mixed Attention (equations 10 to 16): external attention, then spatial and channel gates."""
+"""Mixed Attention (equations 10 to 16): external attention, then spatial and channel gates; and either alone."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from hemf.config import Attention
 from hemf.layout import normalize, to_maps, to_rows
 from hemf.local_branch import layer_norm
 
@@ -79,8 +80,8 @@ class ChannelGate(nn.Module):
         return (mean + maximum).sigmoid()[:, :, None, None]
 
 
-class MixedAttention(nn.Module):
-    """n = LN(x); m = LN(MHEA(n)·n), the same LN; s = m·spatial gate(m); out = s·channel gate(s).
+class ExternalAttention(nn.Module):
+    """n = LN(x); m = LN(MHEA(n)·n), the same LN: Mixed Attention up to its gates, equations 10 to 12.
 
     Args:
         channels: C, kept.
@@ -92,13 +93,63 @@ class MixedAttention(nn.Module):
         super().__init__()
         self.norm = layer_norm(channels)
         self.mhea = MHEA(channels, heads=heads, memory_slots=memory_slots)
-        self.spatial_gate = SpatialGate()
-        self.channel_gate = ChannelGate(channels)
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
         height, width = maps.shape[2:]
         rows = to_rows(normalize(self.norm, maps))
-        mixed = normalize(self.norm, to_maps(self.mhea(rows, height * width) * rows, height, width))
+        return normalize(self.norm, to_maps(self.mhea(rows, height * width) * rows, height, width))
+
+
+class MixedAttention(ExternalAttention):
+    """m as above; s = m·spatial gate(m); out = s·channel gate(s).
+
+    Args:
+        channels: C, kept.
+        heads: of MHEA.
+        memory_slots: of MHEA.
+    """
+
+    def __init__(self, channels: int, *, heads: int = 8, memory_slots: int = 64) -> None:
+        super().__init__(channels, heads=heads, memory_slots=memory_slots)
+        self.spatial_gate = SpatialGate()
+        self.channel_gate = ChannelGate(channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        mixed = super().forward(maps)
         mixed = mixed * self.spatial_gate(mixed)
         return mixed * self.channel_gate(mixed)
+
+
+class GatedAttention(nn.Module):
+    """m = LN(x); s = m·spatial gate(m); out = s·channel gate(s): Mixed Attention without MHEA.
+
+    Our reading of Table 10's "CA & SA": the paper doesn't say what the gates then see. One norm is left of the two,
+    for a second of what is normalized already would add nothing.
+
+    Args:
+        channels: C, kept.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = layer_norm(channels)
+        self.spatial_gate = SpatialGate()
+        self.channel_gate = ChannelGate(channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        gated = normalize(self.norm, maps)
+        gated = gated * self.spatial_gate(gated)
+        return gated * self.channel_gate(gated)
+
+
+def build_attention(kind: Attention, channels: int, *, heads: int, memory_slots: int) -> nn.Module:
+    """The attention of a fusion block, (N, C, H, W) → (N, C, H, W); "none" hands the maps on as they are."""
+    if kind == "none":
+        return nn.Identity()
+    if kind == "ca-sa":
+        return GatedAttention(channels)
+    external = MixedAttention if kind == "mixed" else ExternalAttention
+    return external(channels, heads=heads, memory_slots=memory_slots)

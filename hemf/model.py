@@ -19,7 +19,10 @@ IMAGE_CHANNELS = 3
 
 
 class StageFeatures(NamedTuple):
-    """Feature maps of stages 1 to 4 of each branch; stage i: (N, C * 2**(i - 1), H / 2**(i + 1), W / 2**(i + 1))."""
+    """Feature maps of stages 1 to 4 of each branch; stage i: (N, C * 2**(i - 1), H / 2**(i + 1), W / 2**(i + 1)).
+
+    `local` or `global_` is empty where the network lacks that branch; `fused` then holds those of the other.
+    """
 
     local: list[Tensor]
     global_: list[Tensor]
@@ -39,42 +42,52 @@ class HEMF(nn.Module):
         channels, sizes = config.stage_channels, config.stage_sizes
         steps = [(IMAGE_CHANNELS, channels[0]), *itertools.pairwise(channels)]
 
-        def branch_steps() -> nn.ModuleList:
-            return nn.ModuleList([Stem(*steps[0]), *(Downsample(*step) for step in steps[1:])])
+        def branch_steps() -> list[nn.Module]:
+            return [Stem(*steps[0]), *(Downsample(*step) for step in steps[1:])]
 
-        self.local_steps = branch_steps()
+        local, global_ = config.branches != "global", config.branches != "local"
+        self.local_steps = nn.ModuleList(branch_steps() if local else [])
         self.local_stages = nn.ModuleList(
-            nn.Sequential(*(ELF(channels[stage]) for _ in range(config.elf_depth))) for stage in range(STAGES)
+            nn.Sequential(*(ELF(channels[stage]) for _ in range(config.elf_depth))) for stage in range(STAGES) if local
         )
-        self.global_steps = branch_steps()
+        self.global_steps = nn.ModuleList(branch_steps() if global_ else [])
         self.global_stages = nn.ModuleList(
             EGF(channels[stage], sizes[stage], sizes[stage], depth=config.egf_depth, heads=config.heads)
             for stage in range(STAGES)
+            if global_
         )
         self.fusion_stages = nn.ModuleList(
-            HEF(channels[stage], previous=stage > 0, heads=config.heads, memory_slots=config.memory_slots)
+            HEF(
+                channels[stage], previous=stage > 0, heads=config.heads, memory_slots=config.memory_slots,
+                attention=config.attention, mlp=config.mlp,
+            )
             for stage in range(STAGES)
-        )
+            if local and global_
+        )  # fmt: skip
         self.head_norm = layer_norm(channels[-1])
         self.head = nn.Linear(channels[-1], config.num_classes)
 
     def features(self, images: Tensor) -> StageFeatures:
         """(N, 3, image_size, image_size) → the feature maps of every stage."""
-        local: Tensor = images
-        global_: Tensor = images
-        previous: Tensor | None = None
-        stages = StageFeatures([], [], [])
+        found = StageFeatures([], [], [])
+        branches = (
+            (self.local_steps, self.local_stages, found.local),
+            (self.global_steps, self.global_stages, found.global_),
+        )
         for stage in range(STAGES):
-            local = self.local_stages[stage](self.local_steps[stage](local))
-            global_ = self.global_stages[stage](self.global_steps[stage](global_))
-            previous = self.fusion_stages[stage](local, global_, previous)
-            stages.local.append(local)
-            stages.global_.append(global_)
-            stages.fused.append(previous)
-        return stages
+            for steps, stages, maps in branches:
+                if stages:
+                    maps.append(stages[stage](steps[stage](maps[-1] if maps else images)))
+            if self.fusion_stages:
+                previous = found.fused[-1] if found.fused else None
+                found.fused.append(self.fusion_stages[stage](found.local[-1], found.global_[-1], previous))
+        return found if self.fusion_stages else found._replace(fused=[*found.local, *found.global_])
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, image_size, image_size), normalized → logits (N, num_classes)."""
-        fused = self.features(images).fused[-1]
+        return self.classify(self.features(images).fused[-1])
+
+    def classify(self, fused: Tensor) -> Tensor:
+        """The last fused feature map (N, C, H, W) → logits (N, num_classes)."""
         logits: Tensor = self.head(self.head_norm(fused.mean((2, 3))))
         return logits

@@ -100,7 +100,7 @@ def read(path: Path) -> Verified:
     Raises:
         BadInputError: it can't be read, or is something else.
     """
-    report = baseline.read(path)
+    report = baseline.read(path).values
     try:
         images = {name: report["images"][name] for name in ("folder", "images", "names_sha256", "labelled")}
         subjects = (_subject(report["reference"]), *map(_subject, report["candidates"]))

@@ -1,4 +1,4 @@
-"""The part of a benchmark's page that sets accuracy beside latency: a plot a batch size, and a table. From the JSON."""
+"""Accuracy beside latency in a benchmark's reports, from the JSON: plots and a table of a page, a table of Markdown."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from hemf_export import accuracy_plot
 from hemf_export.accuracy_plot import Point
+from hemf_export.bench_report import markdown_table
 from hemf_export.figures import milliseconds, percent, points
 from hemf_export.report_page import escaped, figure, listed, table
 
@@ -42,6 +43,28 @@ def body(report: Mapping[str, Any]) -> str:
         + "".join(f'<p class="soft">{escaped(text)}</p>' for text in remarks)
         + listed([f"{one['name']}: {one['reason']}." for one in verified["not_verified"]])
     )
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The table for a pull request, a line a runner; empty where no verification was given."""
+    if "verified" not in report:
+        return ""
+    verified = report["verified"]
+    columns = ("accuracy", "drop, points") if verified["figure"] == "accuracy" else ()
+    verdicts = {None: "reference", True: "passed", False: "FAILED"}
+    rows = []
+    for one in verified["runners"]:
+        drop = one["accuracy_drop_points"]
+        shown = f"{one['accuracy']:.2%}" + "*" * one["float16_emulated"], "–" if drop is None else points(drop)
+        cells = shown if columns else ()
+        rows.append((one["name"], *cells, f"{one['agreement']:.2%}", verdicts[one["passed"]]))
+    images = verified["images"]
+    lines = ["", f"### Accuracy, from {verified['file']}: {images['images']} images of {images['folder']}", ""]
+    lines += markdown_table(("runner", *columns, "agreement", "verify"), rows)
+    emulated = any(one["float16_emulated"] for one in verified["runners"])
+    lines += ["", f"{_WHOSE}{f' {_EMULATED}' if emulated else ''}".replace("*", "\\*")]
+    lines += [f"- {one['name']}: {one['reason']}." for one in verified["not_verified"]]
+    return "\n".join(lines) + "\n"
 
 
 def _plots(report: Mapping[str, Any]) -> str:

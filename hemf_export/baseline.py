@@ -3,14 +3,83 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hemf.errors import BadInputError
 
 
-def read(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier verification.
+
+    Args:
+        path: of its JSON.
+        values: its content.
+    """
+
+    path: Path
+    values: Mapping[str, Any]
+
+    def require(self, names_sha256: str, classes: Sequence[str]) -> None:
+        """Refuse one that saw other images.
+
+        Raises:
+            BadInputError: other images or classes, or a part of it is missing.
+        """
+        try:
+            images = self.values["images"]
+            same = images["names_sha256"] == names_sha256 and self.values["classes"] == list(classes)
+            seen = f"{images['images']} of {images['folder']}"
+        except (KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+        if not same:
+            raise BadInputError(
+                f"{self.path} was measured on other images ({seen}) or classes.",
+                "Compare on the same ones: make the baseline again.",
+            )
+
+    def compare(self, now: Mapping[str, Any]) -> dict[str, Any]:
+        """What has changed, candidate by candidate, by their file names.
+
+        Args:
+            now: the report of this verification.
+
+        Returns:
+            `figures`: of each file in both, accuracy (where there are labels) and agreement, before and now, the points
+            lost, the bound (the candidate's `max_drop`) and whether it is `missed`; `new` and `gone`: files in one
+            alone.
+
+        Raises:
+            BadInputError: the earlier one saw other images, or a part of it is missing.
+        """
+        self.require(now["images"]["names_sha256"], now["classes"])
+        try:
+            known = {candidate["file"]: candidate for candidate in self.values["candidates"]}
+            figures = [
+                figure
+                for candidate in now["candidates"]
+                if candidate["file"] in known
+                for figure in _figures(known[candidate["file"]], candidate)
+            ]
+        except (KeyError, TypeError) as error:
+            raise self._damaged(error) from error
+        names = {candidate["file"] for candidate in now["candidates"]}
+        return {
+            "file": self.path.name,
+            "passed": not any(figure["missed"] for figure in figures),
+            "figures": figures,
+            "new": sorted(names - known.keys()),
+            "gone": sorted(known.keys() - names),
+        }
+
+    def _damaged(self, error: Exception) -> BadInputError:
+        return BadInputError(f"{self.path} lacks a part of a verification: {error}.", "Make it again.")
+
+
+def read(path: Path) -> Earlier:
     """The JSON that `hemf-export verify --json` printed.
 
     Raises:
@@ -24,49 +93,7 @@ def read(path: Path) -> dict[str, Any]:
         raise BadInputError(
             f"{path} is not the JSON of a verification.", "Take what hemf-export verify --json printed."
         )
-    return values
-
-
-def compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """What has changed, candidate by candidate, by their file names.
-
-    Args:
-        path: of the earlier JSON.
-        before: its content.
-        now: the report of this verification.
-
-    Returns:
-        `figures`: of each file in both, accuracy (where there are labels) and agreement, before and now, the points
-        lost, the bound (the candidate's `max_drop`) and whether it is `missed`; `new` and `gone`: files in one alone.
-
-    Raises:
-        BadInputError: the earlier one saw other images, or has other classes.
-    """
-    try:
-        same = before["images"]["names_sha256"] == now["images"]["names_sha256"] and before["classes"] == now["classes"]
-        known = {candidate["file"]: candidate for candidate in before["candidates"]}
-        figures = [
-            figure
-            for candidate in now["candidates"]
-            if candidate["file"] in known
-            for figure in _figures(known[candidate["file"]], candidate)
-        ]
-    except (KeyError, TypeError) as error:
-        raise BadInputError(f"{path} lacks a part of a verification: {error}.", "Make it again.") from error
-    if not same:
-        raise BadInputError(
-            f"{path} was measured on other images ({before['images'].get('images')} of "
-            f"{before['images'].get('folder')}) or classes.",
-            "Compare on the same ones: make the baseline again.",
-        )
-    names = {candidate["file"] for candidate in now["candidates"]}
-    return {
-        "file": path.name,
-        "passed": not any(figure["missed"] for figure in figures),
-        "figures": figures,
-        "new": sorted(names - known.keys()),
-        "gone": sorted(known.keys() - names),
-    }
+    return Earlier(path, values)
 
 
 def texts(compared: Mapping[str, Any]) -> list[str]:

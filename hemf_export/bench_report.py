@@ -8,7 +8,7 @@ from typing import Any
 
 from hemf_export.accuracy import TimedFile
 from hemf_export.bench import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
-from hemf_export.intervals import COVERAGE
+from hemf_export.intervals import BETWEEN_RUNS, COVERAGE
 from hemf_export.memory import Memory
 from hemf_export.roofline import Floor, target_with_figures
 
@@ -22,7 +22,7 @@ METHOD = {
     "interval), or the time is up",
     "ratio": "median over rounds of the latency by the first runner's in the same round",
     "interval": f"another run's ratio falls in it with {COVERAGE:.0%}: block bootstrap over rounds, widened for the "
-    "other run's own chance",
+    f"other run's own chance and by {BETWEEN_RUNS:.0%} for what differs between processes",
     "percentiles": "null where no round lies beyond them: p90, p95, p99 need 10, 20, 100 rounds",
     "memory": "peak of a process of its own that loads the runner and runs the batch twice, its libraries included",
 }
@@ -101,10 +101,10 @@ class BenchReport:
         for batch in dict.fromkeys(timing.batch for timing in self.timings):
             rows = [timing for timing in self.timings if timing.batch == batch]
             lines += ["", f"### Batch {batch}, {len(rows[0].latencies_ms)} rounds", ""]
-            lines += _markdown_table(("runner", *COLUMNS), [(timing.name, *self.cells(timing)) for timing in rows])
+            lines += markdown_table(("runner", *COLUMNS), [(timing.name, *self.cells(timing)) for timing in rows])
         if self.floors:
             lines += ["", f"### Floor on a {self.target} by its roofline", ""]
-            lines += _markdown_table(FLOOR_COLUMNS, [floor_cells(floor) for floor in self.floors])
+            lines += markdown_table(FLOOR_COLUMNS, [floor_cells(floor) for floor in self.floors])
         if self.not_run:
             lines += ["", "### Not run", ""]
             lines += [f"- {names}: {reason}" for names, reason in grouped(self.not_run)]
@@ -165,7 +165,8 @@ def _described(conditions: dict[str, Any]) -> list[str]:
     return [f"{machine(conditions)}; {named}; {conditions['date']}"]
 
 
-def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table, its first column of words."""
     lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     return [*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)]
 

@@ -23,7 +23,11 @@ from hemf_export import __version__
 
 # name → (module, one line of help). The line stands here so that --help imports nothing else.
 COMMANDS = {
+    "data": ("hemf_export.commands.data", "Divide images into train, val and test: the paper's splits, or your own."),
     "train": ("hemf_export.commands.train", "Train HEMF on class folders of images."),
+    "evaluate": ("hemf_export.commands.evaluate", "Metrics, confusion matrix and ROC curves on labelled images."),
+    "explain": ("hemf_export.commands.explain", "Draw where in an image a checkpoint sees its class (Grad-CAM++)."),
+    "ablate": ("hemf_export.commands.ablate", "Train several configurations, and compare them."),
     "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),
@@ -74,6 +78,7 @@ def cli(debug: bool) -> None:
     """Train HEMF, and take its checkpoints to ONNX and TensorRT engines that are proven to be the same model.
 
     \b
+    hemf-export data class-folders IMAGES -o DATA   train/, val/ and test/, no patient on two sides
     hemf-export train DATA -o RUN      class folders of images → RUN/best.pt
     hemf-export onnx RUN/best.pt       → RUN/best.onnx, proven against PyTorch
     hemf-export calibrate RUN/best.onnx --precision int8 --images DATA --max-drop 0.5   → INT8 within a budget

@@ -88,6 +88,11 @@ def advance(progress: Progress, count: int = 1) -> None:
     progress.advance(progress.task_ids[0], count)
 
 
+def printable(path: str | Path) -> str:
+    """A name as it can be shown: line breaks, and bytes that are no text, as escapes."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(path))
+
+
 def size(number_of_bytes: int) -> str:
     """Bytes for people: 3.1 MB."""
     value = float(number_of_bytes)

@@ -97,6 +97,8 @@ _GPU = ("GPU", "driver", "CUDA in torch")
 _FOLLOWS = {"driver": {"GPU"}, "CUDA in torch": {"GPU", "torch"}}
 USES = (
     Use("train", _TRAIN),
+    Use("evaluate", (*_GRAPH, "scikit-learn", "matplotlib")),
+    Use("explain", (*_GRAPH, "scikit-learn", "matplotlib")),
     Use("onnx", _GRAPH, gains={"onnxsim": "graphs are not simplified"}),
     Use("calibrate", (*_GRAPH, "matplotlib")),
     Use("finetune", _GRAPH),

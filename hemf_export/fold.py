@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from hemf.fusion import NormalizedProjection
 from hemf.global_branch import Retention
-from hemf.inverted_residual import SIRMLP
+from hemf.inverted_residual import IRMLP, SIRMLP
 from hemf.model import HEMF
 
 
@@ -23,11 +23,13 @@ def fold(model: HEMF) -> None:
         if isinstance(module, NormalizedProjection):
             module.projection = fuse_linear_bn_eval(module.projection, module.norm)
             module.norm = nn.Identity()  # type: ignore[assignment]
-        elif isinstance(module, SIRMLP):
-            module.squeeze = fuse_linear_bn_eval(module.squeeze, module.squeeze_norm)
+        elif isinstance(module, SIRMLP | IRMLP):
             module.expand = _fold_into_next(module.convolution_norm, module.expand)
             module.reduce = fuse_linear_bn_eval(module.reduce, module.reduce_norm)
-            module.squeeze_norm = module.convolution_norm = module.reduce_norm = nn.Identity()  # type: ignore[assignment]
+            module.convolution_norm = module.reduce_norm = nn.Identity()  # type: ignore[assignment]
+            if isinstance(module, SIRMLP):
+                module.squeeze = fuse_linear_bn_eval(module.squeeze, module.squeeze_norm)
+                module.squeeze_norm = nn.Identity()  # type: ignore[assignment]
         elif isinstance(module, Retention):
             module.key.weight.mul_(module.scale)
             module.key.bias.mul_(module.scale)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 RESAMPLES = 1000
 COVERAGE = 0.95
+# What the ratio of two runners moves by from one process to the next, beyond what one run shows: where memory lies and
+# which cores it gets. Half of its own 95 % interval; see "bench" in the README for the runs that gave it.
+BETWEEN_RUNS = 0.02
 _LEAST_BLOCKS = 5
 _WINDOW = 4  # correlation times after which correlations are noise (Sokal's rule)
 
@@ -25,7 +28,7 @@ class Interval:
     """A median, and where the median of another run of the same kind falls, with a probability of `COVERAGE`.
 
     A median that were known exactly would have an interval narrower by the square root of two: another run has chance
-    of its own. What differs between processes (where memory lies, for instance) one run doesn't show, nor can this.
+    of its own. What differs between processes one run doesn't show: see `of_ratio`.
     """
 
     median: float
@@ -59,6 +62,16 @@ def of_median(values: NDArray[np.float64]) -> Interval:
     few = stdtrit(max(1.0, count / length - 1), 1 - tail) / ndtri(1 - tail)
     wider = math.sqrt(2) * float(few)
     return Interval(middle, middle * min(1.0, low / middle) ** wider, middle * max(1.0, high / middle) ** wider)
+
+
+def of_ratio(values: NDArray[np.float64]) -> Interval:
+    """`of_median` of ratios measured round by round, and `BETWEEN_RUNS` with it: both are chance, and independent."""
+    within = of_median(values)
+    down, up = (
+        math.exp(math.hypot(math.log(end / within.median), math.log1p(BETWEEN_RUNS)))
+        for end in (within.low, within.high)
+    )
+    return Interval(within.median, within.median / down, within.median * up)
 
 
 def block_length(values: NDArray[np.float64]) -> int:

@@ -21,14 +21,13 @@ from calibration.blocks import blocks
 from calibration.graphs import prepare
 from calibration.image_set import ImageSet
 from calibration.isolation import NodeError
-from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf_export import onnx_file
 from hemf_export.bounds import Missed
 from hemf_export.onnx_file import Precision
 from hemf_export.verified import Verification, Verified
 
-WORST, OTHERS = 2, 6  # images: those that differ most, and some spread over the rest, as few may lack what a node sees
+WORST, OTHERS = 2, 6  # images
 _BATCH = 2  # all values of a large graph at once take 0.5 GB an image
 _LISTED = 8  # nodes beyond the bound that are told
 # A node's own error on exact inputs, by the norm of its value. Float32 shows 1e-6, float16 4e-4.
@@ -85,47 +84,6 @@ class Located:
         return {"node": node.node, "operator": node.operator, "block": block, "error": error, "own_error": own}
 
 
-def float32_files(candidates: Sequence[Path], given: Path | None) -> tuple[dict[Path, Path], list[str]]:
-    """The float32 file of each candidate that can be looked into, and why others can't.
-
-    Args:
-        candidates: files.
-        given: the float32 file; None for the parent that a candidate's manifest names, in its folder.
-
-    Raises:
-        BadInputError: no candidate can be looked into.
-    """
-    found: dict[Path, Path] = {}
-    notes: list[str] = []
-    own: list[str] = []  # float32 files beside those made from them: nothing to look into, and nothing to warn of
-    for path in candidates:
-        if path.suffix.lower() != ".onnx":
-            notes.append(f"{path.name} is not an ONNX file: --locate can't look into it.")
-        elif path.is_file() and "fine_tuning" in (artifacts.read_manifest(path) or {}):
-            notes.append(f"{path.name} was fine-tuned: no float32 file has its weights, and --locate leaves it out.")
-        elif given is not None and not (path.exists() and given.exists() and path.samefile(given)):
-            found[path] = given
-        elif parent := _parent_of(path):
-            found[path] = parent
-        else:
-            precision = (artifacts.read_manifest(path) or {}).get("precision")
-            text = f"--locate found no float32 file that {path.name} was made from: name it with --float32."
-            (own if precision == "fp32" else notes).append(text)
-    if not found:
-        raise BadInputError("--locate has nothing to compare.", " ".join((*notes, *own)))
-    return found, notes
-
-
-def _parent_of(path: Path) -> Path | None:
-    manifest = artifacts.read_manifest(path) or {}
-    wanted = manifest.get("parent_sha256")
-    if not isinstance(wanted, str):
-        return None
-    named = path.parent / str(manifest.get("parent"))
-    places = [named, *(other for other in sorted(path.parent.glob("*.onnx")) if other not in (named, path))]
-    return next((place for place in places if place.is_file() and artifacts.sha256(place) == wanted), None)
-
-
 def locate(
     found: Verification,
     candidate: Verified,
@@ -135,18 +93,15 @@ def locate(
     """Compare the nodes of a candidate with those of the float32 file that it was made from.
 
     Raises:
-        BadInputError: the float32 file isn't one, or shares no values with the candidate.
+        BadInputError: the float32 file shares no values with the candidate.
     """
     path, model = candidate.subject.path, candidate.subject.model
-    exact, described = onnx_file.read(float32)
-    if described.precision != "fp32":
-        raise BadInputError(f"{float32} is {described.precision}.", "Name the float32 file: --float32.")
-    reference = prepare(exact)
+    reference = prepare(onnx_file.read(float32)[0])
     proto = onnx_file.read(path)[0]
     converted = emulation.of_file(proto) if model.precision != "fp32" else prepare(proto)
     if not divergence.comparable(reference, converted):
         raise BadInputError(f"{path.name} shares no value with {float32.name}.", "Was it made from that file?")
-    chosen = _images(found, candidate)
+    chosen = chosen_images(found, candidate)
     images = ImageSet(found.images, model.preprocess, model.input_type == "uint8", model.fixed_batch).only(chosen)
     errors = isolation.measure(
         reference, converted, list(images.batches(_BATCH)),
@@ -165,7 +120,9 @@ def add(found: Verification, located: dict[Path, Located]) -> Verification:
     for candidate in found.candidates:
         where = located.get(candidate.subject.path)
         candidates.append(candidate if where is None else _with(candidate, where))
-    extra = {str(path): {"divergence": where.to_dict()} for path, where in located.items()}
+    extra = {
+        str(path): {**found.extra.get(str(path), {}), "divergence": where.to_dict()} for path, where in located.items()
+    }
     return dataclasses.replace(found, candidates=tuple(candidates), extra={**found.extra, **extra})
 
 
@@ -185,10 +142,14 @@ def _with(candidate: Verified, where: Located) -> Verified:
     return dataclasses.replace(candidate, missed=(*candidate.missed, missed))
 
 
-def _images(found: Verification, candidate: Verified) -> list[int]:
+def chosen_images(found: Verification, candidate: Verified, others: int = OTHERS) -> list[int]:
+    """The images that show best what a file does otherwise: those that differ most, and `others` spread over the rest.
+
+    Those few may lack what some node sees only in others.
+    """
     worst = divergence.worst_images(candidate.subject.logits, found.reference.logits, WORST)
     rest = [index for index in range(len(found.images)) if index not in worst]
-    spread = np.linspace(0, len(rest) - 1, min(OTHERS, len(rest))).astype(int).tolist()
+    spread = np.linspace(0, len(rest) - 1, min(others, len(rest))).astype(int).tolist()
     return [*worst, *(rest[index] for index in spread)]
 
 

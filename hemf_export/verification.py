@@ -1,7 +1,9 @@
 """Is this file the model that was validated? Every image goes once through the reference and each candidate.
 
-    from hemf_export import verification
-    found = verification.verify(verification.Request(candidates=(Path("best.int8.onnx"),), data=Path("data")))
+    from hemf_export import scrutiny, verification
+    files = (Path("best.int8.onnx"),)
+    found = verification.verify(verification.Request(candidates=files, data=Path("data")))
+    found = scrutiny.plan(files).add_to(found)  # what the files store
     print(found.passed, found.to_dict())
 
 What can't be compared is refused before the first image: files of another checkpoint, classes that differ, images that
@@ -20,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.image_set import ImageSet
 from calibration.session import usable_cores
 from hemf import artifacts, folders
 from hemf.errors import BadInputError, UsageError
@@ -27,6 +30,7 @@ from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf_export import bounds as bounding
 from hemf_export import comparison, discover, onnx_file, predict, predictor
+from hemf_export.baseline import Earlier
 from hemf_export.bounds import Bounds, Missed
 from hemf_export.predictor import Predictor
 from hemf_export.verified import Subject, Verification, Verified
@@ -50,6 +54,7 @@ class Request:
         bounds: what may differ.
         seed: of the bootstrap.
         batch: images at a time.
+        earlier: a verification to compare with; refused before the pass where it is of other images.
 
     Raises:
         UsageError: no candidate, or one that is the reference itself.
@@ -62,6 +67,7 @@ class Request:
     bounds: Bounds = field(default_factory=Bounds)
     seed: int = 0
     batch: int = BATCH
+    earlier: Earlier | None = None
 
     def __post_init__(self) -> None:
         if not self.candidates:
@@ -96,6 +102,8 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         models.append(predict.load(path, None if models else request.classes, for_proof=True))
     _require_same_model(paths, models)
     images = folders.any_images(request.data, models[0].classes)
+    if request.earlier is not None:
+        request.earlier.require(ImageSet(images, models[0].preprocess).to_dict()["names_sha256"], models[0].classes)
     predictor.require_readable(images, progress)
     logits = _logits(models, images, request.batch, progress)
     # Their graphs are let go of: whoever looks into a file next needs the memory.

@@ -41,6 +41,7 @@ def html(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         Section("Compared with the baseline", _baseline(report)),
         Section("Confusion matrices", verification_sheet.confusions(report)),
         Section("Images that changed class", verification_sheet.changed(report, pictures)),
+        Section("What the files store", _stored(report)),
         Section("Error along the network", _divergence(report)),
         Section("What was run", _provenance(report)),
         Section("Definitions", f'<p class="soft">{escaped(_DEFINITIONS)}</p>'),
@@ -147,6 +148,46 @@ def _baseline(report: Mapping[str, Any]) -> str:
         for index, item in enumerate(report["baseline"]["figures"])
     ]
     return table(("file", "figure", "before", "now", "lost, points", "allowed", "verdict"), rows, words=(0, 1, 6))
+
+
+def _stored(report: Mapping[str, Any]) -> str:
+    rows = []
+    for index, candidate in enumerate(report["candidates"]):
+        if "stored" not in candidate:
+            continue
+        place, steps = f"candidates/{index}/stored", candidate["stored"]["steps"]["compared"]
+        rows.append(
+            (
+                escaped(candidate["file"]),
+                escaped(candidate["stored"]["float32_file"]),
+                figure(report, f"{place}/weights/compared"),
+                figure(report, f"{place}/weights/largest_error", small),
+                figure(report, f"{place}/weights/bound", small),
+                figure(report, f"{place}/steps/compared"),
+                figure(report, f"{place}/steps/least_used", percent) if steps else "",
+                figure(report, f"{place}/steps/least_used_bound", percent) if steps else "",
+                figure(report, f"{place}/steps/most_clipped", percent) if steps else "",
+                figure(report, f"{place}/steps/most_clipped_bound", percent) if steps else "",
+            )
+        )
+    head = (
+        "file",
+        "beside",
+        "weights",
+        "largest error",
+        "bound",
+        "steps",
+        "least used",
+        "bound",
+        "most clipped",
+        "bound",
+    )
+    note = (
+        '<p class="soft">Error of a weight: of its worst channel, by its norm, a step of its rounding let pass. Used: '
+        "the share of a quantized activation's levels that the float32 values reach on some of the images. Clipped: "
+        "the share of their squares that is beyond the levels.</p>"
+    )
+    return table(head, rows, words=(0, 1)) + note if rows else ""
 
 
 def _divergence(report: Mapping[str, Any]) -> str:

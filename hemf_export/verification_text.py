@@ -56,6 +56,12 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
             "* float16 is emulated here as a GPU rounds it: a CPU would compute it in float32. An engine's own kernels "
             "may sum in another order: run verify on it where it will run."
         )
+    compared = [candidate for candidate in report["candidates"] if "stored" in candidate]
+    if compared:
+        weights = sum(candidate["stored"]["weights"]["compared"] for candidate in compared)
+        steps = sum(candidate["stored"]["steps"]["compared"] for candidate in compared)
+        files = ", ".join(dict.fromkeys(candidate["stored"]["float32_file"] for candidate in compared))
+        found.append(f"{weights:,} weights and {steps:,} steps of quantized values were compared with {files}.")
     if not report["images"]["labelled"]:
         found.append("Without class folders only agreement with the reference is measured, no accuracy.")
     reference = report["reference"]["metrics"]

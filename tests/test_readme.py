@@ -13,14 +13,15 @@ import torch
 from hemf import checkpoint
 from hemf.errors import HemfError
 from hemf_export import cli
-from tests.conftest import PROJECT, tiny_checkpoint
-from train import recipe_file
+from tests.conftest import PROJECT, tiny_checkpoint, write_class_folders
+from train import configurations, recipe_file
 from train.recipe import Recipe
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 # Added at the end of a line, where a later option wins: the same command, in seconds.
 SHORTENED = {
     "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "4"],
+    "ablate": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8"],
     "bench": ["--seconds", "0.2", "--batch", "1", "--no-memory"],
     "calibrate": ["--count", "8", "--judges", "6"],
     "finetune": ["--epochs", "3", "--batch-size", "4", "--learning-rate", "1e-3"],
@@ -42,6 +43,9 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
     monkeypatch.chdir(tmp_path)
     torch.save(tiny_checkpoint().state, "best_model.pth")
+    write_class_folders(tmp_path / "scans", 12)
+    rows = [f"{path.name},P{int(re.sub('[a-z]', '', path.stem)) // 2}" for path in (tmp_path / "scans").glob("*/*")]
+    Path("patients.csv").write_text("\n".join(["image,patient", *rows]))
     assert image_data == tmp_path / "data"
     for words in lines():
         budget = LARGE_BUDGET if "--max-drop" in words else []
@@ -55,13 +59,19 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
     assert {"last.pt", "metrics.jsonl", "summary.json", "confusion.png"} <= made, "as the table of commands says"
 
 
+def test_its_list_of_configurations_is_one(tmp_path: Path):
+    (listed,) = (text for text in blocks("toml") if "[[configuration]]" in text)
+    (tmp_path / "list.toml").write_text(listed)
+    assert len(configurations.read(tmp_path / "list.toml", Recipe())) == 2
+
+
 def test_the_python_runs():
     for code in blocks("python"):
         exec(compile(code, "README.md", "exec"), {})
 
 
 def test_its_recipe_file_is_one(tmp_path: Path):
-    for number, text in enumerate(blocks("toml")):
+    for number, text in enumerate(text for text in blocks("toml") if "[[" not in text):
         (tmp_path / f"{number}.toml").write_text(text)
         assert recipe_file.resolve(str(tmp_path / f"{number}.toml"), {}) != Recipe()
 

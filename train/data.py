@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from hemf import folders
-from hemf.folders import LabelledImages, class_folders
+from hemf.folders import LabelledImages
 from hemf.images import Preprocess, decode
+from train import checks
 from train.augmentation import augment
 from train.batches import Division
 from train.recipe import Recipe
@@ -25,15 +27,9 @@ from train.sampling import order
 
 
 def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages, LabelledImages | None]:
-    """train/, val/ and, where it is, test/ below `root`, with one numbering of the classes.
-
-    Raises:
-        BadInputError: a split or a class is missing, or the classes differ between splits.
-    """
-    train = class_folders(root / "train")
-    validation = class_folders(root / "val", train.classes)
-    test = class_folders(root / "test", train.classes) if (root / "test").is_dir() else None
-    return train, validation, test
+    """`train.checks.load_splits`, as a tuple."""
+    splits = checks.load_splits(root)
+    return splits["train"], splits["val"], splits.get("test")
 
 
 Key = tuple[int, int]  # epoch, counted from 0, and position in its order
@@ -91,7 +87,7 @@ class TrainingLoader:
         self, dataset: TrainingImages, division: Division, *, rank: int = 0, workers: int = 0, pin_memory: bool = False
     ) -> None:
         self.division, self.keys = division, _Keys(division, rank)
-        self._loader: DataLoader[tuple[Tensor, Tensor]] | None = DataLoader(
+        self._loader: DataLoader[Any] | None = DataLoader(
             dataset,
             batch_sampler=self.keys,
             num_workers=workers,

@@ -126,7 +126,8 @@ def with_averaged_gradients(network: nn.Module, group: Group) -> nn.Module:
     # torch 2.13 renamed the option.
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     devices = [group.local_rank] if next(network.parameters()).is_cuda else None
-    return DistributedDataParallel(network, devices, **{"forward_sync_buffers" if new else "broadcast_buffers": False})
+    settings: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    return DistributedDataParallel(network, devices, **settings)
 
 
 @contextmanager

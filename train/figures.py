@@ -1,39 +1,136 @@
-"""Pictures of a run: the confusion matrix as a PNG."""
+"""Plots of how well a classifier does: its confusion matrix and its ROC curves, as PNG and SVG.
+
+Told apart in grey and by the colour-blind as well: curves by colour and dashes (colours of Okabe and Ito 2008).
+"""
 
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from hemf import artifacts
+from train.class_metrics import RocCurve
+
+if TYPE_CHECKING:  # matplotlib is imported where something is drawn
+    from matplotlib.figure import Figure
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 3, 1, 1.2, 1)))
+_LONGEST_NAME = 28  # signs
+_DPI = 150
 
 
-def save_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str, path: Path) -> None:
-    """Draw counts and the share of each true class (row), and write a PNG atomically."""
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that needs no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    counts = np.asarray(confusion)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 2.6 + 0.75 * len(classes)
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
+    """Counts, and their shares of each true class (row), which give the shades.
+
+    Args:
+        counts: by true class (row) and predicted one.
+        classes: names.
+        title: above it.
+    """
+    values = np.asarray(counts)
+    shares = values / np.maximum(values.sum(1, keepdims=True), 1)
+    side = 1.6 + max(0.75 * len(classes), 1.8)
+    figure = blank(side + 1.6, side + 0.4)
     axes = figure.add_subplot()
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row in range(len(classes)):
-        for column in range(len(classes)):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            text = f"{counts[row, column]}\n{shares[row, column]:.0%}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(len(classes)), classes, rotation=30, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    for (row, column), share in np.ndenumerate(shares):
+        colour = "white" if share > 0.6 else "black"
+        text = f"{values[row, column]}\n{share:.0%}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    names = [_shortened(name) for name in classes]
+    axes.set_xticks(range(len(classes)), names, rotation=30, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(len(classes)), names, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(title, fontsize=11)
-    figure.colorbar(picture, label="share of the true class", shrink=0.8)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_linewidth(0.6)
+    bar = figure.colorbar(picture, label="share of the true class", fraction=0.046, pad=0.04)
+    bar.set_ticks([0, 0.25, 0.5, 0.75, 1], labels=["0%", "25%", "50%", "75%", "100%"])
+    return figure
+
+
+def roc(curves: Sequence[RocCurve], title: str, *, mean: RocCurve | None = None) -> Figure:
+    """ROC curves, each with its area in the legend, which stands beside them.
+
+    Args:
+        curves: of classes, or of models.
+        title: above it.
+        mean: of them, drawn thick and black.
+    """
+    longest = max(len(_label(curve)) for curve in (*curves, *([mean] if mean else [])))
+    figure = blank(5.3 + 0.085 * longest, 4.3)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8, linestyle=(0, (1, 3)), label="chance (0.5)")
+    for number, curve in enumerate(curves):
+        colour = _COLOURS[number % (len(_COLOURS) - 1 if mean else len(_COLOURS))]
+        axes.plot(
+            curve.false_positive_rate, curve.true_positive_rate, color=colour, linewidth=1.5,
+            linestyle=_DASHES[number % len(_DASHES)], label=_label(curve),
+        )  # fmt: skip
+    if mean is not None:
+        axes.plot(mean.false_positive_rate, mean.true_positive_rate, color="black", linewidth=2.6, label=_label(mean))
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    axes.grid(alpha=0.25)
+    axes.spines[["right", "top"]].set_visible(False)
+    axes.set_title(title, fontsize=10, parse_math=False)
+    handles, labels = axes.get_legend_handles_labels()
+    order = [*range(1, len(handles)), 0]  # chance last
+    legend = figure.legend(
+        [handles[index] for index in order], [labels[index] for index in order], loc="outside right upper",
+        frameon=False, fontsize=9, handlelength=3.2, title="area under the curve", title_fontsize=9,
+        alignment="left",
+    )  # fmt: skip
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return figure
+
+
+def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """A figure as a file's bytes; drawn anew from the same values, and encoded in the same order, they are the same."""
+    import matplotlib
+
+    # Ids in an SVG from a fixed salt, no date; letters as outlines, so that it looks the same wherever it is opened.
+    metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    artifacts.write_bytes(path, buffer.getvalue())
+    with matplotlib.rc_context({"svg.hashsalt": "hemf-export", "svg.fonttype": "path"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)  # a name in a script without a font
+        figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
+    figure.set_layout_engine("none")  # laid out by now: the next file of it looks the same, and is made sooner
+    return buffer.getvalue()
+
+
+def save_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str, path: Path) -> None:
+    """Draw a confusion matrix, and write it as a PNG atomically."""
+    artifacts.write_bytes(path, encode(confusion(counts, classes, title), "png"))
+
+
+def _label(curve: RocCurve) -> str:
+    return f"{_shortened(curve.name)} {curve.area:.3f}"
+
+
+def _shortened(name: str) -> str:
+    """A name that fits: without signs that are not printed, and its middle left out where it is long."""
+    plain = "".join(sign if sign.isprintable() else "·" for sign in name)
+    half = (_LONGEST_NAME - 1) // 2
+    return plain if len(plain) <= _LONGEST_NAME else f"{plain[:half]}…{plain[-half:]}"

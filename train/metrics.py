@@ -32,12 +32,12 @@ def summarize(labels: Sequence[int], logits: NDArray[np.float32], classes: Seque
         classes: names, in the order of the logits.
 
     Returns:
-        `accuracy`, `balanced_accuracy` (mean recall of the classes that there are), `macro_precision` and `macro_f1`
-        (of the classes that are true or predicted), `mcc` (0 where it is undefined, as in scikit-learn), `kappa`
-        (Cohen's), `auc` (one against the rest, mean over the classes; `auc_left_out` names those that have none, as
-        all images are theirs or none is), `ece` (see `expected_calibration_error`), `brier` (see `brier_score`),
-        `recall` of each class, the `confusion` matrix (row: true class) and the mean cross-entropy, `loss`. Kappa, AUC,
-        ECE and Brier score are None where they are undefined or a logit is not finite.
+        `accuracy`, `balanced_accuracy` (mean recall of the classes that there are), `macro_precision`, `macro_recall`
+        and `macro_f1` (of the classes that are true or predicted), `mcc` (0 where it is undefined, as in scikit-learn),
+        `kappa` (Cohen's), `auc` (one against the rest, mean over the classes; `auc_left_out` names those that have
+        none, as all images are theirs or none is), `ece` (see `expected_calibration_error`), `brier` (see
+        `brier_score`), `recall` of each class, the `confusion` matrix (row: true class) and the mean cross-entropy,
+        `loss`. Kappa, AUC, ECE and Brier score are None where they are undefined or a logit is not finite.
     """
     truth = np.asarray(labels)
     predicted = logits.argmax(1)
@@ -49,6 +49,7 @@ def summarize(labels: Sequence[int], logits: NDArray[np.float32], classes: Seque
         "accuracy": float(accuracy_score(truth, predicted)),
         "balanced_accuracy": float(recall[np.isin(indices, truth)].mean()),
         "macro_precision": float(precision_score(truth, predicted, average="macro", zero_division=0.0)),
+        "macro_recall": float(recall_score(truth, predicted, average="macro", zero_division=0.0)),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),
         **_beyond_chance(truth, predicted, indices),
         **_of_probabilities(truth, np.exp(logs), classes),

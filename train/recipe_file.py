@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Distillation": ("distillation_weight", "temperature"),
     "Images": ("augmentation", "rand_operations", "rand_magnitude", "mixup_alpha", "cutmix_alpha", "sampling"),
 }  # fmt: skip
+_LARGEST_INTEGER = 2**63 - 1  # of TOML; Python's reader takes more
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
 
 
@@ -70,7 +71,7 @@ def load(source: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         hint = "Lines like `epochs = 50`; a whole file to start from: hemf-export train --print-recipe."
         raise BadInputError(f"{source} is not a TOML file: {str(error).rstrip('.')}.", hint) from error
-    return {name: _checked(source, name, value) for name, value in values.items()}
+    return {name: checked(source, name, value) for name, value in values.items()}
 
 
 def dump(recipe: Recipe) -> str:
@@ -85,14 +86,20 @@ def dump(recipe: Recipe) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _checked(source: str, name: str, value: Any) -> Any:
-    """The value, in the type of its field."""
+def checked(source: str, name: str, value: Any) -> Any:
+    """The value of one field, in its type; `source` is named in messages.
+
+    Raises:
+        UsageError: no such field, or a value of another type.
+    """
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     if name not in defaults:
         if isinstance(value, dict):
             raise UsageError(f"{source}: {name!r} is a table.", "A recipe's fields stand in no table.")
         raise UsageError(f"{source}: unknown key {name!r}.", did_you_mean(name, defaults))
     kind = type(defaults[name])
+    if type(value) is int and abs(value) > _LARGEST_INTEGER:
+        raise UsageError(f"{source}: {name} is beyond 64 bits.", f"{name} = {json.dumps(defaults[name])}")
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

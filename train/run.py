@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from hemf import artifacts, checkpoint, folders
-from hemf.config import registered
-from hemf.errors import BadInputError
+from hemf import artifacts, checkpoint, variants
+from hemf.config import HemfConfig, registered
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import data, distillation, distributed, figures, hardware, metrics, trainer
+from train import checks, distillation, distributed, figures, hardware, metrics, trainer
 from train.distillation import Teacher
+from train.hardware import Hardware
 from train.job import Job
 from train.recipe import Recipe
 from train.run_folder import RunFolder
-
-_SHOWN = 20  # unreadable files named in a message
 
 
 @dataclass(frozen=True)
@@ -29,12 +27,12 @@ class Options:
     Args:
         amp: "off", "float16" or "bfloat16"; by default float16 on CUDA and off on a CPU.
         workers: loader processes of each process; by default none on a CPU, and up to 8 on CUDA.
-        teacher: a checkpoint to learn from as well.
     """
 
     data: Path
     output: Path
     model: str = "hemf-base"
+    variant: str = variants.WHOLE
     image_size: int = 224
     mode: Literal["crop", "squash"] = "crop"
     device: str = "auto"
@@ -46,6 +44,37 @@ class Options:
     skip_unreadable: bool = False
     teacher: Path | None = None
 
+    def config(self, num_classes: int) -> HemfConfig:
+        """The network.
+
+        Raises:
+            BadInputError: no such model, variant or image size.
+        """
+        size = registered(self.model, num_classes=num_classes, image_size=self.image_size)
+        return variants.vary(size, self.variant)
+
+    def preprocess(self) -> Preprocess:
+        """Images to input."""
+        return Preprocess.for_size(self.image_size, self.mode)
+
+    def loaded_teacher(self, classes: Sequence[str], device: str = "cpu") -> Teacher | None:
+        """The network that teaches these classes, where there is one.
+
+        Raises:
+            BadInputError: a file that is no checkpoint, or of other classes.
+        """
+        if self.teacher is None:
+            return None
+        return distillation.load(self.teacher, classes, self.preprocess(), device)
+
+    def chosen_hardware(self) -> Hardware:
+        """The device, and how it is used.
+
+        Raises:
+            MissingCapabilityError: a device or a precision asked for and not there.
+        """
+        return hardware.choose(self.device, self.amp, channels_last=self.channels_last, compile=self.compile)
+
 
 class Listener(trainer.Listener, Protocol):
     """Also hears of the images being read before the first epoch."""
@@ -53,6 +82,16 @@ class Listener(trainer.Listener, Protocol):
     def checking(self, total: int) -> None: ...
 
     def checked(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a run reads: every image was decoded once. `notes` tell which were left out, and what else to know."""
+
+    train: LabelledImages
+    validation: LabelledImages
+    test: LabelledImages | None
+    notes: tuple[str, ...]
 
 
 @dataclass
@@ -85,96 +124,72 @@ class Run:
         return summary
 
 
-def prepare(options: Options, recipe: Recipe, listener: Listener) -> Run:
+def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images | None = None) -> Run:
     """Check everything that can be checked before the first epoch.
 
     Of several processes (see `train.distributed`), the first one reads and checks the images for all.
+
+    Args:
+        options: what is trained on what.
+        recipe: how.
+        listener: hears of the progress.
+        images: those of `options.data`, where they were read already.
 
     Raises:
         BadInputError: data, output or configuration that can't be trained.
         MissingCapabilityError: a device or a precision asked for and not there.
         UsageError: a batch that can't be divided as asked for.
     """
-    chosen = hardware.choose(options.device, options.amp, channels_last=options.channels_last, compile=options.compile)
     if options.teacher is None:
         recipe.refuse_without_teacher()
-    registered(options.model, image_size=options.image_size)  # a wrong name or size is told first
+    options.chosen_hardware()
+    options.config(num_classes=2)  # a wrong name or size is told first
     group = distributed.current()
-    run, train, validation, test, notes = group.from_first(lambda: _examine(options, listener))
-    teacher = _teacher(options, train, chosen.device)
-    job = Job(
-        config=registered(options.model, num_classes=len(train.classes), image_size=options.image_size),
-        recipe=recipe,
-        preprocess=_preprocess(options),
-        train=train,
-        validation=validation,
-        hardware=chosen,
-        workers=options.workers if options.workers is not None else _default_workers(chosen.device, group.local_size),
-        teacher=teacher,
+    run, images = group.from_first(
+        lambda: (RunFolder(options.output, resume=options.resume), images or read_images(options, listener))
     )
+    job = describe(options, recipe, images)
     made = trainer.Trainer(job, run, resume=options.resume)
     processes = f", {group.size} processes" if group.size > 1 else ""
     start = f", going on after epoch {made.next_epoch}" if options.resume else ""
-    taught = "" if teacher is None else f", taught by a {teacher.name}"
-    where = f"{chosen.describe()}{processes}{taught}{start}"
+    taught = "" if job.teacher is None else f", taught by a {job.teacher.name}"
+    where = f"{job.hardware.describe()}{processes}{taught}{start}"
     headline = (
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
         f"validation images, {recipe.epochs} epochs of {made.steps} steps, {where}"
     )
-    return Run(made, test, listener, headline, notes)
+    return Run(made, images.test, listener, headline, list(images.notes))
 
 
-def _examine(
-    options: Options, listener: Listener
-) -> tuple[RunFolder, LabelledImages, LabelledImages, LabelledImages | None, list[str]]:
-    """The run's folder, the images that can be read, and what the user should know of them."""
-    run = RunFolder(options.output, resume=options.resume)
-    train, validation, test = data.load_splits(options.data)
-    _teacher(options, train)  # one that can't teach is told before the images are read
-    notes: list[str] = []
-    kept: list[LabelledImages] = []
-    listener.checking(sum(len(images) for images in (train, validation, test) if images is not None))
-    for images in (train, validation, *([test] if test is not None else [])):
-        readable, skipped = _check(images, skip=options.skip_unreadable, progress=listener.checked)
-        kept.append(readable)
-        notes.extend(skipped)
-    if len(kept[0]) < 2:
-        raise BadInputError(f"{options.data / 'train'} has {len(kept[0])} image; at least 2 are needed.")
-    if len(train.classes) < 2:
-        raise BadInputError(f"{options.data / 'train'} has one class, {train.classes[0]}; a classifier needs two.")
-    return run, kept[0], kept[1], kept[2] if test is not None else None, notes
-
-
-def _teacher(options: Options, train: LabelledImages, device: str = "cpu") -> Teacher | None:
-    if options.teacher is None:
-        return None
-    return distillation.load(options.teacher, train.classes, _preprocess(options), device)
-
-
-def _preprocess(options: Options) -> Preprocess:
-    return Preprocess.for_size(options.image_size, options.mode)
-
-
-def _check(images: LabelledImages, *, skip: bool, progress: Callable[[], None]) -> tuple[LabelledImages, list[str]]:
-    """Decode every image once; all that fail are named, or left out and counted if `skip`."""
-    bad = folders.unreadable(images, progress)
-    if not bad:
-        return images, []
-    reasons = list(bad.values())
-    listed = "\n  ".join(reasons[:_SHOWN]) + (
-        f"\n  … and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+def describe(options: Options, recipe: Recipe, images: Images) -> Job:
+    """The training that `prepare` starts."""
+    chosen = options.chosen_hardware()
+    workers = options.workers
+    if workers is None:
+        workers = _default_workers(chosen.device, distributed.current().local_size)
+    return Job(
+        config=options.config(len(images.train.classes)),
+        recipe=recipe,
+        preprocess=options.preprocess(),
+        train=images.train,
+        validation=images.validation,
+        hardware=chosen,
+        workers=workers,
+        teacher=options.loaded_teacher(images.train.classes, chosen.device),
     )
-    if not skip:
-        raise BadInputError(
-            f"{len(bad)} of {len(images)} images below {images.root} can't be read:\n  {listed}",
-            "Mend or remove them, or leave them out with --skip-unreadable.",
-        )
-    readable = images.select([index for index in range(len(images)) if index not in bad])
-    assert readable.labels is not None
-    lost = sorted(set(range(len(images.classes))) - set(readable.labels))
-    if lost:
-        raise BadInputError(f"No image of {images.classes[lost[0]]} below {images.root} can be read.")
-    return readable, [f"{len(bad)} unreadable images left out below {images.root}:\n  {listed}"]
+
+
+def read_images(options: Options, listener: Listener) -> Images:
+    """Every image of the splits, decoded once; see `train.checks`.
+
+    Raises:
+        BadInputError: images that can't be read, unless they are left out; too few, or one class.
+    """
+    splits = checks.load_splits(options.data)
+    options.loaded_teacher(splits["train"].classes)  # one that can't teach is told before the images are read
+    listener.checking(sum(map(len, splits.values())))
+    checked = checks.check(splits, skip=options.skip_unreadable, progress=listener.checked)
+    return Images(checked.splits["train"], checked.splits["val"], checked.splits.get("test"), tuple(checked.notes))
 
 
 def _default_workers(device: str, processes: int) -> int:

@@ -40,9 +40,29 @@ class RunFolder:
             return []
         return [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
+    def read_summary(self) -> dict[str, Any] | None:
+        """summary.json; None where the run hasn't ended.
+
+        Raises:
+            BadInputError: it can't be read.
+        """
+        if not self.summary.exists():
+            return None
+        try:
+            summary = json.loads(self.summary.read_bytes())
+            summary["checkpoint_sha256"], summary["splits"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInputError(
+                f"{self.summary} is not the summary of a run: {error}.", "Remove it: it is made again from best.pt."
+            ) from error
+        return dict(summary)
+
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Add one epoch's line, atomically: the file is small, so it is written anew."""
-        self._write([*self.read_metrics(), line])
+        """Add one epoch's line, atomically: the file is small, so it is written anew.
+
+        Lines from that epoch on are of a start that was killed before its checkpoint, and go.
+        """
+        self._write([*(earlier for earlier in self.read_metrics() if earlier["epoch"] < line["epoch"]), line])
 
     def truncate_metrics(self, epochs: int) -> None:
         """Drop lines after `epochs`, which a killed run wrote before its checkpoint."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,14 +80,17 @@ class Step:
         Raises:
             HemfError: the GPU's memory doesn't hold a micro-batch.
         """
+        try:
+            return self._take(batch, size, rate, drawing)
+        except torch.OutOfMemoryError as error:
+            raise self._too_large(len(batch[0][1])) from error
+
+    def _take(self, batch: Sequence[MicroBatch], size: int, rate: float, drawing: Sequence[int]) -> Outcome:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         self.statistics.keep()
-        try:
-            losses, correct = self._gradients(batch, size, drawing)
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(len(batch[0][1])) from error
+        losses, correct = self._gradients(batch, size, drawing)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = self._norm()
@@ -126,8 +129,8 @@ class Step:
         """Gradients go to the other processes once, with the last micro-batch."""
         if last or self.group.size == 1:
             return contextlib.nullcontext()
-        alone: contextlib.AbstractContextManager[None] = self.forward.no_sync()  # DistributedDataParallel's
-        return alone
+        no_sync: Callable[[], contextlib.AbstractContextManager[None]] = getattr(self.forward, "no_sync")  # noqa: B009
+        return no_sync()  # DistributedDataParallel's, compiled or not
 
     def _norm(self) -> Tensor:
         """Of all gradients together, clipped if the recipe says so."""

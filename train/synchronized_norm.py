@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch.distributed.nn import functional
 
 
 class SynchronizedBatchNorm(nn.BatchNorm1d):
@@ -17,10 +19,10 @@ class SynchronizedBatchNorm(nn.BatchNorm1d):
     def forward(self, rows: Tensor) -> Tensor:
         if not self.training:
             return super().forward(rows)
-        count = all_reduce(torch.tensor(float(len(rows)), device=rows.device))
-        mean = all_reduce(rows.sum(0)) / count
+        count = _sum(torch.tensor(float(len(rows)), device=rows.device))
+        mean = _sum(rows.sum(0)) / count
         centred = rows - mean
-        variance = all_reduce(centred.square().sum(0)) / count
+        variance = _sum(centred.square().sum(0)) / count
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -35,7 +37,8 @@ class SynchronizedBatchNorm(nn.BatchNorm1d):
 def synchronize(model: nn.Module, device: torch.device) -> None:
     """Make every BatchNorm of `model` one over all processes, in place; parameters, buffers and names stay."""
     if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, as no module of a HEMF is itself a BatchNorm
+        # In place, as the whole model is no BatchNorm.
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         return
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -43,3 +46,8 @@ def synchronize(model: nn.Module, device: torch.device) -> None:
                 made = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum)
                 made.__dict__.update(_parameters=child._parameters, _buffers=child._buffers, training=child.training)
                 setattr(parent, name, made)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Over all processes; gradients flow back to each."""
+    return cast(Tensor, functional.all_reduce(values))  # type: ignore[no-untyped-call]

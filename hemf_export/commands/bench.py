@@ -38,7 +38,7 @@ FAILED = 3
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write tables for a pull request there.")
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page to read and print.")
 @click.option("--verified", type=click.Path(path_type=Path), metavar="VERIFY.json",
-              help="What verify --json printed: accuracy beside latency in the page and the JSON.")  # fmt: skip
+              help="What verify --json printed: accuracy beside latency in the reports.")  # fmt: skip
 @click.option("--baseline", type=click.Path(path_type=Path), help="JSON of an earlier run to compare with.")
 @click.option("--max-slowdown", default=10.0, show_default=True, metavar="PERCENT", help="Of a ratio, to the baseline.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -56,11 +56,11 @@ def command(
     sizes = None if batches is None else _numbers(batches)
     if not 0 <= max_slowdown < float("inf"):
         raise UsageError(f"--max-slowdown is a share in percent, not {max_slowdown:g}.")
-    if verified is not None and not (report or output or as_json):
-        raise UsageError("--verified is for --report, -o and --json.")
+    if verified is not None and not (report or markdown or output or as_json):
+        raise UsageError("--verified is for --report, --markdown, -o and --json.")
 
     from hemf import artifacts
-    from hemf_export import accuracy, bench_baseline, bench_page, bench_run, console, lineup
+    from hemf_export import accuracy, accuracy_section, bench_baseline, bench_page, bench_run, console, lineup
 
     known = None if verified is None else accuracy.read(verified)
     request = bench_run.Request(
@@ -68,11 +68,7 @@ def command(
         kinds=lineup.parse_kinds(runners), transfers=transfers, memory=memory, target=target, verified=known,
     )  # fmt: skip
     earlier = None if baseline is None else bench_baseline.read(baseline)
-    for path in (output, markdown, report):
-        if path is not None:
-            artifacts.check_writable(path)
-            for source in (*files, *filter(None, (baseline, verified))):
-                artifacts.check_distinct(source, path)
+    artifacts.check_outputs(filter(None, (output, markdown, report)), filter(None, (*files, baseline, verified)))
     meter = console.PhaseBar("Timing")
     try:
         found = bench_run.run(request, lambda what, share: meter.update(what, int(100 * share), 100))
@@ -94,7 +90,7 @@ def command(
     if output is not None:
         artifacts.write_json(output, values)
     if markdown is not None:
-        text = found.markdown() + (compared.markdown() if compared else "")
+        text = found.markdown() + accuracy_section.markdown(values) + (compared.markdown() if compared else "")
         artifacts.write_bytes(markdown, text.encode())
     if report is not None:
         artifacts.write_bytes(report, bench_page.html(values).encode())

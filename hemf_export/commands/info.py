@@ -8,14 +8,18 @@ from typing import Any
 
 import click
 
+from hemf.variants import VARIANTS, WHOLE
+
 
 @click.command("info")
 @click.argument("model", default="hemf-base", metavar="[CKPT|SIZE]")
+@click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
+              help=f"Of a size: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option("--num-classes", default=7, show_default=True, help="For a size.")
 @click.option("--image-size", default=224, show_default=True, help="For a size.")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(model: str, num_classes: int, image_size: int, classes: str | None, as_json: bool) -> None:
+def command(model: str, variant: str, num_classes: int, image_size: int, classes: str | None, as_json: bool) -> None:
     """Show the parameters and multiply-adds of a size (hemf-base, hemf-small, hemf-tiny) or a checkpoint.
 
     They are counted in two ways: as the paper did (the thop package, which sees known layers only), and every
@@ -24,18 +28,23 @@ def command(model: str, num_classes: int, image_size: int, classes: str | None, 
     from hemf import checkpoint
     from hemf.config import SIZES, registered
     from hemf.count import Count, count_parts
+    from hemf.errors import UsageError
+    from hemf.variants import variant_of, vary
 
     path = Path(model)
     saved = None
     if model in SIZES or not (path.exists() or path.suffix):
-        config = registered(model, num_classes=num_classes, image_size=image_size)
+        config = vary(registered(model, num_classes=num_classes, image_size=image_size), variant)
     else:
+        if variant != WHOLE:
+            raise UsageError(f"{model} says itself what its network is.", "Leave out --variant.")
         names = tuple(name.strip() for name in classes.split(",")) if classes else None
         saved = checkpoint.load(path, classes=names)
         config = saved.config
     parts = count_parts(config)
     total = sum(parts.values(), Count())
-    table_3 = _table_3() if config.width == 96 and config.image_size == 224 else []
+    of_paper = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
+    table_3 = _table_3() if of_paper else []
     if as_json:
         values: dict[str, Any] = {
             "config": config.to_dict(),
@@ -58,7 +67,8 @@ def command(model: str, num_classes: int, image_size: int, classes: str | None, 
     if table_3:
         from hemf import published
 
-        console.say(f"The paper prints {published.PARAMETERS_M} M and {published.MULTIPLY_ADDS_G} G (Table 6).")
+        if variant_of(config) == WHOLE:
+            console.say(f"The paper prints {published.PARAMETERS_M} M and {published.MULTIPLY_ADDS_G} G (Table 6).")
         _print_table_3(table_3)
 
 

@@ -70,11 +70,11 @@ def command(
         _row(prediction, model.classes, top, folder, root)
         for prediction, folder in zip(found, pictures.class_folders(model.classes), strict=True)
     ]
-    count = f"{len(found)} image{'s' * (len(found) != 1)}" + (f" of {_printable(root)}" if root else "")
+    count = f"{len(found)} image{'s' * (len(found) != 1)}" + (f" of {console.printable(root)}" if root else "")
     columns = ("image", "class", "probability", "next likely")[: len(rows[0])]
-    console.table(f"{_printable(file)} ({model.precision}): {count}", columns, rows, words=(0, 1, 3))
+    console.table(f"{console.printable(file)} ({model.precision}): {count}", columns, rows, words=(0, 1, 3))
     if shares:
-        right = [(_printable(share.folder), _share(share.right, share.images)) for share in shares]
+        right = [(console.printable(share.folder), _share(share.right, share.images)) for share in shares]
         console.facts("\nRight by their folders' names (✗: the others)", right)
 
 
@@ -82,11 +82,13 @@ def _row(
     prediction: Prediction, classes: tuple[str, ...], top: int, folder: Path | None, root: Path | None
 ) -> tuple[str, ...]:
     """Image, class (marked where `folder` is called otherwise), its probability, and the next likely if `top` asks."""
+    from hemf_export import console
+
     ranked = sorted(zip(prediction.probabilities, classes, strict=True), key=lambda item: -item[0])
     following = "  ".join(f"{name} {_percent(probability)}" for probability, name in ranked[1:top])
     path = prediction.path if root is None else prediction.path.relative_to(root)
     wrong = folder is not None and folder.name != prediction.label
-    cells = _printable(path), prediction.label + " ✗" * wrong, _percent(prediction.probability)
+    cells = console.printable(path), prediction.label + " ✗" * wrong, _percent(prediction.probability)
     return (*cells, following) if following else cells
 
 
@@ -104,11 +106,8 @@ def _percent(probability: float) -> str:
 def _passed_over(paths: tuple[Path, ...]) -> list[str]:
     if not paths:
         return []
-    names = ", ".join(_printable(path) for path in paths[:_SHOWN])
+    from hemf_export import console
+
+    names = ", ".join(console.printable(path) for path in paths[:_SHOWN])
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return [f"Passed over, as not images by their names: {names}{more}."]
-
-
-def _printable(path: Path) -> str:
-    """A name as it can be shown: line breaks, and bytes that are no text, as escapes."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(path))

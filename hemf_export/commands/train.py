@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hemf.variants import VARIANTS, WHOLE
 from hemf_export.grouped_help import GroupedCommand
 from hemf_export.recipe_options import SECTIONS, given_recipe, recipe_options
 from train.recipe_file import dump
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 @click.argument("data", type=click.Path(path_type=Path), required=False, metavar="DATA")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The run's folder.  [required]")
 @click.option("--model", default="hemf-base", show_default=True, help="hemf-base, hemf-small or hemf-tiny.")
+@click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
+              help=f"A reduced network of the paper's ablation: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option("--image-size", default=224, show_default=True, help="Input height and width; a multiple of 32.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
               help="Type that products are computed in.  [default: float16 on CUDA, off on a CPU]")  # fmt: skip
 @click.option("--no-amp", "amp", flag_value="off", hidden=True)
 @click.option("--channels-last/--no-channels-last", default=True, show_default=True, help="Weights and images so.")
-@click.option("--compile/--no-compile", "compiled", default=False, show_default=True, help="torch.compile.")
+@click.option("--compile/--no-compile", default=False, show_default=True, help="torch.compile.")
 @click.option("--workers", type=int, default=None, help="Loader processes.  [default: 0 on a CPU, up to 8 on CUDA]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them.")
@@ -44,10 +47,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def command(
-    context: click.Context, /, data: Path | None, output: Path | None, model: str, image_size: int, mode: Any,
-    recipe_source: str | None, print_recipe: bool, device: str, amp: str | None, channels_last: bool, compiled: bool,
-    workers: int | None, resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool, teacher: Path | None,
-    **fields: Any,
+    context: click.Context, /, data: Path | None, output: Path | None, model: str, variant: str, image_size: int,
+    mode: Any, recipe_source: str | None, print_recipe: bool, device: str, amp: str | None, channels_last: bool,
+    compile: bool, workers: int | None, resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool,
+    teacher: Path | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
@@ -65,9 +68,9 @@ def command(
     if tensorboard:
         scalars.check()
     options = Options(
-        data=data, output=output, model=model, image_size=image_size, mode=mode, device=device, amp=amp,
-        channels_last=channels_last, compile=compiled, workers=workers, resume=resume, skip_unreadable=skip_unreadable,
-        teacher=teacher,
+        data=data, output=output, model=model, variant=variant, image_size=image_size, mode=mode, device=device,
+        amp=amp, channels_last=channels_last, compile=compile, workers=workers, resume=resume,
+        skip_unreadable=skip_unreadable, teacher=teacher,
     )  # fmt: skip
     with _together(device) as first:
         summary = _train(options, recipe, tensorboard=tensorboard)
@@ -83,7 +86,7 @@ def _train(options: run.Options, recipe: Recipe, *, tensorboard: bool) -> dict[s
     from train import scalars
     from train.run import prepare
 
-    listener = _Progress(recipe.epochs)
+    listener = Progress(recipe.epochs)
     prepared = prepare(options, recipe, listener)
     for line in prepared.notes:
         console.warn(line)
@@ -141,7 +144,7 @@ def _recalls(recall: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.0%}" for name, value in recall.items())
 
 
-class _Progress:
+class Progress:
     """A bar within the epoch, on a terminal, and one line an epoch; the figures for TensorBoard, where `events` is."""
 
     def __init__(self, epochs: int) -> None:

@@ -22,7 +22,7 @@ import click
 @click.option("--max-logit-diff", type=float, help="Of any logit, absolute.")
 @click.option("--locate", is_flag=True, help="Compare node by node, and name the first that stands out.")
 @click.option("--float32", type=click.Path(path_type=Path), metavar="FILE.onnx",
-              help="For --locate.  [default: the file that the candidate's manifest names, beside it]")  # fmt: skip
+              help="To look into the files.  [default: what their manifests name, beside them]")  # fmt: skip
 @click.option("--report", type=click.Path(path_type=Path), metavar="FILE.html", help="Write a page to read and print.")
 @click.option("--thumbnails/--no-thumbnails", default=True, show_default=True,
               help="Put small pictures of the changed images into the page.")  # fmt: skip
@@ -43,46 +43,41 @@ def command(
     Ends with 3 where a bound is missed or a logit is not finite; reports are written all the same.
     """
     from hemf import artifacts
-    from hemf.errors import CheckFailedError, UsageError
-    from hemf_export import baseline, console, verification, verification_page, verification_sheet, verification_text
-    from hemf_export import locate as locating
+    from hemf.errors import CheckFailedError
+    from hemf_export import (
+        baseline,
+        console,
+        scrutiny,
+        verification,
+        verification_page,
+        verification_sheet,
+        verification_text,
+    )
     from hemf_export.bounds import Bounds
 
-    if float32 is not None and not locate:
-        raise UsageError("--float32 is for --locate.")
     request = verification.Request(
         candidates=candidates, data=data, reference=reference, seed=seed, batch=batch,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
         bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_diff),
+        earlier=None if earlier is None else baseline.read(earlier),
     )  # fmt: skip
-    for path in (report, markdown):
-        if path is not None:
-            artifacts.check_writable(path)
-            for source in (*candidates, *([reference] if reference else [])):
-                artifacts.check_distinct(source, path)
-    before = None if earlier is None else baseline.read(earlier)
-    parents, notes = locating.float32_files(candidates, float32) if locate else ({}, [])
+    artifacts.check_outputs(filter(None, (report, markdown)), filter(None, (*candidates, reference, earlier, float32)))
+    looking = scrutiny.plan(candidates, float32, nodes=locate)
     bar = console.PhaseBar("Verifying")
     try:
-        found = verification.verify(request, bar.update)
-        located = {
-            candidate.subject.path: locating.locate(found, candidate, parents[candidate.subject.path], bar.update)
-            for candidate in found.candidates
-            if candidate.subject.path in parents
-        }
+        found = looking.add_to(verification.verify(request, bar.update), bar.update)
     finally:
         bar.stop()
-    found = locating.add(found, located)
     values: dict[str, Any] = found.to_dict()
-    if earlier is not None and before is not None:
-        values["baseline"] = baseline.compare(earlier, before, values)
+    if request.earlier is not None:
+        values["baseline"] = request.earlier.compare(values)
         values["passed"] = values["passed"] and values["baseline"]["passed"]
     if report is not None:
         pictures = verification_sheet.thumbnails(found) if thumbnails else {}
         artifacts.write_bytes(report, verification_page.html(values, pictures).encode())
     if markdown is not None:
         artifacts.write_bytes(markdown, verification_text.markdown(values).encode())
-    for note in (*notes, *(note for subject in (found.reference, *(c.subject for c in found.candidates))
+    for note in (*looking.notes, *(note for subject in (found.reference, *(c.subject for c in found.candidates))
                            for note in subject.model.notes)):  # fmt: skip
         console.warn(note)
     problems = verification_text.missed(values)
@@ -95,7 +90,7 @@ def command(
         files = "\n  ".join(problems)
         raise CheckFailedError(
             f"{len(problems)} bound{'s' * (len(problems) != 1)} missed:\n  {files}",
-            _advice(candidates, bool(parents)),
+            _advice(candidates, locate),
             values,
         )
     if as_json:

@@ -51,6 +51,44 @@ def test_logits_and_every_stage_agree_with_the_authors_model(authors, shared):
             assert max(np.abs(mean).max(), np.abs(deviation).max()) < TOLERANCE, (branch, stage)
 
 
+def test_gradients_in_training_agree_with_an_independent_transcription():
+    """Training takes a shorter way through external attention than evaluation and export do."""
+    torch.manual_seed(0)
+    naive = NaiveHEMF(3, width=32, elf=1, egf=1).train()
+    for name, value in naive.state_dict().items():
+        if value.ndim > 1:
+            value.normal_(0, value[0].numel() ** -0.5)
+        elif name.endswith("angle"):
+            value.copy_((1.0 / 10000 ** torch.linspace(0, 1, len(value) // 2)).repeat_interleave(2))
+        elif name.endswith("decay"):
+            value.copy_(torch.log(1 - 2.0 ** (-1 - 3 * torch.arange(len(value)) / len(value))))
+    converted, _ = convert(naive.state_dict())
+    ours = HEMF(TINY)
+    ours.load_state_dict(converted)
+    images, labels = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 0])
+    losses = [torch.nn.functional.cross_entropy(model.train()(images), labels) for model in (naive, ours)]
+    assert float(losses[0].detach()) == pytest.approx(float(losses[1].detach()), rel=1e-5)
+    for loss in losses:
+        loss.backward()
+    gradients = {name: each.grad for name, each in naive.named_parameters() if each.grad is not None}
+    expected, _ = convert({**naive.state_dict(), **gradients})
+    largest = max(float(expected[name].abs().max()) for name, _ in ours.named_parameters())
+    for name, parameter in ours.named_parameters():
+        assert float((parameter.grad - expected[name]).abs().max()) < 1e-4 * largest, name
+
+
+def test_external_attention_is_the_same_in_training_and_evaluation():
+    torch.manual_seed(0)
+    attention = MixedAttention(64).mhea
+    rows = torch.randn(2 * 49, 64)
+    with torch.no_grad():
+        ways = [attention.train(training)(rows, 49) for training in (True, False)]
+    assert torch.allclose(*ways, rtol=1e-4, atol=1e-6)
+    far = rows * 1e4  # logits of thousands, whose softmax is 0 in all but one place
+    with torch.no_grad():
+        assert torch.isfinite(attention.train()(far, 49)).all()
+
+
 @pytest.mark.parametrize(("classes", "seed"), [(2, 1), (8, 2)])
 def test_logits_agree_with_an_independent_transcription(authors, classes, seed):
     model, state = authors_model(authors, classes, seed)

@@ -65,6 +65,7 @@ def verified(told, tmp_path) -> Path:
 class Benched:
     report: dict[str, Any]
     page: str
+    markdown: str
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +77,9 @@ def benched(made, told, short_runs, tmp_path_factory: pytest.TempPathFactory) ->
     files = [str(path) for path in (made.checkpoint, made.onnx, made.half)]
     assert cli.run(["bench", *files, *QUICK, "--batch", "1", "-o", str(old)]) == 0
     more = ["--verified", verified, "--report", page, "--baseline", old, "--max-slowdown", 10_000, "-o", new]
+    more += ["--markdown", folder / "bench.md"]
     assert cli.run(["bench", *files, *QUICK, *map(str, more)]) == 0
-    return Benched(json.loads(new.read_text()), page.read_text())
+    return Benched(json.loads(new.read_text()), page.read_text(), (folder / "bench.md").read_text())
 
 
 @pytest.fixture
@@ -188,6 +190,17 @@ def test_a_verification_of_another_checkpoint_is_refused_before_any_timing(
         verified.write_text(text)
         code, _, err = run_cli("bench", made.onnx, *QUICK, "--verified", verified, "--report", page)
         assert (code, message in err) == (1, True), err
+
+
+def test_markdown_sets_accuracy_beside_latency(benched, report):
+    part = benched.markdown.partition("### Accuracy, from verify.json")[2].partition("\n##")[0]
+    rows = [line.split(" | ") for line in part.splitlines() if line.startswith("| ")][1:]
+    runners = report["verified"]["runners"]
+    assert [row[0].removeprefix("| ") for row in rows] == [one["name"] for one in runners]
+    for row, one in zip(rows, runners, strict=True):
+        assert row[1].rstrip("*") == f"{one['accuracy']:.2%}"
+        assert row[3] == f"{one['agreement']:.2%}"
+    assert rows[0][-1].removesuffix(" |") == "reference"
 
 
 def test_a_verification_without_a_place_to_show_it_is_wrong_usage(made, verified, run_cli):

@@ -81,6 +81,16 @@ def test_info_shows_the_papers_figures(run_cli):
     assert report["total"]["parameters"] == 66_678_263
 
 
+def test_info_of_a_variant(run_cli, checkpoint_file):
+    code, out, err = run_cli("info", "hemf-base", "--variant", "full-irmlp")
+    assert code == 0
+    assert "HEF: IRMLP" in out
+    assert "101.065" in out, "Table 3's four IRMLPs: 1.190 + 4.757 + 19.025 + 76.093"
+    assert "66.64 M" not in err, "which is the whole network's"
+    assert "Table 3" not in run_cli("info", "hemf-base", "--variant", "local-only")[1]
+    assert run_cli("info", checkpoint_file, "--variant", "both")[0] == 2
+
+
 def test_info_of_a_checkpoint(run_cli, checkpoint_file):
     code, out, _ = run_cli("info", checkpoint_file)
     assert code == 0

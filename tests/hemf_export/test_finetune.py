@@ -88,12 +88,12 @@ def test_an_int8_file_that_lost_its_accuracy_gets_it_back(quantized, pictures, r
     same_graph(quantized, path)
     assert "as calibrated" in err
     # The other commands take it.
-    code, out, _ = run_cli("verify", path, "--data", pictures, "--json")
-    assert code in (0, 3)
-    accuracy = json.loads(out)["candidates"][0]["metrics"]["accuracy"]
-    assert code == 3 or accuracy > 0.7
-    code, _, err = run_cli("verify", path, "--data", pictures, "--locate")
-    assert (code, "was fine-tuned" in err) == (1, True)
+    code, out, err = run_cli("verify", path, "--data", pictures, "--max-logit-diff", "50", "--max-drop", "40", "--json")
+    assert "What best.qat.int8.onnx stores is not compared: it was fine-tuned" in err
+    found = json.loads(out)["candidates"][0]
+    assert {missed["bound"] for missed in found["missed"]} <= {"min_agreement", "max_recall_drop"}
+    assert found["metrics"]["accuracy"] > 0.6
+    assert run_cli("verify", path, "--data", pictures, "--locate")[0] == 1
     assert run_cli("inspect", path)[0] == 0
     assert run_cli("predict", path, pictures / "test")[0] == 0
 

@@ -61,3 +61,16 @@ def test_equal_values_leave_nothing_open():
 def test_a_wild_value_leaves_the_interval_above_0():
     found = intervals.of_median(np.array([1.0, 900, 1, 800, 1, 1, 900, 1, 1, 700]))
     assert 0 < found.low <= 1
+
+
+def test_a_ratio_is_never_known_better_than_runs_agree():
+    equal = intervals.of_ratio(np.full(12, 0.5))
+    wide = 1 + intervals.BETWEEN_RUNS
+    assert (equal.low, equal.median, equal.high) == pytest.approx((0.5 / wide, 0.5, 0.5 * wide))
+    values = series(3, 40, 0.3)
+    within, whole = intervals.of_median(values), intervals.of_ratio(values)
+    assert whole.median == within.median
+    for end, own in ((whole.low, within.low), (whole.high, within.high)):
+        chance = np.log(own / within.median) ** 2 + np.log(wide) ** 2
+        assert np.log(end / whole.median) ** 2 == pytest.approx(chance)
+    assert whole.low < within.low < within.high < whole.high

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from hemf_export import locate, verification
+from hemf_export import locate, scrutiny, verification
 from hemf_export.verification import Request
 from tests.hemf_export import faults
 from tests.hemf_export.conftest import no_inference
@@ -23,7 +23,7 @@ def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):
     found = json.loads(out)["candidates"][0]
     assert (found["divergence"]["first"]["node"], found["divergence"]["first"]["block"]) == (node, "EGF 2")
     assert [item["node"] for item in found["divergence"]["beyond"]] == [node], "what is behind it is not to blame"
-    assert found["missed"][-1]["bound"] == "node_error"
+    assert [missed["bound"] for missed in found["missed"][-2:]] == ["weight_error", "node_error"]
     assert f"{node} (EGF 2)" in err
 
 
@@ -34,7 +34,11 @@ def test_what_cannot_be_looked_into(made, copies, folder, tmp_path, run_cli, mon
     copies.onnx.unlink()
     code, _, err = run_cli("verify", copies.half, "--data", folder, "--locate")
     assert (code, "--float32" in err) == (1, True)
-    found, notes = locate.float32_files([copies.half, copies.checkpoint], made.onnx)
-    assert found == {copies.half: made.onnx}
-    assert len(notes) == 1
-    assert locate.float32_files([made.onnx, made.half], None) == ({made.half: made.onnx}, []), "no word of the parent"
+    for other, said in ((made.half, "is fp16"), (copies.folder / "gone.onnx", "No ONNX file")):
+        code, _, err = run_cli("verify", copies.half, "--data", folder, "--float32", other)
+        assert (code, said in err) == (1, True)
+    some = scrutiny.plan([copies.half, copies.checkpoint], made.onnx, nodes=True)
+    assert some.parents == {copies.half: made.onnx}
+    assert len(some.notes) == 1
+    both = scrutiny.plan([made.onnx, made.half], nodes=True)
+    assert (both.parents, both.notes) == ({made.half: made.onnx}, ()), "no word of the parent"

@@ -64,7 +64,13 @@ def alone(two_class_data: Path, tmp_path_factory: pytest.TempPathFactory):
 
 
 def weights_differ_by(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, statistics: bool) -> float:
-    names = [name for name in one if one[name].is_floating_point() and ("running" in name) == statistics]
+    """Without biases that a BatchNorm takes away again: AdamW makes whole steps of the rounding of their gradients."""
+    names = [
+        name for name in one
+        if one[name].is_floating_point()
+        and ("running" in name) == statistics
+        and not ("fusion" in name and name.endswith(("projection.bias", "squeeze.bias")))
+    ]  # fmt: skip
     return max(float((one[name] - other[name]).abs().max()) for name in names)
 
 
@@ -77,7 +83,7 @@ def test_with_synchronized_statistics_two_processes_are_one_of_the_same_batch(to
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=1e-2)
     assert lines(together / "synchronized")[0]["loss"] == pytest.approx(expected_lines[0]["loss"], rel=1e-5)
     assert weights_differ_by(found, expected, statistics=False) < 1e-3
-    assert weights_differ_by(found, expected, statistics=True) < 1e-3
+    assert weights_differ_by(found, expected, statistics=True) < 3e-3, "the means have those biases in them"
     assert found.keys() == expected.keys()
 
 
@@ -177,6 +183,8 @@ def test_a_process_that_dies_ends_the_other_with_a_message(image_data, tmp_path)
         for process in started:
             process.kill()
             process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
     assert started[0].returncode == 1
     assert "error: Another process of this run ended, or can't be reached." in rest
     assert "Traceback" not in rest

@@ -1,0 +1,168 @@
+"""`hemf-export ablate`: configurations trained one after another, and the table of what each reached."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from hemf.errors import HemfError, UsageError
+from hemf_export.commands.train import command as train_command
+from hemf_export.grouped_help import GroupedCommand
+from hemf_export.recipe_options import SECTIONS, given_recipe
+from train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from train.ablation import Member, Outcome
+
+# Each member's own; everything else of `train` is taken here too, with the same defaults.
+_OWN = ("data", "output", "variant", "resume", "print_recipe", "tensorboard", "as_json")
+
+
+@click.command("ablate", cls=GroupedCommand, groups=SECTIONS)
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder of the run folders.")
+@click.option("--configs", type=click.Path(path_type=Path), metavar="FILE.toml",
+              help="Configurations to compare.  [default: the seven rows of the paper's Table 10]")  # fmt: skip
+@click.option("--seeds", metavar="N,N…", help="Train each configuration with each of these seeds.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+@click.pass_context
+def command(
+    context: click.Context, /, data: Path, output: Path, configs: Path | None, seeds: str | None, as_json: bool,
+    recipe_source: str | None, **training: Any,
+) -> None:  # fmt: skip
+    """Train several configurations on DATA one after another, each in OUTPUT/NAME, and compare them on test/.
+
+    By default they are the rows of the paper's Table 10: one branch, both, and what fuses them, step by step. A TOML
+    file lists others: [[configuration]] with name, variant (see train --variant) and any field of the recipe; what
+    it leaves out comes from the options here, and from --recipe.
+
+    Run again, finished configurations are taken as they are, and one that was interrupted goes on. One that fails
+    doesn't stop the others; it is told at the end. OUTPUT/ablation.json and ablation.md have the results so far.
+    """
+    numbers = _seeds(seeds)
+    if numbers is not None and context.get_parameter_source("seed") is ParameterSource.COMMANDLINE:
+        raise UsageError("--seed and --seeds together say two things.", "Leave one out.")
+    from hemf_export import ablation_report as report
+    from hemf_export import console
+    from train import ablation, configurations
+    from train.run import Options
+
+    fields = Recipe().to_dict()
+    recipe = given_recipe(context, recipe_source, {name: training[name] for name in fields})
+    options = Options(data, output, **{name: value for name, value in training.items() if name not in fields})
+    listed = configurations.read(configs, recipe) if configs else configurations.table_10(recipe)
+    members = ablation.plan(listed, output, numbers)
+
+    listener = _Progress()
+    images = ablation.check(members, options, listener)
+    listener.close()
+    for note in images.notes:
+        console.warn(note)
+    if images.test is None:
+        console.warn(f"{data} has no test/: the figures are of val/, which also chose the best epoch of each run.")
+
+    def write(outcomes: list[Outcome]) -> None:
+        report.write(ablation.rows(outcomes, options, images), options, images, output)
+
+    outcomes = ablation.run(members, options, images, listener, write)
+    rows = ablation.rows(outcomes, options, images)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    if failed:
+        if not as_json:
+            _print(report, rows, options, images)
+        _refuse(failed, len(outcomes), output)
+    if as_json:
+        click.echo(json.dumps(report.to_dict(rows, options, images), indent=2, ensure_ascii=False))
+        return
+    _print(report, rows, options, images)
+    console.say(f"{output}: {report.JSON_NAME}, {report.MARKDOWN_NAME}, and a folder for each run")
+    best = max(outcomes, key=lambda outcome: outcome.summary["splits"]["val"]["accuracy"] if outcome.summary else -1.0)
+    console.next_command("hemf-export onnx", best.member.folder / "best.pt")
+
+
+command.params += [option for option in train_command.params if option.name not in _OWN]
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and len(part) < 19 for part in parts):
+        raise UsageError(f"--seeds takes whole numbers, as 0,1,2, not {text!r}.")
+    return [int(part) for part in parts]
+
+
+def _print(report: Any, rows: Any, options: Any, images: Any) -> None:
+    from hemf_export import console
+
+    titles, cells = report.columns_and_cells(rows, options, images)
+    console.table(report.title(options, images), titles, cells)
+
+
+def _refuse(failed: list[Outcome], total: int, output: Path) -> None:
+    """End with the code of the first failure. A defect of ours is raised as it came, so that --debug shows where."""
+    from hemf_export import ablation_report as report
+    from hemf_export import console
+
+    for outcome in failed:
+        if not isinstance(outcome.error, HemfError):
+            assert outcome.error is not None
+            console.warn(report.failure(outcome))
+            raise outcome.error
+    names = ", ".join(outcome.member.folder.name for outcome in failed)
+    reasons = "\n  ".join(str(outcome.error) for outcome in failed)
+    error = HemfError(
+        f"{len(failed)} of {total} runs failed ({names}):\n  {reasons}",
+        f"{output / report.JSON_NAME} has what the others reached. Run the same command again to try these anew.",
+    )
+    error.exit_code = failed[0].error.exit_code  # type: ignore[union-attr]
+    raise error
+
+
+class _Progress:
+    """Which run of how many, and within it what `train` shows."""
+
+    def __init__(self) -> None:
+        from hemf_export import console
+        from hemf_export.commands.train import Progress
+
+        self.console, self.make = console, Progress
+        self.inner = Progress(1)
+        self.label = ""
+
+    def begin(self, member: Member, number: int, total: int) -> None:
+        self.label = f"[{number}/{total}] {member.folder.name}"
+        self.inner = self.make(member.configuration.recipe.epochs)
+
+    def headline(self, text: str) -> None:
+        self.console.say(f"{self.label}: {text}")
+
+    def end(self, outcome: Outcome) -> None:
+        from hemf_export import ablation_report as report
+
+        self.close()
+        if outcome.summary is None:
+            self.console.warn(f"{self.label}: {report.failure(outcome)}")
+            return
+        split = "test" if "test" in outcome.summary["splits"] else "val"
+        accuracy = outcome.summary["splits"][split]["accuracy"]
+        self.console.say(f"{self.label}: {outcome.status}, {split} {accuracy:.2%} (epoch {outcome.summary['epoch']})")
+
+    def checking(self, total: int) -> None:
+        self.inner.checking(total)
+
+    def checked(self) -> None:
+        self.inner.checked()
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        self.inner.step(epoch, step, steps, loss)
+
+    def epoch(self, line: dict[str, Any]) -> None:
+        self.inner.epoch(line)
+
+    def close(self) -> None:
+        self.inner.close()

@@ -1,0 +1,153 @@
+"""`hemf-export evaluate`: metrics, plots and tables of models on labelled images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
+    from hemf_export.evaluated import Evaluation
+
+# Heading → (figure, whether it is a share).
+_COLUMNS = {
+    "accuracy": ("accuracy", True),
+    "precision": ("macro_precision", True),
+    "recall": ("macro_recall", True),
+    "F1": ("macro_f1", True),
+    "MCC": ("mcc", False),
+    "kappa": ("kappa", False),
+    "AUC": ("auc", False),
+    "ECE": ("ece", False),
+    "Brier": ("brier", False),
+}
+_CLASS_COLUMNS = {
+    "precision": ("precision", True),
+    "recall": ("recall", True),
+    "specificity": ("specificity", True),
+    "F1": ("f1", True),
+    "AUC": ("auc", False),
+}
+_EXPLAINED = 4  # images in the next command
+
+
+@click.command("evaluate")
+@click.argument("files", nargs=-1, required=True, metavar="FILE…", type=click.Path(path_type=Path))
+@click.option("--data", required=True, multiple=True, metavar="DIR", type=click.Path(path_type=Path),
+              help="Data folder (test/, else val/) or class folders; once for all files, or for each.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="For the results.  [default: FILE.evaluation beside FILE; of several, evaluation]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace an earlier evaluation in that folder.")
+@click.option("--classes", help="Class names a,b,c for checkpoints that have none.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+def command(
+    files: tuple[Path, ...], data: tuple[Path, ...], output: Path | None, force: bool, classes: str | None, batch: int,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Measure how good each FILE (checkpoint, ONNX file or engine) is on labelled images.
+
+    Several files are folds of a cross-validation, each with its own --data in the same order, or runs of one recipe:
+    their mean and standard deviation are shown. The folder gets evaluation.json, the confusion matrix and the ROC
+    curves as PNG and SVG, and predictions.csv.
+    """
+    from hemf import artifact_folder
+    from hemf_export import console, evaluation, evaluation_files
+
+    request = evaluation.Request(
+        files, data, tuple(name.strip() for name in classes.split(",")) if classes else None, batch
+    )
+    folder = output or evaluation_files.default_folder(files)
+    artifact_folder.check(folder, evaluation_files.MARK, force=force)
+    bar = console.PhaseBar("Evaluating")
+    try:
+        found = evaluation.evaluate(request, bar.update)
+        bar.update("drawing", 0, 1)
+        evaluation_files.write(found, folder, force=force)
+    finally:
+        bar.stop()
+    for note in _notes(found):
+        console.warn(note)
+    values = found.to_dict()
+    if as_json:
+        click.echo(json.dumps({**values, "folder": str(folder)}, indent=2, allow_nan=False))
+        return
+    _show(found, values)
+    console.say(f"{folder}: evaluation.json, predictions.csv, confusion and roc as PNG and SVG")
+    console.next_command(*_next(found))
+
+
+def _notes(found: Evaluation) -> list[str]:
+    notes = [note for one in found.models for note in one.model.notes]
+    if any(one.model.emulated for one in found.models):
+        notes.append("float16 is emulated here as a GPU rounds it: a CPU would compute it in float32.")
+    for one in found.models:
+        if one.images.root.name == "val":
+            notes.append(f"{one.images.root} chose the best epoch in training: figures of test images are what counts.")
+    return list(dict.fromkeys(notes))
+
+
+def _show(found: Evaluation, values: dict[str, Any]) -> None:
+    from hemf_export import console
+
+    several = len(found.models) > 1
+    titles = _told_apart([one.path for one in found.models])
+    rows = [
+        (title, str(len(one.images)), *_cells(one.metrics, _COLUMNS))
+        for title, one in zip(titles, found.models, strict=True)
+    ]
+    if several:
+        rows.append(("mean", "", *_cells(values["mean"], _COLUMNS)))
+        rows.append(("± sd (n - 1)", "", *_cells(values["standard_deviation"], _COLUMNS)))
+    folders = dict.fromkeys(str(one.images.root) for one in found.models)
+    console.table(
+        ", ".join(folders) if len(folders) < 3 else f"{len(folders)} folders", ("file", "images", *_COLUMNS), rows
+    )
+    console.say("Precision, recall and F1 are means over the classes; so recall is the balanced accuracy.")
+    classes = []
+    for name in found.classes:
+        support = str(sum(one.by_class[name]["support"] for one in found.models))
+        if several:
+            mean, spread = (values[key]["by_class"][name] for key in ("mean", "standard_deviation"))
+            pairs = zip(_cells(mean, _CLASS_COLUMNS), _cells(spread, _CLASS_COLUMNS), strict=True)
+            classes.append((name, support, *(f"{middle} ± {width}" for middle, width in pairs)))
+        else:
+            classes.append((name, support, *_cells(found.models[0].by_class[name], _CLASS_COLUMNS)))
+    title = "\nEach class against the rest" + (", mean ± sd" if several else "")
+    console.table(title, ("class", "images", *_CLASS_COLUMNS), classes)
+    cells = [(name, *(str(count) for count in row)) for name, row in zip(found.classes, found.confusion, strict=True)]
+    together = ", summed" if several else ""
+    console.table(f"\nConfusion{together} (row: true class)", ("", *found.classes), cells)
+
+
+def _told_apart(paths: list[Path]) -> list[str]:
+    """The ends of the paths, as short as they differ: best.pt, or fold1/best.pt."""
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        ends = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(ends)) == len(ends):
+            return ends
+    return [path.name for path in paths]  # one file, on several folders
+
+
+def _cells(figures: dict[str, Any], columns: dict[str, tuple[str, bool]]) -> list[str]:
+    return [_cell(figures[name], share) for name, share in columns.values()]
+
+
+def _cell(value: float | None, share: bool) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2%}" if share else f"{value:.4f}"
+
+
+def _next(found: Evaluation) -> tuple[str | Path, ...]:
+    """Look at what a checkpoint got wrong; take it further where it got nothing wrong."""
+    from hemf_export.discover import CHECKPOINT_SUFFIXES
+
+    one = found.models[0]
+    if one.path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+        return "hemf-export bench", one.path
+    if wrong := [path for path in one.wrong if str(path).isprintable()]:
+        return "hemf-export explain", one.path, *wrong[:_EXPLAINED]
+    return "hemf-export onnx", one.path

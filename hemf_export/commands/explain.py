@@ -1,0 +1,81 @@
+"""`hemf-export explain`: where in an image a checkpoint sees the class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+_SHOWN = 20  # images in the table
+
+
+@click.command("explain")
+@click.argument("file", metavar="CKPT", type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
+@click.option("--class", "class_name", metavar="NAME", help="Explain this class.  [default: the predicted one]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder for the pictures.  [default: CKPT.explained beside the checkpoint]")  # fmt: skip
+@click.option("--force", is_flag=True, help="Replace earlier explanations in that folder.")
+@click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    file: Path, images: tuple[Path, ...], class_name: str | None, output: Path | None, force: bool,
+    classes: str | None, batch: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Draw where in each IMAGE the score of its class comes from: Grad-CAM++ of the last fused feature map.
+
+    An IMAGE may be a folder: all images below it are taken. A PNG an image shows the crop that the network saw, the
+    map, and both together; several images get sheets too. A map is a hint at what to look at, no proof: it is coarse,
+    and scaled to its own maximum.
+    """
+    from hemf import artifact_folder
+    from hemf_export import console, explanation
+
+    request = explanation.Request(
+        file, images, class_name, tuple(name.strip() for name in classes.split(",")) if classes else None, batch
+    )
+    folder = output or explanation.default_folder(file)
+    artifact_folder.check(folder, explanation.MARK, force=force)
+    bar = console.PhaseBar("Explaining")
+    try:
+        found = explanation.explain(request, folder, force=force, progress=bar.update)
+    finally:
+        bar.stop()
+    for note in found["notes"]:
+        console.warn(note)
+    if found["passed_over"]:
+        console.warn(f"{len(found['passed_over'])} files passed over, as not images by their names.")
+    empty = [one["image"] for one in found["images"] if one["empty"]]
+    if empty:
+        console.warn(f"Nothing speaks for the class in {len(empty)} of {len(found['images'])} images: empty maps.")
+    if as_json:
+        click.echo(json.dumps({**found, "folder": str(folder)}, indent=2, allow_nan=False))
+        return
+    rows = [
+        (
+            console.printable(Path(one["image"]).name),
+            one["class"],
+            f"{one['probability']:.2%}",
+            one["predicted"] + " ✗" * (one["true"] not in (None, one["predicted"])),
+            console.printable(one["picture"]),
+        )
+        for one in found["images"][:_SHOWN]
+    ]
+    more = len(found["images"]) - len(rows)
+    title = f"{file.name}: {len(found['images'])} image{'s' * (len(found['images']) != 1)}"
+    columns = ("image", "class explained", "probability", "predicted", "picture")
+    console.table(title + f", the first {len(rows)}" * (more > 0), columns, rows, words=(0, 1, 3, 4))
+    (height, width), size = found["cells"], found["size"]
+    console.say(
+        f"{folder}: explanation.json, a PNG an image{_sheets(found['sheets'])}. "
+        f"The map has {height} × {width} cells of {size // height} × {size // width} pixels: no finer than that."
+    )
+    console.next_command("hemf-export onnx", file)
+
+
+def _sheets(names: list[str]) -> str:
+    if len(names) < 3:
+        return "".join(f", {name}" for name in names)
+    return f", {names[0]} to {names[-1]}"

@@ -1,0 +1,110 @@
+"""Plots: what they say can be read off them, nothing lies over anything, and they are the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from hemf.images import decode
+from train import figures, heatmap_figures
+from train.class_metrics import RocCurve, mean_curve
+from train.heatmap_figures import HeatMap
+
+NAMES = ("plain", "costs $5 or $6", "線\n", "a name that is much too long for any axis of a plot")
+
+
+def curves(count: int, names: tuple[str, ...] = NAMES[:2]) -> list[RocCurve]:
+    generator = np.random.default_rng(count)
+    made = []
+    for index in range(count):
+        x, y = (np.sort(np.concatenate([[0.0], generator.random(20), [1.0]])) for _ in range(2))
+        made.append(RocCurve(names[index % len(names)], x, y, 0.5))
+    return made
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_a_confusion_matrix_shows_counts_and_shares_of_the_true_class():
+    figure = figures.confusion([[3, 1], [0, 0]], ("a", "b"), "title")
+    assert texts(figure) == ["3\n75%", "1\n25%", "0\n0%", "0\n0%"]
+    shades = figure.axes[0].images[0].get_array()
+    assert shades.tolist() == [[0.75, 0.25], [0, 0]]
+
+
+@pytest.mark.parametrize("count", [2, 9])
+def test_the_legend_stands_beside_the_curves_and_tells_each_apart(count: int):
+    made = curves(count)
+    figure = figures.roc(made, "title", mean=mean_curve(made))
+    figures.encode(figure, "png")
+    axes, legend = figure.axes[0], figure.legends[0]
+    renderer = figure.canvas.get_renderer()
+    assert not Bbox.intersection(axes.get_window_extent(renderer), legend.get_window_extent(renderer))
+    for part in (axes.get_tightbbox(renderer), legend.get_window_extent(renderer)):
+        assert figure.bbox.fully_contains(part.x0, part.y0), "nothing is cut off"
+        assert figure.bbox.fully_contains(part.x1, part.y1), "nothing is cut off"
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern), line.get_linewidth()) for line in axes.lines}
+    assert len(looks) == count + 2
+    assert len(legend.get_texts()) == count + 2
+    assert legend.get_texts()[-2].get_text() == "macro 0." + f"{mean_curve(made).area:.3f}"[2:]
+    for line, curve in zip(axes.lines[1:], made, strict=False):
+        np.testing.assert_array_equal(line.get_xdata(), curve.false_positive_rate)
+        np.testing.assert_array_equal(line.get_ydata(), curve.true_positive_rate)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_same_plot_is_the_same_bytes(kind: str):
+    made = curves(4, NAMES)
+    first, again = (figures.encode(figures.roc(made, NAMES[1], mean=mean_curve(made)), kind) for _ in range(2))
+    assert first == again
+    matrices = [figures.encode(figures.confusion(np.eye(4, dtype=int), NAMES, NAMES[1]), kind) for _ in range(2)]
+    assert matrices[0] == matrices[1]
+    if kind == "svg":
+        assert b"dc:date" not in first
+        assert first.startswith(b"<?xml")
+    else:
+        assert Image.open(io.BytesIO(first)).size[0] > 500
+
+
+def test_a_run_saves_its_confusion_matrix_as_png(tmp_path: Path):
+    figures.save_confusion([[1, 0], [0, 1]], ("a", "b"), "title", tmp_path / "confusion.png")
+    assert decode(tmp_path / "confusion.png").width > 300
+
+
+def heat(name: str = "a.png", value: float = 0.0) -> HeatMap:
+    pixels = np.full((8, 8, 3), (200, 100, 0), np.uint8)
+    return HeatMap(pixels, np.full((8, 8), value, np.float32), name, "WBC 98.0%")
+
+
+def test_an_overlay_is_the_grey_image_under_the_colours_of_the_map():
+    """Grey is 0.299 · 200 + 0.587 · 100: alone where the map is 0, else 35 % of it and 65 % of inferno's end."""
+    assert heat(value=0).overlay()[0, 0].tolist() == pytest.approx([118.5] * 3, abs=1)
+    bright = [0.35 * 118.5 + 0.65 * part for part in (252, 255, 164)]
+    assert heat(value=1).overlay()[0, 0].tolist() == pytest.approx(bright, abs=1)
+
+
+def test_a_panel_shows_image_map_and_overlay():
+    one = heat("x $y$\n.png", 0.5)
+    figure = heatmap_figures.panel(one)
+    shown = [axes.images[0].get_array() for axes in figure.axes[:3]]
+    np.testing.assert_array_equal(shown[0], one.pixels)
+    np.testing.assert_array_equal(shown[1], one.values)
+    np.testing.assert_array_equal(shown[2], one.overlay())
+    assert figure.axes[1].images[0].get_clim() == (0, 1), "not stretched to what the map happens to hold"
+    assert figure.get_suptitle() == "x $y$·.png: WBC 98.0%"
+    assert Image.open(io.BytesIO(figures.encode(figure, "png"))).size[0] > 800
+
+
+@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (5, (2, 4)), (20, (5, 4))])
+def test_a_sheet_has_a_place_for_each(count: int, shape: tuple[int, int]):
+    figure = heatmap_figures.sheet([heat(f"{index}.png") for index in range(count)])
+    assert figure.axes[0].get_gridspec().get_geometry() == shape
+    filled = [axes.get_title() for axes in figure.axes if axes.images]
+    assert filled == [f"{index}.png\nWBC 98.0%" for index in range(count)]

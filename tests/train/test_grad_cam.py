@@ -1,0 +1,109 @@
+"""Grad-CAM++ beside answers worked out by hand, and beside the derivatives that its closed form stands for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hemf.model import StageFeatures
+from tests.conftest import tiny_checkpoint
+from train.grad_cam import channel_weights, grad_cam_plus_plus
+
+
+class Averaged(nn.Module):
+    """The images are the feature map; its average goes through a linear layer."""
+
+    def __init__(self, weights: list[list[float]]) -> None:
+        super().__init__()
+        self.head = nn.Linear(len(weights[0]), len(weights), bias=False)
+        self.head.weight = nn.Parameter(torch.tensor(weights))
+
+    def features(self, images: Tensor) -> StageFeatures:
+        return StageFeatures([], [], [images])
+
+    def classify(self, fused: Tensor) -> Tensor:
+        return self.head(fused.mean((2, 3)))
+
+
+CORNERS = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 4.0]]]])
+
+
+def test_a_map_worked_out_by_hand():
+    """Gradients are weight / 4: 1/2 and 1/4. Both sums are 4, so α is 1 / (2 + 2) and 1 / (2 + 1), the channels'
+    weights are 4 · 1/4 · 1/2 = 1/2 and 4 · 1/3 · 1/4 = 1/3, the map 4 · 1/2 and 4 · 1/3 in its corners. Grad-CAM would
+    say 1/2 in the second one."""
+    found = grad_cam_plus_plus(Averaged([[2.0, 1.0], [-1.0, -3.0]]), CORNERS)
+    assert found.classes.tolist() == [0]
+    assert found.logits.tolist() == [[3.0, -4.0]]
+    assert found.maps[0].tolist() == [[1.0, 0.0], [0.0, pytest.approx(2 / 3)]]
+    assert found.cells == (2, 2)
+
+
+def test_a_given_class_has_a_map_of_its_own():
+    """Class 1 takes from the second channel alone."""
+    model = Averaged([[2.0, 1.0], [-1.0, 3.0]])
+    assert grad_cam_plus_plus(model, CORNERS, [1]).maps[0].tolist() == [[0.0, 0.0], [0.0, 1.0]]
+    both = grad_cam_plus_plus(model, CORNERS.repeat(2, 1, 1, 1), [1, 0])
+    assert both.classes.tolist() == [1, 0]
+    assert both.maps[1, 0, 0] == 1.0
+
+
+def test_nothing_that_speaks_for_the_class_is_a_map_of_zeros():
+    found = grad_cam_plus_plus(Averaged([[2.0, 1.0], [-1.0, -3.0]]), CORNERS, [1])
+    assert found.maps.tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
+
+
+def test_a_feature_map_below_zero_is_a_map_of_zeros():
+    """Σ_k w_k A_k is negative everywhere. Here 2 + g ΣA would be 0 in channel 0: the formula's pole."""
+    below = torch.full((1, 2, 2, 2), -1.0)
+    found = grad_cam_plus_plus(Averaged([[2.0, 1.0], [1.0, 1.0]]), below, [0])
+    assert found.maps.tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
+
+
+def test_weights_are_those_of_the_derivatives_that_the_closed_form_stands_for():
+    """α by equation 10 from second and third derivatives of exp(S) that autograd finds, element by element, where the
+    gradient differs from place to place."""
+    generator = torch.Generator().manual_seed(5)
+    features = torch.rand(1, 3, 2, 4, generator=generator, dtype=torch.float64)
+    slopes = torch.randn(3, 2, 4, generator=generator, dtype=torch.float64)
+    expected = torch.zeros(3, dtype=torch.float64)
+    base = (features[0] * slopes).sum()
+    for k, i, j in torch.cartesian_prod(torch.arange(3), torch.arange(2), torch.arange(4)).tolist():
+        value = features[0, k, i, j].clone().requires_grad_()
+        y = torch.exp(base + slopes[k, i, j] * (value - features[0, k, i, j].detach()))
+        (first,) = torch.autograd.grad(y, value, create_graph=True)
+        (second,) = torch.autograd.grad(first, value, create_graph=True)
+        (third,) = torch.autograd.grad(second, value)
+        alpha = second / (2 * second + features[0, k].sum() * third)
+        expected[k] += (alpha * first.relu()).detach()
+    found = channel_weights(features, slopes[None])[0]
+    torch.testing.assert_close(found * torch.exp(base), expected)
+
+
+def test_maps_are_enlarged_bilinearly_and_reach_one():
+    """A 1×2 map of 1 and 0 on 4 columns: cells' centres at 0.5 and 2.5, so 1, 3/4, 1/4, 0."""
+    features = torch.tensor([[[[1.0, 0.0]]]])
+
+    class Enlarged(Averaged):
+        def features(self, images: Tensor) -> StageFeatures:
+            return StageFeatures([], [], [features])
+
+    found = grad_cam_plus_plus(Enlarged([[1.0]]), torch.zeros(1, 3, 2, 4))
+    torch.testing.assert_close(found.maps[0], torch.tensor([[1.0, 0.75, 0.25, 0.0]] * 2))
+
+
+def test_a_networks_logits_are_its_own_and_images_have_no_part_in_each_others_maps():
+    saved = tiny_checkpoint()
+    model = saved.model()
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    together = grad_cam_plus_plus(model, images)
+    with torch.inference_mode():
+        torch.testing.assert_close(together.logits, model(images))
+    assert together.maps.shape == (3, 64, 64)
+    assert together.cells == (2, 2)
+    assert not together.maps.requires_grad
+    for index in range(3):
+        alone = grad_cam_plus_plus(model, images[index : index + 1], [int(together.classes[index])])
+        torch.testing.assert_close(alone.maps[0], together.maps[index], atol=1e-4, rtol=1e-4)
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,0 +1,76 @@
+"""Lists of patients as hospitals have them: from Excel, with names with and without an ending, with holes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hemf.errors import BadInputError
+from hemf.folders import LabelledImages
+from train import groups
+from train.groups import GroupColumn
+
+IMAGES = LabelledImages(
+    Path("scans"), ("a", "b"), tuple(Path("scans", name) for name in ("a/1.png", "a/2.png", "b/3.png")), (0, 0, 1)
+)
+
+
+def read(folder: Path, text: str | bytes, column: str = "patient", images: LabelledImages = IMAGES):
+    path = folder / "patients.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return groups.read(GroupColumn(path, column), images)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("image,patient\n1.png,P1\n2.png,P1\n3.png,P2\n", id="names"),
+        pytest.param("patient,age,image\nP1,70,1\nP1,70,2\nP2,60,3\n", id="stems"),
+        pytest.param("image,patient\na/1.png,P1\na/2.png,P1\nb/3.png,P2\n", id="places"),
+        pytest.param("\ufeffimage;patient\r\n1.png;P1\r\n2.png;P1\r\n3.png;P2\r\n", id="excel"),
+        pytest.param("image\tpatient\n1.png\tP1\n2.png\tP1\n\n3.png\tP2\n\n", id="tabs"),
+        pytest.param('image,patient\n"1.png","P1"\n 2.png , P1\n3.png,P2\n1.png,P1\n', id="quotes-and-spaces"),
+    ],
+)
+def test_lists_as_programs_write_them(tmp_path: Path, text):
+    assert read(tmp_path, text) == (("P1", "P1", "P2"), [])
+
+
+def test_rows_of_other_images_are_counted(tmp_path: Path):
+    found, notes = read(tmp_path, "image,patient\n1,P1\n2,P1\n3,P2\n4,P2\n5,P3\n")
+    assert found == ("P1", "P1", "P2")
+    assert notes[0].startswith("2 rows of ")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "has no column 'image'"),
+        ("image,patents\n1,P1\n", r"has no column 'patient'.*Did you mean 'patents'"),
+        ("image,patient\n1,P1\n2\n", r"line 3: 1 cells; the header has 2"),
+        ("image,patient\n1,P1\n2,\n", r"line 3: 2 has no patient"),
+        ("image,patient\n1,P1\n2,P1\n1,P2\n", r"line 4: 1 is in 'P1' and in 'P2'"),
+        ("image,patient\n1,P1\n", r"2 of 3 images are not in .*a/2\.png; b/3\.png"),
+        ('image,patient\n"1,P1\n', r"not a CSV file in UTF-8"),
+        (b"image,patient\nM\xfcller,P1\n", r"not a CSV file in UTF-8"),
+        (b"\x00\x00\x00", r"patients\.csv"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_told(tmp_path: Path, text, told):
+    with pytest.raises(BadInputError, match=r"(?s)" + told):
+        read(tmp_path, text)
+
+
+def test_a_name_that_two_images_have_must_say_which(tmp_path: Path):
+    images = LabelledImages(Path("s"), ("a", "b"), (Path("s/a/1.png"), Path("s/b/1.png")), (0, 1))
+    with pytest.raises(BadInputError, match=r"'1\.png' may be s/a/1\.png or s/b/1\.png.*b/1\.png in the column image"):
+        read(tmp_path, "image,patient\n1.png,P1\n", images=images)
+    found, _ = read(tmp_path, "image,patient\na/1.png,P1\nb/1.png,P2\n", images=images)
+    assert found == ("P1", "P2")
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "."])
+def test_a_list_that_is_not_there(tmp_path: Path, name):
+    with pytest.raises(BadInputError, match="is not a file"):
+        groups.read(GroupColumn(tmp_path / name, "patient"), IMAGES)

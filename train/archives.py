@@ -1,0 +1,55 @@
+"""ZIP archives as data sets are published in: the images in them, unpacked where nothing else can be reached."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from hemf import artifact_folder
+from hemf.errors import BadInputError
+from hemf.folders import EXTENSIONS
+
+_KEPT = (*EXTENSIONS, ".csv", ".txt")
+
+
+def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+    """Write the images and lists of an archive below `folder`, with the folders that they lie in.
+
+    Raises:
+        BadInputError: not a ZIP file, damaged, encrypted, larger than the disk, or with a member that would leave
+            `folder`; then nothing of it is unpacked.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [member for member in archive.infolist() if _wanted(path, member)]
+            needed = sum(member.file_size for member in members)
+            if needed > shutil.disk_usage(folder).free:
+                raise BadInputError(
+                    f"{path} holds {needed / 1e9:.1f} GB; the disk of {folder.parent} has no room for it.",
+                    "Choose another output folder with -o.",
+                )
+            for done, member in enumerate(members, 1):
+                target = folder.joinpath(*PurePosixPath(member.filename).parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as file:
+                    artifact_folder.write_stream(target, cast(BinaryIO, file))
+                progress(done, len(members))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        # RuntimeError is how the module says that a password is asked for.
+        raise BadInputError(f"{path} can't be unpacked: {error}.", "Download it again.") from error
+
+
+def _wanted(path: Path, member: zipfile.ZipInfo) -> bool:
+    """Whether a member is an image or a list; what the system of whoever packed it left is not."""
+    place = PurePosixPath(member.filename.replace("\\", "/"))
+    if place.is_absolute() or ".." in place.parts or ":" in member.filename:
+        raise BadInputError(f"{path} has a member that leads out of its folder: {member.filename!r}.")
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise BadInputError(f"{path} has a link in it: {member.filename!r}.")
+    hidden = any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
+    return not member.is_dir() and not hidden and place.suffix.lower() in _KEPT

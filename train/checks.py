@@ -1,0 +1,168 @@
+"""What is looked at before the first epoch: classes, unreadable files, and images that are in two splits.
+
+Everything that is wrong is told at once. Reads images; changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from hemf.errors import BadInputError
+from hemf.folders import LabelledImages, class_folders, listed, unreadable
+from train.splits import SPLITS
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What decoding each image of a list showed.
+
+    Args:
+        bad: index and reason of each that can't be decoded.
+        digests: SHA-256 of size and RGB pixels; None where there are none. The same picture in another lossless file
+            has the same digest.
+    """
+
+    bad: dict[int, str]
+    digests: tuple[str | None, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Splits that can be trained on, and what the user should know of them."""
+
+    splits: dict[str, LabelledImages]
+    notes: list[str]
+
+
+def load_splits(root: Path) -> dict[str, LabelledImages]:
+    """train/, val/ and, where it is, test/ below `root`, with one numbering of the classes.
+
+    Raises:
+        BadInputError: splits or classes that are missing, empty or different between splits: all of them.
+    """
+    splits: dict[str, LabelledImages] = {}
+    errors: list[BadInputError] = []
+    classes = _class_names(root)
+    for split in SPLITS:
+        if split == "test" and not (root / split).is_dir():
+            continue
+        try:
+            splits[split] = class_folders(root / split, classes)
+        except BadInputError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        told = "\n  ".join(error.message for error in errors)
+        hints = dict.fromkeys(error.hint for error in errors if error.hint)
+        raise BadInputError(f"{len(errors)} splits below {root} can't be used:\n  {told}", " ".join(hints) or None)
+    return splits
+
+
+def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callable[[], None]) -> Checked:
+    """Decode every image once.
+
+    Args:
+        splits: by name.
+        skip: leave unreadable images out, with a note, in place of refusing them.
+        progress: called per image.
+
+    Raises:
+        BadInputError: unreadable images, each named; or too few images or classes for training.
+    """
+    contents = {name: look_at(images, progress) for name, images in splits.items()}
+    told = {name: told_unreadable(images, contents[name].bad) for name, images in splits.items() if contents[name].bad}
+    if told and not skip:
+        raise BadInputError("\n".join(told.values()), "Mend or remove them, or leave them out with --skip-unreadable.")
+    notes: list[str] = []
+    readable: dict[str, LabelledImages] = {}
+    for name, images in splits.items():
+        bad = contents[name].bad
+        readable[name] = images.select([index for index in range(len(images)) if index not in bad])
+        _refuse_lost_classes(readable[name])
+        if bad:
+            notes.append(told_left_out(images, bad))
+    _refuse_too_little(readable["train"])
+    return Checked(readable, [*notes, *repeated(splits, {name: each.digests for name, each in contents.items()})])
+
+
+def look_at(images: LabelledImages, progress: Callable[[], None] = lambda: None) -> Contents:
+    """Decode every image of a list, on several threads."""
+    digests: list[str | None] = [None] * len(images)
+
+    def digest(index: int, image: Image.Image) -> None:
+        found = hashlib.sha256(f"{image.width}×{image.height}".encode())
+        found.update(image.tobytes())
+        digests[index] = found.hexdigest()
+
+    bad = unreadable(images, progress, digest)
+    return Contents(bad, tuple(digests))
+
+
+def told_unreadable(images: LabelledImages, bad: Mapping[int, str]) -> str:
+    """All unreadable images of a list, each with its reason."""
+    reasons = "\n  ".join(bad.values())
+    return f"{len(bad)} of {len(images)} images below {images.root} can't be read:\n  {reasons}"
+
+
+def told_left_out(images: LabelledImages, bad: Mapping[int, str]) -> str:
+    """The same, where they are left out."""
+    reasons = "\n  ".join(bad.values())
+    return f"{len(bad)} unreadable images left out below {images.root}:\n  {reasons}"
+
+
+def repeated(splits: Mapping[str, LabelledImages], digests: Mapping[str, tuple[str | None, ...]]) -> list[str]:
+    """Notes of the same picture in two splits, and under two classes; counted, the first few named."""
+    first: dict[str, dict[str, Path]] = {}  # digest → split → the first image there
+    classes: dict[str, tuple[str, Path]] = {}
+    pairs: dict[tuple[str, str], list[str]] = {}
+    disputed: list[str] = []
+    for split, images in splits.items():
+        assert images.labels is not None
+        for path, label, digest in zip(images.paths, images.labels, digests[split], strict=True):
+            if digest is None:
+                continue
+            for other, twin in first.get(digest, {}).items():
+                if other != split:
+                    pairs.setdefault((split, other), []).append(f"{path} = {twin}")
+            first.setdefault(digest, {}).setdefault(split, path)
+            known, twin = classes.setdefault(digest, (images.classes[label], path))
+            if known != images.classes[label]:
+                disputed.append(f"{path} = {twin}")
+    notes = [
+        listed(f"{len(twins)} images of {split} are also in {other}, pixel for pixel", twins)
+        + f" Figures on {split} are better than they should be."
+        for (split, other), twins in pairs.items()
+    ]
+    if disputed:
+        notes.append(listed(f"{len(disputed)} images are in two classes, pixel for pixel", disputed))
+    return notes
+
+
+def _class_names(root: Path) -> tuple[str, ...] | None:
+    """The class folders of train/, whatever else is wrong with it."""
+    folder = root / "train"
+    if not folder.is_dir():
+        return None
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return tuple(names) or None
+
+
+def _refuse_lost_classes(images: LabelledImages) -> None:
+    assert images.labels is not None
+    lost = sorted(set(range(len(images.classes))) - set(images.labels))
+    if lost:
+        names = ", ".join(images.classes[label] for label in lost)
+        raise BadInputError(f"No image of {names} below {images.root} can be read.")
+
+
+def _refuse_too_little(train: LabelledImages) -> None:
+    if len(train) < 2:
+        raise BadInputError(f"{train.root} has {len(train)} image; at least 2 are needed.")
+    if len(train.classes) < 2:
+        raise BadInputError(f"{train.root} has one class, {train.classes[0]}; a classifier needs two.")

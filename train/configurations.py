@@ -1,0 +1,134 @@
+"""What an ablation compares: a list of configurations, by default the rows of the paper's Table 10, or from TOML.
+
+    [[configuration]]
+    name = "focal"
+    variant = "both+mixed"   # of hemf.variants; left out: the whole network
+    epochs = 50              # any field of the recipe
+
+Knows nothing of images and networks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hemf import variants
+from hemf.errors import BadInputError, UsageError, did_you_mean
+from train import recipe_file
+from train.recipe import Recipe
+
+TABLE = "configuration"  # [[configuration]]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")  # also a folder's, on any system
+_LARGEST_FILE = 1_000_000  # bytes; a list of configurations is a few thousand
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One member of an ablation.
+
+    Args:
+        name: of its folder and its row: letters, digits, `_`, `+` and `-`.
+        variant: of `hemf.variants`.
+        recipe: how it is trained.
+        fixed: the fields of the recipe that the configuration itself sets.
+
+    Raises:
+        UsageError: a name that is none, or no such variant.
+    """
+
+    name: str
+    variant: str = variants.WHOLE
+    recipe: Recipe = field(default_factory=Recipe)
+    fixed: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise UsageError(
+                f"A configuration can't be named {self.name!r}: its folder has that name.",
+                "Letters, digits, '_', '+' and '-', at most 64, and first a letter or a digit.",
+            )
+        if not isinstance(self.variant, str) or self.variant not in variants.VARIANTS:
+            hint = did_you_mean(str(self.variant), variants.VARIANTS)
+            raise UsageError(f"No variant of HEMF is named {self.variant!r} (configuration {self.name}).", hint)
+
+
+def table_10(recipe: Recipe) -> tuple[Configuration, ...]:
+    """The seven rows of the paper's Table 10, all trained alike."""
+    return tuple(Configuration(variant, variant, recipe) for variant in variants.TABLE_10)
+
+
+def read(path: Path, recipe: Recipe) -> tuple[Configuration, ...]:
+    """The configurations of a TOML file.
+
+    Args:
+        path: the file.
+        recipe: what a configuration has where it sets nothing itself.
+
+    Raises:
+        BadInputError: no such file, or not TOML.
+        UsageError: unknown keys, values of another type or out of range, no configuration, a name twice.
+    """
+    content = _parse(path)
+    for key in content:
+        if key != TABLE:
+            raise UsageError(f"{path}: unknown key {key!r}.", f"Each configuration is a table [[{TABLE}]].")
+    tables = content.get(TABLE)
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise UsageError(f"{path} has no configuration.", f'Each is a table: [[{TABLE}]], then name = "…".')
+    found = tuple(_configuration(path, table, recipe) for table in tables)
+    try:
+        refuse_repeated(found)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from error
+    return found
+
+
+def refuse_repeated(found: Sequence[Configuration]) -> None:
+    """Raise UsageError where two have one name, in upper or lower case: they would share a folder."""
+    names = [configuration.name.casefold() for configuration in found]
+    for configuration in found:
+        if names.count(configuration.name.casefold()) > 1:
+            raise UsageError(f"Two configurations are named {configuration.name!r}.", "Each needs a name of its own.")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    if path.exists() and not path.is_file():
+        raise BadInputError(f"{path} is not a file.", "A TOML file with the configurations is needed.")
+    try:
+        if path.stat().st_size > _LARGEST_FILE:
+            raise BadInputError(f"{path} has {path.stat().st_size:,} bytes: not a list of configurations.")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(f"{path} can't be read: {error.strerror or error}.", "Is the path right?") from error
+    except RecursionError as error:
+        raise BadInputError(f"{path} is nested too deeply to be read.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} is not TOML: {error}.") from error
+
+
+def _configuration(path: Path, table: Mapping[str, Any], base: Recipe) -> Configuration:
+    if "name" not in table:
+        raise UsageError(
+            f"{path}: a configuration has no name, only {', '.join(table) or 'nothing'}.", 'Add name = "…".'
+        )
+    known = {*Recipe().to_dict(), "name", "variant"}
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{path}: unknown key {key!r}.", did_you_mean(key, known))
+    own = {key: value for key, value in table.items() if key not in ("name", "variant")}
+    try:
+        configuration = Configuration(table["name"], table.get("variant", variants.WHOLE), base, tuple(own))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error.message}", error.hint) from error
+    source = f"{path}, {configuration.name}"
+    values = {key: recipe_file.checked(source, key, value) for key, value in own.items()}
+    try:
+        return dataclasses.replace(configuration, recipe=dataclasses.replace(base, **values))
+    except UsageError as error:
+        raise UsageError(f"{source}: {error.message}", error.hint) from error
