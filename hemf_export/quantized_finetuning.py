@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,23 +23,19 @@ from calibration.agreement import Comparison, compare
 from calibration.budget import Budget
 from calibration.emulation import emulate
 from calibration.image_set import ImageSet
-from calibration.products import is_signed_permutation
 from calibration.selection import Selection
 from calibration.trials import logits as logits_of
-from hemf import artifacts, checkpoint
+from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
-from hemf_export import discover, onnx_file, predictor
+from hemf_export import finetuning_source, onnx_file, predictor
 from hemf_export.onnx_file import Description
-from train import distillation, finetuning, hardware
-from train.distillation import Teacher
+from train import finetuning, hardware
 from train.finetuning import FineTuned
 from train.finetuning_recipe import FineTuning
 from train.graph_network import GraphNetwork
 
 MAX_DEVIATION = 0.05  # of the largest logit: what PyTorch and ONNX Runtime may differ by where a step flips
 _KEPT = ("calibration_images", "int8", "conversion")  # of the manifest of the file that it is made from
-# Operator → inputs that are weights, biases, or scales and shifts of a norm.
-_TRAINED = {"Conv": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "LayerNormalization": (1, 2)}
 
 
 class Listener(finetuning.Listener, Protocol):
@@ -107,16 +102,14 @@ def make(request: Request, listener: Listener) -> Made:
         MissingCapabilityError: CUDA asked for and not there.
     """
     device = hardware.choose(request.device).device
-    described, manifest = _read(request.source)
-    path = request.output or _default_output(request.source, described)
-    artifacts.check_writable(path)
-    artifacts.check_distinct(request.source, path)
-    reference = request.reference or _checkpoint_of(request.source, described)
+    described, manifest = finetuning_source.read(request.source)
+    path = request.output or finetuning_source.default_output(request.source, described)
+    artifacts.check_outputs((path,), filter(None, (request.source, request.reference)))
+    teacher = finetuning_source.teacher(request.source, described, request.reference, device)
     chosen = _images(request, described, listener)
-    teacher = _teacher(reference, described, device)
     model = ir.load(request.source)
     common.ShapeInferencePass()(model)
-    network = GraphNetwork(model, trained_initializers(model.graph)).to(device)
+    network = GraphNetwork(model, finetuning_source.trained_initializers(model.graph)).to(device)
     judges = chosen.held_out
     tuned = finetuning.finetune(
         network, teacher, chosen.calibration.images, judges.images, described.preprocess, request.recipe, listener,
@@ -156,75 +149,6 @@ def make(request: Request, listener: Listener) -> Made:
     }
     written = _write(path, request.source, model, described, fields)
     return Made(path, before, after, tuned, written, chosen.notes)
-
-
-def trained_initializers(graph: ir.Graph) -> Collection[str]:
-    """Names of the initializers that are weights of a quantized graph: of products, biases and norms.
-
-    Tables of positions are none, nor is a product that only moves values and changes signs.
-    """
-    found: dict[str, None] = {}
-    for node in graph:
-        for place in _TRAINED.get(node.op_type, ()):
-            value = node.inputs[place] if place < len(node.inputs) else None
-            source = None if value is None else value.producer()
-            if source is not None and source.op_type == "DequantizeLinear":
-                value = source.inputs[0]
-            if value is None or value.const_value is None:
-                continue
-            array = value.const_value.numpy()
-            if array.ndim < 2 or not is_signed_permutation(array):
-                found[str(value.name)] = None
-    return found
-
-
-def _read(source: Path) -> tuple[Description, dict[str, Any]]:
-    _, described = onnx_file.read(source)
-    if described.precision not in ("int8", "int8-cpu"):
-        raise BadInputError(
-            f"{source} is {described.precision}: there is no INT8 to train for.",
-            "Make an INT8 file first: hemf-export calibrate FILE --precision int8 --images DATA.",
-        )
-    manifest = artifacts.read_manifest(source)
-    if manifest is None:
-        raise BadInputError(
-            f"{source} has no manifest: nothing tells how it was made.", "Make it again: hemf-export calibrate."
-        )
-    if described.input_type != "float32" or described.batch is not None:
-        what = "raw pixels" if described.input_type != "float32" else f"batches of {described.batch} alone"
-        raise BadInputError(
-            f"{source} takes {what}; fine-tuning needs normalized input and any batch.",
-            "Export without --input and --batch, and calibrate that file.",
-        )
-    return described, manifest
-
-
-def _default_output(source: Path, described: Description) -> Path:
-    ending = f".{described.precision}.onnx"
-    stem = source.name.removesuffix(ending) if source.name.endswith(ending) else source.stem
-    return source.with_name(f"{stem}.qat{ending}")
-
-
-def _checkpoint_of(source: Path, described: Description) -> Path:
-    found = discover.checkpoint_of(source.parent, described.checkpoint_sha256)
-    if found is None:
-        raise BadInputError(
-            f"The checkpoint that {source} was made from doesn't lie beside it.", "Name it: --reference CKPT."
-        )
-    return found
-
-
-def _teacher(path: Path, described: Description, device: str) -> Teacher:
-    """The float network, under the file's names of the classes: where it has none, they were given at its export."""
-    saved = checkpoint.load(path)
-    if saved.sha256 != described.checkpoint_sha256:
-        raise BadInputError(
-            f"{path} is not the checkpoint that the file was made from: SHA-256 {saved.sha256[:16]}, expected "
-            f"{described.checkpoint_sha256[:16]}.",
-            "Name that one: --reference CKPT.",
-        )
-    named = dataclasses.replace(saved, classes=described.classes)
-    return distillation.Teacher(named, described.classes, described.preprocess, device)
 
 
 def _images(request: Request, described: Description, listener: Listener) -> Selection:

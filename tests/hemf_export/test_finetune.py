@@ -17,7 +17,7 @@ from calibration.emulation import of_file
 from calibration.session import Session
 from hemf import artifacts, checkpoint
 from hemf_export import onnx_file
-from hemf_export.quantized_finetuning import trained_initializers
+from hemf_export.finetuning_source import trained_initializers
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
 from tests.hemf_export import faults
 from train.graph_network import GraphNetwork
