@@ -31,6 +31,7 @@ COMMANDS = {
     "info": ("hemf_export.commands.info", "Parameters and multiply-adds of a size or a checkpoint."),
     "onnx": ("hemf_export.commands.onnx", "Export a checkpoint to ONNX, and prove the file against PyTorch."),
     "calibrate": ("hemf_export.commands.calibrate", "Make an FP16 or INT8 ONNX file whose accuracy is known."),
+    "finetune": ("hemf_export.commands.finetune", "Train an INT8 file's weights for INT8, from its checkpoint."),
     "trt": ("hemf_export.commands.trt", "Build a TensorRT engine, from a float16 graph proven first."),
     "bench": ("hemf_export.commands.bench", "Time checkpoints, ONNX files and engines side by side."),
     "verify": ("hemf_export.commands.verify", "Show on images that files are the model that was validated."),
@@ -81,6 +82,7 @@ def cli(debug: bool) -> None:
     hemf-export train DATA -o RUN      class folders of images → RUN/best.pt
     hemf-export onnx RUN/best.pt       → RUN/best.onnx, proven against PyTorch
     hemf-export calibrate RUN/best.onnx --precision int8 --images DATA --max-drop 0.5   → INT8 within a budget
+    hemf-export finetune RUN/best.int8.onnx --data DATA   where INT8 costs too much
     hemf-export trt RUN/best.onnx --fp16   → an engine for a T4
     hemf-export verify RUN/best.fp16.onnx --data DATA   the same classes as the checkpoint, image by image?
     hemf-export bench RUN/best.onnx    latency, side by side

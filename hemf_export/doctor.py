@@ -101,6 +101,7 @@ USES = (
     Use("explain", (*_GRAPH, "scikit-learn", "matplotlib")),
     Use("onnx", _GRAPH, gains={"onnxsim": "graphs are not simplified"}),
     Use("calibrate", (*_GRAPH, "matplotlib")),
+    Use("finetune", _GRAPH),
     Use("bench", _GRAPH),
     Use("verify", (*_GRAPH, "scikit-learn", "matplotlib")),
     Use("predict", _GRAPH),

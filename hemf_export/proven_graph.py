@@ -141,7 +141,7 @@ def _ready(path: Path, precision: Literal["fp32"] | None = None) -> ProvenGraph:
 
 def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
     """What a graph's manifest says of its proof, for the engine's."""
-    names = ("figures", "parity", "budget", "held_out_images", "calibration_images", "types")
+    names = ("figures", "parity", "budget", "held_out_images", "calibration_images", "types", "fine_tuning")
     return {"proof_of_the_graph": {name: manifest[name] for name in names if name in manifest}}
 
 

@@ -32,6 +32,8 @@ _HELP = {
     "class_balanced_beta": "Of class-balanced: 0 weighs all classes alike, near 1 by 1 / images.",
     "focal_gamma": "Of focal: how little images that are right already weigh.",
     "logit_adjustment": "Of logit-adjusted: 0 for none, 1 for balanced accuracy.",
+    "distillation_weight": "Share of the loss that comes from --teacher.",
+    "temperature": "Softens the teacher's and the student's classes.",
     "augmentation": "Crop and flip; rand: colours and geometry as well.",
     "rand_operations": "Of rand, for each image.",
     "rand_magnitude": "Of rand, 0 to 30.",

@@ -67,6 +67,10 @@ def plan(candidates: Sequence[Path], given: Path | None = None, *, nodes: bool =
     for path in candidates:
         if path.suffix.lower() != ".onnx":
             notes += [f"{path.name} is not an ONNX file: --locate can't look into it."] if nodes else []
+        elif path.is_file() and "fine_tuning" in (artifacts.read_manifest(path) or {}):
+            notes.append(
+                f"What {path.name} stores is not compared: it was fine-tuned, and no float32 file has its weights."
+            )
         elif given is not None and not (path.exists() and given.exists() and path.samefile(given)):
             parents[path] = given
         elif parent := _parent_of(path):

@@ -24,6 +24,7 @@ SHORTENED = {
     "ablate": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8"],
     "bench": ["--seconds", "0.2", "--batch", "1", "--no-memory"],
     "calibrate": ["--count", "8", "--judges", "6"],
+    "finetune": ["--epochs", "3", "--batch-size", "4", "--learning-rate", "1e-3"],
 }
 LARGE_BUDGET = ["--max-drop", "50"]  # a network of one epoch knows its classes too little for half a point
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from hemf import artifacts
 from hemf.config import HemfConfig
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
+from train.distillation import Teacher
 from train.hardware import Hardware
 from train.recipe import Recipe
 
@@ -24,6 +26,7 @@ class Job:
         validation: images that choose the best epoch.
         hardware: where, and in which precision.
         workers: loader processes, of each process of the run.
+        teacher: a trained network, whose probabilities are learned as well.
     """
 
     config: HemfConfig
@@ -33,6 +36,7 @@ class Job:
     validation: LabelledImages
     hardware: Hardware = field(default_factory=Hardware)
     workers: int = 0
+    teacher: Teacher | None = None
 
     def class_counts(self) -> list[int]:
         """Training images of each class."""
@@ -42,6 +46,7 @@ class Job:
     def description(self, processes: int = 1) -> dict[str, Any]:
         """What must be the same for a run to be resumed. Hardware and workers may change, the number of processes not:
         each has BatchNorm statistics of its own part of a batch."""
+        taught = {} if self.teacher is None else {"teacher": self.teacher.sha256}
         return {
             **{f"model.{name}": value for name, value in self.config.to_dict().items()},
             **self.recipe.to_dict(),
@@ -50,4 +55,12 @@ class Job:
             "training images": len(self.train),
             "validation images": len(self.validation),
             "processes": processes,
+            **taught,
         }
+
+    def provenance(self) -> dict[str, Any]:
+        """How a checkpoint of the run came to be."""
+        found: dict[str, Any] = {"recipe": self.recipe.to_dict()}
+        if self.teacher is not None:
+            found["teacher"] = {"model": self.teacher.name, "checkpoint_sha256": self.teacher.sha256}
+        return {**found, "versions": artifacts.versions()}

@@ -1,4 +1,5 @@
-"""What training lowers: the loss of a network on one micro-batch. The one place where it is made."""
+"""What training lowers: the loss of a network on one micro-batch, a teacher's part included. The one place where it is
+made."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from train import losses, mixing
+from train import distillation, losses, mixing
+from train.distillation import Teacher
 from train.recipe import Recipe
 
 
@@ -23,11 +25,13 @@ class Objective:
     """The recipe's loss, on images mixed as the recipe says.
 
     Args:
-        recipe: loss and mixing.
+        recipe: loss, mixing and distillation.
         class_counts: training images of each class.
+        teacher: sees the same images, mixed; None for the recipe's loss alone.
     """
 
-    def __init__(self, recipe: Recipe, class_counts: Sequence[int]) -> None:
+    def __init__(self, recipe: Recipe, class_counts: Sequence[int], teacher: Teacher | None = None) -> None:
+        self.teacher = teacher
         self.recipe, self.classes = recipe, len(class_counts)
         self.loss = losses.make(recipe, class_counts)
         self.mixes = recipe.mixup_alpha > 0 or recipe.cutmix_alpha > 0
@@ -49,4 +53,8 @@ class Objective:
                 mixup_alpha=self.recipe.mixup_alpha, cutmix_alpha=self.recipe.cutmix_alpha,
             )  # fmt: skip
         logits = network(images)
-        return Judgement(self.loss(logits, targets), (logits.detach().argmax(1) == labels).sum())
+        loss = self.loss(logits, targets)
+        if self.teacher is not None:
+            weight, temperature = self.recipe.distillation_weight, self.recipe.temperature
+            loss = distillation.blend(loss, logits, self.teacher(images), weight=weight, temperature=temperature)
+        return Judgement(loss, (logits.detach().argmax(1) == labels).sum())

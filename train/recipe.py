@@ -21,7 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 LARGEST_MAGNITUDE = 30.0  # RandAugment's scale
 _LARGEST_SEED = 2**63 - 1  # of TOML's integers
 _AT_LEAST_ONE = ("epochs", "batch_size", "accumulation_steps", "rand_operations")
-_POSITIVE = ("learning_rate", "final_learning_rate", "warmup_start")
+_POSITIVE = ("learning_rate", "final_learning_rate", "warmup_start", "temperature")
 _NOT_NEGATIVE = (
     "warmup_epochs", "weight_decay", "gradient_clip", "focal_gamma", "logit_adjustment", "mixup_alpha", "cutmix_alpha",
 )  # fmt: skip
@@ -60,6 +60,9 @@ class Recipe:
         class_balanced_beta: of the class-balanced loss.
         focal_gamma: of the focal loss.
         logit_adjustment: τ of the logit-adjusted loss.
+        distillation_weight: share of the loss that is the distance from a teacher's probabilities, where there is a
+            teacher; see `train.distillation`.
+        temperature: that softens both their probabilities.
         augmentation: "crop-flip" is the authors'; "rand" adds `rand_operations` of `train.augmentation`.
         rand_operations: drawn for each image.
         rand_magnitude: their strength, 0 to 30.
@@ -90,6 +93,8 @@ class Recipe:
     class_balanced_beta: float = 0.999
     focal_gamma: float = 2.0
     logit_adjustment: float = 1.0
+    distillation_weight: float = 0.5
+    temperature: float = 2.0
     augmentation: Augmentation = "crop-flip"
     rand_operations: int = 2
     rand_magnitude: float = 9.0
@@ -119,6 +124,8 @@ class Recipe:
         for name in _BELOW_ONE:
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 0 and less than 1, not {getattr(self, name)}.")
+        if not 0 <= self.distillation_weight <= 1:
+            raise UsageError(f"distillation_weight is a share, 0 to 1, not {self.distillation_weight}.")
         if not 0 <= self.rand_magnitude <= LARGEST_MAGNITUDE:
             raise UsageError(f"rand_magnitude must be 0 to {LARGEST_MAGNITUDE:g}, not {self.rand_magnitude}.")
         if not 0 <= self.seed <= _LARGEST_SEED:
@@ -134,6 +141,13 @@ class Recipe:
                     f"{name} does nothing with {choice} {getattr(self, choice)!r}.",
                     f"Choose {choice} {needed!r}, or leave {name} out.",
                 )
+
+    def refuse_without_teacher(self) -> None:
+        """Raise UsageError where something is set that only a teacher gives a sense."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in ("distillation_weight", "temperature"):
+            if getattr(self, name) != defaults[name]:
+                raise UsageError(f"{name} does nothing without a teacher.", f"Add --teacher CKPT, or leave {name} out.")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of one step, counted from 0: linear warm-up, then half a cosine over the remaining epochs."""

@@ -27,6 +27,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Regularization": ("weight_decay", "gradient_clip", "drop_path", "ema_decay", "sync_batch_norm"),
     "Loss": ("loss", "label_smoothing", "class_balanced_beta", "focal_gamma", "logit_adjustment"),
+    "Distillation": ("distillation_weight", "temperature"),
     "Images": ("augmentation", "rand_operations", "rand_magnitude", "mixup_alpha", "cutmix_alpha", "sampling"),
 }  # fmt: skip
 _LARGEST_INTEGER = 2**63 - 1  # of TOML; Python's reader takes more

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,7 +12,8 @@ from hemf import artifacts, checkpoint, variants
 from hemf.config import HemfConfig, registered
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import checks, distributed, figures, hardware, metrics, trainer
+from train import checks, distillation, distributed, figures, hardware, metrics, trainer
+from train.distillation import Teacher
 from train.hardware import Hardware
 from train.job import Job
 from train.recipe import Recipe
@@ -40,6 +42,7 @@ class Options:
     workers: int | None = None
     resume: bool = False
     skip_unreadable: bool = False
+    teacher: Path | None = None
 
     def config(self, num_classes: int) -> HemfConfig:
         """The network.
@@ -49,6 +52,20 @@ class Options:
         """
         size = registered(self.model, num_classes=num_classes, image_size=self.image_size)
         return variants.vary(size, self.variant)
+
+    def preprocess(self) -> Preprocess:
+        """Images to input."""
+        return Preprocess.for_size(self.image_size, self.mode)
+
+    def loaded_teacher(self, classes: Sequence[str], device: str = "cpu") -> Teacher | None:
+        """The network that teaches these classes, where there is one.
+
+        Raises:
+            BadInputError: a file that is no checkpoint, or of other classes.
+        """
+        if self.teacher is None:
+            return None
+        return distillation.load(self.teacher, classes, self.preprocess(), device)
 
     def chosen_hardware(self) -> Hardware:
         """The device, and how it is used.
@@ -123,6 +140,8 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
         MissingCapabilityError: a device or a precision asked for and not there.
         UsageError: a batch that can't be divided as asked for.
     """
+    if options.teacher is None:
+        recipe.refuse_without_teacher()
     options.chosen_hardware()
     options.config(num_classes=2)  # a wrong name or size is told first
     group = distributed.current()
@@ -133,9 +152,11 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
     made = trainer.Trainer(job, run, resume=options.resume)
     processes = f", {group.size} processes" if group.size > 1 else ""
     start = f", going on after epoch {made.next_epoch}" if options.resume else ""
+    taught = "" if job.teacher is None else f", taught by a {job.teacher.name}"
+    where = f"{job.hardware.describe()}{processes}{taught}{start}"
     headline = (
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
-        f"validation images, {recipe.epochs} epochs of {made.steps} steps, {job.hardware.describe()}{processes}{start}"
+        f"validation images, {recipe.epochs} epochs of {made.steps} steps, {where}"
     )
     return Run(made, images.test, listener, headline, list(images.notes))
 
@@ -149,11 +170,12 @@ def describe(options: Options, recipe: Recipe, images: Images) -> Job:
     return Job(
         config=options.config(len(images.train.classes)),
         recipe=recipe,
-        preprocess=Preprocess.for_size(options.image_size, options.mode),
+        preprocess=options.preprocess(),
         train=images.train,
         validation=images.validation,
         hardware=chosen,
         workers=workers,
+        teacher=options.loaded_teacher(images.train.classes, chosen.device),
     )
 
 
@@ -164,6 +186,7 @@ def read_images(options: Options, listener: Listener) -> Images:
         BadInputError: images that can't be read, unless they are left out; too few, or one class.
     """
     splits = checks.load_splits(options.data)
+    options.loaded_teacher(splits["train"].classes)  # one that can't teach is told before the images are read
     listener.checking(sum(map(len, splits.values())))
     checked = checks.check(splits, skip=options.skip_unreadable, progress=listener.checked)
     return Images(checked.splits["train"], checked.splits["val"], checked.splits.get("test"), tuple(checked.notes))

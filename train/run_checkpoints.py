@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hemf import artifacts, checkpoint
+from hemf import checkpoint
 from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError
 from train.distributed import Group
@@ -39,7 +39,7 @@ class RunCheckpoints:
             preprocess=self.job.preprocess,
             state=state.weights(),
             metrics={"epoch": state.progress.next_epoch, "validation": figures},
-            provenance={"recipe": self.job.recipe.to_dict(), "versions": artifacts.versions()},
+            provenance=self.job.provenance(),
         )
         if better:
             checkpoint.save(saved, self.run.best)
@@ -77,5 +77,6 @@ class RunCheckpoints:
         if not self.run.best.exists():
             return False
         best, job = checkpoint.load(self.run.best), self.job
-        kept = (best.metrics.get("epoch"), best.provenance.get("recipe"), best.config, best.classes)
-        return kept == (1, job.recipe.to_dict(), job.config, job.train.classes)
+        own = job.provenance()
+        same = all(best.provenance.get(name) == own.get(name) for name in ("recipe", "teacher"))
+        return same and (best.metrics.get("epoch"), best.config, best.classes) == (1, job.config, job.train.classes)

@@ -78,7 +78,7 @@ class Trainer:
         if resume:
             self.checkpoints.restore(self.state)
         self.step = Step(
-            self.model, self._forward(), objective or Objective(recipe, job.class_counts()), recipe,
+            self.model, self._forward(), objective or Objective(recipe, job.class_counts(), job.teacher), recipe,
             self.state.optimizer, self.state.scaler, hardware, self.group,
         )  # fmt: skip
 

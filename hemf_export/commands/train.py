@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @click.option("--image-size", default=224, show_default=True, help="Input height and width; a multiple of 32.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
+@click.option("--teacher", type=click.Path(path_type=Path), metavar="CKPT",
+              help="A trained checkpoint of the same classes, of any size: it teaches this one.")  # fmt: skip
 @click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file, and train nothing.")
 @recipe_options
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -50,7 +52,7 @@ def command(
     context: click.Context, /, data: Path | None, output: Path | None, model: str, variant: str, image_size: int,
     mode: Any, recipe_source: str | None, print_recipe: bool, device: str, amp: str | None, channels_last: bool,
     compile: bool, workers: int | None, resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool,
-    **fields: Any,
+    teacher: Path | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
@@ -72,7 +74,7 @@ def command(
     options = Options(
         data=data, output=output, model=model, variant=variant, image_size=image_size, mode=mode, device=device,
         amp=amp, channels_last=channels_last, compile=compile, workers=workers, resume=resume,
-        skip_unreadable=skip_unreadable,
+        skip_unreadable=skip_unreadable, teacher=teacher,
     )  # fmt: skip
     with _together(device) as first:
         summary = _train(options, recipe, tensorboard=tensorboard)

@@ -129,7 +129,7 @@ def test_without_torch_there_is_still_a_table_and_exit_4(run_cli, machine):
     assert re.search(r"^torch +ImportError: blocked +broken +every command", out, re.M)
     assert re.search(r"^train +cannot +torch is broken", out, re.M)
     assert "Traceback" not in err
-    named = "train, evaluate, explain, onnx, calibrate, bench, verify, predict"
+    named = "train, evaluate, explain, onnx, calibrate, finetune, bench, verify, predict"
     assert f"error: Some commands can't work here ({named}): torch is broken." in err
     assert f"pip install --force-reinstall '{requirements.requirement('torch')}'" in err
 

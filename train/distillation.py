@@ -1,0 +1,105 @@
+"""Knowledge distillation: a trained network's probabilities teach a smaller one, or the same one in INT8.
+
+Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), section 2. The teacher sees each batch as the student does, crops and
+mixing included ("consistent teaching", Beyer et al. 2022, arXiv 2106.05237).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hemf import checkpoint
+from hemf.checkpoint import Checkpoint
+from hemf.errors import BadInputError
+from hemf.images import Preprocess
+
+
+class Teacher:
+    """A trained network that is asked for its logits, and never changed.
+
+    Args:
+        saved: its checkpoint, of any size.
+        classes: of the student. The teacher's may stand in another order.
+        preprocess: of the student. The teacher takes the same crop, resized (bilinear, antialiased) where its own size
+            is another, with its own mean and standard deviation.
+        device: that both compute on.
+
+    Raises:
+        BadInputError: other classes than the student's, or weights that are not finite.
+    """
+
+    def __init__(
+        self, saved: Checkpoint, classes: Sequence[str], preprocess: Preprocess, device: str | torch.device = "cpu"
+    ) -> None:
+        _require_same_classes(saved.classes, classes)
+        saved.check_finite()
+        self.name, self.sha256 = saved.config.name, saved.sha256
+        self._model = saved.model().to(device).requires_grad_(False)
+        self._order = torch.tensor([saved.classes.index(name) for name in classes], device=device)
+        self._size = saved.preprocess.size
+        # From the student's normalization to the teacher's: x → x · scale + shift.
+        student, own = (_statistics(description) for description in (preprocess, saved.preprocess))
+        scale, shift = student[1] / own[1], (student[0] - own[0]) / own[1]
+        self._same = bool((scale == 1).all() and (shift == 0).all())
+        self._scale, self._shift = (value.float().reshape(1, 3, 1, 1).to(device) for value in (scale, shift))
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, size, size), normalized for the student → logits (n, classes), in the student's order of classes."""
+        if not self._same:
+            images = images * self._scale + self._shift
+        if images.shape[-1] != self._size:
+            images = F.interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
+        logits: Tensor = self._model(images.to(memory_format=torch.channels_last))
+        return logits.index_select(1, self._order)
+
+
+def load(path: Path, classes: Sequence[str], preprocess: Preprocess, device: str | torch.device = "cpu") -> Teacher:
+    """The teacher of a checkpoint file; one of the authors' that names no classes has those of the student.
+
+    Raises:
+        BadInputError: see `hemf.checkpoint.load` and `Teacher`; the file is named.
+    """
+    saved = checkpoint.load(path)
+    try:
+        return Teacher(saved, classes, preprocess, device)
+    except BadInputError as error:
+        raise BadInputError(f"The teacher {path}: {error.message}", error.hint) from error
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T² · KL(teacher ‖ student) of softened probabilities, the mean over the images; logits (n, classes) → scalar.
+
+    T² keeps the size of the gradients when T changes (section 2 of the paper). In float32 whatever the logits are.
+    """
+    softened = F.log_softmax(student.float() / temperature, 1)
+    target = F.log_softmax(teacher.float() / temperature, 1)
+    return temperature**2 * F.kl_div(softened, target, reduction="batchmean", log_target=True)
+
+
+def blend(task: Tensor, student: Tensor, teacher: Tensor, *, weight: float, temperature: float) -> Tensor:
+    """(1 - weight) · the task's loss + weight · `divergence`."""
+    return (1 - weight) * task + weight * divergence(student, teacher, temperature)
+
+
+def _require_same_classes(own: Sequence[str], wanted: Sequence[str]) -> None:
+    if set(own) == set(wanted):
+        return
+    problems = [
+        f"{what} {', '.join(names)}"
+        for what, names in (
+            ("it lacks", sorted(set(wanted) - set(own))),
+            ("it has besides", sorted(set(own) - set(wanted))),
+        )
+        if names
+    ]
+    raise BadInputError(f"its classes are not those of the data: {'; '.join(problems)}.", "Teach with one of the same.")
+
+
+def _statistics(description: Preprocess) -> tuple[Tensor, Tensor]:
+    return tuple(torch.tensor(values, dtype=torch.float64) for values in (description.mean, description.std))  # type: ignore[return-value]

@@ -1,0 +1,198 @@
+"""Quantization-aware fine-tuning: the weights of a quantized network are trained where the quantization stands.
+
+Small steps from the network that was calibrated, towards the labels and the logits of the float network that it came
+from, so that it stays close to what was validated. BatchNorms are folded by then: their statistics are frozen.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hemf.errors import BadInputError, CheckFailedError, HemfError
+from hemf.folders import LabelledImages
+from hemf.images import Preprocess
+from train import data, distillation
+from train.batches import Division
+from train.finetuning_recipe import FineTuning
+from train.recipe import Recipe
+
+
+class Listener(Protocol):
+    """What fine-tuning reports while it goes on."""
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None: ...
+
+    def epoch(self, line: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What came of it; the network has the weights of the best epoch.
+
+    Args:
+        epoch: the best, counted from 1; 0 is the network as it came.
+        lines: figures of every epoch, that of epoch 0 first.
+        reference: logits (n, classes) of the validation images by the float network.
+        before: the same of the network as it came.
+        logits: the same at the best epoch.
+    """
+
+    epoch: int
+    lines: tuple[dict[str, Any], ...]
+    reference: NDArray[np.float32]
+    before: NDArray[np.float32]
+    logits: NDArray[np.float32]
+
+
+def finetune(
+    network: nn.Module,
+    teacher: Callable[[Tensor], Tensor],
+    training: LabelledImages,
+    validation: LabelledImages,
+    preprocess: Preprocess,
+    recipe: FineTuning,
+    listener: Listener,
+    device: str = "cpu",
+    workers: int = 0,
+) -> FineTuned:
+    """Train `network` in place; of all epochs the one of the best validation accuracy, then of the least loss, is kept.
+
+    Args:
+        network: images to logits.
+        teacher: the same of the float network, without gradients.
+        training: labelled images.
+        validation: others, which choose the epoch.
+        preprocess: images to input.
+        recipe: how.
+        listener: hears of progress.
+        device: of network and teacher.
+        workers: loader processes.
+
+    Raises:
+        BadInputError: fewer than two training images.
+        CheckFailedError: a loss or gradient that is not finite.
+        HemfError: a batch that the GPU's memory doesn't hold.
+    """
+    division = Division(len(training), recipe.batch_size)
+    if not division.steps:
+        raise BadInputError(f"{training.root} has {len(training)} image to train on; at least 2 are needed.")
+    dataset = data.TrainingImages(training, preprocess, Recipe(seed=recipe.seed))  # the authors' augmentation
+    loader = data.TrainingLoader(dataset, division, workers=workers, pin_memory=device != "cpu")
+    judge = _Judge(validation, preprocess, recipe, device, workers)
+    reference = judge.logits(teacher)
+    logits = before = judge.logits(network)
+    lines = [{"epoch": 0, **judge.figures(before, reference)}]
+    listener.epoch(lines[0])
+    best, kept, kept_logits = 0, copy.deepcopy(network.state_dict()), before
+    tuning = _Tuning(network, teacher, recipe, division.steps, listener, device)
+    try:
+        for epoch in range(recipe.epochs):
+            started = time.monotonic()
+            loss = tuning.epoch(epoch, loader)
+            logits = judge.logits(network)
+            figures = judge.figures(logits, reference)
+            lines.append({"epoch": epoch + 1, "loss": loss, **figures, "seconds": time.monotonic() - started})
+            if _rank(lines[-1]) > _rank(lines[best]):
+                best, kept, kept_logits = epoch + 1, copy.deepcopy(network.state_dict()), logits
+            listener.epoch(lines[-1])
+    finally:
+        loader.close()
+    network.load_state_dict(kept)
+    return FineTuned(best, tuple(lines), reference, before, kept_logits)
+
+
+class _Tuning:
+    """Steps of Adam on a network, at the rates of the recipe."""
+
+    def __init__(
+        self, network: nn.Module, teacher: Callable[[Tensor], Tensor], recipe: FineTuning, steps: int,
+        listener: Listener, device: str,
+    ) -> None:  # fmt: skip
+        self.network, self.teacher, self.recipe, self.steps = network, teacher, recipe, steps
+        self.listener, self.device = listener, device
+        self.parameters = list(network.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.learning_rate)
+
+    def epoch(self, epoch: int, loader: data.TrainingLoader) -> float:
+        """The mean loss of its steps."""
+        losses = []
+        for step, ((images, labels),) in enumerate(loader.epoch(epoch)):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.recipe.rate(epoch * self.steps + step, self.recipe.epochs * self.steps)
+            try:
+                loss, norm = self._step(images.to(self.device), labels.to(self.device))
+            except torch.OutOfMemoryError as error:
+                raise HemfError(
+                    f"The GPU's memory doesn't hold a batch of {len(labels)} images.",
+                    f"Try --batch-size {max(2, len(labels) // 2)}.",
+                ) from error
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                raise CheckFailedError(
+                    f"The loss or its gradient was not finite in epoch {epoch + 1}, step {step + 1}; nothing was kept.",
+                    "Try a lower --learning-rate.",
+                )
+            losses.append(loss)
+            self.listener.step(epoch + 1, step + 1, self.steps, loss)
+        return float(np.mean(losses))
+
+    def _step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Loss and norm of the gradients; of those that aren't finite the caller lets go of everything."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = _loss(self.network(images), self.teacher(images), labels, self.recipe)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
+        self.optimizer.step()
+        return float(loss.detach()), float(norm)
+
+
+def _loss(logits: Tensor, teacher: Tensor, labels: Tensor, recipe: FineTuning) -> Tensor:
+    task = F.cross_entropy(logits, labels)
+    return distillation.blend(task, logits, teacher, weight=recipe.distillation_weight, temperature=recipe.temperature)
+
+
+def _rank(line: dict[str, Any]) -> tuple[float, float]:
+    loss = float(line["val_loss"])
+    return float(line["val_accuracy"]), -loss if math.isfinite(loss) else -math.inf
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Validation images, and what a network makes of them."""
+
+    images: LabelledImages
+    preprocess: Preprocess
+    recipe: FineTuning
+    device: str
+    workers: int
+
+    @torch.no_grad()
+    def logits(self, network: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
+        """(n, classes), of all the images."""
+        parts = []
+        for batch in data.evaluation_batches(
+            self.images, self.preprocess, self.recipe.batch_size, workers=self.workers, pin_memory=self.device != "cpu"
+        ):
+            parts.append(network(batch.to(self.device)).float().cpu().numpy())
+        return np.concatenate(parts)
+
+    def figures(self, logits: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
+        """Loss, accuracy, and the share of the images that keep the class of the float network."""
+        labels = np.asarray(self.images.labels)
+        own, teacher = torch.from_numpy(logits), torch.from_numpy(reference)
+        loss = _loss(own, teacher, torch.from_numpy(labels), self.recipe)
+        return {
+            "val_loss": float(loss),
+            "val_accuracy": float((logits.argmax(1) == labels).mean()),
+            "val_agreement": float((logits.argmax(1) == reference.argmax(1)).mean()),
+        }

@@ -1,0 +1,212 @@
+"""A quantized ONNX graph as a PyTorch module, node by node, so that its weights can be trained where they stand.
+
+It computes what ONNX Runtime does with the graph: steps of INT8 at every QuantizeLinear, float16 rounded as a GPU
+rounds it. Scales stay as they are; the weights are float32 in between, and go back into the same graph with `store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hemf.errors import BadInputError, did_you_mean
+from train import fake_quantization
+from train.graph_operators import OPERATORS
+
+# Steps that are used of a type: symmetric where weights are stored in it.
+_STEPS = {
+    ir.DataType.INT8: (-128.0, 127.0),
+    ir.DataType.UINT8: (0.0, 255.0),
+    ir.DataType.INT32: (-(2.0**31), 2.0**31 - 1),
+}
+_WEIGHT_STEPS = {ir.DataType.INT8: 127, ir.DataType.INT32: 2**31 - 1}
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+# Their results are among the values that they take, which are rounded already.
+_EXACT = ("Concat", "Flatten", "Identity", "ReduceMax", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One node, ready to be computed; `spent` are the values that nothing behind it needs."""
+
+    operator: str
+    inputs: tuple[str | None, ...]
+    attributes: dict[str, Any]
+    output: str
+    half: bool
+    spent: tuple[str, ...]
+
+
+class GraphNetwork(nn.Module):
+    """Images (n, 3, H, W), normalized → logits (n, classes), as the graph gives them.
+
+    Args:
+        model: with the types of its values (see `onnx_ir`'s shape inference); `store` writes into it.
+        trained: names of the initializers that become parameters: int8 or int32 ones that one DequantizeLinear reads,
+            float16 and float32 ones. All others stay what they are.
+
+    Raises:
+        BadInputError: an operator that isn't known here, or a subgraph.
+    """
+
+    def __init__(self, model: ir.Model, trained: Collection[str]) -> None:
+        super().__init__()
+        graph = model.graph
+        self._graph = graph
+        self._input, self._output = str(graph.inputs[0].name), str(graph.outputs[0].name)
+        self._steps = _plan(graph)
+        self._integers: dict[str, Tensor] = {}  # shapes and axes: kept on the CPU, wherever the network is
+        self._attributes: dict[str, str] = {}  # initializer → attribute of this module
+        self._readers: dict[str, ir.Node] = {}  # trained and quantized initializer → its DequantizeLinear
+        for index, (name, value) in enumerate(graph.initializers.items()):
+            if value.dtype in (ir.DataType.INT64, ir.DataType.BOOL):
+                self._integers[name] = torch.from_numpy(_array(value).copy())
+                continue
+            attribute = f"initializer_{index}"  # names of values have dots, which torch doesn't allow
+            self._attributes[name] = attribute
+            if name in trained:
+                if value.dtype not in _FLOATS:
+                    self._readers[name] = next(node for node in value.consumers())
+                self.register_parameter(attribute, nn.Parameter(torch.from_numpy(self._exact(value))))
+            else:
+                self.register_buffer(attribute, torch.from_numpy(_array(value).astype(np.float32)), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        values: dict[str, Tensor] = {self._input: images}
+        for step in self._steps:
+            inputs = [None if name is None else self._value(name, values) for name in step.inputs]
+            if step.operator in ("QuantizeLinear", "DequantizeLinear"):
+                value = _convert(step, inputs)
+            else:
+                value = OPERATORS[step.operator](inputs, step.attributes)
+            values[step.output] = fake_quantization.to_half(value) if step.half else value
+            for name in step.spent:
+                values.pop(name, None)
+        return values[self._output]
+
+    @torch.no_grad()
+    def store(self) -> None:
+        """Put the parameters, rounded to their types, into the graph that this was made from."""
+        for name, attribute in self._attributes.items():
+            value = self._graph.initializers[name]
+            parameter = getattr(self, attribute)
+            if not isinstance(parameter, nn.Parameter):
+                continue
+            found = parameter.detach().cpu().numpy()
+            assert value.dtype is not None
+            if value.dtype not in _FLOATS:
+                steps = found.astype(np.float64) / self._scale_of(name).astype(np.float64)
+                most = _WEIGHT_STEPS[value.dtype]
+                found = np.clip(np.round(steps), -most, most)
+            value.const_value = ir.Tensor(np.ascontiguousarray(found.astype(value.dtype.numpy())), name=name)
+
+    def _value(self, name: str, values: dict[str, Tensor]) -> Tensor:
+        """A computed value, or an initializer as the graph has it: in whole steps, or rounded to float16."""
+        if name in values:
+            return values[name]
+        if name in self._integers:
+            return self._integers[name]
+        stored: Tensor = getattr(self, self._attributes[name])
+        if not isinstance(stored, nn.Parameter):
+            return stored
+        dtype = self._graph.initializers[name].dtype
+        if dtype == ir.DataType.FLOAT16:
+            return fake_quantization.to_half(stored)
+        if dtype == ir.DataType.FLOAT:
+            return stored
+        assert dtype is not None
+        reader, most = self._readers[name], float(_WEIGHT_STEPS[dtype])
+        scale = _along(getattr(self, self._attributes[_name(reader.inputs[1])]), stored, _axis(reader))
+        return fake_quantization.quantize(stored, scale, 0.0, (-most, most))
+
+    def _exact(self, value: ir.Value) -> NDArray[np.float32]:
+        """What an initializer stands for, in float32."""
+        array = _array(value).astype(np.float32)
+        return array if value.dtype in _FLOATS else array * self._scale_of(str(value.name))
+
+    def _scale_of(self, name: str) -> NDArray[np.float32]:
+        """The scales of a quantized weight, shaped to be multiplied with it."""
+        reader = self._readers[name]
+        scale = _array(reader.inputs[1]).astype(np.float32)
+        return scale.reshape(_broadcast(scale.size, _array(reader.inputs[0]).ndim, _axis(reader)))
+
+
+def _plan(graph: ir.Graph) -> tuple[_Step, ...]:
+    nodes = list(graph)
+    last_use = {
+        str(value.name): index for index, node in enumerate(nodes) for value in node.inputs if value is not None
+    }
+    spent: dict[int, list[str]] = {}
+    for name, index in last_use.items():
+        if name != graph.outputs[0].name:
+            spent.setdefault(index, []).append(name)
+    steps = []
+    for index, node in enumerate(nodes):
+        if node.op_type not in (*OPERATORS, "QuantizeLinear", "DequantizeLinear") or node.domain not in ("", "ai.onnx"):
+            raise BadInputError(
+                f"Node {node.name} ({node.op_type}): this operator can't be fine-tuned.",
+                did_you_mean(node.op_type, OPERATORS),
+            )
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        if node.op_type == "QuantizeLinear":
+            attributes["steps"] = _STEPS[_stored_type(node)]
+        output = node.outputs[0]
+        half = output.dtype == ir.DataType.FLOAT16 and node.op_type not in _EXACT
+        inputs = tuple(None if value is None else str(value.name) for value in node.inputs)
+        steps.append(_Step(node.op_type, inputs, attributes, str(output.name), half, tuple(spent.get(index, ()))))
+    return tuple(steps)
+
+
+def _stored_type(node: ir.Node) -> ir.DataType:
+    """Of a QuantizeLinear's output: that of its zero point, or uint8."""
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    found = ir.DataType.UINT8 if zero is None else zero.dtype
+    if found not in _STEPS:
+        raise BadInputError(f"Node {node.name} quantizes to {found}; int8 and uint8 can be fine-tuned.")
+    return found
+
+
+def _convert(step: _Step, inputs: list[Tensor | None]) -> Tensor:
+    value, scale = inputs[0], inputs[1]
+    assert value is not None
+    assert scale is not None
+    axis = step.attributes.get("axis", 1)
+    given = inputs[2] if len(inputs) > 2 else None
+    zero: Tensor | float = 0.0 if given is None else _along(given, value, axis)
+    scale = _along(scale, value, axis)
+    if step.operator == "QuantizeLinear":
+        return fake_quantization.quantize(value, scale, zero, step.attributes["steps"])
+    return fake_quantization.dequantize(value, scale, zero)
+
+
+def _along(constants: Tensor, value: Tensor, axis: int) -> Tensor:
+    """One constant, or one for each place along `axis` of `value`, shaped to be broadcast."""
+    return constants.reshape(_broadcast(constants.numel(), value.ndim, axis))
+
+
+def _broadcast(count: int, dimensions: int, axis: int) -> tuple[int, ...]:
+    if count == 1:
+        return ()
+    return tuple(-1 if index == axis % dimensions else 1 for index in range(dimensions))
+
+
+def _axis(node: ir.Node) -> int:
+    return node.attributes["axis"].as_int() if "axis" in node.attributes else 1
+
+
+def _name(value: ir.Value | None) -> str:
+    assert value is not None
+    return str(value.name)
+
+
+def _array(value: ir.Value | None) -> NDArray[Any]:
+    assert value is not None
+    assert value.const_value is not None
+    return value.const_value.numpy()

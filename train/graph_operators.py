@@ -1,0 +1,159 @@
+"""ONNX's operators in PyTorch, those that our exported graphs use.
+
+An operator takes its inputs and attributes and gives its one output. Integer inputs (shapes, axes) are on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hemf.errors import BadInputError
+
+Inputs = Sequence[Tensor | None]
+Attributes = Mapping[str, Any]
+Operator = Callable[[Inputs, Attributes], Tensor]
+
+
+def _present(inputs: Inputs, index: int) -> Tensor:
+    value = inputs[index]
+    assert value is not None, "checked by whoever made the graph"
+    return value
+
+
+def _optional(inputs: Inputs, index: int) -> Tensor | None:
+    return inputs[index] if len(inputs) > index else None
+
+
+def _integers(value: Tensor) -> list[int]:
+    return [int(item) for item in value.reshape(-1).tolist()]
+
+
+def _axes(inputs: Inputs, attributes: Attributes) -> list[int]:
+    """From the second input, or the attribute of older opsets; of no axes, all."""
+    given = _optional(inputs, 1)
+    axes = list(attributes.get("axes", ())) if given is None else _integers(given)
+    return axes or list(range(_present(inputs, 0).ndim))
+
+
+def _reduce(reduction: Callable[..., Tensor]) -> Operator:
+    def apply(inputs: Inputs, attributes: Attributes) -> Tensor:
+        keep = bool(attributes.get("keepdims", 1))
+        return reduction(_present(inputs, 0), _axes(inputs, attributes), keepdim=keep)
+
+    return apply
+
+
+def _pads(attributes: Attributes) -> tuple[int, int]:
+    """Rows and columns on either side.
+
+    Raises:
+        BadInputError: more on one side than on the other, or left to the runtime.
+    """
+    top, left, bottom, right = attributes.get("pads", (0, 0, 0, 0))
+    if (top, left) != (bottom, right) or attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise BadInputError("Padding that differs from side to side can't be fine-tuned.")
+    return top, left
+
+
+def _convolution(inputs: Inputs, attributes: Attributes) -> Tensor:
+    return F.conv2d(
+        _present(inputs, 0),
+        _present(inputs, 1),
+        _optional(inputs, 2),
+        stride=tuple(attributes.get("strides", (1, 1))),
+        padding=_pads(attributes),
+        dilation=tuple(attributes.get("dilations", (1, 1))),
+        groups=attributes.get("group", 1),
+    )
+
+
+def _average_pool(inputs: Inputs, attributes: Attributes) -> Tensor:
+    return F.avg_pool2d(
+        _present(inputs, 0),
+        tuple(attributes["kernel_shape"]),
+        stride=tuple(attributes.get("strides", (1, 1))),
+        padding=_pads(attributes),
+        ceil_mode=bool(attributes.get("ceil_mode", 0)),
+        count_include_pad=bool(attributes.get("count_include_pad", 0)),
+    )
+
+
+def _gemm(inputs: Inputs, attributes: Attributes) -> Tensor:
+    first, second, bias = _present(inputs, 0), _present(inputs, 1), _optional(inputs, 2)
+    first = first.T if attributes.get("transA", 0) else first
+    second = second.T if attributes.get("transB", 0) else second
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+    if bias is None:
+        return first @ second if alpha == 1 else alpha * (first @ second)
+    return torch.addmm(bias, first, second, beta=beta, alpha=alpha)
+
+
+def _layer_norm(inputs: Inputs, attributes: Attributes) -> Tensor:
+    value = _present(inputs, 0)
+    shape = value.shape[attributes.get("axis", -1) % value.ndim :]
+    return F.layer_norm(value, shape, _present(inputs, 1), _optional(inputs, 2), attributes.get("epsilon", 1e-5))
+
+
+def _reshape(inputs: Inputs, attributes: Attributes) -> Tensor:
+    value, shape = _present(inputs, 0), _integers(_present(inputs, 1))
+    if not attributes.get("allowzero", 0):
+        shape = [size or value.shape[axis] for axis, size in enumerate(shape)]
+    return value.reshape(shape)
+
+
+def _unsqueeze(inputs: Inputs, attributes: Attributes) -> Tensor:
+    value, axes = _present(inputs, 0), _axes(inputs, attributes)
+    for axis in sorted(axis % (value.ndim + len(axes)) for axis in axes):
+        value = value.unsqueeze(axis)
+    return value
+
+
+def _squeeze(inputs: Inputs, attributes: Attributes) -> Tensor:
+    return _present(inputs, 0).squeeze(tuple(_axes(inputs, attributes)))
+
+
+def _concat(inputs: Inputs, attributes: Attributes) -> Tensor:
+    return torch.cat([_present(inputs, index) for index in range(len(inputs))], attributes["axis"])
+
+
+def _elementwise(function: Callable[..., Tensor], count: int) -> Operator:
+    return lambda inputs, attributes: function(*(_present(inputs, index) for index in range(count)))
+
+
+OPERATORS: dict[str, Operator] = {
+    "Add": _elementwise(torch.add, 2),
+    "AveragePool": _average_pool,
+    "Cast": _elementwise(lambda value: value, 1),  # between float32 and float16: the network rounds what is float16
+    "Concat": _concat,
+    "Conv": _convolution,
+    "Div": _elementwise(torch.div, 2),
+    "Flatten": lambda inputs, attributes: _present(inputs, 0).flatten(attributes.get("axis", 1)),
+    "Gelu": lambda inputs, attributes: F.gelu(
+        _present(inputs, 0), approximate="tanh" if attributes.get("approximate", "none") == "tanh" else "none"
+    ),
+    "Gemm": _gemm,
+    "GlobalAveragePool": lambda inputs, attributes: _present(inputs, 0).mean((2, 3), keepdim=True),
+    "Identity": _elementwise(lambda value: value, 1),
+    "LayerNormalization": _layer_norm,
+    "MatMul": _elementwise(torch.matmul, 2),
+    "Mul": _elementwise(torch.mul, 2),
+    "ReduceMax": _reduce(torch.amax),
+    "ReduceMean": _reduce(torch.mean),
+    "ReduceSum": _reduce(torch.sum),
+    "Relu": _elementwise(torch.relu, 1),
+    "Reshape": _reshape,
+    "Sigmoid": _elementwise(torch.sigmoid, 1),
+    "Softmax": lambda inputs, attributes: _present(inputs, 0).softmax(attributes.get("axis", -1)),
+    "Squeeze": _squeeze,
+    "Sub": _elementwise(torch.sub, 2),
+    "Tanh": _elementwise(torch.tanh, 1),
+    "Transpose": lambda inputs, attributes: _present(inputs, 0).permute(
+        *attributes.get("perm", range(_present(inputs, 0).ndim)[::-1])
+    ),
+    "Unsqueeze": _unsqueeze,
+}
