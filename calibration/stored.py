@@ -19,6 +19,7 @@ from calibration.blocks import node_name
 from calibration.emulation import dequantized
 from calibration.session import Session
 
+_DEVIATIONS = 4
 _SMALLEST = 2.0**-20  # a weight all below it may be lost in float16, whose smallest number is 2⁻²⁴
 
 
@@ -45,13 +46,15 @@ class StepUse:
     Args:
         value: its name in the float32 graph.
         node: the first node that takes the quantized value.
-        used: share of the levels that the values reach; above 1 where some are clipped.
+        excess: how many times beyond what many more images would reach the levels go: 1 and less for a step that fits.
+            The largest values of the images are taken as log-normal, and four deviations of them as what is reached: a
+            gate that is closed for most images may be wide open for another. Not known, 0, where all are closed.
         clipped: share of the values' squares that clipping takes away; 1 where a step isn't a positive number.
     """
 
     value: str
     node: str
-    used: float
+    excess: float
     clipped: float
 
 
@@ -137,7 +140,7 @@ def step_uses(
     Args:
         reference: float32.
         candidate: quantized; values keep their names.
-        batches: network input; the values of one batch at a time are held.
+        batches: network input, best an image each; the values of one batch at a time are held.
         progress: told how many images are through.
     """
     inputs = {str(value.name) for value in reference.graph.inputs}
@@ -145,20 +148,22 @@ def step_uses(
     quantizers = dict(_quantizers(candidate, known))
     fetched = [name for name in dict.fromkeys(name for name, _ in quantizers.values()) if name not in inputs]
     session = Session(reference, outputs=fetched)
-    low, high, squares, lost = (np.zeros(len(quantizers)) for _ in range(4))
+    reached: list[list[float]] = [[] for _ in quantizers]  # share of the levels, a batch
+    squares, lost = (np.zeros(len(quantizers)) for _ in range(2))
     done = 0
     for batch in batches if quantizers else ():
         values = dict(zip(fetched, session.run(batch, fetched) if fetched else [], strict=True))
         values |= dict.fromkeys(inputs, batch)
         for place, (name, limits) in enumerate(quantizers.values()):
             exact = values[name].astype(np.float64)
-            low[place], high[place] = min(low[place], exact.min()), max(high[place], exact.max())
+            ends = zip((exact.min(), exact.max()), limits, strict=True)
+            reached[place].append(max((float(end / limit) for end, limit in ends if limit), default=0.0))
             squares[place] += float((exact**2).sum())
             lost[place] += float(((exact - np.clip(exact, *limits)) ** 2).sum())
         done += len(batch)
         progress(done)
     return [
-        StepUse(name, _user(node), *_use(limits, (low[place], high[place]), lost[place], squares[place]))
+        StepUse(name, _user(node), *_use(limits, reached[place], lost[place], squares[place]))
         for place, (node, (name, limits)) in enumerate(quantizers.items())
     ]
 
@@ -179,12 +184,17 @@ def _quantizers(candidate: ir.Model, known: set[str]) -> Iterator[tuple[ir.Node,
         yield node, (str(value.name), ((lowest - int(point)) * size, (levels.max - int(point)) * size))
 
 
-def _use(limits: tuple[float, float], seen: tuple[float, float], lost: float, squares: float) -> tuple[float, float]:
+def _use(limits: tuple[float, float], reached: list[float], lost: float, squares: float) -> tuple[float, float]:
+    """Excess and clipped share."""
     lowest, highest = limits
     if not (lowest <= 0 <= highest and 0 < highest - lowest < np.inf and np.isfinite(lost)):
-        return float("inf"), 1.0
-    sides = [float(value / limit) for value, limit in zip(seen, limits, strict=True) if limit]
-    return max(sides), float(lost / squares) if squares else 0.0
+        return 0.0, 1.0
+    clipped = float(lost / squares) if squares else 0.0
+    logs = np.log([share for share in reached if share > 0])
+    if not len(logs):
+        return 0.0, clipped
+    deviation = max(float(logs.std()), 1 / len(logs))  # few images don't show how much they differ
+    return float(np.exp(-(logs.mean() + _DEVIATIONS * deviation))), clipped
 
 
 def _user(quantizer: ir.Node) -> str:

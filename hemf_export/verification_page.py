@@ -164,10 +164,10 @@ def _stored(report: Mapping[str, Any]) -> str:
                 figure(report, f"{place}/weights/largest_error", small),
                 figure(report, f"{place}/weights/bound", small),
                 figure(report, f"{place}/steps/compared"),
-                figure(report, f"{place}/steps/least_used", percent) if steps else "",
-                figure(report, f"{place}/steps/least_used_bound", percent) if steps else "",
+                figure(report, f"{place}/steps/largest_excess", small) if steps else "",
+                figure(report, f"{place}/steps/excess_bound", small) if steps else "",
                 figure(report, f"{place}/steps/most_clipped", percent) if steps else "",
-                figure(report, f"{place}/steps/most_clipped_bound", percent) if steps else "",
+                figure(report, f"{place}/steps/clipped_bound", percent) if steps else "",
             )
         )
     head = (
@@ -177,15 +177,15 @@ def _stored(report: Mapping[str, Any]) -> str:
         "largest error",
         "bound",
         "steps",
-        "least used",
+        "largest excess",
         "bound",
         "most clipped",
         "bound",
     )
     note = (
-        '<p class="soft">Error of a weight: of its worst channel, by its norm, a step of its rounding let pass. Used: '
-        "the share of a quantized activation's levels that the float32 values reach on some of the images. Clipped: "
-        "the share of their squares that is beyond the levels.</p>"
+        '<p class="soft">Error of a weight: its worst channel\'s, by its norm, a step of its rounding let pass. Excess: '
+        "how many times the levels of a quantized activation go beyond what the float32 values are expected to reach, "
+        "from some of the images. Clipped: the share of the values' squares that is beyond the levels.</p>"
     )
     return table(head, rows, words=(0, 1)) + note if rows else ""
 

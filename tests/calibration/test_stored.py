@@ -94,25 +94,45 @@ def test_a_node_of_another_kind_or_name_is_not_compared():
     assert weight_errors(exact(), other) == []
 
 
-def test_a_step_that_fits_uses_all_levels_and_others_do_not():
-    (fit,) = step_uses(exact(), quantized(4 / 127), [X])
-    assert (fit.value, fit.node) == ("x", "product")
-    assert fit.used == pytest.approx(1.0)
-    assert fit.clipped == pytest.approx(0.0)
-    (wide,) = step_uses(exact(), quantized(40 / 127), [X])
-    assert wide.used == pytest.approx(0.1)
+MANY = [factor * X for factor in (0.8, 1.0, 1.25)] * 10
+
+
+def allowed(*shares: float) -> float:
+    """What many images would reach, by the largest values of some."""
+    return float(np.exp(np.mean(np.log(shares)) + 4 * np.std(np.log(shares))))
+
+
+def test_a_step_that_fits_goes_as_far_as_the_values_and_others_do_not():
+    (fit,) = step_uses(exact(), quantized(5 / 127), MANY)
+    assert (fit.value, fit.node, fit.clipped) == ("x", "product", pytest.approx(0.0))
+    assert fit.excess == pytest.approx(5 / (4 * allowed(0.8, 1.0, 1.25)))
+    assert fit.excess < 1
+    (wide,) = step_uses(exact(), quantized(50 / 127), MANY)
+    assert wide.excess == pytest.approx(10 * fit.excess)
     (narrow,) = step_uses(exact(), quantized(0.4 / 127), [X])
-    assert narrow.used == pytest.approx(10.0)
     left = np.array([0.6, 1.6, 0.1, 3.6])  # of the values: what is beyond 0.4
     assert narrow.clipped == pytest.approx((left**2).sum() / (X**2).sum())
 
 
-def test_an_asymmetric_range_is_used_where_either_side_is():
+def test_values_that_differ_much_from_image_to_image_may_be_larger_in_others():
+    (wide,) = step_uses(exact(), quantized(50 / 127), [X / 10, X / 3, X] * 10)
+    assert wide.excess < 1
+
+
+def test_what_never_opens_is_not_judged_and_few_images_little():
+    closed = np.zeros_like(X)
+    assert step_uses(exact(), quantized(40 / 127), [closed] * 20)[0].excess == 0.0
+    (one,) = step_uses(exact(), quantized(40 / 127), [X])
+    (many,) = step_uses(exact(), quantized(40 / 127), [X] * 50)
+    assert one.excess < 1 < 5 < many.excess
+
+
+def test_an_asymmetric_range_fits_where_either_side_does():
     zero, step = np.uint8(85), np.float32(6 / 255)  # -2 to 4
-    (fit,) = step_uses(exact(), quantized(step, zero=zero), [X])
-    assert fit.used == pytest.approx(1.0)
-    (wide,) = step_uses(exact(), quantized(10 * step, zero=zero), [X])
-    assert wide.used == pytest.approx(0.1)
+    (fit,) = step_uses(exact(), quantized(step, zero=zero), [X] * 1000)
+    assert fit.excess == pytest.approx(1.0, rel=0.01)
+    (wide,) = step_uses(exact(), quantized(10 * step, zero=zero), [X] * 1000)
+    assert wide.excess == pytest.approx(10.0, rel=0.01)
 
 
 @pytest.mark.parametrize("step", [0.0, -0.1, float("nan"), float("inf")])
@@ -123,6 +143,6 @@ def test_a_step_that_is_none_fits_nothing(step):
 
 def test_every_batch_counts_and_is_told():
     told: list[int] = []
-    (found,) = step_uses(exact(), quantized(4 / 127), [X / 4, X[:, ::-1], X / 2], told.append)
-    assert found.used == pytest.approx(1.0)
-    assert told == [1, 2, 3]
+    (found,) = step_uses(exact(), quantized(4 / 127), [X / 4, np.concatenate([X, X / 2]), X / 2], told.append)
+    assert found.excess == pytest.approx(1 / allowed(0.25, 1.0, 0.5))
+    assert told == [1, 3, 4]

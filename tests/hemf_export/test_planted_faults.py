@@ -83,7 +83,13 @@ def test_the_node_whose_scale_was_damaged_is_named(planted, pictures, int8, tmp_
 @pytest.fixture(scope="module")
 def steps(int8: Path) -> dict[str, str]:
     """Names of the scales of the INT8 file by the values and weights that they are for; a dozen drawn, and `add_23`."""
+    gates = (
+        "mean_",
+        "amax_",
+        "relu_",
+    )  # their values differ much from image to image: what is too large, none can tell
     names = [found.name for found in onnx.load(int8).graph.initializer if "_scale" in found.name]
+    names = [name for name in names if not name.startswith(gates)]
     drawn = np.random.default_rng(5).choice(names, 12, replace=False).tolist()
     return {name.split("_scale")[0]: name for name in (*drawn, next(n for n in names if n.startswith("add_23_scale")))}
 
@@ -121,7 +127,7 @@ def test_what_logits_of_fp16_would_not_show(copies, folder, run_cli):
     assert [item["weight"] for item in second["stored"]["weights"]["beyond"]] == [names[1].removesuffix("_fp16")]
     assert sound["passed"]
     assert 0 < sound["stored"]["weights"]["largest_error"] < 0.01
-    assert sound["stored"]["steps"]["least_used"] is None, "nothing is quantized"
+    assert sound["stored"]["steps"]["largest_excess"] is None, "nothing is quantized"
 
 
 def test_without_the_float32_file_it_is_said(copies, folder, run_cli):
