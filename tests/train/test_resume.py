@@ -76,8 +76,8 @@ def test_a_run_killed_at_three_moments_ends_as_one_that_was_not(image_data, tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_killed_at_twenty_moments_ends_as_one_that_was_not(image_data, tmp_path):
-    finish(start(image_data, tmp_path / "whole", 16))
-    kill_and_resume(image_data, tmp_path / "cut", epochs=16, kills=20, longest_s=2.0)
+    finish(start(image_data, tmp_path / "whole", 40))
+    kill_and_resume(image_data, tmp_path / "cut", epochs=40, kills=20, longest_s=1.0)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
@@ -92,8 +92,8 @@ def test_two_processes_killed_end_as_two_that_were_not(image_data, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_processes_killed_at_twenty_moments_end_as_two_that_were_not(image_data, tmp_path):
-    finish(start(image_data, tmp_path / "whole", 16, processes=2))
-    kill_and_resume(image_data, tmp_path / "cut", epochs=16, kills=20, longest_s=2.0, processes=2)
+    finish(start(image_data, tmp_path / "whole", 40, processes=2))
+    kill_and_resume(image_data, tmp_path / "cut", epochs=40, kills=20, longest_s=1.0, processes=2)
     assert outcome(tmp_path / "cut") == outcome(tmp_path / "whole")
 
 
