@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hemf.errors import UsageError
+from hemf.errors import BadInputError, UsageError
 
 LEAST_PIECE = 2  # images that a process takes at once: BatchNorm needs two
 
@@ -25,6 +25,7 @@ class Division:
 
     Raises:
         UsageError: a piece of less than two images.
+        BadInputError: not even one step.
     """
 
     images: int
@@ -39,6 +40,10 @@ class Division:
             raise UsageError(
                 f"A batch of {self.batch_size} images can't be divided into {parts}: BatchNorm needs two in each.",
                 f"Take --batch-size {LEAST_PIECE * pieces} or more, or fewer --accumulation-steps.",
+            )
+        if not self.steps:
+            raise BadInputError(
+                f"{self.images} training images are too few for {self.processes} processes: each takes two at once."
             )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,11 @@ class RunFolder:
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Add one epoch's line, atomically: the file is small, so it is written anew.
 
-        Lines from that epoch on are of a start that was killed before its checkpoint, and go.
+        Lines from that epoch on are of a start that was killed before its checkpoint, and go. What is not finite is
+        null: JSON has no other word for it.
         """
+        line = {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in line.items()}  # fmt: skip
         self._write([*(earlier for earlier in self.read_metrics() if earlier["epoch"] < line["epoch"]), line])
 
     def truncate_metrics(self, epochs: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -127,8 +128,8 @@ class Trainer:
         loss, correct, seen = np.sum(self.group.gather(totals), axis=0).tolist()
         line: dict[str, Any] = {
             "epoch": epoch + 1,
-            "loss": loss / max(1, seen),
-            "accuracy": correct / max(1, seen),
+            "loss": loss / seen if seen else math.nan,
+            "accuracy": correct / seen if seen else math.nan,
             **{f"val_{name}": figures[name] for name in _CURVE},
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "skipped_steps": self.state.progress.skipped_steps,

@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 @click.option("--amp", type=click.Choice(["float16", "bfloat16", "off"]), default=None,
               help="Type that products are computed in.  [default: float16 on CUDA, off on a CPU]")  # fmt: skip
 @click.option("--no-amp", "amp", flag_value="off", hidden=True)
-@click.option("--channels-last/--no-channels-last", default=True, show_default=True, help="Weights and images so.")
-@click.option("--compile/--no-compile", default=False, show_default=True, help="torch.compile.")
+@click.option(
+    "--channels-last/--no-channels-last", default=True, show_default=True, help="Memory of weights and images."
+)
+@click.option("--compile/--no-compile", default=False, show_default=True, help="Through torch.compile.")
 @click.option("--workers", type=int, default=None, help="Loader processes.  [default: 0 on a CPU, up to 8 on CUDA]")
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them.")
@@ -55,7 +57,9 @@ def command(
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
     The defaults are the paper's recipe (Table 5): every field is a flag, and a key of a --recipe file. Interrupted or
-    killed, a run goes on with --resume from its last finished epoch. Several GPUs or hosts: torchrun -m train DATA ….
+    killed, a run goes on with --resume from its last finished epoch.
+
+    On several GPUs: torchrun --nproc-per-node 4 -m train DATA -o RUN, with the same options.
     """
     recipe = given_recipe(context, recipe_source, fields)
     if print_recipe:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemf.errors import UsageError
+from hemf.errors import BadInputError, UsageError
 from train.batches import Division
 
 
-@given(st.integers(1, 200), st.integers(1, 4), st.integers(1, 3), st.integers(2, 12))
+@given(st.integers(6, 200), st.integers(1, 4), st.integers(1, 3), st.integers(2, 12))
 def test_every_image_is_in_one_piece_of_at_least_two(images, micro_batches, processes, least):
     division = Division(images, least * micro_batches * processes, micro_batches, processes)
     seen: list[int] = []
@@ -46,3 +46,8 @@ def test_one_process_has_the_batches_that_it_always_had():
 def test_a_batch_too_small_to_divide_is_a_usage_error(micro_batches, processes):
     with pytest.raises(UsageError, match=f"--batch-size {2 * micro_batches * processes}"):
         Division(100, 8, micro_batches, processes)
+
+
+def test_too_few_images_for_the_processes_are_refused():
+    with pytest.raises(BadInputError, match="3 training images are too few for 2 processes"):
+        Division(3, 8, processes=2)

@@ -237,3 +237,15 @@ def test_a_batch_that_cannot_be_divided_is_a_usage_error(image_data, tmp_path, r
     code, _, err = run_cli("train", image_data, "-o", tmp_path / "run", *arguments)
     assert code == 2
     assert "--batch-size 10" in err
+
+
+def test_the_curve_stays_json_where_nothing_could_be_learned(image_data, tmp_path):
+    """All steps of an epoch left out: there is no loss, and no word for NaN in JSON."""
+    run, listener = RunFolder(tmp_path / "run", resume=False), Quiet()
+    trainer = Trainer(job(image_data, epochs=1), run, resume=False)
+    trainer.state.scaler = trainer.step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer.fit(listener)
+    assert listener.lines[0]["skipped_steps"] == 3
+    line = json.loads(run.metrics.read_text(), parse_constant=pytest.fail)
+    assert line["loss"] is None
+    assert line["val_accuracy"] >= 0
