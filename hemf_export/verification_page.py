@@ -183,7 +183,7 @@ def _stored(report: Mapping[str, Any]) -> str:
         "bound",
     )
     note = (
-        '<p class="soft">Error of a weight: its worst channel\'s, by its norm, a step of its rounding let pass. Excess: '
+        '<p class="soft">Error of a weight: of its worst channel, by its norm, a step of rounding let pass. Excess: '
         "how many times the levels of a quantized activation go beyond what the float32 values are expected to reach, "
         "from some of the images. Clipped: the share of the values' squares that is beyond the levels.</p>"
     )
