@@ -7,7 +7,6 @@ number of loader processes, on any process of a run, and after resuming.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from hemf import folders
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess, decode
-from train import checks
 from train.augmentation import augment
 from train.batches import Division
 from train.recipe import Recipe
 from train.sampling import order
-
-
-def load_splits(root: Path) -> tuple[LabelledImages, LabelledImages, LabelledImages | None]:
-    """`train.checks.load_splits`, as a tuple."""
-    splits = checks.load_splits(root)
-    return splits["train"], splits["val"], splits.get("test")
-
 
 Key = tuple[int, int]  # epoch, counted from 0, and position in its order
 

@@ -12,7 +12,8 @@ from hemf import artifacts, checkpoint, variants
 from hemf.config import HemfConfig, registered
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import checks, distillation, distributed, figures, hardware, metrics, trainer
+from train import distillation, distributed, figures, hardware, metrics, trainer
+from train.datasets import checks
 from train.distillation import Teacher
 from train.hardware import Hardware
 from train.job import Job
@@ -180,7 +181,7 @@ def describe(options: Options, recipe: Recipe, images: Images) -> Job:
 
 
 def read_images(options: Options, listener: Listener) -> Images:
-    """Every image of the splits, decoded once; see `train.checks`.
+    """Every image of the splits, decoded once; see `train.datasets.checks`.
 
     Raises:
         BadInputError: images that can't be read, unless they are left out; too few, or one class.

@@ -13,7 +13,7 @@ import click
 from hemf.errors import UsageError
 
 if TYPE_CHECKING:  # what runs imports it when it is needed
-    from train.preparation import Prepared
+    from train.datasets.preparation import Prepared
 
 
 @click.group("data")
@@ -103,7 +103,7 @@ def class_folders(**options: Any) -> None:
 def check(folder: Path, as_json: bool) -> None:
     """See that DIR holds the images that its split.json lists, byte for byte; ends with 3 where it doesn't."""
     from hemf_export import console
-    from train import split_file
+    from train.datasets import split_file
 
     bar = console.PhaseBar("Checking")
     try:
@@ -121,10 +121,10 @@ def check(folder: Path, as_json: bool) -> None:
 
 def _run(data_set: Any, options: dict[str, Any]) -> None:
     from hemf_export import console
-    from train.assignment import Request
-    from train.groups import GroupColumn
-    from train.preparation import prepare
-    from train.splits import Shares
+    from train.datasets.assignment import Request
+    from train.datasets.groups import GroupColumn
+    from train.datasets.preparation import prepare
+    from train.datasets.splits import Shares
 
     as_json, text, path = options.pop("as_json"), options.pop("split"), options.pop("groups")
     column, image_column = options.pop("group_column"), options.pop("image_column")
@@ -152,7 +152,7 @@ def _run(data_set: Any, options: dict[str, Any]) -> None:
 
 def _show(made: Prepared) -> None:
     from hemf_export import console
-    from train.splits import SPLITS
+    from train.datasets.splits import SPLITS
 
     counts = made.counts
     used = [split for split in SPLITS if any(row[split] for row in counts.values())]

@@ -12,7 +12,7 @@ from hemf import artifacts, checkpoint
 from hemf.images import Preprocess
 from hemf_export import fp16, onnx_export, precision, runners
 from tests.conftest import TINY, tiny_checkpoint, write_class_folders
-from train import data
+from train.datasets import checks
 from train.job import Job
 from train.recipe import Recipe
 from train.run_folder import RunFolder
@@ -57,7 +57,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """The ONNX file of a tiny network that learned to tell the pictures apart."""
     folder = tmp_path_factory.mktemp("trained")
-    train, validation, _ = data.load_splits(pictures)
+    splits = checks.load_splits(pictures)
+    train, validation = splits["train"], splits["val"]
     recipe = Recipe(epochs=8, batch_size=8, learning_rate=1e-3)
     job = Job(TINY, recipe, Preprocess.for_size(TINY.image_size), train, validation)
     Trainer(job, RunFolder(folder, resume=False), resume=False).fit(Quiet())

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import CLASSES, write_class_folders
-from tests.train import downloads
-from train import checks, split_file
+from tests.train.datasets import downloads
+from train.datasets import checks, split_file
 
 
 @pytest.fixture

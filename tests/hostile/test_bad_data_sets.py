@@ -14,8 +14,8 @@ from hemf import artifact_folder
 from hemf.errors import BadInputError
 from tests.conftest import CLASSES, write_class_folders, write_images
 from tests.hostile.conftest import contents, one_message
-from tests.train import downloads
-from train import published_sets
+from tests.train.datasets import downloads
+from train.datasets import published_sets
 
 
 @pytest.fixture

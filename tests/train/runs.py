@@ -12,7 +12,7 @@ from typing import Any
 from hemf.checkpoint_files import read_pickle
 from hemf.images import Preprocess
 from tests.conftest import TINY
-from train import data
+from train.datasets import checks
 from train.job import Job
 from train.recipe import Recipe
 
@@ -39,7 +39,8 @@ class Quiet:
 
 
 def job(image_data: Path, **recipe: object) -> Job:
-    train, validation, _ = data.load_splits(image_data)
+    splits = checks.load_splits(image_data)
+    train, validation = splits["train"], splits["val"]
     settings: dict[str, Any] = {"epochs": 6, "batch_size": 8, "learning_rate": 1e-3, **recipe}
     return Job(TINY, Recipe(**settings), Preprocess.for_size(64), train, validation)
 

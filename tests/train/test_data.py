@@ -11,12 +11,13 @@ import torch
 from hemf.images import Preprocess
 from train import data
 from train.batches import Division
+from train.datasets import checks
 from train.recipe import Recipe
 
 
 @pytest.fixture
 def images(image_data: Path):
-    return data.load_splits(image_data)[0]
+    return checks.load_splits(image_data)["train"]
 
 
 def epoch(images, *, seed: int = 0, number: int = 0, workers: int = 0, batch: int = 5) -> list[torch.Tensor]:

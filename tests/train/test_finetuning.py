@@ -12,7 +12,8 @@ from torch import nn
 from hemf.errors import CheckFailedError, UsageError
 from hemf.images import Preprocess
 from tests.conftest import write_class_folders
-from train import data, finetuning
+from train import finetuning
+from train.datasets import checks
 from train.finetuning_recipe import FineTuning
 
 SMALL = Preprocess.for_size(32)
@@ -34,7 +35,8 @@ class Listener:
 def splits(tmp_path):
     for seed, split in enumerate(("train", "val")):
         write_class_folders(tmp_path / split, 6, seed)
-    return data.load_splits(tmp_path)[:2]
+    splits = checks.load_splits(tmp_path)
+    return splits["train"], splits["val"]
 
 
 def network(seed: int = 0) -> nn.Module:

@@ -15,10 +15,10 @@ from pathlib import Path
 from hemf import artifact_folder, artifacts
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages, class_folders
-from train import checks, published_sets, split_file, splits
-from train.assignment import Assignment, Request, assign
-from train.split_file import Entry, Origin
-from train.splits import SPLITS, Split
+from train.datasets import checks, published_sets, split_file, splits
+from train.datasets.assignment import Assignment, Request, assign
+from train.datasets.split_file import Entry, Origin
+from train.datasets.splits import SPLITS, Split
 
 Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
 

@@ -1,6 +1,6 @@
 """Which image goes into which split: what a user asked for, and what the paper or the publishers decided.
 
-Knows nothing of files that are written; see `train.preparation`.
+Knows nothing of files that are written; see `train.datasets.preparation`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Literal
 from hemf import artifacts
 from hemf.errors import UsageError
 from hemf.folders import LabelledImages
-from train import authors_split, groups, published_sets, splits
-from train.groups import GroupColumn
-from train.published_sets import SETS
-from train.split_file import Origin
-from train.splits import Shares, Split
+from train.datasets import authors_split, groups, published_sets, splits
+from train.datasets.groups import GroupColumn
+from train.datasets.published_sets import SETS
+from train.datasets.split_file import Origin
+from train.datasets.splits import Shares, Split
 
 DEFAULT_SHARES = Shares.parse("0.7/0.1/0.2")
 

@@ -18,8 +18,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from hemf.errors import BadInputError, UsageError
 from hemf.folders import LabelledImages
-from train import splits
-from train.splits import SPLITS, Shares
+from train.datasets import splits
+from train.datasets.splits import SPLITS, Shares
 
 QUICK = settings(max_examples=60, deadline=None, database=None)
 SHARES = st.sampled_from(["0.7/0.1/0.2", "0.6/0.15/0.25", "0.5/0.5", "0.34/0.33/0.33"])

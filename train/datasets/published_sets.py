@@ -18,8 +18,8 @@ from typing import Literal
 
 from hemf.errors import BadInputError
 from hemf.folders import EXTENSIONS, LabelledImages, class_folders, image_files, listed
-from train import archives, groups
-from train.splits import SPLITS, Shares, Split
+from train.datasets import archives, groups
+from train.datasets.splits import SPLITS, Shares, Split
 
 Name = Literal["isic2018", "kvasir", "covid-ct"]
 Unpacking = Callable[[int, int], None]

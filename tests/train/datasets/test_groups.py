@@ -8,8 +8,8 @@ import pytest
 
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages
-from train import groups
-from train.groups import GroupColumn
+from train.datasets import groups
+from train.datasets.groups import GroupColumn
 
 IMAGES = LabelledImages(
     Path("scans"), ("a", "b"), tuple(Path("scans", name) for name in ("a/1.png", "a/2.png", "b/3.png")), (0, 0, 1)

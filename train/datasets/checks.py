@@ -14,7 +14,7 @@ from PIL import Image
 
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages, class_folders, listed, unreadable
-from train.splits import SPLITS
+from train.datasets.splits import SPLITS
 
 
 @dataclass(frozen=True)

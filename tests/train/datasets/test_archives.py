@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hemf.errors import BadInputError
-from train import archives
+from train.datasets import archives
 
 
 def make(path: Path, members: dict[str, bytes]) -> Path:

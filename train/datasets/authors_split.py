@@ -11,7 +11,7 @@ import random
 from typing import Literal
 
 from hemf.folders import LabelledImages
-from train.splits import Shares, Split
+from train.datasets.splits import Shares, Split
 
 SEED = 123
 

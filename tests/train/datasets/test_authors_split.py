@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from hemf.folders import LabelledImages
-from train import authors_split, published_sets
-from train.published_sets import SETS
-from train.splits import Shares
+from train.datasets import authors_split, published_sets
+from train.datasets.published_sets import SETS
+from train.datasets.splits import Shares
 
 # Table 4 of the paper; 10,015 images.
 ISIC = {"MEL": 1113, "NV": 6705, "BCC": 514, "AKIEC": 327, "BKL": 1099, "DF": 115, "VASC": 142}
