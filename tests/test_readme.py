@@ -50,7 +50,8 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, run_cli, mon
     for words in lines():
         budget = LARGE_BUDGET if "--max-drop" in words else []
         code, _, err = run_cli(*words, *SHORTENED.get(words[0], []), *budget)
-        assert code == 0, f"hemf-export {' '.join(words)}\n{err}"
+        nothing_to_regain = words[0] == "finetune" and code == 3 and "No epoch was better" in err
+        assert code == 0 or nothing_to_regain, f"hemf-export {' '.join(words)}\n{err}"
         if words[0] == "train":  # what follows is as right with a shallow network, and twice as quick
             checkpoint.save(tiny_checkpoint(), Path("run", "best.pt"))
     made = {path.name for path in (*tmp_path.iterdir(), *(tmp_path / "run").iterdir())}
