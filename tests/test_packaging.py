@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import PROJECT
 
-PACKAGES = ("hemf", "train", "calibration", "engines", "hemf_export", "hemf_export/commands")
+ROOMS = ("hemf", "train", "calibration", "engines", "hemf_export")
+MODULES = {path.relative_to(PROJECT).as_posix() for room in ROOMS for path in (PROJECT / room).rglob("*.py")}
 
 
 @pytest.fixture(scope="module")
@@ -20,11 +21,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     # A copy: setuptools leaves a build/ folder, and would take stale modules from one that lies there.
-    for package in PACKAGES:
-        (source / package).mkdir(parents=True, exist_ok=True)
-        for path in (PROJECT / package).glob("*.py"):
-            (source / package / path.name).write_bytes(path.read_bytes())
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in (*MODULES, "pyproject.toml", "README.md", "LICENSE"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((PROJECT / name).read_bytes())
     for stray in ("demo-run/best.py", "tests/test_x.py", "benchmarks/__init__.py", "calibration/notes.txt"):
         (source / stray).parent.mkdir(exist_ok=True)
@@ -38,10 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_our_modules_and_nothing_else(wheel):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    expected = {
-        path.relative_to(PROJECT).as_posix() for package in PACKAGES for path in (PROJECT / package).glob("*.py")
-    }
-    assert found == expected
+    assert found == MODULES
     assert "hemf_export/cli.py" in found
 
 

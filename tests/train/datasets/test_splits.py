@@ -131,7 +131,7 @@ def test_the_seed_decides():
 
 def test_a_split_is_the_same_in_a_process_with_other_hashes():
     script = (
-        "from tests.train.test_splits import *\n"
+        "from tests.train.datasets.test_splits import *\n"
         "images, group_of = patients(50, 0)\n"
         "print(splits.grouped(images, group_of, Shares.parse('0.7/0.1/0.2'), 5),"
         "splits.stratified(images, Shares.parse('0.7/0.1/0.2'), 5))"
