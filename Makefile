@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-modelopt
 
-.PHONY: demo test lint bench bench-precision clean
+.PHONY: demo test check-docs lint bench bench-precision clean
 
 demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compare: everything stays in demo-run/
 	$(BIN)/python examples/demo.py demo-run
 
 test: $(VENV)/installed  ## The tests, on up to four cores; no GPU and no network needed
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+check-docs: $(VENV)/installed  ## Every command that the README names, in the order that a reader meets them
+	$(BIN)/python -m pytest -m documentation
 
 lint: $(VENV)/installed  ## Format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -34,6 +34,10 @@ def draw(where: Mapping[str, Any], name: str) -> str:
             label="beyond the bound",
             clip_on=False,
         )
+        damaged = [place for place in places if nodes[place]["node"] in where["damaged"]]
+        if damaged:
+            heights = [own[place] for place in damaged]
+            axes.plot(damaged, heights, "X", color=_BEYOND, markersize=9, label="stores other numbers", clip_on=False)
         axes.axhline(where["bound"], color=_BEYOND, linewidth=0.9, linestyle="--")
         start = 0
         for index, (block, members) in enumerate(groupby(node["block"] for node in nodes)):

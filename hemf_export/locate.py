@@ -1,5 +1,8 @@
 """Where does a converted file leave the float32 one? Node by node, in graph order, on the images that show it best.
 
+A node whose stored numbers aren't the float32 ones (`hemf_export.stored_numbers`) is damaged for certain and comes
+first, whatever it makes of these images; the errors tell of the others.
+
 For every node two errors are measured: what its value is off by in the file (all that came before included), and what
 the node does on exact inputs. The second names the culprit: a damaged scale shows at the product that it feeds, and
 nowhere behind it.
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +52,7 @@ class Located:
         fails_beyond: what no sound node reaches: beyond it the file fails. In INT8 a sound node may stand out.
         nodes: all that could be compared, in graph order.
         blocks: of each of them.
+        damaged: names of nodes whose stored numbers are beyond their bounds.
     """
 
     float32: Path
@@ -57,6 +61,7 @@ class Located:
     fails_beyond: float
     nodes: tuple[NodeError, ...]
     blocks: tuple[str, ...]
+    damaged: frozenset[str] = frozenset()
 
     @property
     def beyond(self) -> tuple[NodeError, ...]:
@@ -67,12 +72,14 @@ class Located:
         """Plain types, for JSON."""
         listed = [self._node(node, block) for node, block in zip(self.nodes, self.blocks, strict=True)]
         beyond = [values for values, node in zip(listed, self.nodes, strict=True) if not node.own <= self.bound]
+        damaged = [values for values in listed if values["node"] in self.damaged]
         return {
             "float32_file": self.float32.name,
             "images": list(self.images),
             "bound": self.bound,
             "fails_beyond": self.fails_beyond,
-            "first": beyond[0] if beyond else None,
+            "first": next(iter((*damaged, *beyond)), None),
+            "damaged": [values["node"] for values in damaged],
             "beyond": beyond[:_LISTED],
             "nodes_beyond": len(beyond),
             "nodes": listed,
@@ -89,8 +96,16 @@ def locate(
     candidate: Verified,
     float32: Path,
     progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    damaged: Collection[str] = (),
 ) -> Located:
     """Compare the nodes of a candidate with those of the float32 file that it was made from.
+
+    Args:
+        found: the verification that the candidate is of; some of its images are used.
+        candidate: an ONNX file.
+        float32: the file.
+        progress: told the phase, how much of it is done, and of how much.
+        damaged: names of nodes that are known to be.
 
     Raises:
         BadInputError: the float32 file shares no values with the candidate.
@@ -111,7 +126,8 @@ def locate(
     names = tuple(found.name_of(index) for index in chosen)
     bound = _bound(model.precision, errors)
     fails_beyond = _BOUNDS.get(model.precision, _MOST_INT8)
-    return Located(float32, names, bound, fails_beyond, tuple(errors), tuple(where[error.node] for error in errors))
+    in_blocks = tuple(where[error.node] for error in errors)
+    return Located(float32, names, bound, fails_beyond, tuple(errors), in_blocks, frozenset(damaged))
 
 
 def add(found: Verification, located: dict[Path, Located]) -> Verification:

@@ -54,7 +54,7 @@ figcaption { overflow-wrap: anywhere; }
 svg { max-width: 100%; height: auto; display: block; } .wide svg { min-width: 46rem; }
 code { font: .87em/1.4 ui-monospace, Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 @media (max-width: 40rem) { body { font-size: 14px; } h1 { font-size: 1.3rem; }
-  th, td { padding-right: .5rem; } td.words { min-width: 5rem; }
+  th, td { padding-right: .5rem; } td.words { min-width: 6rem; }
   .sheet { grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); } }
 @media print { @page { size: A4; margin: 14mm; } :root { color-scheme: light; --paper: #fff; --ink: #000; --soft: #444;
   --line: #bbb; --band: #f3f5f8; --accent: #2166ac; --good: #0b6b3a; --bad: #a01c14; }

@@ -45,7 +45,10 @@ class Scrutiny:
         found = stored_numbers.add(found, numbers)
         if not self.nodes:
             return found
-        located = {path: locate.locate(found, item, self.parents[path], progress) for path, item in files.items()}
+        located = {
+            path: locate.locate(found, item, self.parents[path], progress, numbers[path].damaged)
+            for path, item in files.items()
+        }
         return locate.add(found, located)
 
 

@@ -72,6 +72,11 @@ class StoredNumbers:
         """Too wide or too narrow, in graph order."""
         return [step for step in self.steps if not (step.excess <= MOST_EXCESS and step.clipped <= MOST_CLIPPED)]
 
+    @property
+    def damaged(self) -> set[str]:
+        """Names of the nodes that take them."""
+        return {bad.node for bad in (*self.bad_weights, *self.bad_steps)}
+
     def missed(self) -> list[Missed]:
         """One entry for the weights and one for the steps, where some are beyond their bounds."""
         found = []

@@ -209,7 +209,9 @@ def _divergence(report: Mapping[str, Any]) -> str:
         parts.append(
             f'<div class="keep"><h3>{escaped(candidate["file"])} beside {escaped(where["float32_file"])}</h3>'
             f"<p>Bound of a node's own error: {figure(report, f'candidates/{index}/divergence/bound', small)}; "
-            f"nodes beyond it: {figure(report, f'candidates/{index}/divergence/nodes_beyond')}.</p>"
+            f"nodes beyond it: {figure(report, f'candidates/{index}/divergence/nodes_beyond')}."
+            + "".join(f" <strong>{escaped(name)} stores other numbers.</strong>" for name in where["damaged"])
+            + "</p>"
             + f'<div class="scroll wide">{divergence_plot.draw(where, candidate["file"])}</div></div>'
             + (table(("node", "operator", "block", "own error", "error"), beyond, words=(0, 1, 2)) if beyond else "")
         )

@@ -80,8 +80,10 @@ def first_nodes(report: Mapping[str, Any]) -> list[str]:
                 text = f"no node's own error stands out (beyond {where['bound']:.2g} of its value)"
             else:
                 own = "not finite" if first["own_error"] is None else f"{first['own_error']:.2g} of its value"
+                damaged = first["node"] in where["damaged"]
+                what = "whose stored numbers are not those of" if damaged else "that stands out from"
                 text = (
-                    f"the first node that stands out from {where['float32_file']} is {first['node']} "
+                    f"the first node {what} {where['float32_file']} is {first['node']} "
                     f"({first['operator']}, {first['block']}): its own error is {own}, "
                     f"usual is up to {where['bound']:.2g}"
                 )

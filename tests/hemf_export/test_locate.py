@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
-from hemf_export import locate, scrutiny, verification
+from calibration.isolation import NodeError
+from hemf_export import locate, scrutiny, verification, verification_text
 from hemf_export.verification import Request
 from tests.hemf_export import faults
 from tests.hemf_export.conftest import no_inference
@@ -25,6 +28,17 @@ def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):
     assert [item["node"] for item in found["divergence"]["beyond"]] == [node], "what is behind it is not to blame"
     assert [missed["bound"] for missed in found["missed"][-2:]] == ["weight_error", "node_error"]
     assert f"{node} (EGF 2)" in err
+
+
+def test_a_node_that_stores_other_numbers_comes_before_one_whose_error_is_large():
+    """In INT8 a sound node may stand out, and a damaged one hardly move the few images that are looked at."""
+    nodes = tuple(NodeError(name, "Conv", own, own) for name, own in (("a", 0.055), ("b", 0.02), ("c", 0.01)))
+    where = locate.Located(Path("x.onnx"), ("1.png",), 0.052, 0.3, nodes, ("ELF 1", "ELF 2", "ELF 3"))
+    assert where.to_dict()["first"]["node"] == "a"
+    told = dataclasses.replace(where, damaged=frozenset({"c", "b"})).to_dict()
+    assert (told["first"]["node"], told["damaged"], told["nodes_beyond"]) == ("b", ["b", "c"], 1)
+    (text,) = verification_text.first_nodes({"candidates": [{"file": "x.int8.onnx", "divergence": told}]})
+    assert "whose stored numbers are not those of x.onnx is b (Conv, ELF 2)" in text
 
 
 def test_what_cannot_be_looked_into(made, copies, folder, tmp_path, run_cli, monkeypatch):

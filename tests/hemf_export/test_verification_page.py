@@ -73,5 +73,6 @@ def test_names_cannot_break_out_of_the_page():
 
 def test_a_plot_draws_the_name_of_a_block_as_it_is():
     node = {"node": "n", "operator": "Gemm", "block": "$x_{1}$ 模型", "error": 0.1, "own_error": 0.001}
-    drawn = divergence_plot.draw({"nodes": [node], "bound": 0.01}, "a.onnx")
+    drawn = divergence_plot.draw({"nodes": [node], "damaged": ["n"], "bound": 0.01}, "a.onnx")
     assert "$x_{1}$ 模型" in drawn
+    assert "stores other numbers" in drawn
