@@ -75,7 +75,7 @@ class StoredNumbers:
     @property
     def damaged(self) -> set[str]:
         """Names of the nodes that take them."""
-        return {bad.node for bad in (*self.bad_weights, *self.bad_steps)}
+        return {weight.node for weight in self.bad_weights} | {step.node for step in self.bad_steps}
 
     def missed(self) -> list[Missed]:
         """One entry for the weights and one for the steps, where some are beyond their bounds."""
