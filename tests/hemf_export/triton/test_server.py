@@ -58,6 +58,7 @@ def test_it_answers_what_predict_says(network, server, local, images, run_cli, p
     logits = client.load(connection, network).logits(pixels)
     connection.close()
     np.testing.assert_allclose(logits, local.logits(pixels), atol=1e-5)
+    assert "PyCapsule" not in server.log, "no answer leaves an error in the log"
 
 
 def test_it_prints_as_predict_does(network, server, made, pictures, run_cli):
