@@ -81,8 +81,7 @@ def test_a_minute_with_sixteen_clients(made, server, images):
     connection.close()
     every = 1000 * np.array([one for own in latencies for one in own])
     count, runs = int(statistics["inference_count"]), int(statistics["execution_count"])
-    quarter = max(1, len(memory) // 4)
-    began, ended = (float(np.median(part)) for part in (memory[quarter : 2 * quarter], memory[-quarter:]))
+    quarters = [round(float(np.median(part)) / 1e6, 1) for part in np.array_split(memory, 4)]
     figures = {
         "model": path.name,
         "clients": CLIENTS,
@@ -92,10 +91,11 @@ def test_a_minute_with_sixteen_clients(made, server, images):
         "requests_per_second": round(len(every) / seconds, 1),
         "latency_ms": {f"p{share}": round(float(np.percentile(every, share)), 2) for share in (50, 90, 95, 99)},
         "images_per_run": round(count / runs, 2),
-        "memory_mb": {"second quarter": round(began / 1e6), "last quarter": round(ended / 1e6)},
+        "memory_mb_by_quarter": quarters,
     }
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
     assert not errors, errors[:3]
     assert count >= len(every)
     assert runs < count, "requests were put together"
-    assert ended <= began * 1.05 + 5e6, "the server's memory doesn't grow"
+    # At first the backend's buffers grow to the largest batch that came.
+    assert quarters[3] <= quarters[1] * 1.02 + 5, "the server's memory doesn't grow"
