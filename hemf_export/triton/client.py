@@ -84,6 +84,7 @@ def load(server: Server, model: str | None = None, version: int | None = None) -
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
         checkpoint_sha256=described.checkpoint_sha256, input_type=described.input_type, fixed_batch=fixed,
+        source_size=described.source_size,
     )  # fmt: skip
 
 

@@ -195,7 +195,7 @@ def _require_alike(name: str, model: ModelFile, folder: Path, config: Any, there
     if there:
         newest = max(there)
         before = parameters.description(parameters.texts(config), newest, f"{folder / CONFIG}")
-        if before.classes != model.description.classes or before.preprocess != model.description.preprocess:
+        if before.classes != model.description.classes or before.input != model.description.input:
             raise BadInputError(
                 f"{model.path} has other classes or another preprocessing than version {newest} of {name}.", hint
             )

@@ -80,9 +80,10 @@ def in_place(folder: Path, model: ModelFile, image: Warmup) -> Iterator[None]:
 
 def _make(model: ModelFile, options: Options, count: int) -> Warmup:
     known = golden.read(model.path, model.manifest) if options.images is None and model.flavour != "onnx" else None
-    samples = Samples(model.description.preprocess, parity.image_folder(options.images, None), 1)
+    taken = model.description.input
+    samples = Samples(taken, parity.image_folder(options.images, None), 1)
     pixels = known.pixels[:1] if known else next(samples.pixels((1,)))
-    image = samples.network_input(pixels, model.description.input_type).astype(NUMPY_TYPES[model.input.dtype])
+    image = taken.network(pixels).astype(NUMPY_TYPES[model.input.dtype])
     assert image.shape[1:] == model.input.dims, "the description's images are the model's input"
     source = f"a golden image ({known.source})" if known else samples.source
     return Warmup(source, np.ascontiguousarray(np.repeat(image, count, axis=0)).tobytes())

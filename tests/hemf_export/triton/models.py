@@ -13,6 +13,7 @@ from engines.golden import Golden
 from engines.options import BuildOptions
 from hemf import artifacts
 from hemf.images import Preprocess
+from hemf.model_input import SourceSize
 from hemf_export import onnx_file
 from hemf_export.onnx_file import Description
 from tests.conftest import CLASSES
@@ -23,9 +24,11 @@ VERSIONS = {"tensorrt": (10, 16, 1, 11), "tensorrt-rtx": (1, 7, 1, 116)}
 TAGS = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
 
 
-def described(precision: str = "fp32", input_type: str = "float32", batch: int | None = None) -> Description:
+def described(
+    precision: str = "fp32", input_type: str = "float32", batch: int | None = None, source: SourceSize | None = None
+) -> Description:
     return Description(
-        "means", CLASSES, Preprocess.for_size(SIDE), precision, input_type, batch, "c" * 64, {"torch": "2.13.0"}
+        "means", CLASSES, Preprocess.for_size(SIDE), precision, input_type, batch, "c" * 64, {"torch": "2.13.0"}, source
     )  # type: ignore[arg-type]
 
 
@@ -55,9 +58,13 @@ def plan(
     return path
 
 
-def means(path: Path, *, raw: bool = False, batch: int | None = None, scale: float = 1.0, **fields: Any) -> Path:
+def means(
+    path: Path, *, raw: bool = False, batch: int | None = None, scale: float = 1.0, source: SourceSize | None = None,
+    **fields: Any,
+) -> Path:  # fmt: skip
     """An ONNX file of ours: logits are the channels' means times `scale`."""
-    shape, axes = ([SIDE, SIDE, 3], [1, 2]) if raw else ([3, SIDE, SIDE], [2, 3])
+    taken = described(input_type="uint8" if raw else "float32", source=source).input
+    shape, axes = ([taken.height, taken.width, 3], [1, 2]) if raw else ([3, SIDE, SIDE], [2, 3])
     kind = onnx.TensorProto.UINT8 if raw else onnx.TensorProto.FLOAT
     lead: int | str = batch or "batch"
     graph = onnx.helper.make_graph(
@@ -75,7 +82,7 @@ def means(path: Path, *, raw: bool = False, batch: int | None = None, scale: flo
         ],
     )
     model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9))
-    description = described(input_type="uint8" if raw else "float32", batch=batch)
+    description = described(input_type="uint8" if raw else "float32", batch=batch, source=source)
     onnx_file.describe(model, description)
     ir.save(model, path)
     artifacts.write_manifest(path, {"kind": "onnx", "parent": "m.pt", **description.to_dict(), **fields})

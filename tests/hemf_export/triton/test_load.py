@@ -43,7 +43,7 @@ def test_a_minute_with_sixteen_clients(made, server, images):
     repository.write([path], server.repository, Options(name="loaded", backend="python", max_batch=16, preferred=(8,)))
     server.load("loaded")
     local = predict.load(path)
-    pixels = np.stack([local.preprocess.load(image) for image in images])
+    pixels = np.stack([local.input.load(image) for image in images])
     expected = local.logits(pixels)
     latencies: list[list[float]] = [[] for _ in range(CLIENTS)]
     errors: list[str] = []

@@ -15,6 +15,7 @@ import pytest
 
 from hemf import artifacts
 from hemf.errors import UsageError
+from hemf.model_input import SourceSize
 from hemf_export.triton import protobuf, repository
 from hemf_export.triton.options import Options
 from hemf_export.triton.versions import VersionPolicy
@@ -137,6 +138,13 @@ def test_auto_takes_onnx_runtime_for_an_onnx_file_without_a_manifest(tmp_path):
     made = repository.write([path], tmp_path / "repo", Options()).models[0]
     assert made.backend == "onnxruntime"
     assert artifacts.read_manifest(made.folder / "1" / "model.onnx")["classes"] == list(CLASSES)
+
+
+def test_images_that_the_graph_resizes_itself(tmp_path):
+    path = means(tmp_path / "m.onnx", raw=True, source=SourceSize(6, 10))
+    made = repository.write([path], tmp_path / "repo", Options()).models[0]
+    assert list(config_of(made.folder).input[0].dims) == [6, 10, 3]
+    assert (made.folder / "warmup" / "images").stat().st_size == 6 * 10 * 3
 
 
 def test_real_images_and_other_options_are_taken(tmp_path, run_cli, pictures):

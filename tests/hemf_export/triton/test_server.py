@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from hemf.errors import BadInputError
+from hemf.model_input import SourceSize
 from hemf_export import predict
 from hemf_export.predictor import Predictor
 from hemf_export.triton import client, repository
 from hemf_export.triton.options import Options
 from hemf_export.triton.server import Server
 from hemf_export.triton.versions import VersionPolicy
+from tests.conftest import write_images
 from tests.hemf_export.triton.models import SIDE, means, plan
 from tests.hemf_export.triton.triton_server import TritonServer
 
@@ -53,7 +55,7 @@ def test_it_answers_what_predict_says(network, server, local, images, run_cli, p
     for ours, theirs in zip(found["predictions"], local.predict(images), strict=True):
         assert (ours["image"], ours["class"]) == (str(theirs.path), theirs.label)
         assert list(ours["probabilities"].values()) == pytest.approx(theirs.probabilities, abs=1e-6)
-    pixels = np.stack([local.preprocess.load(path) for path in images])
+    pixels = np.stack([local.input.load(path) for path in images])
     connection = Server(url)
     logits = client.load(connection, network).logits(pixels)
     connection.close()
@@ -80,6 +82,19 @@ def test_raw_pixels_and_fixed_batches(server, tmp_path, images, run_cli, raw, ba
     expected = json.loads(run_cli("predict", path, *images[:6], "--json")[1])["predictions"]
     for ours, theirs in zip(json.loads(out)["predictions"], expected, strict=True):
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-6)
+
+
+def test_images_that_the_graph_resizes_itself(server, tmp_path, images, run_cli):
+    path = means(tmp_path / "m.onnx", raw=True, source=SourceSize(40, 40))
+    served(server, path, "whole")
+    code, out, err = run_cli("triton-client", server.http, *images[:3], "--model", "whole", "--json")
+    assert code == 0, err
+    for ours, theirs in zip(json.loads(out)["predictions"], predict.load(path).predict(images[:3]), strict=True):
+        assert list(ours["probabilities"].values()) == pytest.approx(theirs.probabilities, abs=1e-6)
+    write_images(tmp_path / "others", 1, "dark", side=41)
+    code, _, err = run_cli("triton-client", server.http, tmp_path / "others", "--model", "whole")
+    assert code == 1
+    assert "takes images of 40x40" in err
 
 
 def test_concurrent_requests_are_put_together(server, tmp_path):
