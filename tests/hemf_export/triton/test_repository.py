@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,14 @@ def test_killed_between_its_two_steps_it_leaves_what_the_next_writing_mends(tmp_
     assert run_cli("triton", second, "-o", repo, "--name", "m")[0] == 0
     assert run_cli("triton", "--check", repo)[0] == 0
     assert (repo / "m" / "2" / "model.onnx").read_bytes() == second.read_bytes()
+
+
+def test_writers_at_once_make_a_version_each(tmp_path):
+    files = [means(tmp_path / f"{scale}.onnx", scale=float(scale)) for scale in range(1, 5)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda path: repository.write([path], tmp_path / "repo", Options(name="m")), files))
+    assert sorted(done.models[0].version for done in made) == [1, 2, 3, 4]
+    assert repository.check(tmp_path / "repo").models[0].versions == (1, 2, 3, 4)
 
 
 # What is refused

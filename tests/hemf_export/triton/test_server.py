@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -149,6 +150,25 @@ def test_a_new_version_and_back(server, tmp_path, run_cli):
     connection = Server(server.grpc)
     assert client.load(connection, "changing", version=1).logits(pixels)[0, 0] == 100.0
     connection.close()
+
+
+def test_a_server_that_polls_takes_a_new_version_without_a_failed_request(server, tmp_path):
+    (tmp_path / "server" / "models").mkdir(parents=True)
+    polls = "--model-control-mode=poll", "--repository-poll-secs=1"
+    files = [means(tmp_path / f"{scale}.onnx", raw=True, scale=float(scale)) for scale in (1, 2)]
+    options = Options(name="m", backend="python", queue_delay_us=0)
+    repository.write(files[:1], tmp_path / "server" / "models", options)
+    pixels, seen = np.full((1, SIDE, SIDE, 3), 100, np.uint8), []
+    with TritonServer(server.wheel, tmp_path / "server", polls) as polling:
+        connection, deadline = Server(polling.grpc), time.monotonic() + 30
+        inputs = {"images": (pixels, "UINT8")}
+        while 200.0 not in seen and time.monotonic() < deadline:
+            seen.append(float(connection.infer("m", "", inputs, "logits")[0, 0]))
+            if len(seen) == 20:
+                repository.write(files[1:], polling.repository, options)
+            time.sleep(0.02)
+        connection.close()
+    assert set(seen) == {100.0, 200.0}, "either version's answer, every time"
 
 
 @pytest.mark.parametrize(

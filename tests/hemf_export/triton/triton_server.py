@@ -13,6 +13,7 @@ import sysconfig
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -45,14 +46,15 @@ class TritonServer:
     Args:
         wheel: where it is installed.
         folder: has `models`, the repository; its log and backends are put here.
+        control: how it learns of models: by default, when it is told to load one.
 
     Attributes:
         http, grpc: its URLs.
         repository: the folder of its models, which it loads when it is told to.
     """
 
-    def __init__(self, wheel: Path, folder: Path) -> None:
-        self._wheel, self._folder = wheel, folder
+    def __init__(self, wheel: Path, folder: Path, control: Sequence[str] = ("--model-control-mode=explicit",)) -> None:
+        self.wheel, self._folder, self._control = wheel, folder, control
         self.repository = folder / "models"
         self._log = folder / "log"
         ports = _free_ports(2)
@@ -60,11 +62,11 @@ class TritonServer:
         self._ports = ports
 
     def __enter__(self) -> TritonServer:
-        home = self._wheel / "pytriton" / "tritonserver"
+        home = self.wheel / "pytriton" / "tritonserver"
         backends = self._folder / "backends"
         shutil.copytree(home / "backends", backends)
-        shutil.copy(_stub(self._wheel), backends / "python")
-        libraries = [self._wheel / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
+        shutil.copy(_stub(self.wheel), backends / "python")
+        libraries = [self.wheel / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR")]
         environment = {
             **os.environ,
             "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
@@ -72,7 +74,7 @@ class TritonServer:
         }
         command = [
             home / "bin" / "tritonserver", f"--model-repository={self.repository}", f"--backend-directory={backends}",
-            "--model-control-mode=explicit", "--exit-on-error=false", "--disable-auto-complete-config",
+            *self._control, "--exit-on-error=false", "--disable-auto-complete-config",
             "--allow-metrics=false", "--exit-timeout-secs=5",
             "--http-address=127.0.0.1", f"--http-port={self._ports[0]}",
             "--grpc-address=127.0.0.1", f"--grpc-port={self._ports[1]}",
