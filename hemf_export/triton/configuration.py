@@ -54,6 +54,8 @@ def changed(config: Any, model: ModelFile, options: Options) -> Any:
     """
     made = protobuf.messages().ModelConfig()
     made.CopyFrom(config)
+    if not made.instance_group:
+        made.instance_group.add(count=1, kind=_kind(model, options))
     if options.max_batch is not None:
         made.max_batch_size = _largest(model, made.backend, options)
     if options.device is not None:

@@ -6,6 +6,7 @@ and a wrong list of labels never.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -147,15 +148,20 @@ def _hashes(config: Any, model: ModelFile, version: int) -> Iterator[str]:
             yield f"the parameter {key} is {str(given)[:16]}…, by the manifest {wanted[:16]}…"
 
 
+def _is_plain(name: str) -> bool:
+    """Whether it is the name of a file, and of none elsewhere."""
+    return bool(name) and "\0" not in name and Path(name).name == name
+
+
 def _labels(folder: Path, config: Any, classes: tuple[str, ...]) -> Iterator[str]:
     name = config.output[0].label_filename if config.output else ""
     if not name:
         yield "the output names no label file"
         return
-    path = folder / name
-    if path.resolve().parent != folder.resolve():
+    if not _is_plain(name):
         yield f"the label file {name!r} is not in the model's folder"
         return
+    path = folder / name
     try:
         given = tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
@@ -176,11 +182,12 @@ def _warmup(folder: Path, config: Any) -> Iterator[str]:
             if not inputs or image.data_type != inputs[0].data_type or list(image.dims) != list(inputs[0].dims):
                 yield f"warm-up {entry.name!r} has another input than the model: {name} {list(image.dims)}"
                 continue
-            path = folder / warmup.FOLDER / image.input_data_file
-            wanted = NUMPY_TYPES[protobuf.name("DataType", image.data_type)]().itemsize
-            for size in image.dims:
-                wanted *= size
-            if not image.input_data_file or not path.is_file():
+            path, kind = folder / warmup.FOLDER / image.input_data_file, protobuf.name("DataType", image.data_type)
+            if kind not in NUMPY_TYPES:
+                yield f"warm-up {entry.name!r} has images of {kind}"
+                continue
+            wanted = NUMPY_TYPES[kind]().itemsize * math.prod(image.dims)
+            if not _is_plain(image.input_data_file) or not path.is_file():
                 yield f"warm-up {entry.name!r} reads {image.input_data_file!r}, which is not in {warmup.FOLDER}/"
             elif path.stat().st_size != wanted:
                 yield f"{warmup.FOLDER}/{path.name} has {path.stat().st_size:,} bytes, its shape needs {wanted:,}"

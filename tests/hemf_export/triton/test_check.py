@@ -6,10 +6,14 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from hemf.errors import HemfError
 from hemf_export.triton import repository
 from hemf_export.triton.options import Options
 from tests.hemf_export.triton.models import means, plan
@@ -128,6 +132,11 @@ BROKEN = {
         "onnx",
         write("labels.txt", "dark\nbright\nstriped\n"),
         "the model's classes are bright, dark, striped",
+    ),
+    "warm-up elsewhere": (
+        "onnx",
+        swap('input_data_file: "images"', 'input_data_file: "../labels.txt"'),
+        "reads '../labels.txt', which is not in warmup/",
     ),
     "label file elsewhere": ("onnx", swap("labels.txt", "../engine/labels.txt"), "is not in the model's folder"),
     "model bytes": ("engine", flip("1/model.plan"), "is not the file that model.plan.json describes"),
@@ -259,6 +268,36 @@ def test_bytes_that_are_no_text(repo, run_cli):
     code, _, err = run_cli("triton", "--check", repo)
     assert code == 1
     assert "can't be read" in err
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_whatever_the_text_says_it_is_right_or_refused(repo, data):
+    """Lines lost, doubled, moved, and values swapped for others: never an error of our own."""
+    folder = repo / data.draw(st.sampled_from(["engine", "many", "onnx", "python"]))
+    path, kept = folder / "config.pbtxt", (folder / "config.pbtxt").read_bytes()
+    lines = kept.decode().splitlines()
+    values = st.sampled_from(
+        ["0", "-1", "7", "99999999999", '""', '"../x"', '"a\\000b"', "TYPE_INT64", "KIND_MODEL", "true"]
+    )
+    for _ in range(data.draw(st.integers(1, 3))):
+        index = data.draw(st.integers(0, len(lines) - 1))
+        match data.draw(st.sampled_from(["drop", "double", "value", "swap"])):
+            case "drop":
+                del lines[index]
+            case "double":
+                lines.insert(index, lines[index])
+            case "value":
+                lines[index] = re.sub(r": .*", lambda _: f": {data.draw(values)}", lines[index])
+            case "swap":
+                other = data.draw(st.integers(0, len(lines) - 1))
+                lines[index], lines[other] = lines[other], lines[index]
+    path.write_text("\n".join(lines))
+    try:
+        with suppress(HemfError):
+            repository.check(folder)
+    finally:
+        path.write_bytes(kept)
 
 
 def test_where_no_repository_is(tmp_path, run_cli):
