@@ -60,6 +60,8 @@ def parse(text: str, shown: str | Path = "config.pbtxt") -> Any:
                 f"{shown}{where}: {message.rsplit('.', 1)[-1]} has no key {field!r}.", did_you_mean(field, fields)
             ) from error
         raise BadInputError(f"{shown} is not a configuration of Triton: {error}.") from error
+    except (ValueError, TypeError) as error:  # a number that its field can't hold
+        raise BadInputError(f"{shown} is not a configuration of Triton: {error}.") from error
 
 
 def text(config: Any) -> str:

@@ -255,7 +255,9 @@ def test_an_unknown_key_is_exit_2_with_the_nearest_one(repo, run_cli, old, new, 
     assert message in " ".join(err.split())
 
 
-@pytest.mark.parametrize("text", ["max_batch_size: many", "name: ", "{", "\x00", 'name: "a" name: "b"'])
+@pytest.mark.parametrize(
+    "text", ["max_batch_size: many", "max_batch_size: 99999999999", "name: ", "{", "\x00", 'name: "a" name: "b"']
+)
 def test_what_is_no_configuration(repo, run_cli, text):
     (repo / "engine" / "config.pbtxt").write_text(text)
     code, _, err = run_cli("triton", "--check", repo)
