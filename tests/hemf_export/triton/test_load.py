@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hemf_export import predict
+from hemf_export.predictor import Predictor
 from hemf_export.triton import client, repository
 from hemf_export.triton.options import Options
 from hemf_export.triton.server import Server
@@ -36,6 +37,15 @@ def resident_bytes(pid: int) -> int:
     return sum(found[one][1] for one in own if one in found)
 
 
+def images_per_second(model: Predictor, pixels: np.ndarray) -> float:
+    """What ONNX Runtime gives in this process, with nobody else."""
+    runs, began = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - began) < SECONDS / 15:
+        model.logits(pixels)
+        runs += 1
+    return runs * len(pixels) / seconds
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_minute_with_sixteen_clients(made, server, images):
@@ -45,6 +55,7 @@ def test_a_minute_with_sixteen_clients(made, server, images):
     local = predict.load(path)
     pixels = np.stack([local.input.load(image) for image in images])
     expected = local.logits(pixels)
+    alone = images_per_second(local, pixels[:8])
     latencies: list[list[float]] = [[] for _ in range(CLIENTS)]
     errors: list[str] = []
     memory: list[int] = []
@@ -90,6 +101,7 @@ def test_a_minute_with_sixteen_clients(made, server, images):
         "errors": len(errors),
         "requests_per_second": round(len(every) / seconds, 1),
         "latency_ms": {f"p{share}": round(float(np.percentile(every, share)), 2) for share in (50, 90, 95, 99)},
+        "images_per_second_alone": {"before": round(alone, 1), "after": round(images_per_second(local, pixels[:8]), 1)},
         "images_per_run": round(count / runs, 2),
         "memory_mb_by_quarter": quarters,
     }
