@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-modelopt
+TRITON := .venv-triton
 
 .PHONY: demo test check-docs lint bench bench-precision clean
 
@@ -10,6 +11,7 @@ demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compar
 	$(BIN)/python examples/demo.py demo-run
 
 test: $(VENV)/installed  ## The tests, on up to four cores; no GPU and no network needed
+	@$(MAKE) --silent $(TRITON)/installed || echo "No Triton server could be installed: its tests are left out."
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 check-docs: $(VENV)/installed  ## Every command that the README names, in the order that a reader meets them
@@ -46,5 +48,12 @@ $(PEER)/installed: benchmarks/requirements-modelopt.txt $(VENV)/installed
 		> "$$($(PEER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torch.pth"
 	@touch $@
 
+# Not an environment but a folder that the tests take the server from. The .gitignore keeps it out of git.
+$(TRITON)/installed: tests/requirements-triton.txt $(VENV)/installed
+	rm -rf $(TRITON)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(TRITON) --requirement $<
+	@echo '*' > $(TRITON)/.gitignore
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(PEER) demo-run build dist *.egg-info
+	rm -rf $(VENV) $(PEER) $(TRITON) demo-run build dist *.egg-info

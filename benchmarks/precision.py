@@ -150,8 +150,7 @@ def _read(source: Path, folder: Path, count: int) -> tuple[ir.Model, selection.S
     proto, described, _ = graph_source.read(source, graph_source.Assumptions())
     numbered = tuple(f"class_{index}" for index in range(len(described.classes)))
     classes = None if described.classes == numbered else described.classes
-    raw, batch = described.input_type == "uint8", described.batch
-    return prepare(proto), selection.select(folder, described.preprocess, classes, count=count, raw=raw, batch=batch)
+    return prepare(proto), selection.select(folder, described.input, classes, count=count, batch=described.batch)
 
 
 def autocast(peer: Path, source: Path, output: Path, *options: str) -> dict[str, Any] | str:

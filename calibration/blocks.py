@@ -10,7 +10,10 @@ import re
 
 import onnx_ir as ir
 
+RESIZE = "resize"  # of raw images: no block of the paper, and its precision is nobody's choice
+_ROOT = r"(?:model\.)?"  # the network's own place where the graph takes raw pixels
 _PARTS = (
+    (r"resize[./]", RESIZE),
     (r"local_steps\.(\d)[./]", "local step {}"),
     (r"global_steps\.(\d)[./]", "global step {}"),
     (r"local_stages\.(\d)[./]", "ELF {}"),
@@ -27,7 +30,7 @@ OTHER = "other"
 def block_of(name: str) -> str | None:
     """The block of a node (or of a weight) of our graphs: `ELF 1` to `HEF 4 SIRMLP`; None for any other name."""
     for pattern, label in _PARTS:
-        if match := re.match(pattern, name):
+        if match := re.match(_ROOT + pattern, name):
             return label.format(*(int(digit) + 1 for digit in match.groups()))
     return None
 

@@ -17,6 +17,7 @@ from onnx_ir.passes import common
 
 from calibration.blocks import node_name
 from calibration.islands import FLOAT16_MAX, find_islands
+from calibration.remainders import into_products
 from hemf.errors import BadInputError
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
@@ -70,6 +71,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     """
     graph = model.graph
     _check(model)
+    into_products(graph)
     common.ShapeInferencePass()(model)
     islands = find_islands(graph) if islands is None else dict(islands)
     weights = {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}

@@ -1,4 +1,4 @@
-"""A set of images with the preprocessing that a graph takes them through, and how a part of it is drawn."""
+"""A set of images with what a graph takes of them, and how a part of it is drawn."""
 
 from __future__ import annotations
 
@@ -16,23 +16,21 @@ from numpy.typing import NDArray
 from hemf import folders
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages
-from hemf.images import Preprocess
+from hemf.model_input import ModelInput
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with the preprocessing that a graph takes them through.
+    """Images with what a graph takes of them.
 
     Args:
         images: files, and labels where the folder has classes.
-        preprocess: of the model.
-        raw: whether the graph takes raw pixels (N, H, W, 3) uint8, not normalized (N, 3, H, W).
+        taken: how they become the graph's input.
         batch: the graph's fixed batch; images beyond a whole number of batches are left out. None for any.
     """
 
     images: LabelledImages
-    preprocess: Preprocess
-    raw: bool = False
+    taken: ModelInput
     batch: int | None = None
 
     def __len__(self) -> int:
@@ -45,8 +43,8 @@ class ImageSet:
 
     def batches(self, size: int) -> Iterator[NDArray[np.generic]]:
         """Network input, `size` images at a time, or the graph's fixed batch."""
-        for pixels in folders.batches(self.images, self.preprocess, self.batch or size):
-            yield pixels if self.raw else self.preprocess.normalize(pixels)
+        for pixels in folders.batches(self.images, self.taken, self.batch or size):
+            yield self.taken.network(pixels)
 
     def only(self, indices: Sequence[int]) -> ImageSet:
         """The images at `indices`; repeated to fill the last batch of a fixed size."""
@@ -73,8 +71,8 @@ class ImageSet:
         return dataclasses.replace(self, images=chosen)
 
     def content_sha256(self) -> str:
-        """Hash of the files' bytes in their order, and of the preprocessing."""
-        digest = hashlib.sha256(repr((self.preprocess, self.raw, self.batch)).encode())
+        """Hash of the files' bytes in their order, and of what is taken of them."""
+        digest = hashlib.sha256(repr((self.taken, self.batch)).encode())
         for path in self.images.paths:
             digest.update(file_digest(path))
         return digest.hexdigest()

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration import cache
+from calibration.blocks import RESIZE, block_of
 from calibration.budget import Step
 from calibration.cache import Cache
 from calibration.image_set import ImageSet
@@ -120,6 +121,8 @@ class Job:
         nodes = {node.name: node for node in self.model.graph}
         found: dict[tuple[str, int], _Weight] = {}
         for product in products:
+            if block_of(product.node) == RESIZE:
+                continue  # its weights are exact in float16
             if product.weight is not None and (value := nodes[product.node].inputs[product.weight]) is not None:
                 assert value.const_value is not None
                 array = value.const_value.numpy().astype(np.float32)

@@ -1,8 +1,8 @@
 """The dense convolutions and matrix products of a graph: what int8 can be used for, and how much work each is.
 
-Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the
-classifier, products with a short inner dimension, signed permutations (the rotation of pairs is one: no arithmetic),
-and products of values that must stay in float32.
+Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
+the resize of raw images, products with a short inner dimension, signed permutations (the rotation of pairs is one: no
+arithmetic), and products of values that must stay in float32.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.blocks import blocks, node_name
+from calibration.blocks import RESIZE, block_of, blocks, node_name
 from calibration.ranges import source_of
 from calibration.shapes import Shape
 
 MIN_INNER = 16  # an inner dimension below fills no tensor core instruction
+_RESIZE = "resizes the image: exact in float16, and meant to be"
 _MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
 
 
@@ -99,6 +100,8 @@ def _refusal(
 ) -> str | None:
     if node is classifier:
         return "the classifier"
+    if block_of(node_name(node)) == RESIZE:
+        return _RESIZE
     if node_name(node) in islands:
         return "stays in float32"
     if node.op_type == "Conv" and _groups(node) > 1:
@@ -125,6 +128,8 @@ def _refusal(
 def _cpu_refusal(node: ir.Node, weight: int | None, inner: int, classifier: ir.Node | None) -> str | None:
     if node is classifier:
         return "the classifier"
+    if block_of(node_name(node)) == RESIZE:
+        return _RESIZE
     if node.op_type == "MatMul" or weight != 1 or _turned(node):
         return "a matrix product that is no plain Gemm"
     return "unknown shape" if inner == 0 else None

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from calibration.blocks import node_name
+from calibration.blocks import RESIZE, node_name
 from calibration.emulation import emulate
 from calibration.fp16 import to_float16
 from calibration.graphs import copy_of
@@ -48,7 +48,11 @@ def by_noise(
         return float(np.square(found.astype(np.float64) - reference).mean())
 
     before = noise(islands)
-    after = {block: noise({**nodes_of(model, where, block), **islands}) for block in dict.fromkeys(where.values())}
+    after = {
+        block: noise({**nodes_of(model, where, block), **islands})
+        for block in dict.fromkeys(where.values())
+        if block != RESIZE
+    }
     return sorted((block for block in after if after[block] < before), key=lambda block: after[block])[:MOST]
 
 

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from calibration.image_set import ImageSet, file_digest, stratified
 from hemf import folders
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages
-from hemf.images import Preprocess
+from hemf.model_input import ModelInput
 
 CALIBRATION_IMAGES = 512
 HELD_OUT_SHARE = 0.3  # of a folder without splits
@@ -37,14 +39,13 @@ class Selection:
 
 def select(
     folder: Path,
-    preprocess: Preprocess,
+    taken: ModelInput,
     classes: Sequence[str] | None,
     *,
     held_out: Path | None = None,
     count: int = CALIBRATION_IMAGES,
     seed: int = 0,
     allow_single_class: bool = False,
-    raw: bool = False,
     batch: int | None = None,
 ) -> Selection:
     """Choose the images of `folder`.
@@ -52,17 +53,17 @@ def select(
     Args:
         folder: a data folder with train/ and val/ (calibrates on the first, judges by the second; test/ is left
             alone), or one with class folders or plain images, which is divided.
-        preprocess: of the model.
+        taken: what the graph takes of an image.
         classes: of the model; the folder's must be the same.
         held_out: another folder to judge by.
         count: calibration images, at most.
         seed: of the choice.
         allow_single_class: take images of one class only.
-        raw: see `ImageSet`.
         batch: see `ImageSet`.
 
     Raises:
-        BadInputError: no images, other classes, one class only, all black, or files that don't decode.
+        BadInputError: no images, other classes, one class only, all black, files that don't decode, or images of a size
+            that the graph doesn't take.
     """
     notes: list[str] = []
     pool, judges = _pools(folder, classes, allow_single_class)
@@ -77,14 +78,29 @@ def select(
             "Add the others, or say --allow-single-class.",
         )
     chosen = stratified(pool, min(count, len(pool)), seed)
-    check_pictures(ImageSet(chosen, preprocess, raw, batch))
+    for images in (chosen, judges):
+        _require_sizes(images, taken)
+    check_pictures(ImageSet(chosen, taken, batch))
     judges, same = _without_copies(judges, chosen)
     if same:
         notes.append(f"{same} held-out images are also among those that calibrate; they don't judge.")
     if not len(judges):
         raise BadInputError(f"No image of {folder} is left to judge by.", "Give others with --held-out DIR.")
-    sets = ImageSet(chosen, preprocess, raw, batch), ImageSet(judges, preprocess, raw, batch)
+    sets = ImageSet(chosen, taken, batch), ImageSet(judges, taken, batch)
     return Selection(sets[0].whole(), sets[1].whole(), tuple(notes))
+
+
+def _require_sizes(images: LabelledImages, taken: ModelInput) -> None:
+    """Refuse images that a graph doesn't take, before any work; those that don't decode are refused as they come."""
+    if taken.source is None:
+        return
+    sizes: dict[Path, tuple[int, int]] = {}
+
+    def look(index: int, image: Image.Image) -> None:
+        sizes[images.paths[index]] = image.height, image.width
+
+    folders.unreadable(images, look=look)
+    taken.require_sizes(dict(sorted(sizes.items())))
 
 
 def check_pictures(images: ImageSet) -> None:
@@ -94,7 +110,7 @@ def check_pictures(images: ImageSet) -> None:
         BadInputError: all are black, or one doesn't decode.
     """
     for path in images.images.paths:
-        if images.preprocess.load(path).any():
+        if images.taken.load(path).any():
             return
     raise BadInputError(
         f"All {len(images)} images of {images.images.root} are black: there is nothing to calibrate on.",

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from hemf.errors import BadInputError
-from hemf.images import PixelArray, Preprocess, decode
+from hemf.images import PixelArray, decode
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -169,11 +170,17 @@ def unreadable(
     return dict(sorted(bad.items()))
 
 
-def batches(images: LabelledImages, preprocess: Preprocess, size: int) -> Iterator[PixelArray]:
-    """Pixels (n, size, size, 3) uint8, `size` images at a time, in the list's order; never more than one batch held."""
+class Loader(Protocol):
+    """What makes pixels of an image file: a preprocessing, or what a file takes."""
+
+    def load(self, path: Path) -> PixelArray: ...
+
+
+def batches(images: LabelledImages, loader: Loader, size: int) -> Iterator[PixelArray]:
+    """Pixels (n, H, W, 3) uint8, `size` images at a time, in the list's order; never more than one batch held."""
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for start in range(0, len(images), size):
-            yield np.stack(list(pool.map(preprocess.load, images.paths[start : start + size])))
+            yield np.stack(list(pool.map(loader.load, images.paths[start : start + size])))
 
 
 def listed(what: str, items: Sequence[str]) -> str:

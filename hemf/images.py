@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from hemf import resampling
 from hemf.errors import BadInputError, did_you_mean
+from hemf.resampling import Resampling
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
@@ -133,21 +135,44 @@ class Preprocess:
 
     def pixels(self, image: Image.Image) -> PixelArray:
         """RGB image → (size, size, 3) uint8: resized by Pillow's antialiased bilinear filter, and cropped."""
+        (width, height), (left, top), box = self._window(*image.size)
+        if box is not None:
+            return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+        crop = (left, top, left + self.size, top + self.size)
+        return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR).crop(crop))
+
+    def resampling(self, height: int, width: int) -> Resampling:
+        """`pixels` of an image of that size as two matrices, (size, height) and (size, width): the crop is in them."""
+        scaled, corner, box = self._window(width, height)
+        target = (self.size, self.size) if box is not None else (scaled[1], scaled[0])
+        made = []
+        for axis, length in ((1, height), (0, width)):
+            if box is None:
+                first = corner[axis]
+                made.append(resampling.matrix(length, scaled[axis], first, first + self.size - 1))
+            else:
+                made.append(resampling.matrix(length, self.size, box=(box[axis], box[axis + 2])))
+        return Resampling(made[0], made[1], resampling.rows_come_first((height, width), target))
+
+    def _window(
+        self, width: int, height: int
+    ) -> tuple[tuple[int, int], tuple[int, int], tuple[float, float, float, float] | None]:
+        """Size that an image is resized to, the corner of the crop in that, and for an extreme shape the box instead.
+
+        All are (along x, along y); a box is what of the image is resized to the crop at once.
+        """
         if self.mode == "squash":
-            return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
-        width, height = image.size
+            return (self.size, self.size), (0, 0), None
         short = min(width, height)
         # The longer side is truncated, the corner rounded: what torchvision does, and so the authors.
         scaled = (int(self.resize * width / short), int(self.resize * height / short))
         left, top = (round((side - self.size) / 2) for side in scaled)
         if scaled[0] * scaled[1] <= MAX_RESIZED_PIXELS:
-            crop = (left, top, left + self.size, top + self.size)
-            return np.asarray(image.resize(scaled, Image.Resampling.BILINEAR).crop(crop))
+            return scaled, (left, top), None
         # An extreme shape: only the crop is made. Pillow rounds a box to float32, which may cost one grey level.
         scale_x, scale_y = width / scaled[0], height / scaled[1]
-        box = (left * scale_x, top * scale_y, (left + self.size) * scale_x, (top + self.size) * scale_y)
-        box = (*box[:2], min(box[2], width), min(box[3], height))
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
+        right, bottom = ((left + self.size) * scale_x, (top + self.size) * scale_y)
+        return scaled, (left, top), (left * scale_x, top * scale_y, min(right, width), min(bottom, height))
 
     def normalize(self, pixels: PixelArray) -> FloatArray:
         """(..., H, W, 3) uint8 → (..., 3, H, W) float32: (x / 255 - mean) / std."""

@@ -100,7 +100,7 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
     timings: list[Timing] = []
     source = ""
     for size in sizes:
-        samples = parity.Samples(field.preprocess, pictures, size)
+        samples = parity.Samples(field.input, pictures, size)
         source = samples.source
 
         def tell(what: str, share: float, size: int = size) -> None:
@@ -130,7 +130,7 @@ def _open(field: Lineup, threads: int, progress: Progress) -> tuple[list[Contend
     for number, entry in enumerate(field.entries):
         progress(f"loading {entry.name}", number / len(field.entries))
         try:
-            opened.append(contenders.open_entry(entry, threads=threads))
+            opened.append(contenders.open_entry(entry, threads=threads, kept=field.input))
         except MissingCapabilityError as error:
             not_run.append(NotRun(entry.name, error.message))
     if not opened:

@@ -36,6 +36,8 @@ COMMANDS = {
     "bench": ("hemf_export.commands.bench", "Time checkpoints, ONNX files and engines side by side."),
     "verify": ("hemf_export.commands.verify", "Show on images that files are the model that was validated."),
     "predict": ("hemf_export.commands.predict", "Classes and probabilities of images."),
+    "triton": ("hemf_export.commands.triton", "Write a model repository of Triton, and check it."),
+    "triton-client": ("hemf_export.commands.triton_client", "Classes and probabilities of images, by a Triton server."),
     "self-test": ("hemf_export.commands.self_test", "Run an engine on its golden images, against its graph."),
     "inspect": ("hemf_export.commands.inspect", "What a checkpoint, ONNX file or engine is, and whether it may run."),
     "doctor": ("hemf_export.commands.doctor", "What this machine has, what commands lack, and the fix."),

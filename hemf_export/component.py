@@ -31,6 +31,7 @@ PACKAGES = {
     "scikit-learn": ("sklearn", "scikit-learn"),
     "scipy": ("scipy", "scipy"),
     "matplotlib": ("matplotlib", "matplotlib"),
+    "tritonclient": ("tritonclient.grpc", "tritonclient"),
 }
 OTHER_PACKAGES = (
     "numpy", "onnx-ir", "onnxscript", "safetensors", "filelock", "Pillow", "scikit-learn", "scipy", "matplotlib",
@@ -96,6 +97,8 @@ def _install(name: str, *, broken: bool) -> str:
     distribution = PACKAGES[name][1]
     if name == "tensorrt" and not broken:
         return "On a host with a GPU: pip install 'hemf-export[tensorrt]'"
+    if name == "tritonclient" and not broken:
+        return "pip install 'hemf-export[triton]'"
     if name == "tensorrt-rtx" and not requirements.has_tensorrt_rtx():
         return "None: it is made for Linux and Windows on x86-64."
     return requirements.install(distribution, again=broken)

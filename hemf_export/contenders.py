@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import engines
 from hemf import checkpoint
+from hemf.model_input import ModelInput
 from hemf_export import fp16, onnx_export, torch_modes
 from hemf_export.bench import Contender
 from hemf_export.lineup import ENGINE_KINDS, TORCH_KINDS, Entry
@@ -33,21 +34,22 @@ TOLERANCES: dict[str, Callable[[float], float]] = {
 }
 
 
-def open_entry(entry: Entry, *, threads: int) -> Contender:
+def open_entry(entry: Entry, *, threads: int, kept: ModelInput | None = None) -> Contender:
     """Load a file and start its runner.
 
     Args:
         entry: which.
         threads: of a runner on the CPU, within an operator; PyTorch's own are set for the process.
+        kept: what is kept of the images that it will be given; None for what the file itself takes.
 
     Raises:
         HemfError: the file can't be taken; a MissingCapabilityError where this machine can't run it.
     """
     prepare = _torch(entry) if entry.kind in TORCH_KINDS else _file(entry, threads)
-    network_input = (lambda pixels: pixels) if entry.input_type == "uint8" else entry.preprocess.normalize
+    given = kept or entry.input
 
     def ready(pixels: NDArray[np.uint8]) -> Workload:
-        return prepare(network_input(pixels))
+        return prepare(entry.input.of_pixels(pixels, given))
 
     precision = entry.precision if entry.precision in ("fp32", "fp16", "int8") else None
     return Contender(entry.name, ready, TOLERANCES[entry.precision], precision, entry.device == "cuda", entry.transfers)

@@ -105,6 +105,8 @@ USES = (
     Use("bench", _GRAPH),
     Use("verify", (*_GRAPH, "scikit-learn", "matplotlib")),
     Use("predict", _GRAPH),
+    Use("triton", (*_GRAPH, "tritonclient"), optional=True),
+    Use("triton-client", (*_GRAPH, "tritonclient"), optional=True),
     Use("train", (*_TRAIN, *_GPU), how="on GPU with AMP", optional=True),
     Use("trt", (*_GRAPH, "tensorrt-rtx"), how="with tensorrt-rtx", optional=True),
     Use("trt", (*_GRAPH, *_GPU, "tensorrt"), how="with tensorrt", optional=True),

@@ -97,8 +97,9 @@ def evaluate(request: Request, progress: Progress = lambda phase, done, total: N
                 "Evaluate each by itself: a mean over other classes says nothing.",
             )
     listed = [_labelled(data, model) for (_, data), model in zip(request.pairs, models, strict=True)]
-    for images in {images.root.resolve(): images for images in listed}.values():
-        predictor.require_readable(images, progress)
+    for root, images in {images.root.resolve(): images for images in listed}.items():
+        takers = [model.input for model, own in zip(models, listed, strict=True) if own.root.resolve() == root]
+        predictor.require_readable(images, progress, takers)
     pairs = zip(request.files, models, listed, strict=True)
     return Evaluation(tuple(_evaluated(*pair, request.batch, progress) for pair in pairs))
 
@@ -118,7 +119,7 @@ def _evaluated(path: Path, model: Predictor, images: LabelledImages, batch: int,
     parts: list[NDArray[np.float32]] = []
     done = 0
     progress(phase, done, len(images))
-    for pixels in folders.batches(images, model.preprocess, model.fixed_batch or model.filled(batch)):
+    for pixels in folders.batches(images, model.input, model.fixed_batch or model.filled(batch)):
         parts.append(model.logits(pixels))
         done += len(pixels)
         progress(phase, done, len(images))

@@ -147,8 +147,8 @@ def _samples(images: Path | None, described: Description, count: int) -> Samples
             count = min(count, len(files) // described.batch * described.batch)
             if count == 0:
                 raise BadInputError(f"{images} has {len(files)} images; the graph's batch is {described.batch}.")
-        return Samples(described.preprocess, files, count)
-    return Samples(described.preprocess, files, count if files is not None else NOISE_IMAGES)
+        return Samples(described.input, files, count)
+    return Samples(described.input, files, count if files is not None else NOISE_IMAGES)
 
 
 def _prove(reference: Session, candidate: Session, samples: Samples, described: Description) -> Parity:
@@ -157,7 +157,7 @@ def _prove(reference: Session, candidate: Session, samples: Samples, described: 
     sessions = reference, candidate
     logits: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for pixels in samples.pixels(sizes):
-        inputs = samples.network_input(pixels, described.input_type)
+        inputs = described.input.network(pixels)
         for session, parts in zip(sessions, logits, strict=True):
             parts.append(session.logits(inputs))
     exact, found = (np.concatenate(parts) for parts in logits)

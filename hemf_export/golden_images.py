@@ -35,9 +35,9 @@ def make(graph: Path, described: Description, images: Path | None, count: int = 
         BadInputError: no images.
     """
     # Whatever their folders are called: what is compared is logits, and a foreign file may not know its classes' names.
-    samples = Samples(described.preprocess, parity.image_folder(images, None), count)
+    samples = Samples(described.input, parity.image_folder(images, None), count)
     pixels = np.concatenate(list(samples.pixels((samples.count,))))
-    inputs = samples.network_input(pixels, described.input_type)
+    inputs = described.input.network(pixels)
     plain = _logits(Session(graph), inputs, described.batch)
     logits = plain
     if described.precision != "fp32":

@@ -106,6 +106,7 @@ def _onnx(path: Path) -> Inspection:
             ("network", described.name),
             ("classes", ", ".join(described.classes)),
             ("preprocessing", _preprocessing(described.preprocess)),
+            ("takes", _taken(own)),
             ("batch", str(described.batch or "any")),
             ("checkpoint", f"SHA-256 {described.checkpoint_sha256[:16]}…"),
         ]
@@ -141,6 +142,8 @@ def _engine(path: Path, trust: bool) -> Inspection:
     facts = [("kind", "TensorRT engine"), *_build(found.header, manifest)]
     if manifest.get("classes"):
         facts.append(("classes", ", ".join(manifest["classes"])))
+    if manifest.get("input_type"):
+        facts.append(("takes", _taken(manifest)))
     for name in _FIGURES:
         if isinstance(figures := manifest.get(name), dict):
             facts.append(("proof of its graph", _proof(figures)))
@@ -215,6 +218,16 @@ def _identity(path: Path, sha256: str) -> list[tuple[str, str]]:
 
 def _preprocessing(preprocess: Preprocess) -> str:
     return f"{preprocess.mode}, {preprocess.size} px"
+
+
+def _taken(described: dict[str, Any]) -> str:
+    """What a file is fed, in words."""
+    source = described.get("source_size")
+    if source:
+        height, width = source
+        return f"raw images of {height}x{width} pixels (height x width), which it resizes and crops itself"
+    raw = described["input_type"] == "uint8"
+    return "images resized and cropped, their raw pixels" if raw else "images resized, cropped and normalized"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError, did_you_mean
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput, SourceSize
 from hemf_export import discover, onnx_file
 from hemf_export.bench import NotRun
 from hemf_export.onnx_file import Description, InputType, Precision
@@ -48,6 +49,7 @@ class Entry:
         precision: of the file, or of PyTorch's products.
         input_type: what the file takes.
         preprocess: pixels to input.
+        source_size: of the raw images that the file resizes itself, or None.
     """
 
     name: str
@@ -58,15 +60,26 @@ class Entry:
     precision: Precision | Literal["bf16"]
     input_type: InputType
     preprocess: Preprocess
+    source_size: SourceSize | None = None
+
+    @property
+    def input(self) -> ModelInput:
+        """What the file takes of an image."""
+        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
-        return {**vars(self), "path": str(self.path), "preprocess": self.preprocess.to_dict()}
+        source = None if self.source_size is None else [self.source_size.height, self.source_size.width]
+        return {**vars(self), "path": str(self.path), "preprocess": self.preprocess.to_dict(), "source_size": source}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Entry:
         """The inverse of `to_dict`."""
-        special = {"path": Path(values["path"]), "preprocess": Preprocess.from_dict(values["preprocess"])}
+        special = {
+            "path": Path(values["path"]),
+            "preprocess": Preprocess.from_dict(values["preprocess"]),
+            "source_size": SourceSize.from_list(values["source_size"]),
+        }
         return cls(**{**values, **special})
 
 
@@ -78,7 +91,7 @@ class Lineup:
         entries: in the order of the report.
         not_run: what suits no part of this machine, or was left out.
         graphs: ONNX files, with what they say of themselves.
-        preprocess: the same for all.
+        input: what is kept of images for all of them: whole ones, where a file resizes them itself.
         batch: the fixed batch of their files, or None.
         checkpoint_sha256: what all were made from.
         notes: what a user should know.
@@ -87,7 +100,7 @@ class Lineup:
     entries: tuple[Entry, ...]
     not_run: tuple[NotRun, ...]
     graphs: tuple[tuple[Path, Description], ...]
-    preprocess: Preprocess
+    input: ModelInput
     batch: int | None
     checkpoint_sha256: str
     notes: tuple[str, ...]
@@ -161,10 +174,17 @@ def gather(
         raise BadInputError(
             f"The files have different fixed batches: {', '.join(map(str, sorted(filter(None, batches))))}."
         )
+    sources = {description.source_size for _, description in described} - {None}
+    if len(sources) > 1:
+        raise BadInputError(
+            f"The files take images of different sizes: {', '.join(sorted(map(str, sources)))}.",
+            "Name files of one --source-size.",
+        )
+    source = next(iter(sources), None)
     graphs = tuple((path, description) for path, description in described if not _is_engine(path))
     return Lineup(
-        _one_of_a_kind(entries), tuple(not_run), graphs, preprocess, next(iter(batches), None), next(iter(hashes)),
-        tuple(notes),
+        _one_of_a_kind(entries), tuple(not_run), graphs, ModelInput(preprocess, source is not None, source),
+        next(iter(batches), None), next(iter(hashes)), tuple(notes),
     )  # fmt: skip
 
 
@@ -232,7 +252,8 @@ def _entries(
     found = []
     for inside in (None,) if device == "cpu" else crossing[transfers]:
         name = f"{kind}, {path.name}" + (", on the GPU" if inside is False else "")
-        found.append(Entry(name, kind, path, device, inside, precision, input_type, preprocess))
+        source = None if description is None else description.source_size
+        found.append(Entry(name, kind, path, device, inside, precision, input_type, preprocess, source))
     return found
 
 

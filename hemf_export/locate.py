@@ -117,7 +117,7 @@ def locate(
     if not divergence.comparable(reference, converted):
         raise BadInputError(f"{path.name} shares no value with {float32.name}.", "Was it made from that file?")
     chosen = chosen_images(found, candidate)
-    images = ImageSet(found.images, model.preprocess, model.input_type == "uint8", model.fixed_batch).only(chosen)
+    images = ImageSet(found.images, model.input, model.fixed_batch).only(chosen)
     errors = isolation.measure(
         reference, converted, list(images.batches(_BATCH)),
         lambda done, total: progress(f"comparing the nodes of {path.name}", done, total),

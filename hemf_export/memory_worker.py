@@ -20,8 +20,7 @@ def main(request: str) -> None:
     entry = Entry.from_dict(values["entry"])
     torch.set_num_threads(values["threads"])
     before, gpu_free = _status("VmRSS"), _gpu_free(entry)
-    side = entry.preprocess.size
-    pixels = np.zeros((values["batch"], side, side, 3), np.uint8)
+    pixels = np.zeros((values["batch"], entry.input.height, entry.input.width, 3), np.uint8)
     work = contenders.open_entry(entry, threads=values["threads"]).prepare(pixels)
     for _ in range(2):
         work.run()

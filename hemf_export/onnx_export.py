@@ -25,10 +25,12 @@ from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError, UsageError
 from hemf.images import Preprocess
 from hemf.model import HEMF
+from hemf.model_input import ModelInput, SourceSize
 from hemf_export import graph_cleanup, onnx_file, parity
 from hemf_export.fold import fold
 from hemf_export.onnx_file import Description, InputType
 from hemf_export.parity import Parity, Samples
+from hemf_export.raw_pixels import RawPixels
 from hemf_export.runners import OnnxRunner, TorchRunner
 from hemf_export.simplify import SimplificationError, Simplifier
 
@@ -49,6 +51,7 @@ class Options:
     opset: int = OPSET_DEFAULT
     batch: int | None = None
     input_type: InputType = "float32"
+    source_size: SourceSize | None = None
     images: Path | None = None
     tolerance: float = TOLERANCE
 
@@ -57,6 +60,12 @@ class Options:
             raise UsageError(f"opset must be {OPSET_MIN} to {OPSET_MAX}, not {self.opset}.")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch must be at least 1 or dynamic, not {self.batch}.")
+        if self.source_size is not None and self.input_type != "uint8":
+            raise UsageError("--source-size is for raw pixels.", "Add --input uint8.")
+
+    def input(self, preprocess: Preprocess) -> ModelInput:
+        """What the file takes of an image."""
+        return ModelInput(preprocess, self.input_type == "uint8", self.source_size)
 
 
 @dataclass(frozen=True)
@@ -68,25 +77,6 @@ class Exported:
     parity: Parity
     nodes: int
     notes: tuple[str, ...]
-
-
-class RawPixels(nn.Module):
-    """The network with its normalization inside: (N, H, W, 3) uint8 → logits. The cast comes before the transpose."""
-
-    def __init__(self, model: HEMF, preprocess: Preprocess) -> None:
-        super().__init__()
-        self.model = model
-        self.scale: Tensor
-        self.shift: Tensor
-        scale = 1.0 / (255.0 * torch.tensor(preprocess.std, dtype=torch.float64))
-        shift = -torch.tensor(preprocess.mean, dtype=torch.float64) / torch.tensor(preprocess.std, dtype=torch.float64)
-        self.register_buffer("scale", scale.float(), persistent=False)
-        self.register_buffer("shift", shift.float(), persistent=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        images = pixels.float() * self.scale + self.shift
-        logits: Tensor = self.model(images.permute(0, 3, 1, 2))
-        return logits
 
 
 def export(
@@ -113,7 +103,7 @@ def export(
         saved.check_finite()
         images = parity.image_folder(options.images, saved.classes)
     notes = list(saved.notes)
-    samples = Samples(saved.preprocess, images, sum(_proof_batches(options.batch)))
+    samples = Samples(options.input(saved.preprocess), images, sum(_proof_batches(options.batch)))
     if samples.count < sum(_proof_batches(options.batch)) and options.batch is not None:
         raise BadInputError(
             f"{options.images} has {samples.count} images; a proof of batch {options.batch} needs more."
@@ -146,10 +136,10 @@ def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Mo
     """The cleaned float32 graph of `model`, which is folded in place for it."""
     fold(model)
     model.requires_grad_(False)
-    traced: nn.Module = RawPixels(model, preprocess).eval() if options.input_type == "uint8" else model
-    batch, side = options.batch or _TRACED_BATCH, preprocess.size
-    example = torch.zeros(batch, side, side, 3, dtype=torch.uint8) if options.input_type == "uint8" else None
-    example = torch.zeros(batch, 3, side, side) if example is None else example
+    taken = options.input(preprocess)
+    traced: nn.Module = RawPixels(model, taken).eval() if taken.raw else model
+    pixels = np.zeros((options.batch or _TRACED_BATCH, taken.height, taken.width, 3), np.uint8)
+    example = torch.from_numpy(np.ascontiguousarray(taken.network(pixels)))
     graph = _torch_export(traced, example, max(options.opset, _TORCH_OPSET_MIN))
     graph_cleanup.clean(graph)
     graph_cleanup.name_by_scope(graph)
@@ -203,6 +193,7 @@ def _describe(saved: Checkpoint, options: Options) -> Description:
         batch=options.batch,
         checkpoint_sha256=saved.sha256,
         versions=artifacts.versions(),
+        source_size=options.source_size,
     )
 
 
@@ -211,15 +202,15 @@ def _proof_batches(batch: int | None) -> tuple[int, ...]:
 
 
 def _reference(model: HEMF, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    runner = TorchRunner(model)
-    return np.concatenate([runner.infer(samples.preprocess.normalize(pixels)) for pixels in samples.pixels(sizes)])
+    """PyTorch's logits, of images that Pillow resized and NumPy normalized."""
+    runner, taken = TorchRunner(model), samples.taken
+    return np.concatenate(
+        [runner.infer(taken.preprocess.normalize(taken.resized(pixels))) for pixels in samples.pixels(sizes)]
+    )
 
 
 def _prove(path: Path, samples: Samples, reference: np.ndarray[Any, np.dtype[np.float32]], options: Options) -> Parity:
     runner = OnnxRunner(path)
-    parts = [
-        runner.infer(samples.network_input(pixels, options.input_type))
-        for pixels in samples.pixels(_proof_batches(options.batch))
-    ]
+    parts = [runner.infer(samples.taken.network(pixels)) for pixels in samples.pixels(_proof_batches(options.batch))]
     sizes = tuple(len(part) for part in parts)
     return parity.compare(np.concatenate(parts), reference, source=samples.source, batches=sizes, labels=samples.labels)

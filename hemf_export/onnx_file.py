@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError
 from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput, SourceSize
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # the last: ONNX Runtime on a CPU, float32 in between
 InputType = Literal["float32", "uint8"]
@@ -39,6 +40,7 @@ class Description:
         batch: fixed batch size, or None for any.
         checkpoint_sha256: of the checkpoint file that it was made from.
         versions: of the tools that made it.
+        source_size: of the raw images that the graph resizes itself; None where they come to it resized.
     """
 
     name: str
@@ -49,16 +51,32 @@ class Description:
     batch: int | None
     checkpoint_sha256: str
     versions: dict[str, str]
+    source_size: SourceSize | None = None
+
+    @property
+    def input(self) -> ModelInput:
+        """What the file takes of an image."""
+        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for metadata and manifests."""
-        return {**vars(self), "classes": list(self.classes), "preprocess": self.preprocess.to_dict()}
+        """Plain types, for metadata and manifests; a source size is [height, width]."""
+        source = self.source_size
+        return {
+            **vars(self),
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_dict(),
+            "source_size": None if source is None else [source.height, source.width],
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Description:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; what was written before there were source sizes has none."""
         _check_kinds(values)
-        special = {"classes": tuple(values["classes"]), "preprocess": Preprocess.from_dict(values["preprocess"])}
+        special = {
+            "classes": tuple(values["classes"]),
+            "preprocess": Preprocess.from_dict(values["preprocess"]),
+            "source_size": SourceSize.from_list(values.get("source_size")),
+        }
         return cls(**{**values, **special})
 
     @classmethod
@@ -69,7 +87,8 @@ class Description:
             BadInputError: it says nothing of it, or nonsense.
         """
         try:
-            return cls.from_dict({field.name: manifest[field.name] for field in dataclasses.fields(cls)})
+            told = {"source_size": None, **manifest}
+            return cls.from_dict({field.name: told[field.name] for field in dataclasses.fields(cls)})
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
                 f"The manifest of {path} doesn't tell classes and preprocessing: {error}.", "Build the engine again."
@@ -87,6 +106,7 @@ def _check_kinds(values: dict[str, Any]) -> None:
         "batch": batch is None or (type(batch) is int and batch > 0),
         "checkpoint_sha256": isinstance(values["checkpoint_sha256"], str),
         "versions": isinstance(values["versions"], dict),
+        "source_size": values.get("source_size") is None or values["input_type"] == "uint8",
     }
     for name in (name for name, fine in right.items() if not fine):
         raise ValueError(f"{name} is {values[name]!r}")
@@ -177,8 +197,9 @@ def _check_signature(path: Path, model: onnx.ModelProto, description: Descriptio
     """One input and one output, of the shapes and types that the description says."""
     weights = {initializer.name for initializer in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    size, batch = description.preprocess.size, description.batch or "any"
-    image = f"{size}, {size}, 3" if description.input_type == "uint8" else f"3, {size}, {size}"
+    taken, batch = description.input, description.batch or "any"
+    sides = f"{taken.height}, {taken.width}"
+    image = f"{sides}, 3" if taken.raw else f"3, {sides}"
     expected = [f"{description.input_type} ({batch}, {image})"], [f"float32 ({batch}, {len(description.classes)})"]
     found = [signature(value) for value in inputs], [signature(value) for value in model.graph.output]
     for what, wanted, got in zip(("input", "output"), expected, found, strict=True):

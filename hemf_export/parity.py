@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from hemf import folders
 from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
-from hemf.images import Preprocess
-from hemf_export.onnx_file import InputType
+from hemf.model_input import ModelInput
 
 
 @dataclass(frozen=True)
@@ -103,18 +102,18 @@ def compare(
 
 
 class Samples:
-    """Images to prove on, as raw pixels: those of a folder, or seeded noise.
+    """Images to prove on, as pixels: those of a folder, or seeded noise.
 
     Args:
-        preprocess: gives the size, and reads the files.
+        taken: what is kept of them, and how the files are read.
         images: files; None for noise.
         count: at most so many, spread evenly over the files.
     """
 
     NOISE_SEED = 20250
 
-    def __init__(self, preprocess: Preprocess, images: LabelledImages | None, count: int) -> None:
-        self.preprocess = preprocess
+    def __init__(self, taken: ModelInput, images: LabelledImages | None, count: int) -> None:
+        self.taken = taken
         self.files = None if images is None else images.spread(count)
         self.count = count if self.files is None else len(self.files)
         self.source = f"seeded noise ({self.NOISE_SEED})" if self.files is None else str(self.files.root)
@@ -125,23 +124,23 @@ class Samples:
         return None if self.files is None else self.files.labels
 
     def pixels(self, sizes: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
-        """Batches (n, H, W, 3) of the given sizes, in order; short ones at the end where the images run out."""
+        """Batches (n, H, W, 3) of the given sizes, in order; short ones at the end where the images run out.
+
+        Raises:
+            BadInputError: an image of another size than the file takes.
+        """
         start = 0
         generator = np.random.default_rng(self.NOISE_SEED)
-        side = self.preprocess.size
+        image = self.taken.height, self.taken.width, 3
         for size in sizes:
             size = min(size, self.count - start)
             if size <= 0:
                 return
             if self.files is None:
-                yield generator.integers(0, 256, (size, side, side, 3), dtype=np.uint8)
+                yield generator.integers(0, 256, (size, *image), dtype=np.uint8)
             else:
-                yield from folders.batches(self.files.select(range(start, start + size)), self.preprocess, size)
+                yield from folders.batches(self.files.select(range(start, start + size)), self.taken, size)
             start += size
-
-    def network_input(self, pixels: NDArray[np.uint8], input_type: InputType) -> NDArray[np.generic]:
-        """What a file of that input type takes."""
-        return pixels if input_type == "uint8" else self.preprocess.normalize(pixels)
 
 
 def image_folder(folder: Path | None, classes: tuple[str, ...] | None) -> LabelledImages | None:

@@ -76,9 +76,8 @@ def make(request: Request, listener: Listener) -> Made:
     own_classes = None if described.classes == _numbered(described) else described.classes
     listener.phase("Choosing images", 0)
     chosen = selection.select(
-        request.images, described.preprocess, own_classes, held_out=request.held_out, count=request.count,
-        seed=request.seed, allow_single_class=request.allow_single_class, raw=described.input_type == "uint8",
-        batch=described.batch,
+        request.images, described.input, own_classes, held_out=request.held_out, count=request.count,
+        seed=request.seed, allow_single_class=request.allow_single_class, batch=described.batch,
     )  # fmt: skip
     held_out, more = _labelled(chosen.held_out.whole(judges), described, own_classes is not None)
     chosen = dataclasses.replace(chosen, held_out=held_out, notes=(*chosen.notes, *more))

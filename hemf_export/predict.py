@@ -77,7 +77,7 @@ def _onnx(path: Path, classes: Sequence[str] | None, *, emulated: bool) -> Predi
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
         checkpoint_sha256=described.checkpoint_sha256, emulated=emulated, input_type=described.input_type,
-        fixed_batch=described.batch,
+        fixed_batch=described.batch, source_size=described.source_size,
     )  # fmt: skip
 
 
@@ -102,7 +102,7 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
         runner.name, described.classes, described.preprocess, described.precision, runner,
         checkpoint_sha256=described.checkpoint_sha256, input_type=described.input_type,
         fixed_batch=sizes.smallest if sizes.smallest == sizes.largest else None,
-        filled=sizes.filled, notes=(*notes, *runner.notes),
+        filled=sizes.filled, notes=(*notes, *runner.notes), source_size=described.source_size,
     )  # fmt: skip
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import special
 
 from hemf import folders
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput, SourceSize
 from hemf_export import image_list
 from hemf_export.onnx_file import InputType, Precision
 from hemf_export.runners import Runner
@@ -53,6 +55,7 @@ class Predictor:
         checkpoint_sha256: of the checkpoint that the file is, or was made from.
         emulated: whether float16 is rounded here as a GPU would, which a CPU by itself doesn't.
         input_type: what the runner takes, normalized or raw pixels.
+        source_size: of the raw images that the file resizes itself; None where they come to it resized.
         fixed_batch: the only batch size that the file takes; None for any.
         filled: images that are wanted → images that have to be given, as the file takes no batch of fewer.
         notes: what a user should know about how the file was read.
@@ -69,6 +72,12 @@ class Predictor:
     fixed_batch: int | None = None
     filled: Callable[[int], int] = lambda count: count
     notes: tuple[str, ...] = ()
+    source_size: SourceSize | None = None
+
+    @property
+    def input(self) -> ModelInput:
+        """What the runner takes of an image."""
+        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
 
     def predict(
         self,
@@ -87,7 +96,8 @@ class Predictor:
             One prediction an image, in their order.
 
         Raises:
-            BadInputError: images that are missing or don't decode, all of them named.
+            BadInputError: images that are missing, don't decode or are of a size that the file doesn't take, all of
+                them named.
             CheckFailedError: logits that are not finite; the image is named.
         """
         if batch < 1:
@@ -96,29 +106,25 @@ class Predictor:
         named = [paths] if isinstance(paths, str | os.PathLike) else paths
         files = image_list.collect(named).paths
         listed = LabelledImages(Path(), self.classes, files, None)
-        require_readable(listed, progress)
+        require_readable(listed, progress, (self.input,))
         found: list[Prediction] = []
         progress("classifying", 0, len(files))
-        for pixels in folders.batches(listed, self.preprocess, self.fixed_batch or self.filled(batch)):
+        for pixels in folders.batches(listed, self.input, self.fixed_batch or self.filled(batch)):
             found.extend(self._predictions(files[len(found) : len(found) + len(pixels)], self.logits(pixels)))
             progress("classifying", len(found), len(files))
         return found
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Raw pixels (n, H, W, 3) uint8, as `preprocess` takes them from images → logits (n, classes).
+        """Pixels (n, H, W, 3) uint8, as `input` takes them from images → logits (n, classes).
 
         They go through in batches that the file takes: of its fixed size, else all at once.
         """
         size = self.fixed_batch or len(pixels)
         parts = []
         for start in range(0, len(pixels), size):
-            inputs = self.network_input(pixels[start : start + size])
+            inputs = self.input.network(pixels[start : start + size])
             parts.append(self.runner.infer(self._filled(inputs))[: len(inputs)])
         return np.concatenate(parts)
-
-    def network_input(self, pixels: NDArray[np.uint8]) -> NDArray[np.generic]:
-        """What the file takes: the pixels themselves, or normalized (n, 3, H, W) float32."""
-        return pixels if self.input_type == "uint8" else self.preprocess.normalize(pixels)
 
     def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """A short batch filled up to the size that the file takes with its last image."""
@@ -144,18 +150,32 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(special.softmax(logits.astype(np.float64), axis=1), np.float64)
 
 
-def require_readable(images: LabelledImages, progress: Callable[[str, int, int], None]) -> None:
+def require_readable(
+    images: LabelledImages, progress: Callable[[str, int, int], None], takers: Sequence[ModelInput] = ()
+) -> None:
     """Decode every image.
 
+    Args:
+        images: files.
+        progress: told the phase, how many images are through it, and of how many.
+        takers: what takes them: some files want images of one size.
+
     Raises:
-        BadInputError: some can't be; all of them are named.
+        BadInputError: some can't be decoded, or are of another size; all of them are named.
     """
+    sizes: dict[Path, tuple[int, int]] = {}
+
+    def look(index: int, image: Image.Image) -> None:
+        sizes[images.paths[index]] = image.height, image.width
+
     phase, total, done = "reading images", len(images), itertools.count(1)
     progress(phase, 0, total)
-    bad = folders.unreadable(images, lambda: progress(phase, next(done), total))
+    bad = folders.unreadable(images, lambda: progress(phase, next(done), total), look)
     if bad:
         listed = "\n  ".join(bad.values())
         raise BadInputError(
             f"{len(bad)} of {total} images can't be read:\n  {listed}",
             "Mend them or leave them out; none was classified.",
         )
+    for taker in takers:
+        taker.require_sizes(dict(sorted(sizes.items())))

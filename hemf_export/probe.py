@@ -20,6 +20,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def package(module: str) -> dict[str, Any]:
     if getattr(imported, "__file__", None) is None:
         # Python takes any folder of the name for a package: what an interrupted pip leaves behind, for example.
         raise ImportError(f"nothing but a folder of that name is there: {next(iter(imported.__path__), '?')}")
-    facts: dict[str, Any] = {"version": str(getattr(imported, "__version__", "")).removeprefix("v")}
+    version = getattr(imported, "__version__", "")
+    if not version:
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(module.partition(".")[0])
+    facts: dict[str, Any] = {"version": str(version).removeprefix("v")}
     if module == "torch":
         facts["cuda_build"] = imported.version.cuda
     if module == "onnxruntime":

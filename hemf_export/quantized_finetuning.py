@@ -154,7 +154,7 @@ def make(request: Request, listener: Listener) -> Made:
 def _images(request: Request, described: Description, listener: Listener) -> Selection:
     listener.phase("choosing images", 0, 1)
     chosen = selection.select(
-        request.data, described.preprocess, described.classes, held_out=request.held_out, count=sys.maxsize
+        request.data, described.input, described.classes, held_out=request.held_out, count=sys.maxsize
     )
     for images in (chosen.calibration.images, chosen.held_out.images):
         if images.labels is None:

@@ -27,7 +27,7 @@ def requirement(distribution: str) -> str:
     except metadata.PackageNotFoundError:
         lines = []
     for line in lines:
-        match = re.match(r"([\w.-]+)([^;]*)", line)
+        match = re.match(r"([\w.-]+)(?:\[[^]]*\])?([^;]*)", line)  # the name, its extras, its bounds
         if match and match[1].lower() == distribution.lower():
             bounds = match[2].strip()
             return match[1] + ",".join(sorted(bounds.split(","), reverse=True))  # the floor first: >=2.10,<2.14

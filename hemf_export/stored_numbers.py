@@ -155,7 +155,7 @@ def compare(
     if not weights:
         raise BadInputError(f"{path.name} shares no weight with {float32.name}.", "Was it made from that file?")
     chosen = chosen_images(found, candidate, _IMAGES - WORST)
-    images = ImageSet(found.images, model.preprocess, model.input_type == "uint8", model.fixed_batch).only(chosen)
+    images = ImageSet(found.images, model.input, model.fixed_batch).only(chosen)
     steps = stored.step_uses(
         reference, converted, images.batches(1), lambda done: progress(phase, done, len(chosen))
     )  # fmt: skip

@@ -28,6 +28,7 @@ from hemf import artifacts, folders
 from hemf.errors import BadInputError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
+from hemf.model_input import ModelInput
 from hemf_export import bounds as bounding
 from hemf_export import comparison, discover, onnx_file, predict, predictor
 from hemf_export.baseline import Earlier
@@ -103,8 +104,8 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     _require_same_model(paths, models)
     images = folders.any_images(request.data, models[0].classes)
     if request.earlier is not None:
-        request.earlier.require(ImageSet(images, models[0].preprocess).to_dict()["names_sha256"], models[0].classes)
-    predictor.require_readable(images, progress)
+        request.earlier.require(ImageSet(images, models[0].input).to_dict()["names_sha256"], models[0].classes)
+    predictor.require_readable(images, progress, [model.input for model in models])
     logits = _logits(models, images, request.batch, progress)
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
@@ -170,7 +171,7 @@ def _logits(
     parts: list[list[NDArray[np.float32]]] = [[] for _ in models]
     done = 0
     progress("verifying", 0, len(images))
-    for pixels in _pixels(images, [model.preprocess for model in models], size):
+    for pixels in _pixels(images, [model.input for model in models], size):
         for model, own, part in zip(models, pixels, parts, strict=True):
             part.append(model.logits(own))
         done += len(pixels[0])
@@ -178,17 +179,16 @@ def _logits(
     return [np.concatenate(part) for part in parts]
 
 
-def _pixels(images: LabelledImages, wanted: Sequence[Preprocess], size: int) -> Iterator[list[PixelArray]]:
-    """`size` images at a time, decoded once: for each description the pixels (n, H, W, 3) that it takes from them."""
+def _pixels(images: LabelledImages, wanted: Sequence[ModelInput], size: int) -> Iterator[list[PixelArray]]:
+    """`size` images at a time, decoded once: for each description the pixels (n, H, W, 3) that it keeps of them."""
 
     def load(path: Path) -> list[PixelArray]:
         image = decode(path)
         made: dict[tuple[Any, ...], PixelArray] = {}
-        for description in wanted:
-            shape = description.size, description.mode, description.resize
-            if shape not in made:
-                made[shape] = description.pixels(image)
-        return [made[description.size, description.mode, description.resize] for description in wanted]
+        for taken in wanted:
+            if taken.kept not in made:
+                made[taken.kept] = taken.pixels(image)
+        return [made[taken.kept] for taken in wanted]
 
     with ThreadPoolExecutor(min(4, usable_cores())) as pool:
         for start in range(0, len(images), size):

@@ -47,6 +47,8 @@ class Subject:
             "precision": self.model.precision,
             "float16_emulated": self.model.emulated,
             "preprocess": self.model.preprocess.to_dict(),
+            "input_type": self.model.input_type,
+            "source_size": None if self.model.source_size is None else str(self.model.source_size),
             "metrics": self.metrics,
             "notes": list(self.model.notes),
         }
@@ -105,7 +107,7 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, without NaN: the report, from which every other form is made."""
-        images = ImageSet(self.images, self.reference.model.preprocess).to_dict()
+        images = ImageSet(self.images, self.reference.model.input).to_dict()
         return {
             "verification": FORMAT,
             "passed": self.passed,

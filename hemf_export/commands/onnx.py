@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hemf.errors import UsageError
+
+if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
+    from hemf_export.onnx_file import Description
 
 
 @click.command("onnx")
@@ -20,13 +23,15 @@ from hemf.errors import UsageError
 @click.option("--batch", default="dynamic", show_default=True, metavar="N|dynamic", help="Fixed batch size, or any.")
 @click.option("--input", "input_type", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True,
               help="float32: normalized (N, 3, H, W); uint8: raw RGB pixels (N, H, W, 3).")  # fmt: skip
+@click.option("--source-size", metavar="HxW", help="With --input uint8: images of this size come as they are, and the "
+              "file resizes and crops them.  [default: they come resized]")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path), help="Images to prove on.  [default: seeded noise]")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @click.option("--tolerance", default=1e-4, show_default=True, help="Largest difference of a logit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    checkpoint: Path, output: Path | None, opset: int, batch: str, input_type: Any, images: Path | None,
-    classes: str | None, tolerance: float, as_json: bool,
+    checkpoint: Path, output: Path | None, opset: int, batch: str, input_type: Any, source_size: str | None,
+    images: Path | None, classes: str | None, tolerance: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Export CHECKPOINT to one self-contained ONNX file, and prove its logits against PyTorch's.
 
@@ -35,12 +40,13 @@ def command(
     """
     if batch != "dynamic" and not batch.isdigit():
         raise UsageError(f"--batch takes a number or dynamic, not {batch!r}.")
+    from hemf.model_input import SourceSize
     from hemf_export import console
     from hemf_export.onnx_export import Options, export
 
     options = Options(
-        opset=opset, batch=None if batch == "dynamic" else int(batch), input_type=input_type, images=images,
-        tolerance=tolerance,
+        opset=opset, batch=None if batch == "dynamic" else int(batch), input_type=input_type,
+        source_size=None if source_size is None else SourceSize.parse(source_size), images=images, tolerance=tolerance,
     )  # fmt: skip
     target = output or checkpoint.with_suffix(".onnx")
     names = tuple(name.strip() for name in classes.split(",")) if classes else None
@@ -57,10 +63,16 @@ def command(
         ("size", console.size(done.path.stat().st_size)),
         ("nodes, opset", f"{done.nodes:,}, {opset}"),
         ("classes", ", ".join(done.description.classes)),
-        ("input", f"{input_type}, batch {batch}, {done.description.preprocess.size} px"),
+        ("input", f"{input_type}, batch {batch}, {_size(done.description)}"),
         ("proven on", f"{proof.images} images of {proof.source}, batches {batches}"),
         ("largest logit difference", f"{proof.max_difference:.2e} (bound {tolerance:g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}"),
     ]
     console.facts(str(done.path), rows)
     console.next_command("hemf-export trt", done.path, "--fp16")
+
+
+def _size(described: Description) -> str:
+    size = described.preprocess.size
+    source = described.source_size
+    return f"{size} px" if source is None else f"{source} (height x width), resized to {size} px inside"

@@ -16,6 +16,7 @@ from calibration.image_set import ImageSet
 from calibration.ranges import Ranges, record
 from hemf import folders
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput
 from tests.conftest import write_images
 
 SIZE = 48  # so that a value has more elements than are counted: 16 × 48 × 48 of an image
@@ -26,7 +27,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
     folder = tmp_path_factory.mktemp("cache") / "images"
     for kind in ("bright", "dark", "striped"):
         write_images(folder / kind, 4, kind)
-    return ImageSet(folders.class_folders(folder), Preprocess.for_size(SIZE))
+    return ImageSet(folders.class_folders(folder), ModelInput(Preprocess.for_size(SIZE)))
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_other_images_graphs_values_or_preprocessings_have_files_of_their_own(tm
         ("another", fewer, None),
         ("graph", images.only(range(4, 8)), None),
         ("graph", fewer, ["conv"]),
-        ("graph", ImageSet(fewer.images, Preprocess.for_size(SIZE, "squash")), None),
+        ("graph", ImageSet(fewer.images, ModelInput(Preprocess.for_size(SIZE, "squash"))), None),
         ("graph", fewer, None),
     ):
         found = ranges(Cache(tmp_path), model, graph, shown, values=values)

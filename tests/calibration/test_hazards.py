@@ -19,6 +19,7 @@ from calibration.graphs import copy_of, prepare
 from calibration.job import Job
 from calibration.trials import logits
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput
 from tests.calibration import classifiers
 
 
@@ -42,7 +43,7 @@ class Quiet:
 
 
 def job_for(proto: onnx.ModelProto, pictures: Path, size: int) -> Job:
-    chosen = selection.select(pictures, Preprocess.for_size(size), None)
+    chosen = selection.select(pictures, ModelInput(Preprocess.for_size(size)), None)
     return Job(prepare(proto), "a graph", chosen, Cache(None), Quiet())
 
 

@@ -16,9 +16,10 @@ from calibration.selection import HELD_OUT_SHARE, check_pictures, select
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput
 from tests.conftest import CLASSES, write_images
 
-SIZE = Preprocess.for_size(16)
+SIZE = ModelInput(Preprocess.for_size(16))
 
 
 def listed(*counts: int) -> LabelledImages:
@@ -193,7 +194,8 @@ def test_the_content_hash_follows_bytes_preprocessing_and_layout(image_data):
     path.rename(path.with_name("aaa.png"))
     renamed = select(image_data, SIZE, CLASSES).calibration
     assert renamed.content_sha256() == before, "names don't matter to what is computed"
-    others = ImageSet(renamed.images, Preprocess.for_size(8)), ImageSet(renamed.images, SIZE, raw=True)
+    smaller, raw = ModelInput(Preprocess.for_size(8)), ModelInput(SIZE.preprocess, raw=True)
+    others = ImageSet(renamed.images, smaller), ImageSet(renamed.images, raw)
     assert len({before, *(other.content_sha256() for other in others)}) == 3
     shutil.copy(renamed.images.paths[9], path.with_name("aaa.png"))
     assert renamed.content_sha256() != before
@@ -214,7 +216,7 @@ def test_a_fixed_batch_larger_than_what_there_is_is_refused(image_data):
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_batches_are_the_networks_input(image_data, raw):
-    images = select(image_data, SIZE, CLASSES, raw=raw, count=5).calibration
+    images = select(image_data, ModelInput(SIZE.preprocess, raw), CLASSES, count=5).calibration
     parts = list(images.batches(2))
     assert [len(part) for part in parts] == [2, 2, 1]
     pixels = np.stack([SIZE.load(path) for path in images.images.paths])

@@ -270,3 +270,15 @@ def test_the_doctor_knows_all_that_commands_need():
     assert required <= known
     report = doctor.report(findings())
     assert all(component.needed_by for component in report.components if component.name in PACKAGES)
+
+
+def test_a_missing_tritonclient_is_no_failure_and_names_its_extra(monkeypatch):
+    monkeypatch.setattr(metadata, "requires", lambda name: ['tritonclient[grpc,http]>=2.67; extra == "triton"'])
+    assert requirements.requirement("tritonclient") == "tritonclient>=2.67"
+    found = doctor.report(findings(tritonclient=Finding("missing", reason="not installed")))
+    assert found.fit
+    assert by_name(found)["tritonclient"].fix == "pip install 'hemf-export[triton]'"
+    assert not {"triton", "triton-client"} & can(found)
+    old = doctor.report(findings(tritonclient=Finding("ok", {"version": "2.50.0"})))
+    assert by_name(old)["tritonclient"].found == "2.50.0; hemf-export is made for tritonclient>=2.67"
+    assert {"triton", "triton-client"} <= can(old)

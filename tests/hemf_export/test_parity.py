@@ -7,6 +7,7 @@ import pytest
 
 from hemf.errors import CheckFailedError
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput
 from hemf_export.parity import Samples, compare
 
 BASE = np.array([[1.0, 2.0], [3.0, 0.0]], np.float32)
@@ -44,6 +45,6 @@ def test_what_is_not_finite_is_no_parity_even_on_both_sides(value):
 
 
 def test_noise_is_the_same_every_time_and_fills_the_batches():
-    first, second = (list(Samples(Preprocess.for_size(32), None, 8).pixels((1, 3, 4))) for _ in range(2))
+    first, second = (list(Samples(ModelInput(Preprocess.for_size(32)), None, 8).pixels((1, 3, 4))) for _ in range(2))
     assert [len(part) for part in first] == [1, 3, 4]
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))

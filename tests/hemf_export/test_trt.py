@@ -12,6 +12,7 @@ import pytest
 
 from hemf import artifacts
 from hemf.images import Preprocess
+from hemf.model_input import ModelInput
 from hemf_export import fp16, onnx_file
 from hemf_export.parity import Samples, image_folder
 from hemf_export.runners import OnnxRunner
@@ -121,12 +122,13 @@ def test_accuracy_is_kept_on_images(made, image_data, tmp_path):
 
 
 def test_one_image_of_few_may_change_its_class_and_more_may_not(image_data):
-    twelve, four = (Samples(Preprocess.for_size(64), image_folder(image_data, None), count) for count in (12, 4))
+    taken = ModelInput(Preprocess.for_size(64))
+    twelve, four = (Samples(taken, image_folder(image_data, None), count) for count in (12, 4))
     assert fp16.Bounds().agreement_bound(twelve) == pytest.approx(11 / 12)
     assert fp16.Bounds().agreement_bound(four) == pytest.approx(3 / 4)
     assert fp16.Bounds(min_agreement=1.0).agreement_bound(twelve) == 1.0
-    assert fp16.Bounds().agreement_bound(Samples(Preprocess.for_size(64), None, 8)) == 0.0, "noise has no classes"
-    assert fp16.Bounds(min_agreement=0.5).agreement_bound(Samples(Preprocess.for_size(64), None, 8)) == 0.5
+    assert fp16.Bounds().agreement_bound(Samples(taken, None, 8)) == 0.0, "noise has no classes"
+    assert fp16.Bounds(min_agreement=0.5).agreement_bound(Samples(taken, None, 8)) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from PIL import Image
 from hemf import folders
 from hemf.errors import BadInputError
 from hemf.images import FORMATS, Preprocess, decode
+from hemf.model_input import ModelInput
 from tests.conftest import CLASSES, write_images
 from train.run import Run
 
@@ -306,7 +307,7 @@ def test_a_jpeg_lies_on_no_side_for_training_and_for_proofs(tmp_path: Path, orie
         lying = np.ascontiguousarray(LYING[turned](np.asarray(upright)))
         Image.fromarray(lying).save(folder / "a.jpg", quality=100, subsampling=0, exif=exif)
     first, second = (folders.class_folders(tmp_path / name) for name in ("upright", "turned"))
-    proofs = [next(Samples(preprocess, images, 1).pixels((1,))) for images in (first, second)]
+    proofs = [next(Samples(ModelInput(preprocess), images, 1).pixels((1,))) for images in (first, second)]
     assert np.abs(proofs[0].astype(int) - proofs[1]).max() <= 2
     tensors = [TrainingImages(images, preprocess, Recipe())[0, 0][0] for images in (first, second)]
     assert float((tensors[0] - tensors[1]).abs().max()) < 0.03

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
+from hemf.model_input import SourceSize
 from hemf_export import fp16, onnx_file
 from hemf_export.onnx_file import Description
 
@@ -296,8 +297,9 @@ def test_an_input_that_is_no_tensor_is_told(path: Path):
         ({"batch": 4}, "float32 (4, 3, 32, 32)"),
         ({"input_type": "uint8"}, "uint8 (any, 32, 32, 3)"),
         ({"preprocess": Preprocess.for_size(64)}, "float32 (any, 3, 64, 64)"),
+        ({"input_type": "uint8", "source_size": SourceSize(450, 600)}, "uint8 (any, 450, 600, 3)"),
     ],
-    ids=["batch", "input-type", "size"],
+    ids=["batch", "input-type", "size", "source-size"],
 )
 def test_a_description_of_another_input_is_told(path: Path, refused, changes, expected):
     model = make(description=dataclasses.replace(DESCRIPTION, **changes))

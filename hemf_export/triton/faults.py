@@ -1,0 +1,193 @@
+"""What is wrong between a model's configuration and the files that it is for: each fault in words, none mended.
+
+Triton itself finds some of these when it loads a model, others only when a batch comes that the engine doesn't take,
+and a wrong list of labels never.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hemf.errors import HemfError
+from hemf_export.triton import backend as backends
+from hemf_export.triton import model_file, parameters, protobuf, served_files, warmup
+from hemf_export.triton.model_file import NUMPY_TYPES, ModelFile, Tensor
+from hemf_export.triton.versions import VersionPolicy
+
+
+def find(folder: Path, name: str, config: Any, versions: Mapping[int, Path]) -> list[str]:
+    """Compare a configuration with a model's folder and with each of its versions.
+
+    Args:
+        folder: of the model: labels, warm-up.
+        name: that the folder has, or will have.
+        config: a `ModelConfig`.
+        versions: their folders, wherever they lie.
+    """
+    found = [*_name(name, config), *_policy(config, versions)]
+    classes: dict[tuple[str, ...], int] = {}
+    for version, place in versions.items():
+        try:
+            model = model_file.read(_file(place))
+        except HemfError as error:
+            found.append(f"version {version}: {error.message}")
+            continue
+        own = [
+            *_model(config, model),
+            *_hashes(config, model, version),
+            *served_files.faults(place, model, config, version),
+        ]
+        found += [f"version {version}: {fault}" for fault in own]
+        classes.setdefault(model.description.classes, version)
+    if len(classes) > 1:
+        found.append(f"versions {' and '.join(map(str, classes.values()))} have other classes than each other")
+    if classes:
+        found += _labels(folder, config, next(iter(classes)))
+    found += _warmup(folder, config)
+    return found
+
+
+def _file(version: Path) -> Path:
+    names = sorted(set(backends.FILE_NAMES.values()))
+    return next((version / name for name in names if (version / name).is_file()), version / names[0])
+
+
+def _name(name: str, config: Any) -> Iterator[str]:
+    if config.name != name:
+        yield f"it is called {config.name!r}, its folder {name!r}"
+
+
+def _policy(config: Any, versions: Mapping[int, Path]) -> Iterator[str]:
+    policy, there = VersionPolicy.of(config), tuple(versions)
+    known = parameters.described(config)
+    missing = sorted({*policy.specific, *known} - set(there))
+    for version in missing:
+        why = "the version policy asks for it" if version in policy.specific else "its hash is in the parameters"
+        yield f"version {version} has no folder, though {why}"
+    for version in sorted(set(there) - set(known)):
+        yield f"version {version} is not described in the parameters: no {parameters.SHA256}.{version}"
+    if not policy.served(there):
+        yield "no version would be served"
+
+
+def _model(config: Any, model: ModelFile) -> Iterator[str]:
+    if refusal := backends.mismatch(model, config.backend):
+        yield refusal
+        return
+    opened = backends.OPENED[config.backend]
+    if config.default_model_filename not in ("", opened):
+        yield f"default_model_filename is {config.default_model_filename!r}; the {config.backend} backend has {opened}"
+    yield from _batches(config, model)
+    lead = () if config.max_batch_size or model.fixed_batch is None else (model.fixed_batch,)
+    yield from _tensor("input", config.input, model.input, lead)
+    yield from _tensor("output", config.output, model.output, lead)
+    yield from _groups(config, model)
+
+
+def _batches(config: Any, model: ModelFile) -> Iterator[str]:
+    largest, most = config.max_batch_size, model.largest_batch
+    fills = config.backend == "python"  # what model.py gets, it cuts and fills up to what the file takes
+    if largest < 0:
+        yield f"max_batch_size is {largest}"
+    elif model.fixed_batch is not None and not fills:
+        if largest:
+            fixed = f"{model.path.name} has the fixed batch {model.fixed_batch}"
+            yield f"max_batch_size is {largest}; {fixed}: it must be 0"
+    elif largest == 0:
+        yield f"max_batch_size is 0, though {model.path.name} takes several sizes: {model.batches}"
+    elif most is not None and largest > most:
+        yield f"max_batch_size {largest} is over what {model.path.name} takes: {model.batches}"
+    elif not fills and (gap := next((size for size in range(1, largest + 1) if not model.takes(size)), 0)):
+        yield f"a batch of {gap} may come, which {model.path.name} doesn't take: {model.batches}"
+    if config.HasField("dynamic_batching") and largest <= 1:
+        yield f"dynamic_batching with max_batch_size {largest}: there is nothing to batch"
+    for size in config.dynamic_batching.preferred_batch_size:
+        if not 1 <= size <= largest:
+            yield f"the preferred batch size {size} is not 1 to max_batch_size {largest}"
+        elif not fills and not model.takes(size):
+            yield f"the preferred batch size {size} is outside what {model.path.name} takes: {model.batches}"
+
+
+def _tensor(what: str, listed: Any, wanted: Tensor, lead: tuple[int, ...]) -> Iterator[str]:
+    if len(listed) != 1:
+        yield f"{len(listed)} {what}s are named, the model has one: {wanted.name}"
+        return
+    (given,) = listed
+    if given.name != wanted.name:
+        yield f"the {what} is called {given.name!r}, in the model {wanted.name!r}"
+    kind = protobuf.name("DataType", given.data_type)
+    if kind != wanted.dtype:
+        yield f"the {what} is {kind}, in the model {wanted.dtype}"
+    if tuple(given.dims) != (*lead, *wanted.dims):
+        yield f"the {what} has the dims {list(given.dims)}, in the model {[*lead, *wanted.dims]}"
+
+
+def _groups(config: Any, model: ModelFile) -> Iterator[str]:
+    for group in config.instance_group:
+        kind = protobuf.name("ModelInstanceGroup.Kind", group.kind)
+        if model.flavour != "onnx" and kind not in ("KIND_GPU", "KIND_AUTO"):
+            yield f"an engine can't run on {kind}"
+        if model.flavour == "onnx" and kind == "KIND_GPU" and model.description.precision == "int8-cpu":
+            yield f"{model.path.name} is quantized for a CPU, and would run on {kind}"
+        known = {str(index) for index in range(len(model.profiles))}
+        if strange := [profile for profile in group.profile if profile not in known]:
+            yield f"the engine has no optimization profile {', '.join(strange)}"
+        if config.backend == "tensorrt" and len(known) > 1 and (left := known - set(group.profile)):
+            yield f"optimization profile {', '.join(sorted(left))} is not named: batches that only it takes would fail"
+
+
+def _hashes(config: Any, model: ModelFile, version: int) -> Iterator[str]:
+    for key, wanted in parameters.of(model, version).items():
+        given = config.parameters[key].string_value if key in config.parameters else None
+        if given != wanted and key.startswith(parameters.DESCRIPTION):
+            yield f"the parameter {key} is not the description in its manifest"
+        elif given != wanted:
+            yield f"the parameter {key} is {str(given)[:16]}…, by the manifest {wanted[:16]}…"
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it is the name of a file, and of none elsewhere."""
+    return bool(name) and "\0" not in name and Path(name).name == name
+
+
+def _labels(folder: Path, config: Any, classes: tuple[str, ...]) -> Iterator[str]:
+    name = config.output[0].label_filename if config.output else ""
+    if not name:
+        yield "the output names no label file"
+        return
+    if not _is_plain(name):
+        yield f"the label file {name!r} is not in the model's folder"
+        return
+    path = folder / name
+    try:
+        given = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        yield f"the label file {name} can't be read: {getattr(error, 'strerror', None) or error}"
+        return
+    if len(given) != len(classes):
+        yield f"{name} has {len(given)} labels, the model {len(classes)} classes"
+    elif given != classes:
+        yield f"{name} says {', '.join(given)}; the model's classes are {', '.join(classes)}"
+
+
+def _warmup(folder: Path, config: Any) -> Iterator[str]:
+    for entry in config.model_warmup:
+        if not 1 <= entry.batch_size <= max(1, config.max_batch_size):
+            yield f"warm-up {entry.name!r} has the batch size {entry.batch_size}, outside 1 to {config.max_batch_size}"
+        for name, image in entry.inputs.items():
+            inputs = [one for one in config.input if one.name == name]
+            if not inputs or image.data_type != inputs[0].data_type or list(image.dims) != list(inputs[0].dims):
+                yield f"warm-up {entry.name!r} has another input than the model: {name} {list(image.dims)}"
+                continue
+            path, kind = folder / warmup.FOLDER / image.input_data_file, protobuf.name("DataType", image.data_type)
+            if kind not in NUMPY_TYPES:
+                yield f"warm-up {entry.name!r} has images of {kind}"
+                continue
+            wanted = NUMPY_TYPES[kind]().itemsize * math.prod(image.dims)
+            if not _is_plain(image.input_data_file) or not path.is_file():
+                yield f"warm-up {entry.name!r} reads {image.input_data_file!r}, which is not in {warmup.FOLDER}/"
+            elif path.stat().st_size != wanted:
+                yield f"{warmup.FOLDER}/{path.name} has {path.stat().st_size:,} bytes, its shape needs {wanted:,}"

@@ -1,0 +1,138 @@
+"""Runs a TensorRT-RTX engine, for model.py. Copied beside it as hemf_runner.py.
+
+CUDA is called in the driver's own library, so that the server needs nothing but tensorrt_rtx and numpy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import tensorrt_rtx as trt
+from numpy.typing import NDArray
+
+_TYPES: dict[str, type[np.generic]] = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8}
+
+
+class Runner:
+    """An engine with its contexts and buffers, for one thread.
+
+    Args:
+        data: the plan's bytes, whose hash was seen to be the manifest's: to deserialize it is to run code of it.
+        manifest: of the plan.
+        settings: the model's parameters in config.pbtxt.
+        gpu: number of the GPU.
+
+    Attributes:
+        sizes: (least, most) images of a batch, for each optimization profile.
+    """
+
+    def __init__(self, data: bytes, manifest: dict[str, Any], settings: dict[str, str], gpu: int | None) -> None:
+        if trt.__version__ != manifest["backend_version"]:
+            raise RuntimeError(
+                f"the engine was built by TensorRT-RTX {manifest['backend_version']}, here is {trt.__version__}"
+            )
+        if gpu is None:
+            raise RuntimeError("an engine needs a GPU")
+        self._cuda = Cuda(gpu)
+        logger = trt.Logger(trt.Logger.ERROR)
+        self._runtime = trt.Runtime(logger)
+        validity, diagnostics = self._runtime.get_engine_validity(data)
+        if validity == trt.EngineValidity.INVALID:
+            raise RuntimeError(f"TensorRT-RTX can't run the engine here (diagnostics {int(diagnostics)})")
+        self._engine = self._runtime.deserialize_cuda_engine(data)
+        if self._engine is None:
+            raise RuntimeError("TensorRT-RTX can't load the engine")
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        modes = {self._engine.get_tensor_mode(name).name: name for name in names}
+        self._input, self._output = modes["INPUT"], modes["OUTPUT"]
+        self._type = _TYPES[self._engine.get_tensor_dtype(self._output).name]
+        self._classes = int(self._engine.get_tensor_shape(self._output)[-1])
+        count = self._engine.num_optimization_profiles
+        shapes = [self._engine.get_tensor_profile_shape(self._input, index) for index in range(count)]
+        self.sizes = [(int(low[0]), int(high[0])) for low, _, high in shapes]
+        self._graphs = settings.get("cuda_graphs") == "true"
+        self._contexts = [self._context(index) for index in range(count)]
+        largest = max(high for _, high in self.sizes)
+        images = int(np.prod(self._engine.get_tensor_shape(self._input)[1:]))
+        width = np.dtype(_TYPES[self._engine.get_tensor_dtype(self._input).name]).itemsize
+        self._into = self._cuda.allocate(largest * images * width)
+        self._out = self._cuda.allocate(largest * self._classes * np.dtype(self._type).itemsize)
+
+    def run(self, batch: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
+        """A batch of one of the sizes → logits."""
+        index = next(number for number, (low, high) in enumerate(self.sizes) if low <= len(batch) <= high)
+        context, cuda = self._contexts[index], self._cuda
+        logits = np.empty((len(batch), self._classes), self._type)
+        cuda.use()
+        cuda.upload(self._into, np.ascontiguousarray(batch))
+        taken = (
+            context.set_input_shape(self._input, tuple(batch.shape))
+            and context.set_tensor_address(self._input, self._into)
+            and context.set_tensor_address(self._output, self._out)
+        )
+        if not taken or not context.execute_async_v3(cuda.stream):
+            raise RuntimeError(f"TensorRT-RTX can't run a batch of {len(batch)}")
+        cuda.download(logits, self._out)
+        cuda.wait()
+        return logits
+
+    def _context(self, index: int) -> Any:
+        config = self._engine.create_runtime_config()
+        strategy = trt.CudaGraphStrategy
+        config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self._graphs else strategy.DISABLED
+        context = self._engine.create_execution_context(config)
+        if context is None:
+            raise RuntimeError("TensorRT-RTX gives no execution context; the GPU's memory may be full")
+        if index and not context.set_optimization_profile_async(index, self._cuda.stream):
+            raise RuntimeError(f"TensorRT-RTX refuses optimization profile {index}")
+        return context
+
+
+class Cuda:
+    """A GPU through the driver's C interface: memory, copies and one stream."""
+
+    def __init__(self, gpu: int) -> None:
+        self._library = ctypes.CDLL("libcuda.so.1")
+        device, context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuInit", 0)
+        self._call("cuDeviceGet", ctypes.byref(device), gpu)
+        # The context that the CUDA runtime, and so TensorRT, uses.
+        self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+        self._context = context
+        self.use()
+        self._call("cuStreamCreate", ctypes.byref(stream), 1)  # 1: doesn't wait for the default stream
+        self.stream = int(stream.value or 0)
+
+    def use(self) -> None:
+        """Make it the calling thread's GPU."""
+        self._call("cuCtxSetCurrent", self._context)
+
+    def allocate(self, count: int) -> int:
+        """So many bytes of the GPU's memory: their address."""
+        address = ctypes.c_uint64()
+        self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(count))
+        return int(address.value)
+
+    def upload(self, address: int, values: NDArray[np.generic]) -> None:
+        """Copy an array to the GPU."""
+        self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), ctypes.c_void_p(values.ctypes.data), values)
+
+    def download(self, values: NDArray[np.generic], address: int) -> None:
+        """Copy from the GPU into an array; it is there after `wait`."""
+        self._copy("cuMemcpyDtoHAsync_v2", ctypes.c_void_p(values.ctypes.data), ctypes.c_uint64(address), values)
+
+    def wait(self) -> None:
+        """Until the stream has done all that it was given."""
+        self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
+
+    def _copy(self, name: str, to: Any, origin: Any, values: NDArray[np.generic]) -> None:
+        self._call(name, to, origin, ctypes.c_size_t(values.nbytes), ctypes.c_void_p(self.stream))
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        failed = getattr(self._library, name)(*arguments)
+        if failed:
+            text = ctypes.c_char_p()
+            self._library.cuGetErrorString(failed, ctypes.byref(text))
+            raise RuntimeError(f"{name}: {(text.value or b'CUDA error %d' % failed).decode()}")

@@ -1,0 +1,47 @@
+"""Runs an ONNX file with ONNX Runtime, for model.py. Copied beside it as hemf_runner.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+_SILENT = 3
+
+
+class Runner:
+    """A session.
+
+    Args:
+        data: the file's bytes.
+        manifest: of the file.
+        settings: the model's parameters in config.pbtxt.
+        gpu: number of the GPU to run on; None for the CPU.
+
+    Attributes:
+        sizes: (least, most) images of a batch, for each range that the file takes; none for any.
+    """
+
+    def __init__(self, data: bytes, manifest: dict[str, Any], settings: dict[str, str], gpu: int | None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = _SILENT
+        options.intra_op_num_threads = int(settings.get("intra_op_thread_count", 0))
+        # By default the threads of a session go on spinning after each run, and would slow down the other instances.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        wanted = "CPUExecutionProvider" if gpu is None else "CUDAExecutionProvider"
+        provider: Any = wanted if gpu is None else (wanted, {"device_id": gpu})
+        if wanted not in onnxruntime.get_available_providers():
+            raise RuntimeError(f"this onnxruntime {onnxruntime.__version__} has no {wanted}")
+        self._session = onnxruntime.InferenceSession(data, options, providers=[provider])
+        if self._session.get_providers()[0] != wanted:  # it falls back to the CPU without a word
+            raise RuntimeError(f"ONNX Runtime doesn't get {wanted} to run")
+        self._input = self._session.get_inputs()[0].name
+        fixed = manifest.get("batch")
+        self.sizes: list[tuple[int, int]] = [] if fixed is None else [(fixed, fixed)]
+
+    def run(self, batch: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
+        """A batch of one of the sizes → logits."""
+        logits: NDArray[np.floating[Any]] = self._session.run(None, {self._input: batch})[0]
+        return logits

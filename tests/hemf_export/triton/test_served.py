@@ -1,0 +1,211 @@
+"""The programs that Triton's Python backend runs, without Triton: batches, engines (a fake TensorRT), and refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hemf_export.triton import repository
+from hemf_export.triton.options import Options
+from tests.engines import fake_flavours, fake_records
+from tests.engines import fake_tensorrt as fake
+from tests.engines.fake_network import VERSIONS
+from tests.hemf_export.triton.models import SIDE, described, means
+
+
+class TritonError(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Triton gives the program to import."""
+    utils: Any = ModuleType("triton_python_backend_utils")
+    utils.TritonModelException = utils.TritonError = TritonError
+    utils.get_input_tensor_by_name = lambda request, name: request[name]
+    utils.Tensor = SimpleNamespace(from_dlpack=lambda name, values: (name, np.from_dlpack(values)))
+    utils.InferenceResponse = lambda tensors, error=None: SimpleNamespace(tensors=dict(tensors), error=error)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+
+def load(folder: Path, monkeypatch: pytest.MonkeyPatch, *, kind: str = "CPU", **changes: str) -> Any:
+    """The model of a version's folder, initialized as Triton would."""
+    from google.protobuf import json_format, text_format
+    from tritonclient.grpc import model_config_pb2
+
+    monkeypatch.delitem(sys.modules, "hemf_runner", raising=False)
+    monkeypatch.syspath_prepend(folder)
+    text = (folder.parent / "config.pbtxt").read_text()
+    config = json_format.MessageToDict(
+        text_format.Parse(text, model_config_pb2.ModelConfig()), preserving_proto_field_name=True
+    )
+    for key, value in changes.items():
+        config["parameters"][key] = {"string_value": value}
+    module_spec = importlib.util.spec_from_file_location("served_model", folder / "model.py")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    model = module.TritonPythonModel()
+    device = {"model_instance_kind": kind, "model_instance_device_id": "0"}
+    model.initialize({"model_config": json.dumps(config), **device})
+    return model
+
+
+def ask(model: Any, *batches: np.ndarray) -> list[Any]:
+    """One request for each batch, all put together by the server."""
+    return model.execute([{"images": one} for one in batches])
+
+
+def pixels(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_each_request_gets_its_own_logits(tmp_path, monkeypatch, batch):
+    path = means(tmp_path / "m.onnx", raw=True, batch=batch)
+    made = repository.write([path], tmp_path / "repo", Options(backend="python", threads=1)).models[0]
+    model = load(made.folder / "1", monkeypatch)
+    given = [pixels(count, count) for count in (1, 3, 2)]
+    for one, answer in zip(given, ask(model, *given), strict=True):
+        assert answer.error is None
+        assert answer.tensors["logits"].dtype == np.float32
+        np.testing.assert_allclose(answer.tensors["logits"], one.astype(np.float64).mean((1, 2)), rtol=1e-5)
+
+
+def test_a_batch_that_fails_is_an_error_of_its_requests_alone(tmp_path, monkeypatch):
+    made = repository.write([means(tmp_path / "m.onnx")], tmp_path / "repo", Options(backend="python")).models[0]
+    model = load(made.folder / "1", monkeypatch)
+    answers = ask(model, np.zeros((1, 3, 5, 5), np.float32), np.zeros((2, 3, 5, 5), np.float32))
+    assert len(answers) == 2
+    assert all("images" in str(answer.error) for answer in answers)
+    assert ask(model, np.zeros((1, 3, SIDE, SIDE), np.float32))[0].error is None
+
+
+def test_a_model_that_was_changed_is_not_loaded(tmp_path, monkeypatch):
+    made = repository.write([means(tmp_path / "m.onnx")], tmp_path / "repo", Options(backend="python")).models[0]
+    path = made.folder / "1" / "model.onnx"
+    path.write_bytes(path.read_bytes() + b"\x00")
+    with pytest.raises(TritonError, match="is not the file that its manifest describes"):
+        load(made.folder / "1", monkeypatch)
+
+
+def test_a_gpu_that_onnx_runtime_cannot_use_is_no_quiet_cpu(tmp_path, monkeypatch):
+    options = Options(backend="python", device="gpu")
+    made = repository.write([means(tmp_path / "m.onnx")], tmp_path / "repo", options).models[0]
+    with pytest.raises(TritonError, match="CUDAExecutionProvider"):
+        load(made.folder / "1", monkeypatch, kind="GPU")
+
+
+class Cuda:
+    """The driver's interface on a machine without one: memory of the host, and a stream of the fake TensorRT."""
+
+    def __init__(self, gpu: int) -> None:
+        self.stream = 0x77 + gpu
+        fake_records.streams[self.stream] = deque()
+        self._kept: list[np.ndarray] = []
+
+    def use(self) -> None:
+        pass
+
+    def allocate(self, count: int) -> int:
+        self._kept.append(np.zeros(count, np.uint8))
+        return self._kept[-1].ctypes.data
+
+    def _memory(self, address: int) -> np.ndarray:
+        return next(one for one in self._kept if one.ctypes.data == address)
+
+    def upload(self, address: int, values: np.ndarray) -> None:
+        data = values.tobytes()
+        fake_records.streams[self.stream].append(lambda: self._write(address, data))
+
+    def _write(self, address: int, data: bytes) -> None:
+        self._memory(address)[: len(data)] = np.frombuffer(data, np.uint8)
+
+    def download(self, values: np.ndarray, address: int) -> None:
+        def copy() -> None:
+            values.view(np.uint8).reshape(-1)[:] = self._memory(address)[: values.nbytes]
+
+        fake_records.streams[self.stream].append(copy)
+
+    def wait(self) -> None:
+        work = fake_records.streams[self.stream]
+        while work:
+            work.popleft()()
+
+
+@pytest.fixture
+def rtx() -> Iterator[ModuleType]:
+    """A fake TensorRT-RTX to import."""
+    with fake.installed():
+        yield sys.modules["tensorrt_rtx"]
+
+
+def engine(folder: Path, **options: Any) -> Path:
+    """An engine of the fake TensorRT-RTX with its manifest."""
+    graph = fake.classifier(folder / "g.onnx", raw=True)
+    profiles = options.get("profiles", ("1:2:4",))
+    tensors = [
+        {"name": "images", "mode": "input", "type": "UINT8", "shape": [-1, SIDE, SIDE, 3]},
+        {"name": "logits", "mode": "output", "type": "FLOAT", "shape": [-1, 3]},
+    ]
+    changes = {**described("fp16", "uint8").to_dict(), "tensors": tensors}
+    return fake.engine(graph, backend="tensorrt-rtx", name="m.engine", changes=changes, profiles=profiles)
+
+
+def expected(images: np.ndarray) -> np.ndarray:
+    products = np.array([[1, -2, 0.5], [0, 1, 3], [-1, 0.25, 1]]) / 16
+    return images.astype(np.float64).mean((1, 2)) @ products
+
+
+@pytest.mark.parametrize("profiles", [("1:2:4",), ("1:1:1", "2:4:4"), ("2:3:4",), ("4:4:4",)])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_an_engine_of_tensorrt_rtx(tmp_path, monkeypatch, rtx, profiles, graphs):
+    options = Options(backend="python", cuda_graphs=graphs)
+    made = repository.write([engine(tmp_path, profiles=profiles)], tmp_path / "repo", options).models[0]
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the driver was called"))
+    from hemf_export.triton.served import engine_runner
+
+    shutil.copy(engine_runner.__file__, made.folder / "1" / "hemf_runner.py")
+    text = (made.folder / "1" / "hemf_runner.py").read_text().split("\nclass Cuda:")[0]
+    (made.folder / "1" / "hemf_runner.py").write_text(text + f"\nfrom {__name__} import Cuda\n")
+    model = load(made.folder / "1", monkeypatch, kind="GPU")
+    for counts in ((1,), (4,), (1, 2, 3), (9,)):
+        given = [pixels(count, count) for count in counts]
+        for one, answer in zip(given, ask(model, *given), strict=True):
+            assert answer.error is None, answer.error
+            np.testing.assert_allclose(answer.tensors["logits"], expected(one), rtol=1e-4, atol=1e-4)
+    strategies = {context._config.cuda_graph_strategy.name for context in fake_records.records.contexts}
+    assert strategies == {"WHOLE_GRAPH_CAPTURE" if graphs else "DISABLED"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "told", "message"),
+    [("CPU", "", "needs a GPU"), ("GPU", "1.6.0.1", f"was built by TensorRT-RTX {VERSIONS['tensorrt-rtx']}")],
+)
+def test_an_engine_that_is_not_for_this_server(tmp_path, monkeypatch, rtx, kind, told, message):
+    made = repository.write([engine(tmp_path)], tmp_path / "repo", Options(backend="python")).models[0]
+    if told:
+        monkeypatch.setattr(rtx, "__version__", told)
+    with pytest.raises(TritonError, match=message):
+        load(made.folder / "1", monkeypatch, kind=kind)
+
+
+def test_without_a_driver_the_reason_is_told(tmp_path, monkeypatch, rtx):
+    made = repository.write([engine(tmp_path)], tmp_path / "repo", Options(backend="python")).models[0]
+    monkeypatch.setattr("ctypes.CDLL", lambda name: (_ for _ in ()).throw(OSError(f"{name}: cannot open")))
+    with pytest.raises(TritonError, match="libcuda"):
+        load(made.folder / "1", monkeypatch, kind="GPU")
+
+
+def test_the_fake_is_of_the_flavour_that_the_program_imports():
+    assert fake_flavours.flavour("tensorrt-rtx").__name__ == "tensorrt_rtx"
