@@ -15,7 +15,7 @@ struct Header {
     std::uint32_t red = 0, green = 0, blue = 0, alpha = 0;  // masks
     std::size_t pixels = 0;                                 // where they begin
     bool from_top = false;
-    std::uint8_t palette[256 * 3];
+    std::uint8_t palette[256 * 3] = {};  // black beyond its end
 };
 
 // Which byte of a pixel holds a channel: the mask says.
@@ -68,7 +68,6 @@ Header read_header(Bytes file) {
         throw broken("Unsupported BMP compression (" + std::to_string(header.compression) + ")");
     if (bits <= 8) {
         if (header.colours > 65536) throw broken("Unsupported BMP palette size (" + std::to_string(header.colours) + ")");
-        for (int index = 0; index < 256 * 3; ++index) header.palette[index] = static_cast<std::uint8_t>(index / 3);
         const std::size_t step = core ? 3 : 4;
         for (std::size_t index = 0; index < header.colours && index < 256; ++index) {
             if (!file.has(end + index * step, 3)) break;

@@ -7,27 +7,20 @@
 #include "file.hpp"
 #include "hemf/error.hpp"
 #include "json.hpp"
+#include "members.hpp"
 #include "sha256.hpp"
 
 namespace hemf {
 
 namespace {
 
+using json::member;
+using json::Nonsense;
 using Kind = json::Value::Kind;
 
 constexpr std::size_t largest_golden = std::size_t{1} << 30;
 
-struct Nonsense {
-    std::string what;
-};
-
-const json::Value& member(const json::Value& entry, const std::string& key, Kind kind) {
-    const json::Value* found = entry.find(key);
-    if (found == nullptr || !found->is(kind)) throw Nonsense{"'" + key + "' is missing or of another kind"};
-    return *found;
-}
-
-Golden described(const json::Value& entry) {
+Golden golden_of(const json::Value& entry) {
     Golden found;
     const json::Value& shape = member(entry, "shape", Kind::array);
     int sizes[4] = {0, 0, 0, 0};
@@ -55,7 +48,7 @@ Golden described(const json::Value& entry) {
     return found;
 }
 
-std::string rounded(double value) {
+std::string three_digits(double value) {
     char text[32];
     std::snprintf(text, sizeof text, "%.3g", value);
     return text;
@@ -73,7 +66,7 @@ std::optional<Golden> Golden::read(const std::string& engine, const Manifest& ma
     std::string problem, expected;
     Golden found;
     try {
-        found = described(*entry);
+        found = golden_of(*entry);
         expected = member(*entry, "sha256", Kind::string).string;
         found.pixels = files::read(path, largest_golden, problem);
         if (!problem.empty()) throw Nonsense{problem};
@@ -121,7 +114,7 @@ bool require_golden(Runner& runner, const std::string& engine, const Manifest& m
     const SelfTest found = self_test(runner, *known, description);
     if (found.passed()) return true;
     const std::string what =
-        found.finite ? "a logit differs by " + rounded(found.max_difference) + ", bound " + rounded(found.bound) : "NaN";
+        found.finite ? "a logit differs by " + three_digits(found.max_difference) + ", bound " + three_digits(found.bound) : "NaN";
     throw Error(ExitCode::check_failed,
                 engine + " doesn't compute what its graph does: " + what + " (" + std::to_string(found.images) +
                     " golden images).",

@@ -5,27 +5,18 @@
 #include "file.hpp"
 #include "hemf/error.hpp"
 #include "json.hpp"
+#include "members.hpp"
 #include "sha256.hpp"
 
 namespace hemf {
 
 namespace {
 
+using json::member;
+using json::Nonsense;
 using Kind = json::Value::Kind;
 
 constexpr std::size_t largest_manifest = std::size_t{64} << 20;
-
-// What is wrong with a description; the caller names the file.
-struct Nonsense {
-    std::string what;
-};
-
-const json::Value& member(const json::Value& object, const std::string& key, Kind kind) {
-    const json::Value* found = object.find(key);
-    if (found == nullptr) throw Nonsense{"'" + key + "' is missing"};
-    if (!found->is(kind)) throw Nonsense{key + " is of another kind"};
-    return *found;
-}
 
 int whole(const json::Value& object, const std::string& key, int fallback) {
     const json::Value* found = object.find(key);

@@ -27,11 +27,9 @@ struct Reader {
     int channels = 0;
     int depth = 0;
     int colour = 0;
-    std::uint8_t palette[256 * 3];
+    std::uint8_t palette[256 * 3] = {};  // black beyond its end
 
-    Reader() {
-        for (int index = 0; index < 256 * 3; ++index) palette[index] = static_cast<std::uint8_t>(index / 3);
-    }
+    Reader() = default;
     ~Reader() {
         if (png != nullptr) png_destroy_read_struct(&png, &info, nullptr);
     }

@@ -71,23 +71,17 @@ void resize_row(const std::uint8_t* row, const Filter& across, std::uint8_t* out
     }
 }
 
-}  // namespace
+std::size_t row_size(const Image& image) { return static_cast<std::size_t>(image.width) * 3; }
 
-void resample(const Image& image, const Side& across, const Side& down, std::uint8_t* out) {
-    const Filter columns = filter(across, image.width), rows = filter(down, image.height);
-    const std::size_t row_bytes = static_cast<std::size_t>(across.count) * 3;
-    // Windows follow one another down the image: each source row is resized once, and added to those it is in.
+// Windows follow one another down the image: each source row is resized once, and added to those it is in.
+void across_first(const Image& image, const Filter& columns, const Filter& rows, std::uint8_t* out) {
+    const std::size_t row_bytes = columns.windows.size() * 3;
     std::vector<std::int32_t> sums(row_bytes * rows.windows.size(), half);
     std::vector<std::uint8_t> row(row_bytes);
     std::size_t oldest = 0;
-    int begin = image.height, end = 0;
-    for (const Window& window : rows.windows) {
-        begin = std::min(begin, window.begin);
-        end = std::max(end, window.begin + window.length);
-    }
-    for (int y = begin; y < end; ++y) {
-        resize_row(image.rgb.data() + static_cast<std::size_t>(y) * static_cast<std::size_t>(image.width) * 3, columns,
-                   row.data());
+    const int end = rows.windows.back().begin + rows.windows.back().length;
+    for (int y = rows.windows.front().begin; y < end; ++y) {
+        resize_row(image.rgb.data() + static_cast<std::size_t>(y) * row_size(image), columns, row.data());
         while (oldest < rows.windows.size() && rows.windows[oldest].begin + rows.windows[oldest].length <= y) ++oldest;
         for (std::size_t index = oldest; index < rows.windows.size() && rows.windows[index].begin <= y; ++index) {
             const Window& window = rows.windows[index];
@@ -97,6 +91,35 @@ void resample(const Image& image, const Side& across, const Side& down, std::uin
         }
     }
     std::transform(sums.begin(), sums.end(), out, rounded);
+}
+
+void down_first(const Image& image, const Filter& columns, const Filter& rows, std::uint8_t* out) {
+    const std::size_t begin = static_cast<std::size_t>(columns.windows.front().begin) * 3;
+    const std::size_t end = static_cast<std::size_t>(columns.windows.back().begin + columns.windows.back().length) * 3;
+    std::vector<std::int32_t> sums(row_size(image));
+    std::vector<std::uint8_t> row(row_size(image));
+    for (const Window& window : rows.windows) {
+        std::fill(sums.begin(), sums.end(), half);
+        for (int tap = 0; tap < window.length; ++tap) {
+            const std::uint8_t* source = image.rgb.data() + static_cast<std::size_t>(window.begin + tap) * row_size(image);
+            const std::int32_t weight = rows.weights[window.weights + static_cast<std::size_t>(tap)];
+            for (std::size_t place = begin; place < end; ++place) sums[place] += source[place] * weight;
+        }
+        for (std::size_t place = begin; place < end; ++place) row[place] = rounded(sums[place]);
+        resize_row(row.data(), columns, out);
+        out += columns.windows.size() * 3;
+    }
+}
+
+}  // namespace
+
+void resample(const Image& image, const Side& across, const Side& down, std::uint8_t* out) {
+    const Filter columns = filter(across, image.width), rows = filter(down, image.height);
+    // Bytes lie between the passes, so that their order shows. Since version 13, Pillow begins with the height where that
+    // shrinks by more than twice what the width does.
+    const std::int64_t shorter = std::int64_t{image.height} - down.outputs, narrower = std::int64_t{image.width} - across.outputs;
+    const bool height_first = shorter > 0 && shorter > 2 * narrower;
+    height_first ? down_first(image, columns, rows, out) : across_first(image, columns, rows, out);
 }
 
 }  // namespace hemf

@@ -16,7 +16,7 @@ struct Side {
     int count = 0;    // of them
 };
 
-// Resized image → across.count × down.count RGB pixels at `out`: first across, rounded to bytes, then down.
+// Resized image → across.count × down.count RGB pixels at `out`, one side after the other.
 void resample(const Image& image, const Side& across, const Side& down, std::uint8_t* out);
 
 }  // namespace hemf
