@@ -55,6 +55,10 @@ class Probe:
         """The program that shows things."""
         return self.run("probe", *words, listed=listed)
 
+    def floats(self, *words: object) -> NDArray[np.float32]:
+        """Numbers that the program that shows things writes as they are."""
+        return np.frombuffer(self._run("probe", words, (), None).stdout, np.float32)
+
     def decode(self, paths: Sequence[Path]) -> list[NDArray[np.uint8] | Refused]:
         """RGB pixels (height, width, 3) of each image."""
         return list(self._images(self._run("probe", ("decode",), paths, None).stdout))

@@ -182,7 +182,7 @@ std::string table(const std::vector<Column>& columns, const std::vector<std::vec
         one.right = index + 1 == columns.size() ? 0 : 1;
         for (const auto& row : all) one.width = std::max(one.width, width_of(row[index]) + one.left + one.right);
         one.width = std::min(one.width, width);
-        if (columns[index].least > 0) one.width = std::max(one.width, columns[index].least + 2);
+        if (columns[index].least > 0) one.width = std::max(one.width, columns[index].least + one.left + one.right);
         widths.push_back(one.width);
         total += one.width;
     }
@@ -190,7 +190,7 @@ std::string table(const std::vector<Column>& columns, const std::vector<std::vec
         shrink(widths, columns, width);
         for (std::size_t index = 0; index < columns.size(); ++index) {
             widths[index] = std::min(widths[index], measured[index].width);
-            if (columns[index].least > 0) widths[index] = std::max(widths[index], columns[index].least + 2);
+            if (columns[index].least > 0) widths[index] = std::max(widths[index], columns[index].least + measured[index].left + measured[index].right);
         }
     }
     std::string out;
