@@ -86,6 +86,35 @@ def write_raw_pngs(folder: Path) -> list[Path]:
     return paths
 
 
+def write_others(folder: Path) -> list[Path]:
+    """TIFF and WebP files, which the library reads where it finds libtiff and libwebp."""
+    paths: list[Path] = []
+
+    def save(image: Image.Image, name: str, **options: object) -> None:
+        paths.append(folder / name)
+        image.save(paths[-1], **options)
+
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"):
+        image = picture(83, 61).convert(mode) if mode == "CMYK" else picture(83, 61, mode)
+        for compression in ("raw", "tiff_lzw", "tiff_adobe_deflate"):
+            save(image, f"{mode.replace(';', '')}-{compression}.tif", compression=compression)
+    save(picture(83, 61, "1"), "fax.tif", compression="group4")
+    save(picture(83, 61), "jpeg.tif", compression="jpeg")
+    save(picture(83, 61, "L"), "grey-jpeg.tif", compression="jpeg")
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        save(picture(40, 24), f"turned{orientation}.tif", exif=exif)
+        save(picture(40, 24), f"turned{orientation}.webp", exif=exif)
+    for big in (False, True):
+        paths.append(folder / f"tiled-{big}.tif")
+        paths[-1].write_bytes(_tiled(np.asarray(picture(40, 36)), big))
+    for mode in ("RGB", "RGBA", "L"):
+        save(picture(83, 61, mode), f"{mode}.webp", quality=70)
+        save(picture(83, 61, mode), f"{mode}-lossless.webp", lossless=True)
+    return paths
+
+
 def write_orientations(folder: Path) -> list[Path]:
     """One image by each EXIF orientation, as JPEG and PNG, and by XMP."""
     paths = []
@@ -124,6 +153,33 @@ def _png(
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
     chunks = [(b"IHDR", header), *([(b"PLTE", palette)] if palette else []), (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks)
+
+
+def _tiled(pixels: np.ndarray, big: bool) -> bytes:
+    """A TIFF file of tiles, which Pillow doesn't write; `big` is the order of its bytes."""
+    order = "big" if big else "little"
+    height, width, _ = pixels.shape
+    across, down = -(-width // 16), -(-height // 16)
+    padded = np.zeros((down * 16, across * 16, 3), np.uint8)
+    padded[:height, :width] = pixels
+    tiles = [padded[y * 16 :, x * 16 :][:16, :16].tobytes() for y in range(down) for x in range(across)]
+    count, size = len(tiles), len(tiles[0])
+    offsets = [8 + size * index for index in range(count)]
+    lists = 8 + size * count  # where the lists of bits, offsets and lengths begin
+    tags = (
+        (256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, lists), (259, 3, 1, 1), (262, 3, 1, 2), (277, 3, 1, 3),
+        (322, 3, 1, 16), (323, 3, 1, 16), (324, 4, count, lists + 6), (325, 4, count, lists + 6 + 4 * count),
+    )  # fmt: skip
+
+    def entry(tag: int, kind: int, number: int, value: int) -> bytes:
+        inline = value.to_bytes(2, order) + b"\0\0" if kind == 3 and number == 1 else value.to_bytes(4, order)
+        return tag.to_bytes(2, order) + kind.to_bytes(2, order) + number.to_bytes(4, order) + inline
+
+    listed = b"".join(bits.to_bytes(2, order) for bits in (8, 8, 8))
+    listed += b"".join(value.to_bytes(4, order) for value in (*offsets, *[size] * count))
+    directory = len(tags).to_bytes(2, order) + b"".join(entry(*tag) for tag in tags) + bytes(4)
+    start = (b"MM\0*" if big else b"II*\0") + (lists + len(listed)).to_bytes(4, order)
+    return start + b"".join(tiles) + listed + directory
 
 
 def _interlaced(pixels: np.ndarray) -> bytes:

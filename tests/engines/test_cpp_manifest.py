@@ -219,8 +219,12 @@ def test_golden_images_tell_an_engine_that_computes_something_else(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"shape": [3, 8, 8]}, {"shape": [3, 8, 8, 4]}, {"shape": [2, 8, 8, 3]}, {"shape": [3, 8, 9, 3]},
-     {"logits": [[1], [2]]}, {"logits": [[1, 2, 3], [1, 2], [1, 2, 3]]}, {"sha256": "0" * 64}, {"max_logit_difference": -1}, {"shape": None}],
+    [
+        {"shape": [3, 8, 8]}, {"shape": [3, 8, 8, 4]}, {"shape": [2, 8, 8, 3]}, {"shape": [3, 8, 9, 3]},
+        {"shape": None},
+        {"logits": [[1], [2]]}, {"logits": [[1, 2, 3], [1, 2], [1, 2, 3]]}, {"sha256": "0" * 64},
+        {"max_logit_difference": -1},
+    ],
     ids=str,
 )  # fmt: skip
 def test_golden_images_that_are_not_the_manifests_are_refused(cpp: Probe, tmp_path: Path, changes: dict[str, Any]):
