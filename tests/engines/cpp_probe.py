@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +47,17 @@ class Probe:
 
     root: Path
 
-    def run(self, program: str, *words: object, listed: Sequence[object] = (), cwd: Path | None = None) -> Ended:
-        """A program with words, and paths on its standard input. A finding of a sanitizer fails the test."""
-        done = self._run(program, words, listed, cwd)
+    def run(
+        self,
+        program: str,
+        *words: object,
+        listed: Sequence[object] = (),
+        given: bytes = b"",
+        cwd: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Ended:
+        """A program with words, and paths or bytes on its standard input. A sanitizer's finding fails the test."""
+        done = self._run(program, words, listed, cwd, given, variables or {})
         return Ended(done.returncode, os.fsdecode(done.stdout), os.fsdecode(done.stderr))
 
     def probe(self, *words: object, listed: Sequence[object] = ()) -> Ended:
@@ -57,25 +66,32 @@ class Probe:
 
     def floats(self, *words: object) -> NDArray[np.float32]:
         """Numbers that the program that shows things writes as they are."""
-        return np.frombuffer(self._run("probe", words, (), None).stdout, np.float32)
+        return np.frombuffer(self._run("probe", words).stdout, np.float32)
 
     def decode(self, paths: Sequence[Path]) -> list[NDArray[np.uint8] | Refused]:
         """RGB pixels (height, width, 3) of each image."""
-        return list(self._images(self._run("probe", ("decode",), paths, None).stdout))
+        return list(self._images(self._run("probe", ("decode",), paths).stdout))
 
     def pixels(self, paths: Sequence[Path], preprocess: Preprocess) -> list[NDArray[np.uint8] | Refused]:
         """Preprocessed pixels of each image."""
         words = ("pixels", preprocess.mode, preprocess.size, preprocess.resize)
-        return list(self._images(self._run("probe", words, paths, None).stdout))
+        return list(self._images(self._run("probe", words, paths).stdout))
 
     def _run(
-        self, program: str, words: Sequence[object], listed: Sequence[object], cwd: Path | None
+        self,
+        program: str,
+        words: Sequence[object],
+        listed: Sequence[object] = (),
+        cwd: Path | None = None,
+        given: bytes = b"",
+        variables: Mapping[str, str] = MappingProxyType({}),
     ) -> subprocess.CompletedProcess[bytes]:
         place = self.root / "tests" / ("predict" if program == "hemf-predict" else "") / program
-        given = b"".join(os.fsencode(str(path)) + b"\0" for path in listed)
+        given = given or b"".join(os.fsencode(str(path)) + b"\0" for path in listed)
         done = subprocess.run(
             [os.fsencode(str(word)) for word in (place, *words)],
             input=given, capture_output=True, check=False, timeout=TIMEOUT_S, cwd=cwd,
+            env={**os.environ, **variables},
         )  # fmt: skip
         said = os.fsdecode(done.stderr)
         assert "Sanitizer" not in said, said

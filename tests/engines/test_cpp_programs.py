@@ -62,7 +62,7 @@ def test_it_builds_without_warnings_file_by_file(tmp_path: Path, compiler: str):
         pytest.skip(f"needs {compiler}")
     c = "clang" if compiler == "clang++" else "gcc"
     options = (f"-DCMAKE_CXX_COMPILER={compiler}", f"-DCMAKE_C_COMPILER={c}", "-DCMAKE_UNITY_BUILD=OFF")
-    cpp_build.build(tmp_path / "build", *options)
+    cpp_build.build(tmp_path / "build", *options, optimization="-O2")
     probe = Probe(tmp_path / "build")
     (tmp_path / "images").mkdir()
     paths = cpp_images.write_kinds(tmp_path / "images")
