@@ -56,6 +56,7 @@ def test_files_with_changed_bytes_are_read_or_refused_and_nothing_else(cpp: Prob
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # every file by itself, optimized
 @pytest.mark.parametrize("compiler", ["clang++", "g++"])
 def test_it_builds_without_warnings_file_by_file(tmp_path: Path, compiler: str):
     if shutil.which(compiler) is None or shutil.which("ninja") is None:
