@@ -29,7 +29,8 @@ void read_masks(Bytes file, std::uint32_t header_size, std::size_t& end, Header&
     const bool inside = header_size >= 52;
     const std::size_t place = inside ? 54 : end;
     if (!file.has(place, 12)) throw truncated();
-    header.red = file.u32(place, false), header.green = file.u32(place + 4, false), header.blue = file.u32(place + 8, false);
+    header.red = file.u32(place, false), header.green = file.u32(place + 4, false),
+    header.blue = file.u32(place + 8, false);
     if (inside && header_size >= 56) header.alpha = file.u32(66, false);
     if (!inside) end += 12;
     const bool known_16 = header.blue == 0x1f && ((header.red == 0xf800 && header.green == 0x7e0) ||
@@ -54,7 +55,8 @@ Header read_header(Bytes file) {
         header.width = file.u32(18, false), header.height = file.u32(22, false);
         header.from_top = file.data[25] == 0xff;  // a negative height
         if (header.from_top) header.height = ~header.height + 1U;
-        header.bits = file.u16(28, false), header.compression = file.u32(30, false), header.colours = file.u32(46, false);
+        header.bits = file.u16(28, false), header.compression = file.u32(30, false),
+        header.colours = file.u32(46, false);
     }
     check_size(header.width, header.height);
     const std::uint32_t bits = header.bits;
@@ -67,7 +69,8 @@ Header read_header(Bytes file) {
     else if (header.compression > bitfields || (header.compression != raw && bits > 8))
         throw broken("Unsupported BMP compression (" + std::to_string(header.compression) + ")");
     if (bits <= 8) {
-        if (header.colours > 65536) throw broken("Unsupported BMP palette size (" + std::to_string(header.colours) + ")");
+        if (header.colours > 65536)
+            throw broken("Unsupported BMP palette size (" + std::to_string(header.colours) + ")");
         const std::size_t step = core ? 3 : 4;
         for (std::size_t index = 0; index < header.colours && index < 256; ++index) {
             if (!file.has(end + index * step, 3)) break;
@@ -125,7 +128,9 @@ std::vector<std::uint8_t> unrolled(Bytes file, const Header& header) {
         if (count > 0) {
             const std::size_t room = x < width ? width - x : 0, taken = count < room ? count : room;
             for (std::size_t index = 0; index < taken; ++index)
-                indices.push_back(static_cast<std::uint8_t>(!nibbles ? value : index % 2 == 0 ? value >> 4 : value & 15));
+                indices.push_back(static_cast<std::uint8_t>(!nibbles         ? value
+                                                            : index % 2 == 0 ? value >> 4
+                                                                             : value & 15));
             x += taken;
         } else if (value == 0) {
             while (indices.size() % width != 0) indices.push_back(0);
@@ -174,7 +179,9 @@ Decoded bmp(Bytes file) {
     for (std::size_t y = 0; y < header.height; ++y) {
         const std::uint8_t* row = pixels.data + stride * (header.from_top ? y : header.height - 1 - y);
         std::uint8_t* out = decoded.image.rgb.data() + y * header.width * 3;
-        header.bits <= 8 ? put_indices(header, row, out) : header.bits == 16 ? put_16(header, row, out) : put(header, row, out);
+        header.bits <= 8    ? put_indices(header, row, out)
+        : header.bits == 16 ? put_16(header, row, out)
+                            : put(header, row, out);
     }
     return decoded;
 }

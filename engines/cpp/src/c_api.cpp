@@ -118,14 +118,17 @@ void hemf_image_free(hemf_image* image) { delete image; }
 
 hemf_status hemf_preprocess_pixels(const hemf_preprocess* preprocess, const hemf_image* image, uint8_t* pixels) {
     return guarded([=] {
-        require(preprocess != nullptr && image != nullptr && pixels != nullptr, "hemf_preprocess_pixels: a pointer is null.");
+        require(preprocess != nullptr && image != nullptr && pixels != nullptr,
+                "hemf_preprocess_pixels: a pointer is null.");
         from_c(*preprocess).pixels(image->image, pixels);
     });
 }
 
-hemf_status hemf_preprocess_normalize(const hemf_preprocess* preprocess, const uint8_t* pixels, size_t images, float* out) {
+hemf_status hemf_preprocess_normalize(const hemf_preprocess* preprocess, const uint8_t* pixels, size_t images,
+                                      float* out) {
     return guarded([=] {
-        require(preprocess != nullptr && pixels != nullptr && out != nullptr, "hemf_preprocess_normalize: a pointer is null.");
+        require(preprocess != nullptr && pixels != nullptr && out != nullptr,
+                "hemf_preprocess_normalize: a pointer is null.");
         from_c(*preprocess).normalize(pixels, images, out);
     });
 }
@@ -191,7 +194,9 @@ hemf_status hemf_model_load(const char* engine, hemf_model** model) {
     });
 }
 
-const hemf_manifest* hemf_model_manifest(const hemf_model* model) { return model == nullptr ? nullptr : &model->manifest; }
+const hemf_manifest* hemf_model_manifest(const hemf_model* model) {
+    return model == nullptr ? nullptr : &model->manifest;
+}
 
 hemf_status hemf_model_infer(const hemf_model* model, const void* batch, int images, float* logits) {
     return guarded([=] {
@@ -212,7 +217,8 @@ hemf_status hemf_model_logits(const hemf_model* model, const uint8_t* pixels, in
 
 hemf_status hemf_model_predict(const hemf_model* model, const char* const* paths, int count, double* probabilities) {
     return guarded([=] {
-        require(model != nullptr && paths != nullptr && probabilities != nullptr, "hemf_model_predict: a pointer is null.");
+        require(model != nullptr && paths != nullptr && probabilities != nullptr,
+                "hemf_model_predict: a pointer is null.");
         require(count >= 0, "hemf_model_predict: the number of images is negative.");
         std::vector<std::string> named;
         for (int index = 0; index < count; ++index) {

@@ -11,7 +11,9 @@ struct Engine::State {};
 
 namespace {
 
-Error off() { return missing_capability("This library was built without TensorRT.", "Build it with -DHEMF_ENGINE=tensorrt."); }
+Error off() {
+    return missing_capability("This library was built without TensorRT.", "Build it with -DHEMF_ENGINE=tensorrt.");
+}
 
 }  // namespace
 

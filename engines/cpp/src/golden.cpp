@@ -30,7 +30,8 @@ Golden golden_of(const json::Value& entry) {
         throw Nonsense{"their shape is not that of images"};
     found.images = sizes[0], found.height = sizes[1], found.width = sizes[2];
     const json::Value& rows = member(entry, "logits", Kind::array);
-    if (rows.items.size() != static_cast<std::size_t>(found.images)) throw Nonsense{"their logits are those of other images"};
+    if (rows.items.size() != static_cast<std::size_t>(found.images))
+        throw Nonsense{"their logits are those of other images"};
     for (const json::Value& row : rows.items) {
         if (!row.is(Kind::array) || row.items.empty() || row.items.size() != rows.items[0].items.size())
             throw Nonsense{"their logits are no table"};
@@ -74,13 +75,15 @@ std::optional<Golden> Golden::read(const std::string& engine, const Manifest& ma
         throw bad_input("The golden images of " + engine + " can't be read: " + nonsense.what + ".", hint);
     }
     const double size = 3.0 * found.images * found.height * found.width;
-    if (sha256(found.pixels.data(), found.pixels.size()) != expected || size != static_cast<double>(found.pixels.size()))
+    if (sha256(found.pixels.data(), found.pixels.size()) != expected ||
+        size != static_cast<double>(found.pixels.size()))
         throw bad_input(path + " is not what the manifest of " + files::name(engine) + " describes.", hint);
     return found;
 }
 
 SelfTest self_test(Runner& runner, const Golden& golden, const Description& description) {
-    if (golden.height != description.preprocess.size || golden.width != golden.height || golden.classes != runner.classes()) {
+    if (golden.height != description.preprocess.size || golden.width != golden.height ||
+        golden.classes != runner.classes()) {
         throw bad_input("The golden images are of another size, or have logits of " + std::to_string(golden.classes) +
                             " classes; the engine gives " + std::to_string(runner.classes()) + ".",
                         "They are another engine's. Build again.");
@@ -96,7 +99,8 @@ SelfTest self_test(Runner& runner, const Golden& golden, const Description& desc
     if (description.input_type == InputType::uint8) {
         logits = runner.infer(pixels.data(), count);
     } else {
-        const std::vector<float> inputs = description.preprocess.normalize(pixels.data(), static_cast<std::size_t>(count));
+        const std::vector<float> inputs =
+            description.preprocess.normalize(pixels.data(), static_cast<std::size_t>(count));
         logits = runner.infer(inputs.data(), count);
     }
     SelfTest found{count, 0, golden.max_logit_difference, true};
@@ -108,13 +112,15 @@ SelfTest self_test(Runner& runner, const Golden& golden, const Description& desc
     return found;
 }
 
-bool require_golden(Runner& runner, const std::string& engine, const Manifest& manifest, const Description& description) {
+bool require_golden(Runner& runner, const std::string& engine, const Manifest& manifest,
+                    const Description& description) {
     const std::optional<Golden> known = Golden::read(engine, manifest);
     if (!known) return false;
     const SelfTest found = self_test(runner, *known, description);
     if (found.passed()) return true;
-    const std::string what =
-        found.finite ? "a logit differs by " + three_digits(found.max_difference) + ", bound " + three_digits(found.bound) : "NaN";
+    const std::string what = found.finite ? "a logit differs by " + three_digits(found.max_difference) + ", bound " +
+                                                three_digits(found.bound)
+                                          : "NaN";
     throw Error(ExitCode::check_failed,
                 engine + " doesn't compute what its graph does: " + what + " (" + std::to_string(found.images) +
                     " golden images).",

@@ -62,7 +62,8 @@ Image decode(const std::uint8_t* data, std::size_t size, const std::string& name
     const Bytes file{data, size};
     try {
         const Decoder decoder = decoder_for(file);
-        if (decoder == nullptr) throw formats::Refused{" is not an image of a known kind (JPEG, PNG, TIFF, BMP, WEBP).", {}};
+        if (decoder == nullptr)
+            throw formats::Refused{" is not an image of a known kind (JPEG, PNG, TIFF, BMP, WEBP).", {}};
         formats::Decoded decoded = decoder(file);
         return formats::upright(std::move(decoded.image), decoded.orientation);
     } catch (const formats::Refused& refused) {

@@ -11,7 +11,8 @@ namespace {
 constexpr std::uint8_t app1 = 0xe1, app2 = 0xe2, start_of_scan = 0xda;
 
 bool has_parameters(std::uint8_t marker) {
-    return !((marker >= 0xd0 && marker <= 0xd9) || marker == 0x01 || marker == 0xc8 || (marker >= 0xf0 && marker <= 0xfd));
+    return !((marker >= 0xd0 && marker <= 0xd9) || marker == 0x01 || marker == 0xc8 ||
+             (marker >= 0xf0 && marker <= 0xfd));
 }
 
 // Number of pictures in a multi-picture index, 1 where it can't be read.

@@ -19,7 +19,8 @@ void append_utf8(std::string& out, std::uint32_t point) {
     } else if (point < 0x10000) {
         add(0xe0 | point >> 12), add(0x80 | (point >> 6 & 63)), add(0x80 | (point & 63));
     } else {
-        add(0xf0 | point >> 18), add(0x80 | (point >> 12 & 63)), add(0x80 | (point >> 6 & 63)), add(0x80 | (point & 63));
+        add(0xf0 | point >> 18), add(0x80 | (point >> 12 & 63)), add(0x80 | (point >> 6 & 63)),
+            add(0x80 | (point & 63));
     }
 }
 
@@ -52,7 +53,8 @@ private:
     }
 
     void space() {
-        while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
+        while (at_ < text_.size() &&
+               (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
             ++at_;
     }
 
@@ -140,7 +142,8 @@ private:
         const auto [end, error] = std::from_chars(text_.data() + begin, text_.data() + at_, value.number);
         // What underflows is no worse than zero; what overflows is nothing that a manifest says.
         if (error == std::errc::result_out_of_range) {
-            const bool tiny = value.string.find("e-") != std::string::npos || value.string.find("E-") != std::string::npos;
+            const bool tiny =
+                value.string.find("e-") != std::string::npos || value.string.find("E-") != std::string::npos;
             if (!tiny) fail("a number is out of range");
             value.number = 0;
         } else if (error != std::errc() || end != text_.data() + at_) {
@@ -234,8 +237,11 @@ std::int32_t next_code_point(const std::string& text, std::size_t& at) {
         return place < text.size() ? static_cast<std::uint32_t>(static_cast<unsigned char>(text[place])) : 0U;
     };
     const std::uint32_t first = byte(at);
-    const std::size_t length = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3
-                             : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    const std::size_t length = first < 0x80                    ? 1
+                               : first >= 0xc2 && first < 0xe0 ? 2
+                               : first >= 0xe0 && first < 0xf0 ? 3
+                               : first >= 0xf0 && first < 0xf5 ? 4
+                                                               : 0;
     std::uint32_t point = length <= 1 ? first : first & (0xffU >> (length + 1));
     for (std::size_t index = 1; index < length; ++index) {
         if ((byte(at + index) & 0xc0) != 0x80) {
@@ -251,64 +257,6 @@ std::int32_t next_code_point(const std::string& text, std::size_t& at) {
     }
     at += length;
     return static_cast<std::int32_t>(point);
-}
-
-std::string quoted(const std::string& text) {
-    std::string out = "\"";
-    const auto unit = [&out](std::uint32_t value) {
-        static const char* digits = "0123456789abcdef";
-        out += "\\u";
-        for (int shift = 12; shift >= 0; shift -= 4) out.push_back(digits[value >> shift & 15]);
-    };
-    for (std::size_t at = 0; at < text.size();) {
-        const auto byte = static_cast<unsigned char>(text[at]);
-        const std::int32_t found = next_code_point(text, at);
-        const std::uint32_t point = found < 0 ? 0xdc00U + byte : static_cast<std::uint32_t>(found);
-        static const std::string plain = "\"\\\b\f\n\r\t", letters = "\"\\bfnrt";
-        const std::size_t place = point < 0x80 ? plain.find(static_cast<char>(point)) : std::string::npos;
-        if (place != std::string::npos) {
-            out.push_back('\\');
-            out.push_back(letters[place]);
-        } else if (point >= 0x20 && point < 0x7f) {
-            out.push_back(static_cast<char>(point));
-        } else if (point == 0x7f) {
-            out.push_back('\x7f');
-        } else if (point >= 0x10000) {
-            unit(0xd800 + ((point - 0x10000) >> 10));
-            unit(0xdc00 + ((point - 0x10000) & 0x3ff));
-        } else {
-            unit(point);
-        }
-    }
-    return out + "\"";
-}
-
-std::string shortest(double number) {
-    char buffer[40];
-    const auto end = std::to_chars(buffer, buffer + sizeof buffer, number, std::chars_format::scientific).ptr;
-    const std::string text(buffer, end);
-    const std::size_t mark = text.find('e');
-    if (mark == std::string::npos) return text;  // inf, nan
-    const bool negative = text[0] == '-';
-    std::string digits;
-    for (const char sign : text.substr(0, mark))
-        if (sign >= '0' && sign <= '9') digits.push_back(sign);
-    int exponent = 0;
-    const std::size_t sign_place = text[mark + 1] == '+' ? mark + 2 : mark + 1;
-    std::from_chars(text.data() + sign_place, text.data() + text.size(), exponent);
-    std::string out;
-    if (exponent < -4 || exponent >= 16) {
-        out = digits.substr(0, 1) + (digits.size() > 1 ? "." + digits.substr(1) : "") + "e" + (exponent < 0 ? "-" : "+");
-        const std::string power = std::to_string(exponent < 0 ? -exponent : exponent);
-        out += power.size() < 2 ? "0" + power : power;
-    } else if (exponent < 0) {
-        out = "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
-    } else {
-        const auto before = static_cast<std::size_t>(exponent) + 1;
-        if (digits.size() < before) digits.append(before - digits.size(), '0');
-        out = digits.substr(0, before) + "." + (digits.size() > before ? digits.substr(before) : "0");
-    }
-    return negative ? "-" + out : out;
 }
 
 }  // namespace hemf::json

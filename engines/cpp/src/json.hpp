@@ -36,13 +36,6 @@ struct Value {
 // Throws Malformed.
 Value parse(const std::string& text);
 
-// A string in quotes as Python's json.dumps writes it, all but ASCII escaped. Bytes that are no UTF-8 become U+DC80 to
-// U+DCFF, as they do in Python's file names.
-std::string quoted(const std::string& text);
-
-// A number as Python's repr writes it: the fewest digits that give it back.
-std::string shortest(double number);
-
 // One code point at `at`, which is moved behind it; -1 for a byte that begins none, which is passed.
 std::int32_t next_code_point(const std::string& text, std::size_t& at);
 

@@ -141,14 +141,16 @@ std::optional<Manifest> Manifest::read(const std::string& path) {
     if (!files::exists(place_)) return std::nullopt;
     std::string problem;
     const std::vector<std::uint8_t> content = files::read(place_, largest_manifest, problem);
-    if (!problem.empty()) throw bad_input(place_ + " is not a manifest: " + problem + ".", "Make " + files::name(path) + " again.");
+    if (!problem.empty())
+        throw bad_input(place_ + " is not a manifest: " + problem + ".", "Make " + files::name(path) + " again.");
     Manifest found = parse(std::string(content.begin(), content.end()), place_);
     const std::string hash = sha256_of_file(path, problem);
     if (!problem.empty()) throw bad_input(path + " can't be read: " + problem + ".");
     if (hash != found.sha256()) {
-        throw bad_input(path + " is not the file that " + files::name(place_) + " describes: SHA-256 " + hash.substr(0, 16) +
-                            ", expected " + found.sha256().substr(0, 16) + ".",
-                        "It was changed or only half replaced. Make it again, or remove the manifest if the change is wanted.");
+        throw bad_input(
+            path + " is not the file that " + files::name(place_) + " describes: SHA-256 " + hash.substr(0, 16) +
+                ", expected " + found.sha256().substr(0, 16) + ".",
+            "It was changed or only half replaced. Make it again, or remove the manifest if the change is wanted.");
     }
     return found;
 }
@@ -174,7 +176,8 @@ bool Manifest::stripped() const {
 Profiles Manifest::profiles() const {
     const json::Value* build = root_->find("build");
     const json::Value* listed = build == nullptr ? nullptr : build->find("profiles");
-    if (listed == nullptr || !listed->is(Kind::array)) throw bad_input("The manifest doesn't tell the engine's batches.");
+    if (listed == nullptr || !listed->is(Kind::array))
+        throw bad_input("The manifest doesn't tell the engine's batches.");
     std::vector<BatchProfile> found;
     try {
         for (const json::Value& one : listed->items) found.push_back(profile(one.string));

@@ -63,8 +63,10 @@ Image upright(Image image, int orientation) {
     for (std::size_t y = 0; y < rows; ++y) {
         for (std::size_t x = 0; x < columns; ++x, to += 3) {
             std::size_t from_x = turned ? y : x, from_y = turned ? x : y;
-            if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8) from_x = width - 1 - from_x;
-            if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7) from_y = height - 1 - from_y;
+            if (orientation == 2 || orientation == 3 || orientation == 7 || orientation == 8)
+                from_x = width - 1 - from_x;
+            if (orientation == 3 || orientation == 4 || orientation == 6 || orientation == 7)
+                from_y = height - 1 - from_y;
             std::memcpy(to, image.rgb.data() + (from_y * width + from_x) * 3, 3);
         }
     }

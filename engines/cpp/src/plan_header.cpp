@@ -20,8 +20,9 @@ PlanHeader read_plan_header(const std::string& path) {
         throw bad_input(path + " can't be read.");
     const bool plain = std::memcmp(start, "ftrt", 4) == 0, rtx = std::memcmp(start, "vtrt", 4) == 0;
     if (count < sizeof start || (!plain && !rtx)) {
-        throw bad_input(path + " is not a TensorRT plan: " + (count == 0 ? "it is empty." : "it does not begin as one."),
-                        "Build it again: hemf-export trt.");
+        throw bad_input(
+            path + " is not a TensorRT plan: " + (count == 0 ? "it is empty." : "it does not begin as one."),
+            "Build it again: hemf-export trt.");
     }
     PlanHeader header{rtx ? "tensorrt-rtx" : "tensorrt", std::nullopt};
     if (start[4] == 0 && start[5] == 0 && start[6] == 0 && start[7] == 0) {

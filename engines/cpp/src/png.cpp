@@ -130,8 +130,7 @@ Decoded png(Bytes file) {
     reader->rows.resize(height);
     if (!read(*reader)) throw reader->cut ? truncated() : broken(reader->message);
     Image image = blank(width, height);
-    for (std::size_t y = 0; y < height; ++y)
-        put(*reader, reader->rows[y], image.rgb.data() + y * width * 3, width);
+    for (std::size_t y = 0; y < height; ++y) put(*reader, reader->rows[y], image.rgb.data() + y * width * 3, width);
     return {std::move(image), metadata.orientation};
 }
 

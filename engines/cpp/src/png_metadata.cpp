@@ -113,7 +113,8 @@ PngMetadata png_metadata(Bytes file) {
         if ((kind == "tEXt" || kind == "zTXt") && divide(chunk, key, rest) && key == "Raw profile type exif") {
             const bool packed = kind == "zTXt";
             if (packed) rest = rest.from(1);  // the method of compression
-            profile = raw_profile(packed ? inflated(rest) : std::string(reinterpret_cast<const char*>(rest.data), rest.size));
+            profile =
+                raw_profile(packed ? inflated(rest) : std::string(reinterpret_cast<const char*>(rest.data), rest.size));
         }
         if (kind == "iTXt") {
             const std::string packet = xmp_packet(chunk);

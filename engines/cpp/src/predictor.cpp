@@ -35,8 +35,9 @@ void require_readable(const std::vector<std::string>& paths, const Progress& pro
     if (bad.empty()) return;
     std::string listed;
     for (const std::string& message : bad) listed += (listed.empty() ? "" : "\n  ") + message;
-    throw bad_input(std::to_string(bad.size()) + " of " + std::to_string(paths.size()) + " images can't be read:\n  " + listed,
-                    "Mend them or leave them out; none was classified.");
+    throw bad_input(
+        std::to_string(bad.size()) + " of " + std::to_string(paths.size()) + " images can't be read:\n  " + listed,
+        "Mend them or leave them out; none was classified.");
 }
 
 bool ends_with(const std::string& text, const std::string& end) {
@@ -70,8 +71,9 @@ Predictor::Predictor(std::string name, Description description, std::shared_ptr<
 Predictor Predictor::load(const std::string& engine) {
     if (!files::is_regular(engine)) throw bad_input("No file at " + engine + ".", "An engine is needed.");
     if (ends_with(engine, ".onnx")) {
-        throw missing_capability(engine + " is an ONNX file; this library runs engines.",
-                                 "hemf-export predict runs it, or build an engine: hemf-export trt " + engine + " --fp16.");
+        throw missing_capability(
+            engine + " is an ONNX file; this library runs engines.",
+            "hemf-export predict runs it, or build an engine: hemf-export trt " + engine + " --fp16.");
     }
     if (!files::exists(Manifest::place(engine))) {
         throw bad_input(engine + " has no manifest: nothing tells its classes and preprocessing.",
@@ -115,20 +117,24 @@ std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) con
         // A short batch is filled up with its last image.
         std::vector<std::uint8_t> batch(first, first + bytes * static_cast<std::size_t>(count));
         for (int missing = count; missing < whole; ++missing)
-            batch.insert(batch.end(), first + bytes * static_cast<std::size_t>(count - 1), first + bytes * static_cast<std::size_t>(count));
+            batch.insert(batch.end(), first + bytes * static_cast<std::size_t>(count - 1),
+                         first + bytes * static_cast<std::size_t>(count));
         std::vector<float> rows;
         if (description_.input_type == InputType::uint8) {
             rows = runner_->infer(batch.data(), whole);
         } else {
-            const std::vector<float> inputs = description_.preprocess.normalize(batch.data(), static_cast<std::size_t>(whole));
+            const std::vector<float> inputs =
+                description_.preprocess.normalize(batch.data(), static_cast<std::size_t>(whole));
             rows = runner_->infer(inputs.data(), whole);
         }
-        found.insert(found.end(), rows.begin(), rows.begin() + static_cast<std::ptrdiff_t>(classes * static_cast<std::size_t>(count)));
+        found.insert(found.end(), rows.begin(),
+                     rows.begin() + static_cast<std::ptrdiff_t>(classes * static_cast<std::size_t>(count)));
     }
     return found;
 }
 
-std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths, int batch, const Progress& progress) const {
+std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths, int batch,
+                                           const Progress& progress) const {
     if (batch < 1) throw Error(ExitCode::usage, "The batch must be at least 1, not " + std::to_string(batch) + ".");
     require_readable(paths, progress);
     const std::size_t step = static_cast<std::size_t>(description_.batch.value_or(runner_->filled(batch)));

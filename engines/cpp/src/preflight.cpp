@@ -28,12 +28,14 @@ Check origin(const std::string& path, const std::optional<Manifest>& manifest) {
 }
 
 Check agreement(const std::string& path, const PlanHeader& header, const Manifest& manifest) {
-    const std::string backend = manifest.text("backend").value_or("?"), version = manifest.text("backend_version").value_or("?");
+    const std::string backend = manifest.text("backend").value_or("?"),
+                      version = manifest.text("backend_version").value_or("?");
     const std::string own = header.backend + " " + header.version.value_or("of an unknown version");
     if (header.backend == backend && (!header.version || *header.version == version)) return fine("plan header", own);
-    return refused("plan header", own,
-                   bad_input(path + " was serialized by " + own + "; its manifest says " + backend + " " + version + ".",
-                             "One of them was put there by hand. Build it again: " + manifest.rebuild_command()));
+    return refused(
+        "plan header", own,
+        bad_input(path + " was serialized by " + own + "; its manifest says " + backend + " " + version + ".",
+                  "One of them was put there by hand. Build it again: " + manifest.rebuild_command()));
 }
 
 std::vector<int> numbers(const std::string& version) {
@@ -50,15 +52,16 @@ std::vector<int> numbers(const std::string& version) {
     return found;
 }
 
-Check version_here(const std::string& path, const PlanHeader& header, const Manifest& manifest, const Machine& machine) {
+Check version_here(const std::string& path, const PlanHeader& header, const Manifest& manifest,
+                   const Machine& machine) {
     const std::string wanted = header.version ? *header.version : manifest.text("backend_version").value_or("?");
     const auto there = machine.versions.find(header.backend);
     const std::string again = manifest.rebuild_command();
     if (there == machine.versions.end()) {
         return {"TensorRT", Outcome::not_checked, "needs " + header.backend + " " + wanted + "; none here",
-                missing_capability(path + " needs " + header.backend + " " + wanted +
-                                       ", which this program was not built with.",
-                                   "Build the C++ library with it, or the engine for what is here: " + again)};
+                missing_capability(
+                    path + " needs " + header.backend + " " + wanted + ", which this program was not built with.",
+                    "Build the C++ library with it, or the engine for what is here: " + again)};
     }
     const bool later = manifest.flag("version_compatible") && numbers(there->second) >= numbers(wanted);
     if (there->second == wanted || later) return fine("TensorRT", header.backend + " " + there->second + " here");
@@ -89,9 +92,9 @@ Check capability_here(const std::string& path, const Manifest& manifest, const M
     const std::optional<std::string> wanted = manifest.text("compute_capability");
     if (!machine.gpu) {
         return {what, Outcome::not_checked, "for " + wanted.value_or("an unknown one") + "; no GPU here",
-                missing_capability(path + " needs a GPU of " + wanted.value_or("its compute capability") +
-                                       "; none is seen here.",
-                                   "Run it on that GPU. hemf-export doctor shows what this machine has.")};
+                missing_capability(
+                    path + " needs a GPU of " + wanted.value_or("its compute capability") + "; none is seen here.",
+                    "Run it on that GPU. hemf-export doctor shows what this machine has.")};
     }
     const std::string here = "sm_" + std::to_string(machine.gpu->first) + std::to_string(machine.gpu->second);
     if (!wanted) return {what, Outcome::not_checked, "the plan doesn't say; here is " + here, std::nullopt};
@@ -144,11 +147,11 @@ Preflight look(const std::string& path, const Machine& machine) {
         if (*platform == machine.platform) {
             found.checks.push_back(fine("platform", machine.platform));
         } else {
-            found.checks.push_back(refused(
-                "platform", "built on " + *platform + ", here is " + machine.platform,
-                missing_capability(path + " was built on " + *platform + "; here is " + machine.platform +
-                                       ", and plans don't cross platforms.",
-                                   "Build it again here: " + manifest.rebuild_command())));
+            found.checks.push_back(
+                refused("platform", "built on " + *platform + ", here is " + machine.platform,
+                        missing_capability(path + " was built on " + *platform + "; here is " + machine.platform +
+                                               ", and plans don't cross platforms.",
+                                           "Build it again here: " + manifest.rebuild_command())));
         }
     }
     found.checks.push_back(version_here(path, header, manifest, machine));

@@ -70,7 +70,8 @@ std::vector<int> Profiles::divided(int count) const {
         for (const BatchProfile& one : widest) {
             const int number = left / one.maximum + (left % one.maximum > 0 ? 1 : 0);
             if (static_cast<long long>(number) * one.minimum > left) continue;
-            for (int index = 0; index < number; ++index) parts.push_back(left / number + (index < left % number ? 1 : 0));
+            for (int index = 0; index < number; ++index)
+                parts.push_back(left / number + (index < left % number ? 1 : 0));
             return parts;
         }
     }

@@ -53,7 +53,9 @@ Filter filter(const Side& side, int source) {
     return made;
 }
 
-std::uint8_t rounded(std::int32_t value) { return static_cast<std::uint8_t>(std::clamp(value >> fraction_bits, 0, 255)); }
+std::uint8_t rounded(std::int32_t value) {
+    return static_cast<std::uint8_t>(std::clamp(value >> fraction_bits, 0, 255));
+}
 
 void resize_row(const std::uint8_t* row, const Filter& across, std::uint8_t* out) {
     for (const Window& window : across.windows) {
@@ -101,7 +103,8 @@ void down_first(const Image& image, const Filter& columns, const Filter& rows, s
     for (const Window& window : rows.windows) {
         std::fill(sums.begin(), sums.end(), half);
         for (int tap = 0; tap < window.length; ++tap) {
-            const std::uint8_t* source = image.rgb.data() + static_cast<std::size_t>(window.begin + tap) * row_size(image);
+            const std::uint8_t* source =
+                image.rgb.data() + static_cast<std::size_t>(window.begin + tap) * row_size(image);
             const std::int32_t weight = rows.weights[window.weights + static_cast<std::size_t>(tap)];
             for (std::size_t place = begin; place < end; ++place) sums[place] += source[place] * weight;
         }
@@ -115,9 +118,10 @@ void down_first(const Image& image, const Filter& columns, const Filter& rows, s
 
 void resample(const Image& image, const Side& across, const Side& down, std::uint8_t* out) {
     const Filter columns = filter(across, image.width), rows = filter(down, image.height);
-    // Bytes lie between the passes, so that their order shows. Since version 13, Pillow begins with the height where that
-    // shrinks by more than twice what the width does.
-    const std::int64_t shorter = std::int64_t{image.height} - down.outputs, narrower = std::int64_t{image.width} - across.outputs;
+    // Bytes lie between the passes, so that their order shows. Since version 13, Pillow begins with the height where
+    // that shrinks by more than twice what the width does.
+    const std::int64_t shorter = std::int64_t{image.height} - down.outputs,
+                       narrower = std::int64_t{image.width} - across.outputs;
     const bool height_first = shorter > 0 && shorter > 2 * narrower;
     height_first ? down_first(image, columns, rows, out) : across_first(image, columns, rows, out);
 }

@@ -27,7 +27,8 @@ std::uint32_t turned(std::uint32_t value, int bits) { return value >> bits | val
 }  // namespace
 
 Sha256::Sha256()
-    : state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}, pending_{} {}
+    : state_{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19},
+      pending_{} {}
 
 void Sha256::block(const std::uint8_t* data) {
     std::uint32_t words[64];
@@ -99,7 +100,8 @@ std::string sha256_of_file(const std::string& path, std::string& problem) {
     }
     Sha256 digest;
     std::vector<std::uint8_t> chunk(1 << 20);
-    while (const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), file.get())) digest.add(chunk.data(), count);
+    while (const std::size_t count = std::fread(chunk.data(), 1, chunk.size(), file.get()))
+        digest.add(chunk.data(), count);
     if (std::ferror(file.get()) != 0) problem = std::strerror(errno);
     return digest.finish();
 }

@@ -1,4 +1,5 @@
-// TIFF by libtiff, of the layouts that Pillow reads: grey, palette, RGB and CMYK of up to 16 bits, JPEG inside included.
+// TIFF by libtiff, of the layouts that Pillow reads: grey, palette, RGB and CMYK of up to 16 bits, JPEG inside
+// included.
 #include <cstdarg>
 #include <cstring>
 #include <memory>
@@ -23,7 +24,8 @@ struct Source {
 tmsize_t take(thandle_t handle, void* out, tmsize_t wanted) {
     auto* source = static_cast<Source*>(handle);
     const Bytes rest = source->file.from(source->at);
-    const std::size_t count = static_cast<std::size_t>(wanted) < rest.size ? static_cast<std::size_t>(wanted) : rest.size;
+    const std::size_t count =
+        static_cast<std::size_t>(wanted) < rest.size ? static_cast<std::size_t>(wanted) : rest.size;
     if (count > 0) std::memcpy(out, rest.data, count);
     source->at += count;
     return static_cast<tmsize_t>(count);
@@ -45,7 +47,8 @@ toff_t size(thandle_t handle) { return static_cast<Source*>(handle)->file.size; 
 int quiet(TIFF*, void*, const char*, const char*, std::va_list) { return 1; }
 
 TIFF* open(Source& source) {
-    const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(), TIFFOpenOptionsFree);
+    const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
+                                                                               TIFFOpenOptionsFree);
     TIFFOpenOptionsSetErrorHandlerExtR(options.get(), quiet, nullptr);
     TIFFOpenOptionsSetWarningHandlerExtR(options.get(), quiet, nullptr);
     return TIFFClientOpenExt("image", "rm", &source, take, give, seek, close, size, nullptr, nullptr, options.get());
@@ -69,7 +72,8 @@ struct Layout {
 
 Layout layout(TIFF* file) {
     Layout found;
-    if (TIFFGetField(file, TIFFTAG_IMAGEWIDTH, &found.width) == 0 || TIFFGetField(file, TIFFTAG_IMAGELENGTH, &found.height) == 0)
+    if (TIFFGetField(file, TIFFTAG_IMAGEWIDTH, &found.width) == 0 ||
+        TIFFGetField(file, TIFFTAG_IMAGELENGTH, &found.height) == 0)
         throw broken("it doesn't tell its size");
     check_size(found.width, found.height);
     TIFFGetFieldDefaulted(file, TIFFTAG_BITSPERSAMPLE, &found.bits);
@@ -93,16 +97,18 @@ Layout layout(TIFF* file) {
     const bool small = found.bits == 1 || found.bits == 2 || found.bits == 4;
     const bool colours = (found.photometric == PHOTOMETRIC_RGB && found.samples >= 3) ||
                          (found.photometric == PHOTOMETRIC_SEPARATED && found.samples >= 4);
-    const bool known = found.format == SAMPLEFORMAT_UINT && found.samples >= 1 && found.samples <= most_samples &&
-                       (found.bits == 8 || (found.bits == 16 && (colours || (found.photometric == PHOTOMETRIC_MINISBLACK && found.samples == 1))) ||
-                        (small && found.samples == 1 && (grey || indexed))) &&
-                       (grey || indexed ? found.samples <= 2 : colours);
+    const bool known =
+        found.format == SAMPLEFORMAT_UINT && found.samples >= 1 && found.samples <= most_samples &&
+        (found.bits == 8 ||
+         (found.bits == 16 && (colours || (found.photometric == PHOTOMETRIC_MINISBLACK && found.samples == 1))) ||
+         (small && found.samples == 1 && (grey || indexed))) &&
+        (grey || indexed ? found.samples <= 2 : colours);
     // White as zero is not inverted by Pillow where a second sample follows; one would not know what to show.
     const bool unclear = (found.samples == 2 && found.photometric == PHOTOMETRIC_MINISWHITE) ||
                          (found.samples == 2 && found.extra == EXTRASAMPLE_ASSOCALPHA);
     if (!known || unclear) {
-        throw broken("unknown pixel mode (photometric " + std::to_string(found.photometric) + ", " + std::to_string(found.samples) +
-                     " samples of " + std::to_string(found.bits) + " bits)");
+        throw broken("unknown pixel mode (photometric " + std::to_string(found.photometric) + ", " +
+                     std::to_string(found.samples) + " samples of " + std::to_string(found.bits) + " bits)");
     }
     return found;
 }
@@ -118,7 +124,8 @@ void read_tiles(TIFF* file, const Layout& of, Rows& rows, std::uint16_t plane) {
     TIFFGetField(file, TIFFTAG_TILEWIDTH, &width);
     TIFFGetField(file, TIFFTAG_TILELENGTH, &height);
     const tmsize_t whole = TIFFTileSize(file), line = TIFFTileRowSize(file);
-    if (width == 0 || height == 0 || width % 8 != 0 || whole <= 0 || line <= 0 || static_cast<std::size_t>(whole) > (std::size_t{1} << 30))
+    if (width == 0 || height == 0 || width % 8 != 0 || whole <= 0 || line <= 0 ||
+        static_cast<std::size_t>(whole) > (std::size_t{1} << 30))
         throw broken("its tiles have no such size");
     std::vector<std::uint8_t> tile(static_cast<std::size_t>(whole));
     for (std::uint32_t y = 0; y < of.height; y += height) {
@@ -129,8 +136,9 @@ void read_tiles(TIFF* file, const Layout& of, Rows& rows, std::uint16_t plane) {
             const std::size_t room = rows.row_bytes - offset;
             const std::size_t count = room < static_cast<std::size_t>(line) ? room : static_cast<std::size_t>(line);
             for (std::uint32_t below = 0; below < height && y + below < of.height; ++below) {
-                std::memcpy(rows.data.data() + plane * rows.plane_bytes + (std::size_t{y} + below) * rows.row_bytes + offset,
-                            tile.data() + static_cast<std::size_t>(below) * static_cast<std::size_t>(line), count);
+                std::memcpy(
+                    rows.data.data() + plane * rows.plane_bytes + (std::size_t{y} + below) * rows.row_bytes + offset,
+                    tile.data() + static_cast<std::size_t>(below) * static_cast<std::size_t>(line), count);
             }
         }
     }
@@ -141,7 +149,8 @@ Rows read(TIFF* file, const Layout& of) {
     Rows rows;
     const std::size_t samples = separate ? 1 : of.samples;
     rows.row_bytes = (static_cast<std::size_t>(of.width) * of.bits * samples + 7) / 8;
-    if (TIFFIsTiled(file) == 0 && static_cast<std::size_t>(TIFFScanlineSize(file)) != rows.row_bytes) throw broken("its rows have no such size");
+    if (TIFFIsTiled(file) == 0 && static_cast<std::size_t>(TIFFScanlineSize(file)) != rows.row_bytes)
+        throw broken("its rows have no such size");
     rows.plane_bytes = rows.row_bytes * of.height;
     const std::uint16_t planes = separate ? of.samples : std::uint16_t{1};
     rows.data.resize(rows.plane_bytes * planes);

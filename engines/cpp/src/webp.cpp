@@ -34,13 +34,16 @@ Decoded webp(Bytes file) {
     const std::uint32_t count = WebPDemuxGetI(parts.get(), WEBP_FF_FRAME_COUNT);
     if (count > 1) throw frames(count);
     WebPAnimDecoderOptions options;
-    if (WebPAnimDecoderOptionsInit(&options) == 0) throw broken("libwebp is not the one that this library was built with");
+    if (WebPAnimDecoderOptionsInit(&options) == 0)
+        throw broken("libwebp is not the one that this library was built with");
     options.color_mode = MODE_RGBA;
-    const std::unique_ptr<WebPAnimDecoder, void (*)(WebPAnimDecoder*)> decoder(WebPAnimDecoderNew(&data, &options), WebPAnimDecoderDelete);
+    const std::unique_ptr<WebPAnimDecoder, void (*)(WebPAnimDecoder*)> decoder(WebPAnimDecoderNew(&data, &options),
+                                                                               WebPAnimDecoderDelete);
     WebPAnimInfo info;
     std::uint8_t* pixels = nullptr;
     int time = 0;
-    if (!decoder || WebPAnimDecoderGetInfo(decoder.get(), &info) == 0 || WebPAnimDecoderGetNext(decoder.get(), &pixels, &time) == 0)
+    if (!decoder || WebPAnimDecoderGetInfo(decoder.get(), &info) == 0 ||
+        WebPAnimDecoderGetNext(decoder.get(), &pixels, &time) == 0)
         throw broken("failed to decode a frame of the WebP file");
     Decoded decoded{blank(info.canvas_width, info.canvas_height), orientation(parts.get())};
     const std::size_t area = static_cast<std::size_t>(info.canvas_width) * info.canvas_height;

@@ -15,7 +15,8 @@ namespace {
 
 std::vector<std::uint8_t> rest_of_input() {
     std::vector<std::uint8_t> content;
-    for (int sign = std::getchar(); sign != EOF; sign = std::getchar()) content.push_back(static_cast<std::uint8_t>(sign));
+    for (int sign = std::getchar(); sign != EOF; sign = std::getchar())
+        content.push_back(static_cast<std::uint8_t>(sign));
     return content;
 }
 
@@ -35,7 +36,8 @@ void on_a_stream(hemf::Engine& engine, const std::vector<std::uint8_t>& input, i
     std::printf("stream %d", same ? 1 : 0);
     if (output.size() == static_cast<std::size_t>(images * engine.classes()) * sizeof(float)) {
         const auto* logits = reinterpret_cast<const float*>(output.data());
-        for (int index = 0; index < images * engine.classes(); ++index) std::printf(" %.9g", static_cast<double>(logits[index]));
+        for (int index = 0; index < images * engine.classes(); ++index)
+            std::printf(" %.9g", static_cast<double>(logits[index]));
     }
     std::printf("\n");
 }

@@ -18,18 +18,33 @@ namespace {
 using Content = std::vector<std::uint8_t>;
 
 Content changed(Content content, std::mt19937& random) {
-    const auto pick = [&random](std::size_t count) { return static_cast<std::size_t>(random()) % (count == 0 ? 1 : count); };
+    const auto pick = [&random](std::size_t count) {
+        return static_cast<std::size_t>(random()) % (count == 0 ? 1 : count);
+    };
     for (std::size_t times = 1 + pick(4); times > 0 && !content.empty(); --times) {
         // Headers are short, and most of what can go wrong lies there.
         const std::size_t reach = pick(2) == 0 ? content.size() : content.size() < 128 ? content.size() : 128;
         const std::size_t at = pick(reach);
         switch (pick(6)) {
-            case 0: content[at] ^= static_cast<std::uint8_t>(1U << pick(8)); break;
-            case 1: content[at] = static_cast<std::uint8_t>(pick(2) == 0 ? 0xff : 0); break;
-            case 2: content[at] = static_cast<std::uint8_t>(random()); break;
-            case 3: content.resize(pick(content.size())); break;
-            case 4: content.insert(content.begin() + static_cast<std::ptrdiff_t>(at), 1 + pick(9), static_cast<std::uint8_t>(random())); break;
-            default: content.erase(content.begin() + static_cast<std::ptrdiff_t>(at)); break;
+            case 0:
+                content[at] ^= static_cast<std::uint8_t>(1U << pick(8));
+                break;
+            case 1:
+                content[at] = static_cast<std::uint8_t>(pick(2) == 0 ? 0xff : 0);
+                break;
+            case 2:
+                content[at] = static_cast<std::uint8_t>(random());
+                break;
+            case 3:
+                content.resize(pick(content.size()));
+                break;
+            case 4:
+                content.insert(content.begin() + static_cast<std::ptrdiff_t>(at), 1 + pick(9),
+                               static_cast<std::uint8_t>(random()));
+                break;
+            default:
+                content.erase(content.begin() + static_cast<std::ptrdiff_t>(at));
+                break;
         }
     }
     return content;

@@ -44,7 +44,8 @@ int main(int count, char** words) {
            hemf_manifest_class(manifest, 99) == NULL ? "null" : "?", hemf_manifest_takes_pixels(manifest),
            hemf_manifest_batch(manifest));
     hemf_manifest_preprocess(manifest, &preprocess);
-    printf("%d %d %d %g %g\n", preprocess.size, preprocess.squash, preprocess.resize, preprocess.mean[1], preprocess.deviation[2]);
+    printf("%d %d %d %g %g\n", preprocess.size, preprocess.squash, preprocess.resize, preprocess.mean[1],
+           preprocess.deviation[2]);
 
     bytes = (size_t)preprocess.size * (size_t)preprocess.size * 3;
     pixels = malloc(bytes);

@@ -90,8 +90,9 @@ int manifest(const std::string& path) {
     std::printf("%s\n%d %s %d\n", hemf::json_string(found.name).c_str(), found.preprocess.size,
                 found.preprocess.mode == hemf::Preprocess::Mode::crop ? "crop" : "squash", found.preprocess.resize);
     for (const std::string& name : found.classes) std::printf("%s ", hemf::json_string(name).c_str());
-    std::printf("\n%s %s %d\n%s\n", found.precision.c_str(), found.input_type == hemf::InputType::uint8 ? "uint8" : "float32",
-                found.batch.value_or(0), read->rebuild_command().c_str());
+    std::printf("\n%s %s %d\n%s\n", found.precision.c_str(),
+                found.input_type == hemf::InputType::uint8 ? "uint8" : "float32", found.batch.value_or(0),
+                read->rebuild_command().c_str());
     if (read->text("kind") != "engine") return 0;
     const hemf::Profiles profiles = read->profiles();
     for (const hemf::BatchProfile& one : profiles.all()) std::printf("%s ", one.text().c_str());
@@ -134,7 +135,8 @@ public:
     }
 
     std::vector<float> infer(const void*, int images) override {
-        if (images % least_ != 0) throw hemf::bad_input("A batch of " + std::to_string(images) + " is outside the profile.");
+        if (images % least_ != 0)
+            throw hemf::bad_input("A batch of " + std::to_string(images) + " is outside the profile.");
         std::vector<float> found;
         for (int index = 0; index < images * classes_; ++index) found.push_back(logits_[next_++ % logits_.size()]);
         return found;
@@ -171,7 +173,8 @@ int predict(const Words& words) {
     for (const predict::Listed& image : list.images) paths.push_back(image.path);
     std::vector<hemf::Prediction> predictions = model.predict(paths);
     const predict::Report report{file, named, std::move(list), description, std::move(predictions)};
-    const std::string text = json ? predict::as_json(report) : predict::as_table(report, std::atoi(words[4].c_str()), 130);
+    const std::string text =
+        json ? predict::as_json(report) : predict::as_table(report, std::atoi(words[4].c_str()), 130);
     put(text.data(), text.size());
     return 0;
 }
@@ -180,7 +183,8 @@ int profiles(const Words& words) {
     std::vector<hemf::BatchProfile> all;
     for (std::size_t index = 1; index < words.size(); ++index) {
         hemf::BatchProfile one;
-        if (std::sscanf(words[index].c_str(), "%d:%d:%d", &one.minimum, &one.optimum, &one.maximum) == 3) all.push_back(one);
+        if (std::sscanf(words[index].c_str(), "%d:%d:%d", &one.minimum, &one.optimum, &one.maximum) == 3)
+            all.push_back(one);
     }
     const hemf::Profiles found(all);
     for (int count = 1; count <= std::atoi(words[0].c_str()); ++count) {
@@ -199,10 +203,14 @@ std::string told(const hemf::json::Value& value) {
     using Kind = hemf::json::Value::Kind;
     std::string out;
     switch (value.kind) {
-        case Kind::null: return "null";
-        case Kind::boolean: return value.boolean ? "true" : "false";
-        case Kind::number: return value.integral ? value.string : hemf::json_number(value.number);
-        case Kind::string: return hemf::json_string(value.string);
+        case Kind::null:
+            return "null";
+        case Kind::boolean:
+            return value.boolean ? "true" : "false";
+        case Kind::number:
+            return value.integral ? value.string : hemf::json_number(value.number);
+        case Kind::string:
+            return hemf::json_string(value.string);
         case Kind::array:
             for (const auto& item : value.items) out += (out.empty() ? "" : ", ") + told(item);
             return "[" + out + "]";

@@ -114,7 +114,8 @@ std::vector<FolderShare> shares(const ImageList& list, const std::vector<std::st
         const std::optional<std::string> folder = class_folder(list.images[index], classes);
         if (!folder) continue;
         const std::string above = parent(*folder);
-        auto share = std::find_if(found.begin(), found.end(), [&](const FolderShare& one) { return one.folder == above; });
+        auto share =
+            std::find_if(found.begin(), found.end(), [&](const FolderShare& one) { return one.folder == above; });
         if (share == found.end()) share = found.insert(found.end(), FolderShare{above, 0, 0});
         ++share->images;
         if (labels[index] == name(*folder)) ++share->right;

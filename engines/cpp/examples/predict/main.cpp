@@ -71,7 +71,8 @@ Arguments parse(int count, char** words) {
         } else if (word == "--help" || word == "-h") {
             found.help = true;
         } else if (key == "--top" || key == "--batch") {
-            if (equals == std::string::npos && index + 1 == count) throw wrong("Option '" + key + "' requires an argument.");
+            if (equals == std::string::npos && index + 1 == count)
+                throw wrong("Option '" + key + "' requires an argument.");
             const std::string value = equals == std::string::npos ? words[++index] : word.substr(equals + 1);
             (key == "--top" ? found.top : found.batch) = positive(key, value);
         } else {
@@ -109,7 +110,8 @@ void run(const Arguments& arguments) {
     const hemf::Predictor model = hemf::Predictor::load(arguments.file);
     const std::optional<int> fixed = model.description().batch;
     if (arguments.batch != 0 && fixed && *fixed != arguments.batch) {
-        throw hemf::Error(hemf::ExitCode::usage, arguments.file + " has the fixed batch " + std::to_string(*fixed) + ".",
+        throw hemf::Error(hemf::ExitCode::usage,
+                          arguments.file + " has the fixed batch " + std::to_string(*fixed) + ".",
                           "Leave out --batch.");
     }
     std::vector<std::string> paths;
@@ -118,8 +120,10 @@ void run(const Arguments& arguments) {
     std::vector<hemf::Prediction> predictions = model.predict(paths, arguments.batch == 0 ? 8 : arguments.batch);
     for (const std::string& note : model.notes()) warn(note);
     warn_of(list.passed_over);
-    const predict::Report report{arguments.file, arguments.images, std::move(list), model.description(), std::move(predictions)};
-    const std::string text = arguments.json ? predict::as_json(report) : predict::as_table(report, arguments.top, window());
+    const predict::Report report{arguments.file, arguments.images, std::move(list), model.description(),
+                                 std::move(predictions)};
+    const std::string text =
+        arguments.json ? predict::as_json(report) : predict::as_table(report, arguments.top, window());
     std::fwrite(text.data(), 1, text.size(), stdout);
 }
 

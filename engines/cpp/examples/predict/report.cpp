@@ -45,7 +45,8 @@ std::vector<std::string> row(const Report& report, std::size_t index, int top, c
     });
     std::string following;
     for (std::size_t rank = 1; rank < ranked.size() && rank < static_cast<std::size_t>(top); ++rank) {
-        following += (rank > 1 ? "  " : "") + classes[ranked[rank]] + " " + percent(prediction.probabilities[ranked[rank]]);
+        following +=
+            (rank > 1 ? "  " : "") + classes[ranked[rank]] + " " + percent(prediction.probabilities[ranked[rank]]);
     }
     const std::string path = report.list.images[index].path;
     const std::optional<std::string> folder = class_folder(report.list.images[index], classes);
@@ -65,9 +66,8 @@ std::string lines(const std::string& text, int width) {
 
 // Code points, as Python counts a string.
 int length(const std::string& text) {
-    return static_cast<int>(std::count_if(text.begin(), text.end(), [](char sign) {
-        return (static_cast<unsigned char>(sign) & 0xc0U) != 0x80U;
-    }));
+    return static_cast<int>(std::count_if(
+        text.begin(), text.end(), [](char sign) { return (static_cast<unsigned char>(sign) & 0xc0U) != 0x80U; }));
 }
 
 }  // namespace
@@ -124,8 +124,9 @@ std::string as_table(const Report& report, int top, int width) {
     if (found.empty()) return out;
     std::vector<std::vector<std::string>> facts;
     for (const FolderShare& one : found) {
-        facts.push_back({printable(one.folder), std::to_string(one.right) + " of " + std::to_string(one.images) + ", " +
-                                                    share(static_cast<double>(one.right) / static_cast<double>(one.images))});
+        facts.push_back(
+            {printable(one.folder), std::to_string(one.right) + " of " + std::to_string(one.images) + ", " +
+                                        share(static_cast<double>(one.right) / static_cast<double>(one.images))});
     }
     return out + "\n" + lines("Right by their folders' names (✗: the others)", width) +
            table({{"", false, 0}, {"", true, 0}}, facts, width);

@@ -19,8 +19,11 @@ std::vector<Sign> signs(const std::string& text) {
     std::vector<Sign> found;
     for (std::size_t at = 0; at < text.size();) {
         const auto first = static_cast<unsigned char>(text[at]);
-        std::size_t length = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3
-                           : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+        std::size_t length = first < 0x80                    ? 1
+                             : first >= 0xc2 && first < 0xe0 ? 2
+                             : first >= 0xe0 && first < 0xf0 ? 3
+                             : first >= 0xf0 && first < 0xf5 ? 4
+                                                             : 0;
         std::int32_t point = length <= 1 ? first : first & (0xff >> (length + 1));
         for (std::size_t index = 1; index < length; ++index) {
             const unsigned next = at + index < text.size() ? static_cast<unsigned char>(text[at + index]) : 0U;
@@ -39,17 +42,17 @@ std::vector<Sign> signs(const std::string& text) {
 }
 
 bool within(std::int32_t point, const std::int32_t (*ranges)[2], std::size_t count) {
-    return std::any_of(ranges, ranges + count, [point](const std::int32_t(&range)[2]) {
-        return point >= range[0] && point <= range[1];
-    });
+    return std::any_of(ranges, ranges + count,
+                       [point](const std::int32_t(&range)[2]) { return point >= range[0] && point <= range[1]; });
 }
 
 // The main blocks of Unicode's East Asian Width W and F, and of what takes no room.
-constexpr std::int32_t wide[][2] = {{0x1100, 0x115f}, {0x2e80, 0x303e}, {0x3041, 0xa4cf}, {0xa960, 0xa97c}, {0xac00, 0xd7a3},
-                                    {0xf900, 0xfaff}, {0xfe30, 0xfe6f}, {0xff00, 0xff60}, {0xffe0, 0xffe6}, {0x1f300, 0x1f64f},
-                                    {0x1f680, 0x1f6ff}, {0x1f900, 0x1f9ff}, {0x20000, 0x3fffd}};
-constexpr std::int32_t narrow[][2] = {{0x0300, 0x036f}, {0x0483, 0x0489}, {0x0591, 0x05bd}, {0x200b, 0x200f}, {0x20d0, 0x20ff},
-                                      {0xfe00, 0xfe0f}, {0xfe20, 0xfe2f}};
+constexpr std::int32_t wide[][2] = {{0x1100, 0x115f},  {0x2e80, 0x303e},   {0x3041, 0xa4cf},   {0xa960, 0xa97c},
+                                    {0xac00, 0xd7a3},  {0xf900, 0xfaff},   {0xfe30, 0xfe6f},   {0xff00, 0xff60},
+                                    {0xffe0, 0xffe6},  {0x1f300, 0x1f64f}, {0x1f680, 0x1f6ff}, {0x1f900, 0x1f9ff},
+                                    {0x20000, 0x3fffd}};
+constexpr std::int32_t narrow[][2] = {{0x0300, 0x036f}, {0x0483, 0x0489}, {0x0591, 0x05bd}, {0x200b, 0x200f},
+                                      {0x20d0, 0x20ff}, {0xfe00, 0xfe0f}, {0xfe20, 0xfe2f}};
 
 int cells(const Sign& sign) {
     if (within(sign.point, narrow, std::size(narrow))) return 0;
@@ -169,7 +172,8 @@ std::string table(const std::vector<Column>& columns, const std::vector<std::vec
     std::vector<std::vector<std::string>> all;
     std::vector<std::string> headers;
     for (const Column& column : columns) headers.push_back(column.header);
-    const bool headed = std::any_of(headers.begin(), headers.end(), [](const std::string& text) { return !text.empty(); });
+    const bool headed =
+        std::any_of(headers.begin(), headers.end(), [](const std::string& text) { return !text.empty(); });
     if (headed) all.push_back(headers);
     all.insert(all.end(), rows.begin(), rows.end());
 
@@ -190,7 +194,9 @@ std::string table(const std::vector<Column>& columns, const std::vector<std::vec
         shrink(widths, columns, width);
         for (std::size_t index = 0; index < columns.size(); ++index) {
             widths[index] = std::min(widths[index], measured[index].width);
-            if (columns[index].least > 0) widths[index] = std::max(widths[index], columns[index].least + measured[index].left + measured[index].right);
+            if (columns[index].least > 0)
+                widths[index] =
+                    std::max(widths[index], columns[index].least + measured[index].left + measured[index].right);
         }
     }
     std::string out;

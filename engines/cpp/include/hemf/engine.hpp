@@ -50,8 +50,9 @@ class Engine : public Runner {
 public:
     // Check a plan and load it onto the first GPU that CUDA shows.
     //
-    // Throws Error: not the file that its manifest describes, not a plan, or one that TensorRT doesn't take (bad_input);
-    // for another TensorRT, GPU or machine, or a library that was built without TensorRT (missing_capability).
+    // Throws Error: not the file that its manifest describes, not a plan, or one that TensorRT doesn't take
+    // (bad_input); for another TensorRT, GPU or machine, or a library that was built without TensorRT
+    // (missing_capability).
     explicit Engine(const std::string& path, const EngineOptions& options = {});
     ~Engine() override;
     Engine(const Engine&) = delete;

@@ -39,6 +39,7 @@ SelfTest self_test(Runner& runner, const Golden& golden, const Description& desc
 
 // The same for an engine that is loaded; throws Error (check_failed) where it doesn't compute what its graph does.
 // False where it has no golden images.
-bool require_golden(Runner& runner, const std::string& engine, const Manifest& manifest, const Description& description);
+bool require_golden(Runner& runner, const std::string& engine, const Manifest& manifest,
+                    const Description& description);
 
 }  // namespace hemf

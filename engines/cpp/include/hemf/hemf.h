@@ -54,7 +54,8 @@ typedef struct hemf_preprocess {
 /* size * size * 3 bytes */
 hemf_status hemf_preprocess_pixels(const hemf_preprocess* preprocess, const hemf_image* image, uint8_t* pixels);
 /* Pixels of `images` images, one after the other → images * 3 * size * size floats. */
-hemf_status hemf_preprocess_normalize(const hemf_preprocess* preprocess, const uint8_t* pixels, size_t images, float* out);
+hemf_status hemf_preprocess_normalize(const hemf_preprocess* preprocess, const uint8_t* pixels, size_t images,
+                                      float* out);
 
 /* FILE.json of an engine or ONNX file; the file's SHA-256 is checked. */
 typedef struct hemf_manifest hemf_manifest;

@@ -19,8 +19,8 @@ struct Image {
 
 // Read an image file as RGB, turned upright by its EXIF orientation. The content tells the format, not the name.
 //
-// 16-bit greyscale is scaled to 8 bits, palettes are resolved, alpha is dropped, CMYK is converted as Pillow does. JPEG,
-// PNG and BMP are read; TIFF and WebP where the library was built with libtiff and libwebp.
+// 16-bit greyscale is scaled to 8 bits, palettes are resolved, alpha is dropped, CMYK is converted as Pillow does.
+// JPEG, PNG and BMP are read; TIFF and WebP where the library was built with libtiff and libwebp.
 //
 // Throws Error: not a regular file, not an image of a known kind, truncated, several frames, or too large (bad_input);
 // a format that this build doesn't read (missing_capability).

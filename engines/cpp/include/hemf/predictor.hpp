@@ -36,10 +36,11 @@ public:
     // What a user should know about how the file was read.
     const std::vector<std::string>& notes() const { return notes_; }
 
-    // Classify image files, `batch` at a time (a fixed batch keeps to its own). All are decoded once before the first is
-    // classified, so that every bad one is named.
-    // Throws Error: images that don't decode (bad_input), logits that are not finite (check_failed).
-    std::vector<Prediction> predict(const std::vector<std::string>& paths, int batch = 8, const Progress& progress = {}) const;
+    // Classify image files, `batch` at a time (a fixed batch keeps to its own). All are decoded once before the first
+    // is classified, so that every bad one is named. Throws Error: images that don't decode (bad_input), logits that
+    // are not finite (check_failed).
+    std::vector<Prediction> predict(const std::vector<std::string>& paths, int batch = 8,
+                                    const Progress& progress = {}) const;
 
     // Raw pixels of `images` images, as Preprocess takes them → logits (images, classes).
     std::vector<float> logits(const std::uint8_t* pixels, int images) const;

@@ -1,4 +1,5 @@
-// How an image becomes the network's input: the description that is in every manifest, as hemf.images.Preprocess has it.
+// How an image becomes the network's input: the description that is in every manifest, as hemf.images.Preprocess has
+// it.
 #pragma once
 
 #include <array>
@@ -15,9 +16,9 @@ constexpr std::int64_t max_resized_pixels = 16'000'000;  // beyond it only the c
 struct Preprocess {
     enum class Mode { crop, squash };
 
-    int size = 224;           // height and width of the input, in pixels
-    Mode mode = Mode::crop;   // the centre of the resized image, or all of it squashed to size × size
-    int resize = 256;         // the shorter side before the crop, in pixels; without effect on squash
+    int size = 224;          // height and width of the input, in pixels
+    Mode mode = Mode::crop;  // the centre of the resized image, or all of it squashed to size × size
+    int resize = 256;        // the shorter side before the crop, in pixels; without effect on squash
     std::array<double, 3> mean{0.5, 0.5, 0.5};       // per channel (RGB), of values in 0 … 1
     std::array<double, 3> deviation{0.5, 0.5, 0.5};  // "std" in the manifest
 

@@ -15,7 +15,8 @@ inline void require(cudaError_t state, const char* what) {
     if (state == cudaSuccess) return;
     const std::string reason = cudaGetErrorString(state);
     if (state == cudaErrorMemoryAllocation)
-        throw missing_capability(std::string(what) + ": " + reason + ".", "Fewer contexts at once, or smaller batches.");
+        throw missing_capability(std::string(what) + ": " + reason + ".",
+                                 "Fewer contexts at once, or smaller batches.");
     throw Error(ExitCode::defect, std::string(what) + ": " + reason + ".");
 }
 

@@ -20,7 +20,7 @@ struct Engine::State {
     std::mutex lock;
     std::condition_variable given_back;
     std::vector<std::unique_ptr<Stream::State>> idle;
-    int out = 0;            // streams that threads have now
+    int out = 0;             // streams that threads have now
     std::set<int> compiled;  // batch sizes whose kernels were kept
 
     std::unique_ptr<Stream::State> take() {
@@ -64,8 +64,14 @@ Engine::Engine(const std::string& path, const EngineOptions& options) {
     Manifest manifest = checked(path);
     std::shared_ptr<Loaded> loaded = load(path, manifest, options);
     const std::string version = this_machine().versions.at(flavour);
-    state_.reset(new State{std::string(flavour) + " " + version + ", " + files::name(path), std::move(manifest),
-                           std::move(loaded), {}, {}, {}, 0, {}});
+    state_.reset(new State{std::string(flavour) + " " + version + ", " + files::name(path),
+                           std::move(manifest),
+                           std::move(loaded),
+                           {},
+                           {},
+                           {},
+                           0,
+                           {}});
 }
 
 Engine::~Engine() = default;
@@ -94,7 +100,9 @@ std::vector<float> Engine::infer(const void* batch, int images) {
 
 int Engine::classes() const { return static_cast<int>(state_->loaded->output.count()); }
 int Engine::filled(int images) const { return state_->loaded->profiles->filled(images); }
-Stream Engine::stream(void* cuda_stream) { return Stream(std::make_unique<Stream::State>(state_->loaded, cuda_stream)); }
+Stream Engine::stream(void* cuda_stream) {
+    return Stream(std::make_unique<Stream::State>(state_->loaded, cuda_stream));
+}
 const std::string& Engine::name() const { return state_->name; }
 const Manifest& Engine::manifest() const { return state_->manifest; }
 const Profiles& Engine::profiles() const { return *state_->loaded->profiles; }

@@ -17,11 +17,15 @@ constexpr std::size_t largest_plan = std::size_t{16} << 30;
 std::size_t size_of(nvinfer1::DataType type, const std::string& path, const std::string& name) {
     switch (type) {
         case nvinfer1::DataType::kFLOAT:
-        case nvinfer1::DataType::kINT32: return 4;
-        case nvinfer1::DataType::kHALF: return 2;
+        case nvinfer1::DataType::kINT32:
+            return 4;
+        case nvinfer1::DataType::kHALF:
+            return 2;
         case nvinfer1::DataType::kINT8:
-        case nvinfer1::DataType::kUINT8: return 1;
-        default: throw bad_input(path + ": its tensor " + name + " is of a type that is not fed.");
+        case nvinfer1::DataType::kUINT8:
+            return 1;
+        default:
+            throw bad_input(path + ": its tensor " + name + " is of a type that is not fed.");
     }
 }
 
@@ -45,13 +49,15 @@ void read_interface(Loaded& loaded, const std::string& path) {
         (in ? inputs : outputs).push_back(name);
     }
     if (inputs.size() != 1 || outputs.size() != 1) {
-        throw bad_input(path + " has " + std::to_string(inputs.size()) + " inputs and " + std::to_string(outputs.size()) +
-                        " outputs; one of each is expected.");
+        throw bad_input(path + " has " + std::to_string(inputs.size()) + " inputs and " +
+                        std::to_string(outputs.size()) + " outputs; one of each is expected.");
     }
     loaded.input = tensor(engine, inputs[0], path);
     loaded.output = tensor(engine, outputs[0], path);
-    const bool plain = loaded.output.type == nvinfer1::DataType::kFLOAT || loaded.output.type == nvinfer1::DataType::kHALF;
-    if (!plain || loaded.output.shape.size() != 1) throw bad_input(path + ": its output is not the logits of a classifier.");
+    const bool plain =
+        loaded.output.type == nvinfer1::DataType::kFLOAT || loaded.output.type == nvinfer1::DataType::kHALF;
+    if (!plain || loaded.output.shape.size() != 1)
+        throw bad_input(path + ": its output is not the logits of a classifier.");
     std::vector<BatchProfile> profiles;
     for (int index = 0; index < engine.getNbOptimizationProfiles(); ++index) {
         const auto batch = [&](nvinfer1::OptProfileSelector which) {
@@ -64,9 +70,11 @@ void read_interface(Loaded& loaded, const std::string& path) {
 }
 
 #if defined(HEMF_RTX_INTERFACE)
-void require_valid(Loaded& loaded, const std::vector<std::uint8_t>& plan, const std::string& path, const std::string& again) {
+void require_valid(Loaded& loaded, const std::vector<std::uint8_t>& plan, const std::string& path,
+                   const std::string& again) {
     std::uint64_t diagnostics = 0;
-    const auto validity = loaded.runtime->getEngineValidity(plan.data(), static_cast<std::int64_t>(plan.size()), &diagnostics);
+    const auto validity =
+        loaded.runtime->getEngineValidity(plan.data(), static_cast<std::int64_t>(plan.size()), &diagnostics);
     if (validity == nvinfer1::EngineValidity::kINVALID) {
         throw missing_capability(path + ": TensorRT-RTX says that it can't run here (diagnostics " +
                                      std::to_string(diagnostics) + "). " + loaded.logger.said(),
@@ -122,9 +130,9 @@ std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, 
     const std::string again = manifest.rebuild_command();
     // Vtables differ between major versions: what the headers say must be what is linked.
     if (getInferLibMajorVersion() != NV_TENSORRT_MAJOR) {
-        throw missing_capability("This library was compiled with headers of version " + std::to_string(NV_TENSORRT_MAJOR) +
-                                     ", and runs with a " + flavour + " of version " +
-                                     std::to_string(getInferLibMajorVersion()) + ".",
+        throw missing_capability("This library was compiled with headers of version " +
+                                     std::to_string(NV_TENSORRT_MAJOR) + ", and runs with a " + flavour +
+                                     " of version " + std::to_string(getInferLibMajorVersion()) + ".",
                                  "Build it with the headers of that version.");
     }
     if (manifest.stripped()) {
@@ -140,7 +148,8 @@ std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, 
     auto loaded = std::make_shared<Loaded>();
     loaded->options = options;
     loaded->runtime.reset(nvinfer1::createInferRuntime(loaded->logger));
-    if (!loaded->runtime) throw missing_capability(std::string(flavour) + " can't start: " + loaded->logger.said() + ".");
+    if (!loaded->runtime)
+        throw missing_capability(std::string(flavour) + " can't start: " + loaded->logger.said() + ".");
     require_valid(*loaded, plan, path, again);
 #if !defined(HEMF_TENSORRT_RTX)
     // Lets the plan run code of its own on the host: only ever after its hash was seen to be the manifest's.

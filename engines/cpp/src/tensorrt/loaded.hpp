@@ -34,7 +34,8 @@ struct Tensor {
     std::size_t count() const;  // of its elements
 };
 
-// TensorRT-RTX's kernels as compiled for this GPU, kept beside the engine for the next start. Elsewhere it does nothing.
+// TensorRT-RTX's kernels as compiled for this GPU, kept beside the engine for the next start. Elsewhere it does
+// nothing.
 class RuntimeCache {
 public:
     RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& path, std::vector<std::string>& notes);

@@ -10,9 +10,9 @@ namespace hemf {
 Machine this_machine() {
     Machine machine;
     machine.platform = platform_here();
-    machine.versions[flavour] = std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) +
-                                "." + std::to_string(getInferLibPatchVersion()) + "." +
-                                std::to_string(getInferLibBuildVersion());
+    machine.versions[flavour] =
+        std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) + "." +
+        std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());
     machine.cuda[flavour] = CUDART_VERSION / 1000;
     int version = 0;
     if (cudaDriverGetVersion(&version) == cudaSuccess && version > 0)

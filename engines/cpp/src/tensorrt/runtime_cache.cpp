@@ -47,7 +47,8 @@ struct RuntimeCache::State {
 };
 
 RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& path, std::vector<std::string>& notes)
-    : state_(new State{std::unique_ptr<nvinfer1::IRuntimeConfig>(engine.createRuntimeConfig()), nullptr, place(path), {}, notes}),
+    : state_(new State{
+          std::unique_ptr<nvinfer1::IRuntimeConfig>(engine.createRuntimeConfig()), nullptr, place(path), {}, notes}),
       engine_(engine) {
     if (!state_->config) return;
     state_->cache.reset(state_->config->createRuntimeCache());
@@ -56,8 +57,8 @@ RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& pat
     const std::vector<std::uint8_t> content = files::read(state_->path, largest_cache, problem);
     const std::string text(content.begin(), content.end());
     const std::size_t begin = hash_length + 1;
-    const bool whole = content.size() > begin &&
-                       text.substr(0, hash_length) == sha256(content.data() + begin, content.size() - begin);
+    const bool whole =
+        content.size() > begin && text.substr(0, hash_length) == sha256(content.data() + begin, content.size() - begin);
     if (!whole)
         notes.push_back(state_->path + " is damaged; a new one is begun.");
     else if (!state_->cache->deserialize(content.data() + begin, content.size() - begin))
@@ -98,7 +99,8 @@ bool RuntimeCache::captures() { return true; }
 
 struct RuntimeCache::State {};
 
-RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string&, std::vector<std::string>&) : engine_(engine) {}
+RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string&, std::vector<std::string>&)
+    : engine_(engine) {}
 RuntimeCache::~RuntimeCache() = default;
 
 std::unique_ptr<nvinfer1::IExecutionContext> RuntimeCache::context(bool) {

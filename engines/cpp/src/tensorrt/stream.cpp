@@ -6,7 +6,8 @@ namespace hemf {
 
 namespace {
 
-constexpr std::size_t kept_sizes = 8;  // batch sizes whose buffers and graph are kept; the one unused longest makes room
+constexpr std::size_t kept_sizes =
+    8;  // batch sizes whose buffers and graph are kept; the one unused longest makes room
 
 // IEEE half precision → single.
 float single(std::uint16_t half) {
@@ -45,7 +46,8 @@ nvinfer1::IExecutionContext& Stream::State::context(int images) {
     const std::optional<int> profile = loaded->profiles->find(images);
     if (!profile) {
         loaded->profiles->parts(images);  // tells the range where nothing fits
-        throw bad_input("A batch of " + std::to_string(images) + " doesn't fit one profile.", "Divide it, or call Engine::infer.");
+        throw bad_input("A batch of " + std::to_string(images) + " doesn't fit one profile.",
+                        "Divide it, or call Engine::infer.");
     }
     std::unique_ptr<nvinfer1::IExecutionContext>& found = contexts[*profile];
     if (!found) {
@@ -69,13 +71,15 @@ void Stream::State::bind(nvinfer1::IExecutionContext& made, const void* input, v
                        made.setTensorAddress(loaded->input.name.c_str(), const_cast<void*>(input)) &&
                        made.setTensorAddress(loaded->output.name.c_str(), output);
     if (!taken) {
-        throw Error(ExitCode::defect, "TensorRT refuses a batch of " + std::to_string(images) + ": " + loaded->logger.said() + ".");
+        throw Error(ExitCode::defect,
+                    "TensorRT refuses a batch of " + std::to_string(images) + ": " + loaded->logger.said() + ".");
     }
 }
 
 void Stream::State::launch(nvinfer1::IExecutionContext& made, int images) {
     if (!made.enqueueV3(stream)) {
-        throw Error(ExitCode::defect, "TensorRT can't run a batch of " + std::to_string(images) + ": " + loaded->logger.said() + ".");
+        throw Error(ExitCode::defect,
+                    "TensorRT can't run a batch of " + std::to_string(images) + ": " + loaded->logger.said() + ".");
     }
 }
 
@@ -123,7 +127,8 @@ void Stream::State::infer(const void* batch, int images, float* logits) {
     const std::size_t count = static_cast<std::size_t>(images);
     const std::size_t input = count * loaded->input.bytes(), output = count * loaded->output.bytes();
     std::memcpy(used.host_input.get(), batch, input);
-    cuda::require(cudaMemcpyAsync(used.input.get(), used.host_input.get(), input, cudaMemcpyHostToDevice, stream), "To the GPU");
+    cuda::require(cudaMemcpyAsync(used.input.get(), used.host_input.get(), input, cudaMemcpyHostToDevice, stream),
+                  "To the GPU");
     if (used.graph) {
         cuda::require(cudaGraphLaunch(used.graph.get(), stream), "A CUDA graph");
     } else {
@@ -131,7 +136,8 @@ void Stream::State::infer(const void* batch, int images, float* logits) {
         bind(made, used.input.get(), used.output.get(), images);
         launch(made, images);
     }
-    cuda::require(cudaMemcpyAsync(used.host_output.get(), used.output.get(), output, cudaMemcpyDeviceToHost, stream), "From the GPU");
+    cuda::require(cudaMemcpyAsync(used.host_output.get(), used.output.get(), output, cudaMemcpyDeviceToHost, stream),
+                  "From the GPU");
     wait();
     const std::size_t values = count * loaded->output.count();
     if (loaded->output.type == nvinfer1::DataType::kFLOAT) {

@@ -72,7 +72,8 @@ private:
         for (std::int64_t image = 0; image < batch; ++image) {
             double sum = 0;
             for (std::int64_t place = image * area; place < (image + 1) * area; ++place)
-                sum += model.raw != 0 ? static_cast<const std::uint8_t*>(input)[place] : static_cast<const float*>(input)[place];
+                sum += model.raw != 0 ? static_cast<const std::uint8_t*>(input)[place]
+                                      : static_cast<const float*>(input)[place];
             for (int label = 0; label < model.classes; ++label) {
                 const auto logit = static_cast<float>(sum / static_cast<double>(area) * (label + 1));
                 const std::int64_t place = image * model.classes + label;
@@ -114,7 +115,8 @@ public:
     }
     Dims getTensorShape(const char* name) const {
         if (name[0] != 'i') return {2, {-1, model_.classes}};
-        return model_.raw != 0 ? Dims{4, {-1, model_.size, model_.size, 3}} : Dims{4, {-1, 3, model_.size, model_.size}};
+        return model_.raw != 0 ? Dims{4, {-1, model_.size, model_.size, 3}}
+                               : Dims{4, {-1, 3, model_.size, model_.size}};
     }
     std::int32_t getNbOptimizationProfiles() const { return static_cast<std::int32_t>(model_.profiles.size()); }
     Dims getProfileShape(const char*, std::int32_t profile, OptProfileSelector which) const {

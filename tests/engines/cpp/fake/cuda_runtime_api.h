@@ -37,10 +37,14 @@ enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapab
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
 constexpr unsigned cudaStreamNonBlocking = 1;
 
-inline const char* cudaGetErrorString(cudaError_t state) { return state == cudaErrorMemoryAllocation ? "out of memory" : "unknown"; }
+inline const char* cudaGetErrorString(cudaError_t state) {
+    return state == cudaErrorMemoryAllocation ? "out of memory" : "unknown";
+}
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 inline cudaError_t cudaDriverGetVersion(int* version) { return *version = 12080, cudaSuccess; }
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = std::getenv("FAKE_NO_GPU") == nullptr ? 1 : 0, cudaSuccess; }
+inline cudaError_t cudaGetDeviceCount(int* count) {
+    return *count = std::getenv("FAKE_NO_GPU") == nullptr ? 1 : 0, cudaSuccess;
+}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     return *value = which == cudaDevAttrComputeCapabilityMajor ? 7 : 5, cudaSuccess;
 }
@@ -64,7 +68,9 @@ inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
     return *stream = new CUstream_st, cudaSuccess;
 }
 inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) { return stream->capturing ? cudaErrorUnknown : cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    return stream->capturing ? cudaErrorUnknown : cudaSuccess;
+}
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
     return stream->capturing = true, cudaSuccess;
 }
