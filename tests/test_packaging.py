@@ -14,6 +14,7 @@ from tests.conftest import PROJECT
 
 ROOMS = ("hemf", "train", "calibration", "engines", "hemf_export")
 MODULES = {path.relative_to(PROJECT).as_posix() for room in ROOMS for path in (PROJECT / room).rglob("*.py")}
+CPP = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "engines" / "cpp").rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     # A copy: setuptools leaves a build/ folder, and would take stale modules from one that lies there.
-    for name in (*MODULES, "pyproject.toml", "README.md", "LICENSE"):
+    for name in (*MODULES, *CPP, "pyproject.toml", "README.md", "LICENSE"):
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_bytes((PROJECT / name).read_bytes())
     for stray in ("demo-run/best.py", "tests/test_x.py", "benchmarks/__init__.py", "calibration/notes.txt"):
@@ -34,9 +35,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_it_holds_our_modules_and_nothing_else(wheel):
+def test_it_holds_our_modules_the_cpp_sources_and_nothing_else(wheel):
     found = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert found == MODULES
+    assert found == MODULES | CPP
+    assert {"engines/cpp/CMakeLists.txt", "engines/cpp/include/hemf/hemf.h"} <= found
     assert "hemf_export/cli.py" in found
 
 

@@ -1,0 +1,82 @@
+// An engine that runs: any batch that its profiles take, from any thread, or on a CUDA stream of the caller's.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hemf/manifest.hpp"
+#include "hemf/profiles.hpp"
+#include "hemf/runner.hpp"
+
+namespace hemf {
+
+struct EngineOptions {
+    bool cuda_graphs = true;  // launch each batch size as one captured graph
+    int contexts = 4;         // so many threads run at the same time; each holds the engine's scratch memory
+};
+
+class Engine;
+
+// One execution context with its stream, buffers and CUDA graphs. Of one thread at a time; outlived by its engine.
+class Stream {
+public:
+    ~Stream();
+    Stream(Stream&&) noexcept;
+    Stream& operator=(Stream&&) noexcept;
+
+    // Host memory → host memory; waits for the result. `images` must fit one profile.
+    void infer(const void* batch, int images, float* logits);
+
+    // Memory of the GPU → memory of the GPU, given to the stream and not waited for: both stay where they are until
+    // `wait`, or until the stream has come there. Logits are in the engine's own output type. `images` must fit one
+    // profile.
+    void enqueue(const void* device_batch, int images, void* device_logits);
+
+    void wait();
+
+    // The cudaStream_t.
+    void* handle() const;
+
+private:
+    friend class Engine;
+    struct State;
+    explicit Stream(std::unique_ptr<State> state);
+    std::unique_ptr<State> state_;
+};
+
+class Engine : public Runner {
+public:
+    // Check a plan and load it onto the first GPU that CUDA shows.
+    //
+    // Throws Error: not the file that its manifest describes, not a plan, or one that TensorRT doesn't take
+    // (bad_input); for another TensorRT, GPU or machine, or a library that was built without TensorRT
+    // (missing_capability).
+    explicit Engine(const std::string& path, const EngineOptions& options = {});
+    ~Engine() override;
+    Engine(const Engine&) = delete;
+    Engine& operator=(const Engine&) = delete;
+
+    // Thread-safe. A batch over the largest profile is run in parts.
+    std::vector<float> infer(const void* batch, int images) override;
+    int classes() const override;
+    int filled(int images) const override;
+
+    // A stream of the caller's own; on `cuda_stream` (a cudaStream_t) if one is given, else on a new one.
+    Stream stream(void* cuda_stream = nullptr);
+
+    const std::string& name() const;  // what computes it and the file, for reports
+    const Manifest& manifest() const;
+    const Profiles& profiles() const;
+    std::size_t input_bytes() const;   // of an image
+    std::size_t output_bytes() const;  // of an image's logits
+    // What a user should know, caches that couldn't be used among them.
+    std::vector<std::string> notes() const;
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+};
+
+}  // namespace hemf

@@ -1,0 +1,58 @@
+// A model that is ready to classify images, and what it makes of them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "hemf/manifest.hpp"
+#include "hemf/runner.hpp"
+
+namespace hemf {
+
+struct Prediction {
+    std::string path;
+    std::size_t top = 0;                // index of the most likely class
+    std::vector<double> probabilities;  // of every class, in the order of the model's classes; their sum is 1
+};
+
+class Predictor {
+public:
+    // Told the phase, how many images are through it, and of how many.
+    using Progress = std::function<void(const char* phase, std::size_t done, std::size_t total)>;
+
+    // `name` says for messages what computes. Throws Error (bad_input): the runner has other classes.
+    Predictor(std::string name, Description description, std::shared_ptr<Runner> runner);
+
+    // An engine, after its preflight, tried on its golden images.
+    // Throws Error: anything wrong with the file or its manifest (bad_input), an engine that doesn't compute what its
+    // graph does (check_failed), or that can't run here (missing_capability).
+    static Predictor load(const std::string& engine);
+
+    const std::string& name() const { return name_; }
+    const Description& description() const { return description_; }
+    Runner& runner() const { return *runner_; }
+    // What a user should know about how the file was read.
+    const std::vector<std::string>& notes() const { return notes_; }
+
+    // Classify image files, `batch` at a time (a fixed batch keeps to its own). All are decoded once before the first
+    // is classified, so that every bad one is named. Throws Error: images that don't decode (bad_input), logits that
+    // are not finite (check_failed).
+    std::vector<Prediction> predict(const std::vector<std::string>& paths, int batch = 8,
+                                    const Progress& progress = {}) const;
+
+    // Raw pixels of `images` images, as Preprocess takes them → logits (images, classes).
+    std::vector<float> logits(const std::uint8_t* pixels, int images) const;
+
+private:
+    std::string name_;
+    Description description_;
+    std::shared_ptr<Runner> runner_;
+    std::vector<std::string> notes_;
+};
+
+// Logits of one image → probabilities, in double precision.
+std::vector<double> softmax(const float* logits, std::size_t classes);
+
+}  // namespace hemf

@@ -1,0 +1,40 @@
+// How an image becomes the network's input: the description that is in every manifest, as hemf.images.Preprocess has
+// it.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "hemf/image.hpp"
+
+namespace hemf {
+
+constexpr std::int64_t max_resized_pixels = 16'000'000;  // beyond it only the crop of a resized image is made
+
+struct Preprocess {
+    enum class Mode { crop, squash };
+
+    int size = 224;          // height and width of the input, in pixels
+    Mode mode = Mode::crop;  // the centre of the resized image, or all of it squashed to size × size
+    int resize = 256;        // the shorter side before the crop, in pixels; without effect on squash
+    std::array<double, 3> mean{0.5, 0.5, 0.5};       // per channel (RGB), of values in 0 … 1
+    std::array<double, 3> deviation{0.5, 0.5, 0.5};  // "std" in the manifest
+
+    // Throws Error (bad_input) where a value is out of range.
+    void check() const;
+
+    // RGB image → (size, size, 3) bytes: Pillow's antialiased bilinear resize, and the crop.
+    std::vector<std::uint8_t> pixels(const Image& image) const;
+    void pixels(const Image& image, std::uint8_t* out) const;
+
+    // (images, size, size, 3) bytes → (images, 3, size, size) floats: (x / 255 - mean) / deviation.
+    std::vector<float> normalize(const std::uint8_t* pixels, std::size_t images) const;
+    void normalize(const std::uint8_t* pixels, std::size_t images, float* out) const;
+
+    // Bytes of one image's pixels.
+    std::size_t pixel_bytes() const { return static_cast<std::size_t>(size) * static_cast<std::size_t>(size) * 3; }
+};
+
+}  // namespace hemf

@@ -1,0 +1,23 @@
+// Anything that computes logits.
+#pragma once
+
+#include <vector>
+
+namespace hemf {
+
+class Runner {
+public:
+    virtual ~Runner() = default;
+
+    // Network input of `images` images, as the manifest describes it → logits (images, classes), row by row.
+    // Throws Error (bad_input) where no such batch is taken; the range is told.
+    virtual std::vector<float> infer(const void* batch, int images) = 0;
+
+    // Logits of an image.
+    virtual int classes() const = 0;
+
+    // The least number of images that can be run, `images` or more.
+    virtual int filled(int images) const { return images; }
+};
+
+}  // namespace hemf

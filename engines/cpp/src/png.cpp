@@ -1,0 +1,137 @@
+// PNG by libpng, to the values that Pillow takes from it: no gamma, no background, the high byte of 16-bit colours.
+#include <csetjmp>
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include <png.h>
+
+#include "formats.hpp"
+
+namespace hemf::formats {
+
+namespace {
+
+// All that must outlive a longjmp out of libpng.
+struct Reader {
+    png_structp png = nullptr;
+    png_infop info = nullptr;
+    Bytes file;
+    std::size_t at = 0;
+    bool cut = false;
+    char message[200] = "";
+    Image image;
+    std::vector<std::uint8_t> data;  // as libpng gives it, whole: an interlaced image comes in passes
+    std::vector<png_bytep> rows;
+    std::size_t row_bytes = 0;
+    int channels = 0;
+    int depth = 0;
+    int colour = 0;
+    std::uint8_t palette[256 * 3] = {};  // black beyond its end
+
+    Reader() = default;
+    ~Reader() {
+        if (png != nullptr) png_destroy_read_struct(&png, &info, nullptr);
+    }
+    Reader(const Reader&) = delete;
+    Reader& operator=(const Reader&) = delete;
+};
+
+[[noreturn]] void fail(png_structp png, png_const_charp message) {
+    auto* reader = static_cast<Reader*>(png_get_error_ptr(png));
+    std::size_t length = 0;
+    for (; length + 1 < sizeof reader->message && message[length] != '\0'; ++length)
+        reader->message[length] = message[length];
+    reader->message[length] = '\0';
+    png_longjmp(png, 1);
+}
+
+void ignore(png_structp, png_const_charp) {}
+
+void take(png_structp png, png_bytep out, std::size_t count) {
+    auto* reader = static_cast<Reader*>(png_get_io_ptr(png));
+    if (!reader->file.has(reader->at, count)) {
+        reader->cut = true;
+        png_error(png, "the file ends");
+    }
+    std::memcpy(out, reader->file.data + reader->at, count);
+    reader->at += count;
+}
+
+// Everything up to the pixels. False where libpng gave up; like `read`, holds no object with a destructor.
+bool open(Reader& reader) {
+    if (setjmp(png_jmpbuf(reader.png)) != 0) return false;
+    png_set_read_fn(reader.png, &reader, take);
+    png_set_user_limits(reader.png, 0x7fffffff, 0x7fffffff);  // the product is what counts: see check_size
+    // The sums of what comes before the pixels were checked; theirs are not, as Pillow doesn't: zlib has its own.
+    png_set_crc_action(reader.png, PNG_CRC_QUIET_USE, PNG_CRC_QUIET_USE);
+    png_read_info(reader.png, reader.info);
+    return true;
+}
+
+bool read(Reader& reader) {
+    if (setjmp(png_jmpbuf(reader.png)) != 0) return false;
+    png_structp png = reader.png;
+    reader.depth = png_get_bit_depth(png, reader.info);
+    reader.colour = png_get_color_type(png, reader.info);
+    if (reader.colour == PNG_COLOR_TYPE_PALETTE) {
+        png_colorp colours = nullptr;
+        int count = 0;
+        png_get_PLTE(png, reader.info, &colours, &count);
+        for (int index = 0; index < count && index < 256; ++index) {
+            reader.palette[index * 3] = colours[index].red;
+            reader.palette[index * 3 + 1] = colours[index].green;
+            reader.palette[index * 3 + 2] = colours[index].blue;
+        }
+        if (reader.depth < 8) png_set_packing(png);
+    } else if (reader.colour == PNG_COLOR_TYPE_GRAY && reader.depth < 8) {
+        png_set_expand_gray_1_2_4_to_8(png);
+    } else if (reader.colour != PNG_COLOR_TYPE_GRAY && reader.depth == 16) {
+        png_set_strip_16(png);
+    }
+    png_set_interlace_handling(png);
+    png_read_update_info(png, reader.info);
+    reader.row_bytes = png_get_rowbytes(png, reader.info);
+    reader.channels = png_get_channels(png, reader.info);
+    reader.data.resize(reader.row_bytes * reader.rows.size());
+    for (std::size_t y = 0; y < reader.rows.size(); ++y) reader.rows[y] = reader.data.data() + y * reader.row_bytes;
+    png_read_image(png, reader.rows.data());
+    return true;  // what follows the pixels makes none
+}
+
+void put(const Reader& reader, const std::uint8_t* in, std::uint8_t* out, std::size_t width) {
+    for (std::size_t x = 0; x < width; ++x, out += 3) {
+        if (reader.colour == PNG_COLOR_TYPE_PALETTE) {
+            std::memcpy(out, reader.palette + in[x] * 3, 3);
+        } else if (reader.colour == PNG_COLOR_TYPE_GRAY && reader.depth == 16) {
+            out[0] = out[1] = out[2] = eight_bits(static_cast<std::uint32_t>(in[2 * x] << 8 | in[2 * x + 1]));
+        } else if (reader.channels <= 2) {
+            out[0] = out[1] = out[2] = in[x * static_cast<std::size_t>(reader.channels)];
+        } else {
+            std::memcpy(out, in + x * static_cast<std::size_t>(reader.channels), 3);
+        }
+    }
+}
+
+}  // namespace
+
+Decoded png(Bytes file) {
+    const PngMetadata metadata = png_metadata(file);
+    const auto reader = std::make_unique<Reader>();
+    reader->file = file;
+    reader->png = png_create_read_struct(PNG_LIBPNG_VER_STRING, reader.get(), fail, ignore);
+    if (reader->png == nullptr) throw broken("libpng is not the one that this library was built with");
+    reader->info = png_create_info_struct(reader->png);
+    if (reader->info == nullptr || !open(*reader)) throw reader->cut ? truncated() : broken(reader->message);
+    const png_uint_32 width = png_get_image_width(reader->png, reader->info);
+    const png_uint_32 height = png_get_image_height(reader->png, reader->info);
+    check_size(width, height);
+    if (metadata.frames > 1) throw frames(metadata.frames);
+    reader->rows.resize(height);
+    if (!read(*reader)) throw reader->cut ? truncated() : broken(reader->message);
+    Image image = blank(width, height);
+    for (std::size_t y = 0; y < height; ++y) put(*reader, reader->rows[y], image.rgb.data() + y * width * 3, width);
+    return {std::move(image), metadata.orientation};
+}
+
+}  // namespace hemf::formats

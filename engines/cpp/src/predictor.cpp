@@ -1,0 +1,170 @@
+#include "hemf/predictor.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "file.hpp"
+#include "hemf/engine.hpp"
+#include "hemf/error.hpp"
+#include "hemf/golden.hpp"
+#include "hemf/image.hpp"
+
+namespace hemf {
+
+namespace {
+
+using Progress = Predictor::Progress;
+
+void tell(const Progress& progress, const char* phase, std::size_t done, std::size_t total) {
+    if (progress) progress(phase, done, total);
+}
+
+void require_readable(const std::vector<std::string>& paths, const Progress& progress) {
+    std::vector<std::string> bad;
+    tell(progress, "reading images", 0, paths.size());
+    for (std::size_t index = 0; index < paths.size(); ++index) {
+        try {
+            decode(paths[index]);
+        } catch (const Error& error) {
+            if (error.code() != ExitCode::bad_input) throw;
+            bad.push_back(error.message());
+        }
+        tell(progress, "reading images", index + 1, paths.size());
+    }
+    if (bad.empty()) return;
+    std::string listed;
+    for (const std::string& message : bad) listed += (listed.empty() ? "" : "\n  ") + message;
+    throw bad_input(
+        std::to_string(bad.size()) + " of " + std::to_string(paths.size()) + " images can't be read:\n  " + listed,
+        "Mend them or leave them out; none was classified.");
+}
+
+bool ends_with(const std::string& text, const std::string& end) {
+    return text.size() >= end.size() && text.compare(text.size() - end.size(), end.size(), end) == 0;
+}
+
+}  // namespace
+
+std::vector<double> softmax(const float* logits, std::size_t classes) {
+    const double most = *std::max_element(logits, logits + classes);
+    std::vector<double> found(classes);
+    double sum = 0;
+    for (std::size_t index = 0; index < classes; ++index) {
+        found[index] = std::exp(static_cast<double>(logits[index]) - most);
+        sum += found[index];
+    }
+    for (double& value : found) value /= sum;
+    return found;
+}
+
+Predictor::Predictor(std::string name, Description description, std::shared_ptr<Runner> runner)
+    : name_(std::move(name)), description_(std::move(description)), runner_(std::move(runner)) {
+    const int classes = static_cast<int>(description_.classes.size());
+    if (runner_->classes() != classes) {
+        throw bad_input(name_ + " gives " + std::to_string(runner_->classes()) + " logits, its manifest names " +
+                            std::to_string(classes) + " classes.",
+                        "Build the engine again.");
+    }
+}
+
+Predictor Predictor::load(const std::string& engine) {
+    if (!files::is_regular(engine)) throw bad_input("No file at " + engine + ".", "An engine is needed.");
+    if (ends_with(engine, ".onnx")) {
+        throw missing_capability(
+            engine + " is an ONNX file; this library runs engines.",
+            "hemf-export predict runs it, or build an engine: hemf-export trt " + engine + " --fp16.");
+    }
+    if (!files::exists(Manifest::place(engine))) {
+        throw bad_input(engine + " has no manifest: nothing tells its classes and preprocessing.",
+                        "Take the manifest along with it, or build it again: hemf-export trt.");
+    }
+    std::shared_ptr<Engine> loaded;
+    try {
+        loaded = std::make_shared<Engine>(engine);
+    } catch (const Error& error) {
+        if (error.code() != ExitCode::missing_capability) throw;
+        const std::string hint = error.hint().empty() ? "" : error.hint() + " ";
+        throw missing_capability(error.message(), hint + "The ONNX file that it was built from runs on a CPU.");
+    }
+    Predictor made(loaded->name(), loaded->manifest().description(engine), loaded);
+    const std::size_t bytes = made.description_.preprocess.pixel_bytes();
+    const bool raw = made.description_.input_type == InputType::uint8;
+    if (loaded->input_bytes() != bytes * (raw ? 1 : sizeof(float))) {
+        throw bad_input("The manifest of " + engine + " describes another input than the engine takes.",
+                        "Build the engine again.");
+    }
+    // Whatever the graph took: the engine's own profiles say how many images may come.
+    const Profiles& profiles = loaded->profiles();
+    made.description_.batch.reset();
+    if (profiles.smallest() == profiles.largest()) made.description_.batch = profiles.smallest();
+    const bool tried = require_golden(*loaded, engine, loaded->manifest(), made.description_);
+    if (!tried) {
+        made.notes_.push_back(files::name(engine) +
+                              " has no golden images: nothing shows that it computes what its graph does.");
+    }
+    made.notes_.insert(made.notes_.end(), loaded->notes().begin(), loaded->notes().end());
+    return made;
+}
+
+std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) const {
+    const std::size_t classes = description_.classes.size(), bytes = description_.preprocess.pixel_bytes();
+    const int step = description_.batch.value_or(images);
+    std::vector<float> found;
+    for (int start = 0; start < images; start += step) {
+        const int count = std::min(step, images - start), whole = description_.batch.value_or(runner_->filled(count));
+        const std::uint8_t* first = pixels + bytes * static_cast<std::size_t>(start);
+        // A short batch is filled up with its last image.
+        std::vector<std::uint8_t> batch(first, first + bytes * static_cast<std::size_t>(count));
+        for (int missing = count; missing < whole; ++missing)
+            batch.insert(batch.end(), first + bytes * static_cast<std::size_t>(count - 1),
+                         first + bytes * static_cast<std::size_t>(count));
+        std::vector<float> rows;
+        if (description_.input_type == InputType::uint8) {
+            rows = runner_->infer(batch.data(), whole);
+        } else {
+            const std::vector<float> inputs =
+                description_.preprocess.normalize(batch.data(), static_cast<std::size_t>(whole));
+            rows = runner_->infer(inputs.data(), whole);
+        }
+        found.insert(found.end(), rows.begin(),
+                     rows.begin() + static_cast<std::ptrdiff_t>(classes * static_cast<std::size_t>(count)));
+    }
+    return found;
+}
+
+std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths, int batch,
+                                           const Progress& progress) const {
+    if (batch < 1) throw Error(ExitCode::usage, "The batch must be at least 1, not " + std::to_string(batch) + ".");
+    require_readable(paths, progress);
+    const std::size_t step = static_cast<std::size_t>(description_.batch.value_or(runner_->filled(batch)));
+    const std::size_t classes = description_.classes.size(), bytes = description_.preprocess.pixel_bytes();
+    std::vector<Prediction> found;
+    tell(progress, "classifying", 0, paths.size());
+    for (std::size_t start = 0; start < paths.size(); start += step) {
+        const std::size_t count = std::min(step, paths.size() - start);
+        std::vector<std::uint8_t> pixels(bytes * count);
+        for (std::size_t index = 0; index < count; ++index)
+            description_.preprocess.pixels(decode(paths[start + index]), pixels.data() + bytes * index);
+        const std::vector<float> rows = logits(pixels.data(), static_cast<int>(count));
+        std::string bad;
+        for (std::size_t index = 0; index < count; ++index) {
+            const float* row = rows.data() + index * classes;
+            if (!std::all_of(row, row + classes, [](float logit) { return std::isfinite(logit); }))
+                bad += (bad.empty() ? "" : ", ") + paths[start + index];
+        }
+        if (!bad.empty()) {
+            throw Error(ExitCode::check_failed, name_ + ": the logits of " + bad + " are not finite.",
+                        "Numbers overflow on the way: take the float32 file, or an earlier checkpoint.");
+        }
+        for (std::size_t index = 0; index < count; ++index) {
+            const float* row = rows.data() + index * classes;
+            const auto top = static_cast<std::size_t>(std::max_element(row, row + classes) - row);
+            found.push_back({paths[start + index], top, softmax(row, classes)});
+        }
+        tell(progress, "classifying", found.size(), paths.size());
+    }
+    return found;
+}
+
+}  // namespace hemf

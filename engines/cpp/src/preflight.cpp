@@ -1,0 +1,163 @@
+// Integrity first (a manifest, its hash, the plan's own header), then what the machine has: as engines/preflight.py.
+#include "hemf/preflight.hpp"
+
+namespace hemf {
+
+namespace {
+
+using Outcome = Check::Outcome;
+
+Check fine(const std::string& what, const std::string& found) { return {what, Outcome::fine, found, std::nullopt}; }
+
+Check refused(const std::string& what, const std::string& found, Error error) {
+    return {what, Outcome::refused, found, std::move(error)};
+}
+
+Check origin(const std::string& path, const std::optional<Manifest>& manifest) {
+    if (!manifest) {
+        return refused("manifest", "none",
+                       bad_input(path + " has no manifest (" + Manifest::place(path) + "): nothing tells what it is.",
+                                 "A plan is executable code. Take the manifest along with it, or build it again."));
+    }
+    const std::string kind = manifest->text("kind").value_or("");
+    if (kind != "engine") {
+        return refused("manifest", "of kind '" + kind + "'",
+                       bad_input("The manifest of " + path + " is of kind '" + kind + "', not of an engine."));
+    }
+    return fine("hash", "SHA-256 " + manifest->sha256().substr(0, 16) + "… as in the manifest");
+}
+
+Check agreement(const std::string& path, const PlanHeader& header, const Manifest& manifest) {
+    const std::string backend = manifest.text("backend").value_or("?"),
+                      version = manifest.text("backend_version").value_or("?");
+    const std::string own = header.backend + " " + header.version.value_or("of an unknown version");
+    if (header.backend == backend && (!header.version || *header.version == version)) return fine("plan header", own);
+    return refused(
+        "plan header", own,
+        bad_input(path + " was serialized by " + own + "; its manifest says " + backend + " " + version + ".",
+                  "One of them was put there by hand. Build it again: " + manifest.rebuild_command()));
+}
+
+std::vector<int> numbers(const std::string& version) {
+    std::vector<int> found;
+    int number = -1;
+    for (const char sign : version + ".") {
+        if (sign >= '0' && sign <= '9' && number < 100'000'000) {
+            number = (number < 0 ? 0 : number) * 10 + (sign - '0');
+        } else if (number >= 0) {
+            found.push_back(number);
+            number = -1;
+        }
+    }
+    return found;
+}
+
+Check version_here(const std::string& path, const PlanHeader& header, const Manifest& manifest,
+                   const Machine& machine) {
+    const std::string wanted = header.version ? *header.version : manifest.text("backend_version").value_or("?");
+    const auto there = machine.versions.find(header.backend);
+    const std::string again = manifest.rebuild_command();
+    if (there == machine.versions.end()) {
+        return {"TensorRT", Outcome::not_checked, "needs " + header.backend + " " + wanted + "; none here",
+                missing_capability(
+                    path + " needs " + header.backend + " " + wanted + ", which this program was not built with.",
+                    "Build the C++ library with it, or the engine for what is here: " + again)};
+    }
+    const bool later = manifest.flag("version_compatible") && numbers(there->second) >= numbers(wanted);
+    if (there->second == wanted || later) return fine("TensorRT", header.backend + " " + there->second + " here");
+    return refused("TensorRT", header.backend + " " + there->second + " here, built by " + wanted,
+                   missing_capability(path + " was built by " + header.backend + " " + wanted + "; here is " +
+                                          there->second + ", and plans don't cross versions.",
+                                      "Build it again here: " + again));
+}
+
+// Nothing where the driver or the CUDA of the linked TensorRT isn't known.
+std::optional<Check> driver_here(const std::string& path, const PlanHeader& header, const Machine& machine) {
+    const auto wanted = machine.cuda.find(header.backend);
+    if (!machine.driver || wanted == machine.cuda.end()) return std::nullopt;
+    const std::string served = std::to_string(machine.driver->first) + "." + std::to_string(machine.driver->second);
+    const std::string major = std::to_string(wanted->second);
+    // A driver serves all CUDA versions up to its own, and of its own major version later ones as well.
+    if (machine.driver->first >= wanted->second)
+        return fine("driver", "serves CUDA " + served + ", " + header.backend + " needs " + major);
+    return refused("driver", "serves CUDA up to " + served + ", " + header.backend + " needs " + major,
+                   missing_capability(path + " runs in " + header.backend + ", which is here built for CUDA " + major +
+                                          "; the NVIDIA driver serves CUDA up to " + served + ".",
+                                      "Update the driver, or build with " + header.backend + " for CUDA " +
+                                          std::to_string(machine.driver->first) + "."));
+}
+
+Check capability_here(const std::string& path, const Manifest& manifest, const Machine& machine) {
+    const char* what = "compute capability";
+    const std::optional<std::string> wanted = manifest.text("compute_capability");
+    if (!machine.gpu) {
+        return {what, Outcome::not_checked, "for " + wanted.value_or("an unknown one") + "; no GPU here",
+                missing_capability(
+                    path + " needs a GPU of " + wanted.value_or("its compute capability") + "; none is seen here.",
+                    "Run it on that GPU. hemf-export doctor shows what this machine has.")};
+    }
+    const std::string here = "sm_" + std::to_string(machine.gpu->first) + std::to_string(machine.gpu->second);
+    if (!wanted) return {what, Outcome::not_checked, "the plan doesn't say; here is " + here, std::nullopt};
+    if (here == *wanted) return fine(what, here);
+    return refused(what, "built for " + *wanted + ", here is " + here,
+                   missing_capability(path + " was built for " + *wanted + "; this GPU is " + here + ".",
+                                      "Build one for it: " + manifest.rebuild_command(here)));
+}
+
+}  // namespace
+
+std::string platform_here() {
+#if defined(__x86_64__) || defined(_M_X64)
+    const std::string processor = "x86_64";
+#elif defined(__aarch64__) || defined(_M_ARM64)
+    const std::string processor = "aarch64";
+#else
+    const std::string processor = "unknown";
+#endif
+#if defined(_WIN32)
+    return "win32-" + processor;
+#elif defined(__APPLE__)
+    return "darwin-" + processor;
+#else
+    return "linux-" + processor;
+#endif
+}
+
+const Error* Preflight::refusal() const {
+    for (const Check& check : checks)
+        if (check.error) return &*check.error;
+    return nullptr;
+}
+
+Preflight look(const std::string& path, const Machine& machine) {
+    Preflight found;
+    try {
+        found.header = read_plan_header(path);
+        found.manifest = Manifest::read(path);
+        found.checks.push_back(origin(path, found.manifest));
+        if (!found.manifest) return found;
+        found.checks.push_back(agreement(path, *found.header, *found.manifest));
+    } catch (const Error& error) {
+        found.checks.push_back(refused("file", error.message(), error));
+        return found;
+    }
+    const PlanHeader& header = *found.header;
+    const Manifest& manifest = *found.manifest;
+    if (const std::optional<std::string> platform = manifest.text("platform")) {
+        if (*platform == machine.platform) {
+            found.checks.push_back(fine("platform", machine.platform));
+        } else {
+            found.checks.push_back(
+                refused("platform", "built on " + *platform + ", here is " + machine.platform,
+                        missing_capability(path + " was built on " + *platform + "; here is " + machine.platform +
+                                               ", and plans don't cross platforms.",
+                                           "Build it again here: " + manifest.rebuild_command())));
+        }
+    }
+    found.checks.push_back(version_here(path, header, manifest, machine));
+    if (std::optional<Check> driver = driver_here(path, header, machine)) found.checks.push_back(std::move(*driver));
+    found.checks.push_back(capability_here(path, manifest, machine));
+    return found;
+}
+
+}  // namespace hemf

@@ -1,0 +1,117 @@
+#include "hemf/engine.hpp"
+
+#include <condition_variable>
+#include <set>
+
+#include "../file.hpp"
+#include "flavour.hpp"
+#include "hemf/error.hpp"
+#include "hemf/preflight.hpp"
+#include "loaded.hpp"
+#include "stream.hpp"
+
+namespace hemf {
+
+struct Engine::State {
+    std::string name;
+    Manifest manifest;
+    std::shared_ptr<Loaded> loaded;
+
+    std::mutex lock;
+    std::condition_variable given_back;
+    std::vector<std::unique_ptr<Stream::State>> idle;
+    int out = 0;             // streams that threads have now
+    std::set<int> compiled;  // batch sizes whose kernels were kept
+
+    std::unique_ptr<Stream::State> take() {
+        std::unique_lock<std::mutex> hold(lock);
+        given_back.wait(hold, [this] { return out < loaded->options.contexts; });
+        ++out;
+        if (idle.empty()) return nullptr;
+        std::unique_ptr<Stream::State> found = std::move(idle.back());
+        idle.pop_back();
+        return found;
+    }
+
+    void give_back(std::unique_ptr<Stream::State> stream) {
+        const std::lock_guard<std::mutex> hold(lock);
+        --out;
+        if (stream) idle.push_back(std::move(stream));
+        given_back.notify_one();
+    }
+
+    void keep_compiled(const std::vector<int>& sizes) {
+        const std::lock_guard<std::mutex> hold(lock);
+        bool fresh = false;
+        for (const int size : sizes) fresh = compiled.insert(size).second || fresh;
+        if (fresh) loaded->cache->save();
+    }
+};
+
+namespace {
+
+Manifest checked(const std::string& path) {
+    const Preflight looked = look(path, this_machine());
+    if (looked.refusal() != nullptr) throw *looked.refusal();
+    return *looked.manifest;
+}
+
+}  // namespace
+
+Engine::Engine(const std::string& path, const EngineOptions& options) {
+    if (options.contexts < 1)
+        throw Error(ExitCode::usage, "At least one context is needed, not " + std::to_string(options.contexts) + ".");
+    Manifest manifest = checked(path);
+    std::shared_ptr<Loaded> loaded = load(path, manifest, options);
+    const std::string version = this_machine().versions.at(flavour);
+    state_.reset(new State{std::string(flavour) + " " + version + ", " + files::name(path),
+                           std::move(manifest),
+                           std::move(loaded),
+                           {},
+                           {},
+                           {},
+                           0,
+                           {}});
+}
+
+Engine::~Engine() = default;
+
+std::vector<float> Engine::infer(const void* batch, int images) {
+    const std::vector<int> parts = state_->loaded->profiles->parts(images);
+    std::vector<float> logits(static_cast<std::size_t>(images) * static_cast<std::size_t>(classes()));
+    std::unique_ptr<Stream::State> stream = state_->take();
+    try {
+        if (!stream) stream = std::make_unique<Stream::State>(state_->loaded, nullptr);
+        const auto* from = static_cast<const std::uint8_t*>(batch);
+        float* to = logits.data();
+        for (const int part : parts) {
+            stream->infer(from, part, to);
+            from += static_cast<std::size_t>(part) * input_bytes();
+            to += part * classes();
+        }
+    } catch (...) {
+        state_->give_back(nullptr);  // what failed on a stream is not tried on it again
+        throw;
+    }
+    state_->give_back(std::move(stream));
+    state_->keep_compiled(parts);
+    return logits;
+}
+
+int Engine::classes() const { return static_cast<int>(state_->loaded->output.count()); }
+int Engine::filled(int images) const { return state_->loaded->profiles->filled(images); }
+Stream Engine::stream(void* cuda_stream) {
+    return Stream(std::make_unique<Stream::State>(state_->loaded, cuda_stream));
+}
+const std::string& Engine::name() const { return state_->name; }
+const Manifest& Engine::manifest() const { return state_->manifest; }
+const Profiles& Engine::profiles() const { return *state_->loaded->profiles; }
+std::size_t Engine::input_bytes() const { return state_->loaded->input.bytes(); }
+std::size_t Engine::output_bytes() const { return state_->loaded->output.bytes(); }
+
+std::vector<std::string> Engine::notes() const {
+    const std::lock_guard<std::mutex> hold(state_->lock);
+    return state_->loaded->notes;
+}
+
+}  // namespace hemf

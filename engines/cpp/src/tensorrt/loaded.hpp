@@ -1,0 +1,76 @@
+// A deserialized engine with all that has to live as long as it does.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "hemf/engine.hpp"
+
+namespace hemf {
+
+// Keeps the last warnings and errors: TensorRT gives null for what fails, the reason is only ever told to the logger.
+class Logger : public nvinfer1::ILogger {
+public:
+    void log(Severity severity, const char* message) noexcept override;
+    std::string said() const;
+
+private:
+    mutable std::mutex lock_;
+    std::deque<std::string> messages_;
+};
+
+// An input or output, without the batch.
+struct Tensor {
+    std::string name;
+    std::vector<std::int64_t> shape;
+    nvinfer1::DataType type = nvinfer1::DataType::kFLOAT;
+
+    std::size_t bytes() const;  // of one image
+    std::size_t count() const;  // of its elements
+};
+
+// TensorRT-RTX's kernels as compiled for this GPU, kept beside the engine for the next start. Elsewhere it does
+// nothing.
+class RuntimeCache {
+public:
+    RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& path, std::vector<std::string>& notes);
+    ~RuntimeCache();
+    RuntimeCache(const RuntimeCache&) = delete;
+    RuntimeCache& operator=(const RuntimeCache&) = delete;
+
+    // A new execution context that uses the cache; null where TensorRT gives none.
+    std::unique_ptr<nvinfer1::IExecutionContext> context(bool cuda_graphs);
+    // Write what was compiled, if anything is new.
+    void save();
+    // Whether contexts capture CUDA graphs by themselves.
+    static bool captures();
+
+private:
+    struct State;
+    std::unique_ptr<State> state_;
+    nvinfer1::ICudaEngine& engine_;
+};
+
+struct Loaded {
+    Logger logger;
+    std::unique_ptr<nvinfer1::IRuntime> runtime;
+    std::unique_ptr<nvinfer1::ICudaEngine> engine;
+    Tensor input, output;
+    std::unique_ptr<Profiles> profiles;
+    std::unique_ptr<RuntimeCache> cache;
+    EngineOptions options;
+    std::mutex lock;  // TensorRT makes contexts of an engine one at a time
+    std::vector<std::string> notes;
+
+    std::unique_ptr<nvinfer1::IExecutionContext> context();
+};
+
+// Checked and deserialized. Throws Error, see Engine.
+std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, const EngineOptions& options);
+
+}  // namespace hemf

@@ -1,0 +1,275 @@
+// Shows what the library makes of files and texts, so that Python can compare it with its own.
+#include "probe.hpp"
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <iterator>
+#include <memory>
+#include <utility>
+
+#include "hemf/error.hpp"
+#include "hemf/golden.hpp"
+#include "hemf/predictor.hpp"
+#include "hemf/preflight.hpp"
+#include "hemf/text.hpp"
+#include "json.hpp"
+#include "paths.hpp"
+#include "report.hpp"
+#include "sha256.hpp"
+
+namespace probe {
+
+namespace {
+
+using Words = std::vector<std::string>;
+
+void put(const void* data, std::size_t size) { std::fwrite(data, 1, size, stdout); }
+void put(std::int32_t number) { put(&number, sizeof number); }
+void put(const std::string& text) {
+    put(static_cast<std::int32_t>(text.size()));
+    put(text.data(), text.size());
+}
+
+// Paths on the standard input, each with a zero behind it.
+Words listed() {
+    Words found(1);
+    for (int sign = std::getchar(); sign != EOF; sign = std::getchar()) {
+        if (sign == 0)
+            found.emplace_back();
+        else
+            found.back().push_back(static_cast<char>(sign));
+    }
+    found.pop_back();
+    return found;
+}
+
+// Of each image its code, then width, height and pixels, or the message.
+int images(const hemf::Preprocess* preprocess) {
+    for (const std::string& path : listed()) {
+        try {
+            const hemf::Image image = hemf::decode(path);
+            const std::vector<std::uint8_t> pixels = preprocess == nullptr ? image.rgb : preprocess->pixels(image);
+            put(0);
+            put(preprocess == nullptr ? image.width : preprocess->size);
+            put(preprocess == nullptr ? image.height : preprocess->size);
+            put(pixels.data(), pixels.size());
+        } catch (const hemf::Error& error) {
+            put(static_cast<int>(error.code()));
+            put(error.message());
+        }
+    }
+    return 0;
+}
+
+hemf::Preprocess described(const std::string& mode, const std::string& size, const std::string& resize) {
+    hemf::Preprocess found;
+    found.mode = mode == "squash" ? hemf::Preprocess::Mode::squash : hemf::Preprocess::Mode::crop;
+    found.size = std::atoi(size.c_str());
+    found.resize = std::atoi(resize.c_str());
+    found.check();
+    return found;
+}
+
+// The values of a manifest's preprocessing, of all bytes.
+int normalize(const std::string& engine) {
+    const hemf::Manifest manifest = *hemf::Manifest::read(engine);
+    hemf::Preprocess preprocess = manifest.description(engine).preprocess;
+    std::vector<std::uint8_t> pixels(preprocess.pixel_bytes());
+    for (std::size_t index = 0; index < pixels.size(); ++index) pixels[index] = static_cast<std::uint8_t>(index * 7);
+    const std::vector<float> values = preprocess.normalize(pixels.data(), 1);
+    put(values.data(), values.size() * sizeof(float));
+    return 0;
+}
+
+int manifest(const std::string& path) {
+    const std::optional<hemf::Manifest> read = hemf::Manifest::read(path);
+    if (!read) return 0;
+    const hemf::Description found = read->description(path);
+    std::printf("%s\n%d %s %d\n", hemf::json_string(found.name).c_str(), found.preprocess.size,
+                found.preprocess.mode == hemf::Preprocess::Mode::crop ? "crop" : "squash", found.preprocess.resize);
+    for (const std::string& name : found.classes) std::printf("%s ", hemf::json_string(name).c_str());
+    std::printf("\n%s %s %d\n%s\n", found.precision.c_str(),
+                found.input_type == hemf::InputType::uint8 ? "uint8" : "float32", found.batch.value_or(0),
+                read->rebuild_command().c_str());
+    if (read->text("kind") != "engine") return 0;
+    const hemf::Profiles profiles = read->profiles();
+    for (const hemf::BatchProfile& one : profiles.all()) std::printf("%s ", one.text().c_str());
+    std::printf("\n");
+    return 0;
+}
+
+std::optional<std::pair<int, int>> pair(const std::string& text) {
+    int first = 0, second = 0;
+    if (std::sscanf(text.c_str(), "%d.%d", &first, &second) != 2) return std::nullopt;
+    return std::pair(first, second);
+}
+
+// A machine in words: gpu, driver, backend, its version and CUDA, platform; "-" for none.
+int preflight(const Words& words) {
+    hemf::Machine machine;
+    machine.gpu = pair(words[1]);
+    machine.driver = pair(words[2]);
+    if (words[3] != "-") machine.versions[words[3]] = words[4];
+    if (words[5] != "-") machine.cuda[words[3]] = std::atoi(words[5].c_str());
+    machine.platform = words[6];
+    const hemf::Preflight found = hemf::look(words[0], machine);
+    for (const hemf::Check& check : found.checks) {
+        const char* outcome = check.outcome == hemf::Check::Outcome::fine      ? "fine"
+                              : check.outcome == hemf::Check::Outcome::refused ? "refused"
+                                                                               : "not checked";
+        std::printf("%s\t%s\t%s\n", check.what.c_str(), outcome, check.found.c_str());
+    }
+    if (found.refusal() != nullptr) throw *found.refusal();
+    return 0;
+}
+
+// Gives the logits of a file, in order, whatever the images; sees to it that they were asked for as they may be.
+class Told : public hemf::Runner {
+public:
+    Told(const std::string& path, int classes, int least) : classes_(classes), least_(least) {
+        std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
+        float value = 0;
+        while (file && std::fread(&value, sizeof value, 1, file.get()) == 1) logits_.push_back(value);
+    }
+
+    std::vector<float> infer(const void*, int images) override {
+        if (images % least_ != 0)
+            throw hemf::bad_input("A batch of " + std::to_string(images) + " is outside the profile.");
+        std::vector<float> found;
+        for (int index = 0; index < images * classes_; ++index) found.push_back(logits_[next_++ % logits_.size()]);
+        return found;
+    }
+
+    int classes() const override { return classes_; }
+    int filled(int count) const override { return (count + least_ - 1) / least_ * least_; }
+
+private:
+    int classes_, least_;
+    std::vector<float> logits_;
+    std::size_t next_ = 0;
+};
+
+int golden(const std::string& engine, const std::string& logits, int least) {
+    const hemf::Manifest manifest = *hemf::Manifest::read(engine);
+    const hemf::Description description = manifest.description(engine);
+    Told runner(logits, static_cast<int>(description.classes.size()), least);
+    std::printf("%s\n", hemf::require_golden(runner, engine, manifest, description) ? "tried" : "none");
+    return 0;
+}
+
+// As hemf-predict prints it, with logits from a file.
+int predict(const Words& words) {
+    const bool json = words[2] == "json";
+    const std::string file = predict::plain_path(words[0]);
+    const hemf::Description description = hemf::Manifest::read(file)->description(file);
+    const int least = std::atoi(words[3].c_str());
+    auto runner = std::make_shared<Told>(words[1], static_cast<int>(description.classes.size()), least);
+    const hemf::Predictor model("told", description, runner);
+    const Words named(words.begin() + 5, words.end());
+    predict::ImageList list = predict::collect(named);
+    Words paths;
+    for (const predict::Listed& image : list.images) paths.push_back(image.path);
+    std::vector<hemf::Prediction> predictions = model.predict(paths);
+    const predict::Report report{file, named, std::move(list), description, std::move(predictions)};
+    const std::string text =
+        json ? predict::as_json(report) : predict::as_table(report, std::atoi(words[4].c_str()), 130);
+    put(text.data(), text.size());
+    return 0;
+}
+
+int profiles(const Words& words) {
+    std::vector<hemf::BatchProfile> all;
+    for (std::size_t index = 1; index < words.size(); ++index) {
+        hemf::BatchProfile one;
+        if (std::sscanf(words[index].c_str(), "%d:%d:%d", &one.minimum, &one.optimum, &one.maximum) == 3)
+            all.push_back(one);
+    }
+    const hemf::Profiles found(all);
+    for (int count = 1; count <= std::atoi(words[0].c_str()); ++count) {
+        std::printf("%d:", found.filled(count));
+        try {
+            for (const int part : found.parts(count)) std::printf(" %d", part);
+        } catch (const hemf::Error& error) {
+            std::printf(" %s", error.what());
+        }
+        std::printf("\n");
+    }
+    return 0;
+}
+
+std::string told(const hemf::json::Value& value) {
+    using Kind = hemf::json::Value::Kind;
+    std::string out;
+    switch (value.kind) {
+        case Kind::null:
+            return "null";
+        case Kind::boolean:
+            return value.boolean ? "true" : "false";
+        case Kind::number:
+            return value.integral ? value.string : hemf::json_number(value.number);
+        case Kind::string:
+            return hemf::json_string(value.string);
+        case Kind::array:
+            for (const auto& item : value.items) out += (out.empty() ? "" : ", ") + told(item);
+            return "[" + out + "]";
+        case Kind::object:
+            for (const auto& [key, item] : value.members)
+                out += (out.empty() ? "" : ", ") + hemf::json_string(key) + ": " + told(item);
+            return "{" + out + "}";
+    }
+    return out;
+}
+
+// Each text read and written again, or what is wrong with it; one a line.
+int json() {
+    for (const std::string& text : listed()) {
+        try {
+            std::printf("%s\n", told(hemf::json::parse(text)).c_str());
+        } catch (const hemf::json::Malformed& error) {
+            std::printf("malformed: %s\n", error.what());
+        }
+    }
+    return 0;
+}
+
+int hashes() {
+    for (const std::string& path : listed()) {
+        std::string problem;
+        std::printf("%s\n", hemf::sha256_of_file(path, problem).c_str());
+    }
+    return 0;
+}
+
+int run(const std::string& what, const Words& words) {
+    if (what == "decode") return images(nullptr);
+    if (what == "pixels") {
+        const hemf::Preprocess preprocess = described(words[0], words[1], words[2]);
+        return images(&preprocess);
+    }
+    if (what == "normalize") return normalize(words[0]);
+    if (what == "manifest") return manifest(words[0]);
+    if (what == "preflight") return preflight(words);
+    if (what == "golden") return golden(words[0], words[1], std::atoi(words[2].c_str()));
+    if (what == "predict") return predict(words);
+    if (what == "profiles") return profiles(words);
+    if (what == "json") return json();
+    if (what == "sha256") return hashes();
+    if (what == "fuzz") return fuzz(std::atoi(words[0].c_str()), std::atoi(words[1].c_str()), listed());
+    return 2;
+}
+
+}  // namespace
+
+}  // namespace probe
+
+int main(int count, char** words) {
+    if (count < 2) return 2;
+    try {
+        return probe::run(words[1], probe::Words(words + 2, words + count));
+    } catch (const hemf::Error& error) {
+        std::fprintf(stderr, "%s\n%s\n", error.what(), error.hint().c_str());
+        return static_cast<int>(error.code());
+    }
+}
