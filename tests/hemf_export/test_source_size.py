@@ -24,8 +24,9 @@ from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf.model_input import SourceSize
-from hemf_export import fp16, graph_cleanup, lineup, onnx_export, onnx_file, precision, predict
+from hemf_export import contenders, fp16, graph_cleanup, lineup, onnx_export, onnx_file, precision, predict
 from hemf_export.onnx_file import Description
+from hemf_export.parity import Samples
 from hemf_export.raw_pixels import Resize
 from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf.test_resampling import SHAPES, noise
@@ -223,13 +224,17 @@ def test_evaluate_and_inspect_tell_what_the_file_takes(whole, folder, tmp_path, 
     assert "raw images of 40x40 pixels (height x width), which it resizes and crops itself" in out
 
 
-def test_bench_gives_each_runner_its_own_input(whole, run_cli):
-    words = ("bench", whole.checkpoint, whole.full, "--runners", "eager,ort-cpu", "--batch", "2", "--seconds", "0.1")
-    code, out, err = run_cli(*words, "--no-memory", "--json")
-    assert code == 0, err
-    timings = json.loads(out)["timings"]
-    assert len(timings) == 2
-    assert max(timing["max_logit_difference"] for timing in timings) < 1e-4, "logits of the same images"
+def test_in_a_benchmark_each_runner_gets_its_own_input_of_the_same_images(whole):
+    kinds = ("eager", "ort-cpu")
+    found = lineup.gather([whole.checkpoint, whole.full], Path(), kinds=kinds, transfers="in", gpu=False)
+    samples = Samples(found.input, None, 3)
+    (pixels,) = samples.pixels((3,))
+    assert pixels.shape == (3, 40, 40, 3), "whole images for all"
+    works = [contenders.open_entry(one, threads=1, kept=found.input).prepare(pixels) for one in found.entries]
+    for work in works:
+        work.run()
+    assert [entry.kind for entry in found.entries] == list(kinds)
+    np.testing.assert_allclose(works[1].logits(), works[0].logits(), atol=1e-4)
 
 
 def test_what_is_sent_to_a_child_process_takes_whole_images_too(whole):
