@@ -15,13 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hemf import resampling
 from hemf.images import Preprocess
 from hemf.model import HEMF
 from hemf.model_input import ModelInput, SourceSize
 
-_STEPS = 2**11  # of a weight's upper part
-_FINE_STEPS = 2**resampling.BITS // _STEPS  # of its lower part
+_STEPS = 2**11  # of a weight's coarse part; the fine one has as many of those
 
 
 class RawPixels(nn.Module):
@@ -81,7 +79,8 @@ class Pass(nn.Module):
     def __init__(self, weights: NDArray[np.float64], along: Literal["rows", "columns"]) -> None:
         super().__init__()
         self.from_left = along == "rows"
-        coarse = np.round(weights * _STEPS) / _STEPS
+        # What rounding adds to one weight is taken from the next: where pixels are alike, their fine sum is then small.
+        coarse = np.diff(np.round(np.cumsum(weights, axis=1) * _STEPS), axis=1, prepend=0) / _STEPS
         fine = (weights - coarse) * _STEPS  # integers of 2⁻¹¹ as well
         self.coarse: Tensor
         self.register_buffer("coarse", self._oriented(coarse), persistent=False)

@@ -1,0 +1,113 @@
+"""The resize inside the graph beside Pillow's, on real images: pixels, logits and classes, in float32 and float16.
+
+For each of the most frequent sizes among the images, and for shapes that images are brought to, a file is exported that
+takes raw images of that size. Float16 is emulated, and compared with a float16 file that is given Pillow's pixels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from PIL import Image
+
+from calibration import emulation
+from calibration.blocks import RESIZE, block_of
+from calibration.session import Session
+from hemf import checkpoint, folders
+from hemf.images import PixelArray, decode
+from hemf.model_input import SourceSize
+from hemf_export import console, fp16, onnx_export
+from hemf_export.runners import TorchRunner
+
+HOSTILE = ("1x1", "1x5000", "5000x1", "61x640", "640x61", "900x400", "480x640", "1024x1280")
+BATCH = 8
+
+
+def main() -> None:
+    """Print the table; exit 1 where a pixel is off by more than a level, a logit by 0.02, or a class changed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--count", type=int, default=100, help="images of each size, at most")
+    parser.add_argument("--sizes", type=int, default=2, help="how many of the images' own sizes")
+    parser.add_argument("--shapes", nargs="*", default=HOSTILE, help="HxW; few images are brought to each")
+    arguments = parser.parse_args()
+    images = [decode(path) for path in folders.any_images(arguments.data).paths]
+    own = Counter((image.height, image.width) for image in images).most_common(arguments.sizes)
+    groups: list[tuple[str, SourceSize, list[PixelArray]]] = []
+    for size, _ in own:
+        same = [np.asarray(image) for image in images if (image.height, image.width) == size]
+        groups.append(("own", SourceSize(*size), same[: arguments.count]))
+    for number, text in enumerate(arguments.shapes):
+        shape = SourceSize.parse(text)
+        few = images[number :: max(1, len(images) // 8)][:8]
+        brought = [np.asarray(image.resize((shape.width, shape.height), Image.Resampling.LANCZOS)) for image in few]
+        groups.append(("brought to", shape, brought))
+    with tempfile.TemporaryDirectory() as folder:
+        rows, bad = compare(arguments.checkpoint, Path(folder), groups)
+    columns = (
+        "images", "HxW", "number", "pixels off", "by at most", "largest logit", "float32: logits differ by", "classes",
+        "float16: by", "classes",
+    )  # fmt: skip
+    console.table(f"{arguments.checkpoint}, {arguments.data}", columns, rows)
+    if bad:
+        raise SystemExit(f"{bad} groups differ by more than they may.")
+
+
+def compare(
+    source: Path, folder: Path, groups: Sequence[tuple[str, SourceSize, list[PixelArray]]]
+) -> tuple[list[tuple[str, ...]], int]:
+    """A row for each group, and how many differ by more than they may."""
+    saved = checkpoint.load(source)
+    runner, plain = TorchRunner(saved.model()), folder / "plain.onnx"
+    onnx_export.export(source, plain, onnx_export.Options(input_type="uint8"))
+    fp16.convert(plain, folder / "plain.fp16.onnx")
+    half = Session(emulation.of_file(onnx.load(folder / "plain.fp16.onnx")))
+    rows, bad = [], 0
+    for kind, size, images in groups:
+        console.say(f"{len(images)} images of {size} …")
+        path, path16 = folder / "whole.onnx", folder / "whole.fp16.onnx"
+        onnx_export.export(source, path, onnx_export.Options(input_type="uint8", source_size=size))
+        fp16.convert(path, path16)
+        raw = np.stack(images)
+        pixels = np.stack([saved.preprocess.pixels(Image.fromarray(one)) for one in images])
+        expected = np.concatenate([runner.infer(saved.preprocess.normalize(part)) for part in parts(pixels)])
+        expected16 = np.concatenate([half.logits(part) for part in parts(pixels)])
+        found, made = run(ir.load(path), raw)
+        found16, made16 = run(emulation.of_file(onnx.load(path16)), raw)
+        off = np.stack([np.abs(levels - pixels) for levels in (made, made16)])
+        differences = [float(np.abs(a - b).max()) for a, b in ((found, expected), (found16, expected16))]
+        changed = [int((a.argmax(1) != b.argmax(1)).sum()) for a, b in ((found, expected), (found16, expected16))]
+        largest = float(np.abs(expected).max())
+        bad += off.max() > 1 or max(differences) > 0.02 or max(changed) > 0
+        rows.append((
+            kind, str(size), str(len(raw)), f"{(off > 0).mean():.4%}", f"{off.max():.0f}", f"{largest:.1f}",
+            f"{differences[0]:.1e}", f"{changed[0]} changed", f"{differences[1]:.1e}", f"{changed[1]} changed",
+        ))  # fmt: skip
+    return rows, bad
+
+
+def run(model: ir.Model, raw: PixelArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """A graph's logits, and what it makes of the images before it normalizes them: (n, size, size, 3)."""
+    name = [str(node.outputs[0].name) for node in model.graph if block_of(str(node.name)) == RESIZE][-1]
+    session = Session(model, outputs=[str(model.graph.outputs[0].name), name])
+    made = [session.run(part) for part in parts(raw)]
+    logits, levels = (np.concatenate(values) for values in zip(*made, strict=True))
+    return logits, levels.transpose(0, 2, 3, 1)
+
+
+def parts(images: PixelArray) -> list[PixelArray]:
+    """A few at a time."""
+    return [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+
+
+if __name__ == "__main__":
+    main()
