@@ -37,12 +37,12 @@ public:
     const std::vector<std::string>& notes() const { return notes_; }
 
     // Classify image files, `batch` at a time (a fixed batch keeps to its own). All are decoded once before the first
-    // is classified, so that every bad one is named. Throws Error: images that don't decode (bad_input), logits that
-    // are not finite (check_failed).
+    // is classified, so that every bad one is named. Throws Error: images that don't decode or are of a size that the
+    // file doesn't take (bad_input), logits that are not finite (check_failed).
     std::vector<Prediction> predict(const std::vector<std::string>& paths, int batch = 8,
                                     const Progress& progress = {}) const;
 
-    // Raw pixels of `images` images, as Preprocess takes them → logits (images, classes).
+    // Pixels of `images` images, as `description().input()` takes them from images → logits (images, classes).
     std::vector<float> logits(const std::uint8_t* pixels, int images) const;
 
 private:
