@@ -45,6 +45,12 @@ std::vector<std::int64_t> ModelInput::shape() const {
     return {3, height(), width()};
 }
 
+void ModelInput::check() const {
+    if (!source) return;
+    source->check();
+    if (!raw) throw Error(ExitCode::usage, "A file that resizes images itself takes raw pixels.", "Add --input uint8.");
+}
+
 void ModelInput::require_sizes(const Sizes& sizes) const {
     if (!source) return;
     std::vector<std::pair<std::string, std::pair<int, int>>> wrong;

@@ -62,6 +62,7 @@ std::vector<double> softmax(const float* logits, std::size_t classes) {
 
 Predictor::Predictor(std::string name, Description description, std::shared_ptr<Runner> runner)
     : name_(std::move(name)), description_(std::move(description)), runner_(std::move(runner)) {
+    description_.input().check();
     const int classes = static_cast<int>(description_.classes.size());
     if (runner_->classes() != classes) {
         throw bad_input(name_ + " gives " + std::to_string(runner_->classes()) + " logits, its manifest names " +

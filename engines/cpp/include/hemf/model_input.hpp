@@ -45,6 +45,9 @@ struct ModelInput {
     std::size_t fed_bytes() const;            // of what the file is fed of one image
     std::vector<std::int64_t> shape() const;  // of that
 
+    // Throws Error (usage): a source size without sense, or one of a file that doesn't take raw pixels.
+    void check() const;
+
     // Throws Error (bad_input): some are of another size than the file takes; found and expected are told.
     void require_sizes(const Sizes& sizes) const;
 

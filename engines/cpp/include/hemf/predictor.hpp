@@ -22,7 +22,8 @@ public:
     // Told the phase, how many images are through it, and of how many.
     using Progress = std::function<void(const char* phase, std::size_t done, std::size_t total)>;
 
-    // `name` says for messages what computes. Throws Error (bad_input): the runner has other classes.
+    // `name` says for messages what computes. Throws Error: the runner has other classes (bad_input), or
+    // the description has a source size without sense (usage).
     Predictor(std::string name, Description description, std::shared_ptr<Runner> runner);
 
     // An engine, after its preflight, tried on its golden images.
