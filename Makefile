@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEER := .venv-modelopt
 TRITON := .venv-triton
 
-.PHONY: demo test check-docs lint bench bench-precision clean
+.PHONY: demo test check-docs check-full lint bench bench-precision clean
 
 demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compare: everything stays in demo-run/
 	$(BIN)/python examples/demo.py demo-run
@@ -16,6 +16,9 @@ test: $(VENV)/installed  ## The tests, on up to four cores; no GPU and no networ
 
 check-docs: $(VENV)/installed  ## Every command that the README names, in the order that a reader meets them
 	$(BIN)/python -m pytest -m documentation
+
+check-full: $(VENV)/installed  ## The paper's own network from a checkpoint to an engine
+	$(BIN)/python -m pytest -m full_size
 
 lint: $(VENV)/installed  ## Format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -19,8 +19,9 @@ from hemf_export.accuracy import TimedFile, Verified
 from hemf_export.bench import Contender, NotRun, Timing
 from hemf_export.bench_report import BenchReport
 from hemf_export.conditions import Conditions
+from hemf_export.entry import Entry, Kind
 from hemf_export.graph_cost import CostPrecision
-from hemf_export.lineup import Entry, Kind, Lineup, Transfers
+from hemf_export.lineup import Lineup, Transfers
 from hemf_export.memory import Memory
 from hemf_export.roofline import Floor, predict, target_with_figures
 

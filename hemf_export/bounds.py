@@ -24,7 +24,7 @@ from typing import Any
 from hemf.errors import UsageError
 from hemf_export import fp16, onnx_export
 from hemf_export.comparison import Paired
-from hemf_export.onnx_file import Precision
+from hemf_export.description import Precision
 
 SHARE_OF_LOGITS_FP32 = 1e-5
 SHARE_OF_LOGITS_INT8 = 0.25

@@ -13,7 +13,7 @@ from hemf import checkpoint
 from hemf.model_input import ModelInput
 from hemf_export import fp16, onnx_export, torch_modes
 from hemf_export.bench import Contender
-from hemf_export.lineup import ENGINE_KINDS, TORCH_KINDS, Entry
+from hemf_export.entry import ENGINE_KINDS, TORCH_KINDS, Entry
 from hemf_export.provider_runner import OrtWorkload, ProviderRunner
 from hemf_export.runners import OnnxRunner
 from hemf_export.workloads import HostWorkload, TensorWorkload, Workload

@@ -7,12 +7,13 @@ from pathlib import Path
 from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf_export import onnx_file
+from hemf_export.description import Description
 
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
-def onnx_files(folder: Path) -> list[tuple[Path, onnx_file.Description]]:
+def onnx_files(folder: Path) -> list[tuple[Path, Description]]:
     """Our ONNX files in `folder`, by name; others are passed over."""
     glances = ((path, onnx_file.glance(path)) for path in sorted(folder.glob("*.onnx")) if path.is_file())
     return [(path, description) for path, description in glances if description is not None]

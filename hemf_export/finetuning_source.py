@@ -13,7 +13,7 @@ from calibration.products import is_signed_permutation
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
 from hemf_export import discover, onnx_file
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 from train.distillation import Teacher
 
 # Operator → inputs that are weights, biases, or scales and shifts of a norm.

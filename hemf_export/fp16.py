@@ -20,8 +20,8 @@ from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
 from hemf_export import onnx_file, parity
+from hemf_export.description import Description
 from hemf_export.onnx_export import Step
-from hemf_export.onnx_file import Description
 from hemf_export.parity import Parity, Samples
 
 MAX_LOGIT_DIFFERENCE = 0.05

@@ -12,8 +12,8 @@ from calibration import emulation
 from calibration.session import Session
 from engines.golden import Golden
 from hemf_export import parity
+from hemf_export.description import Description
 from hemf_export.fp16 import Bounds
-from hemf_export.onnx_file import Description
 from hemf_export.parity import Samples
 
 IMAGES = 4

@@ -12,7 +12,7 @@ from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf_export import onnx_file
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 
 
 @dataclass(frozen=True)

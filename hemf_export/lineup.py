@@ -8,24 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal
 
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError, did_you_mean
 from hemf.images import Preprocess
-from hemf.model_input import ModelInput, SourceSize
+from hemf.model_input import ModelInput
 from hemf_export import discover, onnx_file
 from hemf_export.bench import NotRun
-from hemf_export.onnx_file import Description, InputType, Precision
+from hemf_export.description import Description, InputType, Precision
+from hemf_export.entry import ENGINE_KINDS, KINDS, ORT_KINDS, TORCH_KINDS, Entry, Kind
 
-Kind = Literal[
-    "eager", "channels-last", "amp", "compile", "compile-amp", "compile-graph", "ort-cpu", "ort-cuda", "ort-tensorrt",
-    "engine", "engine-no-graph",
-]  # fmt: skip
-KINDS: tuple[Kind, ...] = get_args(Kind)
-TORCH_KINDS: tuple[Kind, ...] = KINDS[:6]
-ORT_KINDS: tuple[Kind, ...] = KINDS[6:9]
-ENGINE_KINDS: tuple[Kind, ...] = KINDS[9:]
 Transfers = Literal["in", "out", "both"]
 
 _NO_GPU = "needs an NVIDIA GPU that PyTorch can use"
@@ -34,53 +27,6 @@ _ONLY_ASKED = {
     "compile": "compiles for minutes on a CPU: name it in --runners to time it",
     "compile-amp": "compiles for minutes on a CPU: name it in --runners to time it",
 }
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file and what runs it; plain enough to be sent to a child process.
-
-    Args:
-        name: for reports; one of its kind.
-        kind: of runner.
-        path: the file.
-        device: "cpu" or "cuda".
-        transfers: whether input and logits cross to the GPU and back within the time; None on a CPU.
-        precision: of the file, or of PyTorch's products.
-        input_type: what the file takes.
-        preprocess: pixels to input.
-        source_size: of the raw images that the file resizes itself, or None.
-    """
-
-    name: str
-    kind: Kind
-    path: Path
-    device: str
-    transfers: bool | None
-    precision: Precision | Literal["bf16"]
-    input_type: InputType
-    preprocess: Preprocess
-    source_size: SourceSize | None = None
-
-    @property
-    def input(self) -> ModelInput:
-        """What the file takes of an image."""
-        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types."""
-        source = None if self.source_size is None else [self.source_size.height, self.source_size.width]
-        return {**vars(self), "path": str(self.path), "preprocess": self.preprocess.to_dict(), "source_size": source}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Entry:
-        """The inverse of `to_dict`."""
-        special = {
-            "path": Path(values["path"]),
-            "preprocess": Preprocess.from_dict(values["preprocess"]),
-            "source_size": SourceSize.from_list(values["source_size"]),
-        }
-        return cls(**{**values, **special})
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from calibration.isolation import NodeError
 from hemf.errors import BadInputError
 from hemf_export import onnx_file
 from hemf_export.bounds import Missed
-from hemf_export.onnx_file import Precision
+from hemf_export.description import Precision
 from hemf_export.verified import Verification, Verified
 
 WORST, OTHERS = 2, 6  # images

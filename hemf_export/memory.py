@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import dataclass
 
 from hemf import child
-from hemf_export.lineup import Entry
+from hemf_export.entry import Entry
 
 TIMEOUT_S = 600
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hemf_export import contenders
-from hemf_export.lineup import Entry
+from hemf_export.entry import Entry
 
 
 def main(request: str) -> None:

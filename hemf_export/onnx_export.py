@@ -27,8 +27,8 @@ from hemf.images import Preprocess
 from hemf.model import HEMF
 from hemf.model_input import ModelInput, SourceSize
 from hemf_export import graph_cleanup, onnx_file, parity
+from hemf_export.description import Description, InputType
 from hemf_export.fold import fold
-from hemf_export.onnx_file import Description, InputType
 from hemf_export.parity import Parity, Samples
 from hemf_export.raw_pixels import RawPixels
 from hemf_export.runners import OnnxRunner, TorchRunner

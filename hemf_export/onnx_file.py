@@ -5,12 +5,9 @@ Parsed with protobuf alone. Our files are self-contained, so external data is re
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import onnx
 import onnx_ir as ir
@@ -18,98 +15,10 @@ from google.protobuf.message import DecodeError
 
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf.images import Preprocess
-from hemf.model_input import ModelInput, SourceSize
+from hemf_export.description import Description
 
-Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # the last: ONNX Runtime on a CPU, float32 in between
-InputType = Literal["float32", "uint8"]
 _KEY = "hemf"  # of our description in the file's metadata
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Description:
-    """What one of our ONNX files says of itself; the same stands in its manifest.
-
-    Args:
-        name: of the network's configuration.
-        classes: class names, in the order of the logits.
-        preprocess: images to input.
-        precision: of the graph.
-        input_type: float32 takes normalized (N, 3, H, W); uint8 takes raw RGB pixels (N, H, W, 3).
-        batch: fixed batch size, or None for any.
-        checkpoint_sha256: of the checkpoint file that it was made from.
-        versions: of the tools that made it.
-        source_size: of the raw images that the graph resizes itself; None where they come to it resized.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    preprocess: Preprocess
-    precision: Precision
-    input_type: InputType
-    batch: int | None
-    checkpoint_sha256: str
-    versions: dict[str, str]
-    source_size: SourceSize | None = None
-
-    @property
-    def input(self) -> ModelInput:
-        """What the file takes of an image."""
-        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain types, for metadata and manifests; a source size is [height, width]."""
-        source = self.source_size
-        return {
-            **vars(self),
-            "classes": list(self.classes),
-            "preprocess": self.preprocess.to_dict(),
-            "source_size": None if source is None else [source.height, source.width],
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Description:
-        """The inverse of `to_dict`; what was written before there were source sizes has none."""
-        _check_kinds(values)
-        special = {
-            "classes": tuple(values["classes"]),
-            "preprocess": Preprocess.from_dict(values["preprocess"]),
-            "source_size": SourceSize.from_list(values.get("source_size")),
-        }
-        return cls(**{**values, **special})
-
-    @classmethod
-    def from_manifest(cls, path: Path, manifest: dict[str, Any]) -> Description:
-        """What the manifest of the engine `path` says of the model.
-
-        Raises:
-            BadInputError: it says nothing of it, or nonsense.
-        """
-        try:
-            told = {"source_size": None, **manifest}
-            return cls.from_dict({field.name: told[field.name] for field in dataclasses.fields(cls)})
-        except (BadInputError, KeyError, TypeError, ValueError) as error:
-            raise BadInputError(
-                f"The manifest of {path} doesn't tell classes and preprocessing: {error}.", "Build the engine again."
-            ) from error
-
-
-def _check_kinds(values: dict[str, Any]) -> None:
-    """Raise ValueError where a value is not of the kind that `Description.to_dict` gives."""
-    batch, classes = values["batch"], values["classes"]
-    right = {
-        "name": isinstance(values["name"], str),
-        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
-        "precision": values["precision"] in get_args(Precision),
-        "input_type": values["input_type"] in get_args(InputType),
-        "batch": batch is None or (type(batch) is int and batch > 0),
-        "checkpoint_sha256": isinstance(values["checkpoint_sha256"], str),
-        "versions": isinstance(values["versions"], dict),
-        "source_size": values.get("source_size") is None or values["input_type"] == "uint8",
-    }
-    for name in (name for name, fine in right.items() if not fine):
-        raise ValueError(f"{name} is {values[name]!r}")
 
 
 def describe(model: ir.Model, description: Description) -> None:

@@ -26,9 +26,9 @@ from calibration.qdq import Statistics
 from hemf import artifacts
 from hemf.errors import CheckFailedError
 from hemf_export import graph_source, precision_file
+from hemf_export.description import Description, Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
-from hemf_export.onnx_file import Description, Precision
 from hemf_export.precision_file import Graph, Made
 
 FEW_JUDGES = 64  # held-out images: a bound on logits, or figures alone, need fewer than a drop of half a point

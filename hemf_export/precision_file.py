@@ -18,7 +18,7 @@ from calibration.int8 import Plan
 from calibration.job import Job
 from hemf import artifacts
 from hemf_export import onnx_file
-from hemf_export.onnx_file import Description, Precision
+from hemf_export.description import Description, Precision
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from calibration import emulation
 from hemf import artifacts, checkpoint, folders
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf_export import onnx_file, self_test
+from hemf_export.description import Description
 from hemf_export.discover import CHECKPOINT_SUFFIXES, ENGINE_SUFFIXES
 from hemf_export.predictor import BATCH, Prediction, Predictor, softmax
 from hemf_export.runners import OnnxRunner, TorchRunner
@@ -93,7 +94,7 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
         raise MissingCapabilityError(
             error.message, f"{error.hint or ''} The ONNX file that it was built from runs on a CPU.".strip()
         ) from error
-    described = onnx_file.Description.from_manifest(path, runner.manifest)
+    described = Description.from_manifest(path, runner.manifest)
     _require_classes(path, described, classes)
     tried = self_test.of(runner, path)
     notes = () if tried else (f"{path.name} has no golden images: nothing shows that it computes what its graph does.",)
@@ -106,7 +107,7 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
     )  # fmt: skip
 
 
-def _require_classes(path: Path, described: onnx_file.Description, classes: Sequence[str] | None) -> None:
+def _require_classes(path: Path, described: Description, classes: Sequence[str] | None) -> None:
     if classes is not None and tuple(classes) != described.classes:
         raise BadInputError(
             f"{path} has the classes {', '.join(described.classes)}, not {', '.join(classes)}.", "Leave out --classes."

@@ -19,7 +19,7 @@ from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
 from hemf_export import image_list
-from hemf_export.onnx_file import InputType, Precision
+from hemf_export.description import InputType, Precision
 from hemf_export.runners import Runner
 
 BATCH = 8

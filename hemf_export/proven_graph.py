@@ -13,9 +13,9 @@ from calibration.job import Listener
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
 from hemf_export import console, fp16, onnx_export, onnx_file, precision
+from hemf_export.description import Description
 from hemf_export.fp16 import Bounds
 from hemf_export.onnx_export import Step
-from hemf_export.onnx_file import Description
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from calibration.trials import logits as logits_of
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
 from hemf_export import finetuning_source, onnx_file, predictor
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 from train import finetuning, hardware
 from train.finetuning import FineTuned
 from train.finetuning_recipe import FineTuning

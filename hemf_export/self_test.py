@@ -13,7 +13,7 @@ from engines import golden
 from engines.golden import Golden, SelfTest
 from engines.runner import EngineRunner
 from hemf.errors import BadInputError, CheckFailedError
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 
 
 def run(path: Path, *, cuda_graphs: bool = True) -> SelfTest:

@@ -23,8 +23,8 @@ from calibration.stored import StepUse, WeightError
 from hemf.errors import BadInputError
 from hemf_export import onnx_file
 from hemf_export.bounds import Missed
+from hemf_export.description import Precision
 from hemf_export.locate import WORST, chosen_images
-from hemf_export.onnx_file import Precision
 from hemf_export.verified import Verification, Verified
 
 # Of a weight's worst channel, a step of its rounding let pass. Sound float16 shows up to 0.003, sound INT8 0.01.

@@ -19,8 +19,8 @@ from engines.targets import Target
 from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf_export import golden_images, onnx_export, proven_graph
+from hemf_export.description import Description
 from hemf_export.onnx_export import Step
-from hemf_export.onnx_file import Description
 from hemf_export.proven_graph import ProvenGraph, Wanted
 
 # NVIDIA names the RTX 2080 Ti as its example of compute capability 7.5, and says nothing of the T4.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from hemf import checkpoint
@@ -20,6 +22,19 @@ PROJECT = Path(__file__).parent.parent
 SHARED = PROJECT.parent / "shared"
 TINY = HemfConfig(name="test", num_classes=3, width=32, image_size=64, elf_depth=1, egf_depth=1)
 CLASSES = ("bright", "dark", "striped")
+
+
+def once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills once a run, for every process of the run: nobody may change what is in it."""
+    base = factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder, done = root / name, root / f"{name}.made"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, once
 
 ROOMS = ("hemf", "train", "calibration", "engines", "hemf_export")
 MODULES = {path.relative_to(PROJECT).as_posix() for room in ROOMS for path in (PROJECT / room).rglob("*.py")}
@@ -19,7 +19,10 @@ CPP = {path.relative_to(PROJECT).as_posix() for path in (PROJECT / "engines" / "
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+    return next(once(tmp_path_factory, "wheel", build).glob("*.whl"))
+
+
+def build(folder: Path) -> None:
     source = folder / "source"
     # A copy: setuptools leaves a build/ folder, and would take stale modules from one that lies there.
     for name in (*MODULES, *CPP, "pyproject.toml", "README.md", "LICENSE"):
@@ -31,8 +34,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    (made,) = folder.glob("*.whl")
-    return made
 
 
 def test_it_holds_our_modules_the_cpp_sources_and_nothing_else(wheel):

@@ -11,7 +11,7 @@ import click
 from hemf.errors import UsageError
 
 if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
-    from hemf_export.onnx_file import Description
+    from hemf_export.description import Description
 
 
 @click.command("onnx")

@@ -16,8 +16,8 @@ from engines.options import BuildOptions
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError
 from hemf_export import onnx_file
+from hemf_export.description import Description
 from hemf_export.discover import ENGINE_SUFFIXES
-from hemf_export.onnx_file import Description
 
 Flavour = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 # Triton's names of types, by TensorRT's and ONNX's, and what numpy calls them.

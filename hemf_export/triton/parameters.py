@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hemf.errors import BadInputError
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 from hemf_export.triton.model_file import ModelFile
 
 DESCRIPTION, SHA256, PARENT, CHECKPOINT = "hemf", "sha256", "parent_sha256", "checkpoint_sha256"

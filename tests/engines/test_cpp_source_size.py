@@ -15,7 +15,7 @@ from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf.images import Preprocess, decode
 from hemf.model_input import ModelInput, SourceSize
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 from tests.engines import cpp_images
 from tests.engines.cpp_images import picture
 from tests.engines.cpp_probe import Probe

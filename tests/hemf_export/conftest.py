@@ -1,4 +1,4 @@
-"""Files that several tests read: exported once."""
+"""Files that several tests read: made once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hemf import artifacts, checkpoint
 from hemf.images import Preprocess
 from hemf_export import fp16, onnx_export, precision, runners
-from tests.conftest import TINY, tiny_checkpoint, write_class_folders
+from tests.conftest import TINY, once, tiny_checkpoint, write_class_folders
 from tests.engines import cpp_build
 from tests.engines.cpp_probe import Probe
 from train.datasets import checks
@@ -39,12 +39,16 @@ class Made:
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    folder = tmp_path_factory.mktemp("made")
-    paths = Made(folder, folder / "model.pt", folder / "model.onnx", folder / "model.fp16.onnx")
-    checkpoint.save(tiny_checkpoint(), paths.checkpoint)
-    onnx_export.export(paths.checkpoint, paths.onnx, onnx_export.Options())
-    fp16.convert(paths.onnx, paths.half)
-    return paths
+    def within(folder: Path) -> Made:
+        return Made(folder, folder / "model.pt", folder / "model.onnx", folder / "model.fp16.onnx")
+
+    def make(folder: Path) -> None:
+        paths = within(folder)
+        checkpoint.save(tiny_checkpoint(), paths.checkpoint)
+        onnx_export.export(paths.checkpoint, paths.onnx, onnx_export.Options())
+        fp16.convert(paths.onnx, paths.half)
+
+    return within(once(tmp_path_factory, "made", make))
 
 
 @pytest.fixture
@@ -64,26 +68,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     """The ONNX file of a tiny network that learned to tell the pictures apart."""
-    folder = tmp_path_factory.mktemp("trained")
-    splits = checks.load_splits(pictures)
-    train, validation = splits["train"], splits["val"]
-    recipe = Recipe(epochs=8, batch_size=8, learning_rate=1e-3)
-    job = Job(TINY, recipe, Preprocess.for_size(TINY.image_size), train, validation)
-    Trainer(job, RunFolder(folder, resume=False), resume=False).fit(Quiet())
-    onnx_export.export(folder / "best.pt", folder / "best.onnx", onnx_export.Options())
-    return folder / "best.onnx"
+
+    def make(folder: Path) -> None:
+        splits = checks.load_splits(pictures)
+        train, validation = splits["train"], splits["val"]
+        recipe = Recipe(epochs=8, batch_size=8, learning_rate=1e-3)
+        job = Job(TINY, recipe, Preprocess.for_size(TINY.image_size), train, validation)
+        Trainer(job, RunFolder(folder, resume=False), resume=False).fit(Quiet())
+        onnx_export.export(folder / "best.pt", folder / "best.onnx", onnx_export.Options())
+
+    return once(tmp_path_factory, "trained", make) / "best.onnx"
 
 
 @pytest.fixture(scope="session")
 def int8(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An INT8 file of the trained network, beside copies of all that it was made from; no budget, so quickly made."""
-    folder = tmp_path_factory.mktemp("int8")
-    for name in ("best.pt", trained.name, artifacts.manifest_path(trained).name):
-        shutil.copy(trained.parent / name, folder)
-    request = precision.Request(
-        folder / trained.name, "int8", pictures, count=12, judges=12, method="max", output=folder / "best.int8.onnx"
-    )
-    return precision.make(request, Quiet()).path
+
+    def make(folder: Path) -> None:
+        for name in ("best.pt", trained.name, artifacts.manifest_path(trained).name):
+            shutil.copy(trained.parent / name, folder)
+        source, output = folder / trained.name, folder / "best.int8.onnx"
+        precision.make(
+            precision.Request(source, "int8", pictures, count=12, judges=12, method="max", output=output), Quiet()
+        )
+
+    return once(tmp_path_factory, "int8", make) / "best.int8.onnx"
 
 
 def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,8 @@ def spoil(monkeypatch, name: str, value: float) -> None:
     """The contender of that name gives logits of `value`."""
     opened = contenders.open_entry
 
-    def open_entry(entry, *, threads):
-        found = opened(entry, threads=threads)
+    def open_entry(entry, **settings):
+        found = opened(entry, **settings)
         if entry.name != name:
             return found
 

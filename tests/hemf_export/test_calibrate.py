@@ -18,7 +18,7 @@ from PIL import Image
 from hemf import artifacts
 from hemf_export import onnx_file
 from tests.calibration import classifiers
-from tests.conftest import CLASSES, write_images
+from tests.conftest import CLASSES, once, write_images
 
 HALF, SINGLE, INT8 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.INT8
 
@@ -34,18 +34,22 @@ def model(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def calibrated(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """INT8 within a budget of the trained file, made once, and what the command said of it."""
-    folder = tmp_path_factory.mktemp("calibrated")
-    for path in (trained, artifacts.manifest_path(trained)):
-        shutil.copy(path, folder)
-    command = ["calibrate", folder / trained.name, "--precision", "int8", "--images", pictures, "--max-drop", "0.5"]
-    done = subprocess.run(
-        [sys.executable, "-m", "hemf_export.cli", *command, "--method", "mse"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder / "best.int8.onnx", done.stderr + done.stdout
+
+    def make(folder: Path) -> None:
+        for path in (trained, artifacts.manifest_path(trained)):
+            shutil.copy(path, folder)
+        command = ["calibrate", folder / trained.name, "--precision", "int8", "--images", pictures, "--max-drop", "0.5"]
+        done = subprocess.run(
+            [sys.executable, "-m", "hemf_export.cli", *command, "--method", "mse"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        (folder / "said").write_text(done.stderr + done.stdout)
+
+    folder = once(tmp_path_factory, "calibrated", make)
+    return folder / "best.int8.onnx", (folder / "said").read_text()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import torch
 from hemf import checkpoint
 from hemf.errors import CheckFailedError, HemfError, MissingCapabilityError
 from hemf_export import bench, contenders, lineup, memory, torch_modes
+from hemf_export.entry import ENGINE_KINDS, Entry, Kind
 from hemf_export.provider_runner import OrtWorkload, ProviderRunner
 from hemf_export.workloads import HostWorkload, TensorWorkload
 from tests.conftest import TINY
@@ -24,12 +25,12 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def entry(path: Path, kind: lineup.Kind) -> lineup.Entry:
+def entry(path: Path, kind: Kind) -> Entry:
     (found,) = lineup.gather([path], Path(), kinds=(kind,), transfers="in", gpu=False).entries
     return found
 
 
-def logits(path: Path, kind: lineup.Kind, pixels: np.ndarray) -> np.ndarray:
+def logits(path: Path, kind: Kind, pixels: np.ndarray) -> np.ndarray:
     work = contenders.open_entry(entry(path, kind), threads=1).prepare(pixels)
     work.run()
     return work.logits()
@@ -215,10 +216,8 @@ def test_an_engine_is_timed_with_its_graph_and_without(made, pixels, monkeypatch
         return OnnxRunner(made.half)
 
     monkeypatch.setattr(contenders.engines, "load", load)
-    for kind in lineup.ENGINE_KINDS:
-        told = lineup.Entry(
-            "e", kind, made.half, "cuda", True, "fp16", "float32", lineup.describe(made.half).preprocess
-        )
+    for kind in ENGINE_KINDS:
+        told = Entry("e", kind, made.half, "cuda", True, "fp16", "float32", lineup.describe(made.half).preprocess)
         work = contenders.open_entry(told, threads=1).prepare(pixels)
         work.run()
         assert work.logits().shape == (2, 3)

@@ -16,7 +16,7 @@ from engines.golden import Golden
 from hemf import artifacts
 from hemf.images import Preprocess
 from hemf_export import cli, predict
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 from tests.conftest import CLASSES, write_images
 from tests.engines import fake_tensorrt as fake
 

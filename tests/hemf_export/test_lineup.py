@@ -11,7 +11,8 @@ import pytest
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError
 from hemf_export import lineup
-from hemf_export.lineup import Entry, gather, parse_kinds
+from hemf_export.entry import KINDS, ORT_KINDS, Entry
+from hemf_export.lineup import gather, parse_kinds
 from tests.conftest import tiny_checkpoint
 
 
@@ -39,12 +40,12 @@ def test_a_cpu_runs_what_gains_there_and_the_rest_is_listed_with_the_reason(made
     )
     assert "bfloat16" in missing["amp, model.pt"]
     assert "--runners" in missing["compile, model.pt"]
-    assert {name.split(",")[0] for name in (*found, *missing)} == set(lineup.KINDS), "nothing is silently dropped"
+    assert {name.split(",")[0] for name in (*found, *missing)} == set(KINDS), "nothing is silently dropped"
 
 
 def test_a_gpu_runs_all_and_both_transfers_where_asked(made, engine):
     found, missing = names([made.checkpoint, made.onnx, engine], gpu=True)
-    assert {name.split(",")[0] for name in found} == set(lineup.KINDS)
+    assert {name.split(",")[0] for name in found} == set(KINDS)
     assert missing == {}
     both, _ = names([engine], gpu=True, transfers="both", kinds=("engine",))
     assert both == ["engine, model.t4.engine", "engine, model.t4.engine, on the GPU"]
@@ -62,7 +63,7 @@ def test_what_is_asked_for_runs_on_a_cpu_too(made):
 def test_a_file_for_a_cpu_does_not_run_on_a_gpu(made, monkeypatch):
     description = dataclasses.replace(lineup.describe(made.onnx), precision="int8-cpu")
     monkeypatch.setattr(lineup, "describe", lambda path: description)
-    found, missing = names([made.onnx], gpu=True, kinds=lineup.ORT_KINDS)
+    found, missing = names([made.onnx], gpu=True, kinds=ORT_KINDS)
     assert found == ["ort-cpu, model.onnx"]
     assert set(missing.values()) == {"the file is for a CPU"}
 

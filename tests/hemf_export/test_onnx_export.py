@@ -202,8 +202,9 @@ def test_wrong_usage_is_exit_2(checkpoint_file, run_cli, arguments, code):
     assert run_cli("onnx", checkpoint_file, *arguments)[0] == code
 
 
+@pytest.mark.full_size
 def test_the_authors_file_goes_through_onnx_and_trt_with_no_other_step(tmp_path, authors, run_cli):
-    """Full size, so the slowest of the tests: their layout under `net`, with no class names anywhere."""
+    """Their layout under `net`, with no class names anywhere."""
     state = {key: torch.from_numpy(np.array(value)) for key, value in authors.state_dict(2, 1).items()}
     path = tmp_path / "ckpt.pth"
     torch.save({"net": state, "epoch": 1}, path)

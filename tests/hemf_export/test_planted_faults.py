@@ -7,6 +7,7 @@ than that passes their bounds: a step that is ten times too wide, a lost channel
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,12 @@ ALSO = {
     "swapped class order": {"min_agreement", "max_drop", "max_recall_drop"},
     "described normalization": {"preprocessing"},
 }
+
+
+@pytest.fixture(scope="module")
+def int8(int8: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, with the files that it was made from, where damaged ones may be put beside it."""
+    return Path(shutil.copytree(int8.parent, tmp_path_factory.mktemp("planted") / "files")) / int8.name
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from hemf import artifacts, checkpoint
 from hemf.errors import CheckFailedError, UsageError
 from hemf.images import Preprocess
 from hemf_export import onnx_file, predict, runners
+from hemf_export.description import Description, InputType
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
 from tests.engines.test_preflight import RTX, engine
 
@@ -43,7 +44,7 @@ def expected(images: list[Path]) -> np.ndarray:
     return torch.softmax(logits.double(), 1).numpy()
 
 
-def fixed_file(path: Path, input_type: onnx_file.InputType) -> Path:
+def fixed_file(path: Path, input_type: InputType) -> Path:
     """An ONNX file for four images at a time, whose logits are the means of the channels, for raw pixels times 1/16."""
     shape, axes = ([4, 64, 64, 3], [1, 2]) if input_type == "uint8" else ([4, 3, 64, 64], [2, 3])
     kind = onnx.TensorProto.UINT8 if input_type == "uint8" else onnx.TensorProto.FLOAT
@@ -65,7 +66,7 @@ def fixed_file(path: Path, input_type: onnx_file.InputType) -> Path:
     )
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     model = ir.serde.deserialize_model(proto)
-    description = onnx_file.Description("means", CLASSES, PREPROCESS, "fp32", input_type, 4, "0" * 64, {})
+    description = Description("means", CLASSES, PREPROCESS, "fp32", input_type, 4, "0" * 64, {})
     onnx_file.describe(model, description)
     ir.save(model, path)
     return path

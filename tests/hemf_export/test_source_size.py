@@ -25,7 +25,8 @@ from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf.model_input import SourceSize
 from hemf_export import contenders, fp16, graph_cleanup, lineup, onnx_export, onnx_file, precision, predict
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
+from hemf_export.entry import Entry
 from hemf_export.parity import Samples
 from hemf_export.raw_pixels import Resize
 from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders, write_images
@@ -256,7 +257,7 @@ def test_in_a_benchmark_each_runner_gets_its_own_input_of_the_same_images(whole)
 def test_what_is_sent_to_a_child_process_takes_whole_images_too(whole):
     found = lineup.gather([whole.checkpoint, whole.full], Path(), kinds=("ort-cpu",), transfers="in", gpu=False)
     (entry,) = found.entries
-    assert lineup.Entry.from_dict(json.loads(json.dumps(entry.to_dict()))) == entry
+    assert Entry.from_dict(json.loads(json.dumps(entry.to_dict()))) == entry
     assert entry.input == found.input
     assert (entry.input.height, entry.input.width) == (40, 40)
 

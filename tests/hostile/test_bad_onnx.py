@@ -24,7 +24,7 @@ from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf.model_input import SourceSize
 from hemf_export import fp16, onnx_file
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 
 DESCRIPTION = Description(
     name="test",

@@ -15,7 +15,7 @@ from hemf import artifacts
 from hemf.images import Preprocess
 from hemf.model_input import SourceSize
 from hemf_export import onnx_file
-from hemf_export.onnx_file import Description
+from hemf_export.description import Description
 from tests.conftest import CLASSES
 from tests.engines import test_preflight
 

@@ -70,7 +70,8 @@ class TritonServer:
         environment = {
             **os.environ,
             "LD_LIBRARY_PATH": ":".join(map(str, libraries)),
-            "PYTHONPATH": ":".join(path for path in sys.path if path.endswith("site-packages")),
+            # Its Python backend ignores PYTHONPATH, and takes the packages of the first python3 of the path.
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         }
         command = [
             home / "bin" / "tritonserver", f"--model-repository={self.repository}", f"--backend-directory={backends}",
