@@ -1,7 +1,8 @@
 """The resize inside the graph beside Pillow's, on real images: pixels, logits and classes, in float32 and float16.
 
-For each of the most frequent sizes among the images, and for shapes that images are brought to, a file is exported that
-takes raw images of that size. Float16 is emulated, and compared with a float16 file that is given Pillow's pixels.
+First the resize alone, of each image at its own size. Then whole files: for the most frequent sizes among the images,
+for one size that all of them are brought to, and for shapes that a few are brought to, a file is exported that takes
+raw images of that size. Float16 is emulated, and compared with a float16 file that is given Pillow's pixels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,9 +24,10 @@ from calibration import emulation
 from calibration.blocks import RESIZE, block_of
 from calibration.session import Session
 from hemf import checkpoint, folders
-from hemf.images import PixelArray, decode
+from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import SourceSize
 from hemf_export import console, fp16, onnx_export
+from hemf_export.raw_pixels import Resize
 from hemf_export.runners import TorchRunner
 
 HOSTILE = ("1x1", "1x5000", "5000x1", "61x640", "640x61", "900x400", "480x640", "1024x1280")
@@ -35,31 +38,54 @@ def main() -> None:
     """Print the table; exit 1 where a pixel is off by more than a level, a logit by 0.02, or a class changed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=100, help="images of each size, at most")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of images")
+    parser.add_argument("--count", type=int, default=100, help="images of each folder, at most")
     parser.add_argument("--sizes", type=int, default=2, help="how many of the images' own sizes")
+    parser.add_argument("--common", default="450x600", help="HxW that all images are brought to")
     parser.add_argument("--shapes", nargs="*", default=HOSTILE, help="HxW; few images are brought to each")
     arguments = parser.parse_args()
-    images = [decode(path) for path in folders.any_images(arguments.data).paths]
+    listed = [path for folder in arguments.data for path in folders.any_images(folder).spread(arguments.count).paths]
+    images = [decode(path) for path in listed]
+    bad = resized_alone(checkpoint.load(arguments.checkpoint).preprocess, images)
     own = Counter((image.height, image.width) for image in images).most_common(arguments.sizes)
     groups: list[tuple[str, SourceSize, list[PixelArray]]] = []
     for size, _ in own:
         same = [np.asarray(image) for image in images if (image.height, image.width) == size]
-        groups.append(("own", SourceSize(*size), same[: arguments.count]))
-    for number, text in enumerate(arguments.shapes):
+        groups.append(("own", SourceSize(*size), same))
+    shapes = [(arguments.common, images)]
+    shapes += [(text, images[number :: max(1, len(images) // 8)][:8]) for number, text in enumerate(arguments.shapes)]
+    for text, some in shapes:
         shape = SourceSize.parse(text)
-        few = images[number :: max(1, len(images) // 8)][:8]
-        brought = [np.asarray(image.resize((shape.width, shape.height), Image.Resampling.LANCZOS)) for image in few]
+        brought = [np.asarray(image.resize((shape.width, shape.height), Image.Resampling.LANCZOS)) for image in some]
         groups.append(("brought to", shape, brought))
     with tempfile.TemporaryDirectory() as folder:
-        rows, bad = compare(arguments.checkpoint, Path(folder), groups)
+        rows, differ = compare(arguments.checkpoint, Path(folder), groups)
     columns = (
         "images", "HxW", "number", "pixels off", "by at most", "largest logit", "float32: logits differ by", "classes",
         "float16: by", "classes",
     )  # fmt: skip
-    console.table(f"{arguments.checkpoint}, {arguments.data}", columns, rows)
-    if bad:
-        raise SystemExit(f"{bad} groups differ by more than they may.")
+    console.table(f"{arguments.checkpoint}, {', '.join(map(str, arguments.data))}", columns, rows)
+    if bad or differ:
+        raise SystemExit(f"{bad + differ} groups differ by more than they may.")
+
+
+def resized_alone(preprocess: Preprocess, images: Sequence[Image.Image]) -> int:
+    """Print how the graph's resize, run in PyTorch, differs from Pillow's; 1 where that is by more than a level."""
+    off = []
+    for image in images:
+        pixels = torch.from_numpy(np.array(image)[None])
+        made = Resize(preprocess, SourceSize(image.height, image.width))(pixels)[0].permute(1, 2, 0).numpy()
+        off.append(np.abs(made - preprocess.pixels(image)))
+    sizes = len({image.size for image in images})
+    exact, largest = float(np.mean([one == 0 for one in off])), float(np.max(off))
+    console.facts(
+        "The resize alone, each image at its own size",
+        [
+            ("images", f"{len(images)} of {sizes} sizes"),
+            ("pixels", f"{exact:.4%} Pillow's, off by {largest:.0f} at most"),
+        ],
+    )
+    return int(largest > 1)
 
 
 def compare(

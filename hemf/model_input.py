@@ -69,7 +69,7 @@ class SourceSize:
         try:
             return cls(*values)
         except UsageError as error:
-            raise ValueError(error.message) from error
+            raise ValueError(error.message.removesuffix(".")) from error
 
 
 @dataclass(frozen=True)

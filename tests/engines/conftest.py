@@ -9,6 +9,6 @@ from tests.engines.cpp_probe import Probe
 
 
 @pytest.fixture(scope="session")
-def cpp(tmp_path_factory: pytest.TempPathFactory) -> Probe:
+def cpp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Probe:
     """What was built of the C++ library."""
-    return cpp_build.built(tmp_path_factory)
+    return cpp_build.built(request, tmp_path_factory)

@@ -1,7 +1,8 @@
-"""The C++ library and the programs of its tests, built once for all tests, with sanitizers."""
+"""The C++ library and the programs of its tests, built with sanitizers, once for all tests."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -19,20 +20,44 @@ SANITIZERS = "address,undefined"
 LIBRARIES = ("JPEG", "PNG", "ZLIB")
 
 
-def built(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    """The programs, built now unless another test, or another process of the same run, has built them; else a skip."""
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    """The programs, built once a run; of an earlier run's build what changed since then. A skip where that can't be."""
     for tool in ("cmake", "ninja", "c++", "cc"):
         if shutil.which(tool) is None:
             pytest.skip(f"needs {tool}")
     base = tmp_path_factory.getbasetemp()
-    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cpp"
+    run_wide = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root, done = kept(request, run_wide), run_wide / "cpp-built"
     with FileLock(f"{root}.lock"):
-        if not root.exists():
-            build(root)
+        if not done.exists():
+            build_again(root)
+            done.touch()
     missing = root / "missing"
     if missing.exists():
         pytest.skip(f"needs the headers of {missing.read_text()}")
     return Probe(root)
+
+
+def kept(request: pytest.FixtureRequest, otherwise: Path) -> Path:
+    """A folder that lasts from run to run, of these tools and this checkout; below `otherwise` where there is none."""
+    cache = getattr(request.config, "cache", None)  # gone with -p no:cacheprovider
+    if cache is None:
+        return otherwise / "cpp"
+    asked = (("c++", "--version"), ("cc", "--version"), ("cmake", "--version"))
+    named = "".join(run(command).stdout for command in asked) + str(SOURCE)
+    return Path(cache.mkdir("cpp")) / hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def build_again(root: Path) -> None:
+    """What changed; all of it where that fails, as where a library went that an earlier build had found."""
+    earlier = root.exists()
+    try:
+        build(root)
+    except AssertionError:
+        if not earlier:
+            raise
+        shutil.rmtree(root)
+        build(root)
 
 
 def build(root: Path, *options: str, optimization: str = "-O0") -> None:
@@ -40,7 +65,8 @@ def build(root: Path, *options: str, optimization: str = "-O0") -> None:
 
     A file `missing` in `root` says which libraries this machine has no headers of.
     """
-    root.mkdir()
+    root.mkdir(exist_ok=True)
+    (root / "missing").unlink(missing_ok=True)
     # Fewer and larger files to compile, none made faster: a third of the time.
     common = (
         "-G", "Ninja", "-DCMAKE_BUILD_TYPE=None", f"-DCMAKE_CXX_FLAGS={optimization}", "-DCMAKE_UNITY_BUILD=ON",
@@ -58,6 +84,7 @@ def build(root: Path, *options: str, optimization: str = "-O0") -> None:
         return
     assert configured.returncode == 0, configured.stderr
     run(("cmake", "--build", library, "-j2"))
+    shutil.rmtree(installed, ignore_errors=True)  # a header that is gone must be missed
     run(("cmake", "--install", library))
     tests = Path(__file__).parent / "cpp"
     run(

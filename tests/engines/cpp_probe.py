@@ -68,6 +68,10 @@ class Probe:
         """Numbers that the program that shows things writes as they are."""
         return np.frombuffer(self._run("probe", words).stdout, np.float32)
 
+    def fed(self, engine: Path, paths: Sequence[Path]) -> bytes:
+        """What an engine is fed of images, by its manifest; nothing where they are refused."""
+        return self._run("probe", ("fed", engine), paths).stdout
+
     def decode(self, paths: Sequence[Path]) -> list[NDArray[np.uint8] | Refused]:
         """RGB pixels (height, width, 3) of each image."""
         return list(self._images(self._run("probe", ("decode",), paths).stdout))

@@ -32,11 +32,12 @@ def fake_engine(
     raw: bool = False,
     half: bool = False,
     logits: int = CLASSES,
+    sides: tuple[int, int] = (SIZE, SIZE),
     version: tuple[int, ...] = (10, 16, 1, 11),
     **fields: Any,
 ) -> Path:
     path = folder / "m.engine"
-    text = f"{logits} {SIZE} {int(raw)} {int(half)} {profiles}"
+    text = f"{logits} {sides[0]} {sides[1]} {int(raw)} {int(half)} {profiles}"
     path.write_bytes(b"ftrt" + bytes(20) + bytes(version) + text.encode())
     build = BuildOptions(tuple(BatchProfile.parse(one) for one in profiles.split()))
     known = {

@@ -31,24 +31,26 @@ def test_the_c_header_serves_plain_c(cpp: Probe, tmp_path: Path):
     assert [line.split()[:2] for line in lines[1:5]] == [
         ["null:", "2"], ["nothing:", "1"], ["bytes:", "1"], ["size:", "2"],
     ]  # fmt: skip
-    assert lines[5:8] == ["61 40", "3 bright null 0 0", "16 0 18 0.5 0.5"]
-    assert lines[8] == f"{pixels.sum()} {(np.float32(pixels[0, 0, 0]) / 255 - 0.5) / 0.5:.6f}"
-    assert "std must be positive" in lines[9]
-    assert "preflight: 4" in lines[10]
-    assert "was not built with" in lines[10]
-    assert "load: 4" in lines[11]
-    assert "infer: 2" in lines[12]
+    total = pixels.sum()
+    assert lines[5:9] == ["61 40", "3 bright null 0 0", f"input: 16 16 0 {total}", "16 0 18 0.5 0.5"]
+    assert lines[9] == f"{total} {(np.float32(pixels[0, 0, 0]) / 255 - 0.5) / 0.5:.6f}"
+    assert "std must be positive" in lines[10]
+    assert "preflight: 4" in lines[11]
+    assert "was not built with" in lines[11]
+    assert "load: 4" in lines[12]
+    assert "infer: 2" in lines[13]
 
 
 def test_files_with_changed_bytes_are_read_or_refused_and_nothing_else(cpp: Probe, tmp_path: Path):
-    manifest = artifacts.manifest_path(described(tmp_path))
-    for name in ("kinds", "raw", "turned"):
+    for name in ("kinds", "raw", "turned", "whole"):
         (tmp_path / name).mkdir()
+    whole = described(tmp_path / "whole", input_type="uint8", source_size=[24, 40])
+    manifests = [artifacts.manifest_path(path) for path in (described(tmp_path), whole)]
     images = [*cpp_images.write_kinds(tmp_path / "kinds"), *cpp_images.write_raw_pngs(tmp_path / "raw")]
     images += cpp_images.write_orientations(tmp_path / "turned")[3:6]
     small = [path for path in images if path.stat().st_size < 40_000]
     seed = int(os.environ.get("HEMF_FUZZ_SEED", "0"))
-    found = cpp.probe("fuzz", seed, ROUNDS, listed=[manifest, manifest, *small])
+    found = cpp.probe("fuzz", seed, ROUNDS, listed=[*manifests, *small])
     taken, _, total = found.out.partition(" of ")
     assert found.code == 0, found
     assert int(total) == ROUNDS * (len(small) + 2)

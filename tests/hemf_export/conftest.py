@@ -12,11 +12,19 @@ from hemf import artifacts, checkpoint
 from hemf.images import Preprocess
 from hemf_export import fp16, onnx_export, precision, runners
 from tests.conftest import TINY, once, tiny_checkpoint, write_class_folders
+from tests.engines import cpp_build
+from tests.engines.cpp_probe import Probe
 from train.datasets import checks
 from train.job import Job
 from train.recipe import Recipe
 from train.run_folder import RunFolder
 from train.trainer import Trainer
+
+
+@pytest.fixture(scope="session")
+def cpp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    """What was built of the C++ library."""
+    return cpp_build.built(request, tmp_path_factory)
 
 
 @dataclass(frozen=True)

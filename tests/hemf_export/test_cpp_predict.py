@@ -14,16 +14,9 @@ from engines.machine import Machine
 from hemf import artifacts
 from hemf_export import image_list, predict
 from tests.conftest import CLASSES, write_images
-from tests.engines import cpp_build
 from tests.engines.cpp_probe import Ended, Probe
 from tests.engines.test_preflight import RTX, engine
 from tests.hemf_export.conftest import Made
-
-
-@pytest.fixture(scope="session")
-def cpp(tmp_path_factory: pytest.TempPathFactory) -> Probe:
-    """What was built of the C++ library."""
-    return cpp_build.built(tmp_path_factory)
 
 
 @pytest.fixture
@@ -46,7 +39,7 @@ def told(cpp: Probe, model: str, how: str, *named: str, top: int = 3, least: int
     """What the example prints of images, if its engine gives the logits that the model gives."""
     predictor = predict.load(model)
     paths = image_list.collect(named).paths
-    pixels = np.stack([predictor.preprocess.load(path) for path in paths])
+    pixels = np.stack([predictor.input.load(path) for path in paths])
     size = predict.BATCH  # as predict takes them: another size may round otherwise
     rows = np.concatenate([predictor.logits(pixels[at : at + size]) for at in range(0, len(pixels), size)])
     # The last batch is filled up to a whole number of `least`.

@@ -32,6 +32,7 @@ from hemf_export.raw_pixels import Resize
 from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf.test_resampling import SHAPES, noise
 from tests.hemf_export.conftest import Quiet
+from tests.hemf_export.test_cpp_predict import told
 
 SIZE = SourceSize(40, 40)  # of the shared pictures
 PREPROCESS = Preprocess.for_size(64)
@@ -203,6 +204,21 @@ def test_an_image_of_another_size_is_named_before_any_is_classified(whole, folde
     assert code == 1
     assert "is 41x41" in err
     assert not (tmp_path / "m.onnx").exists()
+
+
+def test_the_cpp_example_prints_and_refuses_the_same(whole, folder, tmp_path, run_cli, cpp, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_cli("predict", whole.full, folder)
+    found = told(cpp, str(whole.full), "table", str(folder))
+    assert (code, found.code, found.out) == (0, 0, out), (err, found.err)
+    for name, size in (("odd.png", (30, 20)), ("turned.png", (40, 39))):
+        Image.new("RGB", size).save(tmp_path / name)
+    code, out, _ = run_cli("predict", whole.full, folder, "turned.png", "odd.png", "--json")
+    answer = json.loads(out)
+    found = cpp.run("probe", "predict", whole.full, "logits", "json", 1, 3, folder, "turned.png", "odd.png")
+    assert (code, found.code, found.out) == (1, 1, "")
+    assert found.err == f"{answer['error']}\n{answer['hint']}\n"
+    assert "odd.png is 20x30; turned.png is 39x40" in found.err
 
 
 def test_verify_compares_with_the_checkpoint_by_each_ones_own_preprocessing(whole, folder, run_cli):

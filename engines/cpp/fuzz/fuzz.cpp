@@ -15,7 +15,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             const std::string text(reinterpret_cast<const char*>(data), size);
             const hemf::Manifest manifest = hemf::Manifest::parse(text, "manifest");
             manifest.rebuild_command();
-            manifest.description("engine");
+            manifest.description("engine").input().shape();
             manifest.profiles().filled(3);
         } else {
             const hemf::Image image = hemf::decode(data, size, "image");

@@ -47,6 +47,7 @@ const std::string& Engine::name() const { throw off(); }
 const Manifest& Engine::manifest() const { throw off(); }
 const Profiles& Engine::profiles() const { throw off(); }
 std::size_t Engine::input_bytes() const { throw off(); }
+std::vector<std::int64_t> Engine::input_shape() const { throw off(); }
 std::size_t Engine::output_bytes() const { throw off(); }
 std::vector<std::string> Engine::notes() const { throw off(); }
 

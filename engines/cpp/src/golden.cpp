@@ -82,27 +82,20 @@ std::optional<Golden> Golden::read(const std::string& engine, const Manifest& ma
 }
 
 SelfTest self_test(Runner& runner, const Golden& golden, const Description& description) {
-    if (golden.height != description.preprocess.size || golden.width != golden.height ||
-        golden.classes != runner.classes()) {
+    const ModelInput input = description.input();
+    if (golden.height != input.height() || golden.width != input.width() || golden.classes != runner.classes()) {
         throw bad_input("The golden images are of another size, or have logits of " + std::to_string(golden.classes) +
                             " classes; the engine gives " + std::to_string(runner.classes()) + ".",
                         "They are another engine's. Build again.");
     }
     const int count = runner.filled(golden.images);
-    const std::size_t bytes = description.preprocess.pixel_bytes();
+    const std::size_t bytes = input.pixel_bytes();
     std::vector<std::uint8_t> pixels;
     for (int image = 0; image < count; ++image) {
         const auto begin = golden.pixels.begin() + static_cast<std::ptrdiff_t>(bytes) * (image % golden.images);
         pixels.insert(pixels.end(), begin, begin + static_cast<std::ptrdiff_t>(bytes));
     }
-    std::vector<float> logits;
-    if (description.input_type == InputType::uint8) {
-        logits = runner.infer(pixels.data(), count);
-    } else {
-        const std::vector<float> inputs =
-            description.preprocess.normalize(pixels.data(), static_cast<std::size_t>(count));
-        logits = runner.infer(inputs.data(), count);
-    }
+    const std::vector<float> logits = input.infer(runner, pixels.data(), count);
     SelfTest found{count, 0, golden.max_logit_difference, true};
     for (std::size_t index = 0; index < logits.size(); ++index) {
         found.finite = found.finite && std::isfinite(logits[index]);

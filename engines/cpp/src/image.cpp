@@ -5,6 +5,7 @@
 
 #include "file.hpp"
 #include "formats.hpp"
+#include "numbers.hpp"
 
 namespace hemf {
 
@@ -25,12 +26,6 @@ Decoder decoder_for(Bytes file) {
     if (file.starts_with("RIFF", 4) && file.size >= 12 && std::memcmp(file.data + 8, "WEBP", 4) == 0)
         return formats::webp;
     return nullptr;
-}
-
-std::string with_commas(std::int64_t number) {
-    std::string text = std::to_string(number);
-    for (std::size_t place = text.size(); place > 3;) text.insert(place -= 3, ",");
-    return text;
 }
 
 }  // namespace

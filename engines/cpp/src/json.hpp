@@ -36,7 +36,4 @@ struct Value {
 // Throws Malformed.
 Value parse(const std::string& text);
 
-// One code point at `at`, which is moved behind it; -1 for a byte that begins none, which is passed.
-std::int32_t next_code_point(const std::string& text, std::size_t& at);
-
 }  // namespace hemf::json

@@ -55,6 +55,20 @@ Preprocess preprocess(const json::Value& values) {
     return found;
 }
 
+// [height, width] or null; what was written before there were source sizes has none.
+std::optional<SourceSize> source_size(const json::Value& root, InputType input) {
+    const json::Value* found = root.find("source_size");
+    if (found == nullptr || found->is(Kind::null)) return std::nullopt;
+    if (input != InputType::uint8) throw Nonsense{"source_size is given, and input_type is not 'uint8'"};
+    const bool pair = found->is(Kind::array) && found->items.size() == 2;
+    const std::optional<int> height = pair ? found->items[0].whole() : std::nullopt;
+    const std::optional<int> width = pair ? found->items[1].whole() : std::nullopt;
+    if (!height || !width) throw Nonsense{"source_size is not [height, width]"};
+    const SourceSize size{*height, *width};
+    size.check();
+    return size;
+}
+
 Description described(const json::Value& root) {
     Description found;
     found.name = member(root, "name", Kind::string).string;
@@ -78,6 +92,7 @@ Description described(const json::Value& root) {
         if (!found.batch || *found.batch < 1) throw Nonsense{"batch is not a number of images"};
     }
     found.checkpoint_sha256 = member(root, "checkpoint_sha256", Kind::string).string;
+    found.source_size = source_size(root, found.input_type);
     member(root, "versions", Kind::object);
     return found;
 }

@@ -20,19 +20,21 @@ void tell(const Progress& progress, const char* phase, std::size_t done, std::si
     if (progress) progress(phase, done, total);
 }
 
-void require_readable(const std::vector<std::string>& paths, const Progress& progress) {
+void require_readable(const std::vector<std::string>& paths, const ModelInput& input, const Progress& progress) {
     std::vector<std::string> bad;
+    ModelInput::Sizes sizes;
     tell(progress, "reading images", 0, paths.size());
     for (std::size_t index = 0; index < paths.size(); ++index) {
         try {
-            decode(paths[index]);
+            const Image image = decode(paths[index]);
+            sizes[paths[index]] = {image.height, image.width};
         } catch (const Error& error) {
             if (error.code() != ExitCode::bad_input) throw;
             bad.push_back(error.message());
         }
         tell(progress, "reading images", index + 1, paths.size());
     }
-    if (bad.empty()) return;
+    if (bad.empty()) return input.require_sizes(sizes);
     std::string listed;
     for (const std::string& message : bad) listed += (listed.empty() ? "" : "\n  ") + message;
     throw bad_input(
@@ -60,6 +62,7 @@ std::vector<double> softmax(const float* logits, std::size_t classes) {
 
 Predictor::Predictor(std::string name, Description description, std::shared_ptr<Runner> runner)
     : name_(std::move(name)), description_(std::move(description)), runner_(std::move(runner)) {
+    description_.input().check();
     const int classes = static_cast<int>(description_.classes.size());
     if (runner_->classes() != classes) {
         throw bad_input(name_ + " gives " + std::to_string(runner_->classes()) + " logits, its manifest names " +
@@ -88,9 +91,8 @@ Predictor Predictor::load(const std::string& engine) {
         throw missing_capability(error.message(), hint + "The ONNX file that it was built from runs on a CPU.");
     }
     Predictor made(loaded->name(), loaded->manifest().description(engine), loaded);
-    const std::size_t bytes = made.description_.preprocess.pixel_bytes();
-    const bool raw = made.description_.input_type == InputType::uint8;
-    if (loaded->input_bytes() != bytes * (raw ? 1 : sizeof(float))) {
+    const ModelInput input = made.description_.input();
+    if (loaded->input_shape() != input.shape() || loaded->input_bytes() != input.fed_bytes()) {
         throw bad_input("The manifest of " + engine + " describes another input than the engine takes.",
                         "Build the engine again.");
     }
@@ -108,7 +110,8 @@ Predictor Predictor::load(const std::string& engine) {
 }
 
 std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) const {
-    const std::size_t classes = description_.classes.size(), bytes = description_.preprocess.pixel_bytes();
+    const ModelInput input = description_.input();
+    const std::size_t classes = description_.classes.size(), bytes = input.pixel_bytes();
     const int step = description_.batch.value_or(images);
     std::vector<float> found;
     for (int start = 0; start < images; start += step) {
@@ -119,14 +122,7 @@ std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) con
         for (int missing = count; missing < whole; ++missing)
             batch.insert(batch.end(), first + bytes * static_cast<std::size_t>(count - 1),
                          first + bytes * static_cast<std::size_t>(count));
-        std::vector<float> rows;
-        if (description_.input_type == InputType::uint8) {
-            rows = runner_->infer(batch.data(), whole);
-        } else {
-            const std::vector<float> inputs =
-                description_.preprocess.normalize(batch.data(), static_cast<std::size_t>(whole));
-            rows = runner_->infer(inputs.data(), whole);
-        }
+        const std::vector<float> rows = input.infer(*runner_, batch.data(), whole);
         found.insert(found.end(), rows.begin(),
                      rows.begin() + static_cast<std::ptrdiff_t>(classes * static_cast<std::size_t>(count)));
     }
@@ -136,16 +132,19 @@ std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) con
 std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths, int batch,
                                            const Progress& progress) const {
     if (batch < 1) throw Error(ExitCode::usage, "The batch must be at least 1, not " + std::to_string(batch) + ".");
-    require_readable(paths, progress);
+    const ModelInput input = description_.input();
+    require_readable(paths, input, progress);
     const std::size_t step = static_cast<std::size_t>(description_.batch.value_or(runner_->filled(batch)));
-    const std::size_t classes = description_.classes.size(), bytes = description_.preprocess.pixel_bytes();
+    const std::size_t classes = description_.classes.size(), bytes = input.pixel_bytes();
     std::vector<Prediction> found;
     tell(progress, "classifying", 0, paths.size());
     for (std::size_t start = 0; start < paths.size(); start += step) {
         const std::size_t count = std::min(step, paths.size() - start);
         std::vector<std::uint8_t> pixels(bytes * count);
-        for (std::size_t index = 0; index < count; ++index)
-            description_.preprocess.pixels(decode(paths[start + index]), pixels.data() + bytes * index);
+        for (std::size_t index = 0; index < count; ++index) {
+            const std::string& path = paths[start + index];
+            input.pixels(decode(path), path, pixels.data() + bytes * index);
+        }
         const std::vector<float> rows = logits(pixels.data(), static_cast<int>(count));
         std::string bad;
         for (std::size_t index = 0; index < count; ++index) {

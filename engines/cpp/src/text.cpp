@@ -3,7 +3,7 @@
 #include <charconv>
 #include <cstdint>
 
-#include "json.hpp"
+#include "utf8.hpp"
 
 namespace hemf {
 
@@ -16,7 +16,7 @@ std::string json_string(const std::string& text) {
     };
     for (std::size_t at = 0; at < text.size();) {
         const auto byte = static_cast<unsigned char>(text[at]);
-        const std::int32_t found = json::next_code_point(text, at);
+        const std::int32_t found = next_code_point(text, at);
         const std::uint32_t point = found < 0 ? 0xdc00U + byte : static_cast<std::uint32_t>(found);
         static const std::string plain = "\"\\\b\f\n\r\t", letters = "\"\\bfnrt";
         const std::size_t place = point < 0x80 ? plain.find(static_cast<char>(point)) : std::string::npos;

@@ -48,7 +48,7 @@ int run(int count, char** words) {
     const std::vector<std::uint8_t> pixels = rest_of_input();
     if (threads == 0) {  // as a program uses it: golden images, filling, fixed batches
         const hemf::Predictor model = hemf::Predictor::load(path);
-        const int images = static_cast<int>(pixels.size() / model.description().preprocess.pixel_bytes());
+        const int images = static_cast<int>(pixels.size() / model.description().input().pixel_bytes());
         std::printf("%s\n", model.name().c_str());
         print(model.logits(pixels.data(), images), model.description().classes.size());
         return 0;

@@ -67,7 +67,7 @@ bool taken_as_manifest(const Content& content) {
         const hemf::Manifest manifest = hemf::Manifest::parse(std::string(content.begin(), content.end()), "manifest");
         manifest.rebuild_command();
         manifest.stripped();
-        manifest.description("engine");
+        manifest.description("engine").input().shape();
         manifest.profiles().filled(3);
         return true;
     } catch (const hemf::Error&) {
@@ -77,7 +77,7 @@ bool taken_as_manifest(const Content& content) {
 
 }  // namespace
 
-int fuzz(int seed, int rounds, const std::vector<std::string>& paths) {
+int fuzz(int seed, int rounds, const Words& paths) {
     std::mt19937 random(static_cast<unsigned>(seed));
     int taken = 0, all = 0;
     for (const std::string& path : paths) {

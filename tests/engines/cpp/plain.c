@@ -16,15 +16,52 @@ static unsigned long sum(const uint8_t* bytes, size_t count) {
     return total;
 }
 
+/* What a file takes of an image. */
+static void show_input(const hemf_manifest* manifest, const hemf_image* image) {
+    int height = hemf_manifest_height(manifest), width = hemf_manifest_width(manifest);
+    size_t bytes = (size_t)height * (size_t)width * 3;
+    uint8_t* pixels = malloc(bytes);
+    hemf_status status = hemf_manifest_pixels(manifest, image, pixels);
+    if (status == HEMF_OK)
+        printf("input: %d %d %d %lu\n", height, width, hemf_manifest_resizes(manifest), sum(pixels, bytes));
+    else
+        failed("input", status);
+    free(pixels);
+}
+
+/* The same step by step, for a file that doesn't resize images itself. */
+static void show_preprocess(const hemf_manifest* manifest, const hemf_image* image) {
+    hemf_preprocess preprocess;
+    uint8_t* pixels;
+    float* values;
+    size_t bytes;
+    hemf_status status = hemf_manifest_preprocess(manifest, &preprocess);
+    if (status != HEMF_OK) {
+        failed("preprocess", status);
+        return;
+    }
+    printf("%d %d %d %g %g\n", preprocess.size, preprocess.squash, preprocess.resize, preprocess.mean[1],
+           preprocess.deviation[2]);
+    bytes = (size_t)preprocess.size * (size_t)preprocess.size * 3;
+    pixels = malloc(bytes);
+    values = malloc(bytes * sizeof *values);
+    status = hemf_preprocess_pixels(&preprocess, image, pixels);
+    if (status == HEMF_OK) status = hemf_preprocess_normalize(&preprocess, pixels, 1, values);
+    if (status == HEMF_OK)
+        printf("%lu %.6f\n", sum(pixels, bytes), (double)values[0]);
+    else
+        failed("pixels", status);
+    preprocess.deviation[0] = 0;
+    failed("deviation", hemf_preprocess_pixels(&preprocess, image, pixels));
+    free(pixels);
+    free(values);
+}
+
 int main(int count, char** words) {
     hemf_image* image = NULL;
     hemf_manifest* manifest = NULL;
     hemf_model* model = NULL;
-    hemf_preprocess preprocess;
     hemf_status status;
-    uint8_t* pixels;
-    float* values;
-    size_t bytes;
     if (count != 3) return 2;
     printf("%s %s\n", hemf_version(), hemf_engine_flavour());
 
@@ -43,22 +80,8 @@ int main(int count, char** words) {
     printf("%d %s %s %d %d\n", hemf_manifest_classes(manifest), hemf_manifest_class(manifest, 0),
            hemf_manifest_class(manifest, 99) == NULL ? "null" : "?", hemf_manifest_takes_pixels(manifest),
            hemf_manifest_batch(manifest));
-    hemf_manifest_preprocess(manifest, &preprocess);
-    printf("%d %d %d %g %g\n", preprocess.size, preprocess.squash, preprocess.resize, preprocess.mean[1],
-           preprocess.deviation[2]);
-
-    bytes = (size_t)preprocess.size * (size_t)preprocess.size * 3;
-    pixels = malloc(bytes);
-    values = malloc(bytes * sizeof *values);
-    if (pixels == NULL || values == NULL) return 1;
-    status = hemf_preprocess_pixels(&preprocess, image, pixels);
-    if (status == HEMF_OK) status = hemf_preprocess_normalize(&preprocess, pixels, 1, values);
-    if (status != HEMF_OK) return failed("preprocess", status);
-    printf("%lu %.6f\n", sum(pixels, bytes), (double)values[0]);
-    preprocess.deviation[0] = 0;
-    failed("deviation", hemf_preprocess_pixels(&preprocess, image, pixels));
-    free(pixels);
-    free(values);
+    show_input(manifest, image);
+    show_preprocess(manifest, image);
 
     failed("preflight", hemf_preflight(words[2]));
     failed("load", hemf_model_load(words[2], &model));

@@ -6,33 +6,20 @@
 #include <cstdlib>
 #include <cstring>
 #include <iterator>
-#include <memory>
 #include <utility>
 
 #include "hemf/error.hpp"
-#include "hemf/golden.hpp"
-#include "hemf/predictor.hpp"
+#include "hemf/image.hpp"
+#include "hemf/manifest.hpp"
 #include "hemf/preflight.hpp"
 #include "hemf/text.hpp"
 #include "json.hpp"
-#include "paths.hpp"
-#include "report.hpp"
 #include "sha256.hpp"
 
 namespace probe {
 
-namespace {
-
-using Words = std::vector<std::string>;
-
 void put(const void* data, std::size_t size) { std::fwrite(data, 1, size, stdout); }
-void put(std::int32_t number) { put(&number, sizeof number); }
-void put(const std::string& text) {
-    put(static_cast<std::int32_t>(text.size()));
-    put(text.data(), text.size());
-}
 
-// Paths on the standard input, each with a zero behind it.
 Words listed() {
     Words found(1);
     for (int sign = std::getchar(); sign != EOF; sign = std::getchar()) {
@@ -45,19 +32,27 @@ Words listed() {
     return found;
 }
 
+namespace {
+
+void put_number(std::int32_t number) { put(&number, sizeof number); }
+void put_text(const std::string& text) {
+    put_number(static_cast<std::int32_t>(text.size()));
+    put(text.data(), text.size());
+}
+
 // Of each image its code, then width, height and pixels, or the message.
 int images(const hemf::Preprocess* preprocess) {
     for (const std::string& path : listed()) {
         try {
             const hemf::Image image = hemf::decode(path);
             const std::vector<std::uint8_t> pixels = preprocess == nullptr ? image.rgb : preprocess->pixels(image);
-            put(0);
-            put(preprocess == nullptr ? image.width : preprocess->size);
-            put(preprocess == nullptr ? image.height : preprocess->size);
+            put_number(0);
+            put_number(preprocess == nullptr ? image.width : preprocess->size);
+            put_number(preprocess == nullptr ? image.height : preprocess->size);
             put(pixels.data(), pixels.size());
         } catch (const hemf::Error& error) {
-            put(static_cast<int>(error.code()));
-            put(error.message());
+            put_number(static_cast<int>(error.code()));
+            put_text(error.message());
         }
     }
     return 0;
@@ -93,6 +88,7 @@ int manifest(const std::string& path) {
     std::printf("\n%s %s %d\n%s\n", found.precision.c_str(),
                 found.input_type == hemf::InputType::uint8 ? "uint8" : "float32", found.batch.value_or(0),
                 read->rebuild_command().c_str());
+    std::printf("%s\n", found.source_size ? found.source_size->text().c_str() : "any");
     if (read->text("kind") != "engine") return 0;
     const hemf::Profiles profiles = read->profiles();
     for (const hemf::BatchProfile& one : profiles.all()) std::printf("%s ", one.text().c_str());
@@ -122,60 +118,6 @@ int preflight(const Words& words) {
         std::printf("%s\t%s\t%s\n", check.what.c_str(), outcome, check.found.c_str());
     }
     if (found.refusal() != nullptr) throw *found.refusal();
-    return 0;
-}
-
-// Gives the logits of a file, in order, whatever the images; sees to it that they were asked for as they may be.
-class Told : public hemf::Runner {
-public:
-    Told(const std::string& path, int classes, int least) : classes_(classes), least_(least) {
-        std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"), std::fclose);
-        float value = 0;
-        while (file && std::fread(&value, sizeof value, 1, file.get()) == 1) logits_.push_back(value);
-    }
-
-    std::vector<float> infer(const void*, int images) override {
-        if (images % least_ != 0)
-            throw hemf::bad_input("A batch of " + std::to_string(images) + " is outside the profile.");
-        std::vector<float> found;
-        for (int index = 0; index < images * classes_; ++index) found.push_back(logits_[next_++ % logits_.size()]);
-        return found;
-    }
-
-    int classes() const override { return classes_; }
-    int filled(int count) const override { return (count + least_ - 1) / least_ * least_; }
-
-private:
-    int classes_, least_;
-    std::vector<float> logits_;
-    std::size_t next_ = 0;
-};
-
-int golden(const std::string& engine, const std::string& logits, int least) {
-    const hemf::Manifest manifest = *hemf::Manifest::read(engine);
-    const hemf::Description description = manifest.description(engine);
-    Told runner(logits, static_cast<int>(description.classes.size()), least);
-    std::printf("%s\n", hemf::require_golden(runner, engine, manifest, description) ? "tried" : "none");
-    return 0;
-}
-
-// As hemf-predict prints it, with logits from a file.
-int predict(const Words& words) {
-    const bool json = words[2] == "json";
-    const std::string file = predict::plain_path(words[0]);
-    const hemf::Description description = hemf::Manifest::read(file)->description(file);
-    const int least = std::atoi(words[3].c_str());
-    auto runner = std::make_shared<Told>(words[1], static_cast<int>(description.classes.size()), least);
-    const hemf::Predictor model("told", description, runner);
-    const Words named(words.begin() + 5, words.end());
-    predict::ImageList list = predict::collect(named);
-    Words paths;
-    for (const predict::Listed& image : list.images) paths.push_back(image.path);
-    std::vector<hemf::Prediction> predictions = model.predict(paths);
-    const predict::Report report{file, named, std::move(list), description, std::move(predictions)};
-    const std::string text =
-        json ? predict::as_json(report) : predict::as_table(report, std::atoi(words[4].c_str()), 130);
-    put(text.data(), text.size());
     return 0;
 }
 
@@ -253,6 +195,7 @@ int run(const std::string& what, const Words& words) {
     if (what == "preflight") return preflight(words);
     if (what == "golden") return golden(words[0], words[1], std::atoi(words[2].c_str()));
     if (what == "predict") return predict(words);
+    if (what == "fed") return fed(words[0]);
     if (what == "profiles") return profiles(words);
     if (what == "json") return json();
     if (what == "sha256") return hashes();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -69,8 +70,9 @@ public:
     const std::string& name() const;  // what computes it and the file, for reports
     const Manifest& manifest() const;
     const Profiles& profiles() const;
-    std::size_t input_bytes() const;   // of an image
-    std::size_t output_bytes() const;  // of an image's logits
+    std::size_t input_bytes() const;                // of an image
+    std::vector<std::int64_t> input_shape() const;  // of an image: (3, H, W), or (H, W, 3) of raw pixels
+    std::size_t output_bytes() const;               // of an image's logits
     // What a user should know, caches that couldn't be used among them.
     std::vector<std::string> notes() const;
 

@@ -66,6 +66,15 @@ const char* hemf_manifest_class(const hemf_manifest* manifest, int index); /* nu
 int hemf_manifest_takes_pixels(const hemf_manifest* manifest);
 /* The only batch that the file takes; 0 for any */
 int hemf_manifest_batch(const hemf_manifest* manifest);
+/* Of the pixels that the file takes of an image */
+int hemf_manifest_height(const hemf_manifest* manifest);
+int hemf_manifest_width(const hemf_manifest* manifest);
+/* 1: it resizes and crops whole images of that height and width, and takes no others; 0: they come to it resized */
+int hemf_manifest_resizes(const hemf_manifest* manifest);
+/* What the file takes of an image, height * width * 3 bytes: resized and cropped, or the whole image; then one of
+ * another size is HEMF_BAD_INPUT. */
+hemf_status hemf_manifest_pixels(const hemf_manifest* manifest, const hemf_image* image, uint8_t* pixels);
+/* How images are resized and normalized outside the file; HEMF_USAGE for a file that resizes them itself. */
 hemf_status hemf_manifest_preprocess(const hemf_manifest* manifest, hemf_preprocess* preprocess);
 void hemf_manifest_free(hemf_manifest* manifest);
 
@@ -78,7 +87,8 @@ hemf_status hemf_model_load(const char* engine, hemf_model** model);
 const hemf_manifest* hemf_model_manifest(const hemf_model* model);
 /* Network input of `images` images → images * classes logits. */
 hemf_status hemf_model_infer(const hemf_model* model, const void* batch, int images, float* logits);
-/* Raw pixels of `images` images → images * classes logits; normalized and filled up as the engine needs. */
+/* Pixels of `images` images, as hemf_manifest_pixels gives them → images * classes logits; normalized and filled up as
+ * the engine needs. */
 hemf_status hemf_model_logits(const hemf_model* model, const uint8_t* pixels, int images, float* logits);
 /* Image files → count * classes probabilities. */
 hemf_status hemf_model_predict(const hemf_model* model, const char* const* paths, int count, double* probabilities);

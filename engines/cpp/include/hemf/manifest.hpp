@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "hemf/model_input.hpp"
 #include "hemf/preprocess.hpp"
 #include "hemf/profiles.hpp"
 
@@ -27,6 +28,10 @@ struct Description {
     InputType input_type = InputType::float32;
     std::optional<int> batch;  // the only one that the graph takes
     std::string checkpoint_sha256;
+    std::optional<SourceSize> source_size;  // of the raw images that the graph resizes itself
+
+    // What the file takes of an image.
+    ModelInput input() const { return {preprocess, input_type == InputType::uint8, source_size}; }
 };
 
 class Manifest {

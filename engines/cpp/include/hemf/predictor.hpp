@@ -22,7 +22,8 @@ public:
     // Told the phase, how many images are through it, and of how many.
     using Progress = std::function<void(const char* phase, std::size_t done, std::size_t total)>;
 
-    // `name` says for messages what computes. Throws Error (bad_input): the runner has other classes.
+    // `name` says for messages what computes. Throws Error: the runner has other classes (bad_input), or
+    // the description has a source size without sense (usage).
     Predictor(std::string name, Description description, std::shared_ptr<Runner> runner);
 
     // An engine, after its preflight, tried on its golden images.
@@ -37,12 +38,12 @@ public:
     const std::vector<std::string>& notes() const { return notes_; }
 
     // Classify image files, `batch` at a time (a fixed batch keeps to its own). All are decoded once before the first
-    // is classified, so that every bad one is named. Throws Error: images that don't decode (bad_input), logits that
-    // are not finite (check_failed).
+    // is classified, so that every bad one is named. Throws Error: images that don't decode or are of a size that the
+    // file doesn't take (bad_input), logits that are not finite (check_failed).
     std::vector<Prediction> predict(const std::vector<std::string>& paths, int batch = 8,
                                     const Progress& progress = {}) const;
 
-    // Raw pixels of `images` images, as Preprocess takes them → logits (images, classes).
+    // Pixels of `images` images, as `description().input()` takes them from images → logits (images, classes).
     std::vector<float> logits(const std::uint8_t* pixels, int images) const;
 
 private:

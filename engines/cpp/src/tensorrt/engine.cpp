@@ -107,6 +107,7 @@ const std::string& Engine::name() const { return state_->name; }
 const Manifest& Engine::manifest() const { return state_->manifest; }
 const Profiles& Engine::profiles() const { return *state_->loaded->profiles; }
 std::size_t Engine::input_bytes() const { return state_->loaded->input.bytes(); }
+std::vector<std::int64_t> Engine::input_shape() const { return state_->loaded->input.shape; }
 std::size_t Engine::output_bytes() const { return state_->loaded->output.bytes(); }
 
 std::vector<std::string> Engine::notes() const {

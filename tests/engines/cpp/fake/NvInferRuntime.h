@@ -1,5 +1,5 @@
 // A TensorRT that classifies by a formula. Its plans are a header and a line of text:
-// "CLASSES SIZE RAW HALF MIN:OPT:MAX…": logit c of an image is (c + 1) times the mean of its values.
+// "CLASSES HEIGHT WIDTH RAW HALF MIN:OPT:MAX…": logit c of an image is (c + 1) times the mean of its values.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -36,7 +36,7 @@ public:
 };
 
 struct Model {
-    int classes = 0, size = 0, raw = 0, half = 0;
+    int classes = 0, height = 0, width = 0, raw = 0, half = 0;
     std::vector<std::vector<std::int64_t>> profiles;
     ILogger* logger = nullptr;
 };
@@ -68,7 +68,7 @@ public:
 
 private:
     static void run(const Model& model, std::int64_t batch, const void* input, void* output) {
-        const std::int64_t area = std::int64_t{3} * model.size * model.size;
+        const std::int64_t area = std::int64_t{3} * model.height * model.width;
         for (std::int64_t image = 0; image < batch; ++image) {
             double sum = 0;
             for (std::int64_t place = image * area; place < (image + 1) * area; ++place)
@@ -115,8 +115,8 @@ public:
     }
     Dims getTensorShape(const char* name) const {
         if (name[0] != 'i') return {2, {-1, model_.classes}};
-        return model_.raw != 0 ? Dims{4, {-1, model_.size, model_.size, 3}}
-                               : Dims{4, {-1, 3, model_.size, model_.size}};
+        return model_.raw != 0 ? Dims{4, {-1, model_.height, model_.width, 3}}
+                               : Dims{4, {-1, 3, model_.height, model_.width}};
     }
     std::int32_t getNbOptimizationProfiles() const { return static_cast<std::int32_t>(model_.profiles.size()); }
     Dims getProfileShape(const char*, std::int32_t profile, OptProfileSelector which) const {
@@ -139,7 +139,7 @@ public:
         Model model;
         model.logger = &logger_;
         std::istringstream words(std::string(static_cast<const char*>(plan) + 28, size - 28));
-        words >> model.classes >> model.size >> model.raw >> model.half;
+        words >> model.classes >> model.height >> model.width >> model.raw >> model.half;
         for (std::string text; words >> text;) {
             int least = 0, usual = 0, most = 0;
             std::sscanf(text.c_str(), "%d:%d:%d", &least, &usual, &most);
