@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hemf.checkpoint import Checkpoint
 from hemf.config import HemfConfig
 from hemf.images import Preprocess
 from hemf.initialization import build
+from hemf.variants import vary
 
 PROJECT = Path(__file__).parent.parent
 SHARED = PROJECT.parent / "shared"
@@ -80,6 +82,44 @@ def checkpoint_file(tmp_path: Path) -> Path:
     path = tmp_path / "model.pt"
     checkpoint.save(tiny_checkpoint(), path)
     return path
+
+
+@dataclass(frozen=True)
+class Made:
+    """A tiny checkpoint and what was made from it, in one folder."""
+
+    folder: Path
+    checkpoint: Path
+    onnx: Path
+    half: Path
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    from hemf_export import fp16, onnx_export
+
+    def within(folder: Path) -> Made:
+        return Made(folder, folder / "model.pt", folder / "model.onnx", folder / "model.fp16.onnx")
+
+    def make(folder: Path) -> None:
+        paths = within(folder)
+        checkpoint.save(tiny_checkpoint(), paths.checkpoint)
+        onnx_export.export(paths.checkpoint, paths.onnx, onnx_export.Options())
+        fp16.convert(paths.onnx, paths.half)
+
+    return within(once(tmp_path_factory, "made", make))
+
+
+@pytest.fixture(scope="session")
+def one_branch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a third of the network, `model.onnx` beside it, for what is the same of any network."""
+    from hemf_export import onnx_export
+
+    def make(folder: Path) -> None:
+        checkpoint.save(tiny_checkpoint(config=vary(TINY, "local-only")), folder / "model.pt")
+        onnx_export.export(folder / "model.pt", folder / "model.onnx", onnx_export.Options())
+
+    return once(tmp_path_factory, "one_branch", make) / "model.pt"
 
 
 def write_images(folder: Path, count: int, kind: str, seed: int = 0, side: int = 40) -> None:

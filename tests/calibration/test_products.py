@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -13,11 +11,9 @@ from calibration.blocks import GENERIC_GROUPS, OTHER, block_of, blocks
 from calibration.graphs import prepare
 from calibration.products import Product, find_products
 from calibration.shapes import image_shapes
-from hemf import checkpoint
 from hemf.count import count_parts
-from hemf_export import onnx_export
 from tests.calibration.classifiers import node, prepared
-from tests.conftest import TINY, tiny_checkpoint
+from tests.conftest import TINY
 
 
 def weight(*shape: int, seed: int = 0) -> np.ndarray:
@@ -218,11 +214,8 @@ def test_other_graphs_are_cut_into_runs_with_about_as_many_products(count):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> ir.Model:
-    folder: Path = tmp_path_factory.mktemp("products")
-    checkpoint.save(tiny_checkpoint(), folder / "model.pt")
-    onnx_export.export(folder / "model.pt", folder / "model.onnx", onnx_export.Options())
-    return prepare(onnx.load(folder / "model.onnx"))
+def tiny(made) -> ir.Model:
+    return prepare(onnx.load(made.onnx))
 
 
 def test_a_networks_products_are_those_that_its_equations_have(tiny):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from hemf import artifacts, checkpoint
+from hemf import artifacts
 from hemf.images import Preprocess
-from hemf_export import fp16, onnx_export, precision, runners
-from tests.conftest import TINY, once, tiny_checkpoint, write_class_folders
+from hemf_export import onnx_export, precision, runners
+from tests.conftest import TINY, Made, once, write_class_folders
 from tests.engines import cpp_build
 from tests.engines.cpp_probe import Probe
 from train.datasets import checks
@@ -25,30 +24,6 @@ from train.trainer import Trainer
 def cpp(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Probe:
     """What was built of the C++ library."""
     return cpp_build.built(request, tmp_path_factory)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A tiny checkpoint and what was made from it, in one folder."""
-
-    folder: Path
-    checkpoint: Path
-    onnx: Path
-    half: Path
-
-
-@pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    def within(folder: Path) -> Made:
-        return Made(folder, folder / "model.pt", folder / "model.onnx", folder / "model.fp16.onnx")
-
-    def make(folder: Path) -> None:
-        paths = within(folder)
-        checkpoint.save(tiny_checkpoint(), paths.checkpoint)
-        onnx_export.export(paths.checkpoint, paths.onnx, onnx_export.Options())
-        fp16.convert(paths.onnx, paths.half)
-
-    return within(once(tmp_path_factory, "made", make))
 
 
 @pytest.fixture

@@ -13,10 +13,9 @@ from engines import machine
 from engines.machine import Machine
 from hemf import artifacts
 from hemf_export import image_list, predict
-from tests.conftest import CLASSES, write_images
+from tests.conftest import CLASSES, Made, write_images
 from tests.engines.cpp_probe import Ended, Probe
 from tests.engines.test_preflight import RTX, engine
-from tests.hemf_export.conftest import Made
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from scipy.special import softmax
 from sklearn import metrics
 
 from hemf import checkpoint
-from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders
-from tests.hemf_export.conftest import Made, no_inference
+from tests.conftest import CLASSES, Made, tiny_checkpoint, write_class_folders
+from tests.hemf_export.conftest import no_inference
 
 PNG = b"\x89PNG"
 NAMES = ("evaluation.json", "predictions.csv", "confusion.png", "confusion.svg", "roc.png", "roc.svg")

@@ -13,8 +13,7 @@ import torch
 from hemf import artifacts, checkpoint
 from hemf.images import decode
 from hemf_export import explanation
-from tests.conftest import CLASSES, tiny_checkpoint, write_images
-from tests.hemf_export.conftest import Made
+from tests.conftest import CLASSES, Made, tiny_checkpoint, write_images
 
 
 @pytest.fixture(scope="module")

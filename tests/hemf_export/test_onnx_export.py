@@ -81,9 +81,9 @@ def test_other_opsets(tmp_path, checkpoint_file, opset):
     assert next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) == opset
 
 
-def test_raw_pixels_as_input_are_normalized_inside(tmp_path, checkpoint_file):
-    done = onnx_export.export(checkpoint_file, tmp_path / "raw.onnx", onnx_export.Options(input_type="uint8"))
-    saved = checkpoint.load(checkpoint_file)
+def test_raw_pixels_as_input_are_normalized_inside(tmp_path, one_branch):
+    done = onnx_export.export(one_branch, tmp_path / "raw.onnx", onnx_export.Options(input_type="uint8"))
+    saved = checkpoint.load(one_branch)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     expected = TorchRunner(saved.model()).infer(saved.preprocess.normalize(pixels))
     assert np.abs(logits_of(done.path, pixels) - expected).max() < 1e-4
@@ -91,8 +91,8 @@ def test_raw_pixels_as_input_are_normalized_inside(tmp_path, checkpoint_file):
     assert first.op_type == "Cast", "TensorRT refuses a transpose of uint8"
 
 
-def test_a_fixed_batch_is_kept(tmp_path, checkpoint_file):
-    done = onnx_export.export(checkpoint_file, tmp_path / "m.onnx", onnx_export.Options(batch=3))
+def test_a_fixed_batch_is_kept(tmp_path, one_branch):
+    done = onnx_export.export(one_branch, tmp_path / "m.onnx", onnx_export.Options(batch=3))
     assert onnx.load(done.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
     assert logits_of(done.path, np.zeros((3, 3, 64, 64), np.float32)).shape == (3, 3)
 
@@ -115,7 +115,7 @@ def test_folding_changes_no_function():
     assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in folded.modules())
 
 
-def test_a_graph_that_is_wrong_is_not_kept_and_exits_with_3(tmp_path, checkpoint_file, run_cli, monkeypatch):
+def test_a_graph_that_is_wrong_is_not_kept_and_exits_with_3(tmp_path, one_branch, run_cli, monkeypatch):
     def damaged(_, graph):
         weight = next(value for name, value in graph.graph.initializers.items() if name.endswith("head.weight"))
         weight.const_value = ir.Tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
@@ -123,7 +123,7 @@ def test_a_graph_that_is_wrong_is_not_kept_and_exits_with_3(tmp_path, checkpoint
 
     monkeypatch.setattr(simplify.Simplifier, "simplify", damaged)
     output = tmp_path / "out" / "m.onnx"
-    code, out, err = run_cli("onnx", checkpoint_file, "-o", output, "--json")
+    code, out, err = run_cli("onnx", one_branch, "-o", output, "--json")
     assert code == 3
     assert "a logit differs by" in err
     assert json.loads(out)["exit_code"] == 3
@@ -158,14 +158,14 @@ def test_a_failure_of_onnxsim_is_told_and_leaves_the_graph(made, monkeypatch, re
     assert len(ir.to_proto(graph).SerializeToString()) == len(before)
 
 
-def test_a_crash_of_onnxsim_costs_only_the_simplification(tmp_path, checkpoint_file, monkeypatch):
+def test_a_crash_of_onnxsim_costs_only_the_simplification(tmp_path, one_branch, monkeypatch):
     replace_onnxsim(monkeypatch, FAILURES["signal 11"])
-    done = onnx_export.export(checkpoint_file, tmp_path / "m.onnx", onnx_export.Options())
+    done = onnx_export.export(one_branch, tmp_path / "m.onnx", onnx_export.Options())
     assert any("onnxsim failed (signal 11)" in note for note in done.notes)
     assert done.parity.max_difference < 1e-4
 
 
-def test_an_interrupted_export_leaves_the_old_file(tmp_path, checkpoint_file, monkeypatch):
+def test_an_interrupted_export_leaves_the_old_file(tmp_path, one_branch, monkeypatch):
     output = tmp_path / "out" / "m.onnx"
     output.parent.mkdir()
     output.write_bytes(b"old")
@@ -175,13 +175,13 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, checkpoint_file, mo
 
     monkeypatch.setattr(onnx_export, "_prove", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        onnx_export.export(checkpoint_file, output, onnx_export.Options())
+        onnx_export.export(one_branch, output, onnx_export.Options())
     assert output.read_bytes() == b"old"
     assert list(output.parent.iterdir()) == [output]
 
 
-def test_images_are_proven_on_where_they_are_given(made, image_data, run_cli, tmp_path):
-    code, out, _ = run_cli("onnx", made.checkpoint, "-o", tmp_path / "m.onnx", "--images", image_data, "--json")
+def test_images_are_proven_on_where_they_are_given(one_branch, image_data, run_cli, tmp_path):
+    code, out, _ = run_cli("onnx", one_branch, "-o", tmp_path / "m.onnx", "--images", image_data, "--json")
     assert code == 0
     proof = json.loads(out)["parity"]
     assert proof["source"].endswith("test")

@@ -27,7 +27,8 @@ def folder(made, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_a_file_the_one_onnx_file_of_the_folder_is_taken(folder, run_cli, monkeypatch):
+def test_without_a_file_the_one_onnx_file_of_the_folder_is_taken(one_branch, tmp_path, run_cli, monkeypatch):
+    folder = shutil.copytree(one_branch.parent, tmp_path / "files")
     monkeypatch.chdir(folder)
     onnx.save(
         onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [], [])),
@@ -69,9 +70,9 @@ def test_from_a_checkpoint_in_one_step(made, run_cli, tmp_path):
     assert names >= {"best.onnx", "best.fp16.onnx", "best.fp16.t4.engine", "best.fp16.t4.engine.json"}
 
 
-def test_raw_pixels_build_too(made, run_cli, tmp_path):
+def test_raw_pixels_build_too(one_branch, run_cli, tmp_path):
     path = tmp_path / "raw.onnx"
-    assert run_cli("onnx", made.checkpoint, "-o", path, "--input", "uint8", "--batch", "2")[0] == 0
+    assert run_cli("onnx", one_branch, "-o", path, "--input", "uint8", "--batch", "2")[0] == 0
     code, out, err = run_cli("trt", path, "--fp16", "--json")
     assert code == 0, err
     assert json.loads(out)["build"]["profiles"] == ["2:2:2"]

@@ -28,9 +28,9 @@ from hemf_export import (
 )
 from hemf_export.baseline import Earlier
 from hemf_export.verification import Request
-from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from tests.conftest import CLASSES, Made, tiny_checkpoint, write_images
 from tests.hemf_export import faults
-from tests.hemf_export.conftest import Made, no_inference
+from tests.hemf_export.conftest import no_inference
 
 
 def test_figures_are_those_of_the_files(made, folder, run_cli):
