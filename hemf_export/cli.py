@@ -38,7 +38,8 @@ COMMANDS = {
     "predict": ("hemf_export.commands.predict", "Classes and probabilities of images."),
     "triton": ("hemf_export.commands.triton", "Write a model repository of Triton, and check it."),
     "triton-client": ("hemf_export.commands.triton_client", "Classes and probabilities of images, by a Triton server."),
-    "self-test": ("hemf_export.commands.self_test", "Run an engine on its golden images, against its graph."),
+    "bundle": ("hemf_export.commands.bundle", "Pack files, proofs, Triton's repository and C++ into one archive."),
+    "self-test": ("hemf_export.commands.self_test", "Try an engine, or a whole bundle, on this machine."),
     "inspect": ("hemf_export.commands.inspect", "What a checkpoint, ONNX file or engine is, and whether it may run."),
     "doctor": ("hemf_export.commands.doctor", "What this machine has, what commands lack, and the fix."),
 }
