@@ -162,13 +162,6 @@ class Reader:
         return b"".join(parts)
 
 
-def sha256(path: Path) -> str:
-    """Of an archive whose seal is right: read from it, not computed again."""
-    with open(path, "rb") as file:
-        file.seek(-32, io.SEEK_END)
-        return file.read().hex()
-
-
 def order(digests: Mapping[str, str], first: tuple[str, ...]) -> list[str]:
     """The order of the files: some first, then by name, but equal ones next to each other, where zstd sees it.
 

@@ -80,7 +80,7 @@ class Bundle:
 
     Args:
         path: of the archive.
-        sha256: of the archive but for the hash that it ends with.
+        sha256: of the archive.
         index: what it says of itself.
         notes: what a user should know.
     """
@@ -130,7 +130,7 @@ def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
         with step("Packing"), artifacts.atomic_path(request.output) as temporary:
             archive.write(temporary, folder, names)
             _check_output(request)  # what another program put there meanwhile is not ours to replace
-    return Bundle(request.output, archive.sha256(request.output), made, tuple(notes))
+    return Bundle(request.output, artifacts.sha256(request.output), made, tuple(notes))
 
 
 def _check_output(request: Request) -> None:
