@@ -126,6 +126,8 @@ def _data(manifests: Sequence[Mapping[str, Any]], found: Reports) -> list[str]:
             if isinstance(told.get(field), Mapping):
                 proofs[f"- {what}: {_images(told[field])}"] = None
     lines += list(proofs) or ["- Calibration: none, or not stated."]
+    sources = {manifest["golden"]["source"]: None for manifest in manifests if manifest.get("golden")}
+    lines.append(f"- Golden images, which are in this bundle: {', '.join(map(_cell, sources)) or 'none'}")
     report = found.verification
     return [*lines, f"- Verification: {_images(report['images']) if report else NOT_MEASURED}"]
 

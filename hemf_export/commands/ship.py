@@ -80,6 +80,7 @@ def command(
     console.next_command("hemf-export self-test", bundle)
 
 
+_DOING = {"engine": "Building the engine", "verify": "Verifying", "bench": "Timing"}
 COLUMNS = ("checkpoint", "precision", "accuracy", "float32", "agreement", "size", "bundle", "steps done")
 
 
@@ -141,7 +142,7 @@ class Talk:
         self._console = console
         self._bar: Any = None
         self._calibration: Any = None
-        self._label = ""
+        self._label = self._step = ""
 
     def begin(self, name: str, number: int, total: int) -> None:
         """A checkpoint begins."""
@@ -150,6 +151,7 @@ class Talk:
     def doing(self, step: str) -> None:
         """A step begins."""
         self._console.say(f"{self._label}{step}")
+        self._step = step
 
     def cached(self, step: str) -> None:
         """A step was done before."""
@@ -171,7 +173,7 @@ class Talk:
         if self._calibration is not None:
             self._calibration.close()
         if self._bar is None:
-            self._bar = self._console.PhaseBar("Working")
+            self._bar = self._console.PhaseBar(_DOING.get(self._step, self._step))
         self._bar.update(phase, done, total)
 
     def calibration(self) -> Listener:
