@@ -48,17 +48,18 @@ def write(path: Path, folder: Path, names: list[str], progress: Progress = lambd
     parameters = zstandard.ZstdCompressionParameters.from_level(
         LEVEL, window_log=WINDOW_LOG, enable_ldm=True, write_checksum=True, write_content_size=True
     )  # fmt: skip
-    compressor = zstandard.ZstdCompressor(compression_params=parameters)
+    # Not its stream_writer: that one, closed by an error of the disk, hides it behind one of its own.
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj(size=total + len(tar_format.END))
     with open(path, "w+b") as file:
-        with compressor.stream_writer(file, size=total + len(tar_format.END), closefd=False) as stream:
-            for name, size in sizes.items():
-                stream.write(tar_format.header(name, size))
-                with open(folder / name, "rb") as source:
-                    while chunk := source.read(CHUNK):
-                        stream.write(chunk)
-                        progress(len(chunk))
-                stream.write(tar_format.padding(size))
-            stream.write(tar_format.END)
+        for name, size in sizes.items():
+            file.write(frame.compress(tar_format.header(name, size)))
+            with open(folder / name, "rb") as source:
+                while chunk := source.read(CHUNK):
+                    file.write(frame.compress(chunk))
+                    progress(len(chunk))
+            file.write(frame.compress(tar_format.padding(size)))
+        file.write(frame.compress(tar_format.END))
+        file.write(frame.flush())
         file.seek(0)
         start = _seal_start()
         seal = start + _digest(file, file.seek(0, io.SEEK_END), start).digest()
@@ -158,7 +159,8 @@ class Reader:
                 parts.append(part)
                 count -= len(part)
         except (zstandard.ZstdError, MemoryError) as error:
-            raise self.refusal(f"it can't be decompressed ({error})") from error
+            reason = str(error).rpartition(": ")[2] or type(error).__name__
+            raise self.refusal(f"it can't be decompressed ({reason})") from error
         return b"".join(parts)
 
 

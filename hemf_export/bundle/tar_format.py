@@ -53,7 +53,7 @@ def parse(block: bytes) -> tuple[str, int]:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
     except (tarfile.HeaderError, ValueError) as error:
         raise BadInputError(f"it is damaged: {error}") from error
-    if not info.isreg():
+    if info.type != tarfile.REGTYPE:
         raise BadInputError(f"{info.name!r} is {_KINDS.get(info.type, 'no plain file')}")
     require_plain(info.name)
     if block != header(info.name, info.size):

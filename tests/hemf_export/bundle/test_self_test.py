@@ -16,7 +16,7 @@ from tests.engines import fake_tensorrt as fake
 from tests.hemf_export.bundle import packing
 from tests.hemf_export.bundle.packing import entries, pack, reindexed, whole
 from tests.hemf_export.test_engine_commands import small as small_engine
-from tests.hemf_export.triton.models import means, plan
+from tests.hemf_export.triton.models import SIDE, means, plan
 from tests.hostile.conftest import contents, one_message
 
 
@@ -84,11 +84,21 @@ def test_without_golden_images_only_hashes_are_compared(tmp_path, refused):
     assert "every hash agrees" in refused("self-test", path, code=1)
 
 
+def with_tensors(engine: Path) -> Path:
+    """The manifest says what a builder would have told."""
+    own = ("manifest", "file", "size_bytes", "sha256", "versions")
+    fields = {name: value for name, value in (artifacts.read_manifest(engine) or {}).items() if name not in own}
+    kinds = {"images": ("input", [-1, 3, SIDE, SIDE]), "logits": ("output", [-1, 3])}
+    tensors = [{"name": name, "mode": mode, "type": "FLOAT", "shape": shape} for name, (mode, shape) in kinds.items()]
+    artifacts.write_manifest(engine, {**fields, "tensors": tensors})
+    return engine
+
+
 @pytest.mark.parametrize("off", [0.0, 1.0])
 def test_on_a_gpu_the_engine_is_run(tmp_path, run_cli, off):
     with fake.installed() as patch:
         fake.on_a_gpu(patch)
-        engine = small_engine(tmp_path, backend="tensorrt", off=off)
+        engine = with_tensors(small_engine(tmp_path, backend="tensorrt", off=off))
         path = making.make(making.Request((engine,), tmp_path / "m.tar.zst", cpp=False)).path
         code, out, err = run_cli("self-test", path, "--strict")
     assert code == (3 if off else 0), err
