@@ -20,6 +20,11 @@ from tests.hemf_export.triton.models import SIDE, means, plan
 from tests.hostile.conftest import contents, one_message
 
 
+@pytest.fixture(autouse=True)
+def short_timings(monkeypatch):
+    monkeypatch.setattr(latency, "_SECONDS", 0.05)
+
+
 def test_onnx_files_are_run_and_timed(bundle, run_cli, tmp_path):
     code, out, err = run_cli("self-test", bundle)
     assert code == 0, err
