@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latency.")
 @click.option("--bench-seconds", default=10.0, show_default=True, help="At most, for each batch size.")
 @click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True, help="Images in the bundle.")
-@click.option("--noise", is_flag=True, help="Golden images are noise: no image of the data is in the bundle.")
+@click.option(
+    "--noise", is_flag=True, default=False, help="Golden images are noise: no image of the data is in the bundle."
+)
 @click.option("--triton/--no-triton", default=True, show_default=True, help="With a repository for Triton.")
 @click.option("--cpp/--no-cpp", default=True, show_default=True, help="With the C++ library and its example.")
 @click.option("--use", default="", metavar="FILE.md", help="What it is for: for the model card.")
@@ -74,6 +76,8 @@ def command(
         return
     if not as_json:
         console.table(f"Shipped for {options.target}", COLUMNS, [_row(one) for one in shipped], words=(0, 1, 6))
+        if not any(one.made or one.error for one in shipped):
+            console.say("All as before: nothing was done.")
     _raise_failures(shipment.failures(shipped), len(shipped))
     bundle = shipped[0].bundle
     assert bundle is not None, "what didn't fail has a bundle"
@@ -81,7 +85,7 @@ def command(
 
 
 _DOING = {"engine": "Building the engine", "verify": "Verifying", "bench": "Timing"}
-COLUMNS = ("checkpoint", "precision", "accuracy", "float32", "agreement", "size", "bundle", "steps done")
+COLUMNS = ("checkpoint", "precision", "accuracy", "float32", "agreement", "size", "bundle")
 
 
 def _check(options: Any) -> None:
@@ -111,10 +115,9 @@ def _row(one: Shipped) -> tuple[str, ...]:
 
     size = console.size(facts["size_bytes"]) if one.bundle else "–"
     where = str(one.bundle) if one.bundle else f"failed at {one.failed_at or 'the start'}"
-    steps = ", ".join(one.made) or "none: all as before"
     return (
         one.source.name, facts.get("precision", "–"), share("accuracy"), share("reference_accuracy"),
-        share("agreement"), size, where, steps,
+        share("agreement"), size, where,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ Each step that was done of the same is taken as it is, so that a call that was c
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,6 +142,9 @@ class _Run:
     def __init__(self, job: Job, data_digest: str, shipped: Shipped) -> None:
         self.job, self.data_digest, self.shipped = job, data_digest, shipped
         self.records = Records(job.folder)
+        # Nobody else is at work here: what an earlier call left half done when it was killed is in nobody's way.
+        for path in job.folder.glob(".*.tmp"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def all(self) -> None:
         job, options = self.job, self.job.options
@@ -230,7 +234,8 @@ def _runs(plan: Path) -> bool:
 
 def _check_folder(folder: Path) -> None:
     """A new folder, an empty one, or one of an earlier shipment."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / records.NAME).is_file():
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    if shown and not (folder / records.NAME).is_file():
         raise BadInputError(
             f"{folder} is not empty, and has no {records.NAME}: nothing is written there.",
             "Choose a new or an empty folder with -o.",

@@ -92,7 +92,7 @@ def test_a_second_call_does_nothing(again, tmp_path, trained, pictures, run_cli)
     assert contents(tmp_path) == before
     code, out, err = run_cli("ship", trained.parent / "best.pt", "--data", pictures, "-o", tmp_path / "shipped", *QUICK)
     assert code == 0, err
-    assert "none: all as before" in out
+    assert "All as before: nothing was done." in err
     assert "best.tar.zst" in out
     assert err.count("as before") == len(STEPS)
 
@@ -150,7 +150,7 @@ def test_one_that_fails_does_not_stop_the_others(shipped, trained, pictures, tmp
     assert code == 1
     assert "1 of 2 checkpoints failed:\n  broken, onnx:" in err
     assert "failed at onnx" in out
-    assert "all as before" in out
+    assert "best.tar.zst" in out
     value = json.loads(run_cli(*line, "--json")[1])
     assert (value["exit_code"], "broken" in value["error"]) == (1, True)
 
