@@ -18,7 +18,8 @@ from hemf_export.triton.model_file import ModelFile
 
 # What a clock measured of a build: the only fields of a manifest that differ where nothing else does.
 TIMED_FIELDS = ("build_seconds", "build_peak_memory_bytes")
-_PLACES = ("path", "source", "folder", "file", "images")  # fields that may hold a path of the machine they were made on
+# Fields that may hold a path of the machine they were made on, and how many names of it say something elsewhere.
+_PLACES = {"path": 1, "file": 1, "folder": 1, "source": 2, "images": 2}
 
 
 def read(paths: Sequence[Path]) -> list[ModelFile]:
@@ -110,18 +111,15 @@ def described(model: ModelFile, folder: Path) -> dict[str, Any]:
 
 
 def without_places(values: Any) -> Any:
-    """A copy of plain values in which a path of this machine is its last two names: nobody else has the rest."""
+    """A copy of plain values in which a path of this machine is its last name or two: nobody else has the rest."""
     if isinstance(values, Mapping):
         return {
-            name: _last_names(value) if name in _PLACES and isinstance(value, str) else without_places(value)
+            name: "/".join(PurePath(value.lstrip("/")).parts[-_PLACES[name] :])
+            if name in _PLACES and isinstance(value, str)
+            else without_places(value)
             for name, value in values.items()
         }
     return [without_places(value) for value in values] if isinstance(values, list | tuple) else values
-
-
-def _last_names(text: str) -> str:
-    path = PurePath(text)
-    return text if not path.is_absolute() and ".." not in path.parts else "/".join(path.parts[1:][-2:])
 
 
 def _golden(model: ModelFile, images: Path | None, count: int, others: Sequence[Golden]) -> Golden | None:

@@ -15,7 +15,7 @@ import pytest
 from engines import golden
 from hemf import artifacts
 from hemf_export import cli
-from hemf_export.bundle import archive, index, making, unpacking
+from hemf_export.bundle import archive, index, making, models, unpacking
 from hemf_export.triton import repository
 from tests.conftest import CLASSES, PROJECT
 from tests.hemf_export.bundle import packing
@@ -76,6 +76,17 @@ def test_nothing_in_it_is_of_this_machines_folders(unpacked, proven, folder):
             text = path.read_text()
             assert str(folder.parent) not in text, path
             assert str(proven.folder) not in text, path
+
+
+def test_where_files_lay_is_no_part_of_it():
+    """As text of one folder: another folder with the same name gives the same bytes."""
+    for root in ("/home/me/", "../", "a/b/", ""):
+        found = models.without_places(
+            {"path": f"{root}x.onnx", "golden": [{"source": f"{root}data/test"}], "n": 1, "text": f"{root}stays"}
+        )
+        assert found == {"path": "x.onnx", "golden": [{"source": "data/test"}], "n": 1, "text": f"{root}stays"}
+    assert models.without_places({"source": "seeded noise (20250)"}) == {"source": "seeded noise (20250)"}
+    assert models.without_places({"source": "/"}) == {"source": ""}
 
 
 def test_the_same_inputs_give_the_same_bytes(bundle, proven, tmp_path):
