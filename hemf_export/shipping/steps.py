@@ -124,13 +124,14 @@ def verify(job: Job, candidates: list[Path]) -> Result:
         CheckFailedError: a bound is missed.
     """
     from hemf_export import scrutiny, verification, verification_page, verification_sheet, verification_text
+    from hemf_export.bundle.models import without_places
 
     looking = scrutiny.plan(candidates, None, nodes=False)
     request = verification.Request(
         candidates=tuple(candidates), data=job.data, reference=job.checkpoint, classes=job.options.class_names
     )
     found = looking.add_to(verification.verify(request, job.listener.progress), job.listener.progress)
-    values = found.to_dict()
+    values = without_places(found.to_dict())  # moved elsewhere, the folder's files are the same
     pictures = verification_sheet.thumbnails(found)
     report, page = job.file(".verify.json"), job.file(".verify.html")
     artifacts.write_json(report, values)

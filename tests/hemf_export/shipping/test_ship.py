@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -94,7 +94,7 @@ def test_a_second_call_does_nothing(again, tmp_path, trained, pictures, run_cli)
     assert code == 0, err
     assert "All as before: nothing was done." in err
     assert "best.tar.zst" in out
-    assert err.count("as before") == len(STEPS)
+    assert err.count(": as before") == len(STEPS)
 
 
 def test_it_needs_no_torch(shipped, trained, pictures):
@@ -107,7 +107,7 @@ def test_it_needs_no_torch(shipped, trained, pictures):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=PROJECT)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("as before") == len(STEPS)
+    assert done.stderr.count(": as before") == len(STEPS)
 
 
 def test_only_what_changed_is_done_again(again, tmp_path):
@@ -116,11 +116,16 @@ def test_only_what_changed_is_done_again(again, tmp_path):
     assert again()[0] == ["bundle"]
     (folder / "best.verify.html").write_text("changed by hand")
     assert again()[0] == ["verify"], "which comes out the same, so that the bundle stays"
-    assert again("--golden", 2, "--no-triton")[0] == ["engine", "verify", "bench", "bundle"]
-    assert again("--golden", 2, "--no-triton", "--no-bench")[0] == ["bundle"]
+    assert again("--no-triton", "--no-bench")[0] == ["bundle"]
     assert "timings/bench.json" not in entries(folder / "best.tar.zst")
 
 
+@pytest.mark.slow
+def test_an_option_of_the_engine_is_for_all_after_it(again):
+    assert again("--golden", 2)[0] == ["engine", "verify", "bench", "bundle"]
+
+
+@pytest.mark.slow
 def test_noise_keeps_images_at_home(again, tmp_path):
     made, _ = again("--noise", "--no-bench")
     assert made == ["engine", "verify", "bundle"]
@@ -171,21 +176,38 @@ def test_a_bound_that_is_missed_is_exit_3_with_the_report(again, tmp_path, train
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kill -9 is of POSIX")
-def test_killed_it_goes_on(trained, pictures, tmp_path, run_cli):
+def test_killed_while_it_packs_it_goes_on(again, tmp_path, trained, pictures, run_cli):
     folder = tmp_path / "shipped"
-    line = ["ship", str(trained.parent / "best.pt"), "--data", str(pictures), "-o", str(folder), *QUICK, "--no-bench"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "hemf_export.cli", *line], cwd=PROJECT, stderr=subprocess.DEVNULL
-    ) as process:  # fmt: skip
-        deadline = time.monotonic() + 120
-        while "onnx" not in _steps(folder) and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-    assert _steps(folder)[:1] == ["onnx"]
-    code, _, err = run_cli(*line)
+    (folder / "best.tar.zst").unlink()
+    before = contents(folder)
+    _kill(trained, pictures, folder, lambda: any(folder.glob(".best.tar.zst.*.tmp")))
+    assert contents(folder) != before, "what it had begun lies there"
+    assert again()[0] == ["bundle"]
+    assert contents(folder).keys() == before.keys() | {"best.tar.zst"}
+    assert run_cli("self-test", folder / "best.tar.zst")[0] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kill -9 is of POSIX")
+def test_killed_early_it_goes_on(trained, pictures, tmp_path, run_cli):
+    folder = tmp_path / "shipped"
+    _kill(trained, pictures, folder, lambda: "onnx" in _steps(folder))
+    code, _, err = run_cli("ship", trained.parent / "best.pt", "--data", pictures, "-o", folder, *QUICK)
     assert code == 0, err
     assert "onnx: as before" in err
     assert run_cli("self-test", folder / "best.tar.zst")[0] == 0
+
+
+def _kill(trained: Path, pictures: Path, folder: Path, when: Callable[[], bool]) -> None:
+    """Run the line in a process of its own, and kill it at a moment."""
+    line = ["ship", str(trained.parent / "best.pt"), "--data", str(pictures), "-o", str(folder), *QUICK]
+    command = [sys.executable, "-m", "hemf_export.cli", *line]
+    with subprocess.Popen(command, cwd=PROJECT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not when() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it was still at work"
 
 
 def _steps(folder: Path) -> list[str]:
