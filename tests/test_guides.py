@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from hemf import checkpoint
 from hemf_export import cli
 from hemf_export.requirements import satisfies
-from tests.conftest import PROJECT, tiny_checkpoint
+from tests.conftest import PROJECT
 from tests.test_readme import LARGE_BUDGET, SHORTENED
 
 GUIDES = sorted((PROJECT / "docs").glob("*.md"))
@@ -37,12 +36,14 @@ def ours(guide: Path) -> list[list[str]]:
 @pytest.mark.documentation
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
-def test_every_command_works(guide: Path, tmp_path: Path, image_data: Path, run_cli, monkeypatch):
+def test_every_command_works(
+    guide: Path, tmp_path: Path, pictures: Path, trained_checkpoint: Path, run_cli, monkeypatch
+):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
     monkeypatch.chdir(tmp_path)
-    assert image_data == tmp_path / "data"
+    shutil.copytree(pictures, "data")
     Path("run").mkdir()
-    checkpoint.save(tiny_checkpoint(), Path("run", "best.pt"))
+    shutil.copy(trained_checkpoint, "run")
     for line in (line for block in blocks(guide, "console") for line in block.splitlines()):
         program, *words = shlex.split(line)
         if program == "hemf-export":
@@ -56,7 +57,7 @@ def test_every_command_works(guide: Path, tmp_path: Path, image_data: Path, run_
             assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     if programs := blocks(guide, "cpp"):
         _build(programs, blocks(guide, "cmake"), tmp_path / "mine", tmp_path / "installed")
-        model, image = tmp_path / "tried/models/best.fp16.t4.engine", next((image_data / "test").rglob("*.png"))
+        model, image = tmp_path / "tried/models/best.fp16.t4.engine", next((tmp_path / "data" / "test").rglob("*.png"))
         done = subprocess.run([tmp_path / "mine/build/mine", model, image], capture_output=True, text=True, check=False)
         assert (done.returncode, "TensorRT" in done.stderr) == (4, True), "it says what it was built without"
 

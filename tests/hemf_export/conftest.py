@@ -9,14 +9,8 @@ from pathlib import Path
 import pytest
 
 from hemf import artifacts, checkpoint
-from hemf.images import Preprocess
 from hemf_export import fp16, onnx_export, precision, runners
-from tests.conftest import TINY, tiny_checkpoint, write_class_folders
-from train.datasets import checks
-from train.job import Job
-from train.recipe import Recipe
-from train.run_folder import RunFolder
-from train.trainer import Trainer
+from tests.conftest import Quiet, tiny_checkpoint, write_class_folders
 
 
 @dataclass(frozen=True)
@@ -54,16 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """The ONNX file of a tiny network that learned to tell the pictures apart."""
-    folder = tmp_path_factory.mktemp("trained")
-    splits = checks.load_splits(pictures)
-    train, validation = splits["train"], splits["val"]
-    recipe = Recipe(epochs=8, batch_size=8, learning_rate=1e-3)
-    job = Job(TINY, recipe, Preprocess.for_size(TINY.image_size), train, validation)
-    Trainer(job, RunFolder(folder, resume=False), resume=False).fit(Quiet())
-    onnx_export.export(folder / "best.pt", folder / "best.onnx", onnx_export.Options())
-    return folder / "best.onnx"
+def trained(trained_checkpoint: Path) -> Path:
+    """The ONNX file of a tiny network that learned to tell the pictures apart, beside its checkpoint."""
+    path = trained_checkpoint.with_suffix(".onnx")
+    onnx_export.export(trained_checkpoint, path, onnx_export.Options())
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -82,19 +71,3 @@ def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no model may run: what is refused is refused before."""
     for runner in (runners.TorchRunner, runners.OnnxRunner):
         monkeypatch.setattr(runner, "infer", lambda *_: pytest.fail("an image was run"))
-
-
-class Quiet:
-    """A listener that hears nothing."""
-
-    def step(self, *_: object) -> None:
-        pass
-
-    def epoch(self, line: dict) -> None:
-        pass
-
-    def phase(self, *_: object, **__: object) -> None:
-        pass
-
-    def advance(self, count: int) -> None:
-        pass

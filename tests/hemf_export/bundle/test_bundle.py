@@ -90,31 +90,29 @@ def test_where_files_lay_is_no_part_of_it():
 
 
 def test_the_same_inputs_give_the_same_bytes(bundle, proven, tmp_path):
-    for name in ("a", "b/c"):
-        place = tmp_path / name
-        place.mkdir(parents=True)
-        for path in proven.folder.iterdir():
-            shutil.copy(path, place)
-            os.utime(place / path.name, (1, 1))
-            (place / path.name).chmod(0o600)
-        before = os.umask(0o077)
-        try:
-            made = making.make(
-                making.Request(
-                    (place / proven.onnx.name, place / proven.half.name), place / bundle.name,
-                    place / "verify.json", place / "bench.json",
-                )
-            )  # fmt: skip
-        finally:
-            os.umask(before)
-        assert made.path.read_bytes() == bundle.read_bytes()
-        assert made.sha256 == artifacts.sha256(bundle)
+    place = tmp_path / "another" / "folder"
+    place.mkdir(parents=True)
+    for path in proven.folder.iterdir():
+        shutil.copy(path, place)
+        os.utime(place / path.name, (1, 1))
+        (place / path.name).chmod(0o600)
+    files = (place / proven.onnx.name, place / proven.half.name)
+    before = os.umask(0o077)
+    try:
+        made = making.make(
+            making.Request(files, place / bundle.name, place / "verify.json", place / "bench.json")
+        )  # fmt: skip
+    finally:
+        os.umask(before)
+    assert made.path.read_bytes() == bundle.read_bytes()
+    assert made.sha256 == artifacts.sha256(bundle)
 
 
-def test_the_order_of_the_files_on_the_line_is_kept_in_the_card_alone(proven, tmp_path):
+def test_the_order_of_the_files_on_the_line_is_kept_in_the_card_alone(tmp_path):
+    first, second = means(tmp_path / "a.onnx"), means(tmp_path / "b.onnx", scale=2)
     made = [
         making.make(making.Request(files, tmp_path / f"{number}.tar.zst", triton=False, cpp=False)).index.members
-        for number, files in enumerate(((proven.onnx, proven.half), (proven.half, proven.onnx)))
+        for number, files in enumerate(((first, second), (second, first)))
     ]
     assert made[0].keys() == made[1].keys()
     assert {name for name in made[0] if made[0][name] != made[1][name]} == {"MODEL_CARD.md"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
@@ -110,28 +111,30 @@ def test_on_a_gpu_the_engine_is_run(tmp_path, run_cli, off):
     assert ("failed" if off else "passed") in out
 
 
-def timed_at(bundle: Path, path: Path, factor: float, cpu: str | None = None) -> Path:
-    """The bundle with a benchmark in which all was quicker, or on another processor."""
-    found = entries(bundle)
-    report = json.loads(found["timings/bench.json"])
+def timed_at(small: Path, proven, path: Path, factor: float, cpu: str | None = None) -> Path:
+    """The small bundle with a benchmark in which its ONNX file was quicker than it is, or on another processor."""
+    found = entries(small)
+    report = json.loads(proven.bench.read_text())
+    sha256 = hashlib.sha256(found["models/means.onnx"]).hexdigest()
     for timing in report["timings"]:
-        timing["latency_ms"]["p50"] /= factor
+        timing |= {"file": "means.onnx", "sha256": sha256, "latency_ms": {"p50": 1000 / factor}}
     if cpu is not None:
         report["conditions"]["cpu"]["model"] = cpu
     return pack(path, whole(reindexed(found, **{"timings/bench.json": json.dumps(report).encode()})))
 
 
-def test_latency_is_held_to_the_bundles_own(bundle, tmp_path, run_cli, refused):
-    slow = timed_at(bundle, tmp_path / "slow.tar.zst", 1000)
+def test_latency_is_held_to_the_bundles_own(small, proven, tmp_path, run_cli, refused):
+    slow = timed_at(small, proven, tmp_path / "slow.tar.zst", 1e9)
     message = refused("self-test", slow, code=3)
     assert "% slower, bound 100 % (--max-slowdown)" in message
-    assert run_cli("self-test", slow, "--max-slowdown", 1e9)[0] == 0
-    other = timed_at(bundle, tmp_path / "other.tar.zst", 1000, "Another CPU")
+    assert run_cli("self-test", slow, "--max-slowdown", 1e12)[0] == 0
+    assert run_cli("self-test", timed_at(small, proven, tmp_path / "quick.tar.zst", 1))[0] == 0, "quicker is no fault"
+    other = timed_at(small, proven, tmp_path / "other.tar.zst", 1e9, "Another CPU")
     code, _, err = run_cli("self-test", other)
     assert code == 0, "another machine's figures are no bound"
     assert "was timed on another machine (Another CPU" in err
     assert run_cli("self-test", other, "--max-slowdown", 50)[0] == 3, "but where one is asked for"
-    assert run_cli("self-test", bundle, "--max-slowdown", -1)[0] == 2
+    assert run_cli("self-test", small, "--max-slowdown", -1)[0] == 2
 
 
 def test_its_options_are_of_bundles(tmp_path, run_cli):

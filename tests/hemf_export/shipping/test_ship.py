@@ -137,6 +137,7 @@ def test_noise_keeps_images_at_home(again, tmp_path):
     assert all("noise" in source for source in sources)
 
 
+@pytest.mark.slow
 def test_a_file_that_was_damaged_is_made_again(again, tmp_path):
     path = tmp_path / "shipped" / "best.onnx"
     data = path.read_bytes()
