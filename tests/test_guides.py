@@ -59,7 +59,7 @@ def test_every_command_works(
         _build(programs, blocks(guide, "cmake"), tmp_path / "mine", tmp_path / "installed")
         model, image = tmp_path / "tried/models/best.fp16.t4.engine", next((tmp_path / "data" / "test").rglob("*.png"))
         done = subprocess.run([tmp_path / "mine/build/mine", model, image], capture_output=True, text=True, check=False)
-        assert (done.returncode, "TensorRT" in done.stderr) == (4, True), "it says what it was built without"
+        assert (done.returncode, "which this program was not built with" in done.stderr) == (4, True)
 
 
 def _build(programs: list[str], lists: list[str], folder: Path, installed: Path) -> None:
