@@ -97,6 +97,7 @@ class Index:
             if len(member.sha256) != 64 or not set(member.sha256) <= _HEX or member.size_bytes < 0:
                 raise BadInputError(f"its {NAME} has no size and SHA-256 of {name!r}")
         _require_one_place_each([NAME, SUMS, *members])
+        _require_models(about.get("models"), members)
         if not same:
             raise BadInputError(f"its {NAME} was changed: it doesn't agree with itself")
         return found
@@ -105,6 +106,17 @@ class Index:
 def timed(name: str) -> bool:
     """Whether a file has what was measured with a clock."""
     return name.startswith(f"{TIMINGS}/")
+
+
+def _require_models(listed: Any, members: Mapping[str, Member]) -> None:
+    """Each model is a file of the bundle, with that file's hash: no other is ever run."""
+    texts = ("file", "kind", "precision", "sha256")
+    models: list[Any] = listed if isinstance(listed, list) and listed else [None]
+    for model in models:
+        fine = isinstance(model, dict) and all(isinstance(model.get(name), str) for name in texts)
+        member = members.get(f"{MODELS}/{model['file']}") if fine else None
+        if member is None or member.sha256 != model["sha256"] or model["kind"] not in ("onnx", "engine"):
+            raise BadInputError(f"its {NAME} lists a model that isn't in it: {model!r:.200}")
 
 
 def _require_one_place_each(names: list[str]) -> None:

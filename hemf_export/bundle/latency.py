@@ -16,6 +16,7 @@ from hemf_export.conditions import cpu_model
 from hemf_export.runners import Runner
 
 SAME_KIND_SLOWDOWN = 100.0  # percent: a busy machine takes half as long again, a broken set-up several times
+_LARGEST_BATCH = 1024
 _WARMUP, _LEAST, _MOST, _SECONDS = 2, 5, 50, 2.0
 
 
@@ -92,6 +93,9 @@ def known(bench: Mapping[str, Any] | None, sha256: str, *, engine: bool, gpu: st
         sha256: of the file.
         engine: whether it is one.
         gpu: this machine's.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is no benchmark.
     """
     kinds = ("engine, ",) if engine else ("ort-cpu, ",)
     timings = [] if bench is None else bench["timings"]
@@ -103,7 +107,10 @@ def known(bench: Mapping[str, Any] | None, sha256: str, *, engine: bool, gpu: st
     threads = int(cpu["threads"])
     machine = str((there or {}).get("name")) if engine else f"{cpu['model']}, {threads} threads"
     here = str(gpu) if engine else f"{cpu_model()}, {min(threads, usable_cores())} threads"
-    return Known(str(first["name"]), int(first["batch"]), float(first["latency_ms"]["p50"]), threads, machine, here)
+    found = Known(str(first["name"]), int(first["batch"]), float(first["latency_ms"]["p50"]), threads, machine, here)
+    if min(found.batch, found.threads, found.p50_ms) <= 0 or found.batch > _LARGEST_BATCH:
+        raise ValueError(f"{found.runner} at batch {found.batch} took {found.p50_ms} ms with {threads} threads")
+    return found
 
 
 def measure(runner: Runner, inputs: NDArray[np.generic], figure: Known, max_slowdown: float | None) -> Latency:

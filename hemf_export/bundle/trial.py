@@ -28,7 +28,7 @@ from hemf_export import onnx_file, predict, self_test
 from hemf_export.bundle import index, latency, reports, unpacking
 from hemf_export.bundle.archive import Progress
 from hemf_export.bundle.index import Index
-from hemf_export.bundle.latency import Latency
+from hemf_export.bundle.latency import Known, Latency
 from hemf_export.onnx_file import Description
 from hemf_export.predictor import Predictor
 from hemf_export.runners import OnnxRunner
@@ -150,26 +150,33 @@ def run(
     """
     latency.require_bound(max_slowdown)
     bench = folder / reports.BENCH_JSON
-    figures = json.loads(bench.read_bytes()) if bench.is_file() else None
+    try:
+        figures = json.loads(bench.read_bytes()) if bench.is_file() else None
+        gpu = backends.gpu_name()
+        known = [
+            latency.known(figures, model["sha256"], engine=model["kind"] == "engine", gpu=gpu)
+            for model in found.about["models"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(f"{reports.BENCH_JSON} is no benchmark: {type(error).__name__} {error}.") from error
     tried = []
-    for model in found.about["models"]:
+    for model, figure in zip(found.about["models"], known, strict=True):
         begin(model["file"])
         path = folder / index.MODELS / model["file"]
         if model["kind"] == "engine":
-            tried.append(_engine(path, model, figures, cuda_graphs, max_slowdown))
+            tried.append(_engine(path, model, figure, cuda_graphs, max_slowdown))
         else:
-            tried.append(_onnx(path, model, figures, max_slowdown))
+            tried.append(_onnx(path, model, figure, max_slowdown))
     return Trial(tuple(tried))
 
 
-def _onnx(path: Path, about: Mapping[str, Any], bench: Any, max_slowdown: float | None) -> Tried:
+def _onnx(path: Path, about: Mapping[str, Any], figure: Known | None, max_slowdown: float | None) -> Tried:
     described, model = onnx_file.read(path)[1], predict.load(path)
     known = golden.read(path, artifacts.read_manifest(path) or {})
     if known is None:
         return _without_golden(about)
     # ONNX Runtime computes float16 in float32 on a CPU; the bound has room for it.
     found = golden.check(_OfPixels(model), known, described.preprocess, raw=True)
-    figure = latency.known(bench, about["sha256"], engine=False, gpu=None)
     taken = None
     if figure is not None:
         runner = OnnxRunner(path, threads=min(figure.threads, usable_cores()))
@@ -178,7 +185,7 @@ def _onnx(path: Path, about: Mapping[str, Any], bench: Any, max_slowdown: float 
 
 
 def _engine(
-    path: Path, about: Mapping[str, Any], bench: Any, cuda_graphs: bool, max_slowdown: float | None
+    path: Path, about: Mapping[str, Any], figure: Known | None, cuda_graphs: bool, max_slowdown: float | None
 ) -> Tried:  # fmt: skip
     try:
         with engines.load(path, cuda_graphs=cuda_graphs) as runner:
@@ -186,7 +193,6 @@ def _engine(
             known = golden.read(path, runner.manifest)
             if found is None or known is None:
                 return _without_golden(about)
-            figure = latency.known(bench, about["sha256"], engine=True, gpu=backends.gpu_name())
             taken = None
             if figure is not None:
                 described = Description.from_manifest(path, runner.manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -142,6 +143,37 @@ def test_no_index_first(small, attack):
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"bundle": 1}', b'{"bundle": 2}', b"[" * 100_000, b"\xff", b"1"])
 def test_an_index_that_is_none(small, attack, data):
     assert index.NAME in attack(whole({**entries(small), index.NAME: data}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"file": "../labels.txt"}, {"file": "/etc/passwd"}, {"file": 1}, {"kind": "script"}, {"sha256": "0" * 64},
+        {"precision": None}, {"file": "none.onnx"},
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_one_of_its_files(small, attack, change):
+    """What self-test would run: the index agrees with itself, and leads elsewhere."""
+    found = entries(small)
+    about = json.loads(found[index.NAME])
+    about["models"][0] |= change
+    assert "lists a model that isn't in it" in attack(
+        whole(reindexed({**found, index.NAME: json.dumps(about).encode()}))
+    )
+
+
+@pytest.mark.parametrize("models", [None, [], {}, "x", [1]])
+def test_no_models_at_all(small, attack, models):
+    found = entries(small)
+    about = json.loads(found[index.NAME]) | {"models": models}
+    assert index.NAME in attack(whole(reindexed({**found, index.NAME: json.dumps(about).encode()})))
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"timings": 1}', b'{"timings": []}', b'{"timings": [{}]}', b"nan"])
+def test_a_benchmark_that_is_none(small, tmp_path, run_cli, data):
+    path = pack(tmp_path / "bad.tar.zst", whole(reindexed(entries(small), **{"timings/bench.json": data})))
+    code, _, err = run_cli("self-test", path)
+    assert code == (0 if data == b'{"timings": []}' else 1), err
 
 
 def test_another_version_of_the_format_is_told(small, attack):
