@@ -109,6 +109,12 @@ def write_stream(path: Path, source: BinaryIO) -> None:
         shutil.copyfileobj(source, file, 1 << 20)
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a new file of a folder that `whole` gave."""
+    with open(path, "xb") as file:
+        file.write(data)
+
+
 def link_or_copy(source: Path, path: Path, *, copy: bool) -> bool:
     """Put a file into a folder that `whole` gave: a hard link, or a copy where that can't be or `copy` asks for it.
 

@@ -38,7 +38,9 @@ COMMANDS = {
     "predict": ("hemf_export.commands.predict", "Classes and probabilities of images."),
     "triton": ("hemf_export.commands.triton", "Write a model repository of Triton, and check it."),
     "triton-client": ("hemf_export.commands.triton_client", "Classes and probabilities of images, by a Triton server."),
-    "self-test": ("hemf_export.commands.self_test", "Run an engine on its golden images, against its graph."),
+    "ship": ("hemf_export.commands.ship", "Take checkpoints to bundles in one command, which resumes."),
+    "bundle": ("hemf_export.commands.bundle", "Pack files, proofs, Triton's repository and C++ into one archive."),
+    "self-test": ("hemf_export.commands.self_test", "Try an engine, or a whole bundle, on this machine."),
     "inspect": ("hemf_export.commands.inspect", "What a checkpoint, ONNX file or engine is, and whether it may run."),
     "doctor": ("hemf_export.commands.doctor", "What this machine has, what commands lack, and the fix."),
 }
@@ -88,6 +90,7 @@ def cli(debug: bool) -> None:
     hemf-export trt RUN/best.onnx --fp16   → an engine for a T4
     hemf-export verify RUN/best.fp16.onnx --data DATA   the same classes as the checkpoint, image by image?
     hemf-export bench RUN/best.onnx    latency, side by side
+    hemf-export ship RUN/best.pt --data DATA -o SHIPPED   all of these, and one bundle for the target
     """
 
 

@@ -31,10 +31,12 @@ PACKAGES = {
     "scikit-learn": ("sklearn", "scikit-learn"),
     "scipy": ("scipy", "scipy"),
     "matplotlib": ("matplotlib", "matplotlib"),
+    "zstandard": ("zstandard", "zstandard"),
     "tritonclient": ("tritonclient.grpc", "tritonclient"),
 }
 OTHER_PACKAGES = (
     "numpy", "onnx-ir", "onnxscript", "safetensors", "filelock", "Pillow", "scikit-learn", "scipy", "matplotlib",
+    "zstandard",
 )  # fmt: skip
 
 

@@ -37,6 +37,11 @@ def make(graph: Path, described: Description, images: Path | None, count: int = 
     # Whatever their folders are called: what is compared is logits, and a foreign file may not know its classes' names.
     samples = Samples(described.input, parity.image_folder(images, None), count)
     pixels = np.concatenate(list(samples.pixels((samples.count,))))
+    return of_pixels(graph, described, pixels, samples.source)
+
+
+def of_pixels(graph: Path, described: Description, pixels: NDArray[np.uint8], source: str) -> Golden:
+    """Golden images of pixels (n, H, W, 3) as `graph` takes them from images; `source` says where those are from."""
     inputs = described.input.network(pixels)
     plain = _logits(Session(graph), inputs, described.batch)
     logits = plain
@@ -44,7 +49,7 @@ def make(graph: Path, described: Description, images: Path | None, count: int = 
         logits = _logits(Session(emulation.of_file(onnx.load(graph))), inputs, described.batch)
     noise = float(np.abs(plain - logits).max())
     bound = max(Bounds().logit_bound(float(np.abs(logits).max())), _TIMES_OWN_NOISE * noise)
-    return Golden(pixels, logits, samples.source, round(bound, 6))
+    return Golden(pixels, logits, source, round(bound, 6))
 
 
 def _logits(session: Session, inputs: NDArray[np.generic], batch: int | None) -> NDArray[np.float32]:

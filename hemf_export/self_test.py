@@ -38,23 +38,28 @@ def of(runner: EngineRunner, path: Path) -> SelfTest | None:
         BadInputError: the golden images were changed.
         CheckFailedError: a logit differs by more than the manifest allows, or isn't finite.
     """
-    known = golden.read(path, runner.manifest)
-    if known is None:
-        return None
-    described = Description.from_manifest(path, runner.manifest)
-    found = golden.check(
-        runner,
-        _filled(known, runner.interface.filled(len(known.pixels))),
-        described.preprocess,
-        raw=described.input_type == "uint8",
-    )
-    if not found.passed:
+    found = compare(runner, path)
+    if found is not None and not found.passed:
         what = f"a logit differs by {found.max_difference:.3g}, bound {found.bound:.3g}" if found.finite else "NaN"
         raise CheckFailedError(
             f"{path} doesn't compute what its graph does: {what} ({found.images} golden images).",
             "Don't use it on this machine. Build it again here, and test again.",
         )
     return found
+
+
+def compare(runner: EngineRunner, path: Path) -> SelfTest | None:
+    """The same without a verdict."""
+    known = golden.read(path, runner.manifest)
+    if known is None:
+        return None
+    described = Description.from_manifest(path, runner.manifest)
+    return golden.check(
+        runner,
+        _filled(known, runner.interface.filled(len(known.pixels))),
+        described.preprocess,
+        raw=described.input_type == "uint8",
+    )
 
 
 def to_dict(found: SelfTest) -> dict[str, Any]:

@@ -160,6 +160,40 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def trained_checkpoint(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    """Of a tiny network that learned to tell the pictures apart."""
+    from train.datasets import checks
+    from train.job import Job
+    from train.recipe import Recipe
+    from train.run_folder import RunFolder
+    from train.trainer import Trainer
+
+    def make(folder: Path) -> None:
+        splits = checks.load_splits(pictures)
+        recipe = Recipe(epochs=8, batch_size=8, learning_rate=1e-3)
+        job = Job(TINY, recipe, Preprocess.for_size(TINY.image_size), splits["train"], splits["val"])
+        Trainer(job, RunFolder(folder, resume=False), resume=False).fit(Quiet())
+
+    return once(tmp_path_factory, "trained_checkpoint", make) / "best.pt"
+
+
+class Quiet:
+    """A listener that hears nothing."""
+
+    def step(self, *_: object) -> None:
+        pass
+
+    def epoch(self, line: dict) -> None:
+        pass
+
+    def phase(self, *_: object, **__: object) -> None:
+        pass
+
+    def advance(self, count: int) -> None:
+        pass
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests keep what they cache to themselves."""

@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 
 from hemf import artifacts
-from hemf.images import Preprocess
 from hemf_export import onnx_export, precision, runners
-from tests.conftest import TINY, Made, once, write_class_folders
+from tests.conftest import Made, Quiet, once, write_class_folders
 from tests.engines import cpp_build
 from tests.engines.cpp_probe import Probe
-from train.datasets import checks
-from train.job import Job
-from train.recipe import Recipe
-from train.run_folder import RunFolder
-from train.trainer import Trainer
 
 
 @pytest.fixture(scope="session")
@@ -41,15 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
-    """The ONNX file of a tiny network that learned to tell the pictures apart."""
+def trained(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of a tiny network that learned to tell the pictures apart, beside its checkpoint."""
 
     def make(folder: Path) -> None:
-        splits = checks.load_splits(pictures)
-        train, validation = splits["train"], splits["val"]
-        recipe = Recipe(epochs=8, batch_size=8, learning_rate=1e-3)
-        job = Job(TINY, recipe, Preprocess.for_size(TINY.image_size), train, validation)
-        Trainer(job, RunFolder(folder, resume=False), resume=False).fit(Quiet())
+        shutil.copy(trained_checkpoint, folder / "best.pt")
         onnx_export.export(folder / "best.pt", folder / "best.onnx", onnx_export.Options())
 
     return once(tmp_path_factory, "trained", make) / "best.onnx"
@@ -74,19 +64,3 @@ def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on no model may run: what is refused is refused before."""
     for runner in (runners.TorchRunner, runners.OnnxRunner):
         monkeypatch.setattr(runner, "infer", lambda *_: pytest.fail("an image was run"))
-
-
-class Quiet:
-    """A listener that hears nothing."""
-
-    def step(self, *_: object) -> None:
-        pass
-
-    def epoch(self, line: dict) -> None:
-        pass
-
-    def phase(self, *_: object, **__: object) -> None:
-        pass
-
-    def advance(self, count: int) -> None:
-        pass

@@ -29,9 +29,8 @@ from hemf_export.description import Description
 from hemf_export.entry import Entry
 from hemf_export.parity import Samples
 from hemf_export.raw_pixels import Resize
-from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders, write_images
+from tests.conftest import CLASSES, Quiet, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf.test_resampling import SHAPES, noise
-from tests.hemf_export.conftest import Quiet
 from tests.hemf_export.test_cpp_predict import told
 
 SIZE = SourceSize(40, 40)  # of the shared pictures

@@ -11,8 +11,7 @@ from hemf import artifacts, checkpoint
 from hemf.variants import VARIANTS, vary
 from hemf_export import onnx_export, precision
 from hemf_export.fp16 import Bounds
-from tests.conftest import TINY, once, tiny_checkpoint
-from tests.hemf_export.conftest import Quiet
+from tests.conftest import TINY, Quiet, once, tiny_checkpoint
 
 SMALL = dataclasses.replace(TINY, image_size=32)
 

@@ -1,0 +1,1 @@
+"""One archive with all that goes to a target: models, proofs, golden images, Triton's repository, the C++ sources."""

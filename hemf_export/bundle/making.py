@@ -1,0 +1,184 @@
+"""Model files, their proofs and all that serves them → one bundle. Same inputs, same bytes.
+
+from hemf_export.bundle import making
+made = making.make(making.Request((Path("best.int8.t4.engine"),), Path("best.tar.zst")))
+print(made.sha256)
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hemf import artifacts
+from hemf.errors import BadInputError, UsageError
+from hemf_export import golden_images
+from hemf_export.bundle import archive, cpp_sources, index, model_card, models, reports
+from hemf_export.bundle.archive import SUFFIX
+from hemf_export.bundle.index import Index
+from hemf_export.triton import protobuf, repository
+from hemf_export.triton.model_file import ModelFile
+from hemf_export.triton.options import BackendName, Options
+
+LABELS = "labels.txt"
+TRITON = "triton"
+BUILDS = f"{index.TIMINGS}/builds.json"
+
+Step = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to bundle; see `hemf-export bundle --help`.
+
+    Args:
+        files: engines and ONNX files with their manifests, of one checkpoint.
+        output: NAME.tar.zst.
+        verified: JSON of their verification.
+        bench: JSON of their benchmark.
+        images: to make golden images of for ONNX files; None for those of the engines, else noise.
+        golden: how many; 0 for none.
+        use: what the model is for, as text of the model card.
+        triton: whether a repository for Triton is part of it.
+        cpp: whether the C++ sources are.
+        force: replace a bundle that is there.
+
+    Raises:
+        UsageError: another ending, or fewer images than none.
+    """
+
+    files: tuple[Path, ...]
+    output: Path
+    verified: Path | None = None
+    bench: Path | None = None
+    images: Path | None = None
+    golden: int = golden_images.IMAGES
+    use: str | None = None
+    triton: bool = True
+    cpp: bool = True
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.output.name.endswith(SUFFIX) or self.output.name == SUFFIX:
+            raise UsageError(f"A bundle is called NAME{SUFFIX}, not {self.output.name}.")
+        if self.golden < 0:
+            raise UsageError(f"--golden is a number of images, not {self.golden}.")
+
+    @property
+    def name(self) -> str:
+        """Of the bundle."""
+        return self.output.name.removesuffix(SUFFIX)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A finished bundle.
+
+    Args:
+        path: of the archive.
+        sha256: of the archive.
+        index: what it says of itself.
+        notes: what a user should know.
+    """
+
+    path: Path
+    sha256: str
+    index: Index
+    notes: tuple[str, ...]
+
+
+def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
+    """Write the bundle.
+
+    Raises:
+        UsageError: no files, or two of one name.
+        BadInputError: files of different checkpoints, without a manifest or not as it describes; reports of other
+            files; a bundle that is there already.
+        CheckFailedError: a report in which a file failed.
+        MissingCapabilityError: tritonclient isn't installed.
+    """
+    _check_output(request)
+    if request.triton:
+        protobuf.messages()
+    with step(f"Reading {', '.join(path.name for path in request.files)}"):
+        read = models.read(request.files)
+        found = reports.read(request.verified, request.bench, read)
+    with tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", suffix=".tmp", dir=request.output.parent) as at:
+        folder = Path(at)
+        with step("Computing golden images" if request.golden else "Putting the files together"):
+            staged = _stage(request, read, folder)
+        notes = list(found.notes)
+        if request.triton:
+            with step("Writing Triton's repository"):
+                notes += _put_triton(read, folder)
+        if request.cpp:
+            cpp_sources.put(folder)
+        artifacts.write_bytes(folder / LABELS, "".join(f"{name}\n" for name in read[0].description.classes).encode())
+        found.write(folder)
+        manifests = [artifacts.read_manifest(folder / index.MODELS / model.path.name) or {} for model in read]
+        card = model_card.markdown(request.name, staged, manifests, found, request.use)
+        artifacts.write_bytes(folder / model_card.NAME, card.encode())
+        made = _index(request, read, staged, folder)
+        digests = {name: member.sha256 for name, member in made.members.items()}
+        artifacts.write_bytes(folder / index.NAME, made.to_bytes())
+        artifacts.write_bytes(folder / index.SUMS, made.sums())
+        names = archive.order(digests, (index.NAME, index.SUMS))
+        with step("Packing"), artifacts.atomic_path(request.output) as temporary:
+            archive.write(temporary, folder, names)
+            _check_output(request)  # what another program put there meanwhile is not ours to replace
+    return Bundle(request.output, artifacts.sha256(request.output), made, tuple(notes))
+
+
+def _check_output(request: Request) -> None:
+    artifacts.check_outputs([request.output], filter(None, (*request.files, request.verified, request.bench)))
+    if request.output.exists() and not request.force:
+        raise BadInputError(f"{request.output} is there already.", "Replace it with --force, or choose another -o.")
+
+
+def _stage(request: Request, read: Sequence[ModelFile], folder: Path) -> list[dict[str, Any]]:
+    place = folder / index.MODELS
+    place.mkdir()
+    shared = models.of_engines(read)
+    builds = {
+        model.path.name: times
+        for model in read
+        if (times := models.stage(model, place, request.images, request.golden, shared))
+    }
+    if builds:
+        (folder / index.TIMINGS).mkdir()
+        artifacts.write_json(folder / BUILDS, builds)
+    return [models.described(model, place) for model in read]
+
+
+def _put_triton(read: Sequence[ModelFile], folder: Path) -> list[str]:
+    """Engines are what is served; ONNX files where there are none."""
+    engines = [model for model in read if model.flavour != "onnx"]
+    notes: list[str] = []
+    for model in engines or read:
+        backend: BackendName | Literal["auto"] = "python" if model.flavour == "tensorrt-rtx" else "auto"
+        path = folder / index.MODELS / model.path.name
+        notes += repository.write([path], folder / TRITON, Options(backend=backend)).notes
+    return notes
+
+
+def _index(
+    request: Request, read: Sequence[ModelFile], staged: Sequence[dict[str, Any]], folder: Path
+) -> Index:  # fmt: skip
+    described = read[0].description
+    about = {
+        "name": request.name,
+        "network": described.name,
+        "checkpoint_sha256": described.checkpoint_sha256,
+        "classes": list(described.classes),
+        "preprocess": described.preprocess.to_dict(),
+        "models": list(staged),
+        "verified": (folder / reports.VERIFY_JSON).is_file(),
+        "timed": (folder / reports.BENCH_JSON).is_file(),
+        "triton": sorted(path.name for path in (folder / TRITON).iterdir()) if request.triton else [],
+        "versions": artifacts.versions(),
+    }
+    return Index.of_folder(folder, about)

@@ -1,0 +1,202 @@
+"""MODEL_CARD.md: what a model is, what it was measured on and how well it did, from manifests and reports alone.
+
+Where they don't tell, the card says "not measured" or "not stated". No latency is in it: that is in timings/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hemf.errors import BadInputError
+from hemf_export.bench_report import markdown_table
+from hemf_export.bundle import reports
+from hemf_export.bundle.reports import Reports
+
+NAME = "MODEL_CARD.md"
+MOST_TEXT = 1 << 20
+NOT_MEASURED = "not measured"
+_LIMITS = (
+    "A tool for engineers made this file. It is no medical device, and no figure here says anything about a diagnosis.",
+    "The figures are of the images named above. Other devices, sites, ages or preparations: not measured.",
+    "Preprocessing is part of the model: images go through what each manifest describes, and through nothing else.",
+    "Hashes show that files are the same, not who made them.",
+)
+_EMULATED = (
+    "Float16 was emulated on a CPU, every result rounded as a GPU rounds it; the engine's own kernels may sum in "
+    "another order. `hemf-export self-test` on the target compares them."
+)
+_RTX = (
+    "The engine is TensorRT-RTX's for compute capability 7.5, promised for GeForce RTX 20; NVIDIA does not name the "
+    "T4: try it there."
+)
+
+
+def read_use(path: Path) -> str:
+    """The text of a user's own on what the model is for.
+
+    Raises:
+        BadInputError: no text.
+    """
+    try:
+        if path.stat().st_size > MOST_TEXT:
+            raise BadInputError(f"{path} is too long for a model card: 1 MB is the most.")
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} can't be read as text: {getattr(error, 'strerror', None) or error}.") from error
+    if not text:
+        raise BadInputError(f"{path} is empty.", "Say in it what the model is for, or leave it out.")
+    return text
+
+
+def markdown(
+    name: str, models: Sequence[Mapping[str, Any]], manifests: Sequence[Mapping[str, Any]], found: Reports,
+    use: str | None,
+) -> str:  # fmt: skip
+    """The card.
+
+    Args:
+        name: of the bundle.
+        models: as in bundle.json.
+        manifests: of them, in the same order.
+        found: reports.
+        use: what the model is for, in Markdown.
+    """
+    first = manifests[0]
+    parts = [
+        f"# Model card: {name}",
+        "",
+        "Made by `hemf-export bundle` from the manifests and reports beside it.",
+        *_section("Model", _model(first)),
+        *_section("Files", _files(models)),
+        *_section("Intended use", [use or "Not stated. Whoever ships it can: `hemf-export bundle --use FILE.md`."]),
+        *_section("Data", _data(manifests, found)),
+        *_section("Metrics", _metrics(found)),
+        *_section("Latency", _latency(found)),
+        *_section("Limits", _limits(models, found)),
+        *_section("Versions", [f"- {_cell(key)}: {_cell(value)}" for key, value in first["versions"].items()]),
+        *_section("Hashes", _hashes(models, first)),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return ["", f"## {title}", "", *lines]
+
+
+def _model(manifest: Mapping[str, Any]) -> list[str]:
+    taken = manifest["preprocess"]
+    how = (
+        "squashed to it" if taken["mode"] == "squash" else f"its centre, the shorter side resized to {taken['resize']}"
+    )
+    source = manifest.get("source_size")
+    return [
+        f"- Network: {_cell(manifest['name'])} (HEMF, He et al. 2025, doi:10.7717/peerj-cs.3181), an image classifier",
+        f"- Classes, in the order of the logits: {', '.join(map(_cell, manifest['classes']))}",
+        f"- Input: RGB, {taken['size']} × {taken['size']} pixels ({how})"
+        + (f", from raw images of {source[0]}x{source[1]}" if source else ""),
+        f"- Normalized by mean {taken['mean']} and standard deviation {taken['std']}",
+    ]
+
+
+def _files(models: Sequence[Mapping[str, Any]]) -> list[str]:
+    rows = [
+        (
+            _cell(model["file"]),
+            _cell(model["precision"]),
+            f"{model['backend']} {model['backend_version']}, {model['compute_capability']}"
+            if model["kind"] == "engine"
+            else "ONNX Runtime",
+            _cell(model["batches"]),
+            str(model["golden_images"]),
+        )
+        for model in models
+    ]
+    return markdown_table(("file", "precision", "runs in", "batches", "golden images"), rows)
+
+
+def _data(manifests: Sequence[Mapping[str, Any]], found: Reports) -> list[str]:
+    lines = ["- Training: not stated in the files; the checkpoint's run folder has it (`summary.json`)."]
+    proofs: dict[str, None] = {}
+    for manifest in manifests:
+        told = manifest.get("proof_of_the_graph") or manifest
+        for what, field in (("Calibration", "calibration_images"), ("Choice of precision", "held_out_images")):
+            if isinstance(told.get(field), Mapping):
+                proofs[f"- {what}: {_images(told[field])}"] = None
+    lines += list(proofs) or ["- Calibration: none, or not stated."]
+    sources = {manifest["golden"]["source"]: None for manifest in manifests if manifest.get("golden")}
+    lines.append(f"- Golden images, which are in this bundle: {', '.join(map(_cell, sources)) or 'none'}")
+    report = found.verification
+    return [*lines, f"- Verification: {_images(report['images']) if report else NOT_MEASURED}"]
+
+
+def _images(told: Mapping[str, Any]) -> str:
+    classes = told.get("classes") or {}
+    counts = f" ({', '.join(f'{_cell(name)} {count}' for name, count in classes.items())})" if classes else ""
+    return f"{told['images']} images of `{_cell(told['folder'])}`{counts}, names' SHA-256 {told['names_sha256'][:16]}…"
+
+
+def _metrics(found: Reports) -> list[str]:
+    report = found.verification
+    if report is None:
+        return [f"Accuracy, recall, agreement with the checkpoint: {NOT_MEASURED}."]
+    rows = []
+    for one in (report["reference"], *report["candidates"]):
+        metrics, paired = one["metrics"], one.get("against_reference")
+        figures = [f"{metrics[key]:.2%}" for key in ("accuracy", "balanced_accuracy", "macro_f1")] if metrics else []
+        drop = None if paired is None else paired["accuracy_drop_points"]
+        interval = None if paired is None else paired["accuracy_drop_interval_points"]
+        lost = f"{drop:.2f}" if drop is not None else "–"
+        if interval is not None:
+            lost += f" ({interval[0]:.2f} to {interval[1]:.2f})"
+        rows.append(
+            (
+                _cell(one["file"]),
+                one["precision"] + (", emulated" if one["float16_emulated"] else ""),
+                *(figures or [NOT_MEASURED] * 3),
+                "reference" if paired is None else f"{paired['agreement']:.2%}",
+                lost,
+            )
+        )
+    heads = ("file", "precision", "accuracy", "balanced", "macro F1", "agreement", "points lost (95 %)")
+    lines = markdown_table(heads, rows)
+    recalls = report["reference"]["metrics"]
+    if recalls:
+        shown = [one for one in (report["reference"], *report["candidates"]) if one["metrics"]]
+        table = [
+            (_cell(name), *(f"{one['metrics']['recall'][name]:.2%}" for one in shown)) for name in report["classes"]
+        ]
+        lines += ["", *markdown_table(("recall of", *(_cell(one["file"]) for one in shown)), table)]
+    return [*lines, "", f"All of it: `{reports.VERIFY_PAGE}`, and as data `{reports.VERIFY_JSON}`."]
+
+
+def _latency(found: Reports) -> list[str]:
+    if found.bench is None:
+        return [f"{NOT_MEASURED.capitalize()}."]
+    return [f"Measured: `{reports.BENCH_PAGE}`, and as data `{reports.BENCH_JSON}`."]
+
+
+def _limits(models: Sequence[Mapping[str, Any]], found: Reports) -> list[str]:
+    limits = list(_LIMITS)
+    report = found.verification
+    if report is not None and any(one["float16_emulated"] for one in report["candidates"]):
+        limits.append(_EMULATED)
+    if any(model.get("backend") == "tensorrt-rtx" and model.get("target") == "t4" for model in models):
+        limits.append(_RTX)
+    seen = {one["sha256"] for one in report["candidates"]} if report else set()
+    unseen = [_cell(model["file"]) for model in models if model["sha256"] not in seen]
+    if unseen:
+        limits.append(f"Not verified image by image: {', '.join(unseen)}.")
+    return [f"- {text}" for text in limits]
+
+
+def _hashes(models: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) -> list[str]:
+    lines = [f"- `{model['sha256']}` {_cell(model['file'])}" for model in models]
+    return [*lines, f"- `{manifest['checkpoint_sha256']}` the checkpoint", "- every file of the bundle: `SHA256SUMS`"]
+
+
+def _cell(text: object) -> str:
+    """Text of others in a line of Markdown, as it is, whatever signs are in it."""
+    return re.sub(r"([\\`*<>\[\]])", r"\\\1", " ".join(str(text).split()))

@@ -1,0 +1,71 @@
+"""`hemf-export bundle`: engines and ONNX files with their proofs → one archive for the target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("bundle")
+@click.argument("files", nargs=-1, required=True, metavar="ENGINE|ONNX…", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="FILE.tar.zst")
+@click.option("--verified", type=click.Path(path_type=Path), metavar="VERIFY.json", help="What verify --json printed.")
+@click.option("--bench", type=click.Path(path_type=Path), metavar="BENCH.json", help="What bench -o wrote.")
+@click.option("--images", type=click.Path(path_type=Path),
+              help="Golden images for ONNX files.  [default: those of the engines, else seeded noise]")  # fmt: skip
+@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True,
+              help="How many; 0 for none, of engines too.")  # fmt: skip
+@click.option("--use", type=click.Path(path_type=Path), metavar="FILE.md", help="What it is for: for the model card.")
+@click.option("--triton/--no-triton", default=True, show_default=True, help="With a repository for Triton.")
+@click.option("--cpp/--no-cpp", default=True, show_default=True, help="With the C++ library and its example.")
+@click.option("--force", is_flag=True, help="Replace a bundle that is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    files: tuple[Path, ...], output: Path, verified: Path | None, bench: Path | None, images: Path | None, golden: int,
+    use: Path | None, triton: bool, cpp: bool, force: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Pack model files of one checkpoint into FILE.tar.zst, with all that proves and serves them.
+
+    In it: files and manifests, reports, golden images and logits, labels, a model card, Triton's repository, the C++
+    sources, and the SHA-256 of each file. The same inputs give the same bytes. `tar --zstd -xf` unpacks it, and
+    `hemf-export self-test FILE.tar.zst` tries it on its target.
+    """
+    from hemf_export import console
+    from hemf_export.bundle import making, model_card
+
+    request = making.Request(
+        files=files, output=output, verified=verified, bench=bench, images=images, golden=golden,
+        use=None if use is None else model_card.read_use(use), triton=triton, cpp=cpp, force=force,
+    )  # fmt: skip
+    made = making.make(request, console.step)
+    for note in made.notes:
+        console.warn(note)
+    size = made.path.stat().st_size
+    about, contents = made.index.about, made.index.contents_sha256
+    if as_json:
+        values = {
+            "file": str(made.path), "size_bytes": size, "sha256": made.sha256, "contents_sha256": contents,
+            "files": len(made.index.members) + 2, **about, "notes": list(made.notes),
+        }  # fmt: skip
+        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        return
+    shown = [
+        (
+            "models" if not number else "",
+            f"{model['file']} ({model['precision']}, {model['golden_images']} golden images)",
+        )
+        for number, model in enumerate(about["models"])
+    ]
+    rows = [
+        *shown,
+        ("reports", ", ".join(what for what in ("verified", "timed") if about[what]) or "none"),
+        ("Triton", ", ".join(about["triton"]) or "none"),
+        ("C++ sources", "yes" if cpp else "no"),
+        ("size", f"{console.size(size)}, {len(made.index.members) + 2} files"),
+        ("SHA-256", made.sha256),
+        ("of the contents", f"{contents} (timings left out)"),
+    ]
+    console.facts(str(made.path), rows)
+    console.next_command("hemf-export self-test", made.path)

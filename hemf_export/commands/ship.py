@@ -1,0 +1,195 @@
+"""`hemf-export ship`: checkpoints → proven, packed and tried bundles, in one command that resumes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from hemf.errors import HemfError, UsageError
+
+if TYPE_CHECKING:
+    from calibration.job import Listener
+    from hemf_export.shipping.shipment import Shipped
+
+
+@click.command("ship")
+@click.argument("checkpoint", metavar="CKPT|FOLDER", type=click.Path(path_type=Path))
+@click.option("--data", required=True, type=click.Path(path_type=Path),
+              help="Data folder: calibrates on train/, chooses on val/, verifies on test/.")  # fmt: skip
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="For all files; of several checkpoints a folder each.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Options; flags win over it.")
+@click.option("--target", default="t4", show_default=True, help="GPU or compute capability, as in trt.")
+@click.option("--max-drop", default=0.5, show_default=True, metavar="POINTS", help="Accuracy that INT8 may cost.")
+@click.option("--precision", type=click.Choice(["auto", "fp16"]), default="auto", show_default=True,
+              help="auto: INT8 where it is worth it within --max-drop, else FP16.")  # fmt: skip
+@click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
+@click.option("--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]), default="auto", show_default=True)
+@click.option("--batch", default="1:8:32", show_default=True, metavar="MIN:OPT:MAX", help="Of the engine.")
+@click.option("--input", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True,
+              help="Normalized images, or raw pixels.")  # fmt: skip
+@click.option("--source-size", default="", metavar="HxW", help="Of raw images that the model resizes itself.")
+@click.option("--classes", default="", metavar="A,B,C", help="For a checkpoint that names none.")
+@click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latency.")
+@click.option("--bench-seconds", default=10.0, show_default=True, help="At most, for each batch size.")
+@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True, help="Images in the bundle.")
+@click.option(
+    "--noise", is_flag=True, default=False, help="Golden images are noise: no image of the data is in the bundle."
+)
+@click.option("--triton/--no-triton", default=True, show_default=True, help="With a repository for Triton.")
+@click.option("--cpp/--no-cpp", default=True, show_default=True, help="With the C++ library and its example.")
+@click.option("--use", default="", metavar="FILE.md", help="What it is for: for the model card.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def command(
+    context: click.Context,
+    /,
+    checkpoint: Path,
+    data: Path,
+    output: Path,
+    config: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Take CKPT, or every checkpoint of FOLDER, to a bundle for a target.
+
+    Exports to ONNX, finds the precision that keeps to the budget, builds the engine, verifies on every image, measures
+    latency and packs the bundle, each as its own command does. What was done of the same inputs is not done again: run
+    the same line after an interruption, or with another option. One checkpoint that fails doesn't stop the others.
+    """
+    from hemf_export import console
+    from hemf_export.shipping import options as given
+    from hemf_export.shipping import shipment
+
+    named = {name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    options = given.resolve(config, {name: flags[name] for name in named})
+    _check(options)
+    sources = shipment.find(checkpoint, output)
+    shipped = shipment.ship(sources, data, options, Talk(console))
+    if as_json and not shipment.failures(shipped):
+        click.echo(json.dumps({"shipped": [one.to_dict() for one in shipped]}, indent=2, ensure_ascii=False))
+        return
+    if not as_json:
+        console.table(f"Shipped for {options.target}", COLUMNS, [_row(one) for one in shipped], words=(0, 1, 6))
+        if not any(one.made or one.error for one in shipped):
+            console.say("All as before: nothing was done.")
+    _raise_failures(shipment.failures(shipped), len(shipped))
+    bundle = shipped[0].bundle
+    assert bundle is not None, "what didn't fail has a bundle"
+    console.next_command("hemf-export self-test", bundle)
+
+
+_DOING = {"engine": "Building the engine", "verify": "Verifying", "bench": "Timing"}
+COLUMNS = ("checkpoint", "precision", "accuracy", "float32", "agreement", "size", "bundle")
+
+
+def _check(options: Any) -> None:
+    """What this machine or the options lack, before any work."""
+    from engines import targets
+    from engines.batches import BatchProfile
+    from hemf.model_input import SourceSize
+    from hemf_export.triton import protobuf
+
+    targets.find(options.target)
+    BatchProfile.parse(options.batch)
+    if options.source_size:
+        SourceSize.parse(options.source_size)
+    if options.use and not Path(options.use).is_file():
+        raise UsageError(f"No file at {options.use}.", "--use takes a text of your own for the model card.")
+    if options.triton:
+        protobuf.messages()
+
+
+def _row(one: Shipped) -> tuple[str, ...]:
+    from hemf_export import console
+
+    facts = one.facts
+
+    def share(name: str) -> str:
+        return f"{facts[name]:.2%}" if facts.get(name) is not None else "–"
+
+    size = console.size(facts["size_bytes"]) if one.bundle else "–"
+    where = str(one.bundle) if one.bundle else f"failed at {one.failed_at or 'the start'}"
+    return (
+        one.source.name, facts.get("precision", "–"), share("accuracy"), share("reference_accuracy"),
+        share("agreement"), size, where,
+    )  # fmt: skip
+
+
+def _raise_failures(failed: list[Shipped], total: int) -> None:
+    """End with the code of the first failure. A defect of ours is raised as it came, so that --debug shows where."""
+    if not failed:
+        return
+    first = failed[0].error
+    assert first is not None
+    if total == 1 or not isinstance(first, HemfError):
+        raise first
+    reasons = "\n  ".join(f"{one.source.name}, {one.failed_at or 'at the start'}: {one.error}" for one in failed)
+    error = HemfError(
+        f"{len(failed)} of {total} checkpoints failed:\n  {reasons}",
+        "The others are shipped. Run the same command again to try these anew.",
+    )
+    error.exit_code = first.exit_code
+    raise error
+
+
+class Talk:
+    """Shows a shipment: steps as lines, the progress within one as a bar."""
+
+    def __init__(self, console: Any) -> None:
+        self._console = console
+        self._bar: Any = None
+        self._calibration: Any = None
+        self._label = self._step = ""
+
+    def begin(self, name: str, number: int, total: int) -> None:
+        """A checkpoint begins."""
+        self._label = f"[{number}/{total}] {name}: " if total > 1 else ""
+
+    def doing(self, step: str) -> None:
+        """A step begins."""
+        self._console.say(f"{self._label}{step}")
+        self._step = step
+
+    def cached(self, step: str) -> None:
+        """A step was done before."""
+        self._console.say(f"{self._label}{step}: as before")
+
+    def note(self, text: str) -> None:
+        """What a user should know."""
+        self.close()
+        self._console.warn(text)
+
+    def spinner(self, text: str) -> AbstractContextManager[None]:
+        """A part without progress."""
+        self.close()
+        context: AbstractContextManager[None] = self._console.step(text)
+        return context
+
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """The progress of a part."""
+        if self._calibration is not None:
+            self._calibration.close()
+        if self._bar is None:
+            self._bar = self._console.PhaseBar(_DOING.get(self._step, self._step))
+        self._bar.update(phase, done, total)
+
+    def calibration(self) -> Listener:
+        """Who hears of a calibration."""
+        from hemf_export import calibration_report
+
+        self._calibration = calibration_report.Progress()
+        listener: Listener = self._calibration
+        return listener
+
+    def close(self) -> None:
+        """Take the bars away."""
+        for bar in (self._bar, self._calibration):
+            if bar is not None:
+                bar.stop() if bar is self._bar else bar.close()
+        self._bar = None

@@ -1,0 +1,1 @@
+"""From checkpoints to bundles, step by step, each step made once for what it is made of."""

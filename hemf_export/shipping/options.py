@@ -1,0 +1,134 @@
+"""How a checkpoint is shipped: what `hemf-export ship` can be told, on its line or in a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hemf.errors import BadInputError, UsageError, did_you_mean
+
+PrecisionChoice = Literal["auto", "fp16"]
+Metric = Literal["accuracy", "balanced-accuracy"]
+BackendChoice = Literal["auto", "tensorrt", "tensorrt-rtx"]
+InputType = Literal["float32", "uint8"]
+CHOICES: dict[str, tuple[str, ...]] = {
+    "precision": get_args(PrecisionChoice),
+    "metric": get_args(Metric),
+    "backend": get_args(BackendChoice),
+    "input": get_args(InputType),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The steps' options. A key of the TOML file for each, a flag for each.
+
+    Args:
+        target: GPU or compute capability.
+        max_drop: of the metric on held-out images, in points, that INT8 may cost.
+        precision: auto takes INT8 where it is worth it within `max_drop`, else FP16.
+        metric: that the budget is of.
+        backend: which TensorRT.
+        batch: MIN:OPT:MAX of the engine.
+        input: float32 takes normalized images, uint8 raw pixels.
+        source_size: HxW of raw images that the graph resizes; empty where they come resized.
+        classes: a,b,c for a checkpoint that names none; empty for its own.
+        bench: whether latency is measured.
+        bench_seconds: at most, for each batch size.
+        golden: images that travel with the bundle; 0 for none.
+        noise: golden images are noise, none of the data leaves this machine.
+        triton: with a repository for Triton.
+        cpp: with the C++ sources.
+        use: file with the model card's text on intended use; empty for none.
+
+    Raises:
+        UsageError: a value out of range.
+    """
+
+    target: str = "t4"
+    max_drop: float = 0.5
+    precision: PrecisionChoice = "auto"
+    metric: Metric = "accuracy"
+    backend: BackendChoice = "auto"
+    batch: str = "1:8:32"
+    input: InputType = "float32"
+    source_size: str = ""
+    classes: str = ""
+    bench: bool = True
+    bench_seconds: float = 10.0
+    golden: int = 4
+    noise: bool = False
+    triton: bool = True
+    cpp: bool = True
+    use: str = ""
+
+    def __post_init__(self) -> None:
+        for name, choices in CHOICES.items():
+            if (value := getattr(self, name)) not in choices:
+                raise UsageError(f"{name} has no {value!r}.", did_you_mean(value, choices))
+        if not 0 <= self.max_drop <= 100:
+            raise UsageError(f"max_drop is in points, 0 to 100, not {self.max_drop:g}.")
+        if not 0 < self.bench_seconds < float("inf"):
+            raise UsageError(f"bench_seconds must be positive, not {self.bench_seconds:g}.")
+        if self.golden < 0:
+            raise UsageError(f"golden is a number of images, not {self.golden}.")
+        if self.source_size and self.input != "uint8":
+            raise UsageError("source_size is for raw pixels.", "Add input uint8.")
+
+    def only(self, *names: str) -> dict[str, Any]:
+        """Some of the options, for what depends on no others."""
+        return {name: getattr(self, name) for name in names}
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """None for the checkpoint's own."""
+        return tuple(name.strip() for name in self.classes.split(",")) if self.classes else None
+
+
+def resolve(config: Path | None, flags: Mapping[str, Any]) -> Options:
+    """Options of a TOML file, changed by flags.
+
+    Raises:
+        BadInputError: no such file, or not TOML.
+        UsageError: a key that is unknown, a value of another type or out of range.
+    """
+    values = {} if config is None else _read(config)
+    try:
+        return Options(**{**values, **flags})
+    except UsageError as error:
+        if config is None:
+            raise
+        raise UsageError(f"{config}: {error.message}", error.hint) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            f"{path} is not a TOML file: {str(error).rstrip('.')}.", 'Lines like `target = "t4"`.'
+        ) from error
+    return {name: _checked(path, name, value) for name, value in values.items()}
+
+
+def _checked(path: Path, name: str, value: Any) -> Any:
+    defaults = {field.name: field.default for field in dataclasses.fields(Options)}
+    if name not in defaults:
+        raise UsageError(f"{path}: unknown key {name!r}.", did_you_mean(name, defaults))
+    kind = type(defaults[name])
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        words = {str: "a text", float: "a number", int: "a whole number", bool: "true or false"}
+        raise UsageError(
+            f"{path}: {name} must be {words[kind]}, not {json.dumps(value, default=str)}.",
+            f"{name} = {json.dumps(defaults[name])}",
+        )
+    return value

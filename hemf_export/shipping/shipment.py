@@ -1,0 +1,249 @@
+"""One checkpoint → ONNX → precision by budget → engine → verification → benchmark → bundle, and a folder of them.
+
+    from hemf_export.shipping import shipment
+    shipped = shipment.ship(shipment.find(Path("run/best.pt"), Path("shipped")), data, Options(), listener)
+
+Each step that was done of the same is taken as it is, so that a call that was cut short goes on where it was.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines import machine
+from hemf import artifacts
+from hemf.errors import BadInputError, HemfError, UsageError
+from hemf_export.discover import CHECKPOINT_SUFFIXES
+from hemf_export.shipping import records, steps
+from hemf_export.shipping.listener import ShipListener
+from hemf_export.shipping.options import Options
+from hemf_export.shipping.records import Done, Records
+from hemf_export.shipping.steps import Job, Result
+
+BEST, LAST = "best.pt", "last.pt"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint, and where its files go.
+
+    Args:
+        name: of all its files.
+        checkpoint: the file.
+        folder: for them.
+    """
+
+    name: str
+    checkpoint: Path
+    folder: Path
+
+
+@dataclass
+class Shipped:
+    """What came of a checkpoint.
+
+    Args:
+        source: the checkpoint.
+        facts: of its steps, see `steps`.
+        made: steps that were done now.
+        cached: those that were done before.
+        failed_at: the step that failed, or empty.
+        error: why.
+    """
+
+    source: Source
+    facts: dict[str, Any] = field(default_factory=dict)
+    made: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    failed_at: str = ""
+    error: Exception | None = None
+
+    @property
+    def bundle(self) -> Path | None:
+        """The finished bundle."""
+        return self.source.folder / self.facts["bundle"] if "bundle" in self.facts else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {
+            "name": self.source.name,
+            "checkpoint": str(self.source.checkpoint),
+            "folder": str(self.source.folder),
+            **{**self.facts, "bundle": str(self.bundle) if self.bundle else None},
+            "made": self.made,
+            "cached": self.cached,
+            "failed_at": self.failed_at or None,
+            "error": str(self.error) if self.error else None,
+        }
+
+
+def find(path: Path, output: Path) -> list[Source]:
+    """The checkpoints of a path: a file, those in a folder but for last.pt, or else each best.pt below it.
+
+    Raises:
+        BadInputError: none.
+        UsageError: two whose files would have one name.
+    """
+    if path.is_file():
+        return [Source(path.stem, path, output)]
+    if not path.is_dir():
+        raise BadInputError(f"No checkpoint at {path}.", "A checkpoint, or a folder of them, is needed.")
+    files = [one for one in sorted(path.iterdir()) if one.suffix in CHECKPOINT_SUFFIXES and one.name != LAST]
+    names = [one.stem for one in files]
+    if not files:
+        files = sorted(path.rglob(BEST))
+        names = ["-".join(one.parent.relative_to(path).parts) for one in files]
+    if not files:
+        raise BadInputError(f"No checkpoint lies in {path}: neither {', '.join(CHECKPOINT_SUFFIXES)} nor */{BEST}.")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UsageError(f"Two checkpoints would be called {twice[0]}.", "Rename one, or ship them one by one.")
+    return [Source(name, one, output / name) for name, one in zip(names, files, strict=True)]
+
+
+def ship(sources: Sequence[Source], data: Path, options: Options, listener: ShipListener) -> list[Shipped]:
+    """Take every checkpoint to its bundle. One that fails doesn't stop the others.
+
+    Args:
+        sources: see `find`.
+        data: folder of images.
+        options: how.
+        listener: hears of it.
+
+    Raises:
+        BadInputError: the images or a folder, told before any work.
+    """
+    for source in sources:
+        _check_folder(source.folder)
+    with listener.spinner(f"Reading {data}"):
+        digest = records.folder_digest(data)
+    shipped = []
+    for number, source in enumerate(sources, 1):
+        listener.begin(source.name, number, len(sources))
+        found = Shipped(source)
+        job = Job(source.name, source.checkpoint, data, source.folder, options, listener)
+        try:
+            with artifacts.exclusive(source.folder):
+                _Run(job, digest, found).all()
+        except Exception as error:  # noqa: BLE001 - the next checkpoint may be well; the command raises it at the end
+            found.error = error
+        finally:
+            listener.close()
+        shipped.append(found)
+    return shipped
+
+
+class _Run:
+    """The steps of one checkpoint in their order."""
+
+    def __init__(self, job: Job, data_digest: str, shipped: Shipped) -> None:
+        self.job, self.data_digest, self.shipped = job, data_digest, shipped
+        self.records = Records(job.folder)
+        # Nobody else is at work here: what an earlier call left half done when it was killed is in nobody's way.
+        for path in job.folder.glob(".*.tmp"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def all(self) -> None:
+        job, options = self.job, self.job.options
+        common = {"checkpoint": artifacts.sha256(job.checkpoint), "data": self.data_digest, "name": job.name}
+        exported = self._step(
+            "onnx", {**common, **options.only("input", "source_size", "classes")}, lambda _: steps.onnx(job)
+        )
+        converted = self._step(
+            "precision", {**common, "of": exported.files, **options.only("max_drop", "precision", "metric")},
+            lambda _: steps.precision(job),
+        )  # fmt: skip
+        graph = job.folder / converted.facts["graph"]
+        gpu = _gpu()
+        engine = self._step(
+            "engine",
+            {
+                **common, "of": converted.files, "gpu": gpu,
+                **options.only("target", "backend", "batch", "golden", "noise"),
+            },
+            lambda key: steps.engine(job, graph, key),
+        )  # fmt: skip
+        plan = job.folder / engine.facts["engine"]
+        runs = gpu is not None and _runs(plan)
+        candidates = [job.file(".onnx"), graph, *([plan] if runs else [])]
+        hashes = {**exported.files, **converted.files, **engine.files}
+        checked = self._step(
+            "verify", {**common, "of": hashes, "engine": runs, **options.only("classes")},
+            lambda _: steps.verify(job, candidates),
+        )  # fmt: skip
+        report = job.file(".verify.json")
+        timed = self._bench(candidates, {**common, "of": {**hashes, **checked.files}, "gpu": gpu}, report)
+        files = [graph, plan]
+        made_of = {**hashes, **checked.files, **(timed.files if timed else {})}
+        use = artifacts.sha256(Path(options.use)) if options.use else None
+        self._step(
+            "bundle", {**common, "of": made_of, "text": use, **options.only("golden", "noise", "triton", "cpp")},
+            lambda _: steps.bundle(job, files, report, job.file(".bench.json") if timed else None),
+        )  # fmt: skip
+
+    def _bench(self, files: list[Path], inputs: dict[str, Any], report: Path) -> Done | None:
+        options = self.job.options
+        if not options.bench:
+            return None
+        optimum = int(options.batch.split(":")[1])
+        batches = tuple(dict.fromkeys((1, optimum)))
+        return self._step(
+            "bench", {**inputs, "machine": machine.platform_here(), **options.only("bench_seconds", "batch")},
+            lambda _: steps.bench(self.job, files, batches, report),
+        )  # fmt: skip
+
+    def _step(self, name: str, inputs: dict[str, Any], run: Callable[[str], Result]) -> Done:
+        """Take what was made of the same, or make it."""
+        key = records.key(name, inputs)
+        self.shipped.failed_at = name
+        done = self.records.find(name, key)
+        if done is not None:
+            self.job.listener.cached(name)
+            self.shipped.cached.append(name)
+        else:
+            self.job.listener.doing(name)
+            try:
+                paths, facts = run(key)
+            finally:
+                self.job.listener.close()
+            done = self.records.keep(name, key, paths, facts)
+            self.shipped.made.append(name)
+        self.shipped.facts.update(done.facts)
+        self.shipped.failed_at = ""
+        return done
+
+
+def _gpu() -> str | None:
+    """The GPU that is here; torch is asked only where there is a driver, for its import takes seconds."""
+    if machine.driver() is None:
+        return None
+    from engines import backends
+
+    return backends.gpu_name()
+
+
+def _runs(plan: Path) -> bool:
+    """Whether an engine may run on this machine."""
+    from engines import preflight
+
+    return preflight.look(plan, machine.here()).refusal is None
+
+
+def _check_folder(folder: Path) -> None:
+    """A new folder, an empty one, or one of an earlier shipment."""
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
+    if shown and not (folder / records.NAME).is_file():
+        raise BadInputError(
+            f"{folder} is not empty, and has no {records.NAME}: nothing is written there.",
+            "Choose a new or an empty folder with -o.",
+        )
+    artifacts.check_folder(folder)
+
+
+def failures(shipped: Sequence[Shipped]) -> list[Shipped]:
+    """Those that came to no bundle, defects of ours first."""
+    failed = [one for one in shipped if one.error is not None]
+    return sorted(failed, key=lambda one: isinstance(one.error, HemfError))

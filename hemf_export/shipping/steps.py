@@ -1,0 +1,203 @@
+"""The steps from a checkpoint to a bundle: each calls what its own command calls. Heavy imports wait until one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hemf import artifacts
+from hemf.errors import CheckFailedError
+from hemf_export.shipping.listener import ShipListener
+from hemf_export.shipping.options import Options
+
+Result = tuple[list[Path], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One checkpoint on its way.
+
+    Args:
+        name: of all its files.
+        checkpoint: the file.
+        data: folder of images.
+        folder: that the files are made in.
+        options: how.
+        listener: hears of it.
+    """
+
+    name: str
+    checkpoint: Path
+    data: Path
+    folder: Path
+    options: Options
+    listener: ShipListener
+
+    def file(self, suffix: str) -> Path:
+        """A file of it."""
+        return self.folder / f"{self.name}{suffix}"
+
+    @property
+    def golden_source(self) -> Path | None:
+        """Where golden images are from; None for noise."""
+        return None if self.options.noise else self.data
+
+
+def onnx(job: Job) -> Result:
+    """The float32 file, proven against PyTorch on the images."""
+    from hemf.model_input import SourceSize
+    from hemf_export import onnx_export
+
+    options = job.options
+    size = SourceSize.parse(options.source_size) if options.source_size else None
+    wanted = onnx_export.Options(input_type=options.input, source_size=size, images=job.data)
+    done = onnx_export.export(
+        job.checkpoint, job.file(".onnx"), wanted, classes=options.class_names, step=job.listener.spinner
+    )
+    _tell(job, done.notes)
+    return [done.path, artifacts.manifest_path(done.path)], {}
+
+
+def precision(job: Job) -> Result:
+    """The FP16 or INT8 file."""
+    from calibration.budget import Budget
+    from hemf_export import precision as precisions
+
+    options = job.options
+    budget = Budget(options.max_drop, None, options.metric) if options.precision == "auto" else None
+    request = precisions.Request(
+        source=job.file(".onnx"), precision="int8" if budget else "fp16", images=job.data, budget=budget,
+        cache=artifacts.cache_folder(),
+    )  # fmt: skip
+    made = precisions.make(request, job.listener.calibration())
+    _tell(job, made.notes)
+    facts = {"graph": made.path.name, "precision": made.description.precision}
+    return [made.path, artifacts.manifest_path(made.path), *made.reports], facts
+
+
+def engine(job: Job, graph: Path, key: str) -> Result:
+    """The engine of that file, with golden images; one that was built on this machine of the same is taken.
+
+    Args:
+        job: the checkpoint's.
+        graph: FP16 or INT8 file.
+        key: of all that the engine depends on.
+    """
+    from hemf_export.shipping import engine_cache
+
+    if (kept := engine_cache.take(key, job.folder)) is not None:
+        job.listener.note(f"{kept[0].name} was built on this machine before, of the same: it is taken from the cache.")
+        return kept, {"engine": kept[0].name}
+    files, facts = _build(job, graph)
+    engine_cache.keep(key, files)
+    return files, facts
+
+
+def _build(job: Job, graph: Path) -> Result:
+    from calibration.job import Listener
+    from engines import golden, targets
+    from engines.batches import BatchProfile
+    from hemf_export import trt_engine
+    from hemf_export.proven_graph import Wanted
+
+    options = job.options
+    listener: Listener = job.listener.calibration()
+    target = targets.find(options.target)
+    output = graph.with_name(f"{graph.with_suffix('').name}.{target.name}.engine")
+    request = trt_engine.Request(
+        model=graph, target=target, output=output, backend=options.backend,
+        profiles=(BatchProfile.parse(options.batch),), golden=options.golden,
+        wanted=Wanted(precision=None, images=job.golden_source),
+    )  # fmt: skip
+    made = trt_engine.make(request, listener, step=job.listener.spinner, progress=job.listener.progress)
+    _tell(job, made.notes)
+    files = [output, artifacts.manifest_path(output), *([golden.place(output)] if options.golden else [])]
+    return files, {"engine": output.name}
+
+
+def verify(job: Job, candidates: list[Path]) -> Result:
+    """Every image through the checkpoint and the files: JSON and a page, written whatever comes out.
+
+    Raises:
+        CheckFailedError: a bound is missed.
+    """
+    from hemf_export import scrutiny, verification, verification_page, verification_sheet, verification_text
+    from hemf_export.bundle.models import without_places
+
+    looking = scrutiny.plan(candidates, None, nodes=False)
+    request = verification.Request(
+        candidates=tuple(candidates), data=job.data, reference=job.checkpoint, classes=job.options.class_names
+    )
+    found = looking.add_to(verification.verify(request, job.listener.progress), job.listener.progress)
+    values = without_places(found.to_dict())  # moved elsewhere, the folder's files are the same
+    pictures = verification_sheet.thumbnails(found)
+    report, page = job.file(".verify.json"), job.file(".verify.html")
+    artifacts.write_json(report, values)
+    artifacts.write_bytes(page, verification_page.html(values, pictures).encode())
+    if problems := verification_text.missed(values):
+        raise CheckFailedError(
+            f"{len(problems)} bound{'s' * (len(problems) != 1)} missed:\n  " + "\n  ".join(problems),
+            f"{page} has all of it.",
+        )
+    last, reference = values["candidates"][-1], values["reference"]
+    labelled = last["metrics"] is not None and reference["metrics"] is not None
+    facts = {
+        "images": values["images"]["images"],
+        "accuracy": last["metrics"]["accuracy"] if labelled else None,
+        "reference_accuracy": reference["metrics"]["accuracy"] if labelled else None,
+        "agreement": last["against_reference"]["agreement"],
+    }
+    return [report, page], facts
+
+
+def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path) -> Result:
+    """Latency of the checkpoint and the files.
+
+    Raises:
+        CheckFailedError: logits that are not the reference's.
+    """
+    from hemf_export import accuracy, bench_page, bench_run
+
+    known = accuracy.read(verified)
+    request = bench_run.Request(
+        files=(job.checkpoint, *files), batches=batches, seconds=job.options.bench_seconds, images=job.data,
+        memory=False, verified=known,
+    )  # fmt: skip
+    found = bench_run.run(request, lambda what, share: job.listener.progress(what, int(100 * share), 100))
+    if found.failures:
+        raise CheckFailedError(" ".join(f"{one.name} at batch {one.batch}: {one.reason}" for one in found.failures))
+    values = found.to_dict()
+    values["verified"] = known.beside(values["timings"])
+    report, page = job.file(".bench.json"), job.file(".bench.html")
+    artifacts.write_json(report, values)
+    artifacts.write_bytes(page, bench_page.html(values).encode())
+    _tell(job, found.notes)
+    return [report, page], {}
+
+
+def bundle(job: Job, files: list[Path], verified: Path, timed: Path | None) -> Result:
+    """The bundle of the files."""
+    from hemf_export.bundle import making, model_card
+
+    options = job.options
+    request = making.Request(
+        files=tuple(files), output=job.file(".tar.zst"), verified=verified, bench=timed, golden=options.golden,
+        images=job.golden_source, use=model_card.read_use(Path(options.use)) if options.use else None,
+        triton=options.triton, cpp=options.cpp, force=True,
+    )  # fmt: skip
+    made = making.make(request, job.listener.spinner)
+    _tell(job, made.notes)
+    facts = {
+        "bundle": made.path.name,
+        "size_bytes": made.path.stat().st_size,
+        "sha256": made.sha256,
+        "contents_sha256": made.index.contents_sha256,
+    }
+    return [made.path], facts
+
+
+def _tell(job: Job, notes: Iterable[str]) -> None:
+    for note in notes:
+        job.listener.note(note)
