@@ -79,18 +79,7 @@ class ImageSet:
 
     def to_dict(self) -> dict[str, Any]:
         """What was used, for a manifest: the folder, how many of each class, and a hash of the names."""
-        digest = hashlib.sha256()
-        for path in self.images.paths:
-            digest.update(str(path.relative_to(self.images.root)).encode() + b"\0")
-        counts = {}
-        if self.images.labels is not None:
-            counts = {name: self.images.labels.count(label) for label, name in enumerate(self.images.classes)}
-        return {
-            "folder": self.images.root.name,
-            "images": len(self),
-            "classes": counts,
-            "names_sha256": digest.hexdigest(),
-        }
+        return self.images.to_dict()
 
 
 def stratified(images: LabelledImages, count: int, seed: int) -> LabelledImages:

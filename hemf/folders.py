@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -50,6 +51,20 @@ class LabelledImages:
         if len(self) <= count:
             return self
         return self.select([int(index) for index in np.linspace(0, len(self) - 1, count)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was used, for a manifest: the folder, how many of each class, and a hash of the names."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(os.fsencode(path.relative_to(self.root)) + b"\0")
+        labels = self.labels
+        counts = {} if labels is None else {name: labels.count(label) for label, name in enumerate(self.classes)}
+        return {
+            "folder": self.root.name,
+            "images": len(self),
+            "classes": counts,
+            "names_sha256": digest.hexdigest(),
+        }
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -60,7 +60,8 @@ class Job:
 
     def provenance(self) -> dict[str, Any]:
         """How a checkpoint of the run came to be."""
-        found: dict[str, Any] = {"recipe": self.recipe.to_dict()}
+        images = {"train": self.train.to_dict(), "val": self.validation.to_dict()}
+        found: dict[str, Any] = {"recipe": self.recipe.to_dict(), "images": images}
         if self.teacher is not None:
             found["teacher"] = {"model": self.teacher.name, "checkpoint_sha256": self.teacher.sha256}
         return {**found, "versions": artifacts.versions()}

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
 from hemf_export import golden_images
-from hemf_export.bundle import archive, cpp_sources, index, model_card, models, reports
+from hemf_export.bundle import archive, cpp_sources, index, model_card, models, reports, training
 from hemf_export.bundle.archive import SUFFIX
 from hemf_export.bundle.index import Index
 from hemf_export.triton import protobuf, repository
@@ -43,6 +43,7 @@ class Request:
         images: to make golden images of for ONNX files; None for those of the engines, else noise.
         golden: how many; 0 for none.
         use: what the model is for, as text of the model card.
+        checkpoint: that they were made from; None looks for it beside them. The model card tells of its training.
         triton: whether a repository for Triton is part of it.
         cpp: whether the C++ sources are.
         force: replace a bundle that is there.
@@ -58,6 +59,7 @@ class Request:
     images: Path | None = None
     golden: int = golden_images.IMAGES
     use: str | None = None
+    checkpoint: Path | None = None
     triton: bool = True
     cpp: bool = True
     force: bool = False
@@ -107,6 +109,7 @@ def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
     with step(f"Reading {', '.join(path.name for path in request.files)}"):
         read = models.read(request.files)
         found = reports.read(request.verified, request.bench, read)
+        trained = training.read(request.checkpoint, read)
     with tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", suffix=".tmp", dir=request.output.parent) as at:
         folder = Path(at)
         with step("Computing golden images" if request.golden else "Putting the files together"):
@@ -120,7 +123,7 @@ def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
         artifacts.write_bytes(folder / LABELS, "".join(f"{name}\n" for name in read[0].description.classes).encode())
         found.write(folder)
         manifests = [artifacts.read_manifest(folder / index.MODELS / model.path.name) or {} for model in read]
-        card = model_card.markdown(request.name, staged, manifests, found, request.use)
+        card = model_card.markdown(request.name, staged, manifests, found, request.use, trained)
         artifacts.write_bytes(folder / model_card.NAME, card.encode())
         made = _index(request, read, staged, folder)
         digests = {name: member.sha256 for name, member in made.members.items()}
@@ -134,7 +137,9 @@ def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
 
 
 def _check_output(request: Request) -> None:
-    artifacts.check_outputs([request.output], filter(None, (*request.files, request.verified, request.bench)))
+    artifacts.check_outputs(
+        [request.output], filter(None, (*request.files, request.verified, request.bench, request.checkpoint))
+    )
     if request.output.exists() and not request.force:
         raise BadInputError(f"{request.output} is there already.", "Replace it with --force, or choose another -o.")
 

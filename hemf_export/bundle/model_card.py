@@ -12,7 +12,7 @@ from typing import Any
 
 from hemf.errors import BadInputError
 from hemf_export.bench_report import markdown_table
-from hemf_export.bundle import reports
+from hemf_export.bundle import reports, training
 from hemf_export.bundle.reports import Reports
 
 NAME = "MODEL_CARD.md"
@@ -53,7 +53,7 @@ def read_use(path: Path) -> str:
 
 def markdown(
     name: str, models: Sequence[Mapping[str, Any]], manifests: Sequence[Mapping[str, Any]], found: Reports,
-    use: str | None,
+    use: str | None, trained: Mapping[str, Any] | None,
 ) -> str:  # fmt: skip
     """The card.
 
@@ -63,6 +63,7 @@ def markdown(
         manifests: of them, in the same order.
         found: reports.
         use: what the model is for, in Markdown.
+        trained: what the checkpoint tells of its training; None where it isn't at hand.
     """
     first = manifests[0]
     parts = [
@@ -72,7 +73,7 @@ def markdown(
         *_section("Model", _model(first)),
         *_section("Files", _files(models)),
         *_section("Intended use", [use or "Not stated. Whoever ships it can: `hemf-export bundle --use FILE.md`."]),
-        *_section("Data", _data(manifests, found)),
+        *_section("Data", _data(manifests, found, trained)),
         *_section("Metrics", _metrics(found)),
         *_section("Latency", _latency(found)),
         *_section("Limits", _limits(models, found)),
@@ -117,8 +118,8 @@ def _files(models: Sequence[Mapping[str, Any]]) -> list[str]:
     return markdown_table(("file", "precision", "runs in", "batches", "golden images"), rows)
 
 
-def _data(manifests: Sequence[Mapping[str, Any]], found: Reports) -> list[str]:
-    lines = ["- Training: not stated in the files; the checkpoint's run folder has it (`summary.json`)."]
+def _data(manifests: Sequence[Mapping[str, Any]], found: Reports, trained: Mapping[str, Any] | None) -> list[str]:
+    lines = training.lines(trained, _images, _cell)
     proofs: dict[str, None] = {}
     for manifest in manifests:
         told = manifest.get("proof_of_the_graph") or manifest

@@ -185,7 +185,7 @@ def bundle(job: Job, files: list[Path], verified: Path, timed: Path | None) -> R
     request = making.Request(
         files=tuple(files), output=job.file(".tar.zst"), verified=verified, bench=timed, golden=options.golden,
         images=job.golden_source, use=model_card.read_use(Path(options.use)) if options.use else None,
-        triton=options.triton, cpp=options.cpp, force=True,
+        checkpoint=job.checkpoint, triton=options.triton, cpp=options.cpp, force=True,
     )  # fmt: skip
     made = making.make(request, job.listener.spinner)
     _tell(job, made.notes)
