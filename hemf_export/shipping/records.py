@@ -97,14 +97,19 @@ def key(step: str, inputs: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def require_folder(folder: Path) -> None:
+    """Raise BadInputError where there is no folder of images."""
+    if not folder.is_dir():
+        raise BadInputError(f"{folder} is not a folder of images.", "Say which: --data DIR.")
+
+
 def folder_digest(folder: Path) -> str:
     """SHA-256 over the names and contents of all files below a folder; hidden ones are passed over.
 
     Raises:
         BadInputError: no folder, or a file that can't be read.
     """
-    if not folder.is_dir():
-        raise BadInputError(f"{folder} is not a folder of images.", "Say which: --data DIR.")
+    require_folder(folder)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in paths]
     shown = [(name, path) for name, path in zip(names, paths, strict=True) if not _hidden(name)]

@@ -116,6 +116,7 @@ def ship(sources: Sequence[Source], data: Path, options: Options, listener: Ship
     Raises:
         BadInputError: the images or a folder, told before any work.
     """
+    records.require_folder(data)
     for source in sources:
         _check_folder(source.folder)
     with listener.spinner(f"Reading {data}"):

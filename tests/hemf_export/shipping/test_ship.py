@@ -249,6 +249,7 @@ def test_what_is_refused_before_any_work(arguments, code, said, trained, picture
     line = ["ship", trained.parent / "best.pt", "--data", pictures, "-o", "out", *arguments]
     found, _, err = run_cli(*line)
     assert (found, said in err) == (code, True), err
+    assert not Path("out").exists()
 
 
 def test_each_option_has_its_flag_and_default():
