@@ -107,7 +107,11 @@ def test_concurrent_requests_are_put_together(server, tmp_path):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(model.logits, pixels))
     np.testing.assert_allclose(np.concatenate(found), pixels[:, 0].astype(np.float64).mean((1, 2)), rtol=1e-5)
-    statistics = connection.statistics("together", "1")
+    deadline = time.monotonic() + 10
+    # The server counts a run after it has answered: a quick reader would find none.
+    while "inference_count" not in (statistics := connection.statistics("together", "1")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     connection.close()
     assert (int(statistics["inference_count"]), int(statistics["execution_count"])) == (8, 1)
     assert [int(one["batch_size"]) for one in statistics["batch_stats"]] == [8]
