@@ -26,9 +26,10 @@ from hemf import checkpoint
 from hemf.authors import convert, infer_config
 from hemf.checkpoint import Checkpoint
 from hemf.images import Preprocess
-from hemf_export import bench, console, onnx_export
+from hemf_export import console, onnx_export
+from hemf_export.bench import measurement
+from hemf_export.bench.workloads import HostWorkload
 from hemf_export.runners import OnnxRunner, Runner, TorchRunner
-from hemf_export.workloads import HostWorkload
 
 
 def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
@@ -72,8 +73,10 @@ def _bound(name: str, largest: float) -> float:
     return 0.2 * largest if "INT8" in name else 1e-4
 
 
-def _contender(runner: Runner, preprocess: Preprocess, tolerance: Callable[[float], float]) -> bench.Contender:
-    return bench.Contender(runner.name, lambda pixels: HostWorkload(runner, preprocess.normalize(pixels)), tolerance)
+def _contender(runner: Runner, preprocess: Preprocess, tolerance: Callable[[float], float]) -> measurement.Contender:
+    return measurement.Contender(
+        runner.name, lambda pixels: HostWorkload(runner, preprocess.normalize(pixels)), tolerance
+    )
 
 
 def main() -> None:
@@ -108,7 +111,7 @@ def main() -> None:
             runner = TorchRunner(checkpoint.load(Path(folder, "ours.pt")).model())
             contenders.append(_contender(runner, preprocess, lambda _: 1e-4))
         pixels = np.random.default_rng(0).integers(0, 256, (arguments.batch, 224, 224, 3), dtype=np.uint8)
-        timings, wrong = bench.measure(contenders, pixels, seconds=arguments.seconds)
+        timings, wrong = measurement.measure(contenders, pixels, seconds=arguments.seconds)
         assert not wrong, wrong
         nodes = {name: str(len(onnx.load(path).graph.node)) for name, path in files.items()}
     rows = []

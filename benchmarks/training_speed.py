@@ -27,7 +27,8 @@ from hemf.folders import class_folders
 from hemf.images import Preprocess
 from hemf.initialization import build
 from hemf.model import HEMF
-from hemf_export import console, intervals
+from hemf_export import console
+from hemf_export.bench import intervals
 from train.batches import Division
 from train.data import TrainingImages, TrainingLoader
 from train.distributed import Group

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hemf_export import cli
-from hemf_export.requirements import satisfies
+from hemf_export.doctor.requirements import satisfies
 from tests.conftest import PROJECT
 from tests.test_readme import LARGE_BUDGET, SHORTENED
 

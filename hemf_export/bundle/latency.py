@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from calibration.session import usable_cores
 from hemf.errors import UsageError
-from hemf_export.conditions import cpu_model
+from hemf_export.bench.conditions import cpu_model
 from hemf_export.runners import Runner
 
 SAME_KIND_SLOWDOWN = 100.0  # percent: a busy machine takes half as long again, a broken set-up several times

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hemf.errors import BadInputError
-from hemf_export.bench_report import markdown_table
+from hemf_export.bench.report import markdown_table
 from hemf_export.bundle import reports, training
 from hemf_export.bundle.reports import Reports
 

@@ -10,10 +10,14 @@ from typing import Any
 
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
-from hemf_export import accuracy, baseline, bench_page, verification_page, verification_text
+from hemf_export.bench import accuracy
+from hemf_export.bench import page as bench_page
 from hemf_export.bundle import index
 from hemf_export.bundle.models import without_places
 from hemf_export.triton.model_file import ModelFile
+from hemf_export.verify import baseline
+from hemf_export.verify import page as verification_page
+from hemf_export.verify import text as verification_text
 
 VERIFY_JSON, VERIFY_PAGE = "reports/verify.json", "reports/verify.html"
 BENCH_JSON, BENCH_PAGE = f"{index.TIMINGS}/bench.json", f"{index.TIMINGS}/bench.html"

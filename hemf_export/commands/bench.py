@@ -11,8 +11,8 @@ import click
 from hemf.errors import UsageError
 
 if TYPE_CHECKING:
-    from hemf_export.bench_baseline import Comparison
-    from hemf_export.bench_report import BenchReport
+    from hemf_export.bench.baseline import Comparison
+    from hemf_export.bench.report import BenchReport
 
 FAILED = 3
 
@@ -60,7 +60,11 @@ def command(
         raise UsageError("--verified is for --report, --markdown, -o and --json.")
 
     from hemf import artifacts
-    from hemf_export import accuracy, accuracy_section, bench_baseline, bench_page, bench_run, console, lineup
+    from hemf_export import console
+    from hemf_export.bench import accuracy, accuracy_section, lineup
+    from hemf_export.bench import baseline as bench_baseline
+    from hemf_export.bench import page as bench_page
+    from hemf_export.bench import run as bench_run
 
     known = None if verified is None else accuracy.read(verified)
     request = bench_run.Request(
@@ -126,7 +130,8 @@ def _problem(report: BenchReport, compared: Comparison | None, max_slowdown: flo
 
 
 def _show(report: BenchReport, compared: Comparison | None) -> None:
-    from hemf_export import bench_report, console
+    from hemf_export import console
+    from hemf_export.bench import report as bench_report
 
     console.results.print(bench_report.machine(report.conditions), markup=False, style="dim")
     for batch in dict.fromkeys(timing.batch for timing in report.timings):
@@ -150,7 +155,8 @@ def _show(report: BenchReport, compared: Comparison | None) -> None:
 
 
 def _show_floors(report: BenchReport) -> None:
-    from hemf_export import bench_report, console
+    from hemf_export import console
+    from hemf_export.bench import report as bench_report
 
     if report.floors:
         rows = [bench_report.floor_cells(floor) for floor in report.floors if floor.precision != "fp32"]

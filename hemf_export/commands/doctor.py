@@ -10,8 +10,8 @@ import click
 from hemf.errors import MissingCapabilityError
 
 if TYPE_CHECKING:
-    from hemf_export.component import Component
-    from hemf_export.doctor import Report
+    from hemf_export.doctor.checkup import Report
+    from hemf_export.doctor.component import Component
 
 
 @click.command("doctor")
@@ -29,10 +29,11 @@ def command(timeout: float, as_json: bool) -> None:
     Every package is imported in a child process: one that crashes or hangs is shown as broken. Ends with 4 where
     train, onnx, calibrate or bench can't work on the CPU; a GPU and TensorRT are optional.
     """
-    from hemf_export import console, doctor
+    from hemf_export import console
+    from hemf_export.doctor import checkup
 
     with console.step("Importing each package in a process of its own"):
-        report = doctor.examine(timeout_s=timeout)
+        report = checkup.examine(timeout_s=timeout)
     failure = None if report.fit else _failure(report)
     if as_json:
         _print_json(report, failure)
@@ -57,13 +58,13 @@ def _rows(report: Report) -> list[tuple[str, ...]]:
 
 
 def _quiet(component: Component) -> bool:
-    from hemf_export.component import OTHER_PACKAGES
+    from hemf_export.doctor.component import OTHER_PACKAGES
 
     return component.name in OTHER_PACKAGES and component.status == "ok"
 
 
 def _cells(component: Component) -> tuple[str, ...]:
-    from hemf_export.doctor import USES
+    from hemf_export.doctor.checkup import USES
 
     commands = {use.command for use in USES}
     users = "every command" if commands <= set(component.needed_by) else ", ".join(component.needed_by)

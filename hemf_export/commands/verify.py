@@ -44,16 +44,12 @@ def command(
     """
     from hemf import artifacts
     from hemf.errors import CheckFailedError
-    from hemf_export import (
-        baseline,
-        console,
-        scrutiny,
-        verification,
-        verification_page,
-        verification_sheet,
-        verification_text,
-    )
-    from hemf_export.bounds import Bounds
+    from hemf_export import console
+    from hemf_export.verify import baseline, scrutiny, verification
+    from hemf_export.verify import page as verification_page
+    from hemf_export.verify import sheet as verification_sheet
+    from hemf_export.verify import text as verification_text
+    from hemf_export.verify.bounds import Bounds
 
     request = verification.Request(
         candidates=candidates, data=data, reference=reference, seed=seed, batch=batch,

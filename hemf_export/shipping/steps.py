@@ -123,8 +123,11 @@ def verify(job: Job, candidates: list[Path]) -> Result:
     Raises:
         CheckFailedError: a bound is missed.
     """
-    from hemf_export import scrutiny, verification, verification_page, verification_sheet, verification_text
     from hemf_export.bundle.models import without_places
+    from hemf_export.verify import page as verification_page
+    from hemf_export.verify import scrutiny, verification
+    from hemf_export.verify import sheet as verification_sheet
+    from hemf_export.verify import text as verification_text
 
     looking = scrutiny.plan(candidates, None, nodes=False)
     request = verification.Request(
@@ -158,7 +161,9 @@ def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path)
     Raises:
         CheckFailedError: logits that are not the reference's.
     """
-    from hemf_export import accuracy, bench_page, bench_run
+    from hemf_export.bench import accuracy
+    from hemf_export.bench import page as bench_page
+    from hemf_export.bench import run as bench_run
 
     known = accuracy.read(verified)
     request = bench_run.Request(

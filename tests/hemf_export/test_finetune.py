@@ -19,7 +19,7 @@ from hemf import artifacts, checkpoint
 from hemf_export import onnx_file
 from hemf_export.finetuning_source import trained_initializers
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
-from tests.hemf_export import faults
+from tests.hemf_export.verify import faults
 from train.graph_network import GraphNetwork
 
 QUICK = ["--epochs", "2", "--batch-size", "8", "--learning-rate", "1e-3"]

@@ -24,9 +24,10 @@ from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf.model_input import SourceSize
-from hemf_export import contenders, fp16, graph_cleanup, lineup, onnx_export, onnx_file, precision, predict
+from hemf_export import fp16, graph_cleanup, onnx_export, onnx_file, precision, predict
+from hemf_export.bench import contenders, lineup
+from hemf_export.bench.entry import Entry
 from hemf_export.description import Description
-from hemf_export.entry import Entry
 from hemf_export.parity import Samples
 from hemf_export.raw_pixels import Resize
 from tests.conftest import CLASSES, Quiet, tiny_checkpoint, write_class_folders, write_images

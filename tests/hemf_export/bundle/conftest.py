@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from hemf import artifacts
-from hemf_export import cli, scrutiny, verification
-from hemf_export.bounds import Bounds
+from hemf_export import cli
 from hemf_export.bundle import making
+from hemf_export.verify import scrutiny, verification
+from hemf_export.verify.bounds import Bounds
 from tests.hemf_export.triton.models import means, plan
 from tests.hostile.conftest import contents, one_message
 

@@ -162,7 +162,7 @@ def test_one_that_fails_does_not_stop_the_others(shipped, trained, pictures, tmp
 
 
 def test_a_bound_that_is_missed_is_exit_3_with_the_report(again, tmp_path, trained, pictures, run_cli, monkeypatch):
-    from hemf_export import verification_text
+    from hemf_export.verify import text as verification_text
 
     monkeypatch.setattr(verification_text, "missed", lambda values: ["best.fp16.onnx: too much"])
     folder = tmp_path / "shipped"

@@ -1,0 +1,1 @@
+"""Latency, throughput, memory and the roofline of checkpoints, ONNX files and engines, side by side in one run."""

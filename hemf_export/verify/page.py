@@ -1,0 +1,241 @@
+"""A verification as an HTML page. All its figures are from the JSON; small pictures of changed images come beside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hemf_export.figures import cosine, fixed, percent, points, small
+from hemf_export.report_page import Section, escaped, figure, key, page, table
+from hemf_export.verify import divergence_plot
+from hemf_export.verify import sheet as verification_sheet
+from hemf_export.verify import text as verification_text
+
+_DEFINITIONS = (
+    "Recall, precision, F1, MCC, kappa and AUC as scikit-learn defines them; macro: the mean over the classes. AUC: "
+    "one class against the rest. ECE: expected calibration error, 15 bins of equal width (Guo et al. 2017). Brier "
+    "score: summed over the classes, 0 to 2. Points are percentage points; positive drops are losses. The interval of "
+    "the drop is a paired bootstrap over the images; McNemar's test is exact and two-sided. KL divergence in nats, of "
+    "the candidate's probabilities from the reference's, mean over the images. Emulated float16 rounds every result as "
+    "a GPU does and sums in float32. Hashes show that files are the same, not who made them."
+)
+
+Show = Callable[[Any], str]
+
+
+def html(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
+    """The page.
+
+    Args:
+        report: the JSON of a verification.
+        pictures: data URIs of images, by their names in the report; see `hemf_export.verify.sheet`.
+    """
+    verdict = '<span class="good">Passed</span>' if report["passed"] else '<span class="bad">FAILED</span>'
+    lead = (
+        f"<p>{verdict}: {escaped(verification_text.title(report))}; checkpoint "
+        f"<code>{escaped(report['checkpoint_sha256'])}</code>.</p>"
+    )
+    sections = [
+        Section("Verdict", _verdict(report)),
+        Section("Figures of each model", _metrics(report)),
+        Section("Against the reference", _paired(report)),
+        Section("Bounds", _bounds(report)),
+        Section("Compared with the baseline", _baseline(report)),
+        Section("Confusion matrices", verification_sheet.confusions(report)),
+        Section("Images that changed class", verification_sheet.changed(report, pictures)),
+        Section("What the files store", _stored(report)),
+        Section("Error along the network", _divergence(report)),
+        Section("What was run", _provenance(report)),
+        Section("Definitions", f'<p class="soft">{escaped(_DEFINITIONS)}</p>'),
+    ]
+    return page(f"Verification: {', '.join(candidate['file'] for candidate in report['candidates'])}", lead, sections)
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    rows = []
+    for candidate in report["candidates"]:
+        mark = '<span class="good">passed</span>' if candidate["passed"] else '<span class="bad">FAILED</span>'
+        why = "".join(f"<li>{escaped(item['text'])}</li>" for item in candidate["missed"])
+        rows.append((escaped(candidate["file"]), mark, f"<ul>{why}</ul>" if why else "every bound holds"))
+    located = "".join(f"<p>{escaped(text)}</p>" for text in verification_text.first_nodes(report))
+    remarks = "".join(f'<p class="soft">{escaped(text)}</p>' for text in verification_text.remarks(report))
+    return table(("file", "verdict", "missed"), rows, words=(0, 1, 2)) + located + remarks
+
+
+def _metrics(report: Mapping[str, Any]) -> str:
+    subjects = [("reference", report["reference"])]
+    subjects += [(f"candidates/{index}", candidate) for index, candidate in enumerate(report["candidates"])]
+    if all(subject["metrics"] is None for _, subject in subjects):
+        return ""
+    lines: list[tuple[str, str, Show]] = [
+        ("accuracy", "accuracy", percent), ("balanced accuracy", "balanced_accuracy", percent),
+        ("macro precision", "macro_precision", percent), ("macro F1", "macro_f1", percent), ("MCC", "mcc", fixed),
+        ("kappa", "kappa", fixed), ("AUC", "auc", fixed), ("ECE", "ece", fixed), ("Brier score", "brier", fixed),
+        ("cross-entropy", "loss", fixed),
+    ]  # fmt: skip
+    lines += [(f"recall of {name}", f"recall/{key(name)}", percent) for name in report["classes"]]
+    rows = [
+        (escaped(name), *(figure(report, f"{place}/metrics/{own}", show) for place, _ in subjects))
+        for name, own, show in lines
+    ]
+    return table(("", *(f"{subject['file']} ({subject['precision']})" for _, subject in subjects)), rows)
+
+
+def _paired(report: Mapping[str, Any]) -> str:
+    lines: list[tuple[str, str, Show]] = [
+        ("agreement", "agreement", percent), ("images that changed class", "changed", str),
+        ("images not finite", "not_finite", str), ("drop in accuracy, points", "accuracy_drop_points", points),
+        ("its 95 % interval, from", "accuracy_drop_interval_points/0", points),
+        ("to", "accuracy_drop_interval_points/1", points),
+        ("drop in balanced accuracy, points", "balanced_accuracy_drop_points", points),
+        ("McNemar: right only in the reference", "mcnemar/losses", str),
+        ("McNemar: right only here", "mcnemar/gains", str), ("McNemar: p", "mcnemar/p_value", fixed),
+        ("logit difference, largest", "logit_difference/max", small),
+        ("logit difference, 99th percentile", "logit_difference/p99", small),
+        ("logit difference, mean", "logit_difference/mean", small), ("largest logit", "largest_logit", fixed),
+        ("cosine of the logits, mean", "cosine/mean", cosine), ("cosine, least", "cosine/min", cosine),
+        ("KL divergence", "kl_divergence", small),
+    ]  # fmt: skip
+    rows = [
+        (
+            escaped(name),
+            *(
+                figure(report, f"candidates/{i}/against_reference/{own}", show)
+                for i in range(len(report["candidates"]))
+            ),
+        )
+        for name, own, show in lines
+    ]
+    return table(("", *(candidate["file"] for candidate in report["candidates"])), rows)
+
+
+def _bounds(report: Mapping[str, Any]) -> str:
+    names: list[tuple[str, str, Show]] = [
+        ("largest logit difference", "max_logit_difference", small), ("least agreement", "min_agreement", percent),
+        ("drop in accuracy, points", "max_drop", points),
+    ]  # fmt: skip
+    rows = []
+    for index, candidate in enumerate(report["candidates"]):
+        place, origin = f"candidates/{index}/bounds", candidate["bounds"]["origin"]
+        rows += [
+            (escaped(candidate["file"]), escaped(name), figure(report, f"{place}/{own}", show), escaped(origin[own]))
+            for name, own, show in names
+        ]
+        rows += [
+            (
+                escaped(candidate["file"]),
+                f"drop in recall of {escaped(name)}, points",
+                figure(report, f"{place}/max_recall_drop/{key(name)}", points),
+                escaped(origin["max_recall_drop"]),
+            )
+            for name in candidate["bounds"]["max_recall_drop"]
+        ]
+    note = '<p class="soft">A default lets one image change, however few there are.</p>'
+    return table(("file", "bound", "allowed", "where it is from"), rows, words=(0, 1, 3)) + note
+
+
+def _baseline(report: Mapping[str, Any]) -> str:
+    if "baseline" not in report:
+        return ""
+    rows = [
+        (
+            escaped(item["candidate"]),
+            escaped(item["name"]),
+            figure(report, f"baseline/figures/{index}/before", percent),
+            figure(report, f"baseline/figures/{index}/now", percent),
+            figure(report, f"baseline/figures/{index}/lost_points", points),
+            figure(report, f"baseline/figures/{index}/bound_points", points),
+            '<span class="bad">worse</span>' if item["missed"] else '<span class="good">holds</span>',
+        )
+        for index, item in enumerate(report["baseline"]["figures"])
+    ]
+    return table(("file", "figure", "before", "now", "lost, points", "allowed", "verdict"), rows, words=(0, 1, 6))
+
+
+def _stored(report: Mapping[str, Any]) -> str:
+    rows = []
+    for index, candidate in enumerate(report["candidates"]):
+        if "stored" not in candidate:
+            continue
+        place, steps = f"candidates/{index}/stored", candidate["stored"]["steps"]["compared"]
+        rows.append(
+            (
+                escaped(candidate["file"]),
+                escaped(candidate["stored"]["float32_file"]),
+                figure(report, f"{place}/weights/compared"),
+                figure(report, f"{place}/weights/largest_error", small),
+                figure(report, f"{place}/weights/bound", small),
+                figure(report, f"{place}/steps/compared"),
+                figure(report, f"{place}/steps/largest_excess", small) if steps else "",
+                figure(report, f"{place}/steps/excess_bound", small) if steps else "",
+                figure(report, f"{place}/steps/most_clipped", percent) if steps else "",
+                figure(report, f"{place}/steps/clipped_bound", percent) if steps else "",
+            )
+        )
+    head = (
+        "file",
+        "beside",
+        "weights",
+        "largest error",
+        "bound",
+        "steps",
+        "largest excess",
+        "bound",
+        "most clipped",
+        "bound",
+    )
+    note = (
+        '<p class="soft">Error of a weight: of its worst channel, by its norm, a step of rounding let pass. Excess: '
+        "how many times the levels of a quantized activation go beyond what the float32 values are expected to reach, "
+        "from some of the images. Clipped: the share of the values' squares that is beyond the levels.</p>"
+    )
+    return table(head, rows, words=(0, 1)) + note if rows else ""
+
+
+def _divergence(report: Mapping[str, Any]) -> str:
+    parts = []
+    for index, candidate in enumerate(report["candidates"]):
+        where = candidate.get("divergence")
+        if where is None:
+            continue
+        beyond = [
+            (
+                escaped(node["node"]),
+                escaped(node["operator"]),
+                escaped(node["block"]),
+                figure(report, f"candidates/{index}/divergence/beyond/{number}/own_error", small),
+                figure(report, f"candidates/{index}/divergence/beyond/{number}/error", small),
+            )
+            for number, node in enumerate(where["beyond"])
+        ]
+        parts.append(
+            f'<div class="keep"><h3>{escaped(candidate["file"])} beside {escaped(where["float32_file"])}</h3>'
+            f"<p>Bound of a node's own error: {figure(report, f'candidates/{index}/divergence/bound', small)}; "
+            f"nodes beyond it: {figure(report, f'candidates/{index}/divergence/nodes_beyond')}."
+            + "".join(f" <strong>{escaped(name)} stores other numbers.</strong>" for name in where["damaged"])
+            + "</p>"
+            + f'<div class="scroll wide">{divergence_plot.draw(where, candidate["file"])}</div></div>'
+            + (table(("node", "operator", "block", "own error", "error"), beyond, words=(0, 1, 2)) if beyond else "")
+        )
+    return "".join(parts)
+
+
+def _provenance(report: Mapping[str, Any]) -> str:
+    rows = [
+        (
+            escaped(subject["file"]),
+            escaped(subject["precision"]),
+            escaped(subject["runner"]),
+            f"<code>{escaped(subject['sha256'])}</code>",
+        )
+        for subject in (report["reference"], *report["candidates"])
+    ]
+    images = report["images"]
+    counts = ", ".join(f"{escaped(name)} {count}" for name, count in images["classes"].items())
+    versions = ", ".join(f"{escaped(name)} {escaped(version)}" for name, version in report["versions"].items())
+    return (
+        table(("file", "precision", "runner", "SHA-256"), rows, words=(0, 1, 2, 3))
+        + f"<p>Images: <code>{escaped(images['path'])}</code>, {images['images']}{f' ({counts})' if counts else ''}; "
+        f"SHA-256 of their names <code>{escaped(images['names_sha256'])}</code>. Seed of the bootstrap: "
+        f"{escaped(report['seed'])}.</p><p class='soft'>{versions}</p>"
+    )

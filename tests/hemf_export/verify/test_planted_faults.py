@@ -1,0 +1,143 @@
+"""Ten faults in the files of a trained network, each caught by the default bounds; and damage that logits can't show.
+
+In FP16 and INT8 the logits of a sound file differ from the checkpoint's by rounding, and a fault that moves them less
+than that passes their bounds: a step that is ten times too wide, a lost channel. What the file stores tells.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from hemf_export.verify import verification
+from hemf_export.verify.verification import Request
+from hemf_export.verify.verified import Verification, Verified
+from tests.hemf_export.verify import faults
+
+FAULTS = [*faults.IN_FLOAT, "scale", "stale BatchNorm", "described normalization"]
+# What else than the logits shows it, on images that the network tells apart well.
+ALSO = {
+    "swapped class order": {"min_agreement", "max_drop", "max_recall_drop"},
+    "described normalization": {"preprocessing"},
+}
+
+
+@pytest.fixture(scope="module")
+def int8(int8: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, with the files that it was made from, where damaged ones may be put beside it."""
+    return Path(shutil.copytree(int8.parent, tmp_path_factory.mktemp("planted") / "files")) / int8.name
+
+
+@pytest.fixture(scope="module")
+def planted(int8: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file with each fault, by its name; and the sound ones."""
+    folder, source = tmp_path_factory.mktemp("faults"), int8.parent / "best.onnx"
+    files = {
+        name: faults.plant(source, folder / f"{number}.onnx", edit)
+        for number, (name, edit) in enumerate(faults.IN_FLOAT.items())
+    }
+    files["scale"] = faults.plant(int8, int8.parent / "scale.int8.onnx", faults.scale(faults.CONVOLUTION))
+    files["described normalization"] = faults.plant(source, folder / "described.onnx", faults.described_otherwise)
+    files["stale BatchNorm"] = faults.stale_batch_norms(source.with_suffix(".pt"), folder / "stale.pt")
+    return {**files, "sound fp32": source, "sound int8": int8}
+
+
+@pytest.fixture(scope="module")
+def found(planted: dict[str, Path], int8: Path, pictures: Path) -> Verification:
+    request = Request(tuple(planted.values()), pictures, int8.parent / "best.pt")
+    return verification.verify(request)
+
+
+@pytest.fixture
+def verdict(found: Verification, planted: dict[str, Path]):
+    def of(name: str) -> Verified:
+        return next(candidate for candidate in found.candidates if candidate.subject.path == planted[name])
+
+    return of
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_caught(verdict, name):
+    candidate = verdict(name)
+    bounds = {missed.bound for missed in candidate.missed}
+    assert bounds == {"finite" if name == "NaN weight" else "max_logit_difference", *ALSO.get(name, ())}
+    assert all(missed.text for missed in candidate.missed)
+
+
+@pytest.mark.parametrize("name", ["sound fp32", "sound int8"])
+def test_a_sound_file_passes(verdict, name):
+    assert verdict(name).passed, verdict(name).missed
+
+
+def test_the_node_whose_scale_was_damaged_is_named(planted, pictures, int8, tmp_path, run_cli):
+    page = tmp_path / "page.html"
+    files = (planted["scale"], int8)
+    code, out, err = run_cli("verify", *files, "--data", pictures, "--locate", "--report", page, "--json")
+    assert code == 3, err
+    damaged, sound = json.loads(out)["candidates"]
+    assert damaged["divergence"]["first"]["node"] == "fusion_stages.3.mlp.convolution/conv2d_23"
+    assert damaged["divergence"]["first"]["block"] == "HEF 4 SIRMLP"
+    assert damaged["divergence"]["damaged"] == ["fusion_stages.3.mlp.convolution/conv2d_23"]
+    assert "fusion_stages.3.mlp.convolution/conv2d_23 (HEF 4 SIRMLP)" in err
+    assert (sound["passed"], sound["divergence"]["first"]) == (True, None)
+    assert page.read_text().count("<svg") == 2
+
+
+@pytest.fixture(scope="module")
+def steps(int8: Path) -> dict[str, str]:
+    """Names of the scales of the INT8 file by the values and weights that they are for; six drawn, and `add_23`."""
+    gates = ("mean_", "amax_", "relu_")  # their values differ much from image to image: a large step may be right
+    names = [found.name for found in onnx.load(int8).graph.initializer if "_scale" in found.name]
+    names = [name for name in names if not name.startswith(gates)]
+    drawn = np.random.default_rng(5).choice(names, 6, replace=False).tolist()
+    return {name.split("_scale")[0]: name for name in (*drawn, next(n for n in names if n.startswith("add_23_scale")))}
+
+
+def test_any_scale_made_ten_times_larger_or_smaller_fails(int8, pictures, steps, run_cli):
+    files = []
+    for number, name in enumerate(steps):
+        factor = 10 if number % 3 else 0.1
+        files.append(faults.plant(int8, int8.parent / f"{number}.int8.onnx", faults.scale(name, factor)))
+    code, out, err = run_cli("verify", *files, int8, "--data", pictures, "--json")
+    assert code == 3
+    report = json.loads(out)
+    *damaged, sound = report["candidates"]
+    assert (sound["passed"], sound["stored"]["weights"]["beyond"], sound["stored"]["steps"]["beyond"]) == (True, [], [])
+    for name, candidate in zip(steps, damaged, strict=True):
+        beyond = [*candidate["stored"]["weights"]["beyond"], *candidate["stored"]["steps"]["beyond"]]
+        named = [item.get("weight") or item["value"] for item in beyond]
+        assert named == [name], candidate["stored"]
+        assert {"weight_error", "step"} & {missed["bound"] for missed in candidate["missed"]}
+        assert f"{name}" in err
+        assert beyond[0]["block"] in err
+
+
+def test_what_logits_of_fp16_would_not_show(copies, folder, run_cli):
+    """A channel of zeros and a turned weight in a network that hardly uses them."""
+    names = [
+        found.name for found in onnx.load(copies.half).graph.initializer if found.name.endswith("query.weight_fp16")
+    ]
+    zeroed = faults.plant(copies.half, copies.folder / "z.fp16.onnx", faults.changed(names[0], faults.zero_channel))
+    turned = faults.plant(copies.half, copies.folder / "t.fp16.onnx", faults.changed(names[1], np.transpose))
+    code, out, _ = run_cli("verify", zeroed, turned, copies.half, "--data", folder, "--json")
+    first, second, sound = json.loads(out)["candidates"]
+    assert code == 3
+    assert [item["weight"] for item in first["stored"]["weights"]["beyond"]] == [names[0].removesuffix("_fp16")]
+    assert [item["weight"] for item in second["stored"]["weights"]["beyond"]] == [names[1].removesuffix("_fp16")]
+    assert sound["passed"]
+    assert 0 < sound["stored"]["weights"]["largest_error"] < 0.01
+    assert sound["stored"]["steps"]["largest_excess"] is None, "nothing is quantized"
+
+
+def test_without_the_float32_file_it_is_said(copies, folder, run_cli):
+    copies.onnx.unlink()
+    code, out, err = run_cli("verify", copies.half, "--data", folder, "--json")
+    assert code == 0
+    assert "stored" not in json.loads(out)["candidates"][0]
+    assert "not compared" in err
+    assert "--float32" in err
