@@ -73,16 +73,10 @@ class Evaluated:
             "path": str(self.path),
             "sha256": self.sha256,
             "checkpoint_sha256": self.model.checkpoint_sha256,
-            "runner": self.model.name,
-            "precision": self.model.precision,
-            "float16_emulated": self.model.emulated,
-            "preprocess": self.model.preprocess.to_dict(),
-            "input_type": self.model.input_type,
-            "source_size": None if self.model.source_size is None else str(self.model.source_size),
+            **self.model.to_dict(),
             "images": {**ImageSet(self.images, self.model.input).to_dict(), "path": str(self.images.root)},
             "metrics": self.metrics,
             "by_class": self.by_class,
-            "notes": list(self.model.notes),
         }
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +79,18 @@ class Predictor:
     def input(self) -> ModelInput:
         """What the runner takes of an image."""
         return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a report says of it, in plain types."""
+        return {
+            "runner": self.name,
+            "precision": self.precision,
+            "float16_emulated": self.emulated,
+            "preprocess": self.preprocess.to_dict(),
+            "input_type": self.input_type,
+            "source_size": None if self.source_size is None else str(self.source_size),
+            "notes": list(self.notes),
+        }
 
     def predict(
         self,

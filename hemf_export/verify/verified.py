@@ -43,14 +43,8 @@ class Subject:
             "file": self.path.name,
             "path": str(self.path),
             "sha256": self.sha256,
-            "runner": self.model.name,
-            "precision": self.model.precision,
-            "float16_emulated": self.model.emulated,
-            "preprocess": self.model.preprocess.to_dict(),
-            "input_type": self.model.input_type,
-            "source_size": None if self.model.source_size is None else str(self.model.source_size),
+            **self.model.to_dict(),
             "metrics": self.metrics,
-            "notes": list(self.model.notes),
         }
 
 
