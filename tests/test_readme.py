@@ -58,7 +58,9 @@ def test_every_command_line_works(tmp_path: Path, image_data: Path, trained_chec
     made = {path.name for path in (*tmp_path.iterdir(), *(tmp_path / "run").iterdir())}
     assert {"best.pt", "best.onnx", "best.fp16.onnx", "best.fp16.t4.engine", "best.engine", "raw.onnx"} <= made
     assert {"best.int8.onnx", "best.int8.t4.engine", "best.int8-cpu.onnx", "best.int8.sensitivity.png"} <= made
-    assert {"last.pt", "metrics.jsonl", "summary.json", "confusion.png"} <= made, "as the table of commands says"
+    assert {"last.pt", "metrics.jsonl", "summary.json", "confusion.png", "curve.png"} <= made, (
+        "as the table of commands says"
+    )
 
 
 def test_its_list_of_configurations_is_one(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Plots of how well a classifier does: its confusion matrix and its ROC curves, as PNG and SVG.
+"""Plots of how well a classifier does: its learning curve, confusion matrix and ROC curves, as PNG and SVG.
 
 Told apart in grey and by the colour-blind as well: curves by colour and dashes (colours of Okabe and Ito 2008).
 """
@@ -6,8 +6,9 @@ Told apart in grey and by the colour-blind as well: curves by colour and dashes 
 from __future__ import annotations
 
 import io
+import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # matplotlib is imported where something is drawn
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 3, 1, 1.2, 1)))
 _LONGEST_NAME = 28  # signs
+_FEW_EPOCHS = 20  # each shown as a point as well: one alone would draw no line
 _DPI = 150
 
 
@@ -106,6 +108,40 @@ def roc(curves: Sequence[RocCurve], title: str, *, mean: RocCurve | None = None)
     return figure
 
 
+def learning_curve(lines: Sequence[Mapping[str, Any]], best: int, title: str) -> Figure:
+    """Loss and accuracy of each epoch, on the training images as they were augmented and on those of validation.
+
+    Args:
+        lines: a run's `metrics.jsonl`, one an epoch; what was not finite is None, and a gap.
+        best: the epoch that is kept as best.pt, marked.
+        title: above it.
+    """
+    from matplotlib.ticker import PercentFormatter
+
+    epochs = [line["epoch"] for line in lines]
+    figure = blank(8.4, 3.6)
+    panels = figure.subplots(1, 2)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        for number, (key, label) in enumerate(((name, "training, augmented"), (f"val_{name}", "validation"))):
+            values = [math.nan if line[key] is None else line[key] for line in lines]
+            axes.plot(
+                epochs, values, color=_COLOURS[number], linestyle=_DASHES[number], linewidth=1.5, label=label,
+                marker="o" if len(epochs) < _FEW_EPOCHS else "", markersize=3.5,
+            )  # fmt: skip
+        axes.axvline(best, color="#999999", linewidth=0.8, linestyle=(0, (1, 3)), label=f"best.pt: epoch {best}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.set_xlim(0.5, max(epochs, default=1) + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.grid(alpha=0.25)
+        axes.spines[["right", "top"]].set_visible(False)
+    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9, handlelength=3.2)
+    return figure
+
+
 def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """A figure as a file's bytes; drawn anew from the same values, and encoded in the same order, they are the same."""
     import matplotlib
@@ -120,9 +156,9 @@ def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     return buffer.getvalue()
 
 
-def save_confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str, path: Path) -> None:
-    """Draw a confusion matrix, and write it as a PNG atomically."""
-    artifacts.write_bytes(path, encode(confusion(counts, classes, title), "png"))
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG, atomically."""
+    artifacts.write_bytes(path, encode(figure, "png"))
 
 
 def _label(curve: RocCurve) -> str:

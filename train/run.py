@@ -106,7 +106,7 @@ class Run:
     notes: list[str]
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end and write summary.json and confusion.png; the summary, in each process of the run."""
+        """Train to the end; write summary.json, confusion.png, curve.png. The summary, in each process of the run."""
         self.trainer.fit(self.listener)
         folder, job, group = self.trainer.run, self.trainer.job, self.trainer.group
         best = group.from_first(lambda: checkpoint.load(folder.best))
@@ -118,11 +118,20 @@ class Run:
             results[name] = metrics.summarize(images.labels, self.trainer.predict(images), images.classes)
         summary = {"epoch": best.metrics["epoch"], "checkpoint_sha256": best.sha256, "splits": results}
         if group.first:
-            shown = "test" if "test" in results else "val"
-            title = f"{job.config.name}, {shown}: {results[shown]['accuracy']:.2%} of {results[shown]['images']}"
-            figures.save_confusion(results[shown]["confusion"], job.train.classes, title, folder.confusion)
+            self._draw(summary)
             artifacts.write_json(folder.summary, summary)
         return summary
+
+    def _draw(self, summary: dict[str, Any]) -> None:
+        """The curve of validation, and what the best epoch takes for what: on test images where there are any."""
+        folder, name, splits = self.trainer.run, self.trainer.job.config.name, summary["splits"]
+        shown = "test" if "test" in splits else "val"
+        result = splits[shown]
+        title = f"{name}, {shown}: {result['accuracy']:.2%} of {result['images']}"
+        matrix = figures.confusion(result["confusion"], self.trainer.job.train.classes, title)
+        curve = figures.learning_curve(folder.read_metrics(), summary["epoch"], f"{name}, {folder.path.name}")
+        figures.save(matrix, folder.confusion)
+        figures.save(curve, folder.curve)
 
 
 def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images | None = None) -> Run:

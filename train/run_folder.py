@@ -29,6 +29,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.confusion = path / "confusion.png"
+        self.curve = path / "curve.png"
         artifacts.check_folder(path)
         if not resume and (self.last.exists() or self.best.exists()):
             raise BadInputError(

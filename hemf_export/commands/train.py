@@ -113,7 +113,9 @@ def _show(summary: dict[str, Any], output: Path) -> None:
         names = list(figures["recall"])
         cells = [(name, *(str(count) for count in row)) for name, row in zip(names, figures["confusion"], strict=True)]
         console.table(f"\nConfusion on {split} (row: true class)", ("", *names), cells)
-    console.say(f"{output}: best.pt (epoch {summary['epoch']}), last.pt, metrics.jsonl, summary.json, confusion.png")
+    console.say(
+        f"{output}: best.pt (epoch {summary['epoch']}), last.pt, metrics.jsonl, summary.json, confusion.png, curve.png"
+    )
     console.next_command("hemf-export onnx", output / "best.pt")
 
 

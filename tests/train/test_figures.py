@@ -73,9 +73,33 @@ def test_the_same_plot_is_the_same_bytes(kind: str):
         assert Image.open(io.BytesIO(first)).size[0] > 500
 
 
-def test_a_run_saves_its_confusion_matrix_as_png(tmp_path: Path):
-    figures.save_confusion([[1, 0], [0, 1]], ("a", "b"), "title", tmp_path / "confusion.png")
+def test_a_figure_is_saved_as_png(tmp_path: Path):
+    figures.save(figures.confusion([[1, 0], [0, 1]], ("a", "b"), "title"), tmp_path / "confusion.png")
     assert decode(tmp_path / "confusion.png").width > 300
+
+
+def test_the_curve_shows_each_epoch_and_leaves_a_gap_where_a_loss_was_not_finite():
+    lines = [
+        {"epoch": epoch, "loss": loss, "val_loss": loss and loss + 0.5, "accuracy": 0.5, "val_accuracy": 0.25 * epoch}
+        for epoch, loss in ((1, 1.5), (2, None), (3, 0.75))
+    ]
+    loss, accuracy = figures.learning_curve(lines, 2, "title").axes
+    training, validation, best = loss.get_lines()
+    assert list(training.get_xdata()) == [1, 2, 3]
+    np.testing.assert_equal(training.get_ydata(), [1.5, np.nan, 0.75])
+    np.testing.assert_equal(validation.get_ydata(), [2.0, np.nan, 1.25])
+    assert list(best.get_xdata()) == [2, 2]
+    assert list(accuracy.get_lines()[1].get_ydata()) == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("epochs", [0, 1, 150])
+def test_a_curve_of_any_length_is_drawn(epochs: int):
+    lines = [
+        {"epoch": epoch, "loss": 1 / epoch, "val_loss": 1.0, "accuracy": 0.5, "val_accuracy": 0.5}
+        for epoch in range(1, epochs + 1)
+    ]
+    drawn = figures.encode(figures.learning_curve(lines, max(epochs, 1), NAMES[1]), "png")
+    assert Image.open(io.BytesIO(drawn)).size[0] > 900
 
 
 def heat(name: str = "a.png", value: float = 0.0) -> HeatMap:
