@@ -15,6 +15,7 @@ import pytest
 
 from hemf_export import cli, console
 from train.recipe import Recipe
+from train.recipe_file import NAMED
 
 
 def test_help_imports_nothing_heavy():
@@ -131,6 +132,13 @@ def test_the_printed_recipe_without_more_is_the_papers(run_cli):
         code, out, _ = run_cli("train", *arguments, "--print-recipe")
         assert code == 0
         assert tomllib.loads(out) == Recipe().to_dict()
+
+
+def test_the_best_recipe_is_the_papers_with_what_helped(run_cli):
+    code, out, _ = run_cli("train", "--recipe", "best", "--print-recipe")
+    assert code == 0
+    changed = {name: value for name, value in tomllib.loads(out).items() if value != Recipe().to_dict()[name]}
+    assert changed == NAMED["best"]
 
 
 def test_an_unknown_key_of_a_recipe_file_is_exit_2_with_the_nearest(run_cli, tmp_path):

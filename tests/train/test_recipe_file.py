@@ -50,6 +50,12 @@ def test_fields_left_out_are_the_papers_and_given_ones_win(write):
     assert resolve(write(""), {}) == Recipe()
 
 
+def test_named_recipes_are_whole_and_flags_win_over_them():
+    assert resolve("best", {}) == Recipe(sampling="class-balanced")
+    assert resolve("best", {"sampling": "shuffled", "seed": 4}) == Recipe(seed=4)
+    assert load("best") is not load("best"), "a copy: nobody changes it for all"
+
+
 def test_a_whole_number_serves_where_any_is_asked_for(write):
     value = load(write("gradient_clip = 1"))["gradient_clip"]
     assert (value, type(value)) == (1.0, float)
