@@ -30,15 +30,16 @@ def published_row(row: Row, options: Options, images: Images) -> AblationRow | N
 
 
 def columns_and_cells(rows: Sequence[Row], options: Options, images: Images) -> tuple[list[str], list[tuple[str, ...]]]:
-    """The table: titles, and one tuple a configuration."""
+    """The table: titles, and one tuple a configuration; the network's parts where they are not all the same."""
+    networks = _of_networks(rows)
     paper = [published_row(row, options, images) for row in rows]
     several = any(len(row.outcomes) > 1 for row in rows)
-    titles = ["configuration", *COMPONENT_TITLES, "params M", *TITLES.values()]
+    titles = ["configuration", *[*COMPONENT_TITLES, "params M"] * networks, *TITLES.values()]
     titles += ["runs"] * several + ["paper: acc / F1 / prec / recall %"] * any(paper)
     cells = []
     for row, printed in zip(rows, paper, strict=True):
         ticks = [_TICK if there else "" for there in components(row.configuration.variant)]
-        line = [row.configuration.name, *ticks, f"{row.parameters / 1e6:.3f}"]
+        line = [row.configuration.name, *[*ticks, f"{row.parameters / 1e6:.3f}"] * networks]
         line += [_figure(row, name) for name in FIGURES]
         if several:
             line.append(f"{sum(outcome.summary is not None for outcome in row.outcomes)} of {len(row.outcomes)}")
@@ -77,7 +78,7 @@ def to_dict(rows: Sequence[Row], options: Options, images: Images) -> dict[str, 
 def markdown(rows: Sequence[Row], options: Options, images: Images) -> str:
     """The table as Markdown, with what it is of."""
     titles, cells = columns_and_cells(rows, options, images)
-    names = len(COMPONENT_TITLES)
+    names = len(COMPONENT_TITLES) * _of_networks(rows)
     rule = ["---", *[":-:"] * names, *["--:"] * (len(titles) - 1 - names)]
     lines = ["# Ablation", "", f"{title(options, images)}. {_explanation(rows)}", ""]
     lines += ["| " + " | ".join(line) + " |" for line in (titles, rule, *cells)]
@@ -97,6 +98,11 @@ def write(rows: Sequence[Row], options: Options, images: Images, folder: Path) -
     """ablation.json and ablation.md in `folder`, each atomically."""
     artifacts.write_json(folder / JSON_NAME, to_dict(rows, options, images))
     artifacts.write_bytes(folder / MARKDOWN_NAME, markdown(rows, options, images).encode())
+
+
+def _of_networks(rows: Sequence[Row]) -> bool:
+    """Whether networks are compared, and not recipes of one."""
+    return len(rows) == 1 or len({row.configuration.variant for row in rows}) > 1
 
 
 def _is_isic2018(images: Images) -> bool:

@@ -229,3 +229,22 @@ def test_the_papers_figures_stand_only_beside_its_own_data_and_network():
     for other in (fewer, Images(labelled(("a", *classes[1:]), rest), images.validation, images.test, ())):
         assert not printed(options, other)[0][-1].startswith("paper")
     assert not printed(Options(Path("data"), Path("out"), model="hemf-tiny"), images)[0][-1].startswith("paper")
+
+
+def test_recipes_of_one_network_are_compared_without_the_parts_that_it_has():
+    images = Images(labelled(("a", "b"), [2, 2]), labelled(("a", "b"), [1, 1]), None, ())
+    options = Options(Path("data"), Path("out"), model="hemf-tiny")
+
+    def printed(*variants: str) -> list[str]:
+        chosen = [configurations.Configuration(f"row{number}", variant) for number, variant in enumerate(variants)]
+        outcomes = [ablation.Outcome(member, "failed") for member in ablation.plan(chosen, Path("out"))]
+        rows = ablation.rows(outcomes, options, images)
+        titles, cells = ablation_report.columns_and_cells(rows, options, images)
+        assert {len(line) for line in cells} == {len(titles)}
+        lines = ablation_report.markdown(rows, options, images).splitlines()
+        assert {line.count("|") for line in lines if line.startswith("|")} == {len(titles) + 1}
+        return titles
+
+    assert printed("full", "full") == ["configuration", "accuracy %", "F1 %", "precision %", "recall %"]
+    for networks in (("full",), ("full", "both")):
+        assert printed(*networks)[1:7] == ["ELF", "EGF", "MHEA", "CA&SA", "SIRMLP", "params M"]
