@@ -17,7 +17,8 @@ from hemf_export.doctor.requirements import satisfies
 from tests.conftest import PROJECT
 from tests.test_readme import LARGE_BUDGET, SHORTENED
 
-GUIDES = sorted((PROJECT / "docs").glob("*.md"))
+PAGES = sorted((PROJECT / "docs").glob("*.md"))
+GUIDES = [page for page in PAGES if page.stem != "training-results"]
 DOCKER = PROJECT / "docker"
 VERSIONS = dict(re.findall(r"^(\w+)=(.+)$", (DOCKER / "versions.env").read_text(), re.MULTILINE))
 
@@ -26,9 +27,10 @@ def blocks(guide: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", guide.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def ours(guide: Path) -> list[list[str]]:
-    """Every line of a guide that calls hemf-export, run by a test or not."""
-    lines = [line for language in ("console", "sh") for block in blocks(guide, language) for line in block.splitlines()]
+def ours(page: Path) -> list[list[str]]:
+    """Every line of a page that calls hemf-export, in a block or within the text, run by a test or not."""
+    lines = [line for language in ("console", "sh") for block in blocks(page, language) for line in block.splitlines()]
+    lines += re.findall(r"(?<!`)`(hemf-export \w[^`]*)`", page.read_text(encoding="utf-8"))
     words = [shlex.split(line, comments=True) for line in lines]
     return [line[1:] for line in words if line[:1] == ["hemf-export"]]
 
@@ -88,25 +90,25 @@ def test_what_no_test_runs_is_marked_as_needing_a_gpu(guide: Path):
     assert set(re.findall(r"^```(\w+)$", text, re.MULTILINE)) <= {"console", "sh", "cpp", "cmake"}
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
-def test_every_command_and_option_is_there(guide: Path):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_and_option_is_there(page: Path):
     """Those that need a GPU as well: names at least are right."""
     known = {name: cli.cli.get_command(None, name) for name in cli.COMMANDS}  # type: ignore[arg-type]
-    for words in ours(guide):
+    for words in ours(page):
         options = {
             flag for parameter in known[words[0]].params for flag in (*parameter.opts, *parameter.secondary_opts)
         }
         assert {word for word in words if word.startswith("-")} <= options, words
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda guide: guide.stem)
-def test_links_lead_somewhere(guide: Path):
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", guide.read_text()):
-        assert (guide.parent / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
 
 
 def test_versions_of_images_stand_in_one_place():
-    files = [*GUIDES, PROJECT / "README.md", *(path for path in DOCKER.iterdir() if path.name != "versions.env")]
+    files = [*PAGES, PROJECT / "README.md", *(path for path in DOCKER.iterdir() if path.name != "versions.env")]
     for path in files:
         text = path.read_text(encoding="utf-8")
         for name in ("NGC_RELEASE", "TENSORRT_VERSION"):
