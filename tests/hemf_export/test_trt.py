@@ -62,8 +62,8 @@ def test_no_file_or_several_are_listed(folder, run_cli, monkeypatch, tmp_path_fa
     assert "model.onnx, second.onnx" in err
 
 
-def test_from_a_checkpoint_in_one_step(made, run_cli, tmp_path):
-    shutil.copy(made.checkpoint, tmp_path / "best.pt")
+def test_from_a_checkpoint_in_one_step(one_branch, run_cli, tmp_path):
+    shutil.copy(one_branch, tmp_path / "best.pt")
     code, _, err = run_cli("trt", tmp_path / "best.pt", "--fp16", "--batch", "1:2:4")
     assert code == 0, err
     names = {path.name for path in tmp_path.iterdir()}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hemf.checkpoint_files import read_pickle
+from hemf.config import HemfConfig
 from hemf.images import Preprocess
 from tests.conftest import TINY
 from train.datasets import checks
@@ -38,11 +39,11 @@ class Quiet:
         self.lines.append(line)
 
 
-def job(image_data: Path, **recipe: object) -> Job:
+def job(image_data: Path, *, config: HemfConfig = TINY, **recipe: object) -> Job:
     splits = checks.load_splits(image_data)
     train, validation = splits["train"], splits["val"]
     settings: dict[str, Any] = {"epochs": 6, "batch_size": 8, "learning_rate": 1e-3, **recipe}
-    return Job(TINY, Recipe(**settings), Preprocess.for_size(64), train, validation)
+    return Job(config, Recipe(**settings), Preprocess.for_size(64), train, validation)
 
 
 def command(*arguments: object) -> list[str]:

@@ -12,8 +12,9 @@ import torch
 
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, HemfError
+from hemf.variants import vary
 from hemf_export.commands.train import command as train_command
-from tests.conftest import write_images
+from tests.conftest import TINY, write_images
 from tests.train.runs import ARGUMENTS as RUN_ARGUMENTS
 from tests.train.runs import Quiet, command, job
 from train.metrics import summarize
@@ -151,10 +152,11 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(image_data, tmp_path):
 def test_the_tenth_epoch_is_later_than_the_ninth(image_data, tmp_path):
     """Numbers, not names: the kind of mistake that takes epoch_9.pt for the last of ten."""
     run = RunFolder(tmp_path / "run", resume=False)
-    Trainer(job(image_data, epochs=10, batch_size=24), run, resume=False).fit(Quiet())
+    ten = job(image_data, config=vary(TINY, "local-only"), epochs=10, batch_size=24)
+    Trainer(ten, run, resume=False).fit(Quiet())
     assert [json.loads(line)["epoch"] for line in run.metrics.read_text().splitlines()] == list(range(1, 11))
     assert checkpoint.load(run.last).metrics["epoch"] == 10
-    assert Trainer(job(image_data, epochs=10, batch_size=24), run, resume=True).next_epoch == 10
+    assert Trainer(ten, run, resume=True).next_epoch == 10
 
 
 def test_rare_classes_are_not_hidden_by_a_frequent_one(tmp_path, run_cli):
