@@ -14,11 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hemf import checkpoint
 from hemf.checkpoint_files import read_pickle
 from hemf.errors import BadInputError
 from tests.train.runs import ARGUMENTS, EXTRAS, Quiet, command, environment, free_port, job, lines, outcome
+from train.hardware import Hardware
 from train.run_folder import RunFolder
 from train.trainer import Trainer
 
@@ -106,8 +108,9 @@ def test_two_processes_killed_at_twenty_moments_end_as_two_that_were_not(image_d
     kill_and_resume(image_data, tmp_path, epochs=40, kills=20, processes=2)
 
 
-def test_resumed_in_the_same_process_too(image_data, tmp_path):
-    """Nothing that a run depends on lives outside its files."""
+def test_resumed_in_the_same_process_too(image_data, tmp_path, monkeypatch):
+    """Nothing that a run depends on lives outside its files. With float16's gradient scaler, which grows on the way."""
+    monkeypatch.setattr(Hardware, "scaler", lambda _: torch.amp.GradScaler("cpu", 2.0**10, growth_interval=2))
     extras = {
         "epochs": 3, "ema_decay": 0.9, "drop_path": 0.3, "mixup_alpha": 0.2, "cutmix_alpha": 1.0,
         "augmentation": "rand", "sampling": "class-balanced", "accumulation_steps": 2,
@@ -127,6 +130,7 @@ def test_resumed_in_the_same_process_too(image_data, tmp_path):
         Trainer(job(image_data, **extras), cut, resume=False).fit(Stopping())
     Trainer(job(image_data, **extras), cut, resume=True).fit(Quiet())
     assert outcome(cut.path) == outcome(whole.path)
+    assert checkpoint.load(whole.last).training["scaler"]["scale"] > 2.0**10
 
 
 @pytest.mark.parametrize("kept", [(), ("metrics.jsonl",), ("metrics.jsonl", "best.pt")])
