@@ -12,7 +12,7 @@ from hemf import artifacts, checkpoint, variants
 from hemf.config import HemfConfig, registered
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import distillation, distributed, figures, hardware, metrics, trainer
+from train import distillation, distributed, figures, freed_memory, hardware, metrics, trainer
 from train.datasets import checks
 from train.distillation import Teacher
 from train.hardware import Hardware
@@ -159,6 +159,8 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
         lambda: (RunFolder(options.output, resume=options.resume), images or read_images(options, listener))
     )
     job = describe(options, recipe, images)
+    if job.hardware.device == "cpu":
+        freed_memory.keep()
     made = trainer.Trainer(job, run, resume=options.resume)
     processes = f", {group.size} processes" if group.size > 1 else ""
     start = f", going on after epoch {made.next_epoch}" if options.resume else ""
