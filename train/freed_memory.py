@@ -1,7 +1,8 @@
 """What a training step frees on a CPU is kept for the next one, where the C library is glibc.
 
 By itself glibc gives a large block back to the system as soon as it is freed, and the system clears its pages anew when
-the next tensor wants them: of the processor time of a step of hemf-base, 15 %. See mallopt(3).
+the next tensor wants them: 15 % of the processor time of a step of hemf-base, batch 8, by getrusage on an AMD EPYC,
+2026-11-29. See mallopt(3).
 """
 
 from __future__ import annotations
