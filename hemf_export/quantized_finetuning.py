@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
 from calibration import graph_types, selection
 from calibration.agreement import Comparison, compare
@@ -24,6 +23,7 @@ from calibration.budget import Budget
 from calibration.emulation import emulate
 from calibration.image_set import ImageSet
 from calibration.selection import Selection
+from calibration.shapes import infer
 from calibration.trials import logits as logits_of
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
@@ -108,7 +108,7 @@ def make(request: Request, listener: Listener) -> Made:
     teacher = finetuning_source.teacher(request.source, described, request.reference, device)
     chosen = _images(request, described, listener)
     model = ir.load(request.source)
-    common.ShapeInferencePass()(model)
+    infer(model)
     network = GraphNetwork(model, finetuning_source.trained_initializers(model.graph)).to(device)
     judges = chosen.held_out
     tuned = finetuning.finetune(
