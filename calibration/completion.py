@@ -17,7 +17,7 @@ from calibration.session import Session
 from calibration.shapes import IMAGE_SHAPE, infer
 
 _BATCHES = (1, 2, 3, 5)  # that shape arithmetic is run at: what is the same at all of them depends on no batch
-_LARGEST = 1 << 20  # elements of a folded constant: an Expand of a constant would make a small file large
+_LARGE = 1 << 20  # elements of a constant that is not folded, where no weight is as large: Expand makes them of nothing
 _SHAPES = ("Shape", "Size")
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 
@@ -32,6 +32,8 @@ def complete(model: ir.Model) -> None:
         BadInputError: ONNX Runtime doesn't take the graph, or can't run it.
     """
     infer(model)
+    if not _has_fixed_size(model.graph):
+        return
     folded = [value for node in _shape_arithmetic(model.graph) for value in node.outputs]
     if folded:
         _fold(model.graph, _constant_values(model, folded))
@@ -58,11 +60,14 @@ def _constant_values(model: ir.Model, values: Collection[ir.Value]) -> dict[str,
     """Those of `values` that are the same for every batch, by name."""
     wanted = [str(value.name) for value in values]
     session = Session(model, outputs=wanted)
+    largest = max(
+        [_LARGE, *(tensor.size for value in model.graph.initializers.values() if (tensor := value.const_value))]
+    )
     seen: dict[str, NDArray[np.generic]] = {}
     for number, batch in enumerate(_inputs(model.graph)):
         found = dict(zip(wanted, session.run(batch, wanted), strict=True))
         if not number:
-            seen = {name: array for name, array in found.items() if array.size <= _LARGEST}
+            seen = {name: array for name, array in found.items() if array.size <= largest}
         seen = {name: array for name, array in seen.items() if np.array_equal(array, found[name])}
     return seen
 
@@ -105,6 +110,12 @@ def _observe(model: ir.Model, unknown: Collection[ir.Value]) -> None:
         value.meta[IMAGE_SHAPE] = seen[0]
         if len({len(shape) for shape in seen}) == 1:
             value.shape = ir.Shape([sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*seen, strict=True)])
+
+
+def _has_fixed_size(graph: ir.Graph) -> bool:
+    """Whether the batch alone is open in the graph's input: only then is it known what to run."""
+    shapes = [value.shape for value in graph.inputs]
+    return all(shape is not None and all(isinstance(size, int) for size in shape[1:]) for shape in shapes)
 
 
 def _inputs(graph: ir.Graph) -> Iterator[NDArray[np.generic]]:

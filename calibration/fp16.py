@@ -112,7 +112,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
 
 
 def _takes_float16(node: ir.Node, opset: int) -> bool:
-    """Whether ONNX lets every float32 input and output of an operator be float16; nothing is known of other domains'."""
+    """Whether ONNX lets every float32 input and output of a node be float16; of other domains nothing is known."""
     if not any(value is not None and value.dtype == ir.DataType.FLOAT for value in (*node.inputs, *node.outputs)):
         return True
     if node.domain not in ("", "ai.onnx"):

@@ -65,8 +65,8 @@ class Plan:
         notes = []
         if unknown:
             notes.append(
-                f"The work of {_named(unknown)} can't be counted: it stays out of INT8, and each of them counts as much "
-                "as the graph's largest product."
+                f"The work of {_named(unknown)} can't be counted: it stays out of INT8, and each counts as much as the "
+                "graph's largest product."
             )
         if others:
             notes.append(f"{_named(others)} can't go into INT8: its operator is none of {', '.join(QUANTIZABLE)}.")
@@ -98,8 +98,9 @@ def _named(nodes: Sequence[str]) -> str:
 
 
 def share_of(products: Sequence[Product], chosen: Sequence[Product]) -> float:
-    """The chosen products' share of all multiply-adds."""
-    return sum(product.multiply_adds for product in chosen) / max(1, sum(p.multiply_adds for p in products))
+    """The chosen products' share of all multiply-adds, rounded down to a thousandth: 1 only where all are chosen."""
+    work = sum(product.multiply_adds for product in products)
+    return 1000 * sum(product.multiply_adds for product in chosen) // max(1, work) / 1000
 
 
 def plan(

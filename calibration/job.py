@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,12 +18,12 @@ from calibration.image_set import ImageSet
 from calibration.islands import FLOAT16_MAX, measured_islands
 from calibration.moments import Moment, View, view_of
 from calibration.moments import record as moments_of
-from calibration.products import Product, find_products
+from calibration.products import QUANTIZABLE, Product, find_products
 from calibration.qdq import Statistics, quantize
 from calibration.ranges import Ranges
 from calibration.selection import Selection
-from calibration.session import Session
 from calibration.sensitivity import BlockSensitivity
+from calibration.session import Session
 from calibration.shapes import Shape, image_shapes
 from calibration.trials import BATCH, Placement, Progress, Trials, Variant, logits
 from calibration.weights import Int8Weight, half, rounded
@@ -124,8 +124,8 @@ class Job:
         nodes = {node.name: node for node in self.model.graph}
         found: dict[tuple[str, int], _Weight] = {}
         for product in products:
-            if block_of(product.node) == RESIZE:
-                continue  # its weights are exact in float16
+            if block_of(product.node) == RESIZE or product.operator not in QUANTIZABLE:
+                continue  # exact in float16 anyway, or with sums that run otherwise
             if product.weight is not None and (value := nodes[product.node].inputs[product.weight]) is not None:
                 assert value.const_value is not None
                 array = value.const_value.numpy().astype(np.float32)
@@ -164,10 +164,10 @@ class Job:
         }
 
         def remembered(variant: Variant) -> NDArray[np.float32] | None:
-            return self._kept_logits(images, variant=variant, **key)
+            return self._kept_logits(len(images), {**key, "variant": variant})
 
         def remember(variant: Variant, logits: NDArray[np.float32]) -> None:
-            self._keep_logits(logits, variant=variant, **key)
+            self._keep_logits(logits, {**key, "variant": variant})
 
         return Trials(
             self.model, self.reference, statistics, images, place=place, remembered=remembered, remember=remember,
@@ -177,18 +177,18 @@ class Job:
     def reference(self, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:
         """Logits (n, classes) of `images` by the original file, from the cache where they are there."""
         key = {"graph": self.graph_sha256, "images": images.content_sha256(), "reference": "the file itself"}
-        found = self._kept_logits(images, **key)
+        found = self._kept_logits(len(images), key)
         if found is not None:
             progress(len(images))
             return found
         found = logits(self.original, images, progress)
-        self._keep_logits(found, **key)
+        self._keep_logits(found, key)
         return found
 
-    def _kept_logits(self, images: ImageSet, **key: Any) -> NDArray[np.float32] | None:
+    def _kept_logits(self, count: int, key: Mapping[str, Any]) -> NDArray[np.float32] | None:
         arrays = self.cache.read(self.cache.path("logits", **key))
         found: Any = None if arrays is None else arrays.get("logits")
-        return found if found is not None and len(found) == len(images) else None
+        return found if found is not None and len(found) == count else None
 
-    def _keep_logits(self, found: NDArray[np.float32], **key: Any) -> None:
+    def _keep_logits(self, found: NDArray[np.float32], key: Mapping[str, Any]) -> None:
         self.cache.write(self.cache.path("logits", **key), {"logits": found})

@@ -35,15 +35,14 @@ def image_shapes(model: ir.Model) -> dict[str, Shape]:
     before = [(value, value.shape) for value in (*graph.inputs, *computed)]
     try:
         for value in computed:
-            value.shape = None
+            observed = value.meta.get(IMAGE_SHAPE)
+            value.shape = None if observed is None else ir.Shape(observed)
         for value in graph.inputs:
             if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
                 value.shape = ir.Shape([1, *value.shape[1:]])
         infer(model)
         values = [*graph.inputs, *computed, *graph.initializers.values()]
-        found = {str(value.name): static for value in values if (static := _static(value)) is not None}
-        observed = {str(value.name): value.meta[IMAGE_SHAPE] for value in computed if IMAGE_SHAPE in value.meta}
-        return {**observed, **found}
+        return {str(value.name): static for value in values if (static := _static(value)) is not None}
     finally:
         for value, shape in before:
             value.shape = shape

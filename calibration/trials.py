@@ -78,9 +78,10 @@ class Trials:
     def compare(self, products: Collection[Product], method: Method) -> Comparison:
         """The variant with `products` in int8 beside the reference."""
         reference = self.reference
-        return compare(self._logits(products, method), reference, self.images.labels)
+        return compare(self.run(products, method), reference, self.images.labels)
 
-    def _logits(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
+    def run(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
+        """Logits (n, classes) of the variant with `products` in int8."""
         variant = tuple(sorted(product.node for product in products)), method
         found = self._remembered(variant)
         if found is not None:
