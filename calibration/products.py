@@ -40,7 +40,7 @@ class Product:
 
     Args:
         node: its name.
-        operator: one of `PRODUCTS`.
+        operator: one of `PRODUCTS`, with its domain where it isn't ONNX's own.
         block: of the paper, or a group of nodes.
         activations: input positions and names of the values that are not weights.
         weight: input position of the weight; None where both sides are activations.
@@ -89,7 +89,7 @@ def find_products(
         )
         inner = _inner(node, weight, shapes)
         multiply_adds = _multiply_adds(node, inner, shapes)
-        if node.op_type not in QUANTIZABLE:
+        if node.op_type not in QUANTIZABLE or node.domain not in ("", "ai.onnx"):
             refusal: str | None = f"{node.op_type}: an operator that INT8 is not used for"
         elif for_cpu:
             refusal = _cpu_refusal(node, weight, inner, classifier)
@@ -97,7 +97,7 @@ def find_products(
             refusal = _refusal(node, weight, inner, classifier, islands)
         product = Product(
             node=node_name(node),
-            operator=node.op_type,
+            operator=node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}",
             block=where[node_name(node)],
             activations=activations,
             weight=weight,

@@ -17,6 +17,9 @@ from hemf.images import Preprocess
 from hemf_export import onnx_file
 from hemf_export.description import Description
 
+_ONNX = ("", "ai.onnx")  # its own domain
+_SHOWN = 3  # operators in a message
+
 
 @dataclass(frozen=True)
 class Assumptions:
@@ -110,6 +113,11 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
     notes = [f"{path.name} is not a file of hemf-export: blocks are groups of its nodes."]
     if assumptions.mean is None or assumptions.std is None:
         notes.append(f"It doesn't tell its preprocessing: mean {mean} and std {std} are assumed (--mean, --std).")
+    if foreign := sorted({f"{node.domain}:{node.op_type}" for node in proto.graph.node if node.domain not in _ONNX}):
+        notes.append(
+            f"{', '.join(foreign[:_SHOWN])} are not operators of ONNX but of one runtime: they stay in float32, and "
+            "TensorRT takes none of them. Take the file that this one was optimized from."
+        )
     description = Description(
         name=path.stem,
         classes=classes,

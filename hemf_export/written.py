@@ -70,7 +70,7 @@ def check(
     if not finite or not from_emulated <= allowed:
         what = f"differ by {from_emulated:.3g}, bound {allowed:.3g}" if finite else "are not finite"
         raise CheckFailedError(
-            f"{name} as written, in ONNX Runtime: its logits {what}, from those that were proven ({len(found)} images).",
+            f"{name} as written, in ONNX Runtime: its logits {what}, from the proven ones ({len(found)} images).",
             _NOT_KEPT,
         )
     return {
