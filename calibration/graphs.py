@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import numpy as np
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -104,7 +104,7 @@ def _keep_resizes(lifted: onnx.ModelProto) -> None:
         if node.op_type != "Resize":
             continue
         scales = constants.get(node.input[2]) if len(node.input) > 2 else None
-        shrinks = scales is not None and bool((scales < 1).any())
+        shrinks = scales is not None and float(scales.min(initial=1)) < 1
         for name, value in (
             ("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "ceil" if shrinks else "floor"),
         ):  # fmt: skip
@@ -136,7 +136,7 @@ def _keep_hardmaxes(lifted: onnx.ModelProto) -> None:
     lifted.graph.node.extend(nodes)
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
     """Initializers and the results of Constant nodes, by name."""
     found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:

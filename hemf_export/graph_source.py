@@ -141,7 +141,7 @@ def read_origin(path: Path, made: Sequence[Description]) -> Source:
     Raises:
         BadInputError: see `read`; another's file that none of them was made from.
     """
-    if path.is_file() and onnx_file.is_ours(path):
+    if not path.is_file() or onnx_file.is_ours(path):
         return read(path)
     sha256 = onnx_file.sha256(path)
     own = next((description for description in made if description.checkpoint_sha256 == sha256), None)

@@ -17,7 +17,7 @@ import engines
 from calibration import emulation
 from hemf import artifacts, checkpoint, folders
 from hemf.errors import BadInputError, MissingCapabilityError
-from hemf_export import onnx_file, self_test
+from hemf_export import graph_source, onnx_file, self_test
 from hemf_export.description import Description
 from hemf_export.discover import CHECKPOINT_SUFFIXES, ENGINE_SUFFIXES
 from hemf_export.predictor import BATCH, Prediction, Predictor, softmax
@@ -57,6 +57,24 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None, *, 
     if suffix in folders.EXTENSIONS:
         hint = "The model's file comes first, then the images."
     raise BadInputError(f"{path} is not a checkpoint, an ONNX file or an engine.", hint)
+
+
+def load_origin(path: Path, made: Sequence[Description]) -> Predictor:
+    """Another's float32 ONNX file, run as it lies there, to compare files of ours with that were made from it.
+
+    Args:
+        path: the file.
+        made: what the files say of themselves: classes and preprocessing are theirs.
+
+    Raises:
+        BadInputError: none of them was made from it, or ONNX Runtime doesn't take it.
+    """
+    source = graph_source.read_origin(path, made)
+    runner, described = OnnxRunner(path, f"ONNX Runtime, {path.name}"), source.description
+    return Predictor(
+        runner.name, described.classes, described.preprocess, described.precision, runner,
+        checkpoint_sha256=described.checkpoint_sha256, fixed_batch=described.batch,
+    )  # fmt: skip
 
 
 def _checkpoint(path: Path, classes: Sequence[str] | None, *, finite: bool) -> Predictor:

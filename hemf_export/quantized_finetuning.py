@@ -54,7 +54,7 @@ class Request:
         source: an INT8 file of `calibrate`.
         data: labelled images: a data folder (trains on train/, judges by val/; test/ is left alone), or class folders,
             which are divided.
-        reference: the checkpoint, or another's float32 ONNX file, that it was made from; None for the one beside the file.
+        reference: what it was made from, a checkpoint or another's float32 ONNX file; None for the one beside it.
         output: None for MODEL.qat.int8.onnx.
         held_out: other images to judge by.
         recipe: how.

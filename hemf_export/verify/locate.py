@@ -111,7 +111,7 @@ def locate(
         BadInputError: the float32 file shares no values with the candidate.
     """
     path, model = candidate.subject.path, candidate.subject.model
-    reference = prepare(onnx_file.read(float32)[0])
+    reference = prepare(onnx_file.read_any(float32))
     proto = onnx_file.read(path)[0]
     converted = emulation.of_file(proto) if model.precision != "fp32" else prepare(proto)
     if not divergence.comparable(reference, converted):

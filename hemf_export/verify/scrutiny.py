@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import onnx_file
+from hemf_export import graph_source, onnx_file
 from hemf_export.verify import locate, stored_numbers
 from hemf_export.verify.verified import Verification
 
@@ -62,10 +62,10 @@ def plan(candidates: Sequence[Path], given: Path | None = None, *, nodes: bool =
         nodes: compare nodes too.
 
     Raises:
-        BadInputError: `given` isn't a float32 file of ours; nodes are to be compared, and no candidate has such a file.
+        BadInputError: `given` isn't a float32 file that they were made from; nodes are to be compared, and no candidate has such a file.
     """
-    if given is not None and (described := onnx_file.read(given)[1]).precision != "fp32":
-        raise BadInputError(f"{given} is {described.precision}.", "Name the float32 file: --float32.")
+    if given is not None:
+        graph_source.read_origin(given, [*filter(None, map(onnx_file.glance, candidates))])
     parents: dict[Path, Path] = {}
     notes: list[str] = []
     for path in candidates:
@@ -94,4 +94,4 @@ def _parent_of(path: Path) -> Path | None:
         return None
     named = path.parent / str(manifest.get("parent"))
     places = [named, *(other for other in sorted(path.parent.glob("*.onnx")) if other not in (named, path))]
-    return next((place for place in places if place.is_file() and artifacts.sha256(place) == wanted), None)
+    return next((place for place in places if place.is_file() and onnx_file.sha256(place) == wanted), None)

@@ -150,7 +150,7 @@ def compare(
     path, model = candidate.subject.path, candidate.subject.model
     phase = f"comparing the weights of {path.name}"
     progress(phase, 0, 1)
-    reference = prepare(onnx_file.read(float32)[0])
+    reference = prepare(onnx_file.read_any(float32))
     converted = ir.serde.deserialize_model(onnx_file.read(path)[0])
     weights = stored.weight_errors(reference, converted)
     if not weights:

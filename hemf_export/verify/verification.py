@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from calibration.image_set import ImageSet
 from calibration.session import usable_cores
 from hemf import artifacts, folders
-from hemf.errors import BadInputError, UsageError
+from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
-from hemf_export import discover, onnx_file, predict, predictor
+from hemf_export import discover, onnx_file, predict, predictor, written
+from hemf_export.description import Description
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
 from hemf_export.verify import comparison
@@ -51,7 +52,8 @@ class Request:
     Args:
         candidates: files of any kind that `hemf_export.predict` reads.
         data: a data folder (test/, else val/), class folders, or images alone.
-        reference: None for the checkpoint that the candidates were made from, where it lies beside one of them.
+        reference: None for what the candidates were made from, a checkpoint or another's float32 ONNX file, where it
+            lies beside one of them.
         classes: names, for a reference that has none.
         bounds: what may differ.
         seed: of the bootstrap.
@@ -96,12 +98,13 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     for path in request.candidates:
         if not path.is_file():
             raise BadInputError(f"No file at {path}.", "An ONNX file, an engine or a checkpoint is needed.")
-    paths = [request.reference or _checkpoint_of(request.candidates), *request.candidates]
-    models: list[Predictor] = []
-    for path in paths:
+    reference = request.reference or _origin_of(request.candidates)
+    paths = [reference, *request.candidates]
+    progress("reading the files", 0, len(paths))
+    models = [_reference(reference, request)]
+    for path in request.candidates:
         progress("reading the files", len(models), len(paths))
-        # The classes are for a checkpoint that names none; what was exported from it under them has them itself.
-        models.append(predict.load(path, None if models else request.classes, for_proof=True))
+        models.append(predict.load(path, for_proof=True))
     _require_same_model(paths, models)
     images = folders.any_images(request.data, models[0].classes)
     if request.earlier is not None:
@@ -114,8 +117,12 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         Subject(path, artifacts.sha256(path), model, found, _metrics(images, found))
         for path, model, found in zip(paths, models, logits, strict=True)
     ]
-    candidates = tuple(_verified(subjects[0], subject, images, request) for subject in subjects[1:])
-    return Verification(subjects[0], candidates, images, request.seed)
+    candidates = [_verified(subjects[0], subject, images, request) for subject in subjects[1:]]
+    extra: dict[str, Any] = {}
+    for place, candidate in enumerate(candidates):
+        if candidate.subject.model.emulated:
+            candidates[place], extra[str(candidate.subject.path)] = _as_written(subjects[0], candidate, images)
+    return Verification(subjects[0], tuple(candidates), images, request.seed, extra)
 
 
 class _Done:
@@ -128,19 +135,47 @@ class _Done:
         raise AssertionError(f"{self.name} was let go of")
 
 
-def _checkpoint_of(candidates: Sequence[Path]) -> Path:
-    """The checkpoint that the first candidate was made from, in the folder of one of them."""
+def _reference(path: Path, request: Request) -> Predictor:
+    """What the candidates are compared with; another's ONNX file as it lies there."""
+    if path.suffix.lower() == ".onnx" and path.is_file() and not onnx_file.is_ours(path):
+        return predict.load_origin(path, [*filter(None, map(_description, request.candidates))])
+    # The classes are for a checkpoint that names none; what was exported from it under them has them itself.
+    return predict.load(path, request.classes, for_proof=True)
+
+
+def _description(candidate: Path) -> Description | None:
+    """What a candidate says of itself; None for a checkpoint."""
+    if candidate.suffix.lower() == ".onnx":
+        return onnx_file.read(candidate)[1]
+    manifest = artifacts.read_manifest(candidate)
+    return None if manifest is None else Description.from_manifest(candidate, manifest)
+
+
+def _origin_of(candidates: Sequence[Path]) -> Path:
+    """The checkpoint, or another's ONNX file, that the first candidate was made from, in the folder of one of them."""
     first = candidates[0]
     if first.suffix.lower() == ".onnx":
         sha256 = onnx_file.read(first)[1].checkpoint_sha256
     else:
         sha256 = str((artifacts.read_manifest(first) or {}).get("checkpoint_sha256"))
     for folder in dict.fromkeys(path.parent for path in candidates):
-        if found := discover.checkpoint_of(folder, sha256):
+        if found := discover.origin_of(folder, sha256):
             return found
     raise BadInputError(
-        f"The checkpoint that {first} was made from doesn't lie beside it.", "Name it: --reference CKPT."
+        f"The checkpoint or ONNX file that {first} was made from doesn't lie beside it.", "Name it: --reference FILE."
     )
+
+
+def _as_written(reference: Subject, candidate: Verified, images: LabelledImages) -> tuple[Verified, dict[str, Any]]:
+    """The candidate's file itself, which the emulation stood for: loaded and run as it lies there, on some images."""
+    subject = candidate.subject
+    batches = ImageSet(images, subject.model.input, subject.model.fixed_batch).batches(BATCH)
+    try:
+        found = written.check(subject.path, subject.path.name, batches, subject.logits, reference.logits)
+    except CheckFailedError as error:
+        missed = Missed("file_as_written", None, None, error.message)
+        return dataclasses.replace(candidate, missed=(*candidate.missed, missed)), {"file_as_written": None}
+    return candidate, {"file_as_written": found}
 
 
 def _require_same_model(paths: Sequence[Path], models: Sequence[Predictor]) -> None:

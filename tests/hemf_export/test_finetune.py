@@ -178,7 +178,7 @@ def test_what_cannot_be_fine_tuned(quantized, trained, pictures, tmp_path, run_c
         quantized, *data, "--reference", tmp_path / "other.pt"
     )
     (tmp_path / "best.pt").unlink()
-    assert "--reference CKPT" in refused(quantized, *data)
+    assert "--reference FILE" in refused(quantized, *data)
     artifacts.manifest_path(quantized).unlink()
     assert "has no manifest" in refused(quantized, *data)
 

@@ -131,7 +131,7 @@ def test_a_file_of_another_checkpoint_is_refused_before_any_image(made, folder, 
     shutil.copy(made.onnx, tmp_path)
     code, _, err = run_cli("verify", tmp_path / made.onnx.name, "--data", folder)
     assert code == 1
-    assert "--reference CKPT" in err
+    assert "--reference FILE" in err
 
 
 def test_classes_in_another_order_are_refused_before_any_image(copies, folder, run_cli, monkeypatch):
