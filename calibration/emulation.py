@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from calibration.graphs import copy_of
+from calibration.graphs import copy_of, parse
 from calibration.shapes import infer
 
 # Their results are among the values that they take, which are rounded already.
@@ -52,7 +52,7 @@ def emulate(model: ir.Model) -> ir.Model:
 
 def of_file(proto: onnx.ModelProto) -> ir.Model:
     """The same of a parsed file; the types of its values are inferred where it doesn't say them."""
-    model = ir.serde.deserialize_model(proto)
+    model = parse(proto)
     infer(model)
     return emulate(model)
 

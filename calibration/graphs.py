@@ -45,7 +45,7 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
     Raises:
         BadInputError: not one input and one output, subgraphs, no float32 weights, or an opset that can't be lifted.
     """
-    model = ir.serde.deserialize_model(_lifted(proto))
+    model = parse(_lifted(proto))
     _check_version(model)
     common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -62,6 +62,21 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
     _check(model)
     complete(model)
     return model
+
+
+def parse(proto: onnx.ModelProto) -> ir.Model:
+    """The graph of a parsed file, nothing of it changed.
+
+    Raises:
+        BadInputError: it is no valid graph: a name is given twice, a node takes what nobody gives …
+    """
+    try:
+        return ir.serde.deserialize_model(proto)
+    except Exception as error:  # SerdeError around whatever onnx-ir met
+        cause = error.__cause__ or error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise BadInputError(f"The graph is not valid: {' '.join(str(cause).split())}", "Export it again.") from error
 
 
 def copy_of(model: ir.Model) -> ir.Model:

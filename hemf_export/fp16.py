@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from calibration.emulation import emulate
 from calibration.fp16 import Conversion, to_float16
-from calibration.graphs import prepare
+from calibration.graphs import parse, prepare
 from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
@@ -119,7 +119,7 @@ def convert(
         described = origin.description
         samples = _samples(images, described, count)
         ours = onnx_file.is_ours(source)
-        graph = ir.serde.deserialize_model(origin.proto) if ours else prepare(origin.proto)
+        graph = parse(origin.proto) if ours else prepare(origin.proto)
         origin.proto.Clear()
         conversion = to_float16(graph)
         description = dataclasses.replace(described, precision="fp16")

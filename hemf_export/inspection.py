@@ -93,9 +93,8 @@ def _checkpoint(path: Path, classes: tuple[str, ...] | None) -> Inspection:
 
 
 def _onnx(path: Path) -> Inspection:
-    import onnx_ir as ir
-
     from calibration.graph_types import count_types
+    from calibration.graphs import parse
     from hemf_export import onnx_file
 
     if onnx_file.is_ours(path):
@@ -112,7 +111,7 @@ def _onnx(path: Path) -> Inspection:
         ]
     else:
         model, own, facts = onnx_file.read_any(path), {}, [("kind", "ONNX file that isn't ours")]
-    types = count_types(ir.from_proto(model))
+    types = count_types(parse(model))
     weights = {initializer.name for initializer in model.graph.initializer}
     ends = {
         "inputs": [value for value in model.graph.input if value.name not in weights],

@@ -73,7 +73,7 @@ def make(request: Request, listener: Listener) -> Made:
     else:
         artifacts.check_folder(request.folder or request.source.parent)
     source = graph_source.read(request.source, request.assumptions)
-    described = source.description
+    described, original = source.description, source.session()
     model = prepare(source.proto)
     source.proto.Clear()  # a second copy of all weights
     judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
@@ -85,7 +85,7 @@ def make(request: Request, listener: Listener) -> Made:
     )  # fmt: skip
     held_out, more = _labelled(chosen.held_out.whole(judges), described, own_classes is not None)
     chosen = dataclasses.replace(chosen, held_out=held_out, notes=(*chosen.notes, *more))
-    job = Job(model, source.session(), source.sha256, chosen, Cache(request.cache), listener)
+    job = Job(model, original, source.sha256, chosen, Cache(request.cache), listener)
     notes = [*source.notes, *chosen.notes, *same_model.require(job)]
     graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
     path = request.output or _default_output(request, graph.precision)

@@ -17,6 +17,7 @@ import onnx
 import onnx_ir as ir
 
 from calibration.blocks import blocks, node_name
+from calibration.graphs import parse
 from calibration.products import Product, find_products, is_signed_permutation
 from calibration.shapes import Shape, image_shapes
 from hemf_export.bench.graph_cost import CostPrecision, GraphCost, Kernel, NodeCost
@@ -40,7 +41,7 @@ def count(proto: onnx.ModelProto, assumed: CostPrecision | None = None) -> Graph
         assumed: count a float32 graph as if it were in float16 ("fp16"), or as if besides every product that INT8 is
             used for were in int8 ("int8"). None counts the types that are there.
     """
-    model = ir.serde.deserialize_model(proto)
+    model = parse(proto)
     shapes = image_shapes(model)
     return _Counter(model.graph, shapes, assumed).count()
 

@@ -62,7 +62,8 @@ def plan(candidates: Sequence[Path], given: Path | None = None, *, nodes: bool =
         nodes: compare nodes too.
 
     Raises:
-        BadInputError: `given` isn't a float32 file that they were made from; nodes are to be compared, and no candidate has such a file.
+        BadInputError: `given` isn't a float32 file that they were made from; nodes are to be compared, and no candidate
+            has such a file.
     """
     if given is not None:
         graph_source.read_origin(given, [*filter(None, map(onnx_file.glance, candidates))])

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
 from calibration import stored
 from calibration.blocks import blocks
-from calibration.graphs import prepare
+from calibration.graphs import parse, prepare
 from calibration.image_set import ImageSet
 from calibration.stored import StepUse, WeightError
 from hemf.errors import BadInputError
@@ -151,7 +149,7 @@ def compare(
     phase = f"comparing the weights of {path.name}"
     progress(phase, 0, 1)
     reference = prepare(onnx_file.read_any(float32))
-    converted = ir.serde.deserialize_model(onnx_file.read(path)[0])
+    converted = parse(onnx_file.read(path)[0])
     weights = stored.weight_errors(reference, converted)
     if not weights:
         raise BadInputError(f"{path.name} shares no weight with {float32.name}.", "Was it made from that file?")
