@@ -53,7 +53,7 @@ class _Counter:
         self._graph, self._shapes, self._assumed = graph, shapes, assumed
         shape = shapes.get(str(graph.inputs[0].name), (1,))
         self._images = shape[0] if shape else 1
-        self._products = {product.node: product for product in find_products(graph, shapes)}
+        self._products = {product.node: product for product in find_products(graph, shapes) if product.counted}
         self._blocks = blocks(graph)
         self._constants: dict[ir.Value, frozenset[ir.Value]] = {}  # value → the initializers that it is made of
         self._kernel_of: dict[ir.Node, int] = {}
