@@ -49,4 +49,6 @@ def _next(found: object) -> tuple[str | Path, ...]:
         return "hemf-export onnx", found.path
     if found.kind == "engine":
         return "hemf-export predict", found.path, "IMAGE…"
-    return "hemf-export bench", found.path
+    if "precision" in found.values:  # one of ours
+        return "hemf-export bench", found.path
+    return "hemf-export calibrate", found.path, "--precision fp16 --images DATA"
