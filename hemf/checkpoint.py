@@ -271,8 +271,7 @@ def _foreign(path: Path, content: Content, classes: Sequence[str] | None, readin
         dropped=network.dropped,
         notes=(
             *_notes_of_weights(content.values, chosen, sets, network),
-            *([f"{CLASS_INDICES} beside it has other names: {', '.join(beside)}."] if beside not in (None, named) else []),
-            *_notes_of_assumptions(assumed),
+            *_notes_of_names(named, beside, assumed),
         ),
     )
 
@@ -298,14 +297,17 @@ def _notes_of_weights(
         notes.append(f"Its weights are {' and '.join(network.kinds)}: taken as float32.")
     if network.counters:
         notes.append(
-            f"{network.counters} of BatchNorm's counters ({state_dict.COUNTERS}), which inference never reads, are not in "
+            f"{network.counters} counters of BatchNorm ({state_dict.COUNTERS}), which inference never reads, are not in "
             "the file: set to 0."
         )
     return notes
 
 
-def _notes_of_assumptions(assumed: Mapping[str, Any]) -> list[str]:
+def _notes_of_names(named: Sequence[str], beside: Sequence[str] | None, assumed: Mapping[str, Any]) -> list[str]:
+    """What the file doesn't say, or a file beside it says otherwise."""
     notes = []
+    if beside is not None and beside != named:
+        notes.append(f"{CLASS_INDICES} beside it has other names than were given: {', '.join(beside)}.")
     if "image_size" in assumed:
         notes.append(
             f"The file doesn't say its image size: {assumed['image_size']} pixels are assumed (--image-size N says "

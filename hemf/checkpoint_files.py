@@ -30,7 +30,7 @@ _METADATA_KEY = "hemf"
 # In torch's message where a pickle asks for a function or a class that is not on its list.
 _FORBIDDEN = ("unsupported GLOBAL", "Unsupported global", "unrecognized function", "Can only create", "Can only build")
 _NEW_PROTOCOL = ("operand 147", "operand 149")  # STACK_GLOBAL and FRAME of pickle protocol 4, which torch doesn't read
-_DAMAGED = "The file is empty, cut short or damaged: copy or make it again."
+_DAMAGED = "The file is of another kind, cut short or damaged: copy or make it again."
 # Under which trainers keep a state dict; looked for in a pickle that is refused, to say how the weights are taken out.
 _USUAL_KEYS = ("state_dict", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
 _PICKLE_READ_BYTES = 1 << 20  # of a refused pickle, for that
@@ -212,7 +212,7 @@ def _is_program(name: str) -> str | None:
 
 
 def _way_out(path: Path) -> str:
-    """How the weights of a refused pickle are taken out by whoever trusts it: its texts are looked at, nothing is run."""
+    """How whoever trusts a refused pickle takes its weights out: its texts are looked at, nothing is run."""
     found = next((key for key in _USUAL_KEYS if key in _texts(path)), None)
     if found is None:
         return "Save a state dict: torch.save(model.state_dict(), path)."

@@ -76,7 +76,7 @@ def _pairs(values: Mapping[Any, Any], where: str) -> list[tuple[int, str]]:
     if all(texts):
         numbers = all(map(_is_number, keys)), all(map(_is_number, named))
         if all(numbers):
-            raise BadInputError(f"{where}: keys and values are numbers alike: which are the labels, nothing says.", _ASK)
+            raise BadInputError(f"{where} has numbers as text on both sides: nothing says which are the labels.", _ASK)
         if numbers[0]:
             return [(int(key), value) for key, value in values.items()]
         if numbers[1]:

@@ -14,7 +14,7 @@ from hemf.errors import BadInputError
 from hemf.model import HEMF
 
 ROOTS = frozenset(  # first parts of the network's own names
-    {"local_steps", "global_steps", "local_stages", "global_stages", "fusion_stages", "head_norm", "head"}
+    ["local_steps", "global_steps", "local_stages", "global_stages", "fusion_stages", "head_norm", "head"]
 )
 COUNTERS = "num_batches_tracked"  # of BatchNorm; inference never reads them
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile

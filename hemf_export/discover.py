@@ -6,16 +6,13 @@ from pathlib import Path
 
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import onnx_file
+from hemf_export import model_kind, onnx_file
 from hemf_export.description import Description
-
-CHECKPOINT_SUFFIXES = (".pt", ".pth", ".safetensors")
-ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
 def onnx_files(folder: Path) -> list[tuple[Path, Description]]:
     """Our ONNX files in `folder`, by name; others are passed over."""
-    glances = ((path, onnx_file.glance(path)) for path in sorted(folder.glob("*.onnx")) if path.is_file())
+    glances = ((path, onnx_file.glance(path)) for path in model_kind.found_in(folder, "onnx"))
     return [(path, description) for path, description in glances if description is not None]
 
 
@@ -34,16 +31,23 @@ def the_float32_file(folder: Path) -> Path:
             f"{len(found)} float32 ONNX files lie in {shown}: {', '.join(path.name for path in found)}.",
             "Name the one to build.",
         )
-    others = sorted(path.name for path in folder.glob("*.onnx"))
+    others = [path.name for path in model_kind.found_in(folder, "onnx")]
     seen = f" ({', '.join(others)} {'is' if len(others) == 1 else 'are'} not a float32 file of ours)" if others else ""
     raise BadInputError(
         f"No ONNX file with hemf-export metadata lies in {shown}{seen}.", "Make one: hemf-export onnx CKPT."
     )
 
 
+def description_of(path: Path) -> Description | None:
+    """What one of our ONNX files, or the manifest of an engine, says of the model; None for other files."""
+    kind = model_kind.kind_of(path)
+    if kind == "onnx":
+        return onnx_file.glance(path)
+    manifest = artifacts.read_manifest(path) if kind == "engine" else None
+    return None if manifest is None else Description.from_manifest(path, manifest)
+
+
 def checkpoint_of(folder: Path, sha256: str) -> Path | None:
     """The checkpoint in `folder` with that hash."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix in CHECKPOINT_SUFFIXES and path.is_file() and artifacts.sha256(path) == sha256:
-            return path
-    return None
+    files = model_kind.found_in(folder, "checkpoint")
+    return next((path for path in files if artifacts.sha256(path) == sha256), None)

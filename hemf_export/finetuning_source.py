@@ -12,7 +12,8 @@ import onnx_ir as ir
 from calibration.products import is_signed_permutation
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
-from hemf_export import discover, onnx_file
+from hemf.reading import PLAIN, Reading
+from hemf_export import discover, model_kind, onnx_file
 from hemf_export.description import Description
 from train.distillation import Teacher
 
@@ -49,11 +50,13 @@ def read(source: Path) -> tuple[Description, dict[str, Any]]:
 def default_output(source: Path, described: Description) -> Path:
     """`best.int8.onnx` → `best.qat.int8.onnx`."""
     ending = f".{described.precision}.onnx"
-    stem = source.name.removesuffix(ending) if source.name.endswith(ending) else source.stem
+    stem = source.name[: -len(ending)] if source.name.lower().endswith(ending) else model_kind.stem(source)
     return source.with_name(f"{stem}.qat{ending}")
 
 
-def teacher(source: Path, described: Description, reference: Path | None, device: str) -> Teacher:
+def teacher(
+    source: Path, described: Description, reference: Path | None, device: str, reading: Reading = PLAIN
+) -> Teacher:
     """The float network, under the file's names of the classes: where it has none, they were given at its export.
 
     Args:
@@ -61,12 +64,15 @@ def teacher(source: Path, described: Description, reference: Path | None, device
         described: what it says of itself.
         reference: its checkpoint; None for the one beside it.
         device: that it computes on.
+        reading: how the checkpoint is read; by default as the file says it was when it was exported.
 
     Raises:
         BadInputError: no checkpoint, or another than the file was made from.
     """
     path = reference or _checkpoint_of(source, described)
-    saved = checkpoint.load(path)
+    if path.is_file():
+        model_kind.require(path, "checkpoint", "Name the checkpoint that the file was made from: --reference CKPT.")
+    saved = checkpoint.load(path, reading=described.reading if reading == PLAIN else reading)
     if saved.sha256 != described.checkpoint_sha256:
         raise BadInputError(
             f"{path} is not the checkpoint that the file was made from: SHA-256 {saved.sha256[:16]}, expected "

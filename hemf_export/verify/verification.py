@@ -29,7 +29,8 @@ from hemf.errors import BadInputError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
-from hemf_export import discover, onnx_file, predict, predictor
+from hemf.reading import PLAIN, Reading
+from hemf_export import discover, model_kind, onnx_file, predict, predictor
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
 from hemf_export.verify import comparison
@@ -56,6 +57,7 @@ class Request:
         bounds: what may differ.
         seed: of the bootstrap.
         batch: images at a time.
+        reading: how the reference is read; by default as the candidates say it was when they were made.
         earlier: a verification to compare with; refused before the pass where it is of other images.
 
     Raises:
@@ -70,6 +72,7 @@ class Request:
     seed: int = 0
     batch: int = BATCH
     earlier: Earlier | None = None
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         if not self.candidates:
@@ -100,8 +103,11 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     models: list[Predictor] = []
     for path in paths:
         progress("reading the files", len(models), len(paths))
-        # The classes are for a checkpoint that names none; what was exported from it under them has them itself.
-        models.append(predict.load(path, None if models else request.classes, for_proof=True))
+        if models:
+            models.append(predict.load(path, for_proof=True))
+        else:  # classes and reading are for a checkpoint; what was exported from it under them says them itself
+            reading = _reading_of(path, request)
+            models.append(predict.load(path, request.classes, reading=reading, for_proof=True))
     _require_same_model(paths, models)
     images = folders.any_images(request.data, models[0].classes)
     if request.earlier is not None:
@@ -128,10 +134,19 @@ class _Done:
         raise AssertionError(f"{self.name} was let go of")
 
 
+def _reading_of(reference: Path, request: Request) -> Reading:
+    """How the reference is read: as was asked for, else as a candidate that was made from it says."""
+    if request.reading != PLAIN:
+        return request.reading
+    told = [description for path in request.candidates if (description := discover.description_of(path))]
+    readings = {one.checkpoint_sha256: one.reading for one in told if one.reading != PLAIN}
+    return readings.get(artifacts.sha256(reference), PLAIN) if readings and reference.is_file() else PLAIN
+
+
 def _checkpoint_of(candidates: Sequence[Path]) -> Path:
     """The checkpoint that the first candidate was made from, in the folder of one of them."""
     first = candidates[0]
-    if first.suffix.lower() == ".onnx":
+    if model_kind.kind_of(first) == "onnx":
         sha256 = onnx_file.read(first)[1].checkpoint_sha256
     else:
         sha256 = str((artifacts.read_manifest(first) or {}).get("checkpoint_sha256"))
@@ -155,7 +170,7 @@ def _require_same_model(paths: Sequence[Path], models: Sequence[Predictor]) -> N
                 "Whoever reads its logits would name them wrongly: export it again from this checkpoint.",
             )
         # A checkpoint may be the same network in another file; what it computes will tell.
-        exported = path.suffix.lower() not in discover.CHECKPOINT_SUFFIXES
+        exported = model_kind.kind_of(path) != "checkpoint"
         if exported and model.checkpoint_sha256 != reference.checkpoint_sha256:
             raise BadInputError(
                 f"{path} was made from another checkpoint ({model.checkpoint_sha256[:16] or 'unknown'}) than "
