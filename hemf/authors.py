@@ -19,18 +19,8 @@ from hemf.global_branch import decay_rates, rotation_angles
 AUTHORS_HEADS = 8
 IMAGE_SIZE = 224  # in pixels, of their training
 ROOTS = frozenset(  # first parts of their names
-    [
-        "downsample_layers",
-        "downsample_layers2",
-        "stages",
-        "stages2",
-        "fu1",
-        "fu2",
-        "fu3",
-        "fu4",
-        "conv_norm",
-        "conv_head",
-    ]
+    ["downsample_layers", "downsample_layers2", "stages", "stages2", "conv_norm", "conv_head"]
+    + ["fu1", "fu2", "fu3", "fu4"]
 )
 TABLE_TOLERANCE = 1e-6
 

@@ -216,7 +216,8 @@ class _Network:
 
 def _network(weights: WeightSet, image_size: int) -> _Network:
     """Raises BadInputError where the tensors are not those of a whole network."""
-    tensors, dropped = weights.tensors, []
+    tensors = weights.tensors
+    dropped: list[str] = []
     if authors.is_authors_layout(tensors):
         tensors, dropped = authors.convert(tensors)
     floats = [value for value in tensors.values() if value.is_floating_point()]
@@ -297,8 +298,8 @@ def _notes_of_weights(
         notes.append(f"Its weights are {' and '.join(network.kinds)}: taken as float32.")
     if network.counters:
         notes.append(
-            f"{network.counters} counters of BatchNorm ({state_dict.COUNTERS}), which inference never reads, are not in "
-            "the file: set to 0."
+            f"{network.counters} counters of BatchNorm ({state_dict.COUNTERS}), which inference never reads, are not "
+            "in the file: set to 0."
         )
     return notes
 

@@ -50,8 +50,8 @@ class WeightSet:
         """Where it lies, in a sentence."""
         prefix = f"the prefix {self.prefix!r}" if self.prefix else ""
         if not self.place:
-            return prefix or "the file's own keys"
-        return f"{'.'.join(self.place)!r}" + (f" ({prefix})" if prefix else "")
+            return f"the keys with {prefix}" if prefix else "the file's own keys"
+        return repr(".".join(self.place)) + (f" with {prefix}" if prefix else "")
 
     @property
     def averaged(self) -> bool:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--source-size", default="", metavar="HxW", help="Of raw images that the model resizes itself.")
 @click.option("--classes", default="", metavar="A,B,C", help="For a checkpoint that names none.")
 @click.option("--weights", default="", metavar="KEY", help=WEIGHTS_HELP)
-@click.option("--image-size", type=click.IntRange(min=1), default=0, help=IMAGE_SIZE_HELP)
+@click.option("--image-size", type=click.IntRange(min=0), default=0, help=IMAGE_SIZE_HELP)
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latency.")
 @click.option("--bench-seconds", default=10.0, show_default=True, help="At most, for each batch size.")
 @click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True, help="Images in the bundle.")
