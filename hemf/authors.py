@@ -19,8 +19,8 @@ from hemf.global_branch import decay_rates, rotation_angles
 AUTHORS_HEADS = 8
 IMAGE_SIZE = 224  # in pixels, of their training
 ROOTS = frozenset(  # first parts of their names
-    ["downsample_layers", "downsample_layers2", "stages", "stages2", "conv_norm", "conv_head"]
-    + ["fu1", "fu2", "fu3", "fu4"]
+    {"downsample_layers", "downsample_layers2", "stages", "stages2", "conv_norm", "conv_head"}
+    | {f"fu{stage}" for stage in range(1, STAGES + 1)}
 )
 TABLE_TOLERANCE = 1e-6
 

@@ -23,6 +23,11 @@ _NAMES: dict[Kind, tuple[str, ...]] = {
     "onnx": (".onnx",),
     "engine": (".engine", ".plan", ".trt"),
 }
+_MISSING: dict[Kind, tuple[str, str]] = {
+    "checkpoint": ("checkpoint", "Is the path right?"),
+    "onnx": ("ONNX file", "Make one: hemf-export onnx CKPT."),
+    "engine": ("engine", "Build one: hemf-export trt MODEL.onnx --fp16."),
+}
 _MODEL_HINT = "The model's file comes first, then the images."
 # First bytes → what such a file is, and what helps.
 _OTHERS: tuple[tuple[bytes, str, str], ...] = (
@@ -54,7 +59,11 @@ def kind_of(path: Path) -> Kind:
     if path.is_dir():
         raise BadInputError(f"{path} is a folder, not a model.", "Name a checkpoint, an ONNX file or an engine.")
     if not path.is_file():
-        raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
+        meant = named(path)
+        if meant is None:
+            raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
+        title, hint = _MISSING[meant]
+        raise BadInputError(f"No {title} at {path}.", hint)
     try:
         found = glance(path)
         if found is not None:

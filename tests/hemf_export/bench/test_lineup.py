@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError
