@@ -109,7 +109,7 @@ def require(path: Path, wanted: Kind, hint: str | None = None) -> None:
 
 
 def found_in(folder: Path, wanted: Kind) -> list[Path]:
-    """The files of a kind that lie in a folder, by name; hidden ones don't count."""
+    """The files of a kind that lie in a folder, damaged ones too, by name; hidden ones don't count."""
     entries = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
     return [path for path in entries if path.is_file() and _is(path, wanted)]
 
@@ -122,8 +122,8 @@ def stem(path: Path) -> str:
 
 def _is(path: Path, wanted: Kind) -> bool:
     try:
-        return glance(path) == wanted
-    except OSError:
+        return kind_of(path) == wanted
+    except BadInputError:
         return False
 
 
