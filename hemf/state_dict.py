@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,13 @@ def build_empty(config: HemfConfig) -> HEMF:
         return HEMF(config)
 
 
+@functools.lru_cache(maxsize=8)
+def _expected(config: HemfConfig) -> dict[str, Tensor]:
+    """Shapes and types of a network's tensors, without their data."""
+    with torch.device("meta"):
+        return {name: value.to("meta") for name, value in build_empty(config).state_dict().items()}
+
+
 def strip_prefixes(key: str) -> str:
     """A tensor's name without what DistributedDataParallel and torch.compile put before it."""
     while key.startswith(_PREFIXES):
@@ -48,7 +56,7 @@ def strip_prefixes(key: str) -> str:
 
 def fill_counters(state: dict[str, Tensor], config: HemfConfig) -> tuple[dict[str, Tensor], int]:
     """The state with zeros for BatchNorm's counters that it lacks, and how many they are."""
-    expected = build_empty(config).state_dict()
+    expected = _expected(config)
     lacking = [name for name in expected if name.endswith(COUNTERS) and name not in state]
     return {**state, **{name: torch.zeros((), dtype=torch.int64) for name in lacking}}, len(lacking)
 
@@ -61,7 +69,7 @@ def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = 
         config: of the network.
         beside: names of tensors that lie beside the state: where something is missing, it may be among them.
     """
-    expected = build_empty(config).state_dict()
+    expected = _expected(config)
     missing = [name for name in expected if name not in state]
     unexpected = sorted([*(name for name in state if name not in expected), *(beside if missing else ())])
     shapes = [
