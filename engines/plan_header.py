@@ -29,6 +29,11 @@ class PlanHeader:
     version: str | None
 
 
+def flavour(start: bytes) -> BackendName | None:
+    """Whose plan begins like this; None for what is no plan."""
+    return _TAGS.get(start[:4])
+
+
 def read(path: Path) -> PlanHeader:
     """The header of a plan.
 
@@ -42,7 +47,7 @@ def read(path: Path) -> PlanHeader:
             start = file.read(_BYTES)
     except OSError as error:
         raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
-    backend = _TAGS.get(start[:4])
+    backend = flavour(start)
     if len(start) < _BYTES or backend is None:
         what = "it is empty" if not start else "it does not begin as one"
         raise BadInputError(f"{path} is not a TensorRT plan: {what}.", "Build it again: hemf-export trt.")

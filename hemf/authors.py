@@ -17,6 +17,11 @@ from hemf.errors import BadInputError
 from hemf.global_branch import decay_rates, rotation_angles
 
 AUTHORS_HEADS = 8
+IMAGE_SIZE = 224  # in pixels, of their training
+ROOTS = frozenset(  # first parts of their names
+    {"downsample_layers", "downsample_layers2", "stages", "stages2", "conv_norm", "conv_head"}
+    | {f"fu{stage}" for stage in range(1, STAGES + 1)}
+)
 TABLE_TOLERANCE = 1e-6
 
 # fu1 has no previous fusion, fu2 to fu4 always have one: what serves the other case is never used.
@@ -113,11 +118,15 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     return converted, dropped
 
 
-def infer_config(state: Mapping[str, Tensor]) -> HemfConfig:
-    """The configuration that a state dict in our layout belongs to, for 224×224 images and 8 heads.
+def infer_config(state: Mapping[str, Tensor], image_size: int = IMAGE_SIZE) -> HemfConfig:
+    """The configuration that a state dict in our layout belongs to, for 8 heads.
+
+    Args:
+        state: tensors by name; they don't tell the size of the images.
+        image_size: in pixels.
 
     Raises:
-        BadInputError: the tensors that tell are missing.
+        BadInputError: the tensors that tell are missing, or no network takes such images.
     """
     try:
         width = state["local_steps.0.patches.projection.weight"].shape[0]
@@ -134,6 +143,7 @@ def infer_config(state: Mapping[str, Tensor]) -> HemfConfig:
         name=size,
         num_classes=classes,
         width=width,
+        image_size=image_size,
         elf_depth=max(1, depths[0]),
         egf_depth=max(1, depths[1]),
         heads=AUTHORS_HEADS,

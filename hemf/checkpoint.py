@@ -1,16 +1,15 @@
 """Checkpoints: a network's weights and all that inference needs, in plain types.
 
 A `.pt` file of ours is read with `weights_only=True` and nothing else: no code in it can run. It carries a digest of
-its own content, so that a changed bit is seen. `.safetensors` is written and read too, and the authors' files are
-taken directly (see `hemf.authors`).
+its own content, so that a changed bit is seen. `.safetensors` is written and read too. Files of other trainers are
+taken as they are: see `hemf.weight_sets` for where their weights are, and `hemf.authors` for the authors' names.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hemf import artifacts, authors, state_dict
-from hemf.checkpoint_files import content_digest, read_pickle, read_safetensors, safetensors_bytes
+from hemf import artifacts, authors, checkpoint_files, class_names, state_dict, weight_sets
+from hemf.checkpoint_files import Content, content_digest, safetensors_bytes
 from hemf.config import HemfConfig
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf.model import HEMF
+from hemf.reading import PLAIN, Reading
+from hemf.weight_sets import WeightSet
 
 FORMAT = "hemf-checkpoint"
 FORMAT_VERSION = 1
+CLASS_KEYS = ("classes", "class_names", "class_to_idx")  # under which trainers keep names beside the weights
 CLASS_INDICES = "class_indices.json"  # what the authors' training script writes beside its checkpoints
 
 
@@ -93,7 +95,7 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     The same content gives the same bytes.
     """
     header = _header(checkpoint)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         artifacts.write_bytes(path, safetensors_bytes(checkpoint.state, header))
         return
     content = {**header, "model": checkpoint.state}
@@ -104,21 +106,26 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
     artifacts.write_bytes(path, buffer.getbuffer())
 
 
-def load(path: Path, *, classes: Sequence[str] | None = None) -> Checkpoint:
-    """Read a checkpoint: ours, a `.safetensors` file, or the authors'.
+def load(path: Path, *, classes: Sequence[str] | None = None, reading: Reading = PLAIN) -> Checkpoint:
+    """Read a checkpoint: ours, the authors', or a state dict as other trainers keep it, in a pickle or safetensors.
 
     Args:
-        path: the file.
+        path: the file, whatever its name.
         classes: class names, for a file that has none; for one that has, they must agree.
+        reading: which of several sets of weights, and the size of the images, where the file leaves it open.
 
     Raises:
         BadInputError: anything wrong with the file; see `hemf.checkpoint_files` for what is refused.
     """
     if not path.is_file():
         raise BadInputError(f"No checkpoint at {path}.", "Is the path right?")
-    content = read_safetensors(path) if path.suffix == ".safetensors" else read_pickle(path)
+    content = checkpoint_files.read(path)
     try:
-        checkpoint = _ours(content) if content.get("format") == FORMAT else _foreign(path, content, classes)
+        if content.values.get("format") == FORMAT:
+            checkpoint = _ours(content.values)
+            _require_own(checkpoint, reading)
+        else:
+            checkpoint = _foreign(path, content, classes, reading)
     except BadInputError as error:
         raise BadInputError(f"{path}: {error.message}", error.hint) from error
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -177,60 +184,171 @@ def _check_kinds(content: dict[str, Any]) -> None:
         raise BadInputError(f"class names must be text, not {content['classes']!r}.")
 
 
-def _foreign(path: Path, content: dict[str, Any], classes: Sequence[str] | None) -> Checkpoint:
-    """A bare state dict, or one under `net`, in the authors' names or ours."""
-    state = content["net"] if isinstance(content.get("net"), dict) else content
-    tensors = {
-        state_dict.strip_prefixes(str(key)): value.detach() for key, value in state.items() if isinstance(value, Tensor)
-    }
-    strange = [str(key) for key, value in state.items() if not isinstance(value, Tensor)]
-    if not tensors or strange:
-        what = f"holds no state dict; its keys: {state_dict.first([str(key) for key in state]) or 'none'}"
-        raise BadInputError(f"{what}.", "A HEMF checkpoint, a bare state dict or one under 'net' is needed.")
-    if len(tensors) < len(state):
-        names = [state_dict.strip_prefixes(str(key)) for key in state]
-        twice = sorted({name for name in names if names.count(name) > 1})
+def _require_own(checkpoint: Checkpoint, reading: Reading) -> None:
+    """Raise BadInputError where a file of ours, which says everything, is to be read otherwise."""
+    if reading.weights is not None:
+        raise BadInputError(f"it has one set of weights, and none called {reading.weights!r}.", "Leave out --weights.")
+    if reading.image_size not in (None, checkpoint.config.image_size):
         raise BadInputError(
-            f"{len(twice)} tensors are there twice, with a prefix and without: {state_dict.first(twice)}.",
-            "Keep one of each.",
+            f"it says itself that its images have {checkpoint.config.image_size} pixels, not {reading.image_size}.",
+            "Leave out --image-size.",
         )
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A set of weights as a network's state, in our layout and types.
+
+    Args:
+        config: of the network.
+        state: tensors by our names.
+        dropped: parameters of the authors' that take no part.
+        counters: how many of BatchNorm's counters were filled in.
+        kinds: types of the file's tensors that were made float32.
+    """
+
+    config: HemfConfig
+    state: dict[str, Tensor]
+    dropped: tuple[str, ...]
+    counters: int
+    kinds: tuple[str, ...]
+
+
+def _network(weights: WeightSet, image_size: int) -> _Network:
+    """Raises BadInputError where the tensors are not those of a whole network."""
+    tensors = weights.tensors
     dropped: list[str] = []
-    notes: list[str] = []
     if authors.is_authors_layout(tensors):
         tensors, dropped = authors.convert(tensors)
-        notes.append(f"Authors' layout: {len(dropped)} tensors that take no part were left out.")
+    floats = [value for value in tensors.values() if value.is_floating_point()]
+    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in floats} - {"float32"})
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    config = authors.infer_config(tensors)
-    state_dict.check(tensors, config)
-    if classes is None and state is not content and isinstance(content.get("classes"), list):
-        classes = [str(name) for name in content["classes"]]
-    if classes is None:
-        classes = _class_indices(path.parent / CLASS_INDICES)
-    if classes is None:
-        classes = [f"class_{index}" for index in range(config.num_classes)]
-        notes.append("The file names no classes: they are called class_0, class_1 … (give --classes a,b,c).")
+    config = authors.infer_config(tensors, image_size)
+    tensors, counters = state_dict.fill_counters(tensors, config)
+    state_dict.check(tensors, config, weights.beside)
+    return _Network(config, tensors, tuple(dropped), counters, tuple(kinds))
+
+
+def _foreign(path: Path, content: Content, classes: Sequence[str] | None, reading: Reading) -> Checkpoint:
+    """A state dict in the authors' names or ours, wherever in the file it is."""
+    sets = weight_sets.find(content.values)
+    if not sets:
+        keys = state_dict.first([str(key) for key in content.values]) or "none"
+        raise BadInputError(
+            f"holds no state dict of a HEMF network; its keys: {keys}.",
+            "A HEMF checkpoint or a state dict is needed: torch.save(model.state_dict(), path).",
+        )
+    image_size = authors.IMAGE_SIZE if reading.image_size is None else reading.image_size
+
+    networks: dict[WeightSet, _Network] = {}
+
+    def refusal(one: WeightSet) -> BadInputError | None:
+        try:
+            networks[one] = _network(one, image_size)
+        except BadInputError as error:
+            return error
+        return None
+
+    chosen = weight_sets.choose(sets, reading.weights, refusal)
+    network = networks.get(chosen) or _network(chosen, image_size)
+    assumed: dict[str, Any] = {} if reading.image_size else {"image_size": image_size}
+    own = _told_classes(content, classes)
+    beside = _beside(path, ignored=classes is not None) if own is None else None
+    named = own or (tuple(classes) if classes is not None else beside)
+    if named is None:
+        named = tuple(f"class_{index}" for index in range(network.config.num_classes))
+        assumed["classes"] = list(named)
+    provenance: dict[str, Any] = {"layout": "authors" if network.dropped else "state dict", "file": path.name}
     return Checkpoint(
-        config=config,
-        classes=tuple(classes),
-        preprocess=Preprocess.for_size(config.image_size),
-        state=tensors,
-        provenance={"layout": "authors" if dropped else "state dict", "file": path.name},
-        dropped=tuple(dropped),
-        notes=tuple(notes),
+        config=network.config,
+        classes=named,
+        preprocess=Preprocess.for_size(image_size),
+        state=network.state,
+        provenance={
+            **provenance,
+            **({"weights": chosen.name} if chosen.name else {}),
+            **({"assumed": assumed} if assumed else {}),
+        },
+        dropped=network.dropped,
+        notes=(
+            *_notes_of_weights(content.values, chosen, sets, network),
+            *_notes_of_names(named, beside, assumed),
+        ),
     )
 
 
-def _class_indices(path: Path) -> list[str] | None:
-    """Class names in the order of their labels, from `{"0": "name"}` or `{"name": 0}`; None where there is no file."""
-    if not path.exists():
-        return None
+def _notes_of_weights(
+    content: Mapping[str, Any], chosen: WeightSet, sets: Sequence[WeightSet], network: _Network
+) -> list[str]:
+    """What was taken of the file, what was left out, and what was changed."""
+    notes = []
+    others = [one for one in sets if one is not chosen and 2 * len(one.tensors) > len(chosen.tensors)]
+    left_out = chosen.left_out(content)
+    if chosen.name or left_out:
+        rest = f"; left out: {state_dict.first(left_out)} ({len(left_out)} in all)" if left_out else ""
+        notes.append(f"The weights were taken from {chosen.shown}{rest}.")
+    if others:
+        notes.append(
+            f"It has other sets of weights, under {', '.join(one.shown for one in others)}: "
+            f"--weights {others[0].name or weight_sets.NO_NAME} takes them."
+        )
+    if network.dropped:
+        notes.append(f"Authors' layout: {len(network.dropped)} tensors that take no part were left out.")
+    if network.kinds:
+        notes.append(f"Its weights are {' and '.join(network.kinds)}: taken as float32.")
+    if network.counters:
+        notes.append(
+            f"{network.counters} counters of BatchNorm ({state_dict.COUNTERS}), which inference never reads, are not "
+            "in the file: set to 0."
+        )
+    return notes
+
+
+def _notes_of_names(named: Sequence[str], beside: Sequence[str] | None, assumed: Mapping[str, Any]) -> list[str]:
+    """What the file doesn't say, or a file beside it says otherwise."""
+    notes = []
+    if beside is not None and beside != named:
+        notes.append(f"{CLASS_INDICES} beside it has other names than were given: {', '.join(beside)}.")
+    if "image_size" in assumed:
+        notes.append(
+            f"The file doesn't say its image size: {assumed['image_size']} pixels are assumed (--image-size N says "
+            "another)."
+        )
+    if "classes" in assumed:
+        notes.append("The file names no classes: they are called class_0, class_1 … (give --classes a,b,c).")
+    return notes
+
+
+def _told_classes(content: Content, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Class names that the file has beside its weights; a number of classes is none.
+
+    Raises:
+        BadInputError: it doesn't say which is which, and no names are given.
+    """
+    inner = content.values.get("hyper_parameters")
+    for place in (content.metadata, content.values, inner if isinstance(inner, dict) else {}):
+        for key in CLASS_KEYS:
+            value = place.get(key)
+            if not value or isinstance(value, int | float | Tensor) or (isinstance(value, str) and value.isdigit()):
+                continue
+            try:
+                return class_names.parse(value, f"its {key!r}")
+            except BadInputError:
+                if given is None:
+                    raise
+    return None
+
+
+def _beside(path: Path, *, ignored: bool) -> tuple[str, ...] | None:
+    """Class names in the file that the authors' training writes beside its checkpoints; None where there is none.
+
+    Raises:
+        BadInputError: it can't be understood, and is not `ignored` for names that were given.
+    """
+    place = path.parent / CLASS_INDICES
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        pairs = [
-            (int(key), str(value)) if str(key).isdigit() else (int(value), str(key)) for key, value in values.items()
-        ]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise BadInputError(f"{path} doesn't map labels to names: {error}.") from error
-    if sorted(label for label, _ in pairs) != list(range(len(pairs))):
-        raise BadInputError(f"{path} doesn't number the classes from 0 without a gap.")
-    return [name for _, name in sorted(pairs)]
+        return class_names.read(place) if place.exists() else None
+    except BadInputError:
+        if ignored:
+            return None
+        raise

@@ -8,11 +8,15 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import pickletools
+import re
+import shlex
 import struct
 import warnings
 import zipfile
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +30,72 @@ _METADATA_KEY = "hemf"
 # In torch's message where a pickle asks for a function or a class that is not on its list.
 _FORBIDDEN = ("unsupported GLOBAL", "Unsupported global", "unrecognized function", "Can only create", "Can only build")
 _NEW_PROTOCOL = ("operand 147", "operand 149")  # STACK_GLOBAL and FRAME of pickle protocol 4, which torch doesn't read
-_DAMAGED = "The file is empty, cut short or damaged: copy or make it again."
+_DAMAGED = "The file is of another kind, cut short or damaged: copy or make it again."
+# Under which trainers keep a state dict; looked for in a pickle that is refused, to say how the weights are taken out.
+_USUAL_KEYS = ("state_dict", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
+_PICKLE_READ_BYTES = 1 << 20  # of a refused pickle, for that
+_PICKLES = 4  # one after another in a torch file of the old kind, before its tensors; the last is the dictionary
+START_BYTES = 128  # of a file, that `container_of` wants
+
+Container = Literal["safetensors", "pickle"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a checkpoint file holds.
+
+    Args:
+        values: the dictionary of a pickle, or tensors by name; with our own header, that and the tensors as `model`.
+        metadata: texts beside the tensors of a `.safetensors` file.
+    """
+
+    values: dict[str, Any]
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+def container_of(start: bytes, names: tuple[str, ...] = ()) -> Container | None:
+    """What a checkpoint file is by its content; None for what is no checkpoint.
+
+    Args:
+        start: its first `START_BYTES`.
+        names: members of it, where it is a zip archive: see `members`.
+    """
+    if start[:2] == b"PK":
+        inner = [name.split("/", 1)[-1] for name in names]
+        return "pickle" if any(name == "data.pkl" or _is_program(name) for name in inner) else None
+    pickled = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    # A safetensors file may begin with the same two bytes, as the length of its header; after it comes JSON.
+    if start[8:9] == b"{" and not (pickled and start[4:8].strip(b"\0")):
+        return "safetensors"
+    return "pickle" if pickled else None
+
+
+def members(path: Path) -> tuple[str, ...]:
+    """Names in a zip archive; of one that was cut short, the first. Nothing is unpacked."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return tuple(archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error):
+        with open(path, "rb") as file:
+            start = file.read(1 << 16)
+        length = int.from_bytes(start[26:28], "little")
+        return (start[30 : 30 + length].decode(errors="replace"),)
+
+
+def read(path: Path) -> Content:
+    """What a checkpoint file holds, whatever its name. A pickle that is called .safetensors is refused.
+
+    Raises:
+        BadInputError: see `read_pickle` and `read_safetensors`.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(START_BYTES)
+    except OSError as error:
+        raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
+    if container_of(start) == "safetensors" or path.suffix.lower() == ".safetensors":
+        return read_safetensors(path)
+    return Content(read_pickle(path))
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -43,9 +112,11 @@ def read_pickle(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if any(sign in str(error) for sign in _FORBIDDEN):
+            asked = re.search(r"GLOBAL ([\w.<>]+)", str(error))
+            what = f" ({asked[1]})" if asked else ""
             raise BadInputError(
-                f"{path} holds more than tensors and plain values, which could run code: refused, and not run.",
-                "Save a state dict: torch.save(model.state_dict(), path).",
+                f"{path} holds more than tensors and plain values{what}, which could run code: refused, and not run.",
+                _way_out(path),
             ) from error
         if any(sign in str(error) for sign in _NEW_PROTOCOL):
             raise BadInputError(
@@ -62,7 +133,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_safetensors(path: Path) -> dict[str, Any]:
+def read_safetensors(path: Path) -> Content:
     """The tensors of a `.safetensors` file, and our header if it has one.
 
     Raises:
@@ -79,14 +150,13 @@ def read_safetensors(path: Path) -> dict[str, Any]:
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
         header = json.loads(metadata[_METADATA_KEY]) if _METADATA_KEY in metadata else None
-        classes = json.loads(metadata["classes"]) if "classes" in metadata else None
     except (SafetensorError, ValueError, TypeError, KeyError, struct.error, RuntimeError) as error:
         raise BadInputError(f"{path} is not a whole .safetensors file: {error}.", _DAMAGED) from error
     if header is not None:
         if not isinstance(header, dict):
             raise BadInputError(f"{path} has a header that is not a dictionary.", _DAMAGED)
-        return {**header, "model": tensors}
-    return {"net": tensors, "classes": classes}
+        return Content({**header, "model": tensors})
+    return Content(tensors, metadata)
 
 
 def safetensors_bytes(state: dict[str, Tensor], header: dict[str, Any]) -> bytes:
@@ -127,12 +197,52 @@ def _refuse_programs(path: Path) -> None:
         raise BadInputError(f"{path} is empty.", _DAMAGED)
     if not zipfile.is_zipfile(path):
         return
+    for name in (name.split("/", 1)[-1] for name in members(path)):
+        if kind := _is_program(name):
+            raise BadInputError(f"{path} is {kind}, not a checkpoint.", "Save a state dict instead.")
+
+
+def _is_program(name: str) -> str | None:
+    """What an archive with such a member is, where it holds a program."""
+    if name == "constants.pkl" or name.startswith("code/"):
+        return "a TorchScript program"
+    if name.startswith(("models/", "serialized_exported_program")) or name == "archive_format":
+        return "an exported program (.pt2)"
+    return None
+
+
+def _way_out(path: Path) -> str:
+    """How whoever trusts a refused pickle takes its weights out: its texts are looked at, nothing is run."""
+    found = next((key for key in _USUAL_KEYS if key in _texts(path)), None)
+    if found is None:
+        return "Save a state dict: torch.save(model.state_dict(), path)."
+    plain = str(path.with_name(f"{path.name.split('.')[0]}.weights.pt"))
+    code = f"import torch; torch.save(torch.load({str(path)!r}, 'cpu', weights_only=False)[{found!r}], {plain!r})"
+    return f"If you trust whoever made it, take its weights out where it may run code: python -c {shlex.quote(code)}"
+
+
+def _texts(path: Path) -> set[str]:
+    """The short texts in a pickle, of a zip archive or alone, as far as its opcodes can be told."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.split("/", 1)[-1] for name in archive.namelist()]
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
-        raise BadInputError(f"{path} is not a checkpoint that can be read.", _DAMAGED) from error
-    if any(name == "constants.pkl" or name.startswith("code/") for name in names):
-        raise BadInputError(f"{path} is a TorchScript program, not a checkpoint.", "Save a state dict instead.")
-    if any(name.startswith(("models/", "serialized_exported_program")) or name == "archive_format" for name in names):
-        raise BadInputError(f"{path} is an exported program (.pt2), not a checkpoint.", "Save a state dict instead.")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+                with archive.open(name) as member:
+                    data = member.read(_PICKLE_READ_BYTES)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(_PICKLE_READ_BYTES)
+    except (OSError, zipfile.BadZipFile, StopIteration, ValueError, NotImplementedError, RuntimeError):
+        return set()
+    found: set[str] = set()
+    start = 0
+    try:
+        for _ in range(_PICKLES):
+            for operation, argument, place in pickletools.genops(data[start:]):
+                if "UNICODE" in operation.name and isinstance(argument, str):
+                    found.add(argument)
+                if operation.name == "STOP":
+                    start += (place or 0) + 1
+    except Exception:  # noqa: BLE001 - what has been seen of hostile bytes is enough for a hint
+        pass
+    return found

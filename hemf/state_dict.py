@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,10 @@ from hemf.config import HemfConfig
 from hemf.errors import BadInputError
 from hemf.model import HEMF
 
+ROOTS = frozenset(  # first parts of the network's own names
+    ["local_steps", "global_steps", "local_stages", "global_stages", "fusion_stages", "head_norm", "head"]
+)
+COUNTERS = "num_batches_tracked"  # of BatchNorm; inference never reads them
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _SHOWN = 5
 
@@ -35,6 +40,13 @@ def build_empty(config: HemfConfig) -> HEMF:
         return HEMF(config)
 
 
+@functools.lru_cache(maxsize=8)
+def _expected(config: HemfConfig) -> dict[str, Tensor]:
+    """Shapes and types of a network's tensors, without their data."""
+    with torch.device("meta"):
+        return {name: value.to("meta") for name, value in build_empty(config).state_dict().items()}
+
+
 def strip_prefixes(key: str) -> str:
     """A tensor's name without what DistributedDataParallel and torch.compile put before it."""
     while key.startswith(_PREFIXES):
@@ -42,11 +54,24 @@ def strip_prefixes(key: str) -> str:
     return key
 
 
-def check(state: dict[str, Tensor], config: HemfConfig) -> None:
-    """Raise BadInputError with counts and the first names of what is missing, unexpected, of another shape or type."""
-    expected = build_empty(config).state_dict()
+def fill_counters(state: dict[str, Tensor], config: HemfConfig) -> tuple[dict[str, Tensor], int]:
+    """The state with zeros for BatchNorm's counters that it lacks, and how many they are."""
+    expected = _expected(config)
+    lacking = [name for name in expected if name.endswith(COUNTERS) and name not in state]
+    return {**state, **{name: torch.zeros((), dtype=torch.int64) for name in lacking}}, len(lacking)
+
+
+def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = ()) -> None:
+    """Raise BadInputError with counts and the first names of what is missing, unexpected, of another shape or type.
+
+    Args:
+        state: tensors by name.
+        config: of the network.
+        beside: names of tensors that lie beside the state: where something is missing, it may be among them.
+    """
+    expected = _expected(config)
     missing = [name for name in expected if name not in state]
-    unexpected = sorted(name for name in state if name not in expected)
+    unexpected = sorted([*(name for name in state if name not in expected), *(beside if missing else ())])
     shapes = [
         f"{name} {tuple(state[name].shape)}, expected {tuple(value.shape)}"
         for name, value in expected.items()

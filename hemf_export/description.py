@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
+from hemf.reading import PLAIN, Reading
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # the last: ONNX Runtime on a CPU, float32 in between
 InputType = Literal["float32", "uint8"]
@@ -29,6 +30,7 @@ class Description:
         checkpoint_sha256: of the checkpoint file that it was made from.
         versions: of the tools that made it.
         source_size: of the raw images that the graph resizes itself; None where they come to it resized.
+        reading: how that checkpoint was to be read, where its file leaves a choice.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Description:
     checkpoint_sha256: str
     versions: dict[str, str]
     source_size: SourceSize | None = None
+    reading: Reading = PLAIN
 
     @property
     def input(self) -> ModelInput:
@@ -54,11 +57,14 @@ class Description:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for metadata and manifests; a source size is [height, width]."""
         source = self.source_size
+        own = dict(vars(self))
+        reading = own.pop("reading").to_dict()
         return {
-            **vars(self),
+            **own,
             "classes": list(self.classes),
             "preprocess": self.preprocess.to_dict(),
             "source_size": None if source is None else [source.height, source.width],
+            **({"reading": reading} if reading else {}),
         }
 
     @classmethod
@@ -69,6 +75,7 @@ class Description:
             "classes": tuple(values["classes"]),
             "preprocess": Preprocess.from_dict(values["preprocess"]),
             "source_size": SourceSize.from_list(values.get("source_size")),
+            "reading": Reading.from_dict(values.get("reading")),
         }
         return cls(**{**values, **special})
 
@@ -80,7 +87,7 @@ class Description:
             BadInputError: it says nothing of it, or nonsense.
         """
         try:
-            told = {"source_size": None, **manifest}
+            told = {"source_size": None, "reading": None, **manifest}
             return cls.from_dict({field.name: told[field.name] for field in dataclasses.fields(cls)})
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(

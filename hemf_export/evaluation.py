@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from hemf import artifacts, folders
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
-from hemf_export import predict, predictor
+from hemf.reading import PLAIN, Reading
+from hemf_export import model_kind, predict, predictor
 from hemf_export.evaluated import Evaluated, Evaluation
 from hemf_export.predictor import Predictor, softmax
 from train import metrics
@@ -40,6 +41,7 @@ class Request:
         data: one data folder (test/, else val/) or folder of class folders for all files, or one a file, in order.
         classes: names, for checkpoints that have none.
         batch: images at a time.
+        reading: how the checkpoints among the files are read.
 
     Raises:
         UsageError: no file, one named twice for the same data, or a number of data folders that fits neither.
@@ -49,6 +51,7 @@ class Request:
     data: tuple[Path, ...]
     classes: tuple[str, ...] | None = None
     batch: int = BATCH
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -87,9 +90,13 @@ def evaluate(request: Request, progress: Progress = lambda phase, done, total: N
         MissingCapabilityError: an engine that can't run here.
     """
     models: list[Predictor] = []
+    kinds = {path: model_kind.kind_of(path) for path in request.files}
+    if request.reading != PLAIN and "checkpoint" not in kinds.values():
+        raise UsageError("--weights and --image-size are for checkpoints: none is among the files.", "Leave them out.")
     for path, _ in request.pairs:
         progress("reading the files", len(models), len(request.files))
-        models.append(predict.load(path, request.classes, for_proof=True))
+        reading = request.reading if kinds[path] == "checkpoint" else PLAIN
+        models.append(predict.load(path, request.classes, reading=reading, for_proof=True))
         if set(models[-1].classes) != set(models[0].classes):
             raise BadInputError(
                 f"{path} has the classes {', '.join(models[-1].classes)}; {request.files[0]} has "

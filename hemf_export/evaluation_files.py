@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from hemf import artifact_folder, artifacts
+from hemf_export import model_kind
 from hemf_export.evaluated import Evaluated, Evaluation
 from train import figures
 from train.class_metrics import RocCurve, mean_curve
@@ -17,7 +18,7 @@ MARK = "evaluation.json"  # by which its folders are known
 
 def default_folder(files: tuple[Path, ...]) -> Path:
     """Beside a single file and named after it; for several, in the current folder."""
-    return files[0].with_name(f"{files[0].stem}.evaluation") if len(files) == 1 else Path("evaluation")
+    return files[0].with_name(f"{model_kind.stem(files[0])}.evaluation") if len(files) == 1 else Path("evaluation")
 
 
 def write(evaluation: Evaluation, folder: Path, *, force: bool) -> None:
@@ -34,7 +35,7 @@ def write(evaluation: Evaluation, folder: Path, *, force: bool) -> None:
             _write_model(evaluation.models[0], place)
         else:
             for number, one in enumerate(evaluation.models, 1):
-                own = place / f"{number}-{one.path.stem}"
+                own = place / f"{number}-{model_kind.stem(one.path)}"
                 own.mkdir()
                 _write_model(one, own)
             _write_all(evaluation, place)
@@ -56,7 +57,8 @@ def _write_all(evaluation: Evaluation, folder: Path) -> None:
     models = evaluation.models
     total = sum(len(one.images) for one in models)
     _write_confusion(evaluation.confusion, evaluation.classes, f"{len(models)} files together, {total} images", folder)
-    macro = [mean_curve(one.curves, f"{number}-{one.path.stem}") for number, one in enumerate(models, 1) if one.curves]
+    named = [(f"{number}-{model_kind.stem(one.path)}", one.curves) for number, one in enumerate(models, 1)]
+    macro = [mean_curve(curves, name) for name, curves in named if curves]
     if macro:
         _write_roc(macro, mean_curve(macro, "mean"), f"{len(macro)} files, macro curve of each", folder)
 

@@ -17,7 +17,8 @@ from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError, CheckFailedError, UsageError, did_you_mean
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray
-from hemf_export import discover, image_list, predictor
+from hemf.reading import PLAIN, Reading
+from hemf_export import discover, image_list, model_kind, predictor
 from hemf_export.predictor import softmax
 from train import figures, heatmap_figures
 from train.grad_cam import grad_cam_plus_plus
@@ -41,6 +42,7 @@ class Request:
         class_name: that the maps are of; None for each image's predicted class.
         classes: names, for a checkpoint that has none.
         batch: images at a time.
+        reading: how the checkpoint is read.
 
     Raises:
         UsageError: an ONNX file or an engine.
@@ -51,9 +53,11 @@ class Request:
     class_name: str | None = None
     classes: tuple[str, ...] | None = None
     batch: int = BATCH
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
-        if self.file.suffix.lower() in (".onnx", *discover.ENGINE_SUFFIXES):
+        kind = model_kind.kind_of(self.file) if self.file.is_file() else model_kind.named(self.file)
+        if kind in ("onnx", "engine"):
             raise UsageError(
                 f"{self.file} can't be explained: heat maps need gradients, which only a checkpoint gives.",
                 f"Name the checkpoint that it was made from{_its_checkpoint(self.file)}.",
@@ -116,7 +120,7 @@ class Explained:
 
 def default_folder(file: Path) -> Path:
     """Beside the checkpoint, named after it."""
-    return file.with_name(f"{file.stem}.explained")
+    return file.with_name(f"{model_kind.stem(file)}.explained")
 
 
 def explain(
@@ -136,7 +140,7 @@ def explain(
         CheckFailedError: logits that are not finite.
     """
     pictures = image_list.collect(request.images)
-    saved = checkpoint.load(request.file, classes=request.classes)
+    saved = checkpoint.load(request.file, classes=request.classes, reading=request.reading)
     saved.check_finite()
     if request.class_name is not None and request.class_name not in saved.classes:
         raise UsageError(

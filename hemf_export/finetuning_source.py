@@ -15,7 +15,8 @@ from calibration.products import is_signed_permutation
 from calibration.session import Session
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
-from hemf_export import discover, graph_source, onnx_file
+from hemf.reading import PLAIN, Reading
+from hemf_export import discover, graph_source, model_kind, onnx_file
 from hemf_export.description import Description
 from train.distillation import Teacher
 
@@ -52,7 +53,7 @@ def read(source: Path) -> tuple[Description, dict[str, Any]]:
 def default_output(source: Path, described: Description) -> Path:
     """`best.int8.onnx` → `best.qat.int8.onnx`."""
     ending = f".{described.precision}.onnx"
-    stem = source.name.removesuffix(ending) if source.name.endswith(ending) else source.stem
+    stem = source.name[: -len(ending)] if source.name.lower().endswith(ending) else model_kind.stem(source)
     return source.with_name(f"{stem}.qat{ending}")
 
 
@@ -74,7 +75,9 @@ class OriginTeacher:
         return torch.from_numpy(self._session.logits(images.float().cpu().numpy())).to(images.device)
 
 
-def teacher(source: Path, described: Description, reference: Path | None, device: str) -> Callable[[Tensor], Tensor]:
+def teacher(
+    source: Path, described: Description, reference: Path | None, device: str, reading: Reading = PLAIN
+) -> Callable[[Tensor], Tensor]:
     """What the file was made from, under the file's names of the classes: a checkpoint, or another's ONNX file.
 
     Args:
@@ -82,15 +85,18 @@ def teacher(source: Path, described: Description, reference: Path | None, device
         described: what it says of itself.
         reference: what it was made from; None for the one beside it.
         device: that it computes on.
+        reading: how the checkpoint is read; by default as the file says it was when it was exported.
 
     Raises:
         BadInputError: nothing to learn from, or another than the file was made from.
     """
     path = reference or _origin_of(source, described)
-    if path.suffix.lower() == ".onnx" and not onnx_file.is_ours(path):
+    kind = model_kind.kind_of(path)
+    if kind == "onnx" and not onnx_file.is_ours(path):
         graph_source.read_origin(path, (described,))
         return OriginTeacher(path)
-    saved = checkpoint.load(path)
+    model_kind.require(path, "checkpoint", "Name what the file was made from: --reference FILE.")
+    saved = checkpoint.load(path, reading=described.reading if reading == PLAIN else reading)
     if saved.sha256 != described.checkpoint_sha256:
         raise BadInputError(
             f"{path} is not the checkpoint that the file was made from: SHA-256 {saved.sha256[:16]}, expected "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from engines import machine, preflight
 from engines.machine import Machine
@@ -15,9 +15,10 @@ from engines.plan_header import PlanHeader
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError
 from hemf.images import Preprocess
-from hemf_export.discover import ENGINE_SUFFIXES
+from hemf.reading import PLAIN, Reading
+from hemf_export import model_kind
+from hemf_export.model_kind import Kind
 
-Kind = Literal["checkpoint", "onnx", "engine"]
 _FIGURES = ("figures", "parity", "parity_of_the_graph")  # of a manifest, where it has them
 
 
@@ -44,28 +45,32 @@ class Inspection:
     notes: list[str] = field(default_factory=list)
 
 
-def inspect(path: Path, *, classes: tuple[str, ...] | None = None, trust: bool = False) -> Inspection:
+def inspect(
+    path: Path, *, classes: tuple[str, ...] | None = None, reading: Reading = PLAIN, trust: bool = False
+) -> Inspection:
     """Look at a file.
 
     Args:
-        path: of a checkpoint (ours or the authors'), an ONNX file, or an engine.
+        path: of a checkpoint (ours or another trainer's), an ONNX file, or an engine.
         classes: names for a checkpoint that has none.
+        reading: how a checkpoint is read.
         trust: don't ask for an engine's manifest.
 
     Raises:
         BadInputError: none of these, or damaged.
     """
-    if not path.is_file():
-        raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
-    if path.suffix in ENGINE_SUFFIXES:
-        return _engine(path, trust)
-    return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path, classes)
+    kind = model_kind.kind_of(path)
+    if kind == "checkpoint":
+        return _checkpoint(path, classes, reading)
+    if reading != PLAIN:
+        raise BadInputError(f"{path} is {model_kind.TITLES[kind]}: --weights and --image-size are for checkpoints.")
+    return _engine(path, trust) if kind == "engine" else _onnx(path)
 
 
-def _checkpoint(path: Path, classes: tuple[str, ...] | None) -> Inspection:
+def _checkpoint(path: Path, classes: tuple[str, ...] | None, reading: Reading) -> Inspection:
     from hemf import checkpoint
 
-    saved = checkpoint.load(path, classes=classes)
+    saved = checkpoint.load(path, classes=classes, reading=reading)
     manifest = artifacts.read_manifest(path)
     parameters = sum(value.numel() for name, value in saved.state.items() if not name.endswith("num_batches_tracked"))
     facts = [
@@ -81,7 +86,7 @@ def _checkpoint(path: Path, classes: tuple[str, ...] | None) -> Inspection:
     values = {
         "kind": "checkpoint", "config": saved.config.to_dict(), "classes": list(saved.classes),
         "preprocess": saved.preprocess.to_dict(), "sha256": saved.sha256, "metrics": saved.metrics,
-        "provenance": saved.provenance, "manifest": manifest,
+        "provenance": saved.provenance, "manifest": manifest, "notes": list(saved.notes),
     }  # fmt: skip
     finite = ("weights", "fine", "all finite")
     conflict: HemfError | None = None

@@ -26,7 +26,8 @@ from hemf.errors import BadInputError, UsageError
 from hemf.images import Preprocess
 from hemf.model import HEMF
 from hemf.model_input import ModelInput, SourceSize
-from hemf_export import graph_cleanup, onnx_file, parity
+from hemf.reading import PLAIN, Reading
+from hemf_export import graph_cleanup, model_kind, onnx_file, parity
 from hemf_export.description import Description, InputType
 from hemf_export.fold import fold
 from hemf_export.parity import Parity, Samples
@@ -39,6 +40,7 @@ _TORCH_OPSET_MIN = 18  # what torch's exporter writes at the least; it leaves 18
 TOLERANCE = 1e-4  # of a logit, ONNX Runtime against PyTorch, both float32
 PROOF_BATCHES = (1, 3, 2)
 _TRACED_BATCH = 2  # any but 1, which torch would take for a broadcast axis
+_TOLD = ("layout", "weights", "assumed")  # of another trainer's checkpoint, how it was read
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
 
 Step = Callable[[str], AbstractContextManager[None]]
@@ -79,8 +81,29 @@ class Exported:
     notes: tuple[str, ...]
 
 
+def default_output(source: Path) -> Path:
+    """`best.pt` and `best.pth.tar` → `best.onnx`, beside it.
+
+    Raises:
+        BadInputError: a file of another program has that name.
+    """
+    output = source.with_name(f"{model_kind.stem(source)}.onnx")
+    if output.exists() and not output.samefile(source) and onnx_file.glance(output) is None:
+        raise BadInputError(
+            f"{output} is there already, and hemf-export didn't write it: it is left alone.",
+            "Move it away, or choose another output with -o.",
+        )
+    return output
+
+
 def export(
-    source: Path, output: Path, options: Options, *, classes: tuple[str, ...] | None = None, step: Step | None = None
+    source: Path,
+    output: Path,
+    options: Options,
+    *,
+    classes: tuple[str, ...] | None = None,
+    reading: Reading = PLAIN,
+    step: Step | None = None,
 ) -> Exported:
     """Export the checkpoint `source`, prove the file, and only then put it and its manifest at `output`.
 
@@ -89,6 +112,7 @@ def export(
         output: the ONNX file.
         options: how.
         classes: names, for a checkpoint without.
+        reading: how the checkpoint is read; the file says it, so that whoever compares reads it likewise.
         step: shows what is under way.
 
     Raises:
@@ -96,10 +120,12 @@ def export(
         CheckFailedError: the file's logits are not PyTorch's; nothing is left behind.
     """
     step = step or (lambda text: nullcontext())
+    if source.is_file():
+        model_kind.require(source, "checkpoint", "Name the checkpoint that it was made from.")
     artifacts.check_writable(output)
     artifacts.check_distinct(source, output)
     with step(f"Reading {source.name}"):
-        saved = checkpoint.load(source, classes=classes)
+        saved = checkpoint.load(source, classes=classes, reading=reading)
         saved.check_finite()
         images = parity.image_folder(options.images, saved.classes)
     notes = list(saved.notes)
@@ -117,7 +143,7 @@ def export(
         del model
         with step("Simplifying"):
             graph = _simplified(simplifier, graph, notes)
-    description = _describe(saved, options)
+    description = _describe(saved, options, reading)
     onnx_file.describe(graph, description)
     nodes = len(list(graph.graph))
     with artifacts.atomic_path(output) as temporary:
@@ -128,6 +154,8 @@ def export(
             proof = _prove(temporary, samples, reference, options)
             proof.require(f"{output.name} against PyTorch", option="--tolerance", max_difference=options.tolerance)
     fields = {"kind": "onnx", "parent": source.name, **description.to_dict(), "opset": options.opset, "nodes": nodes}
+    if told := {name: saved.provenance[name] for name in _TOLD if name in saved.provenance}:
+        fields["provenance"] = told
     artifacts.write_manifest(output, {**fields, "parity": proof.to_dict()})
     return Exported(output, description, proof, nodes, tuple(notes))
 
@@ -183,7 +211,7 @@ def _simplified(simplifier: Simplifier, graph: ir.Model, notes: list[str]) -> ir
         return graph
 
 
-def _describe(saved: Checkpoint, options: Options) -> Description:
+def _describe(saved: Checkpoint, options: Options, reading: Reading) -> Description:
     return Description(
         name=saved.config.name,
         classes=saved.classes,
@@ -194,6 +222,7 @@ def _describe(saved: Checkpoint, options: Options) -> Description:
         checkpoint_sha256=saved.sha256,
         versions=artifacts.versions(),
         source_size=options.source_size,
+        reading=reading,
     )
 
 

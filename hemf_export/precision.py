@@ -25,7 +25,7 @@ from calibration.products import Product
 from calibration.qdq import Statistics
 from hemf import artifacts
 from hemf.errors import CheckFailedError
-from hemf_export import graph_source, precision_file, same_model
+from hemf_export import graph_source, model_kind, precision_file, same_model
 from hemf_export.description import Description, Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
@@ -223,4 +223,4 @@ def _verdict(request: Request, wanted: Precision, graph: Graph) -> list[str]:
 
 def _default_output(request: Request, precision: Precision) -> Path:
     folder = request.folder or request.source.parent
-    return folder / f"{request.source.with_suffix('').name}.{precision}.onnx"
+    return folder / f"{model_kind.stem(request.source)}.{precision}.onnx"

@@ -15,25 +15,32 @@ from pathlib import Path
 
 import engines
 from calibration import emulation
-from hemf import artifacts, checkpoint, folders
+from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, MissingCapabilityError
-from hemf_export import graph_source, onnx_file, self_test
+from hemf.reading import PLAIN, Reading
+from hemf_export import graph_source, model_kind, onnx_file, self_test
 from hemf_export.description import Description
-from hemf_export.discover import CHECKPOINT_SUFFIXES, ENGINE_SUFFIXES
 from hemf_export.predictor import BATCH, Prediction, Predictor, softmax
 from hemf_export.runners import OnnxRunner, TorchRunner
 
 __all__ = ["BATCH", "Prediction", "Predictor", "load", "softmax"]
 
 
-def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None, *, for_proof: bool = False) -> Predictor:
-    """Read a model: a checkpoint (ours or the authors'), an ONNX file of ours of any precision, or an engine.
+def load(
+    path: str | os.PathLike[str],
+    classes: Sequence[str] | None = None,
+    *,
+    reading: Reading = PLAIN,
+    for_proof: bool = False,
+) -> Predictor:
+    """Read a model: a checkpoint (ours or another trainer's), an ONNX file of ours of any precision, or an engine.
 
     An engine is tried on its golden images first.
 
     Args:
         path: the file.
         classes: class names, for a checkpoint that has none; for a file that has, they must agree.
+        reading: how a checkpoint is read; of other files the image size must agree, and there is one set of weights.
         for_proof: as a proof needs it. Float16 in an ONNX file is emulated: a CPU would compute it in float32 and hide
             what it does to the logits. Weights that are not finite are the proof's to find, not refused.
 
@@ -43,20 +50,12 @@ def load(path: str | os.PathLike[str], classes: Sequence[str] | None = None, *, 
         MissingCapabilityError: an engine that can't run here.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
-    if suffix == ".onnx":
-        return _onnx(path, classes, emulated=for_proof)
-    if suffix in CHECKPOINT_SUFFIXES:
-        return _checkpoint(path, classes, finite=not for_proof)
-    if suffix in ENGINE_SUFFIXES:
-        return _engine(path, classes)
-    known = ", ".join((*CHECKPOINT_SUFFIXES, ".onnx", *ENGINE_SUFFIXES))
-    hint = f"Known by their names: {known}."
-    if suffix in folders.EXTENSIONS:
-        hint = "The model's file comes first, then the images."
-    raise BadInputError(f"{path} is not a checkpoint, an ONNX file or an engine.", hint)
+    kind = model_kind.kind_of(path)
+    if kind == "checkpoint":
+        return _checkpoint(path, classes, reading, finite=not for_proof)
+    model = _onnx(path, classes, emulated=for_proof) if kind == "onnx" else _engine(path, classes)
+    _require_reading(path, model, reading)
+    return model
 
 
 def load_origin(path: Path, made: Sequence[Description]) -> Predictor:
@@ -77,8 +76,8 @@ def load_origin(path: Path, made: Sequence[Description]) -> Predictor:
     )  # fmt: skip
 
 
-def _checkpoint(path: Path, classes: Sequence[str] | None, *, finite: bool) -> Predictor:
-    saved = checkpoint.load(path, classes=classes)
+def _checkpoint(path: Path, classes: Sequence[str] | None, reading: Reading, *, finite: bool) -> Predictor:
+    saved = checkpoint.load(path, classes=classes, reading=reading)
     if finite:
         saved.check_finite()
     runner = TorchRunner(saved.model(), f"PyTorch, {path.name}")
@@ -129,4 +128,15 @@ def _require_classes(path: Path, described: Description, classes: Sequence[str] 
     if classes is not None and tuple(classes) != described.classes:
         raise BadInputError(
             f"{path} has the classes {', '.join(described.classes)}, not {', '.join(classes)}.", "Leave out --classes."
+        )
+
+
+def _require_reading(path: Path, model: Predictor, reading: Reading) -> None:
+    """Raise BadInputError where a file that isn't a checkpoint is asked for other weights or images than its own."""
+    if reading.weights is not None:
+        raise BadInputError(f"{path} has one set of weights.", "--weights is for a checkpoint: leave it out.")
+    if reading.image_size not in (None, model.preprocess.size):
+        raise BadInputError(
+            f"{path} takes images of {model.preprocess.size} pixels, not {reading.image_size}.",
+            "Leave out --image-size.",
         )

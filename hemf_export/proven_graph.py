@@ -12,7 +12,8 @@ from calibration.int8 import MethodChoice
 from calibration.job import Listener
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
-from hemf_export import console, fp16, onnx_export, onnx_file, precision
+from hemf.reading import PLAIN, Reading
+from hemf_export import console, fp16, model_kind, onnx_export, onnx_file, precision
 from hemf_export.description import Description
 from hemf_export.fp16 import Bounds
 from hemf_export.onnx_export import Step
@@ -63,7 +64,13 @@ class ProvenGraph:
 
 
 def provide(
-    model: Path, classes: tuple[str, ...] | None, wanted: Wanted, listener: Listener, step: Step | None = None
+    model: Path,
+    classes: tuple[str, ...] | None,
+    wanted: Wanted,
+    listener: Listener,
+    step: Step | None = None,
+    *,
+    reading: Reading = PLAIN,
 ) -> tuple[Path, ProvenGraph]:
     """The float32 file that `model` is or gives, and the graph to build; a checkpoint is exported first.
 
@@ -72,14 +79,17 @@ def provide(
         CheckFailedError: a bound or the budget is missed.
     """
     step = step or (lambda text: nullcontext())
+    kind = model_kind.kind_of(model)
+    if kind == "onnx" and reading != PLAIN:
+        raise UsageError(f"{model} is an ONNX file: --weights and --image-size are for checkpoints.", "Leave them out.")
     if wanted.precision is None:
         return model, _ready(model)
     notes: tuple[str, ...] = ()
     source = model
-    if model.suffix != ".onnx":
-        source = (wanted.folder or model.parent) / model.with_suffix(".onnx").name
+    if kind == "checkpoint":
+        source = (wanted.folder or model.parent) / onnx_export.default_output(model).name
         exported = onnx_export.export(
-            model, source, onnx_export.Options(images=wanted.images), classes=classes, step=step
+            model, source, onnx_export.Options(images=wanted.images), classes=classes, reading=reading, step=step
         )
         notes = exported.notes
     if wanted.precision == "fp16":
@@ -92,7 +102,7 @@ def provide(
 
 
 def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
-    target = (wanted.folder or source.parent) / f"{source.with_suffix('').name}.fp16.onnx"
+    target = (wanted.folder or source.parent) / f"{model_kind.stem(source)}.fp16.onnx"
     half = fp16.convert(source, target, images=wanted.images, count=wanted.samples, bounds=wanted.bounds, step=step)
     proof, converted = half.parity, half.conversion
     accuracy = "" if proof.accuracy is None else f", accuracy {proof.accuracy[0]:.2%} (float32 {proof.accuracy[1]:.2%})"

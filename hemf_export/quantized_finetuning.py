@@ -29,6 +29,7 @@ from calibration.trials import BATCH
 from calibration.trials import logits as logits_of
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
+from hemf.reading import PLAIN, Reading
 from hemf_export import finetuning_source, onnx_file, predictor, written
 from hemf_export.description import Description
 from train import finetuning, hardware
@@ -61,6 +62,7 @@ class Request:
         budget: what may be lost; None for no bound.
         device: auto, cpu or cuda.
         workers: loader processes.
+        reading: how the checkpoint is read; by default as the file says it was when it was exported.
     """
 
     source: Path
@@ -72,6 +74,7 @@ class Request:
     budget: Budget | None = None
     device: str = "auto"
     workers: int = 0
+    reading: Reading = PLAIN
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def make(request: Request, listener: Listener) -> Made:
     described, manifest = finetuning_source.read(request.source)
     path = request.output or finetuning_source.default_output(request.source, described)
     artifacts.check_outputs((path,), filter(None, (request.source, request.reference)))
-    teacher = finetuning_source.teacher(request.source, described, request.reference, device)
+    teacher = finetuning_source.teacher(request.source, described, request.reference, device, request.reading)
     chosen = _images(request, described, listener)
     model = ir.load(request.source)
     infer(model)

@@ -18,7 +18,8 @@ from engines.options import BuildOptions
 from engines.targets import Target
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import golden_images, onnx_file, proven_graph
+from hemf.reading import PLAIN, Reading
+from hemf_export import golden_images, model_kind, onnx_file, proven_graph
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.proven_graph import ProvenGraph, Wanted
@@ -44,6 +45,7 @@ class Request:
         golden: images to check the engine with; 0 for none.
         wanted: precision, and what it may lose.
         classes: names for a checkpoint that has none.
+        reading: how a checkpoint is read.
     """
 
     model: Path
@@ -55,6 +57,7 @@ class Request:
     golden: int = golden_images.IMAGES
     wanted: Wanted = field(default_factory=Wanted)
     classes: tuple[str, ...] | None = None
+    reading: Reading = PLAIN
 
 
 @dataclass(frozen=True)
@@ -82,8 +85,8 @@ def make(
         MissingCapabilityError: no builder for the target here.
     """
     model = request.model
-    if not model.is_file():
-        raise BadInputError(f"No file at {model}.", "An ONNX file of ours or a checkpoint is needed.")
+    if model_kind.kind_of(model) == "engine":
+        raise BadInputError(f"{model} is an engine already.", "An ONNX file of ours or a checkpoint is needed.")
     # What this machine lacks is told before minutes of work.
     backend = backends.choose(request.backend, request.target)
     backends.load(backend)
@@ -95,11 +98,11 @@ def make(
         artifacts.check_folder(model.parent)
     folder = model.parent if request.output is None else request.output.parent
     wanted = dataclasses.replace(request.wanted, folder=folder)
-    source, graph = proven_graph.provide(model, request.classes, wanted, listener, step)
+    source, graph = proven_graph.provide(model, request.classes, wanted, listener, step, reading=request.reading)
     options = dataclasses.replace(request.options, profiles=_profiles(request.profiles, graph.path, graph.description))
     taken, given = onnx_file.ends(graph.path)
     fields = {**graph.description.to_dict(), "input": taken, "output": given, **graph.fields}
-    output = request.output or graph.path.with_name(f"{graph.path.with_suffix('').name}.{request.target.name}.engine")
+    output = request.output or graph.path.with_name(f"{model_kind.stem(graph.path)}.{request.target.name}.engine")
     golden = None
     if request.golden:
         with (step or (lambda text: nullcontext()))("Computing golden images"):

@@ -57,7 +57,7 @@ def open_entry(entry: Entry, *, threads: int, kept: ModelInput | None = None) ->
 
 
 def _torch(entry: Entry) -> Prepare:
-    saved = checkpoint.load(entry.path)
+    saved = checkpoint.load(entry.path, reading=entry.reading)
     saved.check_finite()
     mode = torch_modes.MODES[entry.kind]
     compute = torch_modes.function(saved.model(), mode, entry.device)

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
+from hemf.reading import PLAIN, Reading
 from hemf_export.description import InputType, Precision
 
 Kind = Literal[
@@ -34,6 +35,7 @@ class Entry:
         input_type: what the file takes.
         preprocess: pixels to input.
         source_size: of the raw images that the file resizes itself, or None.
+        reading: how a checkpoint is read.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Entry:
     input_type: InputType
     preprocess: Preprocess
     source_size: SourceSize | None = None
+    reading: Reading = PLAIN
 
     @property
     def input(self) -> ModelInput:
@@ -54,7 +57,13 @@ class Entry:
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""
         source = None if self.source_size is None else [self.source_size.height, self.source_size.width]
-        return {**vars(self), "path": str(self.path), "preprocess": self.preprocess.to_dict(), "source_size": source}
+        return {
+            **vars(self),
+            "path": str(self.path),
+            "preprocess": self.preprocess.to_dict(),
+            "source_size": source,
+            "reading": self.reading.to_dict(),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Entry:
@@ -63,5 +72,6 @@ class Entry:
             "path": Path(values["path"]),
             "preprocess": Preprocess.from_dict(values["preprocess"]),
             "source_size": SourceSize.from_list(values["source_size"]),
+            "reading": Reading.from_dict(values["reading"]),
         }
         return cls(**{**values, **special})

@@ -5,6 +5,7 @@ Nothing is loaded here; what can't take part is listed with the reason.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError, did_you_mean
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
-from hemf_export import discover, onnx_file
+from hemf.reading import PLAIN, Reading
+from hemf_export import discover, model_kind, onnx_file
 from hemf_export.bench.entry import ENGINE_KINDS, KINDS, ORT_KINDS, TORCH_KINDS, Entry, Kind
 from hemf_export.bench.measurement import NotRun
 from hemf_export.description import Description, InputType, Precision
@@ -68,7 +70,13 @@ def parse_kinds(text: str | None) -> tuple[Kind, ...] | None:
 
 
 def gather(
-    files: Sequence[Path], folder: Path, *, kinds: tuple[Kind, ...] | None, transfers: Transfers, gpu: bool
+    files: Sequence[Path],
+    folder: Path,
+    *,
+    kinds: tuple[Kind, ...] | None,
+    transfers: Transfers,
+    gpu: bool,
+    reading: Reading = PLAIN,
 ) -> Lineup:
     """Look at what is to be compared.
 
@@ -78,6 +86,7 @@ def gather(
         kinds: of runners; None for those that usually make sense here.
         transfers: of what runs on a GPU.
         gpu: whether there is one that PyTorch can use.
+        reading: how the checkpoint is read; by default as the other files say it was when they were made.
 
     Raises:
         BadInputError: nothing to compare, or files of different models.
@@ -97,7 +106,13 @@ def gather(
         checkpoints = found[:1]
         if not found:
             notes.append("The checkpoint these files were made from is not here: PyTorch is not timed.")
-    preprocess = described[0][1].preprocess if described else checkpoint.load(checkpoints[0]).preprocess
+    if reading == PLAIN:
+        reading = next((one.reading for _, one in described if one.reading != PLAIN), PLAIN)
+    timed = not described or kinds is None or any(kind in TORCH_KINDS for kind in kinds)
+    saved = checkpoint.load(checkpoints[0], reading=reading) if checkpoints and timed else None
+    if saved is not None:
+        notes += saved.notes
+    preprocess = saved.preprocess if saved is not None and not described else described[0][1].preprocess
     candidates: list[tuple[Path, Kind, Description | None]]
     candidates = [(path, kind, None) for path in checkpoints for kind in TORCH_KINDS]
     # float32 first: it is the reference where the checkpoint is not here.
@@ -112,7 +127,8 @@ def gather(
         if reason := _refusal(kind, told, gpu=gpu, asked=kinds is not None):
             not_run.append(NotRun(f"{kind}, {path.name}", reason))
             continue
-        entries.extend(_entries(path, kind, told, preprocess, transfers, gpu=gpu))
+        made = _entries(path, kind, told, preprocess, transfers, gpu=gpu)
+        entries.extend(dataclasses.replace(one, reading=reading) if kind in TORCH_KINDS else one for one in made)
     if gpu is False and any(entry.precision in ("fp16", "int8") for entry in entries):
         notes.append("float16 is emulated on this CPU: the latency of FP16 and INT8 here says nothing about a GPU.")
     batches = {description.batch for _, description in described} - {None}
@@ -136,18 +152,12 @@ def gather(
 
 def _sorted_out(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[tuple[Path, Description]]]:
     """Checkpoints; ONNX files and engines with their descriptions."""
-    known = (*discover.CHECKPOINT_SUFFIXES, ".onnx", *discover.ENGINE_SUFFIXES)
-    for path in files:
-        if path.suffix.lower() not in known:
-            raise BadInputError(
-                f"{path} is not a checkpoint, an ONNX file or an engine.", f"Known by their names: {', '.join(known)}."
-            )
     if files:
-        graphs = [path for path in files if path.suffix.lower() not in discover.CHECKPOINT_SUFFIXES]
-        checkpoints = [path for path in files if path.suffix.lower() in discover.CHECKPOINT_SUFFIXES]
-        return checkpoints, [(path, describe(path)) for path in graphs]
+        kinds = [(path, model_kind.kind_of(path)) for path in files]
+        graphs = [(path, describe(path)) for path, kind in kinds if kind != "checkpoint"]
+        return [path for path, kind in kinds if kind == "checkpoint"], graphs
     found = [path for path, _ in discover.onnx_files(folder)]
-    found += [path for path in sorted(folder.iterdir()) if _is_engine(path) and artifacts.manifest_path(path).is_file()]
+    found += [path for path in model_kind.found_in(folder, "engine") if artifacts.manifest_path(path).is_file()]
     if not found:
         raise BadInputError(
             f"No ONNX file of ours lies in {folder.resolve()}.", "Make one: hemf-export onnx CKPT, or name files."
@@ -163,8 +173,6 @@ def describe(path: Path) -> Description:
     """
     if not _is_engine(path):
         return onnx_file.read(path)[1]
-    if not path.is_file():
-        raise BadInputError(f"No engine at {path}.", "Build one: hemf-export trt.")
     manifest = artifacts.read_manifest(path)
     if manifest is None:
         raise BadInputError(f"{path} has no manifest: nothing tells what it is.", "Build it again: hemf-export trt.")
@@ -214,4 +222,4 @@ def _one_of_a_kind(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def _is_engine(path: Path) -> bool:
-    return path.suffix.lower() in discover.ENGINE_SUFFIXES
+    return model_kind.kind_of(path) == "engine"

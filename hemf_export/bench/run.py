@@ -14,6 +14,7 @@ from calibration.session import usable_cores
 from engines import targets
 from hemf import artifacts
 from hemf.errors import MissingCapabilityError, UsageError
+from hemf.reading import PLAIN, Reading
 from hemf_export import onnx_file, parity
 from hemf_export.bench import conditions, contenders, gpu_state, graph_counter, lineup, measurement, memory
 from hemf_export.bench.accuracy import TimedFile, Verified
@@ -48,6 +49,7 @@ class Request:
         memory: measure it, a process a runner and batch size.
         target: of the roofline; None for this machine's GPU where it is known, else a T4.
         verified: how accurate the files are; refused before anything is timed where it is of others.
+        reading: how the checkpoint is read; by default as the other files say it was when they were made.
     """
 
     files: tuple[Path, ...] = ()
@@ -61,6 +63,7 @@ class Request:
     memory: bool = True
     target: str | None = None
     verified: Verified | None = None
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf") or (self.threads is not None and self.threads < 1):
@@ -89,7 +92,10 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
     gpu = torch.cuda.is_available()
     device = gpu_state.open_device(_uuid()) if gpu else None
     progress("reading the files", 0.0)
-    field = lineup.gather(request.files, request.folder, kinds=request.kinds, transfers=request.transfers, gpu=gpu)
+    field = lineup.gather(
+        request.files, request.folder, kinds=request.kinds, transfers=request.transfers, gpu=gpu,
+        reading=request.reading,
+    )  # fmt: skip
     pictures = parity.image_folder(request.images, None)
     sizes = _sizes(request, field)
     floors, target = _roofline(request, field, sizes)

@@ -25,12 +25,12 @@ def read(given: Path | None, models: Sequence[ModelFile]) -> dict[str, Any] | No
     Raises:
         BadInputError: another checkpoint, or none.
     """
-    sha256 = models[0].description.checkpoint_sha256
+    sha256, reading = models[0].description.checkpoint_sha256, models[0].description.reading
     if given is None:
         places = dict.fromkeys(model.path.parent for model in models)
         found = next(filter(None, (discover.checkpoint_of(place, sha256) for place in places)), None)
-        return None if found is None else checkpoint.load(found).provenance
-    saved = checkpoint.load(given)
+        return None if found is None else checkpoint.load(found, reading=reading).provenance
+    saved = checkpoint.load(given, reading=reading)
     if artifacts.sha256(given) != sha256:
         raise BadInputError(
             f"{given} is not the checkpoint that {models[0].path.name} was made from.",

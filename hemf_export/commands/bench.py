@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hemf.errors import UsageError
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
 
 if TYPE_CHECKING:
     from hemf_export.bench.baseline import Comparison
@@ -41,12 +43,13 @@ FAILED = 3
               help="What verify --json printed: accuracy beside latency in the reports.")  # fmt: skip
 @click.option("--baseline", type=click.Path(path_type=Path), help="JSON of an earlier run to compare with.")
 @click.option("--max-slowdown", default=10.0, show_default=True, metavar="PERCENT", help="Of a ratio, to the baseline.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     files: tuple[Path, ...], batches: str | None, runners: str | None, transfers: Any, seconds: float,
     threads: int | None, images: Path | None, memory: bool, target: str | None, output: Path | None,
     markdown: Path | None, report: Path | None, verified: Path | None, baseline: Path | None, max_slowdown: float,
-    as_json: bool,
+    as_json: bool, reading: Reading,
 ) -> None:  # fmt: skip
     """Time FILES (a checkpoint, ONNX files and engines made from it) in turn, round after round.
 
@@ -70,6 +73,7 @@ def command(
     request = bench_run.Request(
         files=files, batches=sizes, seconds=seconds, threads=threads, images=images,
         kinds=lineup.parse_kinds(runners), transfers=transfers, memory=memory, target=target, verified=known,
+        reading=reading,
     )  # fmt: skip
     earlier = None if baseline is None else bench_baseline.read(baseline)
     artifacts.check_outputs(filter(None, (output, markdown, report)), filter(None, (*files, baseline, verified)))

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
+
 if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
     from hemf_export.evaluated import Evaluation
 
@@ -41,11 +44,12 @@ _EXPLAINED = 4  # images in the next command
               help="For the results.  [default: FILE.evaluation beside FILE; of several, evaluation]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an earlier evaluation in that folder.")
 @click.option("--classes", help="Class names a,b,c for checkpoints that have none.")
+@reading_options
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     files: tuple[Path, ...], data: tuple[Path, ...], output: Path | None, force: bool, classes: str | None, batch: int,
-    as_json: bool,
+    as_json: bool, reading: Reading,
 ) -> None:  # fmt: skip
     """Measure how good each FILE (checkpoint, ONNX file or engine) is on labelled images.
 
@@ -57,7 +61,7 @@ def command(
     from hemf_export import console, evaluation, evaluation_files
 
     request = evaluation.Request(
-        files, data, tuple(name.strip() for name in classes.split(",")) if classes else None, batch
+        files, data, tuple(name.strip() for name in classes.split(",")) if classes else None, batch, reading
     )
     folder = output or evaluation_files.default_folder(files)
     artifact_folder.check(folder, evaluation_files.MARK, force=force)
@@ -143,10 +147,10 @@ def _cell(value: float | None, share: bool) -> str:
 
 def _next(found: Evaluation) -> tuple[str | Path, ...]:
     """Look at what a checkpoint got wrong; take it further where it got nothing wrong."""
-    from hemf_export.discover import CHECKPOINT_SUFFIXES
+    from hemf_export import model_kind
 
     one = found.models[0]
-    if one.path.suffix.lower() not in CHECKPOINT_SUFFIXES:
+    if model_kind.kind_of(one.path) != "checkpoint":
         return "hemf-export bench", one.path
     if wrong := [path for path in one.wrong if str(path).isprintable()]:
         return "hemf-export explain", one.path, *wrong[:_EXPLAINED]

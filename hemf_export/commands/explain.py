@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
+
 _SHOWN = 20  # images in the table
 
 
@@ -18,11 +21,12 @@ _SHOWN = 20  # images in the table
               help="Folder for the pictures.  [default: CKPT.explained beside the checkpoint]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace earlier explanations in that folder.")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@reading_options
 @click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     file: Path, images: tuple[Path, ...], class_name: str | None, output: Path | None, force: bool,
-    classes: str | None, batch: int, as_json: bool,
+    classes: str | None, batch: int, as_json: bool, reading: Reading,
 ) -> None:  # fmt: skip
     """Draw where in each IMAGE the score of its class comes from: Grad-CAM++ of the last fused feature map.
 
@@ -34,8 +38,9 @@ def command(
     from hemf_export import console, explanation
 
     request = explanation.Request(
-        file, images, class_name, tuple(name.strip() for name in classes.split(",")) if classes else None, batch
-    )
+        file, images, class_name, tuple(name.strip() for name in classes.split(",")) if classes else None, batch,
+        reading,
+    )  # fmt: skip
     folder = output or explanation.default_folder(file)
     artifact_folder.check(folder, explanation.MARK, force=force)
     bar = console.PhaseBar("Explaining")

@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from hemf.errors import UsageError
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
 from train.finetuning_recipe import FineTuning
 
 _DEFAULTS = FineTuning()
@@ -20,6 +22,7 @@ _DEFAULTS = FineTuning()
               help="Labelled images: a data folder (trains on train/, judges by val/), or class folders.")  # fmt: skip
 @click.option("--reference", type=click.Path(path_type=Path), metavar="CKPT",
               help="The checkpoint MODEL was made from.  [default: the one beside it]")  # fmt: skip
+@reading_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: MODEL.qat.int8.onnx]")
 @click.option("--held-out", type=click.Path(path_type=Path), help="Other images to judge by.")
 @click.option("--epochs", default=_DEFAULTS.epochs, show_default=True)
@@ -43,7 +46,7 @@ _DEFAULTS = FineTuning()
 def command(
     model: Path, data: Path, reference: Path | None, output: Path | None, held_out: Path | None,
     max_drop: float | None, metric: Any, min_agreement: float | None, device: str, workers: int,
-    as_json: bool, **recipe: Any,
+    as_json: bool, reading: Reading, **recipe: Any,
 ) -> None:  # fmt: skip
     """Train the weights of MODEL, an INT8 file of `calibrate`, where its quantization stands.
 
@@ -60,7 +63,7 @@ def command(
     request = quantized_finetuning.Request(
         source=model, data=data, reference=reference, output=output, held_out=held_out, recipe=FineTuning(**recipe),
         budget=Budget(max_drop, min_agreement, metric) if asked else None, device=device,
-        workers=workers,
+        workers=workers, reading=reading,
     )  # fmt: skip
     listener = _Progress(request.recipe.epochs)
     try:

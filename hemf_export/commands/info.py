@@ -8,7 +8,9 @@ from typing import Any
 
 import click
 
+from hemf.reading import Reading
 from hemf.variants import VARIANTS, WHOLE
+from hemf_export.commands.checkpoint_options import WEIGHTS_HELP
 
 
 @click.command("info")
@@ -16,10 +18,15 @@ from hemf.variants import VARIANTS, WHOLE
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
               help=f"Of a size: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option("--num-classes", default=7, show_default=True, help="For a size.")
-@click.option("--image-size", default=224, show_default=True, help="For a size.")
+@click.option("--image-size", type=click.IntRange(min=1),
+              help="For a size, or a checkpoint that doesn't say it.  [default: its own, else 224]")  # fmt: skip
+@click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(model: str, variant: str, num_classes: int, image_size: int, classes: str | None, as_json: bool) -> None:
+def command(
+    model: str, variant: str, num_classes: int, image_size: int | None, weights: str | None, classes: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Show the parameters and multiply-adds of a size (hemf-base, hemf-small, hemf-tiny) or a checkpoint.
 
     They are counted in two ways: as the paper did (the thop package, which sees known layers only), and every
@@ -30,17 +37,22 @@ def command(model: str, variant: str, num_classes: int, image_size: int, classes
     from hemf.count import Count, count_parts
     from hemf.errors import UsageError
     from hemf.variants import variant_of, vary
+    from hemf_export import console, model_kind
 
     path = Path(model)
     saved = None
     if model in SIZES or not (path.exists() or path.suffix):
-        config = vary(registered(model, num_classes=num_classes, image_size=image_size), variant)
+        config = vary(registered(model, num_classes=num_classes, image_size=image_size or 224), variant)
     else:
         if variant != WHOLE:
             raise UsageError(f"{model} says itself what its network is.", "Leave out --variant.")
         names = tuple(name.strip() for name in classes.split(",")) if classes else None
-        saved = checkpoint.load(path, classes=names)
+        if path.is_file():
+            model_kind.require(path, "checkpoint", "Name the checkpoint that it was made from.")
+        saved = checkpoint.load(path, classes=names, reading=Reading(weights, image_size))
         config = saved.config
+        for note in saved.notes:
+            console.warn(note)
     parts = count_parts(config)
     total = sum(parts.values(), Count())
     of_paper = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
@@ -53,12 +65,7 @@ def command(model: str, variant: str, num_classes: int, image_size: int, classes
         values |= {"total": vars(total), "table_3": table_3}
         click.echo(json.dumps(values, indent=2))
         return
-
-    from hemf_export import console
-
     if saved is not None:
-        for note in saved.notes:
-            console.warn(note)
         _print_checkpoint(path, saved)
     rows = [(name, *_cells(part)) for name, part in parts.items()]
     title = f"{config.name}, {config.num_classes} classes, {config.image_size} × {config.image_size}"

@@ -7,13 +7,17 @@ from pathlib import Path
 
 import click
 
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
+
 
 @click.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@reading_options
 @click.option("--trust", is_flag=True, help="Take an engine without a manifest: nothing then shows whose it is.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(file: Path, classes: str | None, trust: bool, as_json: bool) -> None:
+def command(file: Path, classes: str | None, trust: bool, as_json: bool, reading: Reading) -> None:
     """Show what FILE is: a checkpoint, an ONNX file or an engine.
 
     An engine is checked as before every run: manifest, hash, the plan's own header, TensorRT's version, the driver,
@@ -24,14 +28,14 @@ def command(file: Path, classes: str | None, trust: bool, as_json: bool) -> None
 
     names = tuple(name.strip() for name in classes.split(",")) if classes else None
     with console.step(f"Reading {file.name}"):
-        found = inspection.inspect(file, classes=names, trust=trust)
+        found = inspection.inspect(file, classes=names, reading=reading, trust=trust)
+    for note in found.notes:
+        console.warn(note)
     if found.conflict is not None and as_json:
         raise found.conflict
     if as_json:
         click.echo(json.dumps({"file": str(file), **found.values}, indent=2, ensure_ascii=False))
         return
-    for note in found.notes:
-        console.warn(note)
     console.facts(str(file), found.facts)
     if found.checks:
         console.results.print()

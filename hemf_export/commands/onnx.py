@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hemf.errors import UsageError
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
 
 if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
     from hemf_export.description import Description
@@ -27,30 +29,32 @@ if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows withou
               "file resizes and crops them.  [default: they come resized]")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path), help="Images to prove on.  [default: seeded noise]")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@reading_options
 @click.option("--tolerance", default=1e-4, show_default=True, help="Largest difference of a logit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     checkpoint: Path, output: Path | None, opset: int, batch: str, input_type: Any, source_size: str | None,
-    images: Path | None, classes: str | None, tolerance: float, as_json: bool,
+    images: Path | None, classes: str | None, tolerance: float, as_json: bool, reading: Reading,
 ) -> None:  # fmt: skip
     """Export CHECKPOINT to one self-contained ONNX file, and prove its logits against PyTorch's.
 
-    CHECKPOINT is a best.pt or .safetensors file of ours, or the HEMF authors' best_model.pth or ckpt.pth.
+    CHECKPOINT is a best.pt or .safetensors file of ours, the HEMF authors' best_model.pth or ckpt.pth, or a file of
+    another trainer that has the network's weights in it (Lightning, timm, accelerate).
     Ends with 3, and keeps no file, where a logit differs by more than the tolerance.
     """
     if batch != "dynamic" and not batch.isdigit():
         raise UsageError(f"--batch takes a number or dynamic, not {batch!r}.")
     from hemf.model_input import SourceSize
     from hemf_export import console
-    from hemf_export.onnx_export import Options, export
+    from hemf_export.onnx_export import Options, default_output, export
 
     options = Options(
         opset=opset, batch=None if batch == "dynamic" else int(batch), input_type=input_type,
         source_size=None if source_size is None else SourceSize.parse(source_size), images=images, tolerance=tolerance,
     )  # fmt: skip
-    target = output or checkpoint.with_suffix(".onnx")
+    target = output or default_output(checkpoint)
     names = tuple(name.strip() for name in classes.split(",")) if classes else None
-    done = export(checkpoint, target, options, classes=names, step=console.step)
+    done = export(checkpoint, target, options, classes=names, reading=reading, step=console.step)
     for note in done.notes:
         console.warn(note)
     if as_json:

@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from hemf.errors import UsageError
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
 
 
 @click.command("predict")
@@ -16,10 +18,12 @@ from hemf.errors import UsageError
 @click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes shown for an image.")
 @click.option("--batch", type=click.IntRange(min=1), help="Images at a time.  [default: 8, or the file's own]")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    file: Path, images: tuple[Path, ...], top: int, batch: int | None, classes: str | None, as_json: bool
-) -> None:
+    file: Path, images: tuple[Path, ...], top: int, batch: int | None, classes: str | None, as_json: bool,
+    reading: Reading,
+) -> None:  # fmt: skip
     """Show the class of each IMAGE, and how likely it and the next classes are.
 
     FILE is a checkpoint, an ONNX file or an engine. An IMAGE may be a folder: all images below it are taken, and where
@@ -29,7 +33,8 @@ def command(
 
     pictures = image_list.collect(images)
     with console.step(f"Reading {file.name}"):
-        model = predict.load(file, tuple(name.strip() for name in classes.split(",")) if classes else None)
+        names = tuple(name.strip() for name in classes.split(",")) if classes else None
+        model = predict.load(file, names, reading=reading)
     if batch is not None and model.fixed_batch not in (None, batch):
         raise UsageError(f"{file} has the fixed batch {model.fixed_batch}.", "Leave out --batch.")
     bar = console.PhaseBar("Predicting")

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from hemf.errors import HemfError, UsageError
+from hemf_export.commands.checkpoint_options import IMAGE_SIZE_HELP, WEIGHTS_HELP
 
 if TYPE_CHECKING:
     from calibration.job import Listener
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
               help="Normalized images, or raw pixels.")  # fmt: skip
 @click.option("--source-size", default="", metavar="HxW", help="Of raw images that the model resizes itself.")
 @click.option("--classes", default="", metavar="A,B,C", help="For a checkpoint that names none.")
+@click.option("--weights", default="", metavar="KEY", help=WEIGHTS_HELP)
+@click.option("--image-size", type=click.IntRange(min=0), default=0, help=IMAGE_SIZE_HELP)
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latency.")
 @click.option("--bench-seconds", default=10.0, show_default=True, help="At most, for each batch size.")
 @click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True, help="Images in the bundle.")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hemf.errors import UsageError
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
 
 if TYPE_CHECKING:
     from engines.build import Engine
@@ -50,12 +52,13 @@ if TYPE_CHECKING:
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
               show_default=True, help="int8: how a range is taken.")  # fmt: skip
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
+@reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     model: Path | None, fp16: bool, int8: bool, fp32: bool, output: Path | None, target_name: str, backend: Any,
     batch: tuple[str, ...], golden: int, images: Path | None, samples: int, max_logit_diff: float | None,
     min_agreement: float | None, max_drop: float | None, metric: Any, method: Any, classes: str | None, as_json: bool,
-    **build_options: Any,
+    reading: Reading, **build_options: Any,
 ) -> None:  # fmt: skip
     """Build a TensorRT engine from MODEL: an ONNX file of ours, or a checkpoint, which is exported first.
 
@@ -69,7 +72,7 @@ def command(
 
     if fp16 + int8 + fp32 > 1:
         raise UsageError("--fp16, --int8 and --fp32 exclude each other: INT8 engines compute the rest in FP16.")
-    if not (fp16 or int8 or fp32) and (model is None or model.suffix != ".onnx"):
+    if not (fp16 or int8 or fp32) and (model is None or _is_checkpoint(model)):
         raise UsageError(
             "Say the precision: --fp16, or --int8 --images DIR, or --fp32.",
             "Engines are strongly typed: their precision is that of the graph.",
@@ -109,6 +112,7 @@ def command(
         model=model, output=output, target=target, backend=backend, profiles=profiles, options=options, golden=golden,
         wanted=wanted,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
+        reading=reading,
     )  # fmt: skip
     bar, listener = console.PhaseBar("Building the engine"), calibration_report.Progress()
 
@@ -135,6 +139,12 @@ def command(
     console.facts(str(done.engine.path), rows)
     source = [] if done.source == done.graph.path else [done.source]
     console.next_command("hemf-export bench", *source, done.graph.path)
+
+
+def _is_checkpoint(model: Path) -> bool:
+    from hemf_export import model_kind
+
+    return model_kind.kind_of(model) == "checkpoint"
 
 
 def _built(engine: Engine) -> str:

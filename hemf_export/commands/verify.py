@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from hemf.reading import Reading
+from hemf_export.commands.checkpoint_options import reading_options
+
+if TYPE_CHECKING:
+    from hemf_export.verify.verified import Verification
 
 
 @click.command("verify")
@@ -16,6 +22,7 @@ import click
 @click.option("--reference", type=click.Path(path_type=Path), metavar="CKPT",
               help="What they must equal.  [default: the checkpoint they are from, beside them]")  # fmt: skip
 @click.option("--classes", help="Class names a,b,c for a reference that has none.")
+@reading_options
 @click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy.  [default: by precision]")
 @click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--max-recall-drop", type=float, metavar="POINTS", help="Of any class.")
@@ -36,7 +43,7 @@ def command(
     candidates: tuple[Path, ...], data: Path, reference: Path | None, classes: str | None, max_drop: float | None,
     min_agreement: float | None, max_recall_drop: float | None, max_logit_diff: float | None, locate: bool,
     float32: Path | None, report: Path | None, thumbnails: bool, markdown: Path | None, earlier: Path | None,
-    batch: int, seed: int, as_json: bool,
+    batch: int, seed: int, as_json: bool, reading: Reading,
 ) -> None:  # fmt: skip
     """Run every image of DIR through the reference and each CANDIDATE (ONNX files, engines), and compare.
 
@@ -52,7 +59,7 @@ def command(
     from hemf_export.verify.bounds import Bounds
 
     request = verification.Request(
-        candidates=candidates, data=data, reference=reference, seed=seed, batch=batch,
+        candidates=candidates, data=data, reference=reference, seed=seed, batch=batch, reading=reading,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
         bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_diff),
         earlier=None if earlier is None else baseline.read(earlier),
@@ -86,24 +93,27 @@ def command(
         files = "\n  ".join(problems)
         raise CheckFailedError(
             f"{len(problems)} bound{'s' * (len(problems) != 1)} missed:\n  {files}",
-            _advice(candidates, locate),
+            _advice(found, locate),
             values,
         )
     if as_json:
         click.echo(json.dumps(values, indent=2, allow_nan=False))
     else:
-        console.next_command(*_next(candidates))
+        console.next_command(*_next(found))
 
 
-def _advice(candidates: tuple[Path, ...], located: bool) -> str:
-    if located or not any(path.suffix == ".onnx" for path in candidates):
+def _advice(found: Verification, located: bool) -> str:
+    from hemf_export import model_kind
+
+    if located or not any(model_kind.kind_of(one.subject.path) == "onnx" for one in found.candidates):
         return "Don't ship the file. To allow more, see hemf-export verify --help."
     return "Don't ship the file. --locate names the node where it leaves the float32 one."
 
 
-def _next(candidates: tuple[Path, ...]) -> tuple[str | Path, ...]:
-    last = candidates[-1]
-    if last.suffix == ".onnx" and not last.name.endswith(".int8-cpu.onnx"):
-        is_float32 = not last.name.endswith((".fp16.onnx", ".int8.onnx"))
-        return "hemf-export trt", last, *(["--fp16"] if is_float32 else [])
-    return "hemf-export bench", last
+def _next(found: Verification) -> tuple[str | Path, ...]:
+    from hemf_export import model_kind
+
+    last = found.candidates[-1].subject
+    if model_kind.kind_of(last.path) == "onnx" and last.model.precision != "int8-cpu":
+        return "hemf-export trt", last.path, *(["--fp16"] if last.model.precision == "fp32" else [])
+    return "hemf-export bench", last.path

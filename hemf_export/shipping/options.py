@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from hemf.errors import BadInputError, UsageError, did_you_mean
+from hemf.reading import Reading
 
 PrecisionChoice = Literal["auto", "fp16"]
 Metric = Literal["accuracy", "balanced-accuracy"]
@@ -38,6 +39,8 @@ class Options:
         input: float32 takes normalized images, uint8 raw pixels.
         source_size: HxW of raw images that the graph resizes; empty where they come resized.
         classes: a,b,c for a checkpoint that names none; empty for its own.
+        weights: which of a checkpoint's sets of weights, by its name there; empty for the network's own.
+        image_size: in pixels, for a checkpoint that doesn't say it; 0 for its own.
         bench: whether latency is measured.
         bench_seconds: at most, for each batch size.
         golden: images that travel with the bundle; 0 for none.
@@ -59,6 +62,8 @@ class Options:
     input: InputType = "float32"
     source_size: str = ""
     classes: str = ""
+    weights: str = ""
+    image_size: int = 0
     bench: bool = True
     bench_seconds: float = 10.0
     golden: int = 4
@@ -77,12 +82,19 @@ class Options:
             raise UsageError(f"bench_seconds must be positive, not {self.bench_seconds:g}.")
         if self.golden < 0:
             raise UsageError(f"golden is a number of images, not {self.golden}.")
+        if self.image_size < 0:
+            raise UsageError(f"image_size is a number of pixels, not {self.image_size}.")
         if self.source_size and self.input != "uint8":
             raise UsageError("source_size is for raw pixels.", "Add input uint8.")
 
     def only(self, *names: str) -> dict[str, Any]:
         """Some of the options, for what depends on no others."""
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def reading(self) -> Reading:
+        """How the checkpoint is read."""
+        return Reading(self.weights or None, self.image_size or None)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

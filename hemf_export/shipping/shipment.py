@@ -17,7 +17,7 @@ from typing import Any
 from engines import machine
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError, UsageError
-from hemf_export.discover import CHECKPOINT_SUFFIXES
+from hemf_export import model_kind
 from hemf_export.shipping import records, steps
 from hemf_export.shipping.listener import ShipListener
 from hemf_export.shipping.options import Options
@@ -89,16 +89,17 @@ def find(path: Path, output: Path) -> list[Source]:
         UsageError: two whose files would have one name.
     """
     if path.is_file():
-        return [Source(path.stem, path, output)]
+        model_kind.require(path, "checkpoint", "Name the checkpoint that it was made from.")
+        return [Source(model_kind.stem(path), path, output)]
     if not path.is_dir():
         raise BadInputError(f"No checkpoint at {path}.", "A checkpoint, or a folder of them, is needed.")
-    files = [one for one in sorted(path.iterdir()) if one.suffix in CHECKPOINT_SUFFIXES and one.name != LAST]
-    names = [one.stem for one in files]
+    files = [one for one in model_kind.found_in(path, "checkpoint") if one.name != LAST]
+    names = [model_kind.stem(one) for one in files]
     if not files:
         files = sorted(path.rglob(BEST))
         names = ["-".join(one.parent.relative_to(path).parts) for one in files]
     if not files:
-        raise BadInputError(f"No checkpoint lies in {path}: neither {', '.join(CHECKPOINT_SUFFIXES)} nor */{BEST}.")
+        raise BadInputError(f"No checkpoint lies in {path}, nor a {BEST} in a folder below it.")
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"Two checkpoints would be called {twice[0]}.", "Rename one, or ship them one by one.")
     return [Source(name, one, output / name) for name, one in zip(names, files, strict=True)]
@@ -151,7 +152,9 @@ class _Run:
         job, options = self.job, self.job.options
         common = {"checkpoint": artifacts.sha256(job.checkpoint), "data": self.data_digest, "name": job.name}
         exported = self._step(
-            "onnx", {**common, **options.only("input", "source_size", "classes")}, lambda _: steps.onnx(job)
+            "onnx",
+            {**common, **options.only("input", "source_size", "classes", "weights", "image_size")},
+            lambda _: steps.onnx(job),
         )
         converted = self._step(
             "precision", {**common, "of": exported.files, **options.only("max_drop", "precision", "metric")},

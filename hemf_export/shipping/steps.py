@@ -9,6 +9,7 @@ from typing import Any
 
 from hemf import artifacts
 from hemf.errors import CheckFailedError
+from hemf_export import model_kind
 from hemf_export.shipping.listener import ShipListener
 from hemf_export.shipping.options import Options
 
@@ -54,8 +55,9 @@ def onnx(job: Job) -> Result:
     size = SourceSize.parse(options.source_size) if options.source_size else None
     wanted = onnx_export.Options(input_type=options.input, source_size=size, images=job.data)
     done = onnx_export.export(
-        job.checkpoint, job.file(".onnx"), wanted, classes=options.class_names, step=job.listener.spinner
-    )
+        job.checkpoint, job.file(".onnx"), wanted, classes=options.class_names, reading=options.reading,
+        step=job.listener.spinner,
+    )  # fmt: skip
     _tell(job, done.notes)
     return [done.path, artifacts.manifest_path(done.path)], {}
 
@@ -105,7 +107,7 @@ def _build(job: Job, graph: Path) -> Result:
     options = job.options
     listener: Listener = job.listener.calibration()
     target = targets.find(options.target)
-    output = graph.with_name(f"{graph.with_suffix('').name}.{target.name}.engine")
+    output = graph.with_name(f"{model_kind.stem(graph)}.{target.name}.engine")
     request = trt_engine.Request(
         model=graph, target=target, output=output, backend=options.backend,
         profiles=(BatchProfile.parse(options.batch),), golden=options.golden,

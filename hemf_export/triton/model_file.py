@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +16,8 @@ from engines.machine import Machine
 from engines.options import BuildOptions
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError
-from hemf_export import onnx_file
+from hemf_export import model_kind, onnx_file
 from hemf_export.description import Description
-from hemf_export.discover import ENGINE_SUFFIXES
 
 Flavour = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 # Triton's names of types, by TensorRT's and ONNX's, and what numpy calls them.
@@ -110,14 +110,13 @@ def read(path: Path) -> ModelFile:
     Raises:
         BadInputError: neither one of our ONNX files nor an engine with its manifest, or changed since.
     """
-    if path.suffix == ".onnx":
-        return _onnx(path)
-    if path.suffix in ENGINE_SUFFIXES:
-        return _engine(path)
-    raise BadInputError(
-        f"{path} can't be served: it is neither an ONNX file nor an engine.",
-        f"Known by their names: .onnx, {', '.join(ENGINE_SUFFIXES)}. Of a checkpoint: hemf-export onnx {path.name}.",
-    )
+    kind = model_kind.kind_of(path)
+    if kind == "checkpoint":
+        raise BadInputError(
+            f"{path} can't be served: it is a checkpoint.",
+            f"Export it first: hemf-export onnx {shlex.quote(str(path))}",
+        )
+    return _onnx(path) if kind == "onnx" else _engine(path)
 
 
 def _onnx(path: Path) -> ModelFile:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import graph_source, onnx_file
+from hemf_export import graph_source, model_kind, onnx_file
 from hemf_export.verify import locate, stored_numbers
 from hemf_export.verify.verified import Verification
 
@@ -70,9 +70,9 @@ def plan(candidates: Sequence[Path], given: Path | None = None, *, nodes: bool =
     parents: dict[Path, Path] = {}
     notes: list[str] = []
     for path in candidates:
-        if path.suffix.lower() != ".onnx":
+        if model_kind.kind_of(path) != "onnx":
             notes += [f"{path.name} is not an ONNX file: --locate can't look into it."] if nodes else []
-        elif path.is_file() and "fine_tuning" in (artifacts.read_manifest(path) or {}):
+        elif "fine_tuning" in (artifacts.read_manifest(path) or {}):
             notes.append(
                 f"What {path.name} stores is not compared: it was fine-tuned, and no float32 file has its weights."
             )
@@ -94,5 +94,5 @@ def _parent_of(path: Path) -> Path | None:
     if not isinstance(wanted, str):
         return None
     named = path.parent / str(manifest.get("parent"))
-    places = [named, *(other for other in sorted(path.parent.glob("*.onnx")) if other not in (named, path))]
+    places = [named, *(other for other in model_kind.found_in(path.parent, "onnx") if other not in (named, path))]
     return next((place for place in places if place.is_file() and onnx_file.sha256(place) == wanted), None)

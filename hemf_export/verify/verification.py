@@ -29,8 +29,8 @@ from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
-from hemf_export import discover, onnx_file, predict, predictor, written
-from hemf_export.description import Description
+from hemf.reading import PLAIN, Reading
+from hemf_export import discover, model_kind, onnx_file, predict, predictor, written
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
 from hemf_export.verify import comparison
@@ -58,6 +58,7 @@ class Request:
         bounds: what may differ.
         seed: of the bootstrap.
         batch: images at a time.
+        reading: how the reference is read; by default as the candidates say it was when they were made.
         earlier: a verification to compare with; refused before the pass where it is of other images.
 
     Raises:
@@ -72,6 +73,7 @@ class Request:
     seed: int = 0
     batch: int = BATCH
     earlier: Earlier | None = None
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         if not self.candidates:
@@ -137,24 +139,25 @@ class _Done:
 
 def _reference(path: Path, request: Request) -> Predictor:
     """What the candidates are compared with; another's ONNX file as it lies there."""
-    if path.suffix.lower() == ".onnx" and path.is_file() and not onnx_file.is_ours(path):
-        return predict.load_origin(path, [*filter(None, map(_description, request.candidates))])
-    # The classes are for a checkpoint that names none; what was exported from it under them has them itself.
-    return predict.load(path, request.classes, for_proof=True)
+    if model_kind.kind_of(path) == "onnx" and not onnx_file.is_ours(path):
+        return predict.load_origin(path, [*filter(None, map(discover.description_of, request.candidates))])
+    # Classes and reading are for a checkpoint; what was exported from it under them says them itself.
+    return predict.load(path, request.classes, reading=_reading_of(path, request), for_proof=True)
 
 
-def _description(candidate: Path) -> Description | None:
-    """What a candidate says of itself; None for a checkpoint."""
-    if candidate.suffix.lower() == ".onnx":
-        return onnx_file.read(candidate)[1]
-    manifest = artifacts.read_manifest(candidate)
-    return None if manifest is None else Description.from_manifest(candidate, manifest)
+def _reading_of(reference: Path, request: Request) -> Reading:
+    """How the reference is read: as was asked for, else as a candidate that was made from it says."""
+    if request.reading != PLAIN:
+        return request.reading
+    told = [description for path in request.candidates if (description := discover.description_of(path))]
+    readings = {one.checkpoint_sha256: one.reading for one in told if one.reading != PLAIN}
+    return readings.get(artifacts.sha256(reference), PLAIN) if readings and reference.is_file() else PLAIN
 
 
 def _origin_of(candidates: Sequence[Path]) -> Path:
     """The checkpoint, or another's ONNX file, that the first candidate was made from, in the folder of one of them."""
     first = candidates[0]
-    if first.suffix.lower() == ".onnx":
+    if model_kind.kind_of(first) == "onnx":
         sha256 = onnx_file.read(first)[1].checkpoint_sha256
     else:
         sha256 = str((artifacts.read_manifest(first) or {}).get("checkpoint_sha256"))
@@ -190,7 +193,7 @@ def _require_same_model(paths: Sequence[Path], models: Sequence[Predictor]) -> N
                 "Whoever reads its logits would name them wrongly: export it again from this checkpoint.",
             )
         # A checkpoint may be the same network in another file; what it computes will tell.
-        exported = path.suffix.lower() not in discover.CHECKPOINT_SUFFIXES
+        exported = model_kind.kind_of(path) != "checkpoint"
         if exported and model.checkpoint_sha256 != reference.checkpoint_sha256:
             raise BadInputError(
                 f"{path} was made from another checkpoint ({model.checkpoint_sha256[:16] or 'unknown'}) than "

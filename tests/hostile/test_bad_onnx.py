@@ -214,7 +214,7 @@ def test_external_data_without_the_mark_of_its_location_is_refused(path: Path):
         onnx_file.read(save(model, path))
 
 
-@pytest.mark.parametrize("data", [b"", b"\0" * 100, random.Random(0).randbytes(2000), b"\x80\x04.", b"<html>"])
+@pytest.mark.parametrize("data", [b"", b"\0" * 100, random.Random(0).randbytes(2000), b"<html>"])
 def test_bytes_that_are_no_model_are_refused(path: Path, refused, data):
     path.write_bytes(data)
     assert "is not a whole ONNX file" in refused("bench", path, names=path)

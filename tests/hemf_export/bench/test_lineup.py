@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError
@@ -95,9 +96,11 @@ def test_files_of_two_models_are_not_compared(made, tmp_path):
         names([tmp_path / "other.pt", made.onnx], gpu=False)
 
 
-def test_what_is_no_model_is_refused_by_its_name(made, tmp_path):
-    with pytest.raises(BadInputError, match="not a checkpoint, an ONNX file or an engine"):
-        names([tmp_path / "picture.png", made.onnx], gpu=False)
+def test_what_is_no_model_is_refused_by_its_content(made, tmp_path):
+    picture = tmp_path / "picture.onnx"
+    Image.new("RGB", (8, 8)).save(picture, "png")
+    with pytest.raises(BadInputError, match="not a checkpoint, an ONNX file or an engine: it is a PNG image"):
+        names([picture, made.onnx], gpu=False)
 
 
 def test_runners_are_parsed_and_a_wrong_name_gets_the_nearest():

@@ -366,7 +366,7 @@ def test_an_engine_of_tensorrt_rtx_needs_the_python_backend(tmp_path, refused):
     [
         (lambda folder: folder / "m.engine", "No engine at"),
         (lambda folder: folder / "m.onnx", "No ONNX file at"),
-        (lambda folder: folder / "m.pt", "neither an ONNX file nor an engine"),
+        (lambda folder: folder / "m.pt", "No checkpoint at"),
         (lambda folder: plan(folder / "m.engine", build={"profiles": ["1:2"]}), "doesn't tell its input, output"),
         (lambda folder: plan(folder / "m.engine", tensors=[]), "doesn't tell its input, output and batches"),
         (lambda folder: plan(folder / "m.engine", tensors=None), "doesn't tell its input, output and batches"),
