@@ -9,6 +9,7 @@ What can't be evaluated is refused before the first image: no class folders, oth
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from hemf import artifacts, folders
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.reading import PLAIN, Reading
-from hemf_export import model_kind, predict, predictor
+from hemf_export import image_labels, model_kind, predict, predictor
 from hemf_export.evaluated import Evaluated, Evaluation
 from hemf_export.predictor import Predictor, softmax
 from train import metrics
@@ -103,7 +104,11 @@ def evaluate(request: Request, progress: Progress = lambda phase, done, total: N
                 f"{', '.join(models[0].classes)}.",
                 "Evaluate each by itself: a mean over other classes says nothing.",
             )
-    listed = [_labelled(data, model) for (_, data), model in zip(request.pairs, models, strict=True)]
+    listed = []
+    for place, (_, data) in enumerate(request.pairs):
+        images, notes = _labelled(data, models[place])
+        models[place] = dataclasses.replace(models[place], notes=(*models[place].notes, *notes))
+        listed.append(images)
     for root, images in {images.root.resolve(): images for images in listed}.items():
         takers = [model.input for model, own in zip(models, listed, strict=True) if own.root.resolve() == root]
         predictor.require_readable(images, progress, takers)
@@ -111,14 +116,14 @@ def evaluate(request: Request, progress: Progress = lambda phase, done, total: N
     return Evaluation(tuple(_evaluated(*pair, request.batch, progress) for pair in pairs))
 
 
-def _labelled(data: Path, model: Predictor) -> LabelledImages:
-    images = folders.any_images(data, model.classes)
+def _labelled(data: Path, model: Predictor) -> tuple[LabelledImages, tuple[str, ...]]:
+    images, notes = image_labels.read(data, model.classes)
     if images.labels is None:
         raise BadInputError(
             f"{data} has no class folders: without the true classes nothing can be evaluated.",
             f"Put the images into one folder a class ({', '.join(model.classes)}); hemf-export predict does without.",
         )
-    return images
+    return images, notes
 
 
 def _evaluated(path: Path, model: Predictor, images: LabelledImages, batch: int, progress: Progress) -> Evaluated:

@@ -22,7 +22,7 @@ from calibration.graphs import parse, prepare
 from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
-from hemf_export import graph_source, onnx_file, parity, written
+from hemf_export import graph_source, image_labels, onnx_file, parity, written
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
@@ -147,9 +147,7 @@ def convert(
 
 
 def _samples(images: Path | None, described: Description, count: int) -> Samples:
-    files = parity.image_folder(images, described.classes if described.names_classes else None)
-    if files is not None and files.labels is not None and len(files.classes) != len(described.classes):
-        files = dataclasses.replace(files, labels=None)  # not the model's classes: they tell nothing of its accuracy
+    files = None if images is None else image_labels.read(images, described.classes)[0]
     if described.batch is not None:
         # A fixed batch takes whole batches only.
         count = max(1, (count if files is not None else NOISE_IMAGES) // described.batch) * described.batch

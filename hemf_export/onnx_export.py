@@ -27,7 +27,7 @@ from hemf.images import Preprocess
 from hemf.model import HEMF
 from hemf.model_input import ModelInput, SourceSize
 from hemf.reading import PLAIN, Reading
-from hemf_export import graph_cleanup, model_kind, onnx_file, parity
+from hemf_export import graph_cleanup, image_labels, model_kind, onnx_file, parity
 from hemf_export.description import Description, InputType
 from hemf_export.fold import fold
 from hemf_export.parity import Parity, Samples
@@ -127,7 +127,7 @@ def export(
     with step(f"Reading {source.name}"):
         saved = checkpoint.load(source, classes=classes, reading=reading)
         saved.check_finite()
-        images = parity.image_folder(options.images, saved.classes)
+        images = None if options.images is None else image_labels.read(options.images, saved.classes)[0]
     notes = list(saved.notes)
     samples = Samples(options.input(saved.preprocess), images, sum(_proof_batches(options.batch)))
     if samples.count < sum(_proof_batches(options.batch)) and options.batch is not None:

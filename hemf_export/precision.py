@@ -18,15 +18,14 @@ from calibration.blocks import blocks
 from calibration.budget import Budget
 from calibration.cache import Cache
 from calibration.graphs import prepare
-from calibration.image_set import ImageSet
 from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
 from calibration.products import Product
 from calibration.qdq import Statistics
 from hemf import artifacts
 from hemf.errors import CheckFailedError
-from hemf_export import graph_source, model_kind, precision_file, same_model
-from hemf_export.description import Description, Precision
+from hemf_export import graph_source, image_labels, model_kind, precision_file, same_model
+from hemf_export.description import Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
 from hemf_export.precision_file import Graph, Made
@@ -77,14 +76,20 @@ def make(request: Request, listener: Listener) -> Made:
     model = prepare(source.proto)
     source.proto.Clear()  # a second copy of all weights
     judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
-    own_classes = described.classes if described.names_classes else None
+    own_classes = described.classes if image_labels.are_names(described.classes) else None
     listener.phase("Choosing images", 0)
     chosen = selection.select(
         request.images, described.input, own_classes, held_out=request.held_out, count=request.count,
         seed=request.seed, allow_single_class=request.allow_single_class, batch=described.batch,
     )  # fmt: skip
-    held_out, more = _labelled(chosen.held_out.whole(judges), described, own_classes is not None)
-    chosen = dataclasses.replace(chosen, held_out=held_out, notes=(*chosen.notes, *more))
+    held_out = chosen.held_out.whole(judges)
+    if own_classes is None:
+        images, more = image_labels.match(held_out.images, described.classes)
+        held_out, chosen = (
+            dataclasses.replace(held_out, images=images),
+            dataclasses.replace(chosen, notes=(*chosen.notes, *more)),
+        )
+    chosen = dataclasses.replace(chosen, held_out=held_out)
     job = Job(model, original, source.sha256, chosen, Cache(request.cache), listener)
     notes = [*source.notes, *chosen.notes, *same_model.require(job)]
     graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
@@ -93,17 +98,6 @@ def make(request: Request, listener: Listener) -> Made:
     artifacts.check_distinct(request.source, path)
     notes += [*job.cache.notes, *(graph.plan.notes if graph.plan else ()), *_verdict(request, wanted, graph)]
     return precision_file.write(path, request.source, job, described, graph, request.budget, tuple(notes))
-
-
-def _labelled(images: ImageSet, described: Description, named: bool) -> tuple[ImageSet, list[str]]:
-    """Held-out images whose labels are the model's, where the model names no classes: as many, or none of them."""
-    own = images.images.classes
-    if named or images.labels is None:
-        return images, []
-    if len(own) == len(described.classes):
-        return images, [f"The model names no classes: they are taken for those of the folder, {', '.join(own)}."]
-    note = f"The folder has {len(own)} classes and the model {len(described.classes)}: only agreement is measured."
-    return dataclasses.replace(images, images=dataclasses.replace(images.images, labels=None)), [note]
 
 
 def _float16(request: Request, job: Job) -> Graph:

@@ -16,7 +16,7 @@ from hemf.errors import BadInputError, UsageError, did_you_mean
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
 from hemf.reading import PLAIN, Reading
-from hemf_export import discover, model_kind, onnx_file
+from hemf_export import discover, graph_source, model_kind, onnx_file
 from hemf_export.bench.entry import ENGINE_KINDS, KINDS, ORT_KINDS, TORCH_KINDS, Entry, Kind
 from hemf_export.bench.measurement import NotRun
 from hemf_export.description import Description, InputType, Precision
@@ -91,7 +91,7 @@ def gather(
     Raises:
         BadInputError: nothing to compare, or files of different models.
     """
-    checkpoints, described = _sorted_out(files, folder)
+    checkpoints, described, notes = _sorted_out(files, folder)
     hashes = {description.checkpoint_sha256 for _, description in described}
     hashes |= {artifacts.sha256(path) for path in checkpoints if path.is_file()}
     if len(hashes) > 1 or len(checkpoints) > 1:
@@ -99,13 +99,15 @@ def gather(
         raise BadInputError(
             f"These are made from {len(hashes)} different checkpoints: {names}.", "Name files of one model."
         )
-    notes: list[str] = []
     if not checkpoints:
-        near = {folder, *(path.parent for path, _ in described)}
-        found = [path for place in sorted(near) if (path := discover.checkpoint_of(place, next(iter(hashes))))]
-        checkpoints = found[:1]
-        if not found:
+        near = sorted({folder, *(path.parent for path, _ in described)})
+        origin = next(filter(None, (discover.origin_of(place, next(iter(hashes))) for place in near)), None)
+        if origin is None:
             notes.append("The checkpoint these files were made from is not here: PyTorch is not timed.")
+        elif model_kind.kind_of(origin) == "checkpoint":
+            checkpoints = [origin]
+        elif not any(path.samefile(origin) for path, _ in described):
+            described.append((origin, graph_source.read_origin(origin, [one for _, one in described]).description))
     if reading == PLAIN:
         reading = next((one.reading for _, one in described if one.reading != PLAIN), PLAIN)
     timed = not described or kinds is None or any(kind in TORCH_KINDS for kind in kinds)
@@ -143,26 +145,33 @@ def gather(
             "Name files of one --source-size.",
         )
     source = next(iter(sources), None)
-    graphs = tuple((path, description) for path, description in described if not _is_engine(path))
+    graphs = tuple(pair for pair in described if not _is_engine(pair[0]) and onnx_file.is_ours(pair[0]))
     return Lineup(
         _one_of_a_kind(entries), tuple(not_run), graphs, ModelInput(preprocess, source is not None, source),
         next(iter(batches), None), next(iter(hashes)), tuple(notes),
     )  # fmt: skip
 
 
-def _sorted_out(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[tuple[Path, Description]]]:
-    """Checkpoints; ONNX files and engines with their descriptions."""
-    if files:
-        kinds = [(path, model_kind.kind_of(path)) for path in files]
-        graphs = [(path, describe(path)) for path, kind in kinds if kind != "checkpoint"]
-        return [path for path, kind in kinds if kind == "checkpoint"], graphs
-    found = [path for path, _ in discover.onnx_files(folder)]
-    found += [path for path in model_kind.found_in(folder, "engine") if artifacts.manifest_path(path).is_file()]
-    if not found:
-        raise BadInputError(
-            f"No ONNX file of ours lies in {folder.resolve()}.", "Make one: hemf-export onnx CKPT, or name files."
-        )
-    return [], [(path, describe(path)) for path in found]
+def _sorted_out(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[tuple[Path, Description]], list[str]]:
+    """Checkpoints; ONNX files and engines with their descriptions; and what a user should know of others' files."""
+    if not files:
+        found = [path for path, _ in discover.onnx_files(folder)]
+        found += [path for path in model_kind.found_in(folder, "engine") if artifacts.manifest_path(path).is_file()]
+        if not found:
+            raise BadInputError(
+                f"No ONNX file of ours lies in {folder.resolve()}.", "Make one: hemf-export onnx CKPT, or name files."
+            )
+        return [], [(path, describe(path)) for path in found], []
+    kinds = [(path, model_kind.kind_of(path)) for path in files]
+    others = [path for path, kind in kinds if kind == "onnx" and not onnx_file.is_ours(path)]
+    described = [(path, describe(path)) for path, kind in kinds if kind != "checkpoint" and path not in others]
+    notes: list[str] = []
+    for path in others:
+        source = graph_source.read(path)
+        own = next((one for _, one in described if one.checkpoint_sha256 == source.sha256), None)
+        notes += source.notes if own is None else ()
+        described.append((path, source.description if own is None else dataclasses.replace(own, precision="fp32")))
+    return [path for path, kind in kinds if kind == "checkpoint"], described, notes
 
 
 def describe(path: Path) -> Description:

@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from calibration.image_set import ImageSet
 from calibration.session import usable_cores
-from hemf import artifacts, folders
+from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
 from hemf.reading import PLAIN, Reading
-from hemf_export import discover, model_kind, onnx_file, predict, predictor, written
+from hemf_export import discover, image_labels, model_kind, onnx_file, predict, predictor, written
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
 from hemf_export.verify import comparison
@@ -108,7 +108,8 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         progress("reading the files", len(models), len(paths))
         models.append(predict.load(path, for_proof=True))
     _require_same_model(paths, models)
-    images = folders.any_images(request.data, models[0].classes)
+    images, notes = image_labels.read(request.data, models[0].classes)
+    models[0] = dataclasses.replace(models[0], notes=(*models[0].notes, *notes))
     if request.earlier is not None:
         request.earlier.require(ImageSet(images, models[0].input).to_dict()["names_sha256"], models[0].classes)
     predictor.require_readable(images, progress, [model.input for model in models])

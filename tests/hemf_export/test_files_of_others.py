@@ -261,3 +261,12 @@ def test_intermediate_files_go_where_the_engine_goes(theirs, run_cli, tmp_path):
     assert code == 0, err
     assert sorted(theirs.parent.iterdir()) == sorted([*before, tmp_path / "out"])
     assert {path.suffix for path in (tmp_path / "out").iterdir()} >= {".onnx", ".engine", ".json"}
+
+
+def test_bench_times_the_float32_file_as_the_reference(theirs, run_cli):
+    for named in ([theirs], [theirs, theirs.with_name("theirs.fp16.onnx")], [theirs.with_name("theirs.fp16.onnx")]):
+        code, out, err = run_cli("bench", *named, "--batch", "1", "--no-memory", "--seconds", "0.05", "--json")
+        assert code == 0, err
+        timings = json.loads(out)["timings"]
+        assert timings[0]["file"] == "theirs.onnx", "the first is what the others are compared with"
+        assert len(timings) == max(len(named), 1 + ("fp16" in named[-1].name))
