@@ -26,6 +26,7 @@ from calibration.sensitivity import BlockSensitivity
 from calibration.shapes import Shape, image_shapes
 from calibration.trials import BATCH, Placement, Trials, Variant
 from calibration.weights import Int8Weight, half, rounded
+from hemf.model_output import LOGITS, ModelOutput
 
 FLOAT16_IMAGES = 16  # that every value of the graph is recorded on
 MOMENT_IMAGES = 64  # that weights are rounded for
@@ -75,6 +76,7 @@ class Job:
         selection: its images.
         cache: of earlier results.
         listener: hears of progress.
+        output: what the numbers are that the graph gives.
     """
 
     model: ir.Model
@@ -82,6 +84,7 @@ class Job:
     selection: Selection
     cache: Cache
     listener: Listener
+    output: ModelOutput = LOGITS
     shapes: dict[str, Shape] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -158,6 +161,7 @@ class Job:
             "images": images.content_sha256(),
             "calibration": self.selection.calibration.content_sha256(),
             "place": place.__module__,
+            "output": self.output.kind,
         }
 
         def remembered(variant: Variant) -> NDArray[np.float32] | None:
@@ -169,6 +173,6 @@ class Job:
             self.cache.write(self.cache.path("logits", **key, variant=variant), {"logits": logits})
 
         return Trials(
-            self.model, statistics, images, place=place, remembered=remembered, remember=remember,
+            self.model, statistics, images, output=self.output, place=place, remembered=remembered, remember=remember,
             progress=self.listener.advance,
         )  # fmt: skip

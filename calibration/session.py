@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hemf.errors import BadInputError
+from hemf.model_output import LOGITS, ModelOutput
 
 # Beyond it, protobuf takes no message: such a model would have to go through files.
 MAX_MODEL_BYTES = 2**31 - 1
@@ -24,6 +25,7 @@ class Session:
         model: a file or a graph in memory.
         outputs: values to fetch, by name; by default the graph's own first output.
         threads: within an operator; all usable cores by default.
+        output: what the numbers of the first output are.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the graph.
@@ -35,6 +37,7 @@ class Session:
         *,
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
+        output: ModelOutput = LOGITS,
     ) -> None:
         import onnxruntime
 
@@ -50,6 +53,7 @@ class Session:
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise BadInputError(f"ONNX Runtime doesn't take {shown}: {reason}", "Export it again.") from error
+        self.output = output
         self.input_name = self._session.get_inputs()[0].name
         self.outputs = list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
 
@@ -59,9 +63,8 @@ class Session:
         return found
 
     def logits(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The first output alone."""
-        first: NDArray[np.float32] = self.run(batch)[0]
-        return first
+        """The first output alone, as scores (images, classes): logits, or what the graph gives in their place."""
+        return self.output.scores(self.run(batch)[0], len(batch))
 
 
 def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> bytes:

@@ -19,6 +19,7 @@ from calibration.products import Product
 from calibration.qdq import Statistics, quantize
 from calibration.session import Session
 from calibration.thresholds import Method
+from hemf.model_output import LOGITS, ModelOutput
 
 BATCH = 4
 
@@ -34,6 +35,7 @@ class Trials:
         model: float32, left as it is.
         statistics: of the products' activations and weights.
         images: what all variants are run on.
+        output: what the model's numbers are.
         place: puts the quantization into a copy of the model.
         remembered: looks up the logits of a variant that was run before, by the nodes in int8 and the method.
         remember: keeps them.
@@ -46,12 +48,13 @@ class Trials:
         statistics: Statistics,
         images: ImageSet,
         *,
+        output: ModelOutput = LOGITS,
         place: Placement = quantize,
         remembered: Callable[[Variant], NDArray[np.float32] | None] = lambda variant: None,
         remember: Callable[[Variant, NDArray[np.float32]], None] = lambda variant, logits: None,
         progress: Progress = lambda images: None,
     ) -> None:
-        self.model, self.statistics, self.images = model, statistics, images
+        self.model, self.statistics, self.images, self.output = model, statistics, images, output
         self._place, self._progress = place, progress
         self._remembered, self._remember = remembered, remember
         self._reference: NDArray[np.float32] | None = None
@@ -74,7 +77,7 @@ class Trials:
         """The variant with `products` in int8 beside the float32 model."""
         reference = self.reference
         found = self._logits(products, method) if products else reference
-        return compare(found, reference, self.images.labels)
+        return compare(found, reference, self.images.labels, output=self.output)
 
     def _logits(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
         variant = tuple(sorted(product.node for product in products)), method
@@ -82,14 +85,20 @@ class Trials:
         if found is not None:
             self._progress(len(self.images))
             return found
-        found = logits(self.build(products, method), self.images, self._progress)
+        found = logits(self.build(products, method), self.images, self._progress, output=self.output)
         self._remember(variant, found)
         return found
 
 
-def logits(model: ir.Model, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:
-    """The model's logits (n, classes) of all the images, in their order."""
-    session = Session(model)
+def logits(
+    model: ir.Model,
+    images: ImageSet,
+    progress: Progress = lambda images: None,
+    *,
+    output: ModelOutput = LOGITS,
+) -> NDArray[np.float32]:
+    """The model's scores (n, classes) of all the images, in their order."""
+    session = Session(model, output=output)
     parts = []
     for batch in images.batches(BATCH):
         parts.append(session.logits(batch))

@@ -19,6 +19,7 @@ from calibration.fp16 import Conversion, to_float16
 from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
+from hemf.model_output import ModelOutput
 from hemf_export import onnx_file, parity
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
@@ -26,6 +27,7 @@ from hemf_export.parity import Parity, Samples
 
 MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
+MAX_PROBABILITY_DIFFERENCE = 0.025  # what two logits that differ by their bound do to a probability at most
 MIN_AGREEMENT = 0.99
 IMAGES = 64
 NOISE_IMAGES = 8
@@ -37,8 +39,9 @@ class Bounds:
     """What the float16 graph may differ by from the float32 one.
 
     Args:
-        max_logit_difference: of any logit; None for `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest
-            float32 logit where that is more.
+        max_logit_difference: of any logit, or of any probability where a file gives those; None for
+            `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest float32 logit where that is more, and for
+            `MAX_PROBABILITY_DIFFERENCE` of probabilities.
         min_agreement: share of the images that keep their class; None for `MIN_AGREEMENT` on real images, where one may
             always change, and for nothing on noise: where two classes lie closer together than float16 can tell, no
             image shows more than that.
@@ -65,6 +68,12 @@ class Bounds:
     def agreement_of(self, images: int) -> float:
         """The least share of so many real images that must keep their class."""
         return self.min_agreement if self.min_agreement is not None else min(MIN_AGREEMENT, 1 - 1 / images)
+
+    def score_bound(self, output: ModelOutput, largest: float) -> float:
+        """The bound for what a file gives, of which the largest float32 score is `largest`."""
+        if output.of_probabilities and self.max_logit_difference is None:
+            return MAX_PROBABILITY_DIFFERENCE
+        return self.logit_bound(largest)
 
     def logit_bound(self, largest_logit: float) -> float:
         """The bound for float32 logits of at most this size."""
@@ -122,16 +131,17 @@ def convert(
         onnx_file.describe(graph, description)
     with artifacts.atomic_path(output) as temporary:
         ir.save(graph, temporary)
-        emulated = Session(emulate(graph))
+        emulated = Session(emulate(graph), output=described.output)
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
-            proof = _prove(Session(source), emulated, samples, described)
-        bound = bounds.logit_bound(proof.largest_logit)
+            proof = _prove(Session(source, output=described.output), emulated, samples, described)
+        bound = bounds.score_bound(described.output, proof.largest_logit)
         proof.require(
             f"{output.name} against {source.name}",
             option="--max-logit-diff",
             max_difference=bound,
             min_agreement=bounds.agreement_bound(samples),
+            noun=described.output.noun,
         )
     fields = {"kind": "onnx", "parent": source.name, "parent_sha256": artifacts.sha256(source), **description.to_dict()}
     artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), "parity": proof.to_dict()})

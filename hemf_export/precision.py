@@ -81,7 +81,7 @@ def make(request: Request, listener: Listener) -> Made:
     )  # fmt: skip
     held_out, more = _labelled(chosen.held_out.whole(judges), described, own_classes is not None)
     chosen = dataclasses.replace(chosen, held_out=held_out, notes=(*chosen.notes, *more))
-    job = Job(model, artifacts.sha256(request.source), chosen, Cache(request.cache), listener)
+    job = Job(model, artifacts.sha256(request.source), chosen, Cache(request.cache), listener, output=described.output)
     graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
     path = request.output or _default_output(request.source, graph.precision)
     artifacts.check_writable(path)
@@ -123,19 +123,20 @@ def _float16(request: Request, job: Job) -> Graph:
             _round_weights(variant, job)
 
         def problems(logits: NDArray[np.float32]) -> list[str]:
-            return _missed(request, compare(logits, reference, judges.labels), reference)
+            return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
 
         def calm(logits: NDArray[np.float32]) -> bool:
-            return request.budget is not None or not FP16_BUDGET.missed(compare(logits, reference, judges.labels))
+            found = compare(logits, reference, judges.labels, output=job.output)
+            return request.budget is not None or not FP16_BUDGET.missed(found)
 
         made = repair.convert(
             variant, islands, judges, reference, lambda logits: not problems(logits), calm=calm,
-            noisy=_noisy(job, variant, wanted=not products), progress=job.listener.advance,
+            noisy=_noisy(job, variant, wanted=not products), progress=job.listener.advance, output=job.output,
         )  # fmt: skip
         missed = problems(made.logits)
         if not missed:
             final = None if plan is None else dataclasses.replace(plan, chosen=products)
-            found = compare(made.logits, reference, judges.labels)
+            found = compare(made.logits, reference, judges.labels, output=job.output)
             return Graph(made.model, "int8" if products else "fp16", found, made.conversion, final)
     raise CheckFailedError(
         f"{request.source.name} in {'FP16' if not candidates[-1] else 'INT8'}: {'; '.join(missed)} "
@@ -160,7 +161,7 @@ def _noisy(job: Job, model: ir.Model, *, wanted: bool) -> Callable[[dict[str, st
         where = blocks(model.graph)
         images = job.selection.calibration.whole(max(quiet.IMAGES, job.selection.calibration.batch or 1))
         job.listener.phase("Looking for the blocks that make the noise", len(images) * (len(set(where.values())) + 1))
-        order = quiet.by_noise(model, islands, where, images, job.listener.advance)
+        order = quiet.by_noise(model, islands, where, images, job.listener.advance, output=job.output)
         job.listener.phase("Proving with less noise", len(job.selection.held_out) * quiet.MOST)
         return order
 
@@ -181,21 +182,23 @@ def _cpu(request: Request, job: Job) -> Graph:
     trials = job.trials(plan.statistics, judges, plan.place)
     job.listener.phase("Proving on held-out images", len(judges) * 2)
     found = trials.compare(plan.chosen, plan.method)
-    if missed := _missed(request, found, trials.reference):
+    if missed := _missed(request, found, trials.reference, job):
         raise CheckFailedError(f"{request.source.name} in INT8 for a CPU: {'; '.join(missed)}.", "No file was kept.")
     return Graph(trials.build(plan.chosen, plan.method), "int8-cpu", found, None, plan)
 
 
-def _missed(request: Request, found: Comparison, reference: NDArray[np.float32]) -> list[str]:
+def _missed(request: Request, found: Comparison, reference: NDArray[np.float32], job: Job) -> list[str]:
     """What a graph's figures miss, in words: the budget of INT8, or the bounds of FP16."""
     if not found.finite:
         return ["logits that are not finite"]
     problems = [] if request.budget is None else request.budget.missed(found)
     if request.precision == "int8":
         return problems
-    bound = request.bounds.logit_bound(float(np.abs(reference).max()))
+    bound = request.bounds.score_bound(job.output, float(np.abs(reference).max()))
     if not found.max_difference <= bound:
-        problems.append(f"a logit differs by {found.max_difference:.3g}, bound {bound:.3g} (--max-logit-diff)")
+        problems.append(
+            f"a {job.output.noun} differs by {found.max_difference:.3g}, bound {bound:.3g} (--max-logit-diff)"
+        )
     least = request.bounds.agreement_of(found.images)
     if found.agreement < least:
         problems.append(f"{found.agreement:.2%} keep their class, bound {least:.2%} (--min-agreement)")

@@ -74,11 +74,11 @@ def _onnx(path: Path, classes: Sequence[str] | None, *, emulated: bool) -> Predi
     _require_classes(path, described, classes)
     emulated = emulated and described.precision in ("fp16", "int8")
     name = f"ONNX Runtime, {path.name}" + ", float16 emulated" * emulated
-    runner = OnnxRunner(emulation.of_file(proto) if emulated else path, name)
+    runner = OnnxRunner(emulation.of_file(proto) if emulated else path, name, output=described.output)
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
         checkpoint_sha256=described.checkpoint_sha256, emulated=emulated, input_type=described.input_type,
-        fixed_batch=described.batch, source_size=described.source_size,
+        fixed_batch=described.batch, source_size=described.source_size, output_type=described.output_type,
     )  # fmt: skip
 
 
@@ -104,6 +104,7 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
         checkpoint_sha256=described.checkpoint_sha256, input_type=described.input_type,
         fixed_batch=sizes.smallest if sizes.smallest == sizes.largest else None,
         filled=sizes.filled, notes=(*notes, *runner.notes), source_size=described.source_size,
+        output_type=described.output_type,
     )  # fmt: skip
 
 

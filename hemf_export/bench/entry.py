@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
+from hemf.model_output import ModelOutput, OutputType
 from hemf_export.description import InputType, Precision
 
 Kind = Literal[
@@ -34,6 +35,7 @@ class Entry:
         input_type: what the file takes.
         preprocess: pixels to input.
         source_size: of the raw images that the file resizes itself, or None.
+        output_type: what the file gives of an image.
     """
 
     name: str
@@ -45,11 +47,17 @@ class Entry:
     input_type: InputType
     preprocess: Preprocess
     source_size: SourceSize | None = None
+    output_type: OutputType = "logits"
 
     @property
     def input(self) -> ModelInput:
         """What the file takes of an image."""
         return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
+
+    @property
+    def output(self) -> ModelOutput:
+        """What the file gives of an image."""
+        return ModelOutput(self.output_type)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""

@@ -14,6 +14,7 @@ from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError, did_you_mean
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
+from hemf.model_output import OutputType
 from hemf_export import discover, onnx_file
 from hemf_export.bench.entry import ENGINE_KINDS, KINDS, ORT_KINDS, TORCH_KINDS, Entry, Kind
 from hemf_export.bench.measurement import NotRun
@@ -199,7 +200,8 @@ def _entries(
     for inside in (None,) if device == "cpu" else crossing[transfers]:
         name = f"{kind}, {path.name}" + (", on the GPU" if inside is False else "")
         source = None if description is None else description.source_size
-        found.append(Entry(name, kind, path, device, inside, precision, input_type, preprocess, source))
+        output: OutputType = "logits" if description is None else description.output_type
+        found.append(Entry(name, kind, path, device, inside, precision, input_type, preprocess, source, output))
     return found
 
 

@@ -179,7 +179,7 @@ def _onnx(path: Path, about: Mapping[str, Any], figure: Known | None, max_slowdo
     found = golden.check(_OfPixels(model), known, described.preprocess, raw=True)
     taken = None
     if figure is not None:
-        runner = OnnxRunner(path, threads=min(figure.threads, usable_cores()))
+        runner = OnnxRunner(path, threads=min(figure.threads, usable_cores()), output=described.output)
         taken = latency.measure(runner, _inputs(known, described, figure.batch), figure, max_slowdown)
     return Tried(about["file"], about["precision"], found, taken)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hemf.model_output import ModelOutput
 from hemf_export.verify import baseline
 
-COLUMNS = ("file", "precision", "accuracy", "balanced", "MCC", "agreement", "changed", "max logit diff", "verdict")
+COLUMNS = ("file", "precision", "accuracy", "balanced", "MCC", "agreement", "changed", "max difference", "verdict")
 _SHOWN = 10  # changed images in Markdown
 
 
@@ -62,6 +63,8 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
         steps = sum(candidate["stored"]["steps"]["compared"] for candidate in compared)
         files = ", ".join(dict.fromkeys(candidate["stored"]["float32_file"] for candidate in compared))
         found.append(f"{weights:,} weights and {steps:,} steps of quantized values were compared with {files}.")
+    if noun(report) == "probability":
+        found.append("The files give probabilities: differences and their bounds are of probabilities.")
     if not report["images"]["labelled"]:
         found.append("Without class folders only agreement with the reference is measured, no accuracy.")
     reference = report["reference"]["metrics"]
@@ -114,6 +117,11 @@ def markdown(report: Mapping[str, Any]) -> str:
                 lines += ["", f"and {len(changed) - _SHOWN} more."]
     lines += ["", *(_cell(remark) for remark in remarks(report))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def noun(report: Mapping[str, Any]) -> str:
+    """What the numbers are that are compared: logit, or probability; what older reports don't tell is logits."""
+    return ModelOutput(report["reference"].get("output_type", "logits")).noun
 
 
 def side(values: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ from hemf.errors import BadInputError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
+from hemf.model_output import ModelOutput
 from hemf_export import discover, onnx_file, predict, predictor
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
@@ -111,7 +112,7 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
     subjects = [
-        Subject(path, artifacts.sha256(path), model, found, _metrics(images, found))
+        Subject(path, artifacts.sha256(path), model, found, _metrics(images, found, model.output))
         for path, model, found in zip(paths, models, logits, strict=True)
     ]
     candidates = tuple(_verified(subjects[0], subject, images, request) for subject in subjects[1:])
@@ -153,6 +154,11 @@ def _require_same_model(paths: Sequence[Path], models: Sequence[Predictor]) -> N
                 f"{path} has the classes {', '.join(model.classes)}; {paths[0]} has {', '.join(reference.classes)}: "
                 f"{kind}.",
                 "Whoever reads its logits would name them wrongly: export it again from this checkpoint.",
+            )
+        if model.output != reference.output:
+            raise BadInputError(
+                f"{path} gives {model.output.plural}; {paths[0]} gives {reference.output.plural}.",
+                "What differs in kind can't be compared: name the float32 file that it was made from with --reference.",
             )
         # A checkpoint may be the same network in another file; what it computes will tell.
         exported = path.suffix.lower() not in discover.CHECKPOINT_SUFFIXES
@@ -197,15 +203,15 @@ def _pixels(images: LabelledImages, wanted: Sequence[ModelInput], size: int) -> 
             yield [np.stack(column) for column in zip(*loaded, strict=True)]
 
 
-def _metrics(images: LabelledImages, logits: NDArray[np.float32]) -> dict[str, Any] | None:
+def _metrics(images: LabelledImages, logits: NDArray[np.float32], output: ModelOutput) -> dict[str, Any] | None:
     if images.labels is None or not np.isfinite(logits).all():
         return None
-    return metrics.summarize(images.labels, logits, images.classes)
+    return metrics.summarize(images.labels, logits, images.classes, output)
 
 
 def _verified(reference: Subject, candidate: Subject, images: LabelledImages, request: Request) -> Verified:
     labels = None if images.labels is None else np.asarray(images.labels, np.int64)
-    paired = comparison.compare(candidate.logits, reference.logits, labels, request.seed)
+    paired = comparison.compare(candidate.logits, reference.logits, labels, request.seed, reference.model.output)
     counts = {} if images.labels is None else {name: images.labels.count(i) for i, name in enumerate(images.classes)}
     proof = bounding.proof_of(artifacts.read_manifest(candidate.path))
     allowed = bounding.limits(request.bounds, candidate.model.precision, proof, paired, counts)

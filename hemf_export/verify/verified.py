@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.image_set import ImageSet
 from hemf import artifacts
 from hemf.folders import LabelledImages
-from hemf_export.predictor import Predictor, softmax
+from hemf_export.predictor import Predictor
 from hemf_export.verify.bounds import Limits, Missed
 from hemf_export.verify.comparison import Paired
 
@@ -27,7 +27,7 @@ class Subject:
         path: of its file.
         sha256: of the file.
         model: that was run.
-        logits: (n, classes) of the images, in their order.
+        logits: scores (n, classes) of the images, in their order.
         metrics: see `train.metrics.summarize`; None without labels, or where a logit is not finite.
     """
 
@@ -131,15 +131,16 @@ class Verification:
         return {
             "image": self.name_of(index),
             "label": None if labels is None else classes[labels[index]],
-            "reference": _of_image(classes, self.reference.logits[index]),
-            "candidate": _of_image(classes, candidate.subject.logits[index]),
+            "reference": _of_image(self.reference, index),
+            "candidate": _of_image(candidate.subject, index),
         }
 
 
-def _of_image(classes: tuple[str, ...], logits: NDArray[np.float32]) -> dict[str, Any]:
+def _of_image(subject: Subject, index: int) -> dict[str, Any]:
     """Class and probabilities of one image; None for those of logits that are not finite."""
+    classes, logits = subject.model.classes, subject.logits[index]
     known = bool(np.isfinite(logits).all())
-    probabilities = softmax(logits[None])[0].tolist() if known else [None] * len(classes)
+    probabilities = subject.model.output.probabilities(logits[None])[0].tolist() if known else [None] * len(classes)
     return {
         "class": classes[int(logits.argmax())] if known else None,
         "probabilities": dict(zip(classes, probabilities, strict=True)),
