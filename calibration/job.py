@@ -44,6 +44,8 @@ class Listener(Protocol):
 
     def step(self, step: Step) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
 
 @dataclass(frozen=True)
 class _Weight:

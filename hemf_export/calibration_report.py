@@ -47,6 +47,11 @@ class Progress:
             f"{'kept' if step.kept else 'too much'}"
         )
 
+    def note(self, text: str) -> None:
+        """What a user should know before more time is spent."""
+        self.close()
+        console.warn(text)
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hemf import artifacts, folders
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
-from hemf_export import predict, predictor
+from hemf_export import plausibility, predict, predictor
 from hemf_export.evaluated import Evaluated, Evaluation
 from hemf_export.predictor import Predictor
 from train import metrics
@@ -137,4 +137,5 @@ def _evaluated(path: Path, model: Predictor, images: LabelledImages, batch: int,
         path, artifacts.sha256(path), model, images, probabilities,
         metrics.summarize(images.labels, logits, model.classes, model.output),
         by_class(images.labels, probabilities, model.classes),
+        plausibility.look(images, logits, model.input, model.infer, model.fixed_batch or model.filled(batch)),
     )  # fmt: skip

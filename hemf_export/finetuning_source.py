@@ -37,6 +37,11 @@ def read(source: Path) -> tuple[Description, dict[str, Any]]:
         raise BadInputError(
             f"{source} has no manifest: nothing tells how it was made.", "Make it again: hemf-export calibrate."
         )
+    if described.output_type != "logits":
+        raise BadInputError(
+            f"{source} gives {described.output.plural}; fine-tuning trains on logits, one for each class.",
+            "Calibrate a float32 file that ends before its softmax or sigmoid, with an output for each class.",
+        )
     if described.input_type != "float32" or described.batch is not None:
         what = "raw pixels" if described.input_type != "float32" else f"batches of {described.batch} alone"
         raise BadInputError(

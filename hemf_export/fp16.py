@@ -20,7 +20,7 @@ from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
 from hemf.model_output import ModelOutput
-from hemf_export import onnx_file, parity
+from hemf_export import onnx_file, parity, plausibility
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
@@ -91,6 +91,7 @@ class Float16File:
     conversion: Conversion
     parity: Parity
     bound: float
+    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -134,7 +135,7 @@ def convert(
         emulated = Session(emulate(graph), output=described.output)
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
-            proof = _prove(Session(source, output=described.output), emulated, samples, described)
+            proof, doubts = _prove(Session(source, output=described.output), emulated, samples, described)
         bound = bounds.score_bound(described.output, proof.largest_logit)
         proof.require(
             f"{output.name} against {source.name}",
@@ -145,7 +146,8 @@ def convert(
         )
     fields = {"kind": "onnx", "parent": source.name, "parent_sha256": artifacts.sha256(source), **description.to_dict()}
     artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), "parity": proof.to_dict()})
-    return Float16File(output, description, conversion, proof, bound)
+    notes = tuple(f"{source.name}: {text}" for text in doubts)
+    return Float16File(output, description, conversion, proof, bound, notes)
 
 
 def _samples(images: Path | None, described: Description, count: int) -> Samples:
@@ -161,7 +163,10 @@ def _samples(images: Path | None, described: Description, count: int) -> Samples
     return Samples(described.input, files, count if files is not None else NOISE_IMAGES)
 
 
-def _prove(reference: Session, candidate: Session, samples: Samples, described: Description) -> Parity:
+def _prove(
+    reference: Session, candidate: Session, samples: Samples, described: Description
+) -> tuple[Parity, tuple[str, ...]]:
+    """The comparison, and what is to be doubted of the reference itself."""
     batch = described.batch or _BATCH
     sizes = (batch,) * -(-samples.count // batch)
     sessions = reference, candidate
@@ -171,4 +176,7 @@ def _prove(reference: Session, candidate: Session, samples: Samples, described: 
         for session, parts in zip(sessions, logits, strict=True):
             parts.append(session.logits(inputs))
     exact, found = (np.concatenate(parts) for parts in logits)
-    return parity.compare(found, exact, source=samples.source, batches=(batch,), labels=samples.labels)
+    doubts: tuple[str, ...] = ()
+    if samples.files is not None:
+        doubts = plausibility.look(samples.files, exact, described.input, reference.logits, batch)
+    return parity.compare(found, exact, source=samples.source, batches=(batch,), labels=samples.labels), doubts

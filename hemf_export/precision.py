@@ -23,9 +23,11 @@ from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
 from calibration.products import Product
 from calibration.qdq import Statistics
+from calibration.session import Session
+from calibration.trials import BATCH
 from hemf import artifacts
 from hemf.errors import CheckFailedError
-from hemf_export import graph_source, precision_file
+from hemf_export import graph_source, plausibility, precision_file
 from hemf_export.description import Description, Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
@@ -82,11 +84,12 @@ def make(request: Request, listener: Listener) -> Made:
     held_out, more = _labelled(chosen.held_out.whole(judges), described, own_classes is not None)
     chosen = dataclasses.replace(chosen, held_out=held_out, notes=(*chosen.notes, *more))
     job = Job(model, artifacts.sha256(request.source), chosen, Cache(request.cache), listener, output=described.output)
+    doubts = _doubts(request, job)
     graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
     path = request.output or _default_output(request.source, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
-    notes = (*notes, *chosen.notes, *job.cache.notes, *_verdict(request, wanted, graph))
+    notes = (*notes, *chosen.notes, *doubts, *job.cache.notes, *_verdict(request, wanted, graph))
     return precision_file.write(path, request.source, job, described, graph, request.budget, notes)
 
 
@@ -99,6 +102,24 @@ def _labelled(images: ImageSet, described: Description, named: bool) -> tuple[Im
         return images, [f"The model names no classes: they are taken for those of the folder, {', '.join(own)}."]
     note = f"The folder has {len(own)} classes and the model {len(described.classes)}: only agreement is measured."
     return dataclasses.replace(images, images=dataclasses.replace(images.images, labels=None)), [note]
+
+
+def _doubts(request: Request, job: Job) -> tuple[str, ...]:
+    """What the float32 file makes of some labelled images, told before hours of work; nothing where that is sound."""
+    if job.selection.held_out.labels is None:
+        return ()
+    images = job.selection.held_out.whole(max(plausibility.IMAGES, job.selection.held_out.batch or 1))
+    job.listener.phase("Looking at the float32 file", len(images))
+    session = Session(request.source, output=job.output)
+    parts = []
+    for batch in images.batches(BATCH):
+        parts.append(session.logits(batch))
+        job.listener.advance(len(batch))
+    found = plausibility.look(images.images, np.concatenate(parts), images.taken, session.logits, images.batch or BATCH)
+    found = tuple(f"{request.source.name}: {text}" for text in found)
+    for text in found:
+        job.listener.note(text)
+    return found
 
 
 def _float16(request: Request, job: Job) -> Graph:

@@ -143,11 +143,12 @@ class Predictor:
         They go through in batches that the file takes: of its fixed size, else all at once.
         """
         size = self.fixed_batch or len(pixels)
-        parts = []
-        for start in range(0, len(pixels), size):
-            inputs = self.input.network(pixels[start : start + size])
-            parts.append(self.runner.infer(self._filled(inputs))[: len(inputs)])
-        return np.concatenate(parts)
+        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        return np.concatenate([self.infer(self.input.network(part)) for part in parts])
+
+    def infer(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Network input of as many images as the file takes, or fewer → scores (n, classes)."""
+        return self.runner.infer(self._filled(inputs))[: len(inputs)]
 
     def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """A short batch filled up to the size that the file takes with its last image."""

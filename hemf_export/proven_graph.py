@@ -101,7 +101,7 @@ def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
         ("float16 against float32", f"largest {noun} difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}{accuracy}"),
     )
-    return ProvenGraph(half.path, half.description, {"parity_of_the_graph": proof.to_dict()}, rows)
+    return ProvenGraph(half.path, half.description, {"parity_of_the_graph": proof.to_dict()}, rows, half.notes)
 
 
 def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
@@ -24,12 +25,14 @@ from calibration.budget import Budget
 from calibration.emulation import emulate
 from calibration.image_set import ImageSet
 from calibration.selection import Selection
+from calibration.trials import BATCH
 from calibration.trials import logits as logits_of
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
-from hemf_export import finetuning_source, onnx_file, predictor
+from hemf_export import finetuning_source, onnx_file, plausibility, predictor
 from hemf_export.description import Description
 from train import finetuning, hardware
+from train.distillation import Teacher
 from train.finetuning import FineTuned
 from train.finetuning_recipe import FineTuning
 from train.graph_network import GraphNetwork
@@ -42,6 +45,8 @@ class Listener(finetuning.Listener, Protocol):
     """Also hears of what comes before and after the epochs."""
 
     def phase(self, text: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,7 @@ def make(request: Request, listener: Listener) -> Made:
     common.ShapeInferencePass()(model)
     network = GraphNetwork(model, finetuning_source.trained_initializers(model.graph)).to(device)
     judges = chosen.held_out
+    doubts = _doubts(teacher, judges, device, listener)
     tuned = finetuning.finetune(
         network, teacher, chosen.calibration.images, judges.images, described.preprocess, request.recipe, listener,
         device, request.workers,
@@ -148,7 +154,7 @@ def make(request: Request, listener: Listener) -> Made:
         **{name: manifest[name] for name in _KEPT if name in manifest},
     }
     written = _write(path, request.source, model, described, fields)
-    return Made(path, before, after, tuned, written, chosen.notes)
+    return Made(path, before, after, tuned, written, (*chosen.notes, *doubts))
 
 
 def _images(request: Request, described: Description, listener: Listener) -> Selection:
@@ -163,6 +169,24 @@ def _images(request: Request, described: Description, listener: Listener) -> Sel
     return chosen
 
 
+def _doubts(teacher: Teacher, judges: ImageSet, device: str, listener: Listener) -> tuple[str, ...]:
+    """What the float network makes of some held-out images, told before the training; nothing where that is sound."""
+    images = judges.whole(plausibility.IMAGES)
+
+    @torch.no_grad()
+    def infer(batch: NDArray[np.generic]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = teacher(torch.from_numpy(batch).to(device)).float().cpu().numpy()
+        return scores
+
+    scores = np.concatenate([infer(batch) for batch in images.batches(BATCH)])
+    found = tuple(
+        f"The float network: {text}" for text in plausibility.look(images.images, scores, images.taken, infer, BATCH)
+    )
+    for text in found:
+        listener.note(text)
+    return found
+
+
 def _prove(model: ir.Model, described: Description, judges: ImageSet, listener: Listener) -> NDArray[np.float32]:
     """The held-out logits of the graph as it is shipped, in ONNX Runtime."""
     done = 0
@@ -172,7 +196,8 @@ def _prove(model: ir.Model, described: Description, judges: ImageSet, listener: 
         done += count
         listener.phase("proving in ONNX Runtime", done, len(judges))
 
-    return logits_of(model if described.precision == "int8-cpu" else emulate(model), judges, progress)
+    graph = model if described.precision == "int8-cpu" else emulate(model)
+    return logits_of(graph, judges, progress, output=described.output)
 
 
 def _require_same(found: NDArray[np.float32], trained: NDArray[np.float32], path: Path) -> None:

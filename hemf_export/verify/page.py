@@ -58,8 +58,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
         why = "".join(f"<li>{escaped(item['text'])}</li>" for item in candidate["missed"])
         rows.append((escaped(candidate["file"]), mark, f"<ul>{why}</ul>" if why else "every bound holds"))
     located = "".join(f"<p>{escaped(text)}</p>" for text in verification_text.first_nodes(report))
+    doubts = "".join(f"<p>{escaped(text)}</p>" for text in verification_text.doubts(report))
     remarks = "".join(f'<p class="soft">{escaped(text)}</p>' for text in verification_text.remarks(report))
-    return table(("file", "verdict", "missed"), rows, words=(0, 1, 2)) + located + remarks
+    return table(("file", "verdict", "missed"), rows, words=(0, 1, 2)) + located + doubts + remarks
 
 
 def _metrics(report: Mapping[str, Any]) -> str:

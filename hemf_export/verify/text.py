@@ -49,6 +49,11 @@ def title(report: Mapping[str, Any]) -> str:
     return f"{images['images']} images of {images['folder']}{labels}"
 
 
+def doubts(report: Mapping[str, Any]) -> list[str]:
+    """What the reference itself gives to doubt; older reports don't tell."""
+    return [f"{report['reference']['file']}: {text}" for text in report.get("doubts", ())]
+
+
 def remarks(report: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read the figures right."""
     found = []
@@ -115,7 +120,7 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines += _table(("image", "true", "reference", "candidate"), [_changed(item) for item in changed[:_SHOWN]])
             if len(changed) > _SHOWN:
                 lines += ["", f"and {len(changed) - _SHOWN} more."]
-    lines += ["", *(_cell(remark) for remark in remarks(report))]
+    lines += ["", *(_cell(remark) for remark in (*doubts(report), *remarks(report)))]
     return "\n".join(lines).rstrip() + "\n"
 
 

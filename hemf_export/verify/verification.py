@@ -30,7 +30,7 @@ from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
 from hemf.model_output import ModelOutput
-from hemf_export import discover, onnx_file, predict, predictor
+from hemf_export import discover, onnx_file, plausibility, predict, predictor
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
 from hemf_export.verify import comparison
@@ -109,6 +109,10 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         request.earlier.require(ImageSet(images, models[0].input).to_dict()["names_sha256"], models[0].classes)
     predictor.require_readable(images, progress, [model.input for model in models])
     logits = _logits(models, images, request.batch, progress)
+    model = models[0]
+    doubts = plausibility.look(
+        images, logits[0], model.input, model.infer, model.fixed_batch or model.filled(request.batch)
+    )
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
     subjects = [
@@ -116,7 +120,7 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         for path, model, found in zip(paths, models, logits, strict=True)
     ]
     candidates = tuple(_verified(subjects[0], subject, images, request) for subject in subjects[1:])
-    return Verification(subjects[0], candidates, images, request.seed)
+    return Verification(subjects[0], candidates, images, request.seed, doubts=doubts)
 
 
 class _Done:

@@ -82,6 +82,7 @@ class Verification:
         images: that all were run on.
         seed: of the bootstrap.
         extra: parts that were added afterwards, by candidate and name: where a file leaves the float32 one.
+        doubts: of the reference itself; see `hemf_export.plausibility`.
     """
 
     reference: Subject
@@ -89,6 +90,7 @@ class Verification:
     images: LabelledImages
     seed: int
     extra: dict[str, Any] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -110,6 +112,7 @@ class Verification:
             "checkpoint_sha256": self.reference.model.checkpoint_sha256,
             "seed": self.seed,
             "reference": self.reference.to_dict(),
+            "doubts": list(self.doubts),
             "candidates": [self._candidate(candidate) for candidate in self.candidates],
             "versions": artifacts.versions(),
         }

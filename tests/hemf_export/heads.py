@@ -115,8 +115,8 @@ PROBABILITY = {
     "sigmoid": Head(width=1, nodes=(FLAT, sigmoid()), shape=("n", 1)),
     "sigmoid of a convolution": Head(width=1, nodes=(node("Sigmoid", "g", "y"),), shape=("n", 1, 1, 1)),
     "sigmoid and what Keras puts behind it": Head(
-        width=1, nodes=(FLAT, sigmoid("s"), node("Cast", "s", "cast", to=TensorProto.FLOAT), node("Identity", "cast", "y")),
-        shape=None,
+        width=1, shape=None,
+        nodes=(FLAT, sigmoid("s"), node("Cast", "s", "cast", to=TensorProto.FLOAT), node("Identity", "cast", "y")),
     ),
     "sigmoid by its exponential": Head(
         width=1, nodes=(FLAT, node("Exp", "z", "e"), node("Add", "one e", "a"), node("Div", "e a", "y")),
