@@ -96,7 +96,7 @@ def _check_kinds(values: dict[str, Any]) -> None:
     batch, classes = values["batch"], values["classes"]
     right = {
         "name": isinstance(values["name"], str),
-        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
+        "classes": isinstance(classes, list) and len(classes) > 1 and all(isinstance(name, str) for name in classes),
         "precision": values["precision"] in get_args(Precision),
         "input_type": values["input_type"] in get_args(InputType),
         "batch": batch is None or (type(batch) is int and batch > 0),

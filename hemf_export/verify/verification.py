@@ -109,10 +109,6 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         request.earlier.require(ImageSet(images, models[0].input).to_dict()["names_sha256"], models[0].classes)
     predictor.require_readable(images, progress, [model.input for model in models])
     logits = _logits(models, images, request.batch, progress)
-    model = models[0]
-    doubts = plausibility.look(
-        images, logits[0], model.input, model.infer, model.fixed_batch or model.filled(request.batch)
-    )
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
     subjects = [
@@ -120,7 +116,14 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         for path, model, found in zip(paths, models, logits, strict=True)
     ]
     candidates = tuple(_verified(subjects[0], subject, images, request) for subject in subjects[1:])
-    return Verification(subjects[0], candidates, images, request.seed, doubts=doubts)
+    return Verification(subjects[0], candidates, images, request.seed, doubts=_doubts(images, logits[0]))
+
+
+def _doubts(images: LabelledImages, scores: NDArray[np.float32]) -> tuple[str, ...]:
+    """Of the reference, by its labels."""
+    if images.labels is None or not np.isfinite(scores).all():
+        return ()
+    return plausibility.doubts(plausibility.confusion(images.labels, scores), images.classes)
 
 
 class _Done:

@@ -155,7 +155,7 @@ def test_calibrate_tells_the_order_of_the_classes(data, tmp_path, run_cli):
 
 def test_verify_and_bench_tell_it(made: Made, run_cli, tmp_path):
     for seed, name in enumerate(CLASSES):  # alike: nothing can tell them apart
-        write_images(tmp_path / "data" / name, 12, "dark", seed)
+        write_images(tmp_path / "data" / name, 5, "dark", seed)
     data = tmp_path / "data"
     code, out, err = run_cli("verify", made.onnx, "--data", data, "--json")
     assert code == 0, err

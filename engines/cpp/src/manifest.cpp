@@ -92,7 +92,7 @@ Description described(const json::Value& root) {
         if (!name.is(Kind::string)) throw Nonsense{"classes is not a list of names"};
         found.classes.push_back(name.string);
     }
-    if (found.classes.empty()) throw Nonsense{"classes is empty"};
+    if (found.classes.size() < 2) throw Nonsense{found.classes.empty() ? "classes is empty" : "classes is a single name"};
     found.preprocess = preprocess(member(root, "preprocess", Kind::object));
     found.precision = member(root, "precision", Kind::string).string;
     const bool known = found.precision == "fp32" || found.precision == "fp16" || found.precision == "int8" ||
