@@ -196,8 +196,8 @@ def _require_alike(name: str, model: ModelFile, folder: Path, config: Any, there
     if there:
         newest = max(there)
         before = parameters.description(parameters.texts(config), newest, f"{folder / CONFIG}")
-        own = model.description
-        if before.classes != own.classes or before.input != own.input or before.output != own.output:
+        described = model.description
+        if (before.classes, before.input, before.output) != (described.classes, described.input, described.output):
             raise BadInputError(
                 f"{model.path} has other classes, another preprocessing or another kind of output than version "
                 f"{newest} of {name}.",

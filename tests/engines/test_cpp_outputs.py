@@ -78,7 +78,7 @@ def test_golden_images_of_a_single_number_are_tried(cpp: Probe, tmp_path: Path, 
 )  # fmt: skip
 def test_an_output_without_sense_is_refused(cpp: Probe, tmp_path: Path, fields: dict[str, Any]):
     path = described(tmp_path, **fields)
-    with pytest.raises(BadInputError, match="output_type|classes"):
+    with pytest.raises(BadInputError, match=r"output_type|classes"):
         Description.from_manifest(path, artifacts.read_manifest(path) or {})
     found = cpp.probe("manifest", path)
     assert found.code == 1
