@@ -6,6 +6,7 @@ more, once, where it comes out of the runner. Everything behind works on scores:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -65,6 +66,12 @@ class ModelOutput:
     def border(self) -> float:
         """Of a single number: the second class lies beyond."""
         return 0.5 if self.of_probabilities else 0.0
+
+    def text(self, classes: Sequence[str]) -> str:
+        """What a file with these classes gives of an image, in words."""
+        if not self.single:
+            return f"{self.kind}, one for each class"
+        return f"a single {self.kind}: up to {self.border:g} {classes[0]}, beyond {classes[1]}"
 
     def width(self, classes: int) -> int:
         """How many numbers a file with so many classes gives of an image."""

@@ -19,7 +19,7 @@ import click
 @click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy.  [default: by precision]")
 @click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--max-recall-drop", type=float, metavar="POINTS", help="Of any class.")
-@click.option("--max-logit-diff", type=float, help="Of any logit, absolute.")
+@click.option("--max-logit-diff", type=float, help="Of any logit, or probability where files give those; absolute.")
 @click.option("--locate", is_flag=True, help="Compare node by node, and name the first that stands out.")
 @click.option("--float32", type=click.Path(path_type=Path), metavar="FILE.onnx",
               help="To look into the files.  [default: what their manifests name, beside them]")  # fmt: skip

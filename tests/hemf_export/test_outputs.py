@@ -249,3 +249,11 @@ def test_a_file_of_one_class_decides_nothing_and_is_refused(halves, pictures, ru
     assert code == 1
     assert "class_0" in err
     assert artifacts.read_manifest(Path(path)) is None
+
+
+def test_inspect_says_what_a_file_gives(halves, run_cli):
+    for name, words in (("sigmoid", "a single probability: up to 0.5"), ("logit", "a single logit: up to 0 "),
+                        ("softmax", "probabilities, one for each class")):  # fmt: skip
+        code, out, err = run_cli("inspect", halves[name])
+        assert code == 0, err
+        assert words in " ".join(out.split())
