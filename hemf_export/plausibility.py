@@ -57,7 +57,9 @@ def look(
         return ()
     found = doubts(confusion(images.labels, scores), images.classes)
     if found and guessing(confusion(images.labels, scores)):
-        found = (*found, *_other_input(images.spread(IMAGES), taken, infer, batch))
+        some = images.spread(max(IMAGES, batch))
+        whole = some.select(range(len(some) // batch * batch or len(some)))  # a fixed batch takes no others
+        found = (*found, *_other_input(whole, taken, infer, batch))
     return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
-from onnx_ir.passes import common
+from torch import Tensor
 
 from calibration import graph_types, selection
 from calibration.agreement import Comparison, compare
@@ -25,14 +26,14 @@ from calibration.budget import Budget
 from calibration.emulation import emulate
 from calibration.image_set import ImageSet
 from calibration.selection import Selection
+from calibration.shapes import infer
 from calibration.trials import BATCH
 from calibration.trials import logits as logits_of
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
-from hemf_export import finetuning_source, onnx_file, plausibility, predictor
+from hemf_export import finetuning_source, onnx_file, plausibility, predictor, written
 from hemf_export.description import Description
 from train import finetuning, hardware
-from train.distillation import Teacher
 from train.finetuning import FineTuned
 from train.finetuning_recipe import FineTuning
 from train.graph_network import GraphNetwork
@@ -57,7 +58,7 @@ class Request:
         source: an INT8 file of `calibrate`.
         data: labelled images: a data folder (trains on train/, judges by val/; test/ is left alone), or class folders,
             which are divided.
-        reference: the checkpoint; None for the one beside the file.
+        reference: the checkpoint, or another's float32 ONNX file, that it was made from; None for the one beside it.
         output: None for MODEL.qat.int8.onnx.
         held_out: other images to judge by.
         recipe: how.
@@ -113,8 +114,9 @@ def make(request: Request, listener: Listener) -> Made:
     teacher = finetuning_source.teacher(request.source, described, request.reference, device)
     chosen = _images(request, described, listener)
     model = ir.load(request.source)
-    common.ShapeInferencePass()(model)
-    network = GraphNetwork(model, finetuning_source.trained_initializers(model.graph)).to(device)
+    infer(model)
+    trained = finetuning_source.trained_initializers(model.graph)
+    network = GraphNetwork(model, trained, described.output).to(device)
     judges = chosen.held_out
     doubts = _doubts(teacher, judges, device, listener)
     tuned = finetuning.finetune(
@@ -141,7 +143,7 @@ def make(request: Request, listener: Listener) -> Made:
         )
     fields = {
         "budget": None if request.budget is None else request.budget.to_dict(),
-        "figures": after.to_dict(),
+        "figures": {**after.to_dict(), "float16_emulated": described.precision != "int8-cpu"},
         "fine_tuning": {
             "recipe": request.recipe.to_dict(),
             "device": device,
@@ -153,8 +155,9 @@ def make(request: Request, listener: Listener) -> Made:
         "held_out_images": judges.to_dict(),
         **{name: manifest[name] for name in _KEPT if name in manifest},
     }
-    written = _write(path, request.source, model, described, fields)
-    return Made(path, before, after, tuned, written, (*chosen.notes, *doubts))
+    proofs = judges.batches(BATCH), found, tuned.reference
+    manifest = _write(path, request.source, model, described, fields, proofs)
+    return Made(path, before, after, tuned, manifest, (*chosen.notes, *doubts))
 
 
 def _images(request: Request, described: Description, listener: Listener) -> Selection:
@@ -169,7 +172,7 @@ def _images(request: Request, described: Description, listener: Listener) -> Sel
     return chosen
 
 
-def _doubts(teacher: Teacher, judges: ImageSet, device: str, listener: Listener) -> tuple[str, ...]:
+def _doubts(teacher: Callable[[Tensor], Tensor], judges: ImageSet, device: str, listener: Listener) -> tuple[str, ...]:
     """What the float network makes of some held-out images, told before the training; nothing where that is sound."""
     images = judges.whole(plausibility.IMAGES)
 
@@ -215,11 +218,21 @@ def _require_same(found: NDArray[np.float32], trained: NDArray[np.float32], path
         )
 
 
-def _write(path: Path, source: Path, model: ir.Model, described: Description, fields: dict[str, Any]) -> dict[str, Any]:
+def _write(
+    path: Path,
+    source: Path,
+    model: ir.Model,
+    described: Description,
+    fields: dict[str, Any],
+    proofs: tuple[Iterator[NDArray[np.generic]], NDArray[np.float32], NDArray[np.float32]],
+) -> dict[str, Any]:
+    """`proofs` are the held-out images' input, the graph's logits of them, and the reference's."""
     description = dataclasses.replace(described, versions=artifacts.versions())
     onnx_file.describe(model, description)
     with artifacts.atomic_path(path) as temporary:
         ir.save(model, temporary)
         types = graph_types.count_types(ir.load(temporary))
+        plain = written.check(temporary, path.name, *proofs, described.output)
     parent = {"parent": source.name, "parent_sha256": artifacts.sha256(source)}
-    return artifacts.write_manifest(path, {"kind": "onnx", **parent, **description.to_dict(), "types": types, **fields})
+    made = {"kind": "onnx", **parent, **description.to_dict(), "types": types, **fields, "file_as_written": plain}
+    return artifacts.write_manifest(path, made)
