@@ -34,7 +34,7 @@ def require(job: Job) -> list[str]:
     reference = logits(job.original, images)
     if not np.isfinite(reference).all():
         raise BadInputError(f"{job.original.name} itself gives logits that are not finite on {len(images)} images.")
-    prepared = logits(job.model, images)
+    prepared = logits(job.model, images, output=job.output)
     difference, allowed = _difference(prepared, reference)
     if not difference <= allowed:
         raise BadInputError(

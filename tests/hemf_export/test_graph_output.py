@@ -23,7 +23,8 @@ CASES = [(kind, name) for kind, found in heads.EXPECTED.items() for name in foun
 def test_an_output_is_taken_for_what_it_is(tmp_path: Path, kind: str, name: str):
     head = heads.EXPECTED[kind][name]
     path = heads.write(tmp_path / "m.onnx", head)
-    proto, described, notes = graph_source.read(path, Assumptions())
+    source = graph_source.read(path)
+    proto, described, notes = source.proto, source.description, source.notes
     assert described.output_type == kind
     assert len(described.classes) == (2 if kind in ("logit", "probability") else head.width)
     told = {"probabilities": "probabilities", "logit": "single output", "probability": "single output"}
@@ -42,15 +43,15 @@ def test_an_output_is_taken_for_what_it_is(tmp_path: Path, kind: str, name: str)
                                   heads.LOGIT["a vector"], heads.PROBABILITIES["softmax"]])  # fmt: skip
 @pytest.mark.parametrize("batch", [1, 2, 6])
 def test_a_fixed_batch_is_kept(tmp_path: Path, head: Head, batch: int):
-    proto, described, _ = graph_source.read(heads.write(tmp_path / "m.onnx", head, batch=batch), Assumptions())
-    assert described.batch == batch
-    assert onnx_file.sizes(proto.graph.output[0])[0] == batch
+    source = graph_source.read(heads.write(tmp_path / "m.onnx", head, batch=batch))
+    assert source.description.batch == batch
+    assert onnx_file.sizes(source.proto.graph.output[0])[0] == batch
 
 
 def test_the_row_of_a_single_image_without_its_batch(tmp_path: Path):
     """What torch's `squeeze` leaves of the output where one image is exported."""
     head = Head(nodes=(node("Squeeze", "g", "y"),), shape=(3,))
-    _, described, _ = graph_source.read(heads.write(tmp_path / "m.onnx", head, batch=1), Assumptions())
+    described = graph_source.read(heads.write(tmp_path / "m.onnx", head, batch=1)).description
     assert (described.output_type, len(described.classes), described.batch) == ("logits", 3, 1)
 
 
@@ -73,14 +74,14 @@ REFUSED = {
 def test_what_is_no_row_of_numbers_an_image_is_refused(tmp_path: Path, name: str):
     head, words = REFUSED[name]
     with pytest.raises(BadInputError, match=words) as error:
-        graph_source.read(heads.write(tmp_path / "m.onnx", head), Assumptions())
+        graph_source.read(heads.write(tmp_path / "m.onnx", head))
     assert error.value.hint
 
 
 def test_two_classes_of_a_single_output_have_two_names(tmp_path: Path):
     path = heads.write(tmp_path / "m.onnx", heads.PROBABILITY["sigmoid"])
-    assert graph_source.read(path, Assumptions(classes=("benign", "malignant")))[1].classes == ("benign", "malignant")
-    assert graph_source.read(path, Assumptions())[1].classes == ("class_0", "class_1")
+    assert graph_source.read(path, Assumptions(classes=("benign", "malignant"))).description.classes == ("benign", "malignant")
+    assert graph_source.read(path).description.classes == ("class_0", "class_1")
     for names in (("malignant",), ("a", "b", "c")):
         with pytest.raises(BadInputError, match="two classes of the one output"):
             graph_source.read(path, Assumptions(classes=names))
