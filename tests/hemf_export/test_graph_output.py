@@ -80,7 +80,8 @@ def test_what_is_no_row_of_numbers_an_image_is_refused(tmp_path: Path, name: str
 
 def test_two_classes_of_a_single_output_have_two_names(tmp_path: Path):
     path = heads.write(tmp_path / "m.onnx", heads.PROBABILITY["sigmoid"])
-    assert graph_source.read(path, Assumptions(classes=("benign", "malignant"))).description.classes == ("benign", "malignant")
+    named = Assumptions(classes=("benign", "malignant"))
+    assert graph_source.read(path, named).description.classes == ("benign", "malignant")
     assert graph_source.read(path).description.classes == ("class_0", "class_1")
     for names in (("malignant",), ("a", "b", "c")):
         with pytest.raises(BadInputError, match="two classes of the one output"):

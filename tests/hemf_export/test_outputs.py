@@ -257,3 +257,51 @@ def test_inspect_says_what_a_file_gives(halves, run_cli):
         code, out, err = run_cli("inspect", halves[name])
         assert code == 0, err
         assert words in " ".join(out.split())
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "logit, a vector", "softmax (N, K, 1, 1) of opset 11"])
+def test_float16_without_calibration_is_proven_on_scores(name: str, pictures, pair, tmp_path):
+    """As `trt --fp16` makes it of a file that isn't ours."""
+    from hemf_export import fp16
+
+    head = HEADS[name]
+    data = pair if head.width == 1 else pictures
+    source = heads.write(tmp_path / "m.onnx", head, data=data)
+    made = fp16.convert(source, tmp_path / "h.onnx", images=data / "val", count=16)
+    probabilities, labels, _ = truth(source, head, data / "val")
+    assert made.parity.accuracy is not None
+    assert made.parity.accuracy[1] == pytest.approx((probabilities.argmax(1) == labels).mean(), abs=0.1)
+    assert made.bound == (0.025 if made.description.output.of_probabilities else pytest.approx(made.bound))
+    assert not any("guessing" in note for note in made.notes)
+    model = predict.load(made.path)
+    images, _, _ = heads.loaded(data / "val")
+    found = model.output.probabilities(model.infer(images))
+    np.testing.assert_allclose(found, probabilities, atol=5e-3)
+
+
+@pytest.mark.slow
+def test_an_int8_file_of_a_single_logit_is_fine_tuned(pair, tmp_path, run_cli):
+    source = heads.write(tmp_path / "m.onnx", heads.LOGIT["a single output of a convolution"], data=pair)
+    code, _, err = run_cli(
+        "calibrate", source, "--precision", "int8", "--images", pair, "--classes", ",".join(sorted(TWO))
+    )
+    assert code == 0, err
+    int8 = tmp_path / "m.int8.onnx"
+    code, out, err = run_cli("finetune", int8, "--reference", source, "--data", pair, "--epochs", 2, "--json")
+    assert code in (0, 3), err
+    if code == 3:
+        assert "No epoch was better" in err
+        return
+    figures = json.loads(out)["figures"]
+    model = predict.load(tmp_path / "m.qat.int8.onnx", for_proof=True)
+    images, labels, _ = heads.loaded(pair / "val")
+    assert figures["accuracy"] == pytest.approx((model.infer(images).argmax(1) == labels).mean())
+
+
+def test_fine_tuning_of_probabilities_is_refused(pictures, tmp_path, run_cli):
+    source = heads.write(tmp_path / "m.onnx", heads.PROBABILITIES["softmax"], data=pictures)
+    code, _, err = run_cli("calibrate", source, "--precision", "int8", "--images", pictures)
+    assert code == 0, err
+    code, _, err = run_cli("finetune", tmp_path / "m.int8.onnx", "--reference", source, "--data", pictures)
+    assert code == 1
+    assert "trains on logits" in err
