@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from calibration.chances import Chances, chances
+from hemf.model_output import LOGITS, ModelOutput
 
 _RESAMPLES = 2000
 
@@ -24,7 +24,7 @@ class Comparison:
         agreement: share of the images that keep their class.
         chances: what is to be expected of other images like these.
         kl_divergence: of the candidate's probabilities from the reference's, mean, in nats.
-        max_difference: the largest absolute difference of a logit.
+        max_difference: the largest absolute difference of a logit, or of a probability where the model gives those.
         accuracy: of the candidate; None without labels.
         reference_accuracy: of the reference.
         balanced_accuracy: mean recall of the classes that there are.
@@ -73,9 +73,18 @@ def compare(
     reference: NDArray[np.float32],
     labels: NDArray[np.int64] | None,
     *,
+    output: ModelOutput = LOGITS,
     seed: int = 0,
 ) -> Comparison:
-    """Compare logits (n, classes) of the same images; labels (n,) where there are any; `seed` of the bootstrap."""
+    """Compare scores of the same images.
+
+    Args:
+        candidate: (n, classes).
+        reference: the same.
+        labels: (n,), where there are any.
+        output: what the scores are.
+        seed: of the bootstrap.
+    """
     assert candidate.shape == reference.shape, "the same images on both sides"
     if not (np.isfinite(candidate).all() and np.isfinite(reference).all()):
         nan = float("nan")
@@ -99,8 +108,8 @@ def compare(
         images=len(candidate),
         finite=True,
         agreement=float((tops[0] == tops[1]).mean()),
-        chances=chances(ours, theirs, labels),
-        kl_divergence=_kl_divergence(ours, theirs),
+        chances=chances(output.logits(ours), output.logits(theirs), labels),
+        kl_divergence=_kl_divergence(output.log_probabilities(ours), output.log_probabilities(theirs)),
         max_difference=float(np.abs(ours - theirs).max()),
         **known,
     )
@@ -127,5 +136,4 @@ def _balanced(right: NDArray[np.bool_], labels: NDArray[np.int64]) -> float:
 
 
 def _kl_divergence(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
-    logs = special.log_softmax(ours, axis=1), special.log_softmax(theirs, axis=1)
-    return float((np.exp(logs[1]) * (logs[1] - logs[0])).sum(1).mean().clip(0))
+    return float((np.exp(theirs) * (theirs - ours)).sum(1).mean().clip(0))

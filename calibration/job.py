@@ -27,6 +27,7 @@ from calibration.session import Session
 from calibration.shapes import Shape, image_shapes
 from calibration.trials import BATCH, Placement, Progress, Trials, Variant, logits
 from calibration.weights import Int8Weight, half, rounded
+from hemf.model_output import ModelOutput
 
 FLOAT16_IMAGES = 16  # that every value of the graph is recorded on
 MOMENT_IMAGES = 64  # that weights are rounded for
@@ -43,6 +44,8 @@ class Listener(Protocol):
     def sensitivity(self, found: BlockSensitivity) -> None: ...
 
     def step(self, step: Step) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,11 @@ class Job:
 
     def __post_init__(self) -> None:
         self.shapes = image_shapes(self.model)
+
+    @property
+    def output(self) -> ModelOutput:
+        """What the numbers are that the file gives, and every graph that is made of it."""
+        return self.original.output
 
     def islands(self) -> tuple[dict[str, str], Ranges]:
         """The nodes that float16 isn't safe for on calibration images, and the ranges of all values."""
@@ -161,6 +169,7 @@ class Job:
             "images": images.content_sha256(),
             "calibration": self.selection.calibration.content_sha256(),
             "place": place.__module__,
+            "output": self.output.kind,
         }
 
         def remembered(variant: Variant) -> NDArray[np.float32] | None:
@@ -170,13 +179,15 @@ class Job:
             self._keep_logits(logits, {**key, "variant": variant})
 
         return Trials(
-            self.model, self.reference, statistics, images, place=place, remembered=remembered, remember=remember,
+            self.model, self.reference, statistics, images, output=self.output, place=place, remembered=remembered,
+            remember=remember,
             progress=self.listener.advance,
         )  # fmt: skip
 
     def reference(self, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:
         """Logits (n, classes) of `images` by the original file, from the cache where they are there."""
-        key = {"graph": self.graph_sha256, "images": images.content_sha256(), "reference": "the file itself"}
+        key = {"graph": self.graph_sha256, "images": images.content_sha256(), "reference": "the file itself",
+               "output": self.output.kind}  # fmt: skip
         found = self._kept_logits(len(images), key)
         if found is not None:
             progress(len(images))

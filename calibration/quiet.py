@@ -16,6 +16,7 @@ from calibration.fp16 import to_float16
 from calibration.graphs import copy_of
 from calibration.image_set import ImageSet
 from calibration.trials import Progress, logits
+from hemf.model_output import LOGITS, ModelOutput
 
 IMAGES = 8  # that blocks are compared on: all their logits count, not only those near the border
 MOST = 4  # blocks that are worth float32: where these don't do, the noise is everywhere
@@ -29,6 +30,7 @@ def by_noise(
     where: Mapping[str, str],
     images: ImageSet,
     progress: Progress = lambda images: None,
+    output: ModelOutput = LOGITS,
 ) -> list[str]:
     """The blocks that lower the noise of the logits if they are float32, the one that lowers it most first.
 
@@ -38,13 +40,14 @@ def by_noise(
         where: each node's block.
         images: to run.
         progress: told the images of each batch, over all blocks.
+        output: what the model's numbers are.
     """
-    reference = logits(model, images)
+    reference = logits(model, images, output=output)
 
     def noise(own: Mapping[str, str]) -> float:
         candidate = copy_of(model)
         to_float16(candidate, own)
-        found = logits(emulate(candidate), images, progress)
+        found = logits(emulate(candidate), images, progress, output=output)
         return float(np.square(found.astype(np.float64) - reference).mean())
 
     before = noise(islands)

@@ -20,6 +20,7 @@ from calibration.graphs import copy_of
 from calibration.image_set import ImageSet
 from calibration.ranges import source_of
 from calibration.trials import Progress, logits
+from hemf.model_output import LOGITS, ModelOutput
 
 MAX_ROUNDS = 8
 _WORST = 2  # images that nodes are compared on
@@ -56,6 +57,7 @@ def convert(
     calm: Callable[[NDArray[np.float32]], bool] = lambda logits: True,
     noisy: Callable[[dict[str, str]], list[str]] = lambda islands: [],
     progress: Progress = lambda images: None,
+    output: ModelOutput = LOGITS,
 ) -> Mended:
     """Convert a copy of `model` to float16; where its logits miss the bound, put the offending nodes back to float32.
 
@@ -70,6 +72,7 @@ def convert(
         noisy: the blocks that make the noise, the worst first, for given islands; see `calibration.quiet`. By default
             only single nodes are mended.
         progress: told the images of each batch.
+        output: what the model's numbers are.
     """
     islands = dict(islands)
     where = blocks(model.graph)
@@ -78,7 +81,7 @@ def convert(
         candidate = copy_of(model)
         conversion = to_float16(candidate, islands)
         emulated = emulate(candidate)
-        found = logits(emulated, images, progress)
+        found = logits(emulated, images, progress, output=output)
         held = holds(found)
         if (held and calm(found)) or number == rounds:
             return Mended(candidate, conversion, found, number, held)

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hemf.errors import BadInputError
+from hemf.model_output import LOGITS, ModelOutput
 
 # Beyond it, protobuf takes no message: such a model would have to go through files.
 MAX_MODEL_BYTES = 2**31 - 1
@@ -30,6 +31,7 @@ class Session:
         outputs: values to fetch, by name; by default the graph's own first output.
         threads: within an operator; all usable cores by default.
         name: what errors call the graph; a file's path by default.
+        output: what the numbers of the first output are.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the graph.
@@ -42,6 +44,7 @@ class Session:
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
         name: str | None = None,
+        output: ModelOutput = LOGITS,
     ) -> None:
         import onnxruntime
 
@@ -58,6 +61,7 @@ class Session:
             raise BadInputError(
                 f"ONNX Runtime doesn't take {self.name}: {reason(error)}", "Export it again."
             ) from error
+        self.output = output
         taken = self._session.get_inputs()[0]
         self.input_name = taken.name
         self.any_batch = not (taken.shape and isinstance(taken.shape[0], int))
@@ -90,9 +94,8 @@ class Session:
         return {output.name: output.type for output in self._session.get_outputs()}
 
     def logits(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The first output alone."""
-        first: NDArray[np.float32] = self.run(batch)[0]
-        return first
+        """The first output alone, as scores (images, classes): logits, or what the graph gives in their place."""
+        return self.output.scores(self.run(batch)[0], len(batch))
 
 
 def reason(error: Exception) -> str:

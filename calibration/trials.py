@@ -20,6 +20,7 @@ from calibration.products import Product
 from calibration.qdq import Statistics, quantize
 from calibration.session import Session
 from calibration.thresholds import Method
+from hemf.model_output import LOGITS, ModelOutput
 
 BATCH = 4
 
@@ -37,6 +38,7 @@ class Trials:
         reference: computes the logits that all variants are compared with.
         statistics: of the products' activations and weights.
         images: what all variants are run on.
+        output: what the model's numbers are.
         place: puts the quantization into a copy of the model.
         remembered: looks up the logits of a variant that was run before, by the nodes in int8 and the method.
         remember: keeps them.
@@ -50,12 +52,13 @@ class Trials:
         statistics: Statistics,
         images: ImageSet,
         *,
+        output: ModelOutput = LOGITS,
         place: Placement = quantize,
         remembered: Callable[[Variant], NDArray[np.float32] | None] = lambda variant: None,
         remember: Callable[[Variant, NDArray[np.float32]], None] = lambda variant, logits: None,
         progress: Progress = lambda images: None,
     ) -> None:
-        self.model, self.statistics, self.images = model, statistics, images
+        self.model, self.statistics, self.images, self.output = model, statistics, images, output
         self._compute_reference = reference
         self._place, self._progress = place, progress
         self._remembered, self._remember = remembered, remember
@@ -78,7 +81,7 @@ class Trials:
     def compare(self, products: Collection[Product], method: Method) -> Comparison:
         """The variant with `products` in int8 beside the reference."""
         reference = self.reference
-        return compare(self.run(products, method), reference, self.images.labels)
+        return compare(self.run(products, method), reference, self.images.labels, output=self.output)
 
     def run(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
         """Logits (n, classes) of the variant with `products` in int8."""
@@ -87,16 +90,20 @@ class Trials:
         if found is not None:
             self._progress(len(self.images))
             return found
-        found = logits(self.build(products, method), self.images, self._progress)
+        found = logits(self.build(products, method), self.images, self._progress, output=self.output)
         self._remember(variant, found)
         return found
 
 
 def logits(
-    model: ir.Model | Session, images: ImageSet, progress: Progress = lambda images: None
+    model: ir.Model | Session,
+    images: ImageSet,
+    progress: Progress = lambda images: None,
+    *,
+    output: ModelOutput = LOGITS,
 ) -> NDArray[np.float32]:
-    """The model's logits (n, classes) of all the images, in their order."""
-    session = model if isinstance(model, Session) else Session(model)
+    """The model's scores (n, classes) of all the images, in their order; `output` is of a model that is no session."""
+    session = model if isinstance(model, Session) else Session(model, output=output)
     parts = []
     for batch in images.batches(BATCH):
         parts.append(session.logits(batch))

@@ -1,4 +1,5 @@
-"""Golden images of an engine: raw pixels in a file beside it, and in its manifest the logits that the graph gives them.
+"""Golden images of an engine: raw pixels in a file beside it, and in its manifest the logits that the graph gives them;
+of a graph that gives probabilities those, and of one with a single output two: see `hemf.model_output`.
 
 The pixels are what preprocessing gives before it normalizes, one byte a channel, so that a C++ program can read them
 with no library: (n, height, width, 3) in that order and nothing else. They are taken with the engine to its target,
@@ -34,7 +35,7 @@ class Golden:
 
     Args:
         pixels: (n, height, width, 3) uint8, RGB.
-        logits: (n, classes) float32, of the graph, float16 emulated.
+        logits: scores (n, classes) float32, of the graph, float16 emulated.
         source: where the images are from, in words.
         max_logit_difference: of any logit, from here to the engine's.
     """

@@ -20,6 +20,7 @@ from engines.runtime import Loaded
 from engines.tensors import Interface, interface
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
+from hemf.model_output import ModelOutput
 
 CONTEXTS = 4
 
@@ -37,6 +38,7 @@ class EngineRunner:
     Attributes:
         name: for reports.
         interface: input, output and batches.
+        output: what the engine's numbers are; what `infer` gives is made of them.
         notes: what a user should know, caches that couldn't be used among them.
     """
 
@@ -49,6 +51,7 @@ class EngineRunner:
         self.notes: list[str] = [*loaded.notes]
         self.interface: Interface = interface(loaded.engine, loaded.path)
         self.manifest = loaded.manifest
+        self.output = _output(loaded)
         self._loaded, self._device, self._cuda_graphs = loaded, device, cuda_graphs
         self._idle: queue.LifoQueue[Execution] = queue.LifoQueue()
         self._free = threading.BoundedSemaphore(contexts)
@@ -65,9 +68,9 @@ class EngineRunner:
     def infer(self, batch: Tensor) -> Tensor: ...
 
     def infer(self, batch: NDArray[np.generic] | Tensor) -> NDArray[np.float32] | Tensor:
-        """Network input, as the manifest describes it → logits (N, classes) float32.
+        """Network input, as the manifest describes it → scores (N, classes) float32: logits, or what the engine gives.
 
-        A batch over the largest profile is run in parts. A tensor's logits lie on the tensor's device.
+        A batch over the largest profile is run in parts. A tensor's scores lie on the tensor's device.
 
         Raises:
             BadInputError: another shape or type, or a batch that no parts of fit the profiles; the range is told.
@@ -82,8 +85,8 @@ class EngineRunner:
             finally:
                 self._idle.put(execution)
         self._keep_compiled(set(sizes))
-        logits = found.to(torch.float32)
-        return logits if isinstance(batch, Tensor) else logits.numpy()
+        scores = self.output.tensor_scores(found)
+        return scores if isinstance(batch, Tensor) else scores.numpy()
 
     def close(self) -> None:
         """Give back contexts and buffers; the runner can't be used any more."""
@@ -118,6 +121,14 @@ class EngineRunner:
         with self._lock:
             self._sizes |= sizes
             self._runtime_cache.save()
+
+
+def _output(loaded: Loaded) -> ModelOutput:
+    """What the engine's numbers are, by its manifest; one without a word of it is of logits."""
+    try:
+        return ModelOutput(loaded.manifest.get("output_type", "logits"))
+    except ValueError as error:
+        raise BadInputError(f"The manifest of {loaded.path}: {error}.", "Build the engine again.") from error
 
 
 class _RuntimeCache:

@@ -66,6 +66,11 @@ class Checkpoint:
                 f"{len(self.classes)} class names for {self.config.num_classes} outputs.",
                 "Give as many names as the classifier has outputs with --classes a,b,c.",
             )
+        if self.config.num_classes < 2:
+            raise BadInputError(
+                "The network has a single output, where a checkpoint has one for each class.",
+                "Train it with two outputs, or export it yourself: ONNX files of a single output are taken.",
+            )
         if len(set(self.classes)) != len(self.classes) or not all(self.classes):
             raise BadInputError(f"Class names must differ and not be empty: {', '.join(self.classes)}.")
         if self.preprocess.size != self.config.image_size:

@@ -47,6 +47,11 @@ class Progress:
             f"{'kept' if step.kept else 'too much'}"
         )
 
+    def note(self, text: str) -> None:
+        """What a user should know before more time is spent."""
+        self.close()
+        console.warn(text)
+
     def close(self) -> None:
         """Take the bar away."""
         if self._bar is not None:
@@ -87,7 +92,7 @@ def show(made: Made, budget: Budget | None) -> None:
         likely = found.chances.likely_drop(found.images) if budget is None else budget.likely_drop(found)
         rows.append(("drop on other images", f"up to {max(0.0, likely):.2f} points, 19 times of 20"))
     rows.append(("agreement", f"{found.agreement:.2%}; of other images {1 - found.expected_changes:.2%} expected"))
-    rows.append(("largest logit difference", f"{found.max_difference:.2e}"))
+    rows.append((f"largest {made.description.output.noun} difference", f"{found.max_difference:.2e}"))
     if made.reports:
         rows.append(("block by block", ", ".join(path.name for path in made.reports)))
     console.facts(str(made.path), rows)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
+from hemf.model_output import ModelOutput, OutputType
 from hemf.reading import PLAIN, Reading
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # the last: ONNX Runtime on a CPU, float32 in between
@@ -22,7 +23,7 @@ class Description:
 
     Args:
         name: of the network's configuration.
-        classes: class names, in the order of the logits.
+        classes: class names, in the order of the scores.
         preprocess: images to input.
         precision: of the graph.
         input_type: float32 takes normalized (N, 3, H, W); uint8 takes raw RGB pixels (N, H, W, 3).
@@ -31,6 +32,7 @@ class Description:
         versions: of the tools that made it.
         source_size: of the raw images that the graph resizes itself; None where they come to it resized.
         reading: how that checkpoint was to be read, where its file leaves a choice.
+        output_type: what the numbers are that the graph gives; see `hemf.model_output`.
     """
 
     name: str
@@ -43,11 +45,17 @@ class Description:
     versions: dict[str, str]
     source_size: SourceSize | None = None
     reading: Reading = PLAIN
+    output_type: OutputType = "logits"
 
     @property
     def input(self) -> ModelInput:
         """What the file takes of an image."""
         return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
+
+    @property
+    def output(self) -> ModelOutput:
+        """What the file gives of an image."""
+        return ModelOutput(self.output_type)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for metadata and manifests; a source size is [height, width]."""
@@ -64,7 +72,7 @@ class Description:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Description:
-        """The inverse of `to_dict`; what was written before there were source sizes has none."""
+        """The inverse of `to_dict`; what was written before there were source sizes and output types gives logits."""
         _check_kinds(values)
         special = {
             "classes": tuple(values["classes"]),
@@ -82,7 +90,7 @@ class Description:
             BadInputError: it says nothing of it, or nonsense.
         """
         try:
-            told = {"source_size": None, "reading": None, **manifest}
+            told = {"source_size": None, "reading": None, "output_type": "logits", **manifest}
             return cls.from_dict({field.name: told[field.name] for field in dataclasses.fields(cls)})
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
@@ -95,13 +103,16 @@ def _check_kinds(values: dict[str, Any]) -> None:
     batch, classes = values["batch"], values["classes"]
     right = {
         "name": isinstance(values["name"], str),
-        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
+        "classes": isinstance(classes, list) and len(classes) > 1 and all(isinstance(name, str) for name in classes),
         "precision": values["precision"] in get_args(Precision),
         "input_type": values["input_type"] in get_args(InputType),
         "batch": batch is None or (type(batch) is int and batch > 0),
         "checkpoint_sha256": isinstance(values["checkpoint_sha256"], str),
         "versions": isinstance(values["versions"], dict),
         "source_size": values.get("source_size") is None or values["input_type"] == "uint8",
+        "output_type": values.get("output_type", "logits") in get_args(OutputType),
     }
     for name in (name for name, fine in right.items() if not fine):
         raise ValueError(f"{name} is {values[name]!r}")
+    if ModelOutput(values.get("output_type", "logits")).single and len(classes) != 2:
+        raise ValueError(f"output_type is {values['output_type']!r} and classes is {classes!r}")

@@ -37,6 +37,7 @@ class Evaluated:
         probabilities: (n, classes), in the images' order.
         metrics: see `train.metrics.summarize`.
         by_class: see `train.class_metrics.by_class`.
+        doubts: see `hemf_export.plausibility`.
     """
 
     path: Path
@@ -46,6 +47,7 @@ class Evaluated:
     probabilities: NDArray[np.float64]
     metrics: dict[str, Any]
     by_class: dict[str, dict[str, Any]]
+    doubts: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[int, ...]:
@@ -77,6 +79,7 @@ class Evaluated:
             "images": {**ImageSet(self.images, self.model.input).to_dict(), "path": str(self.images.root)},
             "metrics": self.metrics,
             "by_class": self.by_class,
+            "doubts": list(self.doubts),
         }
 
 

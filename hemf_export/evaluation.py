@@ -21,9 +21,9 @@ from hemf import artifacts, folders
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.reading import PLAIN, Reading
-from hemf_export import image_labels, model_kind, predict, predictor
+from hemf_export import image_labels, model_kind, plausibility, predict, predictor
 from hemf_export.evaluated import Evaluated, Evaluation
-from hemf_export.predictor import Predictor, softmax
+from hemf_export.predictor import Predictor
 from train import metrics
 from train.class_metrics import by_class
 
@@ -144,9 +144,10 @@ def _evaluated(path: Path, model: Predictor, images: LabelledImages, batch: int,
             "Numbers overflow on the way: take the float32 file, or an earlier checkpoint.",
         )
     assert images.labels is not None
-    probabilities = softmax(logits)
+    probabilities = model.output.probabilities(logits)
     return Evaluated(
         path, artifacts.sha256(path), model, images, probabilities,
-        metrics.summarize(images.labels, logits, model.classes),
+        metrics.summarize(images.labels, logits, model.classes, model.output),
         by_class(images.labels, probabilities, model.classes),
+        plausibility.look(images, logits, model.input, model.infer, model.fixed_batch or model.filled(batch)),
     )  # fmt: skip

@@ -15,6 +15,7 @@ from calibration.products import is_signed_permutation
 from calibration.session import Session
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
+from hemf.model_output import ModelOutput
 from hemf.reading import PLAIN, Reading
 from hemf_export import discover, graph_source, model_kind, onnx_file
 from hemf_export.description import Description
@@ -41,6 +42,11 @@ def read(source: Path) -> tuple[Description, dict[str, Any]]:
         raise BadInputError(
             f"{source} has no manifest: nothing tells how it was made.", "Make it again: hemf-export calibrate."
         )
+    if described.output.of_probabilities:
+        raise BadInputError(
+            f"{source} gives {described.output.plural}; fine-tuning trains on logits.",
+            "Calibrate a float32 file that ends before its softmax or sigmoid, and fine-tune that.",
+        )
     if described.input_type != "float32" or described.batch is not None:
         what = "raw pixels" if described.input_type != "float32" else f"batches of {described.batch} alone"
         raise BadInputError(
@@ -62,13 +68,14 @@ class OriginTeacher:
 
     Args:
         path: of the file.
+        output: what its numbers are.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._session = Session(path)
+    def __init__(self, path: Path, output: ModelOutput) -> None:
+        self._session = Session(path, output=output)
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, size, size), normalized → logits (n, classes), where the images are."""
@@ -94,7 +101,7 @@ def teacher(
     kind = model_kind.kind_of(path)
     if kind == "onnx" and not onnx_file.is_ours(path):
         graph_source.read_origin(path, (described,))
-        return OriginTeacher(path)
+        return OriginTeacher(path, described.output)
     model_kind.require(path, "checkpoint", "Name what the file was made from: --reference FILE.")
     saved = checkpoint.load(path, reading=described.reading if reading == PLAIN else reading)
     if saved.sha256 != described.checkpoint_sha256:

@@ -22,13 +22,15 @@ from calibration.graphs import parse, prepare
 from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
-from hemf_export import graph_source, image_labels, onnx_file, parity, written
+from hemf.model_output import ModelOutput
+from hemf_export import graph_source, image_labels, onnx_file, parity, plausibility, written
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
 
 MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
+MAX_PROBABILITY_DIFFERENCE = 0.025  # what two logits that differ by their bound do to a probability at most
 MIN_AGREEMENT = 0.99
 IMAGES = 64
 NOISE_IMAGES = 8
@@ -40,8 +42,9 @@ class Bounds:
     """What the float16 graph may differ by from the float32 one.
 
     Args:
-        max_logit_difference: of any logit; None for `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest
-            float32 logit where that is more.
+        max_logit_difference: of any logit, or of any probability where a file gives those; None for
+            `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest float32 logit where that is more, and for
+            `MAX_PROBABILITY_DIFFERENCE` of probabilities.
         min_agreement: share of the images that keep their class; None for `MIN_AGREEMENT` on real images, where one may
             always change, and for nothing on noise: where two classes lie closer together than float16 can tell, no
             image shows more than that.
@@ -68,6 +71,12 @@ class Bounds:
     def agreement_of(self, images: int) -> float:
         """The least share of so many real images that must keep their class."""
         return self.min_agreement if self.min_agreement is not None else min(MIN_AGREEMENT, 1 - 1 / images)
+
+    def score_bound(self, output: ModelOutput, largest: float) -> float:
+        """The bound for what a file gives, of which the largest float32 score is `largest`."""
+        if output.of_probabilities and self.max_logit_difference is None:
+            return MAX_PROBABILITY_DIFFERENCE
+        return self.logit_bound(largest)
 
     def logit_bound(self, largest_logit: float) -> float:
         """The bound for float32 logits of at most this size."""
@@ -127,23 +136,30 @@ def convert(
     batch = described.batch or _BATCH
     with artifacts.atomic_path(output) as temporary:
         ir.save(graph, temporary)
-        emulated = Session(emulate(graph))
+        emulated = Session(emulate(graph), output=described.output)
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
-            exact, found = (_logits(session, samples, described, batch) for session in (origin.session(), emulated))
+            original = origin.session()
+            exact, found = (_logits(session, samples, described, batch) for session in (original, emulated))
+        doubts: tuple[str, ...] = ()
+        if samples.files is not None:
+            doubts = plausibility.look(samples.files, exact, described.input, original.logits, batch)
         proof = parity.compare(found, exact, source=samples.source, batches=(batch,), labels=samples.labels)
-        bound = bounds.logit_bound(proof.largest_logit)
+        bound = bounds.score_bound(described.output, proof.largest_logit)
         proof.require(
             f"{output.name} against {source.name}",
             option="--max-logit-diff",
             max_difference=bound,
             min_agreement=bounds.agreement_bound(samples),
+            noun=described.output.noun,
         )
-        plain = written.check(temporary, output.name, _inputs(samples, described, batch), found, exact)
+        inputs = _inputs(samples, described, batch)
+        plain = written.check(temporary, output.name, inputs, found, exact, described.output)
     fields = {"kind": "onnx", "parent": source.name, "parent_sha256": origin.sha256, **description.to_dict()}
     proofs = {"parity": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": plain}
     artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), **proofs})
-    return Float16File(output, description, conversion, proof, bound, origin.notes)
+    notes = (*origin.notes, *(f"{source.name}: {text}" for text in doubts))
+    return Float16File(output, description, conversion, proof, bound, notes)
 
 
 def _samples(images: Path | None, described: Description, count: int) -> Samples:

@@ -43,12 +43,13 @@ def make(graph: Path, described: Description, images: Path | None, count: int = 
 def of_pixels(graph: Path, described: Description, pixels: NDArray[np.uint8], source: str) -> Golden:
     """Golden images of pixels (n, H, W, 3) as `graph` takes them from images; `source` says where those are from."""
     inputs = described.input.network(pixels)
-    plain = _logits(Session(graph), inputs, described.batch)
+    plain = _logits(Session(graph, output=described.output), inputs, described.batch)
     logits = plain
     if described.precision != "fp32":
-        logits = _logits(Session(emulation.of_file(onnx.load(graph))), inputs, described.batch)
+        emulated = Session(emulation.of_file(onnx.load(graph)), output=described.output)
+        logits = _logits(emulated, inputs, described.batch)
     noise = float(np.abs(plain - logits).max())
-    bound = max(Bounds().logit_bound(float(np.abs(logits).max())), _TIMES_OWN_NOISE * noise)
+    bound = max(Bounds().score_bound(described.output, float(np.abs(logits).max())), _TIMES_OWN_NOISE * noise)
     return Golden(pixels, logits, source, round(bound, 6))
 
 

@@ -14,7 +14,7 @@ from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
 from hemf.images import Preprocess
-from hemf_export import onnx_file
+from hemf_export import graph_output, onnx_file
 from hemf_export.description import Description
 
 _ONNX = ("", "ai.onnx")  # its own domain
@@ -75,7 +75,7 @@ class Source:
         Raises:
             BadInputError: ONNX Runtime doesn't take it.
         """
-        return Session(self.path)
+        return Session(self.path, output=self.description.output)
 
 
 def read(path: Path, assumptions: Assumptions | None = None) -> Source:
@@ -102,15 +102,21 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
         return Source(path, proto, description, artifacts.sha256(path))
     proto = onnx_file.read_any(path)
     sha256 = onnx_file.sha256(path)
-    side, batch, outputs = _image_input(path, proto)
+    side, batch = _image_input(path, proto)
+    session = Session(path)
+    found = graph_output.recognize(proto, (3, side, side), batch, lambda images: session.run(images)[0], name=str(path))
+    onnx_file.state_output(proto, found.sizes, batch)
     standard = Preprocess.for_size(side, assumptions.mode or "crop")
     mean, std = assumptions.mean or standard.mean, assumptions.std or standard.std
-    classes = assumptions.classes or tuple(f"class_{index}" for index in range(outputs))
-    if len(classes) != outputs:
+    classes = assumptions.classes or tuple(f"class_{index}" for index in range(found.classes))
+    if len(classes) != found.classes:
+        what = "two classes of the one output" if found.output.single else f"{found.classes} outputs"
+        hint = "Name both, the one that a low number stands for first: --classes a,b."
         raise BadInputError(
-            f"{len(classes)} class names for the {outputs} outputs of {path}.", "Name each: --classes a,b,c."
+            f"{len(classes)} class names for the {what} of {path}.",
+            hint if found.output.single else "Name each: --classes a,b,c.",
         )
-    notes = [f"{path.name} is not a file of hemf-export: blocks are groups of its nodes."]
+    notes = [f"{path.name} is not a file of hemf-export: blocks are groups of its nodes.", *found.notes]
     if assumptions.mean is None or assumptions.std is None:
         notes.append(f"It doesn't tell its preprocessing: mean {mean} and std {std} are assumed (--mean, --std).")
     if foreign := sorted({f"{node.domain}:{node.op_type}" for node in proto.graph.node if node.domain not in _ONNX}):
@@ -127,6 +133,7 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
         batch=batch,
         checkpoint_sha256=sha256,
         versions=artifacts.versions(),
+        output_type=found.output.kind,
     )
     return Source(path, proto, description, sha256, tuple(notes))
 
@@ -154,8 +161,8 @@ def read_origin(path: Path, made: Sequence[Description]) -> Source:
     return Source(path, onnx_file.read_any(path), described, sha256)
 
 
-def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None, int]:
-    """Side of the image in pixels, the fixed batch or None, and the number of outputs."""
+def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None]:
+    """Side of the image in pixels, and the fixed batch or None."""
     weights = {initializer.name for initializer in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     signatures = (
@@ -164,14 +171,13 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None, i
     )
     problem = BadInputError(
         f"{path}: found the inputs {'; '.join(signatures[0]) or 'none'} and the outputs "
-        f"{'; '.join(signatures[1]) or 'none'}; expected float32 (N, 3, S, S) and float32 (N, classes).",
-        "Export it with one image input of a fixed square size.",
+        f"{'; '.join(signatures[1]) or 'none'}; expected one input, float32 (N, 3, S, S), and one output, a row of "
+        "numbers an image.",
+        "Export it with one image input of a fixed square size, and the output of its classes alone.",
     )
-    if len(inputs) != 1 or len(proto.graph.output) != 1 or not all(s[0].startswith("float32") for s in signatures):
+    if len(inputs) != 1 or len(proto.graph.output) != 1 or not signatures[0][0].startswith("float32"):
         raise problem
-    image, logits = (value.type.tensor_type.shape.dim for value in (inputs[0], proto.graph.output[0]))
-    if len(image) != 4 or image[1].dim_value != 3 or image[2].dim_value != image[3].dim_value or not image[2].dim_value:
+    image = onnx_file.sizes(inputs[0])
+    if image is None or len(image) != 4 or image[1] != 3 or image[2] != image[3] or image[2] is None:
         raise problem
-    if len(logits) != 2 or not logits[1].dim_value:
-        raise problem
-    return image[2].dim_value, image[0].dim_value or None, logits[1].dim_value
+    return image[2], image[0]

@@ -111,6 +111,7 @@ def _onnx(path: Path) -> Inspection:
             ("classes", ", ".join(described.classes)),
             ("preprocessing", _preprocessing(described.preprocess)),
             ("takes", _taken(own)),
+            ("gives", described.output.text(described.classes)),
             ("batch", str(described.batch or "any")),
             ("checkpoint", f"SHA-256 {described.checkpoint_sha256[:16]}…"),
         ]

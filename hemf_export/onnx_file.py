@@ -7,7 +7,7 @@ for; others' is read if it is contained, see `hemf_export.external_data`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import onnx
@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import external_data
+from hemf_export import external_data, graph_output
 from hemf_export.description import Description
 
 _KEY = "hemf"  # of our description in the file's metadata
@@ -137,14 +137,24 @@ def _check_signature(path: Path, model: onnx.ModelProto, description: Descriptio
     taken, batch = description.input, description.batch or "any"
     sides = f"{taken.height}, {taken.width}"
     image = f"{sides}, 3" if taken.raw else f"3, {sides}"
-    expected = [f"{description.input_type} ({batch}, {image})"], [f"float32 ({batch}, {len(description.classes)})"]
+    width = description.output.width(len(description.classes))
+    expected = f"{description.input_type} ({batch}, {image})", f"float32 ({batch}, {width})"
     found = [signature(value) for value in inputs], [signature(value) for value in model.graph.output]
-    for what, wanted, got in zip(("input", "output"), expected, found, strict=True):
-        if wanted != got:
+    fits = found[0] == [expected[0]], _is_row(model.graph.output, width, description.batch)
+    for what, wanted, got, fit in zip(("input", "output"), expected, found, fits, strict=True):
+        if not fit:
             raise BadInputError(
-                f"{path}: found the {what}s {'; '.join(got) or 'none'}; expected {'; '.join(wanted)}.",
+                f"{path}: found the {what}s {'; '.join(got) or 'none'}; expected {wanted}.",
                 "Export it again with hemf-export onnx.",
             )
+
+
+def _is_row(outputs: Sequence[onnx.ValueInfoProto], width: int, batch: int | None) -> bool:
+    """Whether there is one output, and a row of `width` numbers for each image; axes of size 1 may be anywhere."""
+    if len(outputs) != 1 or outputs[0].type.tensor_type.elem_type not in graph_output.FLOATS:
+        return False
+    found = sizes(outputs[0])
+    return found is not None and graph_output.is_row(found, width, batch)
 
 
 def signature(value: onnx.ValueInfoProto) -> str:
@@ -156,8 +166,33 @@ def signature(value: onnx.ValueInfoProto) -> str:
     name = "float32" if tensor.elem_type == onnx.TensorProto.FLOAT else names.get(tensor.elem_type, "unknown type")
     if not tensor.HasField("shape"):
         return f"{name} (any shape)"
-    sizes = [str(dim.dim_value) if dim.HasField("dim_value") else "any" for dim in tensor.shape.dim]
-    return f"{name} ({', '.join(sizes)})"
+    return f"{name} ({', '.join('any' if size is None else str(size) for size in sizes(value) or ())})"
+
+
+def sizes(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
+    """The shape of an input or output, None for a size that is open, however the file spells that; None without one."""
+    if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
+        return None
+    return tuple(dim.dim_value if dim.dim_value > 0 else None for dim in value.type.tensor_type.shape.dim)
+
+
+def state_output(model: onnx.ModelProto, found: tuple[int | None, ...], batch: int | None) -> None:
+    """Write the shape of the only output into a parsed file, as it was found: files don't always state it, or wrongly.
+
+    Args:
+        model: changed in place.
+        found: sizes, None for the batch.
+        batch: the fixed one, or None for any.
+    """
+    shape = model.graph.output[0].type.tensor_type.shape
+    named = [dim.dim_param for dim in shape.dim]
+    del shape.dim[:]
+    for index, size in enumerate(found):
+        known = batch if size is None else size
+        if known is None:
+            shape.dim.add(dim_param=(named[index] if index < len(named) else "") or "N")
+        else:
+            shape.dim.add(dim_value=known)
 
 
 def _refuse_external_data(path: Path, model: onnx.ModelProto) -> None:

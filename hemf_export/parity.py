@@ -49,18 +49,20 @@ class Parity:
             values["accuracy"] = {"candidate": self.accuracy[0], "reference": self.accuracy[1]}
         return values
 
-    def require(self, what: str, *, option: str, max_difference: float, min_agreement: float = 0.0) -> None:
+    def require(
+        self, what: str, *, option: str, max_difference: float, min_agreement: float = 0.0, noun: str = "logit"
+    ) -> None:
         """Raise CheckFailedError where a bound is missed or a logit is not finite (NaN on both sides is no parity).
 
-        `option` is what sets `max_difference`, for the message.
+        `option` is what sets `max_difference`, and `noun` what differs, for the message.
         """
         if not self.finite:
             raise CheckFailedError(f"{what}: logits that are not finite.", "The file was not kept.")
         if not self.max_difference <= max_difference:
             raise CheckFailedError(
-                f"{what}: a logit differs by {self.max_difference:.3g}; the bound is {max_difference:g} "
+                f"{what}: a {noun} differs by {self.max_difference:.3g}; the bound is {max_difference:g} "
                 f"({self.images} images of {self.source}).",
-                f"The file was not kept. The largest logit is {self.largest_logit:.3g}: if so small a share of it is "
+                f"The file was not kept. The largest {noun} is {self.largest_logit:.3g}: if so small a share of it is "
                 f"rounding, set {option}.",
             )
         if not self.agreement >= min_agreement:

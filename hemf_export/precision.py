@@ -22,9 +22,10 @@ from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
 from calibration.products import Product
 from calibration.qdq import Statistics
+from calibration.trials import BATCH, logits
 from hemf import artifacts
 from hemf.errors import CheckFailedError
-from hemf_export import graph_source, image_labels, model_kind, precision_file, same_model
+from hemf_export import graph_source, image_labels, model_kind, plausibility, precision_file, same_model
 from hemf_export.description import Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
@@ -85,19 +86,31 @@ def make(request: Request, listener: Listener) -> Made:
     held_out = chosen.held_out.whole(judges)
     if own_classes is None:
         images, more = image_labels.match(held_out.images, described.classes)
-        held_out, chosen = (
-            dataclasses.replace(held_out, images=images),
-            dataclasses.replace(chosen, notes=(*chosen.notes, *more)),
-        )
+        held_out = dataclasses.replace(held_out, images=images)
+        chosen = dataclasses.replace(chosen, notes=(*chosen.notes, *more))
     chosen = dataclasses.replace(chosen, held_out=held_out)
     job = Job(model, original, source.sha256, chosen, Cache(request.cache), listener)
-    notes = [*source.notes, *chosen.notes, *same_model.require(job)]
+    notes = [*source.notes, *chosen.notes, *same_model.require(job), *_doubts(request, job)]
     graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
     path = request.output or _default_output(request, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
     notes += [*job.cache.notes, *(graph.plan.notes if graph.plan else ()), *_verdict(request, wanted, graph)]
     return precision_file.write(path, request.source, job, described, graph, request.budget, tuple(notes))
+
+
+def _doubts(request: Request, job: Job) -> tuple[str, ...]:
+    """What the float32 file makes of some labelled images, told before hours of work; nothing where that is sound."""
+    if job.selection.held_out.labels is None:
+        return ()
+    images = job.selection.held_out.whole(max(plausibility.IMAGES, job.selection.held_out.batch or 1))
+    job.listener.phase("Looking at the float32 file", len(images))
+    scores = logits(job.original, images, job.listener.advance)
+    found = plausibility.look(images.images, scores, images.taken, job.original.logits, images.batch or BATCH)
+    found = tuple(f"{request.source.name}: {text}" for text in found)
+    for text in found:
+        job.listener.note(text)
+    return found
 
 
 def _float16(request: Request, job: Job) -> Graph:
@@ -122,19 +135,20 @@ def _float16(request: Request, job: Job) -> Graph:
             _round_weights(variant, job)
 
         def problems(logits: NDArray[np.float32]) -> list[str]:
-            return _missed(request, compare(logits, reference, judges.labels), reference)
+            return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
 
         def calm(logits: NDArray[np.float32]) -> bool:
-            return request.budget is not None or not FP16_BUDGET.missed(compare(logits, reference, judges.labels))
+            found = compare(logits, reference, judges.labels, output=job.output)
+            return request.budget is not None or not FP16_BUDGET.missed(found)
 
         made = repair.convert(
             variant, islands, judges, reference, lambda logits: not problems(logits), calm=calm,
-            noisy=_noisy(job, variant, wanted=not products), progress=job.listener.advance,
+            noisy=_noisy(job, variant, wanted=not products), progress=job.listener.advance, output=job.output,
         )  # fmt: skip
         missed = problems(made.logits)
         if not missed:
             final = None if plan is None else dataclasses.replace(plan, chosen=products)
-            found = compare(made.logits, reference, judges.labels)
+            found = compare(made.logits, reference, judges.labels, output=job.output)
             kind: Precision = "int8" if products else "fp16"
             return Graph(made.model, kind, made.logits, reference, found, made.conversion, final)
     raise CheckFailedError(
@@ -160,7 +174,7 @@ def _noisy(job: Job, model: ir.Model, *, wanted: bool) -> Callable[[dict[str, st
         where = blocks(model.graph)
         images = job.selection.calibration.whole(max(quiet.IMAGES, job.selection.calibration.batch or 1))
         job.listener.phase("Looking for the blocks that make the noise", len(images) * (len(set(where.values())) + 1))
-        order = quiet.by_noise(model, islands, where, images, job.listener.advance)
+        order = quiet.by_noise(model, islands, where, images, job.listener.advance, output=job.output)
         job.listener.phase("Proving with less noise", len(job.selection.held_out) * quiet.MOST)
         return order
 
@@ -181,23 +195,25 @@ def _cpu(request: Request, job: Job) -> Graph:
     trials = job.trials(plan.statistics, judges, plan.place)
     job.listener.phase("Proving on held-out images", len(judges) * 2)
     proven = trials.run(plan.chosen, plan.method)
-    found = compare(proven, trials.reference, judges.labels)
-    if missed := _missed(request, found, trials.reference):
+    found = compare(proven, trials.reference, judges.labels, output=job.output)
+    if missed := _missed(request, found, trials.reference, job):
         raise CheckFailedError(f"{request.source.name} in INT8 for a CPU: {'; '.join(missed)}.", "No file was kept.")
     model = trials.build(plan.chosen, plan.method)
     return Graph(model, "int8-cpu", proven, trials.reference, found, None, plan)
 
 
-def _missed(request: Request, found: Comparison, reference: NDArray[np.float32]) -> list[str]:
+def _missed(request: Request, found: Comparison, reference: NDArray[np.float32], job: Job) -> list[str]:
     """What a graph's figures miss, in words: the budget of INT8, or the bounds of FP16."""
     if not found.finite:
         return ["logits that are not finite"]
     problems = [] if request.budget is None else request.budget.missed(found)
     if request.precision == "int8":
         return problems
-    bound = request.bounds.logit_bound(float(np.abs(reference).max()))
+    bound = request.bounds.score_bound(job.output, float(np.abs(reference).max()))
     if not found.max_difference <= bound:
-        problems.append(f"a logit differs by {found.max_difference:.3g}, bound {bound:.3g} (--max-logit-diff)")
+        problems.append(
+            f"a {job.output.noun} differs by {found.max_difference:.3g}, bound {bound:.3g} (--max-logit-diff)"
+        )
     least = request.bounds.agreement_of(found.images)
     if found.agreement < least:
         problems.append(f"{found.agreement:.2%} keep their class, bound {least:.2%} (--min-agreement)")

@@ -96,7 +96,7 @@ def write(
         ir.save(graph.model, temporary)
         types = graph_types.count_types(ir.load(temporary))
         batches = job.selection.held_out.batches(BATCH)
-        plain = written.check(temporary, path.name, batches, graph.logits, graph.reference)
+        plain = written.check(temporary, path.name, batches, graph.logits, graph.reference, job.output)
     fields: dict[str, Any] = {
         "kind": "onnx",
         "parent": source.name,

@@ -69,10 +69,11 @@ def load_origin(path: Path, made: Sequence[Description]) -> Predictor:
         BadInputError: none of them was made from it, or ONNX Runtime doesn't take it.
     """
     source = graph_source.read_origin(path, made)
-    runner, described = OnnxRunner(path, f"ONNX Runtime, {path.name}"), source.description
+    described = source.description
+    runner = OnnxRunner(path, f"ONNX Runtime, {path.name}", output=described.output)
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
-        checkpoint_sha256=described.checkpoint_sha256, fixed_batch=described.batch,
+        checkpoint_sha256=described.checkpoint_sha256, fixed_batch=described.batch, output_type=described.output_type,
     )  # fmt: skip
 
 
@@ -91,11 +92,11 @@ def _onnx(path: Path, classes: Sequence[str] | None, *, emulated: bool) -> Predi
     _require_classes(path, described, classes)
     emulated = emulated and described.precision in ("fp16", "int8")
     name = f"ONNX Runtime, {path.name}" + ", float16 emulated" * emulated
-    runner = OnnxRunner(emulation.of_file(proto) if emulated else path, name)
+    runner = OnnxRunner(emulation.of_file(proto) if emulated else path, name, output=described.output)
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
         checkpoint_sha256=described.checkpoint_sha256, emulated=emulated, input_type=described.input_type,
-        fixed_batch=described.batch, source_size=described.source_size,
+        fixed_batch=described.batch, source_size=described.source_size, output_type=described.output_type,
     )  # fmt: skip
 
 
@@ -121,6 +122,7 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
         checkpoint_sha256=described.checkpoint_sha256, input_type=described.input_type,
         fixed_batch=sizes.smallest if sizes.smallest == sizes.largest else None,
         filled=sizes.filled, notes=(*notes, *runner.notes), source_size=described.source_size,
+        output_type=described.output_type,
     )  # fmt: skip
 
 

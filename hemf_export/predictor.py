@@ -19,6 +19,7 @@ from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
+from hemf.model_output import ModelOutput, OutputType
 from hemf_export import image_list
 from hemf_export.description import InputType, Precision
 from hemf_export.runners import Runner
@@ -34,7 +35,8 @@ class Prediction:
         path: the image.
         label: the most likely class.
         probability: of that class.
-        probabilities: of every class, in the order of the model's classes; their sum is 1.
+        probabilities: of every class, in the order of the model's classes; their sum is 1, but for a file that gives
+            them itself.
     """
 
     path: Path
@@ -49,10 +51,10 @@ class Predictor:
 
     Args:
         name: what computes it and the file, for reports.
-        classes: names, in the order of the logits.
+        classes: names, in the order of the scores.
         preprocess: images to input.
         precision: of the file; a checkpoint's is fp32.
-        runner: input to logits.
+        runner: input to scores.
         checkpoint_sha256: of the checkpoint that the file is, or was made from.
         emulated: whether float16 is rounded here as a GPU would, which a CPU by itself doesn't.
         input_type: what the runner takes, normalized or raw pixels.
@@ -60,6 +62,7 @@ class Predictor:
         fixed_batch: the only batch size that the file takes; None for any.
         filled: images that are wanted → images that have to be given, as the file takes no batch of fewer.
         notes: what a user should know about how the file was read.
+        output_type: what the scores are made of; see `hemf.model_output`.
     """
 
     name: str
@@ -74,11 +77,17 @@ class Predictor:
     filled: Callable[[int], int] = lambda count: count
     notes: tuple[str, ...] = ()
     source_size: SourceSize | None = None
+    output_type: OutputType = "logits"
 
     @property
     def input(self) -> ModelInput:
         """What the runner takes of an image."""
         return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
+
+    @property
+    def output(self) -> ModelOutput:
+        """What the runner's scores are."""
+        return ModelOutput(self.output_type)
 
     def to_dict(self) -> dict[str, Any]:
         """What a report says of it, in plain types."""
@@ -89,6 +98,7 @@ class Predictor:
             "preprocess": self.preprocess.to_dict(),
             "input_type": self.input_type,
             "source_size": None if self.source_size is None else str(self.source_size),
+            "output_type": self.output_type,
             "notes": list(self.notes),
         }
 
@@ -128,16 +138,17 @@ class Predictor:
         return found
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (n, H, W, 3) uint8, as `input` takes them from images → logits (n, classes).
+        """Pixels (n, H, W, 3) uint8, as `input` takes them from images → scores (n, classes).
 
         They go through in batches that the file takes: of its fixed size, else all at once.
         """
         size = self.fixed_batch or len(pixels)
-        parts = []
-        for start in range(0, len(pixels), size):
-            inputs = self.input.network(pixels[start : start + size])
-            parts.append(self.runner.infer(self._filled(inputs))[: len(inputs)])
-        return np.concatenate(parts)
+        parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+        return np.concatenate([self.infer(self.input.network(part)) for part in parts])
+
+    def infer(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Network input of as many images as the file takes, or fewer → scores (n, classes)."""
+        return self.runner.infer(self._filled(inputs))[: len(inputs)]
 
     def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
         """A short batch filled up to the size that the file takes with its last image."""
@@ -145,16 +156,17 @@ class Predictor:
         return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing > 0 else inputs
 
     def _predictions(self, paths: Sequence[Path], logits: NDArray[np.float32]) -> list[Prediction]:
-        """Logits (n, classes) of n images → predictions."""
+        """Scores (n, classes) of n images → predictions."""
         bad = [str(path) for path, row in zip(paths, logits, strict=True) if not np.isfinite(row).all()]
         if bad:
             raise CheckFailedError(
                 f"{self.name}: the logits of {', '.join(bad)} are not finite.",
                 "Numbers overflow on the way: take the float32 file, or an earlier checkpoint.",
             )
+        rows = self.output.probabilities(logits).tolist()
         return [
             Prediction(path, self.classes[top], row[top], tuple(row))
-            for path, top, row in zip(paths, logits.argmax(1).tolist(), softmax(logits).tolist(), strict=True)
+            for path, top, row in zip(paths, logits.argmax(1).tolist(), rows, strict=True)
         ]
 
 

@@ -105,11 +105,12 @@ def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
     target = (wanted.folder or source.parent) / f"{model_kind.stem(source)}.fp16.onnx"
     half = fp16.convert(source, target, images=wanted.images, count=wanted.samples, bounds=wanted.bounds, step=step)
     proof, converted = half.parity, half.conversion
+    noun = half.description.output.noun
     accuracy = "" if proof.accuracy is None else f", accuracy {proof.accuracy[0]:.2%} (float32 {proof.accuracy[1]:.2%})"
     rows = (
         ("graph", f"{half.path.name}, {len(converted.islands)} of {converted.nodes} nodes in float32"),
         ("proven on", f"{proof.images} images of {proof.source}"),
-        ("float16 against float32", f"largest logit difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
+        ("float16 against float32", f"largest {noun} difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}{accuracy}"),
     )
     return ProvenGraph(half.path, half.description, {"parity_of_the_graph": proof.to_dict()}, rows, half.notes)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from calibration import graph_types, selection
 from calibration.agreement import Comparison, compare
@@ -30,7 +32,7 @@ from calibration.trials import logits as logits_of
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
 from hemf.reading import PLAIN, Reading
-from hemf_export import finetuning_source, onnx_file, predictor, written
+from hemf_export import finetuning_source, onnx_file, plausibility, predictor, written
 from hemf_export.description import Description
 from train import finetuning, hardware
 from train.finetuning import FineTuned
@@ -45,6 +47,8 @@ class Listener(finetuning.Listener, Protocol):
     """Also hears of what comes before and after the epochs."""
 
     def phase(self, text: str, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,10 @@ def make(request: Request, listener: Listener) -> Made:
     chosen = _images(request, described, listener)
     model = ir.load(request.source)
     infer(model)
-    network = GraphNetwork(model, finetuning_source.trained_initializers(model.graph)).to(device)
+    trained = finetuning_source.trained_initializers(model.graph)
+    network = GraphNetwork(model, trained, described.output).to(device)
     judges = chosen.held_out
+    doubts = _doubts(teacher, judges, device, listener)
     tuned = finetuning.finetune(
         network, teacher, chosen.calibration.images, judges.images, described.preprocess, request.recipe, listener,
         device, request.workers,
@@ -154,7 +160,7 @@ def make(request: Request, listener: Listener) -> Made:
     }
     proofs = judges.batches(BATCH), found, tuned.reference
     manifest = _write(path, request.source, model, described, fields, proofs)
-    return Made(path, before, after, tuned, manifest, chosen.notes)
+    return Made(path, before, after, tuned, manifest, (*chosen.notes, *doubts))
 
 
 def _images(request: Request, described: Description, listener: Listener) -> Selection:
@@ -169,6 +175,24 @@ def _images(request: Request, described: Description, listener: Listener) -> Sel
     return chosen
 
 
+def _doubts(teacher: Callable[[Tensor], Tensor], judges: ImageSet, device: str, listener: Listener) -> tuple[str, ...]:
+    """What the float network makes of some held-out images, told before the training; nothing where that is sound."""
+    images = judges.whole(plausibility.IMAGES)
+
+    @torch.no_grad()
+    def infer(batch: NDArray[np.generic]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32] = teacher(torch.from_numpy(batch).to(device)).float().cpu().numpy()
+        return scores
+
+    scores = np.concatenate([infer(batch) for batch in images.batches(BATCH)])
+    found = tuple(
+        f"The float network: {text}" for text in plausibility.look(images.images, scores, images.taken, infer, BATCH)
+    )
+    for text in found:
+        listener.note(text)
+    return found
+
+
 def _prove(model: ir.Model, described: Description, judges: ImageSet, listener: Listener) -> NDArray[np.float32]:
     """The held-out logits of the graph as it is shipped, in ONNX Runtime."""
     done = 0
@@ -178,7 +202,8 @@ def _prove(model: ir.Model, described: Description, judges: ImageSet, listener: 
         done += count
         listener.phase("proving in ONNX Runtime", done, len(judges))
 
-    return logits_of(model if described.precision == "int8-cpu" else emulate(model), judges, progress)
+    graph = model if described.precision == "int8-cpu" else emulate(model)
+    return logits_of(graph, judges, progress, output=described.output)
 
 
 def _require_same(found: NDArray[np.float32], trained: NDArray[np.float32], path: Path) -> None:
@@ -210,7 +235,7 @@ def _write(
     with artifacts.atomic_path(path) as temporary:
         ir.save(model, temporary)
         types = graph_types.count_types(ir.load(temporary))
-        plain = written.check(temporary, path.name, *proofs)
+        plain = written.check(temporary, path.name, *proofs, described.output)
     parent = {"parent": source.name, "parent_sha256": artifacts.sha256(source)}
     made = {"kind": "onnx", **parent, **description.to_dict(), "types": types, **fields, "file_as_written": plain}
     return artifacts.write_manifest(path, made)

@@ -1,4 +1,4 @@
-"""One interface over what can compute logits: PyTorch and ONNX Runtime here, engines later."""
+"""One interface over what can compute scores: PyTorch and ONNX Runtime here, engines later."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from calibration.session import Session
 from hemf.model import HEMF
+from hemf.model_output import LOGITS, ModelOutput
 
 
 class Runner(Protocol):
-    """Computes logits.
+    """Computes scores: logits, or the probabilities that a file gives in their place; see `hemf.model_output`.
 
     `name` tells it from others in a report.
     """
@@ -23,7 +24,7 @@ class Runner(Protocol):
     name: str
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Network input, as the description of the model says → logits (N, classes)."""
+        """Network input, as the description of the model says → scores (N, classes)."""
         ...
 
 
@@ -53,15 +54,23 @@ class OnnxRunner:
         source: the file or the graph.
         name: for reports; the file's name by default.
         threads: within an operator.
+        output: what the file's numbers are.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the file.
     """
 
-    def __init__(self, source: Path | ir.Model, name: str | None = None, *, threads: int | None = None) -> None:
-        self._session = Session(source, threads=threads)
+    def __init__(
+        self,
+        source: Path | ir.Model,
+        name: str | None = None,
+        *,
+        threads: int | None = None,
+        output: ModelOutput = LOGITS,
+    ) -> None:
+        self._session = Session(source, threads=threads, output=output)
         self.name = name or (source.name if isinstance(source, Path) else "ONNX Runtime")
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The file's input, of any batch that it takes → logits."""
+        """The file's input, of any batch that it takes → scores."""
         return self._session.logits(batch)

@@ -34,12 +34,12 @@ def require(job: Job) -> list[str]:
     reference = logits(job.original, images)
     if not np.isfinite(reference).all():
         raise BadInputError(f"{job.original.name} itself gives logits that are not finite on {len(images)} images.")
-    prepared = logits(job.model, images)
+    prepared = logits(job.model, images, output=job.output)
     difference, allowed = _difference(prepared, reference)
     if not difference <= allowed:
         raise BadInputError(
-            f"{job.original.name}, brought to the opset and form that FP16 and INT8 need, is another model: a logit "
-            f"differs by {difference:.3g} on {len(images)} images.",
+            f"{job.original.name}, brought to the opset and form that FP16 and INT8 need, is another model: "
+            f"a {job.output.noun} differs by {difference:.3g} on {len(images)} images.",
             "An operator of it has another meaning in newer opsets: export the model again with opset 19 or newer.",
         )
     if not job.original.any_batch or images.batch is not None:

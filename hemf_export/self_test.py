@@ -40,7 +40,8 @@ def of(runner: EngineRunner, path: Path) -> SelfTest | None:
     """
     found = compare(runner, path)
     if found is not None and not found.passed:
-        what = f"a logit differs by {found.max_difference:.3g}, bound {found.bound:.3g}" if found.finite else "NaN"
+        noun = runner.output.noun
+        what = f"a {noun} differs by {found.max_difference:.3g}, bound {found.bound:.3g}" if found.finite else "NaN"
         raise CheckFailedError(
             f"{path} doesn't compute what its graph does: {what} ({found.images} golden images).",
             "Don't use it on this machine. Build it again here, and test again.",

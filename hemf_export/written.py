@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from calibration.session import Session
 from hemf.errors import BadInputError, CheckFailedError
+from hemf.model_output import LOGITS, ModelOutput
 
 IMAGES = 16  # of those that the proof ran on
 _SHARE = 0.05  # of the largest logit, or of 1: INT8 steps may flip where float16 rounds
@@ -30,6 +31,7 @@ def check(
     batches: Iterable[NDArray[np.generic]],
     proven: NDArray[np.float32],
     reference: NDArray[np.float32],
+    output: ModelOutput = LOGITS,
 ) -> dict[str, Any]:
     """Read back a file that is about to be kept, and run it on some of the images that it was proven on.
 
@@ -39,6 +41,7 @@ def check(
         batches: network input of the proof, from its first image on; `IMAGES` or a few more are taken.
         proven: logits (n, classes) of the proof's images by the graph that was proven, emulated.
         reference: the same by what it was proven against.
+        output: what the file's numbers are.
 
     Returns:
         What the file itself computes, for its manifest: `images`, `runner`, `finite`, `agreement` and
@@ -50,7 +53,7 @@ def check(
     parts: list[NDArray[np.float32]] = []
     try:
         onnx.checker.check_model(str(path))
-        session = Session(path, name=name)
+        session = Session(path, name=name, output=output)
         for batch in batches:
             parts.append(session.logits(batch))
             if sum(map(len, parts)) >= IMAGES:

@@ -193,6 +193,9 @@ class Quiet:
     def advance(self, count: int) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
 
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

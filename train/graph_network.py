@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hemf.errors import BadInputError, did_you_mean
+from hemf.model_output import LOGITS, ModelOutput
 from train import fake_quantization
 from train.graph_operators import OPERATORS
 
@@ -45,21 +46,22 @@ class _Step:
 
 
 class GraphNetwork(nn.Module):
-    """Images (n, 3, H, W), normalized → logits (n, classes), as the graph gives them.
+    """Images (n, 3, H, W), normalized → scores (n, classes), as the graph gives them.
 
     Args:
         model: with the types of its values (see `onnx_ir`'s shape inference); `store` writes into it.
         trained: names of the initializers that become parameters: int8 or int32 ones that one DequantizeLinear reads,
             float16 and float32 ones. All others stay what they are.
+        output: what the graph's numbers are.
 
     Raises:
         BadInputError: an operator that isn't known here, or a subgraph.
     """
 
-    def __init__(self, model: ir.Model, trained: Collection[str]) -> None:
+    def __init__(self, model: ir.Model, trained: Collection[str], output: ModelOutput = LOGITS) -> None:
         super().__init__()
         graph = model.graph
-        self._graph = graph
+        self._graph, self._scores = graph, output.tensor_scores
         self._input, self._output = str(graph.inputs[0].name), str(graph.outputs[0].name)
         self._steps = _plan(graph)
         self._integers: dict[str, Tensor] = {}  # shapes and axes: kept on the CPU, wherever the network is
@@ -89,7 +91,7 @@ class GraphNetwork(nn.Module):
             values[step.output] = fake_quantization.to_half(value) if step.half else value
             for name in step.spent:
                 values.pop(name, None)
-        return values[self._output]
+        return self._scores(values[self._output])
 
     @torch.no_grad()
     def store(self) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 from sklearn.metrics import (
     accuracy_score,
     cohen_kappa_score,
@@ -19,17 +18,22 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
+from hemf.model_output import LOGITS, ModelOutput
+
 ECE_BINS = 15
 _ROUNDING = 1e-9
 
 
-def summarize(labels: Sequence[int], logits: NDArray[np.float32], classes: Sequence[str]) -> dict[str, Any]:
+def summarize(
+    labels: Sequence[int], logits: NDArray[np.float32], classes: Sequence[str], output: ModelOutput = LOGITS
+) -> dict[str, Any]:
     """What is known of a classifier from its logits of labelled images, in plain types.
 
     Args:
         labels: true classes, n of them.
-        logits: (n, number of classes).
+        logits: (n, number of classes); scores of any other kind with `output`.
         classes: names, in the order of the logits.
+        output: what the scores are.
 
     Returns:
         `accuracy`, `balanced_accuracy` (mean recall of the classes that there are), `macro_precision`, `macro_recall`
@@ -43,7 +47,8 @@ def summarize(labels: Sequence[int], logits: NDArray[np.float32], classes: Seque
     predicted = logits.argmax(1)
     indices = np.arange(len(classes))
     recall = recall_score(truth, predicted, labels=indices, average=None, zero_division=0.0)
-    logs = _log_probabilities(logits)
+    with np.errstate(invalid="ignore"):  # an infinite logit: the figures that it spoils are NaN or None
+        logs, probabilities = output.log_probabilities(logits), output.probabilities(logits)
     found: dict[str, Any] = {
         "images": len(truth),
         "accuracy": float(accuracy_score(truth, predicted)),
@@ -52,7 +57,7 @@ def summarize(labels: Sequence[int], logits: NDArray[np.float32], classes: Seque
         "macro_recall": float(recall_score(truth, predicted, average="macro", zero_division=0.0)),
         "macro_f1": float(f1_score(truth, predicted, average="macro", zero_division=0.0)),
         **_beyond_chance(truth, predicted, indices),
-        **_of_probabilities(truth, np.exp(logs), classes),
+        **_of_probabilities(truth, probabilities, classes),
         "recall": {name: float(value) for name, value in zip(classes, recall, strict=True)},
         "confusion": confusion_matrix(truth, predicted, labels=indices).tolist(),
         "loss": float(-logs[np.arange(len(truth)), truth].mean()),
@@ -110,8 +115,3 @@ def _of_probabilities(
         "ece": expected_calibration_error(truth, probabilities),
         "brier": brier_score(truth, probabilities),
     }
-
-
-def _log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):  # an infinite logit: the figures that it spoils are NaN or None
-        return np.asarray(log_softmax(logits.astype(np.float64), axis=1))

@@ -37,12 +37,14 @@ class Verified:
         checkpoint_sha256: of its reference.
         images: that it ran on: their folder, number, hash of the names, and whether they have labels.
         subjects: the reference and the candidates, each with what is told of it beside its latency.
+        doubts: of the reference, in words.
     """
 
     path: Path
     checkpoint_sha256: str
     images: Mapping[str, Any]
     subjects: tuple[Mapping[str, Any], ...]
+    doubts: tuple[str, ...] = ()
 
     def require(self, checkpoint_sha256: str, files: Sequence[TimedFile]) -> None:
         """Refuse a verification of something else, before anything is timed.
@@ -104,7 +106,8 @@ def read(path: Path) -> Verified:
     try:
         images = {name: report["images"][name] for name in ("folder", "images", "names_sha256", "labelled")}
         subjects = (_subject(report["reference"]), *map(_subject, report["candidates"]))
-        return Verified(path, str(report["checkpoint_sha256"]), images, subjects)
+        doubts = tuple(f"{report['reference']['file']}: {text}" for text in report.get("doubts", ()))
+        return Verified(path, str(report["checkpoint_sha256"]), images, subjects, doubts)
     except (KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path} lacks a part of a verification: {error}.", "Make it again.") from error
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 import engines
 from hemf import checkpoint
 from hemf.model_input import ModelInput
+from hemf.model_output import ModelOutput
 from hemf_export import fp16, onnx_export
 from hemf_export.bench import torch_modes
 from hemf_export.bench.entry import ENGINE_KINDS, TORCH_KINDS, Entry
@@ -53,7 +54,15 @@ def open_entry(entry: Entry, *, threads: int, kept: ModelInput | None = None) ->
         return prepare(entry.input.of_pixels(pixels, given))
 
     precision = entry.precision if entry.precision in ("fp32", "fp16", "int8") else None
-    return Contender(entry.name, ready, TOLERANCES[entry.precision], precision, entry.device == "cuda", entry.transfers)
+    tolerance = _tolerance(entry.precision, entry.output)
+    return Contender(entry.name, ready, tolerance, precision, entry.device == "cuda", entry.transfers)
+
+
+def _tolerance(precision: str, output: ModelOutput) -> Callable[[float], float]:
+    """What scores may differ by, given the largest: of probabilities FP16 has a bound of its own."""
+    if precision == "fp16":
+        return lambda largest: fp16.Bounds().score_bound(output, largest)
+    return TOLERANCES[precision]
 
 
 def _torch(entry: Entry) -> Prepare:
@@ -68,13 +77,13 @@ def _torch(entry: Entry) -> Prepare:
 
 def _file(entry: Entry, threads: int) -> Prepare:
     if entry.kind == "ort-cpu":
-        on_cpu = OnnxRunner(entry.path, threads=threads)
+        on_cpu = OnnxRunner(entry.path, threads=threads, output=entry.output)
         return lambda batch: HostWorkload(on_cpu, batch)
     if entry.kind in ENGINE_KINDS:
         return _engine(engines.load(entry.path, cuda_graphs=entry.kind == "engine"), entry)
     provider = ProviderRunner(
         entry.path, "CUDAExecutionProvider" if entry.kind == "ort-cuda" else "TensorrtExecutionProvider",
-        fp16=entry.precision != "fp32",
+        fp16=entry.precision != "fp32", output=entry.output,
     )  # fmt: skip
     if entry.transfers:
         return lambda batch: HostWorkload(provider, batch)

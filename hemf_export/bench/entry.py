@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
+from hemf.model_output import ModelOutput, OutputType
 from hemf.reading import PLAIN, Reading
 from hemf_export.description import InputType, Precision
 
@@ -36,6 +37,7 @@ class Entry:
         preprocess: pixels to input.
         source_size: of the raw images that the file resizes itself, or None.
         reading: how a checkpoint is read.
+        output_type: what the file gives of an image.
     """
 
     name: str
@@ -48,11 +50,17 @@ class Entry:
     preprocess: Preprocess
     source_size: SourceSize | None = None
     reading: Reading = PLAIN
+    output_type: OutputType = "logits"
 
     @property
     def input(self) -> ModelInput:
         """What the file takes of an image."""
         return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
+
+    @property
+    def output(self) -> ModelOutput:
+        """What the file gives of an image."""
+        return ModelOutput(self.output_type)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types."""

@@ -15,6 +15,7 @@ from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError, UsageError, did_you_mean
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
+from hemf.model_output import OutputType
 from hemf.reading import PLAIN, Reading
 from hemf_export import discover, graph_source, model_kind, onnx_file
 from hemf_export.bench.entry import ENGINE_KINDS, KINDS, ORT_KINDS, TORCH_KINDS, Entry, Kind
@@ -216,7 +217,13 @@ def _entries(
     for inside in (None,) if device == "cpu" else crossing[transfers]:
         name = f"{kind}, {path.name}" + (", on the GPU" if inside is False else "")
         source = None if description is None else description.source_size
-        found.append(Entry(name, kind, path, device, inside, precision, input_type, preprocess, source))
+        output: OutputType = "logits" if description is None else description.output_type
+        found.append(
+            Entry(
+                name, kind, path, device, inside, precision, input_type, preprocess, source_size=source,
+                output_type=output,
+            )
+        )  # fmt: skip
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemf.errors import BadInputError, MissingCapabilityError
+from hemf.model_output import LOGITS, ModelOutput
 
 Provider = Literal["CUDAExecutionProvider", "TensorrtExecutionProvider"]
 _FATAL = 4  # its log's severity: what it says besides is in our own message
@@ -26,15 +27,17 @@ class ProviderRunner:
         path: the file.
         provider: that computes it; what it can't compute goes to CUDA and then to the CPU, as everywhere.
         fp16: let TensorRT take float16 where the graph is in float16; see `OrtWorkload` for batches on the GPU.
+        output: what the file's numbers are.
 
     Raises:
         MissingCapabilityError: the provider doesn't start here.
         BadInputError: ONNX Runtime doesn't take the file.
     """
 
-    def __init__(self, path: Path, provider: Provider, *, fp16: bool = False) -> None:
+    def __init__(self, path: Path, provider: Provider, *, fp16: bool = False, output: ModelOutput = LOGITS) -> None:
         import onnxruntime
 
+        self.output = output
         self.name = f"{provider}, {path.name}"
         if provider not in onnxruntime.get_available_providers():
             raise MissingCapabilityError(
@@ -62,9 +65,8 @@ class ProviderRunner:
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The file's input on the host → logits on the host."""
-        found: NDArray[np.float32] = self._session.run([self._output], {self._input: batch})[0]
-        return found
+        """The file's input on the host → scores on the host."""
+        return self.output.scores(self._session.run([self._output], {self._input: batch})[0], len(batch))
 
     def bound(self, batch: NDArray[np.generic]) -> Any:
         """A binding whose input and output stay on the GPU."""
@@ -85,7 +87,7 @@ class OrtWorkload:
     """A batch that lies on the GPU, of one `ProviderRunner`."""
 
     def __init__(self, runner: ProviderRunner, batch: NDArray[np.generic]) -> None:
-        self._runner, self._binding = runner, runner.bound(batch)
+        self._runner, self._binding, self._images = runner, runner.bound(batch), len(batch)
 
     def run(self) -> None:
         """Input and logits on the GPU."""
@@ -93,5 +95,4 @@ class OrtWorkload:
 
     def logits(self) -> NDArray[np.float32]:
         """Of the last run."""
-        found: NDArray[np.float32] = self._binding.copy_outputs_to_cpu()[0]
-        return found
+        return self._runner.output.scores(self._binding.copy_outputs_to_cpu()[0], self._images)

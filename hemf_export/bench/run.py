@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from calibration.session import usable_cores
 from engines import targets
-from hemf import artifacts
-from hemf.errors import MissingCapabilityError, UsageError
+from hemf import artifacts, folders
+from hemf.errors import HemfError, MissingCapabilityError, UsageError
 from hemf.reading import PLAIN, Reading
-from hemf_export import onnx_file, parity
+from hemf_export import onnx_file, parity, plausibility, predictor
+from hemf_export import predict as prediction
 from hemf_export.bench import conditions, contenders, gpu_state, graph_counter, lineup, measurement, memory
 from hemf_export.bench.accuracy import TimedFile, Verified
 from hemf_export.bench.conditions import Conditions
@@ -120,7 +121,7 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
         not_run.extend(missing)
     seen = watched.to_dict()
     used = _memory(field.entries, timings, threads, progress) if request.memory else {}
-    notes = (*field.notes, *_unstable(timings), *conditions.warnings(seen))
+    notes = (*field.notes, *_doubts(request, field), *_unstable(timings), *conditions.warnings(seen))
     return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, seen, files, notes)
 
 
@@ -202,6 +203,26 @@ def _uuid() -> str | None:
         return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
     except (AttributeError, RuntimeError):  # PyTorch before 2.6 doesn't tell it
         return None
+
+
+def _doubts(request: Request, field: Lineup) -> tuple[str, ...]:
+    """What is to be doubted of the reference: by a verification, or on the images where they have its classes."""
+    if request.verified is not None:
+        return request.verified.doubts
+    if request.images is None or not field.entries:
+        return ()
+    path = field.entries[0].path
+    try:
+        model = prediction.load(path)
+        images = parity.image_folder(request.images, model.classes)
+    except HemfError:  # other classes, or a file that doesn't run here: there is nothing to look at
+        return ()
+    if images is None or images.labels is None:
+        return ()
+    images = images.spread(plausibility.IMAGES)
+    size = model.fixed_batch or model.filled(predictor.BATCH)
+    scores = np.concatenate([model.logits(pixels) for pixels in folders.batches(images, model.input, size)])
+    return tuple(f"{path.name}: {text}" for text in plausibility.look(images, scores, model.input, model.infer, size))
 
 
 def _unstable(timings: Sequence[Timing]) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hemf.errors import BadInputError
+from hemf.model_output import ModelOutput
 from hemf_export.bench.report import markdown_table
 from hemf_export.bundle import reports, training
 from hemf_export.bundle.reports import Reports
@@ -92,10 +93,11 @@ def _model(manifest: Mapping[str, Any]) -> list[str]:
     how = (
         "squashed to it" if taken["mode"] == "squash" else f"its centre, the shorter side resized to {taken['resize']}"
     )
-    source = manifest.get("source_size")
+    source, output = manifest.get("source_size"), ModelOutput(manifest.get("output_type", "logits"))
     return [
         f"- Network: {_cell(manifest['name'])} (HEMF, He et al. 2025, doi:10.7717/peerj-cs.3181), an image classifier",
-        f"- Classes, in the order of the logits: {', '.join(map(_cell, manifest['classes']))}",
+        f"- Classes, in their order: {', '.join(map(_cell, manifest['classes']))}",
+        f"- Output: {_cell(output.text(manifest['classes']))}",
         f"- Input: RGB, {taken['size']} × {taken['size']} pixels ({how})"
         + (f", from raw images of {source[0]}x{source[1]}" if source else ""),
         f"- Normalized by mean {taken['mean']} and standard deviation {taken['std']}",

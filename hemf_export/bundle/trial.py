@@ -47,6 +47,7 @@ class Tried:
         latency: None where it wasn't measured, or the bundle has no figure.
         reason: why it wasn't run; empty where it was.
         notes: what a user should know.
+        noun: what differs: logit, or probability of a file that gives those.
     """
 
     file: str
@@ -55,6 +56,7 @@ class Tried:
     latency: Latency | None = None
     reason: str = ""
     notes: tuple[str, ...] = ()
+    noun: str = "logit"
 
     @property
     def outcome(self) -> Outcome:
@@ -179,9 +181,9 @@ def _onnx(path: Path, about: Mapping[str, Any], figure: Known | None, max_slowdo
     found = golden.check(_OfPixels(model), known, described.preprocess, raw=True)
     taken = None
     if figure is not None:
-        runner = OnnxRunner(path, threads=min(figure.threads, usable_cores()))
+        runner = OnnxRunner(path, threads=min(figure.threads, usable_cores()), output=described.output)
         taken = latency.measure(runner, _inputs(known, described, figure.batch), figure, max_slowdown)
-    return Tried(about["file"], about["precision"], found, taken)
+    return Tried(about["file"], about["precision"], found, taken, noun=described.output.noun)
 
 
 def _engine(
@@ -197,7 +199,9 @@ def _engine(
             if figure is not None:
                 described = Description.from_manifest(path, runner.manifest)
                 taken = latency.measure(runner, _inputs(known, described, figure.batch), figure, max_slowdown)
-            return Tried(about["file"], about["precision"], found, taken, notes=tuple(runner.notes))
+            return Tried(
+                about["file"], about["precision"], found, taken, notes=tuple(runner.notes), noun=runner.output.noun
+            )
     except MissingCapabilityError as error:
         # The temporary folder says nothing to anybody.
         return Tried(about["file"], about["precision"], reason=error.message.replace(str(path), path.name))
@@ -215,7 +219,7 @@ def _inputs(known: Golden, described: Description, batch: int) -> NDArray[np.gen
 def _failure(model: Tried) -> str:
     said = []
     if model.golden is not None and not model.golden.passed:
-        bound = f"a logit differs by {model.golden.max_difference:.3g}, bound {model.golden.bound:.3g}"
+        bound = f"a {model.noun} differs by {model.golden.max_difference:.3g}, bound {model.golden.bound:.3g}"
         said.append(bound if model.golden.finite else "logits that are not finite")
     if model.latency is not None and not model.latency.passed:
         one = model.latency

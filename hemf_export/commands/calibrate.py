@@ -31,11 +31,13 @@ from hemf.errors import UsageError
 @click.option("--sensitivity", is_flag=True, help="int8: measure every block, without a budget too.")
 @click.option("--for", "target", type=click.Choice(["tensorrt", "cpu"]), default="tensorrt", show_default=True,
               help="cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
-@click.option("--max-logit-diff", type=float, help="fp16.  [default: 0.05, or 1 % of the largest logit]")
+@click.option(
+    "--max-logit-diff", type=float, help="fp16.  [default: 0.05, or 1 % of the largest logit; of a probability 0.025]"
+)
 @click.option("--mean", metavar="R,G,B", help="Of a file that isn't ours.  [default: 0.5,0.5,0.5]")
 @click.option("--std", metavar="R,G,B", help="The same.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), help="The same.  [default: crop]")
-@click.option("--classes", help="The same: a,b,c.")
+@click.option("--classes", help="The same: a,b,c; of a single output two, the one that a low number stands for first.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Keep and use earlier results.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(

@@ -88,6 +88,7 @@ def _notes(found: Evaluation) -> list[str]:
     if any(one.model.emulated for one in found.models):
         notes.append("float16 is emulated here as a GPU rounds it: a CPU would compute it in float32.")
     for one in found.models:
+        notes.extend(f"{one.path.name}: {text}" for text in one.doubts)
         if one.images.root.name == "val":
             notes.append(f"{one.images.root} chose the best epoch in training: figures of test images are what counts.")
     return list(dict.fromkeys(notes))

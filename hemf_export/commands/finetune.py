@@ -103,6 +103,10 @@ class _Progress:
         self.bar: Any = None
         self.shown = ""
 
+    def note(self, text: str) -> None:
+        """What a user should know before more time is spent."""
+        self.console.warn(text)
+
     def phase(self, text: str, done: int, total: int) -> None:
         self._show(text, total)
         if self.bar is not None:

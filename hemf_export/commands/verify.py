@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy.  [default: by precision]")
 @click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--max-recall-drop", type=float, metavar="POINTS", help="Of any class.")
-@click.option("--max-logit-diff", type=float, help="Of any logit, absolute.")
+@click.option("--max-logit-diff", type=float, help="Of any logit, or probability where files give those; absolute.")
 @click.option("--locate", is_flag=True, help="Compare node by node, and name the first that stands out.")
 @click.option("--float32", type=click.Path(path_type=Path), metavar="FILE.onnx",
               help="To look into the files.  [default: what their manifests name, beside them]")  # fmt: skip
@@ -80,8 +80,9 @@ def command(
         artifacts.write_bytes(report, verification_page.html(values, pictures).encode())
     if markdown is not None:
         artifacts.write_bytes(markdown, verification_text.markdown(values).encode())
-    for note in (*looking.notes, *(note for subject in (found.reference, *(c.subject for c in found.candidates))
-                           for note in subject.model.notes)):  # fmt: skip
+    subjects = (found.reference, *(candidate.subject for candidate in found.candidates))
+    read = [note for subject in subjects for note in subject.model.notes]
+    for note in (*verification_text.doubts(values), *looking.notes, *read):
         console.warn(note)
     problems = verification_text.missed(values)
     if not as_json:

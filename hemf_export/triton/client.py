@@ -3,6 +3,7 @@ carries, and classified there."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemf.errors import BadInputError, MissingCapabilityError, did_you_mean
+from hemf.model_output import LOGITS, ModelOutput
 from hemf_export.predictor import Predictor
 from hemf_export.triton import parameters
 from hemf_export.triton.server import Listed, Server
@@ -26,23 +28,26 @@ class ServedRunner:
         version: that has to answer.
         metadata: of the model.
         largest: the most images of a request; None for one fixed batch.
+        output: what the model's numbers are.
     """
 
     def __init__(
-        self, server: Server, model: str, version: str, metadata: Mapping[str, Any], largest: int | None
-    ) -> None:
+        self, server: Server, model: str, version: str, metadata: Mapping[str, Any], largest: int | None,
+        output: ModelOutput = LOGITS,
+    ) -> None:  # fmt: skip
         self.name = f"Triton at {server.url}, {model} version {version}"
         self._server, self._model, self._version, self._largest = server, model, version, largest
+        self._kind_of_output = output
         (images,), (logits,) = metadata["inputs"], metadata["outputs"]
         self._input, self._kind, self._output = str(images["name"]), str(images["datatype"]), str(logits["name"])
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Network input → logits (N, classes)."""
+        """Network input → scores (N, classes)."""
         if self._kind == "FP16":
             batch = batch.astype(np.float16)
         size = self._largest or len(batch)
         parts = [self._run(batch[start : start + size]) for start in range(0, len(batch), size)]
-        return np.concatenate(parts).astype(np.float32)
+        return self._kind_of_output.scores(np.concatenate(parts), len(batch))
 
     def _run(self, batch: NDArray[np.generic]) -> NDArray[np.generic]:
         inputs = {self._input: (batch, self._kind)}
@@ -71,20 +76,21 @@ def load(server: Server, model: str | None = None, version: int | None = None) -
     inputs, outputs = metadata.get("inputs", []), metadata.get("outputs", [])
     if len(inputs) != 1 or len(outputs) != 1:
         raise BadInputError(f"{shown} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected.")
-    wanted, classes = _KINDS[described.input_type], [int(size) for size in outputs[0]["shape"]][-1]
-    if inputs[0]["datatype"] not in wanted or classes != len(described.classes):
+    wanted, width = _KINDS[described.input_type], math.prod(int(size) for size in outputs[0]["shape"][1:])
+    expected = described.output.width(len(described.classes))
+    if inputs[0]["datatype"] not in wanted or width != expected:
         raise BadInputError(
-            f"{shown} takes {inputs[0]['datatype']} and gives {classes} logits; its description says "
-            f"{' or '.join(wanted)} and {len(described.classes)} classes.",
+            f"{shown} takes {inputs[0]['datatype']} and gives {width} numbers an image; its description says "
+            f"{' or '.join(wanted)} and {expected}.",
             "Check its repository: hemf-export triton --check REPO.",
         )
     largest = int(config.get("max_batch_size", 0))
     fixed = None if largest else int(inputs[0]["shape"][0])
-    runner = ServedRunner(server, name, number, metadata, largest or None)
+    runner = ServedRunner(server, name, number, metadata, largest or None, described.output)
     return Predictor(
         runner.name, described.classes, described.preprocess, described.precision, runner,
         checkpoint_sha256=described.checkpoint_sha256, input_type=described.input_type, fixed_batch=fixed,
-        source_size=described.source_size,
+        source_size=described.source_size, output_type=described.output_type,
     )  # fmt: skip
 
 

@@ -35,7 +35,8 @@ def new(name: str, model: ModelFile, backend: BackendName, options: Options) -> 
     lead = [] if config.max_batch_size else [model.fixed_batch]
     for into, tensor in ((config.input, model.input), (config.output, model.output)):
         _add_tensor(into, tensor, lead)
-    config.output[0].label_filename = LABELS
+    if labelled(model):
+        config.output[0].label_filename = LABELS
     group = config.instance_group.add(count=options.instances or 1, kind=_kind(model, options))
     if backend == "tensorrt" and len(model.profiles) > 1:
         # Triton takes the first profile alone, if it isn't told of the others.
@@ -67,6 +68,11 @@ def changed(config: Any, model: ModelFile, options: Options) -> Any:
     _put_batching(made, model, options, fresh=False)
     _put_tuning(made, model, options, fresh=False)
     return made
+
+
+def labelled(model: ModelFile) -> bool:
+    """Whether Triton can name the classes: it takes the largest number for the class, which of a single one is none."""
+    return not model.description.output.single
 
 
 def labels(model: ModelFile) -> bytes:

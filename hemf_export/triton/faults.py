@@ -29,6 +29,7 @@ def find(folder: Path, name: str, config: Any, versions: Mapping[int, Path]) -> 
     """
     found = [*_name(name, config), *_policy(config, versions)]
     classes: dict[tuple[str, ...], int] = {}
+    single = False
     for version, place in versions.items():
         try:
             model = model_file.read(_file(place))
@@ -42,10 +43,13 @@ def find(folder: Path, name: str, config: Any, versions: Mapping[int, Path]) -> 
         ]
         found += [f"version {version}: {fault}" for fault in own]
         classes.setdefault(model.description.classes, version)
+        single = single or model.description.output.single
     if len(classes) > 1:
         found.append(f"versions {' and '.join(map(str, classes.values()))} have other classes than each other")
-    if classes:
+    if classes and not single:
         found += _labels(folder, config, next(iter(classes)))
+    elif single and config.output and config.output[0].label_filename:
+        found.append("the output names labels, but it is a single number: Triton would take the first for all images")
     found += _warmup(folder, config)
     return found
 

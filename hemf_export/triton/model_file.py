@@ -16,7 +16,7 @@ from engines.machine import Machine
 from engines.options import BuildOptions
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError
-from hemf_export import model_kind, onnx_file
+from hemf_export import graph_output, model_kind, onnx_file
 from hemf_export.description import Description
 
 Flavour = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -167,7 +167,8 @@ def _engine(path: Path) -> ModelFile:
     if stripped:
         raise BadInputError(f"{path} has no weights: Triton can't serve a stripped engine.", hint)
     made = ModelFile(path, looked.header.backend, manifest, description, into, out, profiles)
-    if made.output.dims != (len(description.classes),):
+    width = description.output.width(len(description.classes))
+    if not graph_output.is_row((None, *made.output.dims), width, None):
         raise BadInputError(
             f"The manifest of {path} has {len(description.classes)} classes and an output of {list(made.output.dims)}.",
             hint,

@@ -164,7 +164,8 @@ def _write_first(name: str, model: ModelFile, folder: Path, options: Options) ->
     image, labels = warmup.plan(config, model, options), configuration.labels(model)
     with artifact_folder.whole(folder, CONFIG, force=options.force) as temporary:
         warmup.put(temporary, model, image)
-        artifacts.write_bytes(temporary / configuration.LABELS, labels)
+        if configuration.labelled(model):
+            artifacts.write_bytes(temporary / configuration.LABELS, labels)
         (temporary / "1").mkdir()
         served_files.put(model, backend, temporary / "1")
         put_config(temporary, config)
@@ -195,9 +196,12 @@ def _require_alike(name: str, model: ModelFile, folder: Path, config: Any, there
     if there:
         newest = max(there)
         before = parameters.description(parameters.texts(config), newest, f"{folder / CONFIG}")
-        if before.classes != model.description.classes or before.input != model.description.input:
+        described = model.description
+        if (before.classes, before.input, before.output) != (described.classes, described.input, described.output):
             raise BadInputError(
-                f"{model.path} has other classes or another preprocessing than version {newest} of {name}.", hint
+                f"{model.path} has other classes, another preprocessing or another kind of output than version "
+                f"{newest} of {name}.",
+                hint,
             )
 
 
@@ -208,6 +212,12 @@ def _told(made: WrittenModel) -> WrittenModel:
         own.append(f"{name} has this file as version {made.version} already: no new version was made.")
     if made.version not in made.served:
         own.append(f"{name}: version {made.version} is not served by the policy {VersionPolicy.of(made.config)}.")
+    if not configuration.labelled(made.model):
+        first, second = made.model.description.classes
+        own.append(
+            f"{name} gives {made.model.description.output.plural} an image: Triton can't name the class by it, "
+            f"hemf-export triton-client does; {first} up to {made.model.description.output.border:g}, {second} beyond."
+        )
     if made.model.flavour != "onnx":
         compatible = bool(manifest.get("version_compatible"))
         flavour = "TensorRT" if made.model.flavour == "tensorrt" else "TensorRT-RTX"

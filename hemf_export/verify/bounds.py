@@ -9,6 +9,7 @@ The defaults are meant to catch a damaged file and to let a sound one pass:
   files of three trained networks went up to 2.3 times. What hides below shows in what a file stores. It is never
   less than 0.2 % of the largest logit, four times what float16 rounds off it. An INT8 file whose manifest tells nothing
   may differ by a quarter of the largest logit.
+- *Probabilities*, where a file gives those and no logits: the same, of probabilities, with the bound of FP16 for them.
 - *Accuracy, agreement, recall.* The budget that an INT8 file was made for, else half a point, and so on (`_DEFAULTS`).
   One image may always change: of 50 images it is two points, and two classes that tie are nobody's fault. What was
   asked for is taken literally.
@@ -40,7 +41,7 @@ class Bounds:
         max_drop: of accuracy, in points.
         min_agreement: share of the images that keep their class.
         max_recall_drop: of any class, in points.
-        max_logit_difference: absolute.
+        max_logit_difference: absolute; of a probability, for files that give those.
 
     Raises:
         UsageError: a value out of range.
@@ -186,7 +187,9 @@ def missed(allowed: Limits, paired: Paired, recall_drops: Mapping[str, float]) -
     found: list[Missed] = []
     overall = paired.overall
     if not overall.max_difference <= allowed.max_logit_difference:
-        text = f"a logit differs by {overall.max_difference:.3g}, bound {allowed.max_logit_difference:.3g}"
+        text = (
+            f"a {paired.output.noun} differs by {overall.max_difference:.3g}, bound {allowed.max_logit_difference:.3g}"
+        )
         limit = allowed.max_logit_difference
         found.append(Missed("max_logit_difference", overall.max_difference, limit, f"{text} (--max-logit-diff)"))
     if overall.agreement < allowed.min_agreement:
@@ -208,7 +211,7 @@ def _logits(precision: Precision, proof: Proof, paired: Paired) -> tuple[float, 
     largest = paired.largest_logit if math.isfinite(paired.largest_logit) else 0.0
     if precision == "fp32":
         return max(onnx_export.TOLERANCE, SHARE_OF_LOGITS_FP32 * largest), "default of fp32"
-    half = fp16.Bounds().logit_bound(largest)
+    half = fp16.Bounds().score_bound(paired.output, largest)
     if proof.max_difference is None or not proof.images:
         if precision == "fp16":
             return half, "default of fp16"

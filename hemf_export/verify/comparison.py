@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from calibration import agreement
 from calibration.agreement import Comparison
+from hemf.model_output import LOGITS, ModelOutput
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Paired:
         least_cosine: the smallest.
         largest_logit: of the reference, absolute.
         mcnemar: None without labels.
+        output: what the numbers are that were compared: logits, or probabilities.
     """
 
     overall: Comparison
@@ -56,6 +58,7 @@ class Paired:
     least_cosine: float
     largest_logit: float
     mcnemar: McNemar | None
+    output: ModelOutput = LOGITS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON; what is not finite is None."""
@@ -81,15 +84,22 @@ class Paired:
 
 
 def compare(
-    candidate: NDArray[np.float32], reference: NDArray[np.float32], labels: NDArray[np.int64] | None, seed: int = 0
+    candidate: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    labels: NDArray[np.int64] | None,
+    seed: int = 0,
+    output: ModelOutput = LOGITS,
 ) -> Paired:
-    """Compare logits (n, classes) of the same images; labels (n,) where there are any; `seed` of the bootstrap."""
-    overall = agreement.compare(candidate, reference, labels, seed=seed)
+    """Compare scores (n, classes) of the same images, which are what `output` says.
+
+    Labels (n,) where there are any; `seed` of the bootstrap.
+    """
+    overall = agreement.compare(candidate, reference, labels, output=output, seed=seed)
     changed = tuple(np.flatnonzero(candidate.argmax(1) != reference.argmax(1)).tolist())
     broken = ~(np.isfinite(candidate).all(1) & np.isfinite(reference).all(1))
     if broken.any():
         nan = float("nan")
-        return Paired(overall, changed, tuple(np.flatnonzero(broken).tolist()), nan, nan, nan, nan, nan, None)
+        return Paired(overall, changed, tuple(np.flatnonzero(broken).tolist()), nan, nan, nan, nan, nan, None, output)
     ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
     differences = np.abs(ours - theirs)
     cosines = _cosines(ours, theirs)
@@ -103,6 +113,7 @@ def compare(
         least_cosine=float(cosines.min()),
         largest_logit=float(np.abs(theirs).max()),
         mcnemar=None if labels is None else mcnemar(ours.argmax(1) == labels, theirs.argmax(1) == labels),
+        output=output,
     )
 
 

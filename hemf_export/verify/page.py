@@ -58,8 +58,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
         why = "".join(f"<li>{escaped(item['text'])}</li>" for item in candidate["missed"])
         rows.append((escaped(candidate["file"]), mark, f"<ul>{why}</ul>" if why else "every bound holds"))
     located = "".join(f"<p>{escaped(text)}</p>" for text in verification_text.first_nodes(report))
+    doubts = "".join(f"<p>{escaped(text)}</p>" for text in verification_text.doubts(report))
     remarks = "".join(f'<p class="soft">{escaped(text)}</p>' for text in verification_text.remarks(report))
-    return table(("file", "verdict", "missed"), rows, words=(0, 1, 2)) + located + remarks
+    return table(("file", "verdict", "missed"), rows, words=(0, 1, 2)) + located + doubts + remarks
 
 
 def _metrics(report: Mapping[str, Any]) -> str:
@@ -82,6 +83,7 @@ def _metrics(report: Mapping[str, Any]) -> str:
 
 
 def _paired(report: Mapping[str, Any]) -> str:
+    noun = verification_text.noun(report)
     lines: list[tuple[str, str, Show]] = [
         ("agreement", "agreement", percent), ("images that changed class", "changed", str),
         ("images not finite", "not_finite", str), ("drop in accuracy, points", "accuracy_drop_points", points),
@@ -90,10 +92,10 @@ def _paired(report: Mapping[str, Any]) -> str:
         ("drop in balanced accuracy, points", "balanced_accuracy_drop_points", points),
         ("McNemar: right only in the reference", "mcnemar/losses", str),
         ("McNemar: right only here", "mcnemar/gains", str), ("McNemar: p", "mcnemar/p_value", fixed),
-        ("logit difference, largest", "logit_difference/max", small),
-        ("logit difference, 99th percentile", "logit_difference/p99", small),
-        ("logit difference, mean", "logit_difference/mean", small), ("largest logit", "largest_logit", fixed),
-        ("cosine of the logits, mean", "cosine/mean", cosine), ("cosine, least", "cosine/min", cosine),
+        (f"{noun} difference, largest", "logit_difference/max", small),
+        (f"{noun} difference, 99th percentile", "logit_difference/p99", small),
+        (f"{noun} difference, mean", "logit_difference/mean", small), (f"largest {noun}", "largest_logit", fixed),
+        ("cosine of the outputs, mean", "cosine/mean", cosine), ("cosine, least", "cosine/min", cosine),
         ("KL divergence", "kl_divergence", small),
     ]  # fmt: skip
     rows = [
@@ -111,7 +113,8 @@ def _paired(report: Mapping[str, Any]) -> str:
 
 def _bounds(report: Mapping[str, Any]) -> str:
     names: list[tuple[str, str, Show]] = [
-        ("largest logit difference", "max_logit_difference", small), ("least agreement", "min_agreement", percent),
+        (f"largest {verification_text.noun(report)} difference", "max_logit_difference", small),
+        ("least agreement", "min_agreement", percent),
         ("drop in accuracy, points", "max_drop", points),
     ]  # fmt: skip
     rows = []

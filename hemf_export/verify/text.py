@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hemf.model_output import ModelOutput
 from hemf_export.verify import baseline
 
-COLUMNS = ("file", "precision", "accuracy", "balanced", "MCC", "agreement", "changed", "max logit diff", "verdict")
+COLUMNS = ("file", "precision", "accuracy", "balanced", "MCC", "agreement", "changed", "max difference", "verdict")
 _SHOWN = 10  # changed images in Markdown
 
 
@@ -48,6 +49,11 @@ def title(report: Mapping[str, Any]) -> str:
     return f"{images['images']} images of {images['folder']}{labels}"
 
 
+def doubts(report: Mapping[str, Any]) -> list[str]:
+    """What the reference itself gives to doubt; older reports don't tell."""
+    return [f"{report['reference']['file']}: {text}" for text in report.get("doubts", ())]
+
+
 def remarks(report: Mapping[str, Any]) -> list[str]:
     """What a reader must know to read the figures right."""
     found = []
@@ -62,6 +68,8 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
         steps = sum(candidate["stored"]["steps"]["compared"] for candidate in compared)
         files = ", ".join(dict.fromkeys(candidate["stored"]["float32_file"] for candidate in compared))
         found.append(f"{weights:,} weights and {steps:,} steps of quantized values were compared with {files}.")
+    if noun(report) == "probability":
+        found.append("The files give probabilities: differences and their bounds are of probabilities.")
     if not report["images"]["labelled"]:
         found.append("Without class folders only agreement with the reference is measured, no accuracy.")
     reference = report["reference"]["metrics"]
@@ -112,8 +120,13 @@ def markdown(report: Mapping[str, Any]) -> str:
             lines += _table(("image", "true", "reference", "candidate"), [_changed(item) for item in changed[:_SHOWN]])
             if len(changed) > _SHOWN:
                 lines += ["", f"and {len(changed) - _SHOWN} more."]
-    lines += ["", *(_cell(remark) for remark in remarks(report))]
+    lines += ["", *(_cell(remark) for remark in (*doubts(report), *remarks(report)))]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def noun(report: Mapping[str, Any]) -> str:
+    """What the numbers are that are compared: logit, or probability; what older reports don't tell is logits."""
+    return ModelOutput(report["reference"].get("output_type", "logits")).noun
 
 
 def side(values: Mapping[str, Any]) -> str:

@@ -29,8 +29,9 @@ from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
+from hemf.model_output import ModelOutput
 from hemf.reading import PLAIN, Reading
-from hemf_export import discover, image_labels, model_kind, onnx_file, predict, predictor, written
+from hemf_export import discover, image_labels, model_kind, onnx_file, plausibility, predict, predictor, written
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
 from hemf_export.verify import comparison
@@ -117,7 +118,7 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
     subjects = [
-        Subject(path, artifacts.sha256(path), model, found, _metrics(images, found))
+        Subject(path, artifacts.sha256(path), model, found, _metrics(images, found, model.output))
         for path, model, found in zip(paths, models, logits, strict=True)
     ]
     candidates = [_verified(subjects[0], subject, images, request) for subject in subjects[1:]]
@@ -125,7 +126,15 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     for place, candidate in enumerate(candidates):
         if candidate.subject.model.emulated:
             candidates[place], extra[str(candidate.subject.path)] = _as_written(subjects[0], candidate, images)
-    return Verification(subjects[0], tuple(candidates), images, request.seed, extra)
+    doubts = _doubts(images, logits[0])
+    return Verification(subjects[0], tuple(candidates), images, request.seed, extra, doubts)
+
+
+def _doubts(images: LabelledImages, scores: NDArray[np.float32]) -> tuple[str, ...]:
+    """Of the reference, by its labels."""
+    if images.labels is None or not np.isfinite(scores).all():
+        return ()
+    return plausibility.doubts(plausibility.confusion(images.labels, scores), images.classes)
 
 
 class _Done:
@@ -175,7 +184,9 @@ def _as_written(reference: Subject, candidate: Verified, images: LabelledImages)
     subject = candidate.subject
     batches = ImageSet(images, subject.model.input, subject.model.fixed_batch).batches(BATCH)
     try:
-        found = written.check(subject.path, subject.path.name, batches, subject.logits, reference.logits)
+        found = written.check(
+            subject.path, subject.path.name, batches, subject.logits, reference.logits, subject.model.output
+        )
     except CheckFailedError as error:
         missed = Missed("file_as_written", None, None, error.message)
         return dataclasses.replace(candidate, missed=(*candidate.missed, missed)), {"file_as_written": None}
@@ -192,6 +203,11 @@ def _require_same_model(paths: Sequence[Path], models: Sequence[Predictor]) -> N
                 f"{path} has the classes {', '.join(model.classes)}; {paths[0]} has {', '.join(reference.classes)}: "
                 f"{kind}.",
                 "Whoever reads its logits would name them wrongly: export it again from this checkpoint.",
+            )
+        if model.output != reference.output:
+            raise BadInputError(
+                f"{path} gives {model.output.plural}; {paths[0]} gives {reference.output.plural}.",
+                "What differs in kind can't be compared: name the float32 file that it was made from with --reference.",
             )
         # A checkpoint may be the same network in another file; what it computes will tell.
         exported = model_kind.kind_of(path) != "checkpoint"
@@ -236,15 +252,15 @@ def _pixels(images: LabelledImages, wanted: Sequence[ModelInput], size: int) -> 
             yield [np.stack(column) for column in zip(*loaded, strict=True)]
 
 
-def _metrics(images: LabelledImages, logits: NDArray[np.float32]) -> dict[str, Any] | None:
+def _metrics(images: LabelledImages, logits: NDArray[np.float32], output: ModelOutput) -> dict[str, Any] | None:
     if images.labels is None or not np.isfinite(logits).all():
         return None
-    return metrics.summarize(images.labels, logits, images.classes)
+    return metrics.summarize(images.labels, logits, images.classes, output)
 
 
 def _verified(reference: Subject, candidate: Subject, images: LabelledImages, request: Request) -> Verified:
     labels = None if images.labels is None else np.asarray(images.labels, np.int64)
-    paired = comparison.compare(candidate.logits, reference.logits, labels, request.seed)
+    paired = comparison.compare(candidate.logits, reference.logits, labels, request.seed, reference.model.output)
     counts = {} if images.labels is None else {name: images.labels.count(i) for i, name in enumerate(images.classes)}
     proof = bounding.proof_of(artifacts.read_manifest(candidate.path))
     allowed = bounding.limits(request.bounds, candidate.model.precision, proof, paired, counts)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from calibration.image_set import ImageSet
 from hemf import artifacts
 from hemf.folders import LabelledImages
-from hemf_export.predictor import Predictor, softmax
+from hemf_export.predictor import Predictor
 from hemf_export.verify.bounds import Limits, Missed
 from hemf_export.verify.comparison import Paired
 
@@ -27,7 +27,7 @@ class Subject:
         path: of its file.
         sha256: of the file.
         model: that was run.
-        logits: (n, classes) of the images, in their order.
+        logits: scores (n, classes) of the images, in their order.
         metrics: see `train.metrics.summarize`; None without labels, or where a logit is not finite.
     """
 
@@ -82,6 +82,7 @@ class Verification:
         images: that all were run on.
         seed: of the bootstrap.
         extra: parts that were added afterwards, by candidate and name: where a file leaves the float32 one.
+        doubts: of the reference itself; see `hemf_export.plausibility`.
     """
 
     reference: Subject
@@ -89,6 +90,7 @@ class Verification:
     images: LabelledImages
     seed: int
     extra: dict[str, Any] = field(default_factory=dict)
+    doubts: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -110,6 +112,7 @@ class Verification:
             "checkpoint_sha256": self.reference.model.checkpoint_sha256,
             "seed": self.seed,
             "reference": self.reference.to_dict(),
+            "doubts": list(self.doubts),
             "candidates": [self._candidate(candidate) for candidate in self.candidates],
             "versions": artifacts.versions(),
         }
@@ -131,15 +134,16 @@ class Verification:
         return {
             "image": self.name_of(index),
             "label": None if labels is None else classes[labels[index]],
-            "reference": _of_image(classes, self.reference.logits[index]),
-            "candidate": _of_image(classes, candidate.subject.logits[index]),
+            "reference": _of_image(self.reference, index),
+            "candidate": _of_image(candidate.subject, index),
         }
 
 
-def _of_image(classes: tuple[str, ...], logits: NDArray[np.float32]) -> dict[str, Any]:
+def _of_image(subject: Subject, index: int) -> dict[str, Any]:
     """Class and probabilities of one image; None for those of logits that are not finite."""
+    classes, logits = subject.model.classes, subject.logits[index]
     known = bool(np.isfinite(logits).all())
-    probabilities = softmax(logits[None])[0].tolist() if known else [None] * len(classes)
+    probabilities = subject.model.output.probabilities(logits[None])[0].tolist() if known else [None] * len(classes)
     return {
         "class": classes[int(logits.argmax())] if known else None,
         "probabilities": dict(zip(classes, probabilities, strict=True)),

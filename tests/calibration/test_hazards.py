@@ -39,6 +39,9 @@ class Quiet:
     def sensitivity(self, found: object) -> None:
         pass
 
+    def note(self, text: str) -> None:
+        pass
+
     def step(self, step: budget.Step) -> None:
         self.steps.append(step)
 

@@ -103,7 +103,7 @@ def test_patches_are_what_a_convolution_sums_over(attributes):
     (product,) = find_products(model.graph, image_shapes(model))
     view = view_of(next(iter(model.graph)), product)
     rows = view.rows(X, 10**6, np.random.default_rng(0))
-    expected = Session(model).logits(X).transpose(0, 2, 3, 1).reshape(-1, 8)
+    expected = Session(model).run(X)[0].transpose(0, 2, 3, 1).reshape(-1, 8)
     np.testing.assert_allclose(rows @ kernel.reshape(8, -1).T, expected, rtol=1e-4, atol=1e-4)
     sampled = view.rows(X, 7, np.random.default_rng(0))
     assert sampled.shape == (7, 36)

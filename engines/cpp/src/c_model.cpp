@@ -102,7 +102,8 @@ const hemf_manifest* hemf_model_manifest(const hemf_model* model) {
 hemf_status hemf_model_infer(const hemf_model* model, const void* batch, int images, float* logits) {
     return guarded([=] {
         require(model != nullptr && batch != nullptr && logits != nullptr, "hemf_model_infer: a pointer is null.");
-        const std::vector<float> found = model->predictor.runner().infer(batch, images);
+        const hemf::ModelOutput& output = model->predictor.description().output;
+        const std::vector<float> found = output.scores(model->predictor.runner().infer(batch, images));
         std::copy(found.begin(), found.end(), logits);
     });
 }

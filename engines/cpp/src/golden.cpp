@@ -83,9 +83,10 @@ std::optional<Golden> Golden::read(const std::string& engine, const Manifest& ma
 
 SelfTest self_test(Runner& runner, const Golden& golden, const Description& description) {
     const ModelInput input = description.input();
-    if (golden.height != input.height() || golden.width != input.width() || golden.classes != runner.classes()) {
+    const int classes = runner.classes() * (description.output.single() ? 2 : 1);
+    if (golden.height != input.height() || golden.width != input.width() || golden.classes != classes) {
         throw bad_input("The golden images are of another size, or have logits of " + std::to_string(golden.classes) +
-                            " classes; the engine gives " + std::to_string(runner.classes()) + ".",
+                            " classes; the engine gives " + std::to_string(classes) + ".",
                         "They are another engine's. Build again.");
     }
     const int count = runner.filled(golden.images);
@@ -95,7 +96,7 @@ SelfTest self_test(Runner& runner, const Golden& golden, const Description& desc
         const auto begin = golden.pixels.begin() + static_cast<std::ptrdiff_t>(bytes) * (image % golden.images);
         pixels.insert(pixels.end(), begin, begin + static_cast<std::ptrdiff_t>(bytes));
     }
-    const std::vector<float> logits = input.infer(runner, pixels.data(), count);
+    const std::vector<float> logits = description.output.scores(input.infer(runner, pixels.data(), count));
     SelfTest found{count, 0, golden.max_logit_difference, true};
     for (std::size_t index = 0; index < logits.size(); ++index) {
         found.finite = found.finite && std::isfinite(logits[index]);
@@ -111,7 +112,7 @@ bool require_golden(Runner& runner, const std::string& engine, const Manifest& m
     if (!known) return false;
     const SelfTest found = self_test(runner, *known, description);
     if (found.passed()) return true;
-    const std::string what = found.finite ? "a logit differs by " + three_digits(found.max_difference) + ", bound " +
+    const std::string what = found.finite ? std::string("a ") + description.output.noun() + " differs by " + three_digits(found.max_difference) + ", bound " +
                                                 three_digits(found.bound)
                                           : "NaN";
     throw Error(ExitCode::check_failed,

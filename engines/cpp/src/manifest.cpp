@@ -1,6 +1,7 @@
 #include "hemf/manifest.hpp"
 
 #include <cmath>
+#include <map>
 
 #include "file.hpp"
 #include "hemf/error.hpp"
@@ -69,6 +70,21 @@ std::optional<SourceSize> source_size(const json::Value& root, InputType input) 
     return size;
 }
 
+// What was written before there were output types gives logits.
+ModelOutput output(const json::Value& root, std::size_t classes) {
+    static const std::map<std::string, ModelOutput::Kind> kinds = {{"logits", ModelOutput::Kind::logits},
+                                                                   {"probabilities", ModelOutput::Kind::probabilities},
+                                                                   {"logit", ModelOutput::Kind::logit},
+                                                                   {"probability", ModelOutput::Kind::probability}};
+    if (root.find("output_type") == nullptr) return {};
+    const auto found = kinds.find(member(root, "output_type", Kind::string).string);
+    if (found == kinds.end()) throw Nonsense{"output_type is '" + root.find("output_type")->string + "'"};
+    const ModelOutput made{found->second};
+    if (made.single() && classes != 2)
+        throw Nonsense{"output_type is '" + found->first + "', and there are " + std::to_string(classes) + " classes"};
+    return made;
+}
+
 Description described(const json::Value& root) {
     Description found;
     found.name = member(root, "name", Kind::string).string;
@@ -76,7 +92,7 @@ Description described(const json::Value& root) {
         if (!name.is(Kind::string)) throw Nonsense{"classes is not a list of names"};
         found.classes.push_back(name.string);
     }
-    if (found.classes.empty()) throw Nonsense{"classes is empty"};
+    if (found.classes.size() < 2) throw Nonsense{found.classes.empty() ? "classes is empty" : "classes is a single name"};
     found.preprocess = preprocess(member(root, "preprocess", Kind::object));
     found.precision = member(root, "precision", Kind::string).string;
     const bool known = found.precision == "fp32" || found.precision == "fp16" || found.precision == "int8" ||
@@ -93,6 +109,7 @@ Description described(const json::Value& root) {
     }
     found.checkpoint_sha256 = member(root, "checkpoint_sha256", Kind::string).string;
     found.source_size = source_size(root, found.input_type);
+    found.output = output(root, found.classes.size());
     member(root, "versions", Kind::object);
     return found;
 }

@@ -48,25 +48,13 @@ bool ends_with(const std::string& text, const std::string& end) {
 
 }  // namespace
 
-std::vector<double> softmax(const float* logits, std::size_t classes) {
-    const double most = *std::max_element(logits, logits + classes);
-    std::vector<double> found(classes);
-    double sum = 0;
-    for (std::size_t index = 0; index < classes; ++index) {
-        found[index] = std::exp(static_cast<double>(logits[index]) - most);
-        sum += found[index];
-    }
-    for (double& value : found) value /= sum;
-    return found;
-}
-
 Predictor::Predictor(std::string name, Description description, std::shared_ptr<Runner> runner)
     : name_(std::move(name)), description_(std::move(description)), runner_(std::move(runner)) {
     description_.input().check();
-    const int classes = static_cast<int>(description_.classes.size());
-    if (runner_->classes() != classes) {
-        throw bad_input(name_ + " gives " + std::to_string(runner_->classes()) + " logits, its manifest names " +
-                            std::to_string(classes) + " classes.",
+    const std::size_t classes = description_.classes.size();
+    const int width = static_cast<int>(description_.output.width(classes));
+    if (runner_->classes() != width) {
+        throw bad_input(name_ + " gives " + std::to_string(runner_->classes()) + " numbers an image, its manifest names " + std::to_string(classes) + " classes.",
                         "Build the engine again.");
     }
 }
@@ -122,7 +110,7 @@ std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) con
         for (int missing = count; missing < whole; ++missing)
             batch.insert(batch.end(), first + bytes * static_cast<std::size_t>(count - 1),
                          first + bytes * static_cast<std::size_t>(count));
-        const std::vector<float> rows = input.infer(*runner_, batch.data(), whole);
+        const std::vector<float> rows = description_.output.scores(input.infer(*runner_, batch.data(), whole));
         found.insert(found.end(), rows.begin(),
                      rows.begin() + static_cast<std::ptrdiff_t>(classes * static_cast<std::size_t>(count)));
     }
@@ -159,7 +147,7 @@ std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths
         for (std::size_t index = 0; index < count; ++index) {
             const float* row = rows.data() + index * classes;
             const auto top = static_cast<std::size_t>(std::max_element(row, row + classes) - row);
-            found.push_back({paths[start + index], top, softmax(row, classes)});
+            found.push_back({paths[start + index], top, description_.output.probabilities(row, classes)});
         }
         tell(progress, "classifying", found.size(), paths.size());
     }

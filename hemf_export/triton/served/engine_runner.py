@@ -48,7 +48,7 @@ class Runner:
         modes = {self._engine.get_tensor_mode(name).name: name for name in names}
         self._input, self._output = modes["INPUT"], modes["OUTPUT"]
         self._type = _TYPES[self._engine.get_tensor_dtype(self._output).name]
-        self._classes = int(self._engine.get_tensor_shape(self._output)[-1])
+        self._shape = tuple(int(size) for size in self._engine.get_tensor_shape(self._output)[1:])  # of an image's
         count = self._engine.num_optimization_profiles
         shapes = [self._engine.get_tensor_profile_shape(self._input, index) for index in range(count)]
         self.sizes = [(int(low[0]), int(high[0])) for low, _, high in shapes]
@@ -58,13 +58,14 @@ class Runner:
         images = int(np.prod(self._engine.get_tensor_shape(self._input)[1:]))
         width = np.dtype(_TYPES[self._engine.get_tensor_dtype(self._input).name]).itemsize
         self._into = self._cuda.allocate(largest * images * width)
-        self._out = self._cuda.allocate(largest * self._classes * np.dtype(self._type).itemsize)
+        numbers = int(np.prod(self._shape))
+        self._out = self._cuda.allocate(largest * numbers * np.dtype(self._type).itemsize)
 
     def run(self, batch: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
         """A batch of one of the sizes → logits."""
         index = next(number for number, (low, high) in enumerate(self.sizes) if low <= len(batch) <= high)
         context, cuda = self._contexts[index], self._cuda
-        logits = np.empty((len(batch), self._classes), self._type)
+        logits = np.empty((len(batch), *self._shape), self._type)
         cuda.use()
         cuda.upload(self._into, np.ascontiguousarray(batch))
         taken = (

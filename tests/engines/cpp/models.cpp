@@ -59,12 +59,16 @@ private:
     int classes_;
 };
 
+int width(const hemf::Description& description) {
+    return static_cast<int>(description.output.width(description.classes.size()));
+}
+
 }  // namespace
 
 int golden(const std::string& engine, const std::string& logits, int least) {
     const hemf::Manifest manifest = *hemf::Manifest::read(engine);
     const hemf::Description description = manifest.description(engine);
-    Told runner(logits, static_cast<int>(description.classes.size()), least);
+    Told runner(logits, width(description), least);
     std::printf("%s\n", hemf::require_golden(runner, engine, manifest, description) ? "tried" : "none");
     return 0;
 }
@@ -74,7 +78,7 @@ int predict(const Words& words) {
     const std::string file = predict::plain_path(words[0]);
     const hemf::Description description = hemf::Manifest::read(file)->description(file);
     const int least = std::atoi(words[3].c_str());
-    auto runner = std::make_shared<Told>(words[1], static_cast<int>(description.classes.size()), least);
+    auto runner = std::make_shared<Told>(words[1], width(description), least);
     const hemf::Predictor model("told", description, runner);
     const Words named(words.begin() + 5, words.end());
     predict::ImageList list = predict::collect(named);

@@ -14,7 +14,7 @@ namespace hemf {
 struct Golden {
     int images = 0, height = 0, width = 0, classes = 0;
     std::vector<std::uint8_t> pixels;  // (images, height, width, 3), RGB
-    std::vector<float> logits;         // (images, classes), of the graph, float16 emulated
+    std::vector<float> logits;         // scores (images, classes), of the graph, float16 emulated
     std::string source;                // where the images are from, in words
     double max_logit_difference = 0;   // of any logit, from here to the engine's
 

@@ -85,10 +85,10 @@ hemf_status hemf_preflight(const char* engine);
 typedef struct hemf_model hemf_model;
 hemf_status hemf_model_load(const char* engine, hemf_model** model);
 const hemf_manifest* hemf_model_manifest(const hemf_model* model);
-/* Network input of `images` images → images * classes logits. */
+/* Network input of `images` images → images * classes logits; probabilities of a model that gives those. */
 hemf_status hemf_model_infer(const hemf_model* model, const void* batch, int images, float* logits);
-/* Pixels of `images` images, as hemf_manifest_pixels gives them → images * classes logits; normalized and filled up as
- * the engine needs. */
+/* Pixels of `images` images, as hemf_manifest_pixels gives them → images * classes logits, or probabilities; normalized
+ * and filled up as the engine needs. */
 hemf_status hemf_model_logits(const hemf_model* model, const uint8_t* pixels, int images, float* logits);
 /* Image files → count * classes probabilities. */
 hemf_status hemf_model_predict(const hemf_model* model, const char* const* paths, int count, double* probabilities);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "hemf/model_input.hpp"
+#include "hemf/model_output.hpp"
 #include "hemf/preprocess.hpp"
 #include "hemf/profiles.hpp"
 
@@ -29,6 +30,7 @@ struct Description {
     std::optional<int> batch;  // the only one that the graph takes
     std::string checkpoint_sha256;
     std::optional<SourceSize> source_size;  // of the raw images that the graph resizes itself
+    ModelOutput output;                     // what the file gives of an image
 
     // What the file takes of an image.
     ModelInput input() const { return {preprocess, input_type == InputType::uint8, source_size}; }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "hemf/manifest.hpp"
+#include "hemf/model_output.hpp"
 #include "hemf/runner.hpp"
 
 namespace hemf {
@@ -14,7 +15,7 @@ namespace hemf {
 struct Prediction {
     std::string path;
     std::size_t top = 0;                // index of the most likely class
-    std::vector<double> probabilities;  // of every class, in the order of the model's classes; their sum is 1
+    std::vector<double> probabilities;  // of every class, in the order of the model's classes
 };
 
 class Predictor {
@@ -43,7 +44,8 @@ public:
     std::vector<Prediction> predict(const std::vector<std::string>& paths, int batch = 8,
                                     const Progress& progress = {}) const;
 
-    // Pixels of `images` images, as `description().input()` takes them from images → logits (images, classes).
+    // Pixels of `images` images, as `description().input()` takes them from images → scores (images, classes):
+    // logits, or what `description().output` says.
     std::vector<float> logits(const std::uint8_t* pixels, int images) const;
 
 private:
@@ -52,8 +54,5 @@ private:
     std::shared_ptr<Runner> runner_;
     std::vector<std::string> notes_;
 };
-
-// Logits of one image → probabilities, in double precision.
-std::vector<double> softmax(const float* logits, std::size_t classes);
 
 }  // namespace hemf

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+
 #include "../file.hpp"
 #include "../sha256.hpp"
 #include "flavour.hpp"
@@ -56,7 +58,9 @@ void read_interface(Loaded& loaded, const std::string& path) {
     loaded.output = tensor(engine, outputs[0], path);
     const bool plain =
         loaded.output.type == nvinfer1::DataType::kFLOAT || loaded.output.type == nvinfer1::DataType::kHALF;
-    if (!plain || loaded.output.shape.size() != 1)
+    // One row of numbers an image: axes of size 1 may be anywhere.
+    const std::vector<std::int64_t>& sizes = loaded.output.shape;
+    if (!plain || std::count_if(sizes.begin(), sizes.end(), [](std::int64_t size) { return size != 1; }) > 1)
         throw bad_input(path + ": its output is not the logits of a classifier.");
     std::vector<BatchProfile> profiles;
     for (int index = 0; index < engine.getNbOptimizationProfiles(); ++index) {
