@@ -340,7 +340,7 @@ def test_another_format_under_the_name_of_a_png_is_refused(tmp_path: Path, data)
 # 41 Several frames
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "MPO"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_several_frames_are_refused_and_counted(tmp_path: Path, kind):
     path = tmp_path / "frames.png"
     frames = [Image.fromarray(NOISE), Image.fromarray(255 - NOISE), Image.fromarray(NOISE // 2)]
