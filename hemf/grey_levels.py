@@ -52,14 +52,12 @@ def _small(bits: int, low: int, high: int) -> bool:
 
 
 def _note(where: str, bits: int, count: int, low: int, high: int) -> str:
-    some = "the image" if count == 1 else f"all {count} images"
-    used = max(1, (max(high - low, 1) * ((1 << bits) - 1) // _LEVELS).bit_length())
-    if low == 0:
-        seen = f"the highest grey level of {some} of {bits} bits a sample in {where} is {high} of {_LEVELS}"
-    else:
-        seen = f"{some} of {bits} bits a sample in {where} have grey levels of {low} to {high} alone, of 0 to {_LEVELS}"
-    why = (
-        f"Probably {used} bits a sample or so were stored in {bits}, and the files don't say it: PNG does by sBIT, TIFF "
-        f"by MaxSampleValue. Scale them to the whole range, unless they are meant to be like that."
+    some = "the image" if count == 1 else f"the {count} images"
+    levels = f"no higher grey level than {high}" if low == 0 else f"grey levels of {low} to {high} alone"
+    step = ((1 << bits) - 1) // _LEVELS or 1  # of the file, for a level
+    used = (max(high - low, 1) * step - step // 2).bit_length()
+    return (
+        f"In {some} of {bits} bits a sample in {where} there are {levels}, of 0 to {_LEVELS}. Probably {used} bits or "
+        f"so were stored in {bits}, and the files don't say it (PNG does by sBIT, TIFF by MaxSampleValue): scale them "
+        "to the whole range, unless they are meant to be like that."
     )
-    return f"{seen[0].upper()}{seen[1:]}. {why}"

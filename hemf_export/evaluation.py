@@ -97,11 +97,12 @@ def evaluate(request: Request, progress: Progress = lambda phase, done, total: N
                 "Evaluate each by itself: a mean over other classes says nothing.",
             )
     listed = [_labelled(data, model) for (_, data), model in zip(request.pairs, models, strict=True)]
+    notes: list[str] = []
     for root, images in {images.root.resolve(): images for images in listed}.items():
         takers = [model.input for model, own in zip(models, listed, strict=True) if own.root.resolve() == root]
-        predictor.require_readable(images, progress, takers)
+        notes += predictor.require_readable(images, progress, takers)
     pairs = zip(request.files, models, listed, strict=True)
-    return Evaluation(tuple(_evaluated(*pair, request.batch, progress) for pair in pairs))
+    return Evaluation(tuple(_evaluated(*pair, request.batch, progress) for pair in pairs), tuple(notes))
 
 
 def _labelled(data: Path, model: Predictor) -> LabelledImages:

@@ -73,8 +73,8 @@ def command(
         artifacts.write_bytes(report, verification_page.html(values, pictures).encode())
     if markdown is not None:
         artifacts.write_bytes(markdown, verification_text.markdown(values).encode())
-    for note in (*looking.notes, *(note for subject in (found.reference, *(c.subject for c in found.candidates))
-                           for note in subject.model.notes)):  # fmt: skip
+    subjects = (found.reference, *(candidate.subject for candidate in found.candidates))
+    for note in (*looking.notes, *found.notes, *(note for subject in subjects for note in subject.model.notes)):
         console.warn(note)
     problems = verification_text.missed(values)
     if not as_json:

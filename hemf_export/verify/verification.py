@@ -106,7 +106,7 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     images = folders.any_images(request.data, models[0].classes)
     if request.earlier is not None:
         request.earlier.require(ImageSet(images, models[0].input).to_dict()["names_sha256"], models[0].classes)
-    predictor.require_readable(images, progress, [model.input for model in models])
+    odd = predictor.require_readable(images, progress, [model.input for model in models])
     logits = _logits(models, images, request.batch, progress)
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
@@ -115,7 +115,7 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         for path, model, found in zip(paths, models, logits, strict=True)
     ]
     candidates = tuple(_verified(subjects[0], subject, images, request) for subject in subjects[1:])
-    return Verification(subjects[0], candidates, images, request.seed)
+    return Verification(subjects[0], candidates, images, request.seed, notes=odd)
 
 
 class _Done:

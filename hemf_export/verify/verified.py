@@ -82,6 +82,7 @@ class Verification:
         images: that all were run on.
         seed: of the bootstrap.
         extra: parts that were added afterwards, by candidate and name: where a file leaves the float32 one.
+        notes: of what is odd about the images.
     """
 
     reference: Subject
@@ -89,6 +90,7 @@ class Verification:
     images: LabelledImages
     seed: int
     extra: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
