@@ -57,7 +57,7 @@ class LabelledImages:
         """What was used, for a manifest: the folder, how many of each class, and a hash of the names."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(os.fsencode(path.relative_to(self.root)) + b"\0")
+            digest.update(os.fsencode(names.composed(str(path.relative_to(self.root)))) + b"\0")
         labels = self.labels
         counts = {} if labels is None else {name: labels.count(label) for label, name in enumerate(self.classes)}
         return {
@@ -78,7 +78,7 @@ def image_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     strange: list[str] = []
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(folder), key=lambda entry: (names.composed(entry.name), entry.name))
     except OSError as error:
         raise BadInputError(f"Can't read the folder {folder}: {error.strerror}.") from error
     for entry in entries:

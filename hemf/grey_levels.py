@@ -11,8 +11,8 @@ from PIL import Image
 
 BITS = "bits"  # in an image's `info`: how many bits its file stores a sample
 _LEVELS = 255
-_SUSPICIOUS = {8: _LEVELS // 8 + 1}  # levels used, at most; a dark set of 8-bit pictures is nothing rare
-_SUSPICIOUS_DEEP = _LEVELS // 4 + 1  # of files of more bits
+_DARK = 32  # the highest level, at most, of 8-bit pictures that are told of: an eighth of the range
+_NARROW = 64  # levels used, at most, of those of more bits: a quarter, as there pictures are rarely meant to be so dark
 
 
 class GreyLevels:
@@ -46,9 +46,7 @@ class GreyLevels:
 
 
 def _small(bits: int, low: int, high: int) -> bool:
-    if bits <= 8:
-        return high <= _SUSPICIOUS[8]
-    return high - low <= _SUSPICIOUS_DEEP
+    return high <= _DARK if bits <= 8 else high - low <= _NARROW
 
 
 def _note(where: str, bits: int, count: int, low: int, high: int) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SHORT, LONG, DOUBLE = 3, 4, 12
-_FORMATS = {SHORT: "H", LONG: "I", DOUBLE: "d", 13: "I", 16: "Q"}
+_FORMATS = {1: "B", SHORT: "H", LONG: "I", DOUBLE: "d", 13: "I", 16: "Q"}
 
 
 @dataclass(frozen=True)
