@@ -16,11 +16,12 @@ ones with a MaxSampleValue and nothing below zero are what it says.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +56,7 @@ _GREY_BITS, _COLOUR_BITS = (1, 2, 4, 8, 16), (8, 16)  # that Pillow unpacks
 _AS_BYTES = {_BITS: 8, _PHOTOMETRIC: _BLACK_IS_ZERO, _SAMPLES: 1, _FORMAT: _UNSIGNED}
 # None, LZW, Deflate by two numbers, PackBits, LZMA and Zstandard give bytes, whatever the bits of a sample.
 _OF_BYTES = (1, 5, 8, 32946, 32773, 34925, 50000)
+_WITHOUT_PREDICTOR = (1, 32773)
 _JPEG = (6, 7)
 HINT = "Save it as TIFF or PNG of 8 or 16 bits a sample, black as zero."
 
@@ -77,27 +79,27 @@ class Page:
 
     @property
     def width(self) -> int:
-        """Of the samples, before they are turned upright."""
+        """Columns of pixels, before they are turned upright."""
         return self._number(_WIDTH, 0)
 
     @property
     def height(self) -> int:
-        """Of the samples, before they are turned upright."""
+        """Rows of pixels, before they are turned upright."""
         return self._number(_HEIGHT, 0)
 
     @property
     def bits(self) -> int:
-        """Of the first sample; Pillow refuses files in which others have other depths."""
+        """Bits of the first sample; Pillow refuses files in which others have other depths."""
         return self._numbers(_BITS, 1)[0]
 
     @property
     def samples(self) -> int:
-        """Of a pixel."""
+        """Samples of a pixel."""
         return self._number(_SAMPLES, 1)
 
     @property
     def photometric(self) -> int:
-        """What a sample means."""
+        """Meaning of a sample, as TIFF numbers it."""
         return self._number(_PHOTOMETRIC, _WHITE_IS_ZERO)
 
     @property
@@ -112,7 +114,7 @@ class Page:
 
     @property
     def stated(self) -> int | None:
-        """How many of the bits are used, where the file says so and they are fewer."""
+        """Number of bits that are used, where the file says so and they are fewer."""
         for tag in (_MAXIMUM, _NAMED_MAXIMUM):
             values = {float(value) for value in _tuple(self.tags.get(tag, ()))}
             if len(values) == 1:
@@ -142,7 +144,7 @@ class Page:
             if self.bits == 16 and self.planes:
                 _by_libtiff(image, f"{image.mode};16N")  # which Pillow by itself takes for planes of 8 bits
             image.load()
-            return image.copy()
+            return image
 
     def _refuse_unknown(self) -> None:
         if _PHOTOMETRIC not in self.tags and self._number(_COMPRESSION, 1) not in _JPEG:
@@ -205,7 +207,8 @@ class Page:
             self._refuse("colours in planes or with alpha")
         if compression not in _OF_BYTES:
             self._refuse("JPEG compression" if compression in _JPEG else f"the compression {compression}")
-        if self._number(_PREDICTOR, 1) != 1 or self._number(_FILL_ORDER, 1) != 1:
+        predictor = 1 if compression in _WITHOUT_PREDICTOR else self._number(_PREDICTOR, 1)
+        if predictor != 1 or self._number(_FILL_ORDER, 1) != 1:
             self._refuse("a predictor, or its bits in reverse order")
         if held == places * self.height * 2 and held > row * self.height:
             self._refuse("two bytes for each")
@@ -262,14 +265,13 @@ def picture(path: Path) -> Page:
         BadInputError: several pages are pictures, or the picture is in a directory below the page's own.
     """
     with open(path, "rb") as file:
-        pages = _pages(file)
-        chosen = [offset for offset, copy in pages if not copy] or [offset for offset, _ in pages]
-        if len(chosen) != 1:
-            raise BadInputError(f"{path} holds {len(chosen)} frames.", "Save the one that is meant as an image.")
-        file.seek(0)
         head = file.read(16)
         if head[:4] == _BIG_BIG_ENDIAN:
             raise BadInputError(f"{path} is a BigTIFF file with the highest byte first: that is not read.", HINT)
+        pages = _pages(file, head)
+        chosen = [offset for offset, copy in pages if not copy] or [offset for offset, _ in pages]
+        if len(chosen) != 1:
+            raise BadInputError(f"{path} holds {len(chosen)} frames.", "Save the one that is meant as an image.")
         tags = TiffImagePlugin.ImageFileDirectory_v2(head if head[:4] in MAGIC[2:] else head[:8])
         file.seek(chosen[0])
         tags.load(file)
@@ -278,18 +280,21 @@ def picture(path: Path) -> Page:
     return Page(path, chosen[0], chosen[0] == pages[0][0], tags)
 
 
-def _pages(file: Any) -> list[tuple[int, bool]]:
+def _pages(file: BinaryIO, head: bytes) -> list[tuple[int, bool]]:
     """Where the directory of each page begins, and whether it is a reduced copy or a mask of another."""
-    head = file.read(16)
     order, big = "<" if head[:2] == b"II" else ">", head[:4] in MAGIC[2:]
     count, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")
     (place,) = struct.unpack_from(order + pointer, head, 8 if big else 4)
+    size = os.fstat(file.fileno()).st_size
     found: dict[int, bool] = {}
     while place and place not in found:
         if len(found) == _MOST_PAGES:
             raise ValueError(f"more than {_MOST_PAGES} pages")
-        file.seek(place)
-        (entries,) = struct.unpack(order + count, file.read(struct.calcsize(count)))
+        file.seek(min(place, size))
+        start = file.read(struct.calcsize(count))
+        (entries,) = struct.unpack(order + count, start.ljust(struct.calcsize(count), b"\xff"))
+        if place + len(start) + entries * entry > size:
+            raise EOFError("image file is truncated")
         content = file.read(entries * entry)
         found[place] = any(_copy(order, content[at : at + entry]) for at in range(0, len(content), entry))
         (place,) = struct.unpack(order + pointer, file.read(struct.calcsize(pointer)))
@@ -301,7 +306,7 @@ def _copy(order: str, entry: bytes) -> bool:
     tag, kind = struct.unpack_from(order + "HH", entry)
     if tag not in (_SUBFILE, _OLD_SUBFILE) or kind not in (3, 4):
         return False
-    (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), entry, len(entry) // 2 + 2)
+    (value,) = struct.unpack_from(order + ("H" if kind == 3 else "I"), entry, 12 if len(entry) == 20 else 8)
     return bool(value & (_REDUCED | _MASK)) if tag == _SUBFILE else value == _OLD_REDUCED
 
 

@@ -129,7 +129,7 @@ def write_photographs(folder: Path) -> list[Path]:
 
 
 def write_tiff_depths(folder: Path) -> list[Path]:
-    """TIFF files of every number of bits, polarity, order, layout and largest value, and of previews beside the picture."""
+    """TIFF files of many numbers of bits, polarities, orders, layouts and largest values, and with previews."""
     random = np.random.default_rng(7)
     paths = []
 

@@ -64,7 +64,9 @@ class Origin:
 
 def digest(entries: list[Entry]) -> str:
     """SHA-256 of a split: of each image's place and content, whatever machine or source it was made on."""
-    lines = sorted(f"{entry.sha256}  {entry.file}\n".encode("utf-8", "surrogateescape") for entry in entries)
+    lines = sorted(
+        f"{entry.sha256}  {names.composed(entry.file)}\n".encode("utf-8", "surrogateescape") for entry in entries
+    )
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
