@@ -29,7 +29,8 @@ class LabelledImages:
 
     Args:
         root: the folder that they come from.
-        classes: class names, composed (see `hemf.names`); a label is an index into them.
+        classes: class names, as they were asked for, else of the folders (see `hemf.names`); a label is an index into
+            them.
         paths: files, sorted by class and name: the same list on every machine.
         labels: one an image; None where the folder has no classes.
     """

@@ -50,12 +50,12 @@ def _small(bits: int, low: int, high: int) -> bool:
 
 
 def _note(where: str, bits: int, count: int, low: int, high: int) -> str:
-    some = "the image" if count == 1 else f"the {count} images"
+    some, have = ("The image", "has") if count == 1 else (f"The {count} images", "have")
     levels = f"no higher grey level than {high}" if low == 0 else f"grey levels of {low} to {high} alone"
     step = ((1 << bits) - 1) // _LEVELS or 1  # of the file, for a level
     used = (max(high - low, 1) * step - step // 2).bit_length()
     return (
-        f"In {some} of {bits} bits a sample in {where} there are {levels}, of 0 to {_LEVELS}. Probably {used} bits or "
-        f"so were stored in {bits}, and the files don't say it (PNG does by sBIT, TIFF by MaxSampleValue): scale them "
-        "to the whole range, unless they are meant to be like that."
+        f"{some} of {bits} bits a sample in {where} {have} {levels}, of 0 to {_LEVELS}. Probably {used} bits or so "
+        f"were stored in {bits}, and the files don't say it (PNG does by sBIT, TIFF by MaxSampleValue): scale them to "
+        "the whole range, unless they are meant to be like that."
     )

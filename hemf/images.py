@@ -52,7 +52,7 @@ def decode(path: Path) -> Image.Image:
         if start in tiff.MAGIC:
             page = tiff.picture(path)
             _check_size(path, page.width, page.height)
-            return _to_rgb(page.decode(), page.bits)
+            return _to_rgb(page.decode(), min(page.bits, tiff.MOST_BITS))
         with _opened(path, jpeg=start.startswith(b"\xff\xd8\xff")) as image:
             _check_size(path, image.width, image.height)
             if getattr(image, "n_frames", 1) > 1:

@@ -140,7 +140,14 @@ class Page:
                 return self._unpacked()
             if self.stated is not None or (self.grey and self.bits == 16):
                 return self._by_samples()
-        with self._opened() as image:
+        try:
+            opened = self._opened()
+        except SyntaxError as error:
+            if "unknown pixel mode" not in str(error):
+                raise
+            what = f"photometric {self.photometric}, {self.samples} samples of {self.bits} bits"
+            raise BadInputError(f"{self.path} can't be decoded: unknown pixel mode ({what}).", HINT) from error
+        with opened as image:
             if self.bits == 16 and self.planes:
                 _by_libtiff(image, f"{image.mode};16N")  # which Pillow by itself takes for planes of 8 bits
             image.load()

@@ -41,7 +41,7 @@ def noted(folder: Path) -> list[str]:
 @pytest.mark.parametrize(("bits", "highest"), [(10, 4), (12, 16), (13, 32), (14, 64)])
 def test_few_bits_in_many_are_told_with_the_highest_level(tmp_path: Path, bits, highest):
     (note,) = noted(write(tmp_path, bits))
-    assert f"In the 6 images of 16 bits a sample in the set there are no higher grey level than {highest}, of" in note
+    assert f"The 6 images of 16 bits a sample in the set have no higher grey level than {highest}, of" in note
     assert f"Probably {bits} bits or so were stored in 16" in note
 
 
@@ -74,7 +74,7 @@ def test_the_scans_among_photographs_are_told_of(tmp_path: Path):
     write(tmp_path, 12)
     write(tmp_path, 8, stored=8)
     (note,) = noted(tmp_path)
-    assert "the 6 images of 16 bits" in note
+    assert "The 6 images of 16 bits" in note
 
 
 def test_one_bright_image_is_enough(tmp_path: Path):
@@ -97,7 +97,7 @@ TOLD = "no higher grey level than 16"
 def test_training_tells(scans: Path):
     checked = checks.check(checks.load_splits(scans), skip=False, progress=lambda: None)
     assert sum(TOLD in note for note in checked.notes) == 1
-    assert any(f"the 30 images of 16 bits a sample in {scans} " in note for note in checked.notes)
+    assert any(f"The 30 images of 16 bits a sample in {scans} " in note for note in checked.notes)
 
 
 def test_preparing_a_data_set_tells(scans: Path, tmp_path: Path):

@@ -149,8 +149,9 @@ def test_samples_without_a_known_black_and_white_are_refused_in_one_way(tmp_path
         (Page(levels(10), 10, tags=[(266, 3, [2])]), "10 bits a sample and a predictor, or its bits in reverse"),
         (Page(levels(10, 3), 10, 2, planes=True), "10 bits a sample and colours in planes"),
         (Page(levels(12), 16, photometric=None), "whether black or white is zero"),
+        (Page(levels(16, 2), 16, tags=[(338, 3, [2])]), r"unknown pixel mode \(photometric 1, 2 samples of 16 bits\)"),
     ],
-    ids=["predictor", "reverse", "planes", "polarity"],
+    ids=["predictor", "reverse", "planes", "polarity", "alpha"],
 )
 def test_other_layouts_are_refused_by_name(tmp_path: Path, page, told):
     with pytest.raises(BadInputError, match=told):
