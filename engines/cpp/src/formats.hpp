@@ -42,8 +42,8 @@ Decoded bmp(Bytes file);
 Decoded tiff(Bytes file);
 Decoded webp(Bytes file);
 
-// What the text chunks, the animation chunk and the chunk of significant bits of a PNG file say; also checks the sums of
-// what precedes its pixels.
+// What the text chunks, the animation chunk and the chunk of significant bits of a PNG file say; also checks the sums
+// of what precedes its pixels.
 struct PngMetadata {
     int orientation = 1;
     std::uint32_t frames = 1;

@@ -1,5 +1,5 @@
-// PNG by libpng, to the values that Pillow takes from it: no gamma, no background, the high byte of 16-bit colours. What
-// an sBIT chunk says is followed as in hemf/png.py, which tells the rule.
+// PNG by libpng, to the values that Pillow takes from it: no gamma, no background, the high byte of 16-bit colours.
+// What an sBIT chunk says is followed as in hemf/png.py, which tells the rule.
 #include <csetjmp>
 #include <cstddef>
 #include <memory>

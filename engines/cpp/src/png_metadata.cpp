@@ -1,5 +1,5 @@
-// The chunks of a PNG file that libpng leaves alone: EXIF in its two forms, XMP, how many frames there are, and how many
-// bits of a sample are used.
+// The chunks of a PNG file that libpng leaves alone: EXIF in its two forms, XMP, how many frames there are, and how
+// many bits of a sample are used.
 #include <cstring>
 #include <string>
 

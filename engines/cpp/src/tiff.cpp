@@ -1,5 +1,5 @@
-// TIFF by libtiff, of the layouts that Python reads: grey, palette, RGB and CMYK of up to 16 bits, JPEG inside included.
-// Which page is the picture, which samples are taken, and what MaxSampleValue means, is told in hemf/tiff.py.
+// TIFF by libtiff, of the layouts that Python reads: grey, palette, RGB and CMYK of up to 16 bits, JPEG inside
+// included. Which page is the picture, which samples are taken, and what MaxSampleValue means, is told in hemf/tiff.py.
 #include <cstdarg>
 #include <cstring>
 #include <memory>
@@ -111,7 +111,8 @@ bool is_grey(const Layout& of) {
 // Samples that Pillow doesn't unpack, and Python does by itself.
 bool is_packed(const Layout& of) {
     const bool ours = is_grey(of) || (of.photometric == PHOTOMETRIC_RGB && of.samples >= 3);
-    const bool known = of.bits == 8 || of.bits == 16 || (of.samples == 1 && (of.bits == 1 || of.bits == 2 || of.bits == 4));
+    const bool small = of.bits == 1 || of.bits == 2 || of.bits == 4;
+    const bool known = of.bits == 8 || of.bits == 16 || (of.samples == 1 && small);
     return ours && (of.format == SAMPLEFORMAT_INT || !known);
 }
 
@@ -359,7 +360,8 @@ struct Page {
 };
 
 std::vector<Page> pages(Bytes file) {
-    const Directories read{file, file.starts_with("MM", 2), file.size > 3 && (file.data[2] == 43 || file.data[3] == 43)};
+    const bool big = file.size > 3 && (file.data[2] == 43 || file.data[3] == 43);
+    const Directories read{file, file.starts_with("MM", 2), big};
     const std::size_t counter = read.big ? 8 : 2, entry = read.big ? 20 : 12;
     std::vector<Page> found;
     if (!file.has(read.big ? 8 : 4, read.width())) throw truncated();
