@@ -12,9 +12,11 @@ from pathlib import Path
 from PIL import Image
 
 from calibration.image_set import ImageSet, file_digest, stratified
-from hemf import folders
+from hemf import folders, names
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages
+from hemf.grey_levels import GreyLevels
+from hemf.images import decode
 from hemf.model_input import ModelInput
 
 CALIBRATION_IMAGES = 512
@@ -80,7 +82,7 @@ def select(
     chosen = stratified(pool, min(count, len(pool)), seed)
     for images in (chosen, judges):
         _require_sizes(images, taken)
-    check_pictures(ImageSet(chosen, taken, batch))
+    notes += check_pictures(ImageSet(chosen, taken, batch))
     judges, same = _without_copies(judges, chosen)
     if same:
         notes.append(f"{same} held-out images are also among those that calibrate; they don't judge.")
@@ -103,19 +105,25 @@ def _require_sizes(images: LabelledImages, taken: ModelInput) -> None:
     taken.require_sizes(dict(sorted(sizes.items())))
 
 
-def check_pictures(images: ImageSet) -> None:
-    """Decode images until one has any light in it.
+def check_pictures(images: ImageSet) -> list[str]:
+    """Decode images until one has any light in it and they use enough of their range; notes where they don't.
 
     Raises:
         BadInputError: all are black, or one doesn't decode.
     """
+    lit, levels = False, GreyLevels()
     for path in images.images.paths:
-        if images.taken.load(path).any():
-            return
-    raise BadInputError(
-        f"All {len(images)} images of {images.images.root} are black: there is nothing to calibrate on.",
-        "Give real images.",
-    )
+        image = decode(path)
+        levels.look(image)
+        lit = lit or bool(images.taken.pixels(image).any())
+        if lit and not levels.suspicious:
+            return []
+    if not lit:
+        raise BadInputError(
+            f"All {len(images)} images of {images.images.root} are black: there is nothing to calibrate on.",
+            "Give real images.",
+        )
+    return levels.notes(str(images.images.root))
 
 
 def _pools(folder: Path, classes: Sequence[str] | None, single: bool) -> tuple[LabelledImages, LabelledImages | None]:
@@ -134,24 +142,24 @@ def _images(folder: Path, classes: Sequence[str] | None, single: bool) -> Labell
     found = folders.any_images(folder)
     if found.labels is None or classes is None:
         return found
-    missing = sorted(set(classes) - set(found.classes))
-    if set(found.classes) - set(classes) or (missing and not (single and len(found.classes) == 1)):
-        if len(found.classes) == 1 and found.classes[0] in classes:
+    labels = [names.place_of(name, classes) for name in found.classes]
+    if None in labels or (len(set(labels)) < len(classes) and not (single and len(found.classes) == 1)):
+        if labels == [labels[0]] and labels[0] is not None:
             raise BadInputError(
                 f"{found.root} has images of one class only, {found.classes[0]}: ranges would fit that class.",
                 "Add the others, or say --allow-single-class.",
             )
         return folders.class_folders(found.root, classes)  # refuses, and tells the difference
-    labels = tuple(classes.index(found.classes[label]) for label in found.labels)
-    return LabelledImages(found.root, tuple(classes), found.paths, labels)
+    own = [label for label in labels if label is not None]
+    return LabelledImages(found.root, tuple(classes), found.paths, tuple(own[label] for label in found.labels))
 
 
 def _divide(pool: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImages]:
     if len(pool) < 2:
         raise BadInputError(f"{pool.root} has one image; some must calibrate and others judge.", "Add images.")
     judges = stratified(pool, max(1, round(len(pool) * HELD_OUT_SHARE)), seed)
-    names = set(judges.paths)
-    return pool.select([index for index, path in enumerate(pool.paths) if path not in names]), judges
+    held_out = set(judges.paths)
+    return pool.select([index for index, path in enumerate(pool.paths) if path not in held_out]), judges
 
 
 def _without_copies(judges: LabelledImages, chosen: LabelledImages) -> tuple[LabelledImages, int]:

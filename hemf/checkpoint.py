@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hemf import artifacts, authors, checkpoint_files, class_names, state_dict, weight_sets
+from hemf import artifacts, authors, checkpoint_files, class_names, names, state_dict, weight_sets
 from hemf.checkpoint_files import Content, content_digest, safetensors_bytes
 from hemf.config import HemfConfig
 from hemf.errors import BadInputError
@@ -136,7 +136,7 @@ def load(path: Path, *, classes: Sequence[str] | None = None, reading: Reading =
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         raise BadInputError(f"{path} is not a whole checkpoint: {type(error).__name__} {reason}.") from error
-    if classes is not None and tuple(classes) != checkpoint.classes:
+    if classes is not None and not names.same(classes, checkpoint.classes):
         raise BadInputError(
             f"{path} has the classes {', '.join(checkpoint.classes)}, not {', '.join(classes)}.", "Leave out --classes."
         )

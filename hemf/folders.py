@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from hemf import names
 from hemf.errors import BadInputError
 from hemf.images import PixelArray, decode
 
@@ -28,7 +29,8 @@ class LabelledImages:
 
     Args:
         root: the folder that they come from.
-        classes: class names; a label is an index into them.
+        classes: class names, as they were asked for, else of the folders (see `hemf.names`); a label is an index into
+            them.
         paths: files, sorted by class and name: the same list on every machine.
         labels: one an image; None where the folder has no classes.
     """
@@ -56,7 +58,7 @@ class LabelledImages:
         """What was used, for a manifest: the folder, how many of each class, and a hash of the names."""
         digest = hashlib.sha256()
         for path in self.paths:
-            digest.update(os.fsencode(path.relative_to(self.root)) + b"\0")
+            digest.update(os.fsencode(names.composed(str(path.relative_to(self.root)))) + b"\0")
         labels = self.labels
         counts = {} if labels is None else {name: labels.count(label) for label, name in enumerate(self.classes)}
         return {
@@ -77,7 +79,7 @@ def image_files(folder: Path) -> list[Path]:
     found: list[Path] = []
     strange: list[str] = []
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(folder), key=lambda entry: (names.composed(entry.name), entry.name))
     except OSError as error:
         raise BadInputError(f"Can't read the folder {folder}: {error.strerror}.") from error
     for entry in entries:
@@ -110,7 +112,7 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
     if not root.is_dir():
         raise BadInputError(f"{root} is not a folder.", "Class folders with images are needed, one a class.")
     entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    found = [path.name for path in entries if path.is_dir()]
+    found = _by_class(entries)
     if not found:
         raise BadInputError(f"{root} has no class folders.", "Put each class's images into a folder of its own.")
     loose = [path for path in entries if not path.is_dir() and _belongs(path)]
@@ -119,25 +121,38 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
             listed(f"{len(loose)} entries of {root} are in no class folder", [str(path) for path in loose]),
             "Move them into one, or away.",
         )
-    if classes is not None and set(found) != set(classes):
-        missing, extra = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+    wanted = {names.composed(name) for name in classes or found}
+    if found.keys() != wanted:
+        missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
         parts = [f"missing {_names(missing)}"] * bool(missing) + [f"unexpected {_names(extra)}"] * bool(extra)
         raise BadInputError(f"The classes of {root} differ from the expected ones: {'; '.join(parts)}.")
-    names = tuple(classes) if classes is not None else tuple(found)
+    labelled = tuple(classes) if classes is not None else tuple(found)
     paths: list[Path] = []
     labels: list[int] = []
     empty: list[str] = []
-    for label, name in enumerate(names):
-        files = image_files(root / name)
+    for label, name in enumerate(labelled):
+        folder = found[names.composed(name)]
+        files = image_files(folder)
         if not files:
-            empty.append(str(root / name))
+            empty.append(str(folder))
         paths.extend(files)
         labels.extend([label] * len(files))
     if len(empty) == 1:
         raise BadInputError(f"The class folder {empty[0]} has no images.", "Add some or remove the folder.")
     if empty:
         raise BadInputError(listed(f"{len(empty)} class folders have no images", empty), "Add some or remove them.")
-    return LabelledImages(root, names, tuple(paths), tuple(labels))
+    return LabelledImages(root, labelled, tuple(paths), tuple(labels))
+
+
+def class_names(root: Path) -> tuple[str, ...]:
+    """The names of the class folders of `root`, sorted; nothing else of them is looked at."""
+    return tuple(_by_class(path for path in root.iterdir() if not path.name.startswith(".")))
+
+
+def _by_class(entries: Iterable[Path]) -> dict[str, Path]:
+    """Class folders by their names, sorted: in the same order whatever system wrote them."""
+    folders = names.by_key((names.composed(path.name), path) for path in sorted(entries) if path.is_dir())
+    return dict(sorted(folders.items()))
 
 
 def any_images(folder: Path, classes: Sequence[str] | None = None) -> LabelledImages:
@@ -219,5 +234,5 @@ def _not_regular(path: Path) -> str | None:
     return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
 
 
-def _names(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+def _names(found: list[str]) -> str:
+    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")

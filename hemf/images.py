@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
-from hemf import resampling
+from hemf import png, resampling, tiff
 from hemf.errors import BadInputError, did_you_mean
+from hemf.grey_levels import BITS
 from hemf.resampling import Resampling
+from hemf.sample_depth import Samples, eight_bits
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
 MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
@@ -31,20 +33,34 @@ FloatArray = NDArray[np.float32]
 def decode(path: Path) -> Image.Image:
     """Read an image file as RGB, turned upright by its EXIF orientation. The content tells the format, not the name.
 
-    16-bit greyscale is scaled to 8 bits, palettes are resolved, alpha is dropped, CMYK is converted as Pillow does.
+    Greyscale of more than 8 bits is scaled to 8, by what the file says of its samples (see `hemf.tiff` and `hemf.png`);
+    palettes are resolved, alpha is dropped, CMYK is converted as Pillow does. Of a JPEG file with further pictures
+    behind the first (MPO: a preview, a gain map, another view) the first is the picture, as every viewer has it; of a
+    TIFF file with reduced copies or masks the page that is neither. Animations and several pages are refused.
 
     Raises:
-        BadInputError: not a regular file, not an image of `FORMATS`, truncated, several frames, or too large.
+        BadInputError: not a regular file, not an image of `FORMATS`, truncated, several frames, too large, or of
+            samples whose grey levels aren't known.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # a FIFO would block, a folder would confuse
             raise BadInputError(f"{path} is not a regular file.")
+        with open(path, "rb") as file:
+            start = file.read(4)
         # Pillow may warn here, of a large size or an odd header: that is the program's to show or not. Silencing it
         # for the moment, as catch_warnings does, would change the filters of all threads.
-        with Image.open(path, formats=FORMATS) as image:
-            _check_size(path, image)
-            image.load()
-            return _to_rgb(path, ImageOps.exif_transpose(image))
+        if start in tiff.MAGIC:
+            page = tiff.picture(path)
+            _check_size(path, page.width, page.height)
+            return _to_rgb(page.decode(), min(page.bits, tiff.MOST_BITS))
+        with _opened(path, jpeg=start.startswith(b"\xff\xd8\xff")) as image:
+            _check_size(path, image.width, image.height)
+            if getattr(image, "n_frames", 1) > 1:
+                raise BadInputError(f"{path} holds {image.n_frames} frames.", "Save the one that is meant as an image.")  # type: ignore[attr-defined]
+            bits = 16 if any("16" in str(tile.args) for tile in getattr(image, "tile", ())) else 8
+            if image.format == "PNG":
+                image = png.decode(path, image)
+            return _to_rgb(ImageOps.exif_transpose(image), bits)
     except BadInputError:
         raise
     except UnidentifiedImageError as error:
@@ -56,25 +72,35 @@ def decode(path: Path) -> Image.Image:
         raise BadInputError(f"{path} can't be decoded: {error}.") from error
 
 
-def _check_size(path: Path, image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _opened(path: Path, jpeg: bool) -> Image.Image:
+    """A file in Pillow. JPEG files go to the reader that knows nothing of pictures behind the first."""
+    if jpeg:
+        try:
+            return JpegImagePlugin.JpegImageFile(path)
+        except SyntaxError as error:
+            if "-bit layers" in str(error):
+                raise BadInputError(f"{path} is a JPEG file of other than 8 bits a sample.", tiff.HINT) from error
+            raise
+    return Image.open(path, formats=("PNG", "BMP", "WEBP"))
+
+
+def _check_size(path: Path, width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
         raise BadInputError(
-            f"{path} is too large: {image.width} × {image.height} pixels; at most {MAX_PIXELS:,} are read.",
-            "Scale it down.",
+            f"{path} is too large: {width} × {height} pixels; at most {MAX_PIXELS:,} are read.", "Scale it down."
         )
-    if getattr(image, "n_frames", 1) > 1:
-        raise BadInputError(f"{path} holds {image.n_frames} frames.", "Save the one that is meant as an image.")  # type: ignore[attr-defined]
 
 
-def _to_rgb(path: Path, image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image)
-        if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
-            raise BadInputError(f"{path} has {values.dtype} pixels; 8-bit or 16-bit unsigned are needed.")
-        image = Image.fromarray((values.astype(np.float64) / 257.0).round().astype(np.uint8))
+def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
+    """As RGB; `bits` a sample of the file are noted in its `info`."""
+    if image.mode.startswith("I"):
+        values: Samples = np.asarray(image).astype(np.uint16)
+        image = Image.fromarray(eight_bits(values[..., None], [16])[..., 0])
     if image.mode == "P":
         image = image.convert("RGBA")  # transparency given in bytes can't go to RGB directly
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info[BITS] = bits
+    return image
 
 
 @dataclass(frozen=True)

@@ -85,9 +85,10 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that was found, one entry a file."""
+    """Everything that was found, one entry a file; `notes` of what is odd about the images."""
 
     models: tuple[Evaluated, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ What can't be evaluated is refused before the first image: no class folders, oth
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,16 +103,17 @@ def evaluate(request: Request, progress: Progress = lambda phase, done, total: N
                 f"{', '.join(models[0].classes)}.",
                 "Evaluate each by itself: a mean over other classes says nothing.",
             )
-    listed = []
-    for place, (_, data) in enumerate(request.pairs):
-        images, notes = _labelled(data, models[place])
-        models[place] = dataclasses.replace(models[place], notes=(*models[place].notes, *notes))
+    listed: list[LabelledImages] = []
+    notes: list[str] = []
+    for (_, data), model in zip(request.pairs, models, strict=True):
+        images, own = _labelled(data, model)
         listed.append(images)
+        notes.extend(own)
     for root, images in {images.root.resolve(): images for images in listed}.items():
         takers = [model.input for model, own in zip(models, listed, strict=True) if own.root.resolve() == root]
-        predictor.require_readable(images, progress, takers)
+        notes += predictor.require_readable(images, progress, takers)
     pairs = zip(request.files, models, listed, strict=True)
-    return Evaluation(tuple(_evaluated(*pair, request.batch, progress) for pair in pairs))
+    return Evaluation(tuple(_evaluated(*pair, request.batch, progress) for pair in pairs), tuple(notes))
 
 
 def _labelled(data: Path, model: Predictor) -> tuple[LabelledImages, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hemf import artifact_folder, artifacts, checkpoint, folders
+from hemf import artifact_folder, artifacts, checkpoint, folders, names
 from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError, CheckFailedError, UsageError, did_you_mean
 from hemf.folders import LabelledImages
@@ -142,18 +142,19 @@ def explain(
     pictures = image_list.collect(request.images)
     saved = checkpoint.load(request.file, classes=request.classes, reading=request.reading)
     saved.check_finite()
-    if request.class_name is not None and request.class_name not in saved.classes:
+    if request.class_name is not None and names.place_of(request.class_name, saved.classes) is None:
         raise UsageError(
             f"{request.file} has no class {request.class_name!r}.", did_you_mean(request.class_name, saved.classes)
         )
     images = LabelledImages(Path(), saved.classes, pictures.paths, None)
-    predictor.require_readable(images, progress)
+    odd = predictor.require_readable(images, progress)
     above = pictures.class_folders(saved.classes)
     # An image that is named itself may lie in a class folder too.
-    true = [
-        parent.name if parent else path.parent.name if path.parent.name in saved.classes else None
+    places = [
+        names.place_of((parent or path.parent).name, saved.classes)
         for path, parent in zip(pictures.paths, above, strict=True)
     ]
+    true = [None if place is None else saved.classes[place] for place in places]
     entries: list[dict[str, Any]] = []
     cells = (0, 0)
     with artifact_folder.whole(folder, MARK, force=force) as place:
@@ -181,7 +182,7 @@ def explain(
             "cells": list(cells),
             "sheets": sheets,
             "images": entries,
-            "notes": list(saved.notes),
+            "notes": [*saved.notes, *odd],
             "versions": artifacts.versions(),
         }
         artifacts.write_bytes(place / MARK, (json.dumps(report, indent=2, allow_nan=False) + "\n").encode())
@@ -192,7 +193,7 @@ def _explained(
     saved: Checkpoint, images: LabelledImages, true: Sequence[str | None], request: Request
 ) -> Iterator[Explained]:
     model = saved.model()
-    given = None if request.class_name is None else saved.classes.index(request.class_name)
+    given = None if request.class_name is None else names.place_of(request.class_name, saved.classes)
     done = 0
     for pixels in folders.batches(images, saved.preprocess, request.batch):
         paths = images.paths[done : done + len(pixels)]

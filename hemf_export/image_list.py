@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hemf import names
 from hemf.errors import BadInputError
 from hemf.folders import EXTENSIONS
 
@@ -46,7 +47,8 @@ class ImageList:
         found = []
         for path, root in zip(self.paths, self.folders, strict=True):
             depth = 0 if root is None else len(path.parts) - len(root.parts)
-            found.append(next((parent for parent in path.parents[:depth] if parent.name in classes), None))
+            parents = path.parents[:depth]
+            found.append(next((one for one in parents if names.place_of(one.name, classes) is not None), None))
         return tuple(found)
 
     def shares(self, classes: Collection[str], labels: Sequence[str]) -> tuple[FolderShare, ...]:
@@ -59,7 +61,7 @@ class ImageList:
         counts: dict[Path, list[bool]] = {}
         for folder, label in zip(self.class_folders(classes), labels, strict=True):
             if folder is not None:
-                counts.setdefault(folder.parent, []).append(label == folder.name)
+                counts.setdefault(folder.parent, []).append(names.same([label], [folder.name]))
         return tuple(FolderShare(folder, len(right), sum(right)) for folder, right in counts.items())
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import engines
 from calibration import emulation
-from hemf import artifacts, checkpoint
+from hemf import artifacts, checkpoint, names
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf.reading import PLAIN, Reading
 from hemf_export import graph_source, model_kind, onnx_file, self_test
@@ -127,7 +127,7 @@ def _engine(path: Path, classes: Sequence[str] | None) -> Predictor:
 
 
 def _require_classes(path: Path, described: Description, classes: Sequence[str] | None) -> None:
-    if classes is not None and tuple(classes) != described.classes:
+    if classes is not None and not names.same(classes, described.classes):
         raise BadInputError(
             f"{path} has the classes {', '.join(described.classes)}, not {', '.join(classes)}.", "Leave out --classes."
         )

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hemf import names
 from hemf_export import console
 from hemf_export.image_list import ImageList
 from hemf_export.predictor import Prediction, Predictor
@@ -76,9 +77,9 @@ def passed_over(pictures: ImageList) -> list[str]:
     paths = pictures.passed_over
     if not paths:
         return []
-    names = ", ".join(console.printable(path) for path in paths[:_SHOWN])
+    shown = ", ".join(console.printable(path) for path in paths[:_SHOWN])
     more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-    return [f"Passed over, as not images by their names: {names}{more}."]
+    return [f"Passed over, as not images by their names: {shown}{more}."]
 
 
 def _row(
@@ -88,7 +89,7 @@ def _row(
     ranked = sorted(zip(prediction.probabilities, classes, strict=True), key=lambda item: -item[0])
     following = "  ".join(f"{name} {_percent(probability)}" for probability, name in ranked[1:top])
     path = prediction.path if root is None else prediction.path.relative_to(root)
-    wrong = folder is not None and folder.name != prediction.label
+    wrong = folder is not None and not names.same([folder.name], [prediction.label])
     cells = console.printable(path), prediction.label + " ✗" * wrong, _percent(prediction.probability)
     return (*cells, following) if following else cells
 

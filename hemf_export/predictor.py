@@ -17,6 +17,7 @@ from scipy import special
 from hemf import folders
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
+from hemf.grey_levels import GreyLevels
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput, SourceSize
 from hemf.model_output import ModelOutput, OutputType
@@ -107,6 +108,7 @@ class Predictor:
         paths: Sequence[str | os.PathLike[str]],
         batch: int = BATCH,
         progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+        note: Callable[[str], None] = lambda note: None,
     ) -> list[Prediction]:
         """Classify images. All are decoded once before the first is classified, so that every bad one is named.
 
@@ -114,6 +116,7 @@ class Predictor:
             paths: image files, and folders whose images are taken, at any depth and sorted.
             batch: images at a time; a file with a fixed batch keeps to its own.
             progress: told the phase, how many images are through it, and of how many.
+            note: told what is odd about the images.
 
         Returns:
             One prediction an image, in their order.
@@ -129,7 +132,8 @@ class Predictor:
         named = [paths] if isinstance(paths, str | os.PathLike) else paths
         files = image_list.collect(named).paths
         listed = LabelledImages(Path(), self.classes, files, None)
-        require_readable(listed, progress, (self.input,))
+        for odd in require_readable(listed, progress, (self.input,)):
+            note(odd)
         found: list[Prediction] = []
         progress("classifying", 0, len(files))
         for pixels in folders.batches(listed, self.input, self.fixed_batch or self.filled(batch)):
@@ -177,8 +181,8 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def require_readable(
     images: LabelledImages, progress: Callable[[str, int, int], None], takers: Sequence[ModelInput] = ()
-) -> None:
-    """Decode every image.
+) -> tuple[str, ...]:
+    """Decode every image; notes of what is odd about them all.
 
     Args:
         images: files.
@@ -189,9 +193,11 @@ def require_readable(
         BadInputError: some can't be decoded, or are of another size; all of them are named.
     """
     sizes: dict[Path, tuple[int, int]] = {}
+    levels = GreyLevels()
 
     def look(index: int, image: Image.Image) -> None:
         sizes[images.paths[index]] = image.height, image.width
+        levels.look(image)
 
     phase, total, done = "reading images", len(images), itertools.count(1)
     progress(phase, 0, total)
@@ -204,3 +210,6 @@ def require_readable(
         )
     for taker in takers:
         taker.require_sizes(dict(sorted(sizes.items())))
+    parents = {path.parent for path in images.paths}
+    own = images.paths[0].parent if len(parents) == 1 else f"{len(parents)} folders"
+    return tuple(levels.notes(str(own if images.root == Path() else images.root)))

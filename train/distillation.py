@@ -17,6 +17,7 @@ from hemf import checkpoint
 from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError
 from hemf.images import Preprocess
+from hemf.names import composed, place_of
 
 
 class Teacher:
@@ -40,7 +41,7 @@ class Teacher:
         saved.check_finite()
         self.name, self.sha256 = saved.config.name, saved.sha256
         self._model = saved.model().to(device).requires_grad_(False)
-        self._order = torch.tensor([saved.classes.index(name) for name in classes], device=device)
+        self._order = torch.tensor([place_of(name, saved.classes) for name in classes], device=device)
         self._size = saved.preprocess.size
         # From the student's normalization to the teacher's: x → x · scale + shift.
         student, own = (_statistics(description) for description in (preprocess, saved.preprocess))
@@ -88,6 +89,7 @@ def blend(task: Tensor, student: Tensor, teacher: Tensor, *, weight: float, temp
 
 
 def _require_same_classes(own: Sequence[str], wanted: Sequence[str]) -> None:
+    own, wanted = [composed(name) for name in own], [composed(name) for name in wanted]
     if set(own) == set(wanted):
         return
     problems = [

@@ -84,7 +84,7 @@ def command(
 
 
 def _notes(found: Evaluation) -> list[str]:
-    notes = [note for one in found.models for note in one.model.notes]
+    notes = [note for one in found.models for note in one.model.notes] + list(found.notes)
     if any(one.model.emulated for one in found.models):
         notes.append("float16 is emulated here as a GPU rounds it: a CPU would compute it in float32.")
     for one in found.models:

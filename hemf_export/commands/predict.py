@@ -38,11 +38,12 @@ def command(
     if batch is not None and model.fixed_batch not in (None, batch):
         raise UsageError(f"{file} has the fixed batch {model.fixed_batch}.", "Leave out --batch.")
     bar = console.PhaseBar("Predicting")
+    odd: list[str] = []
     try:
-        found = model.predict(pictures.paths, batch or predict.BATCH, bar.update)
+        found = model.predict(pictures.paths, batch or predict.BATCH, bar.update, odd.append)
     finally:
         bar.stop()
-    for note in (*model.notes, *prediction_report.passed_over(pictures)):
+    for note in (*model.notes, *odd, *prediction_report.passed_over(pictures)):
         console.warn(note)
     if as_json:
         click.echo(json.dumps(prediction_report.to_dict(str(file), model, found, pictures), indent=2))

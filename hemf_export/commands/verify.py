@@ -82,7 +82,7 @@ def command(
         artifacts.write_bytes(markdown, verification_text.markdown(values).encode())
     subjects = (found.reference, *(candidate.subject for candidate in found.candidates))
     read = [note for subject in subjects for note in subject.model.notes]
-    for note in (*verification_text.doubts(values), *looking.notes, *read):
+    for note in (*verification_text.doubts(values), *looking.notes, *found.notes, *read):
         console.warn(note)
     problems = verification_text.missed(values)
     if not as_json:

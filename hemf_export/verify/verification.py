@@ -109,11 +109,10 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         progress("reading the files", len(models), len(paths))
         models.append(predict.load(path, for_proof=True))
     _require_same_model(paths, models)
-    images, notes = image_labels.read(request.data, models[0].classes)
-    models[0] = dataclasses.replace(models[0], notes=(*models[0].notes, *notes))
+    images, unnamed = image_labels.read(request.data, models[0].classes)
     if request.earlier is not None:
         request.earlier.require(ImageSet(images, models[0].input).to_dict()["names_sha256"], models[0].classes)
-    predictor.require_readable(images, progress, [model.input for model in models])
+    odd = predictor.require_readable(images, progress, [model.input for model in models])
     logits = _logits(models, images, request.batch, progress)
     # Their graphs are let go of: whoever looks into a file next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
@@ -127,7 +126,7 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
         if candidate.subject.model.emulated:
             candidates[place], extra[str(candidate.subject.path)] = _as_written(subjects[0], candidate, images)
     doubts = _doubts(images, logits[0])
-    return Verification(subjects[0], tuple(candidates), images, request.seed, extra, doubts)
+    return Verification(subjects[0], tuple(candidates), images, request.seed, extra, doubts, (*unnamed, *odd))
 
 
 def _doubts(images: LabelledImages, scores: NDArray[np.float32]) -> tuple[str, ...]:

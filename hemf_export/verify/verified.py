@@ -83,6 +83,7 @@ class Verification:
         seed: of the bootstrap.
         extra: parts that were added afterwards, by candidate and name: where a file leaves the float32 one.
         doubts: of the reference itself; see `hemf_export.plausibility`.
+        notes: of what is odd about the images.
     """
 
     reference: Subject
@@ -91,6 +92,7 @@ class Verification:
     seed: int
     extra: dict[str, Any] = field(default_factory=dict)
     doubts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from tests.hemf.tiff_files import Page, maximum, tiff
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 SHAPES = ((1, 1), (1, 5000), (5000, 1), (200, 61), (61, 61), (2, 3), (3, 700), (37, 41), (256, 256), (333, 250))
@@ -86,6 +89,87 @@ def write_raw_pngs(folder: Path) -> list[Path]:
     return paths
 
 
+def write_stated_pngs(folder: Path) -> list[Path]:
+    """PNG files that say how many bits of a sample are used: scaled up or not, almost black, and untrue ones."""
+    paths = []
+    random = np.random.default_rng(6)
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}
+    kinds = [(16, colour, bits) for colour in channels for bits in (10, 12, 14)]
+    kinds += [(8, colour, bits) for colour in channels for bits in (5, 7)]
+    for depth, colour, bits in kinds:
+        for way in ("as-given", "shifted", "replicated", "dark", "dark-as-given", "untrue"):
+            values = random.integers(0, 1 << bits, (11, 13, channels[colour]))
+            values = values >> bits // 2 + 1 if way.startswith("dark") else values
+            if way in ("shifted", "dark"):
+                values = values << (depth - bits)
+            elif way == "replicated":
+                values = values << (depth - bits) | values >> max(0, 2 * bits - depth)
+            used = bytes([bits] * channels[colour]) if way != "untrue" else bytes([depth + 1] * channels[colour])
+            rows = [row.astype(">u2" if depth == 16 else np.uint8).tobytes() for row in values]
+            paths.append(folder / f"{depth}-{colour}-{bits}-{way}.png")
+            paths[-1].write_bytes(_png(13, 11, depth, colour, rows, used=used))
+    palette = bytes((np.arange(48) % 64).astype(np.uint8))  # of 6 bits, as the first graphics cards had them
+    rows = [row.tobytes() for row in random.integers(0, 16, (11, 13)).astype(np.uint8)]
+    paths.append(folder / "palette.png")
+    paths[-1].write_bytes(_png(13, 11, 8, 3, rows, palette=palette, used=bytes([6] * 3)))
+    return paths
+
+
+def write_photographs(folder: Path) -> list[Path]:
+    """JPEG files of several pictures, of which the first is the picture, upright and turned."""
+    paths = []
+    for turned in (1, 3, 6):
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        for behind in (1, 2):
+            paths.append(folder / f"{turned}-{behind}.jpg")
+            others = [picture(20, 10, seed=seed) for seed in range(behind)]
+            picture(40, 24).save(paths[-1], "MPO", save_all=True, append_images=others, exif=exif)
+    return paths
+
+
+def write_tiff_depths(folder: Path) -> list[Path]:
+    """TIFF files of many numbers of bits, polarities, orders, layouts and largest values, and with previews."""
+    random = np.random.default_rng(7)
+    paths = []
+
+    def save(*pages: Page, order: str = "<", big: bool = False) -> None:
+        paths.append(folder / f"{len(paths)}.tif")
+        paths[-1].write_bytes(tiff(*pages, order=order, big=big))
+
+    layouts: list[dict[str, Any]] = [
+        {},
+        {"rows": 5},
+        {"tile": 16, "deflate": True},
+        {"planes": True},
+        {"deflate": True},
+    ]
+    number = 0
+    for bits in (1, 2, 3, 5, 8, 10, 12, 14, 16, 32):
+        for photometric in (0, 1, 2):
+            for stated in (None, min(bits, 16) - 1):
+                for order in "<>":
+                    channels = 3 if photometric == 2 else 1
+                    values = random.integers(0, 1 << min(stated or bits, 16), (21, 37, channels))
+                    tags = [maximum(*[(1 << stated) - 1] * channels)] if stated else []
+                    kind = 2 if bits >= 8 and number % 5 == 0 else 1
+                    save(Page(values, bits, photometric, kind, tags=tags, **layouts[number % 5]), order=order,
+                         big=number % 7 == 0)  # fmt: skip
+                    number += 1
+    grey = random.integers(0, 65536, (21, 37))
+    small = Page(grey[::3, ::3], tags=[(254, 4, [1])])
+    for pages in ((Page(grey), small), (small, Page(grey, photometric=0)), (small, small), (Page(grey), Page(grey)),
+                  (Page(grey[::3, ::3], tags=[(255, 3, [2])]), Page(grey >> 4, 12)), (small,),
+                  (Page(grey), Page(grey & 1, 1, tags=[(254, 4, [4])]))):  # fmt: skip
+        save(*pages)
+        save(*pages, order=">", big=True)
+    save(Page(grey, photometric=None))
+    save(Page(grey / 65535, 32, kind=3))
+    for turned in (3, 6):
+        save(Page(grey >> 4, 12, tags=[(274, 3, [turned])]))
+    return paths
+
+
 def write_others(folder: Path) -> list[Path]:
     """TIFF and WebP files, which the library reads where it finds libtiff and libwebp."""
     paths: list[Path] = []
@@ -145,13 +229,21 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def _png(
-    width: int, height: int, bits: int, colour: int, rows: list[bytes], palette: bytes = b"", interlace: int = 0
+    width: int,
+    height: int,
+    bits: int,
+    colour: int,
+    rows: list[bytes],
+    palette: bytes = b"",
+    interlace: int = 0,
+    used: bytes = b"",
 ) -> bytes:
     import zlib
 
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((bits, colour, 0, 0, interlace))
     pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    chunks = [(b"IHDR", header), *([(b"PLTE", palette)] if palette else []), (b"IDAT", pixels), (b"IEND", b"")]
+    before = [(kind, data) for kind, data in ((b"sBIT", used), (b"PLTE", palette)) if data]
+    chunks = [(b"IHDR", header), *before, (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(kind, data) for kind, data in chunks)
 
 

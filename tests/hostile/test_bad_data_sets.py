@@ -6,6 +6,7 @@ Each is refused by name, and leaves what was there and nothing else.
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,59 @@ def test_classes_too_small_to_divide_are_named(scans, tmp_path, refused):
     write_images(scans / "rare", 2, "dark", seed=5)
     message = refused("data", "class-folders", scans, "-o", tmp_path / "made", names="rare: none in")
     assert "2 in all" in message
+
+
+# Names as other systems write them
+
+
+def renamed(root: Path, form: str, *, ending: bool = False) -> None:
+    """Every name below a folder in another form of Unicode, as an archive from a Mac has it."""
+    for path in sorted(root.rglob("*"), key=lambda path: -len(path.parts)):
+        name = unicodedata.normalize(form, path.name)
+        if ending and path.is_file():
+            name = f"{Path(name).stem}{Path(name).suffix.upper()}"
+        path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize("ending", [False, True], ids=["letters", "endings"])
+def test_a_split_that_went_through_a_mac_is_still_the_split(scans, tmp_path, run_cli, ending):
+    made = tmp_path / "made"
+    (scans / "dark").rename(scans / "Prüfung")
+    for path in (scans / "Prüfung").iterdir():
+        path.rename(path.with_name(f"Größe {path.name}"))
+    assert run_cli("data", "class-folders", scans, "-o", made, "--copy")[0] == 0
+    for split in ("train", "val", "test"):
+        renamed(made / split, "NFD", ending=ending)
+    assert run_cli("data", "check", made)[0] == 0
+    some = next((made / "train").glob("Pr*/*"))
+    some.write_bytes(b"other")
+    code, _, stderr = run_cli("data", "check", made)
+    assert (code, "1 changed: " in stderr) == (3, True)
+
+
+def test_lists_of_a_published_set_name_images_that_went_through_a_mac(tmp_path):
+    root = downloads.covid_ct(tmp_path / "c")
+    for text in (root / "Data-split").rglob("*.txt"):
+        text.write_text(text.read_text().replace("2020", "März"), encoding="utf-8")
+    for path in (root / "Images-processed").rglob("*.png"):
+        path.rename(
+            path.with_name(unicodedata.normalize("NFD", path.name.replace("2020", "März")).replace("png", "PNG"))
+        )
+    images = published_sets.find("covid-ct", root, tmp_path / "unpacked")
+    assert published_sets.published_split(root, images).count("train") == 12
+    twin = images.paths[0]
+    (twin.parent / twin.name.replace("PNG", "png")).write_bytes(twin.read_bytes())
+    images = published_sets.find("covid-ct", root, tmp_path / "unpacked")
+    with pytest.raises(BadInputError, match="can't be told apart"):
+        published_sets.published_split(root, images)
+
+
+def test_two_images_of_one_number_in_isic_are_refused_and_both_named(tmp_path):
+    root = downloads.isic2018(tmp_path / "isic")
+    first = min((root / downloads.ISIC_INPUT).glob("*.jpg"))
+    first.with_suffix(".png").write_bytes(first.read_bytes())
+    with pytest.raises(BadInputError, match=rf"{first.stem}\.jpg and .*{first.stem}\.png can't be told apart"):
+        published_sets.find("isic2018", root, tmp_path / "unpacked")
 
 
 # What goes wrong while writing

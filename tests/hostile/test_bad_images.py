@@ -340,13 +340,43 @@ def test_another_format_under_the_name_of_a_png_is_refused(tmp_path: Path, data)
 # 41 Several frames
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP", "MPO"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 def test_several_frames_are_refused_and_counted(tmp_path: Path, kind):
     path = tmp_path / "frames.png"
     frames = [Image.fromarray(NOISE), Image.fromarray(255 - NOISE), Image.fromarray(NOISE // 2)]
     frames[0].save(path, kind, save_all=True, append_images=frames[1:])
     with pytest.raises(BadInputError, match=r"frames\.png holds 3 frames"):
         decode(path)
+
+
+@pytest.mark.parametrize("turned", [1, 6, 8])
+@pytest.mark.parametrize("behind", [1, 3])
+def test_the_first_picture_of_a_photograph_with_a_preview_is_the_picture(tmp_path: Path, turned, behind):
+    """Phones and dermatoscopes write MPO files called .jpg: the picture, and previews or gain maps behind it."""
+    path, alone, photograph = tmp_path / "phone.jpg", tmp_path / "alone.jpg", Image.fromarray(NOISE)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    others = [photograph.resize((200, 100)).rotate(90 * number) for number in range(behind)]
+    photograph.save(path, "MPO", save_all=True, append_images=others, exif=exif, quality=90)
+    photograph.save(alone, quality=90, exif=exif)
+    assert decode(path).size == ((64, 48) if turned == 1 else (48, 64))
+    assert np.array_equal(np.asarray(decode(path)), np.asarray(decode(alone)))
+
+
+@pytest.mark.parametrize("index", [b"MPF\0", b"MPF\0MM\0*\0\0\0\x08\0\1", b"MPF\0" + b"\xff" * 40])
+def test_a_photograph_whose_index_of_pictures_is_broken_is_read(tmp_path: Path, index):
+    path, jpeg = tmp_path / "phone.jpg", encoded(NOISE, "JPEG")
+    path.write_bytes(jpeg[:2] + b"\xff\xe2" + struct.pack(">H", len(index) + 2) + index + jpeg[2:])
+    assert decode(path).size == (64, 48)
+
+
+def test_a_jpeg_of_12_bits_is_refused_with_a_way_out(tmp_path: Path):
+    path, jpeg = tmp_path / "scan.jpg", bytearray(encoded(GREY, "JPEG"))
+    jpeg[jpeg.index(b"\xff\xc0") + 4] = 12
+    path.write_bytes(jpeg)
+    with pytest.raises(BadInputError, match=r"scan\.jpg is a JPEG file of other than 8 bits a sample") as caught:
+        decode(path)
+    assert "16 bits" in str(caught.value.hint)
 
 
 def test_an_animated_gif_is_refused(tmp_path: Path):

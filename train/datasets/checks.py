@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from hemf.errors import BadInputError
-from hemf.folders import LabelledImages, class_folders, listed, unreadable
+from hemf.folders import LabelledImages, class_folders, class_names, listed, unreadable
+from hemf.grey_levels import GreyLevels
 from train.datasets.splits import SPLITS
 
 
@@ -75,7 +76,8 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callabl
     Raises:
         BadInputError: unreadable images, each named; or too few images or classes for training.
     """
-    contents = {name: look_at(images, progress) for name, images in splits.items()}
+    levels = GreyLevels()
+    contents = {name: look_at(images, progress, levels) for name, images in splits.items()}
     told = {name: told_unreadable(images, contents[name].bad) for name, images in splits.items() if contents[name].bad}
     if told and not skip:
         raise BadInputError("\n".join(told.values()), "Mend or remove them, or leave them out with --skip-unreadable.")
@@ -88,17 +90,22 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callabl
         if bad:
             notes.append(told_left_out(images, bad))
     _refuse_too_little(readable["train"])
+    notes += levels.notes(str(splits["train"].root.parent))
     return Checked(readable, [*notes, *repeated(splits, {name: each.digests for name, each in contents.items()})])
 
 
-def look_at(images: LabelledImages, progress: Callable[[], None] = lambda: None) -> Contents:
-    """Decode every image of a list, on several threads."""
+def look_at(
+    images: LabelledImages, progress: Callable[[], None] = lambda: None, levels: GreyLevels | None = None
+) -> Contents:
+    """Decode every image of a list, on several threads; `levels` takes in their grey levels."""
     digests: list[str | None] = [None] * len(images)
 
     def digest(index: int, image: Image.Image) -> None:
         found = hashlib.sha256(f"{image.width}×{image.height}".encode())
         found.update(image.tobytes())
         digests[index] = found.hexdigest()
+        if levels is not None:
+            levels.look(image)
 
     bad = unreadable(images, progress, digest)
     return Contents(bad, tuple(digests))
@@ -149,8 +156,10 @@ def _class_names(root: Path) -> tuple[str, ...] | None:
     folder = root / "train"
     if not folder.is_dir():
         return None
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return tuple(names) or None
+    try:
+        return class_names(folder) or None
+    except BadInputError:
+        return None  # told when the folder is read
 
 
 def _refuse_lost_classes(images: LabelledImages) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from hemf import artifact_folder, artifacts
 from hemf.errors import BadInputError
 from hemf.folders import LabelledImages, class_folders
+from hemf.grey_levels import GreyLevels
 from train.datasets import checks, published_sets, split_file, splits
 from train.datasets.assignment import Assignment, Request, assign
 from train.datasets.split_file import Entry, Origin
@@ -110,13 +111,15 @@ def _read(
         BadInputError: unreadable images that are not to be skipped.
     """
     done = count(1)
-    contents = checks.look_at(images, lambda: progress("reading", next(done), len(images)))
+    levels = GreyLevels()
+    contents = checks.look_at(images, lambda: progress("reading", next(done), len(images)), levels)
     if contents.bad and not request.skip_unreadable:
         raise BadInputError(
             checks.told_unreadable(images, contents.bad),
             "Mend or remove them, or leave them out with --skip-unreadable.",
         )
     notes = [checks.told_left_out(images, contents.bad)] if contents.bad else []
+    notes += levels.notes(str(request.source))
     members = {name: [i for i, split in enumerate(assignment.assigned) if split == name] for name in SPLITS}
     return contents.bad, notes + checks.repeated(
         {name: images.select(indices) for name, indices in members.items()},

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hemf import names as spelling
 from hemf.errors import BadInputError
 from hemf.folders import EXTENSIONS, LabelledImages, class_folders, image_files, listed
 from train.datasets import archives, groups
@@ -111,9 +112,14 @@ def published_split(source: Path, images: LabelledImages) -> tuple[Split, ...]:
                     f"Can't read {path}: {error}.", "Leave out --published-split for the paper's own split."
                 ) from error
             for name in names:
-                if named.setdefault((label, name), split) != split:
-                    raise BadInputError(f"{name} is in the lists of {named[label, name]} and of {split} in {source}.")
-    keys = [(images.classes[label], path.name) for label, path in zip(images.labels, images.paths, strict=True)]
+                other = named.setdefault((label, spelling.image_key(name)), split)
+                if other != split:
+                    raise BadInputError(f"{name} is in the lists of {other} and of {split} in {source}.")
+    keys = [
+        (images.classes[label], spelling.image_key(path.name))
+        for label, path in zip(images.labels, images.paths, strict=True)
+    ]
+    spelling.by_key(("/".join(key), path) for key, path in zip(keys, images.paths, strict=True))  # refuses twins
     unlisted = ["/".join(key) for key in keys if key not in named]
     absent = ["/".join(key) for key in sorted(set(named) - set(keys))]
     for what, names in (("images are in no list", unlisted), ("names of the lists have no image", absent)):
@@ -129,10 +135,13 @@ def _isic2018(source: Path, unpacked: Path, progress: Unpacking) -> LabelledImag
         truth = _folder(source, _ISIC_TRUTH, unpacked, progress) / f"{_ISIC_TRUTH}.csv"
     classes = tuple(SETS["isic2018"].counts)
     # ATTRIBUTION.txt and LICENSE.txt lie among the images.
-    files = {path.stem: path for entry in os.scandir(folder) if (path := folder / entry.name).suffix.lower()
-             in EXTENSIONS and not entry.name.startswith(".")}  # fmt: skip
+    entries = sorted(folder / name for name in os.listdir(folder) if not name.startswith("."))
+    files = spelling.by_key(
+        (spelling.composed(path.stem), path) for path in entries if path.suffix.lower() in EXTENSIONS
+    )
     labels: dict[str, int] = {}
-    for number, (image, *cells) in groups.rows(truth, ("image", *classes)):
+    for number, (cell, *cells) in groups.rows(truth, ("image", *classes)):
+        image = spelling.composed(cell)
         try:
             values = [float(cell) for cell in cells]
         except ValueError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemf import artifacts
+from hemf import artifacts, names
 from hemf.errors import BadInputError, CheckFailedError
 
 NAME = "split.json"
@@ -64,7 +64,9 @@ class Origin:
 
 def digest(entries: list[Entry]) -> str:
     """SHA-256 of a split: of each image's place and content, whatever machine or source it was made on."""
-    lines = sorted(f"{entry.sha256}  {entry.file}\n".encode("utf-8", "surrogateescape") for entry in entries)
+    lines = sorted(
+        f"{entry.sha256}  {names.composed(entry.file)}\n".encode("utf-8", "surrogateescape") for entry in entries
+    )
     return hashlib.sha256(b"".join(lines)).hexdigest()
 
 
@@ -123,19 +125,26 @@ def verify(folder: Path, progress: Callable[[int, int], None] = lambda done, tot
         CheckFailedError: images that are missing, changed, or not listed.
     """
     record = read(folder)
-    listed = {entry.file: entry.sha256 for entry in record["images"]}
-    there = {str(path.relative_to(folder).as_posix()) for path in folder.glob("*/*/*") if not path.name.startswith(".")}
+    entries: list[Entry] = record["images"]
+    there = {path.relative_to(folder).as_posix(): path for path in folder.glob("*/*/*") if path.name[0] != "."}
+    left = {name: there[name] for name in sorted(there.keys() - {entry.file for entry in entries})}
+    others = names.by_key((names.image_key(name), path) for name, path in left.items())
+    missing: list[str] = []
     changed: list[str] = []
-    for done, (name, expected) in enumerate(listed.items(), 1):
-        if name in there and artifacts.sha256(folder / name) != expected:
-            changed.append(name)
-        progress(done, len(listed))
-    found = {"missing": sorted(set(listed) - there), "changed": changed, "not listed": sorted(there - set(listed))}
+    for done, entry in enumerate(entries, 1):
+        path = there.get(entry.file) or others.pop(names.image_key(entry.file), None)
+        if path is None:
+            missing.append(entry.file)
+        elif artifacts.sha256(path) != entry.sha256:
+            changed.append(entry.file)
+        progress(done, len(entries))
+    not_listed = sorted(path.relative_to(folder).as_posix() for path in others.values())
+    found = {"missing": sorted(missing), "changed": changed, "not listed": not_listed}
     if any(found.values()):
         told = "".join(
-            f"\n  {len(names)} {what}: {', '.join(names[:_SHOWN])}{', …' * (len(names) > _SHOWN)}"
-            for what, names in found.items()
-            if names
+            f"\n  {len(these)} {what}: {', '.join(these[:_SHOWN])}{', …' * (len(these) > _SHOWN)}"
+            for what, these in found.items()
+            if these
         )
         raise CheckFailedError(f"{folder} is not the split that its {NAME} lists:{told}", "Make it again.", found)
     return record

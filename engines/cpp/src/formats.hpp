@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "bytes.hpp"
 #include "hemf/error.hpp"
@@ -21,6 +22,7 @@ struct Refused {
 inline Refused broken(const std::string& reason) { return {" can't be decoded: " + reason + ".", {}}; }
 inline Refused truncated() { return broken("image file is truncated"); }
 Refused frames(std::uint64_t count);
+constexpr const char* eight_or_sixteen = "Save it as TIFF or PNG of 8 or 16 bits a sample, black as zero.";
 
 // Refuses images that are too large, before any memory is taken for them.
 void check_size(std::uint64_t width, std::uint64_t height);
@@ -40,17 +42,19 @@ Decoded bmp(Bytes file);
 Decoded tiff(Bytes file);
 Decoded webp(Bytes file);
 
-// What the text chunks and the animation chunk of a PNG file say; also checks the sums of what precedes its pixels.
+// What the text chunks, the animation chunk and the chunk of significant bits of a PNG file say; also checks the sums
+// of what precedes its pixels.
 struct PngMetadata {
     int orientation = 1;
     std::uint32_t frames = 1;
+    std::vector<int> used;  // bits of each channel, where the file says that they are fewer than it stores; else none
 };
 PngMetadata png_metadata(Bytes file);
 
-// The same of a JPEG file's application segments.
+// What the segments before the pixels of a JPEG file say. Pictures behind the first (MPO) are not the picture.
 struct JpegMetadata {
     int orientation = 1;
-    std::uint32_t frames = 1;
+    int bits = 8;  // a sample
 };
 JpegMetadata jpeg_metadata(Bytes file);
 
@@ -71,7 +75,10 @@ inline void cmyk_to_rgb(const std::uint8_t* cmyk, std::uint8_t* rgb) {
     }
 }
 
-// 16-bit greyscale → 8 bits, rounded. No value lies halfway.
-inline std::uint8_t eight_bits(std::uint32_t value) { return static_cast<std::uint8_t>((value + 128) / 257); }
+// A sample of `bits` bits, at most 16 → 8 bits, rounded. No value lies halfway.
+inline std::uint8_t eight_bits(std::uint32_t value, int bits) {
+    const std::uint32_t white = (1U << bits) - 1;
+    return static_cast<std::uint8_t>((value * 510 + white) / (2 * white));
+}
 
 }  // namespace hemf::formats

@@ -124,7 +124,7 @@ bool read(Reader& reader, Bytes file) {
 Decoded jpeg(Bytes file) {
     const JpegMetadata metadata = jpeg_metadata(file);
     const auto reader = std::make_unique<Reader>();
-    if (metadata.frames > 1) throw frames(metadata.frames);
+    if (metadata.bits != 8) throw Refused{" is a JPEG file of other than 8 bits a sample.", eight_or_sixteen};
     if (!read(*reader, file)) {
         if (reader->too_large) check_size(reader->info.image_width, reader->info.image_height);
         throw reader->cut ? truncated() : broken(reader->failure.message);

@@ -1,4 +1,5 @@
 // PNG by libpng, to the values that Pillow takes from it: no gamma, no background, the high byte of 16-bit colours.
+// What an sBIT chunk says is followed as in hemf/png.py, which tells the rule.
 #include <csetjmp>
 #include <cstddef>
 #include <memory>
@@ -23,10 +24,12 @@ struct Reader {
     Image image;
     std::vector<std::uint8_t> data;  // as libpng gives it, whole: an interlaced image comes in passes
     std::vector<png_bytep> rows;
-    std::size_t row_bytes = 0;
+    std::size_t row_bytes = 0, width = 0;
     int channels = 0;
     int depth = 0;
     int colour = 0;
+    bool wide = false;      // whether a sample is two bytes
+    std::vector<int> used;  // bits of each channel, where they are fewer than `depth`
     std::uint8_t palette[256 * 3] = {};  // black beyond its end
 
     Reader() = default;
@@ -86,30 +89,69 @@ bool read(Reader& reader) {
         if (reader.depth < 8) png_set_packing(png);
     } else if (reader.colour == PNG_COLOR_TYPE_GRAY && reader.depth < 8) {
         png_set_expand_gray_1_2_4_to_8(png);
-    } else if (reader.colour != PNG_COLOR_TYPE_GRAY && reader.depth == 16) {
+    } else if (reader.colour != PNG_COLOR_TYPE_GRAY && reader.depth == 16 && reader.used.empty()) {
         png_set_strip_16(png);
     }
     png_set_interlace_handling(png);
     png_read_update_info(png, reader.info);
     reader.row_bytes = png_get_rowbytes(png, reader.info);
     reader.channels = png_get_channels(png, reader.info);
+    reader.wide = png_get_bit_depth(png, reader.info) == 16;  // now, unlike that of the file
     reader.data.resize(reader.row_bytes * reader.rows.size());
     for (std::size_t y = 0; y < reader.rows.size(); ++y) reader.rows[y] = reader.data.data() + y * reader.row_bytes;
     png_read_image(png, reader.rows.data());
     return true;  // what follows the pixels makes none
 }
 
-void put(const Reader& reader, const std::uint8_t* in, std::uint8_t* out, std::size_t width) {
-    for (std::size_t x = 0; x < width; ++x, out += 3) {
-        if (reader.colour == PNG_COLOR_TYPE_PALETTE) {
-            std::memcpy(out, reader.palette + in[x] * 3, 3);
-        } else if (reader.colour == PNG_COLOR_TYPE_GRAY && reader.depth == 16) {
-            out[0] = out[1] = out[2] = eight_bits(static_cast<std::uint32_t>(in[2 * x] << 8 | in[2 * x + 1]));
-        } else if (reader.channels <= 2) {
-            out[0] = out[1] = out[2] = in[x * static_cast<std::size_t>(reader.channels)];
-        } else {
-            std::memcpy(out, in + x * static_cast<std::size_t>(reader.channels), 3);
+// Samples that make up a pixel's colour.
+std::size_t colours(const Reader& reader) {
+    return reader.colour == PNG_COLOR_TYPE_GRAY || reader.colour == PNG_COLOR_TYPE_GRAY_ALPHA ? 1 : 3;
+}
+
+// A sample as the file has it; of a palette its colours. Greys of less than 8 bits were scaled up by libpng.
+std::uint32_t sample(const Reader& reader, const std::uint8_t* row, std::size_t x, std::size_t channel) {
+    if (reader.colour == PNG_COLOR_TYPE_PALETTE) return reader.palette[row[x] * std::size_t{3} + channel];
+    const std::size_t place = x * static_cast<std::size_t>(reader.channels) + channel;
+    return reader.wide ? static_cast<std::uint32_t>(row[place * 2] << 8 | row[place * 2 + 1]) : row[place];
+}
+
+// How much larger than in the file libpng has made a sample.
+std::uint32_t scale(const Reader& reader) {
+    const bool small = reader.colour == PNG_COLOR_TYPE_GRAY && reader.depth < 8;
+    return small ? 255U / ((1U << reader.depth) - 1) : 1;
+}
+
+// Whether the samples of all channels are as the sensor gave them, though the file should have them scaled up.
+bool unscaled(const Reader& reader) {
+    if (reader.used.empty()) return false;
+    const int depth = reader.colour == PNG_COLOR_TYPE_PALETTE ? 8 : reader.depth;
+    bool found = false;
+    for (std::size_t channel = 0; channel < colours(reader); ++channel) {
+        std::uint32_t seen = 0;
+        for (const png_bytep row : reader.rows)
+            for (std::size_t x = 0; x < reader.width; ++x) seen |= sample(reader, row, x, channel) / scale(reader);
+        const int bits = reader.used[channel];
+        if (seen >> bits != 0) return false;
+        const std::uint32_t empty = (1U << (depth - bits)) - 1;
+        found = found || (bits < depth && (seen >> (bits - 1) != 0 || (seen & empty) != 0));
+    }
+    return found;
+}
+
+void put(const Reader& reader, const std::uint8_t* row, std::uint8_t* out, bool as_used) {
+    const std::size_t count = colours(reader);
+    const bool grey16 = reader.colour == PNG_COLOR_TYPE_GRAY && reader.depth == 16;
+    for (std::size_t x = 0; x < reader.width; ++x, out += 3) {
+        for (std::size_t channel = 0; channel < count; ++channel) {
+            const std::uint32_t value = sample(reader, row, x, channel);
+            if (as_used)
+                out[channel] = eight_bits(value / scale(reader), reader.used[channel]);
+            else if (grey16)
+                out[channel] = eight_bits(value, 16);
+            else
+                out[channel] = static_cast<std::uint8_t>(reader.wide ? value >> 8 : value);
         }
+        if (count == 1) out[1] = out[2] = out[0];
     }
 }
 
@@ -128,9 +170,12 @@ Decoded png(Bytes file) {
     check_size(width, height);
     if (metadata.frames > 1) throw frames(metadata.frames);
     reader->rows.resize(height);
+    reader->width = width;
+    reader->used = metadata.used;
     if (!read(*reader)) throw reader->cut ? truncated() : broken(reader->message);
     Image image = blank(width, height);
-    for (std::size_t y = 0; y < height; ++y) put(*reader, reader->rows[y], image.rgb.data() + y * width * 3, width);
+    const bool as_used = unscaled(*reader);
+    for (std::size_t y = 0; y < height; ++y) put(*reader, reader->rows[y], image.rgb.data() + y * width * 3, as_used);
     return {std::move(image), metadata.orientation};
 }
 

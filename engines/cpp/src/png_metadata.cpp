@@ -1,4 +1,5 @@
-// The chunks of a PNG file that libpng leaves alone: EXIF in its two forms, XMP, and how many frames there are.
+// The chunks of a PNG file that libpng leaves alone: EXIF in its two forms, XMP, how many frames there are, and how
+// many bits of a sample are used.
 #include <cstring>
 #include <string>
 
@@ -83,6 +84,20 @@ std::string xmp_packet(Bytes chunk) {
     return packed ? inflated(text) : std::string(reinterpret_cast<const char*>(text.data), text.size);
 }
 
+// Bits used of each channel; empty where they are all that is stored, or can't be true.
+std::vector<int> significant(Bytes chunk, int depth, int colour) {
+    const std::size_t channels = colour == 0 ? 1 : colour == 4 ? 2 : colour == 6 ? 4 : 3;
+    const int stored = colour == 3 ? 8 : depth;  // of a palette its colours
+    std::vector<int> used;
+    bool fewer = false;
+    for (std::size_t channel = 0; channel < chunk.size && channel < channels; ++channel) {
+        used.push_back(chunk.data[channel]);
+        if (used.back() == 0 || used.back() > stored) return {};
+        fewer = fewer || used.back() < stored;
+    }
+    return chunk.size == channels && fewer ? used : std::vector<int>();
+}
+
 }  // namespace
 
 PngMetadata png_metadata(Bytes file) {
@@ -90,6 +105,8 @@ PngMetadata png_metadata(Bytes file) {
     std::string exif, profile, xmp, key;
     bool pixels = false, default_image = false, controlled = false;
     std::uint32_t animation = 0;
+    int depth = 8, colour = 0;
+    bool stated = false;
     for (std::size_t at = 8; file.has(at, 8);) {
         const std::size_t length = file.u32(at, true);
         const std::string kind(reinterpret_cast<const char*>(file.data) + at + 4, 4);
@@ -107,6 +124,14 @@ PngMetadata png_metadata(Bytes file) {
             if (sum != file.u32(at + 8 + length, true)) throw broken("broken PNG file (bad checksum in " + kind + ")");
         }
         Bytes rest;
+        if (kind == "IHDR" && length >= 10) {
+            depth = chunk.data[8];
+            colour = chunk.data[9];
+        }
+        if (kind == "sBIT" && !pixels && !stated) {
+            stated = true;
+            found.used = significant(chunk, depth, colour);
+        }
         if (kind == "fcTL") controlled = true;
         if (kind == "acTL" && !pixels && length >= 8) animation = file.u32(at + 8, true);
         if (kind == "eXIf") exif.assign(reinterpret_cast<const char*>(chunk.data), length);

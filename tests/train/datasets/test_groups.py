@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,60 @@ def test_a_name_that_two_images_have_must_say_which(tmp_path: Path):
 def test_a_list_that_is_not_there(tmp_path: Path, name):
     with pytest.raises(BadInputError, match="is not a file"):
         groups.read(GroupColumn(tmp_path / name, "patient"), IMAGES)
+
+
+def set_of(*names: str) -> LabelledImages:
+    return LabelledImages(Path("s"), ("Nävus",), tuple(Path("s", "x", name) for name in names), (0,) * len(names))
+
+
+@pytest.mark.parametrize(
+    ("disk", "written"),
+    [
+        ("o\u0308l.png", "öl.png"),
+        ("öl.png", "o\u0308l.png"),
+        ("o\u0308l.png", "öl"),
+        ("scan.TIFF", "scan.tiff"),
+        ("scan.jpeg", "scan.JPEG"),
+        ("scan.png", "Nävus\\scan.png"),
+        ("scan.PNG", "Na\u0308vus\\scan.png"),
+        ("o\u0308l.JPG", ".\\Nävus\\öl.jpg"),
+        ("scan.PNG", "Nävus/scan.Png"),
+    ],
+)
+def test_names_meet_however_they_are_written(tmp_path: Path, disk, written):
+    text = f"\ufeffimage;patient\r\n{written};Müller\r\nother.png;P2\r\n"
+    found, notes = read(tmp_path, text, images=set_of(disk))
+    assert found == ("Müller",)
+    assert notes[0].startswith("1 rows of ")
+
+
+def test_one_patient_typed_on_two_systems_is_one_group(tmp_path: Path):
+    windows, mac = (unicodedata.normalize(form, "Jürgen") for form in ("NFC", "NFD"))
+    text = f"image,patient\n1.png,{windows}\n2.png,{mac}\n"
+    found, _ = read(tmp_path, text, images=set_of("1.png", "2.png"))
+    assert len(set(found)) == 1
+
+
+def test_a_column_that_was_typed_on_another_system_is_found(tmp_path: Path):
+    found, _ = read(tmp_path, "image,Prüfling\n1.png,P1\n", column="Pru\u0308fling", images=set_of("1.png"))
+    assert found == ("P1",)
+
+
+def test_what_is_written_as_on_disk_comes_first(tmp_path: Path):
+    text = "image,patient\nscan.png,P1\nscan.PNG,P2\n"
+    assert read(tmp_path, text, images=set_of("scan.PNG", "scan.png"))[0] == ("P2", "P1")
+
+
+@pytest.mark.parametrize("twin", ["scan.PNG", "scan.png"])
+@pytest.mark.parametrize("disk", [("scan.png", "scan.PNG"), ("öl.png", "o\u0308l.png")], ids=["endings", "letters"])
+def test_two_images_that_a_row_may_mean_are_refused_and_both_named(tmp_path: Path, disk, twin):
+    name = twin if disk[0].startswith("scan") else disk[twin == "scan.PNG"]
+    with pytest.raises(BadInputError) as told:
+        read(tmp_path, f"image,patient\n{name},P1\n", images=set_of(*disk))
+    assert all(f"s/x/{one}" in told.value.message for one in disk)
+
+
+def test_two_rows_that_an_image_may_have_are_refused_and_both_named(tmp_path: Path):
+    with pytest.raises(BadInputError, match=r"'a\.JPG', 'a\.jpg', of several groups"):
+        read(tmp_path, "image,patient\na.JPG,P1\na.jpg,P2\n", images=set_of("a.Jpg"))
+    assert read(tmp_path, "image,patient\na.JPG,P1\na.jpg,P1\n", images=set_of("a.Jpg")) == (("P1",), [])
