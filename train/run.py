@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from hemf import artifacts, checkpoint, variants
 from hemf.config import HemfConfig, registered
+from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
 from train import distillation, distributed, figures, freed_memory, hardware, metrics, trainer
@@ -106,7 +109,12 @@ class Run:
     notes: list[str]
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end; write summary.json, confusion.png, curve.png. The summary, in each process of the run."""
+        """Train to the end; write summary.json, confusion.png, curve.png. The summary, in each process of the run.
+
+        Raises:
+            CheckFailedError: the training diverged, or the best epoch's logits are not finite.
+            HemfError: see `Trainer.fit`.
+        """
         self.trainer.fit(self.listener)
         folder, job, group = self.trainer.run, self.trainer.job, self.trainer.group
         best = group.from_first(lambda: checkpoint.load(folder.best))
@@ -115,7 +123,13 @@ class Run:
         results: dict[str, Any] = {}
         for name, images in splits.items():
             assert images.labels is not None
-            results[name] = metrics.summarize(images.labels, self.trainer.predict(images), images.classes)
+            logits = self.trainer.predict(images)
+            if bad := int((~np.isfinite(logits).all(1)).sum()):
+                raise CheckFailedError(
+                    f"{folder.best}: the logits of {bad} of {len(images)} {name} images are not finite.",
+                    "Numbers overflow on the way: train anew with a lower --learning-rate.",
+                )
+            results[name] = metrics.summarize(images.labels, logits, images.classes)
         summary = {"epoch": best.metrics["epoch"], "checkpoint_sha256": best.sha256, "splits": results}
         if group.first:
             self._draw(summary)

@@ -182,8 +182,9 @@ class Progress:
         left = (self.epochs - line["epoch"]) * sum(self.durations[-5:]) / len(self.durations[-5:])
         skipped = f"  skipped {line['skipped_steps']}" if line["skipped_steps"] else ""
         self.console.say(
-            f"epoch {line['epoch']:>3}/{self.epochs}  loss {line['loss']:.4f}  acc {line['accuracy']:.1%}  "
-            f"val loss {line['val_loss']:.4f}  val acc {line['val_accuracy']:.2%}  lr {line['learning_rate']:.2e}  "
+            f"epoch {line['epoch']:>3}/{self.epochs}  loss {_figure(line['loss'], '.4f')}  "
+            f"acc {_figure(line['accuracy'], '.1%')}  val loss {_figure(line['val_loss'], '.4f')}  "
+            f"val acc {_figure(line['val_accuracy'], '.2%')}  lr {line['learning_rate']:.2e}  "
             f"{line['images_per_second']:.1f} img/s  left {_duration(left)}{skipped}"
         )
 
@@ -201,6 +202,10 @@ class Progress:
     def _open(self, text: str, total: int) -> None:
         self.close()
         self.bar = self.console.bar(text, total)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def _duration(seconds: float) -> str:
