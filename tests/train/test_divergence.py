@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 
 import numpy as np
 import pytest
@@ -89,14 +88,14 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(image_data, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("head.bias", math.inf), ("running_var", math.nan)],
+    ("config", "name", "value"),
+    [(SMALL, "head.bias", math.inf), (TINY, "running_var", math.nan)],
     ids=["a weight that only the average has", "statistics that training doesn't read"],
 )
-def test_validation_that_is_not_finite_keeps_what_was_best_before(image_data, tmp_path, name, value):
+def test_validation_that_is_not_finite_keeps_what_was_best_before(image_data, tmp_path, config, name, value):
     """The loss stays finite all the while."""
     run = RunFolder(tmp_path / "run", resume=False)
-    trainer = Trainer(job(image_data, epochs=4, ema_decay=0.5), run, resume=False)
+    trainer = Trainer(job(image_data, config=config, epochs=4, batch_size=24, ema_decay=0.5), run, resume=False)
     kept = {}
 
     def poison() -> None:
@@ -157,10 +156,8 @@ def test_the_command_ends_with_3_and_so_does_resuming(image_data, tmp_path, run_
     assert "val acc not finite" in err
     assert "lower --learning-rate or more --warmup-epochs" in told["hint"]
     assert not {"best.pt", "summary.json"} & {path.name for path in (tmp_path / "run").iterdir()}
-    started = time.monotonic()
     code, _, again = run_cli(*command, "--resume")
-    assert code in (1, 3), again
-    assert time.monotonic() - started < 60
+    assert code == 3, again
     assert not (tmp_path / "run" / "best.pt").exists()
 
 
