@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from hemf.config import HemfConfig, registered
 from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
+from hemf.processors import usable_cores
 from train import distillation, distributed, figures, freed_memory, hardware, metrics, trainer
 from train.datasets import checks
 from train.distillation import Teacher
@@ -219,4 +219,4 @@ def read_images(options: Options, listener: Listener) -> Images:
 
 
 def _default_workers(device: str, processes: int) -> int:
-    return 0 if device == "cpu" else max(1, min(8, (os.cpu_count() or 1) // processes))
+    return 0 if device == "cpu" else max(1, min(8, usable_cores() // processes))

@@ -23,12 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.image_set import ImageSet
-from calibration.session import usable_cores
 from hemf import artifacts, folders
 from hemf.errors import BadInputError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
+from hemf.processors import usable_cores
 from hemf_export import discover, onnx_file, predict, predictor
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding

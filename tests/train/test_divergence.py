@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from hemf import checkpoint
 from hemf.errors import CheckFailedError

@@ -110,7 +110,7 @@ def test_validation_logits_that_overflow_are_never_the_best_epoch(splits, monkey
     model = network()
     monkeypatch.setattr(Listener, "epoch", lambda _, line: line["epoch"] or model[4].bias.data.fill_(torch.nan))
     monkeypatch.setattr(finetuning._Tuning, "epoch", lambda *_: 0.1)
-    with pytest.raises(CheckFailedError, match="after epoch 1 of 18 of 18 .* nothing was kept"):
+    with pytest.raises(CheckFailedError, match=r"after epoch 1 of 18 of 18 .* nothing was kept"):
         run(splits, model)
 
 
