@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from hemf.errors import BadInputError, CheckFailedError, HemfError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import data, distillation
+from train import data, distillation, loader_processes
 from train.batches import Division
 from train.finetuning_recipe import FineTuning
 from train.recipe import Recipe
@@ -55,6 +55,7 @@ class FineTuned:
     logits: NDArray[np.float32]
 
 
+@loader_processes.translated()
 def finetune(
     network: nn.Module,
     teacher: Callable[[Tensor], Tensor],

@@ -17,7 +17,7 @@ from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
 from hemf.initialization import build
 from hemf.model import HEMF
-from train import data, distributed, inference, metrics, synchronized_norm
+from train import data, distributed, inference, loader_processes, metrics, synchronized_norm
 from train.batches import Division
 from train.job import Job
 from train.objective import Objective
@@ -95,6 +95,7 @@ class Trainer:
         """Counted from 0."""
         return self.state.progress.next_epoch
 
+    @loader_processes.translated()
     def fit(self, listener: Listener) -> None:
         """Train the remaining epochs; after each, `last.pt`, and `best.pt` where it is the best so far.
 
@@ -102,7 +103,7 @@ class Trainer:
             DivergedError: the gradients are not finite, step after step; or the run ends with an epoch that came to
                 nothing. What was kept before stays, and no epoch that isn't finite is kept as `best.pt`.
             CheckFailedError: the teacher's logits are not finite.
-            HemfError: a batch is too large for the GPU.
+            HemfError: a batch is too large for the GPU; or see `train.loader_processes`.
         """
         loader = data.TrainingLoader(
             data.TrainingImages(self.job.train, self.job.preprocess, self.job.recipe), self.division,
@@ -117,6 +118,7 @@ class Trainer:
             last = "its last epoch" if lost == 1 else f"each of its last {lost} epochs"
             raise self._diverged(f"{last} had no finite step, or left a network whose validation logits are not finite")
 
+    @loader_processes.translated()
     def predict(self, images: LabelledImages) -> NDArray[np.float32]:
         """Logits (n, classes), float32, in evaluation mode, of the network's own weights."""
         pieces = self.division.micro_batches * self.group.size
