@@ -20,7 +20,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from hemf import artifacts, checkpoint
+from hemf import artifacts, checkpoint, locks
 from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError, UsageError
 from hemf.images import Preprocess
@@ -79,6 +79,7 @@ class Exported:
     notes: tuple[str, ...]
 
 
+@locks.owning(lambda source, output, *_, **__: (output,))
 def export(
     source: Path, output: Path, options: Options, *, classes: tuple[str, ...] | None = None, step: Step | None = None
 ) -> Exported:
@@ -93,6 +94,7 @@ def export(
 
     Raises:
         BadInputError: the checkpoint or the images.
+        InUseError: another process makes that file.
         CheckFailedError: the file's logits are not PyTorch's; nothing is left behind.
     """
     step = step or (lambda text: nullcontext())

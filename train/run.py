@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from hemf import artifacts, checkpoint, variants
+from hemf import artifacts, checkpoint, locks, variants
 from hemf.config import HemfConfig, registered
 from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
@@ -112,9 +112,14 @@ class Run:
         """Train to the end; write summary.json, confusion.png, curve.png. The summary, in each process of the run.
 
         Raises:
+            InUseError: another process trains into that folder.
             CheckFailedError: the training diverged, or the best epoch's logits are not finite.
             HemfError: see `Trainer.fit`.
         """
+        with self.trainer.group.once(locks.owned(self.trainer.run.path)):
+            return self._fit()
+
+    def _fit(self) -> dict[str, Any]:
         self.trainer.fit(self.listener)
         folder, job, group = self.trainer.run, self.trainer.job, self.trainer.group
         best = group.from_first(lambda: checkpoint.load(folder.best))
@@ -148,6 +153,20 @@ class Run:
         figures.save(curve, folder.curve)
 
 
+def check(options: Options, recipe: Recipe) -> None:
+    """See what can be told before a file is read or a folder made.
+
+    Raises:
+        BadInputError: no such model, variant or image size.
+        MissingCapabilityError: a device or a precision asked for and not there.
+        UsageError: a recipe that wants a teacher, and none.
+    """
+    if options.teacher is None:
+        recipe.refuse_without_teacher()
+    options.chosen_hardware()
+    options.config(num_classes=2)
+
+
 def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images | None = None) -> Run:
     """Check everything that can be checked before the first epoch.
 
@@ -164,10 +183,7 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
         MissingCapabilityError: a device or a precision asked for and not there.
         UsageError: a batch that can't be divided as asked for.
     """
-    if options.teacher is None:
-        recipe.refuse_without_teacher()
-    options.chosen_hardware()
-    options.config(num_classes=2)  # a wrong name or size is told first
+    check(options, recipe)
     group = distributed.current()
     run, images = group.from_first(
         lambda: (RunFolder(options.output, resume=options.resume), images or read_images(options, listener))

@@ -86,19 +86,22 @@ def command(
 
 def _train(options: run.Options, recipe: Recipe, *, tensorboard: bool) -> dict[str, Any]:
     """The summary of a whole run."""
+    from hemf import locks
     from hemf_export import console
-    from train import scalars
-    from train.run import prepare
+    from train import distributed, scalars
+    from train.run import check, prepare
 
     listener = Progress(recipe.epochs)
-    prepared = prepare(options, recipe, listener)
-    for line in prepared.notes:
-        console.warn(line)
-    console.say(prepared.headline)
-    if tensorboard and prepared.trainer.group.first:
-        folder = prepared.trainer.run.path / "tensorboard"
-        listener.events = scalars.writer(folder, start=prepared.trainer.next_epoch + 1)
-    summary = prepared.fit()
+    check(options, recipe)
+    with distributed.current().once(locks.owned_folder(options.output)):
+        prepared = prepare(options, recipe, listener)
+        for line in prepared.notes:
+            console.warn(line)
+        console.say(prepared.headline)
+        if tensorboard and prepared.trainer.group.first:
+            folder = prepared.trainer.run.path / "tensorboard"
+            listener.events = scalars.writer(folder, start=prepared.trainer.next_epoch + 1)
+        summary = prepared.fit()
     listener.finish()
     return summary
 
