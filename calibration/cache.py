@@ -27,7 +27,7 @@ from calibration.trials import BATCH, Progress
 from hemf import artifacts
 from hemf.errors import BadInputError
 
-FORMAT = 3
+FORMAT = 4
 LIMIT_BYTES = 1 << 30  # of all files together; the oldest go
 _SAVE_EVERY_S = 10.0
 _VERSIONS = ("hemf-export", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx-ir")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from calibration.graphs import copy_of
+from calibration.shapes import infer
 
 # Their results are among the values that they take, which are rounded already.
 _EXACT = (
@@ -52,7 +53,7 @@ def emulate(model: ir.Model) -> ir.Model:
 def of_file(proto: onnx.ModelProto) -> ir.Model:
     """The same of a parsed file; the types of its values are inferred where it doesn't say them."""
     model = ir.serde.deserialize_model(proto)
-    common.ShapeInferencePass()(model)
+    infer(model)
     return emulate(model)
 
 

@@ -12,14 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calibration.blocks import node_name
 from calibration.islands import FLOAT16_MAX, find_islands
 from calibration.remainders import into_products
+from calibration.shapes import infer
 from hemf.errors import BadInputError
 
+FLOAT32_ALONE = "its operator has no float16"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Inputs that no type conversion may touch: their position, by operator. Shapes, axes and sizes are not float anyway.
 _FLOAT32_INPUTS: dict[str, frozenset[int]] = {"Resize": frozenset({1, 2})}
@@ -72,9 +75,12 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     graph = model.graph
     _check(model)
     into_products(graph)
-    common.ShapeInferencePass()(model)
+    infer(model)
     islands = find_islands(graph) if islands is None else dict(islands)
     weights = {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}
+    for node in graph:
+        if not _takes_float16(node, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))):
+            islands.setdefault(node_name(node), FLOAT32_ALONE)
     saturated = _saturated(weights)
     for name in saturated:
         for node in weights[name].consumers():
@@ -103,6 +109,28 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     common.RemoveUnusedNodesPass()(model)
     flushed = halves.flushed / max(1, halves.nonzero)
     return Conversion(len(nodes), islands, halves.casts, tuple(saturated), flushed)
+
+
+def _takes_float16(node: ir.Node, opset: int) -> bool:
+    """Whether ONNX lets every float32 input and output of a node be float16; of other domains nothing is known."""
+    if not any(value is not None and value.dtype == ir.DataType.FLOAT for value in (*node.inputs, *node.outputs)):
+        return True
+    if node.domain not in ("", "ai.onnx"):
+        return False
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+    except onnx.defs.SchemaError:
+        return False
+    allowed = {constraint.type_param_str: constraint.allowed_type_strs for constraint in schema.type_constraints}
+    kept = _FLOAT32_INPUTS.get(node.op_type, frozenset())
+    for values, formals, skipped in ((node.inputs, schema.inputs, kept), (node.outputs, schema.outputs, frozenset())):
+        for index, value in enumerate(values):
+            if value is None or value.dtype != ir.DataType.FLOAT or index in skipped or not formals:
+                continue
+            kind = formals[min(index, len(formals) - 1)].type_str  # the last one may be repeated
+            if "tensor(float16)" not in allowed.get(kind, [kind]):
+                return False
+    return True
 
 
 class _Halves:

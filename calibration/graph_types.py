@@ -6,9 +6,10 @@ from collections import Counter
 from typing import Any
 
 import onnx_ir as ir
-from onnx_ir.passes import common
 
-_PRODUCTS = ("Conv", "Gemm", "MatMul")
+from calibration.products import PRODUCTS
+from calibration.shapes import infer
+
 _QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16"}
 
@@ -22,7 +23,7 @@ def count_types(model: ir.Model) -> dict[str, Any]:
     Returns:
         {"nodes": {"float32": …, "float16": …}, "products": {"int8": …, "float16": …}, "casts": …, "quantization": …}
     """
-    common.ShapeInferencePass()(model)
+    infer(model)
     nodes: Counter[str] = Counter()
     products: Counter[str] = Counter()
     others: Counter[str] = Counter(casts=0, quantization=0)
@@ -38,10 +39,10 @@ def count_types(model: ir.Model) -> dict[str, Any]:
             continue
         # One float32 value makes the node compute in float32: strong typing has no mixed nodes.
         kind = _NAMES[ir.DataType.FLOAT if ir.DataType.FLOAT in kinds else ir.DataType.FLOAT16]
-        if node.op_type in _PRODUCTS and is_int8(node):
+        if node.op_type in PRODUCTS and is_int8(node):
             kind = "int8"
         nodes[kind] += 1
-        if node.op_type in _PRODUCTS:
+        if node.op_type in PRODUCTS:
             products[kind] += 1
     return {"nodes": dict(nodes), "products": dict(products), **others}
 

@@ -9,8 +9,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import onnx
+import onnx.version_converter
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript.rewriter import RewriteRuleSet, rewrite
 from onnxscript.rewriter.rules.common import (
@@ -19,17 +22,25 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
+from calibration.completion import complete
 from hemf.errors import BadInputError
 
 MIN_OPSET = 19  # the first whose QuantizeLinear takes float16
+_RESIZE_COORDINATES = 11  # the first opset whose Resize says where its pixels lie
+_SOFTMAX_ONE_AXIS = 13  # the first whose Softmax, LogSoftmax and Hardmax run over one axis
+_QUANTIZED = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
+    *("QAttention", "QGemm", "QMoE", "MatMulIntegerToFloat", "MatMulNBits", "MatMulBnb4"),
+)
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def prepare(proto: onnx.ModelProto) -> ir.Model:
     """The graph of a parsed float32 file, ready to be recorded, converted and quantized.
 
-    An older opset is lifted to 19 by onnx's own converter; BatchNorms go into the convolutions and products before
-    them, by onnxscript's rules.
+    An older opset is lifted to 19 by onnx's own converter, and what that leaves with another meaning is mended here;
+    BatchNorms go into the convolutions and products before them, by onnxscript's rules. Whether the result computes
+    what the file does is for the caller to prove, against the file itself.
 
     Raises:
         BadInputError: not one input and one output, subgraphs, no float32 weights, or an opset that can't be lifted.
@@ -49,7 +60,7 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
     for index, node in enumerate(model.graph):
         node.name = node.name or f"{node.op_type}_{index}"
     _check(model)
-    common.ShapeInferencePass()(model)
+    complete(model)
     return model
 
 
@@ -75,7 +86,70 @@ def _lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
             f"The graph's opset {opset} can't be lifted to {MIN_OPSET}, which FP16 and INT8 need: {reason}",
             f"Export it again with opset {MIN_OPSET} or newer.",
         ) from error
+    if opset < _RESIZE_COORDINATES:
+        _keep_resizes(lifted)
+    if opset < _SOFTMAX_ONE_AXIS:
+        _keep_hardmaxes(lifted)
     return lifted
+
+
+def _keep_resizes(lifted: onnx.ModelProto) -> None:
+    """Give every Resize the coordinates that Upsample and Resize had before opset 11.
+
+    There output pixel i was at i / scale, where Resize's default has been (i + 0.5) / scale - 0.5 since; the nearest
+    pixel was below that place, or above it where the image shrinks.
+    """
+    constants = _constants(lifted.graph)
+    for node in lifted.graph.node:
+        if node.op_type != "Resize":
+            continue
+        scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+        shrinks = scales is not None and bool((scales < 1).any())
+        for name, value in (
+            ("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "ceil" if shrinks else "floor"),
+        ):  # fmt: skip
+            for old in [attribute for attribute in node.attribute if attribute.name == name]:
+                node.attribute.remove(old)
+            node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _keep_hardmaxes(lifted: onnx.ModelProto) -> None:
+    """Let every Hardmax see its input as it did before opset 13: as rows of all axes from its own on.
+
+    The converter does this for Softmax and LogSoftmax, and leaves out Hardmax.
+    """
+    nodes = []
+    for node in lifted.graph.node:
+        if node.op_type != "Hardmax":
+            nodes.append(node)
+            continue
+        axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+        (taken,), (given,) = node.input, node.output
+        flat, top, shape = (f"{given}_{part}" for part in ("rows", "row_tops", "shape"))
+        nodes += [
+            onnx.helper.make_node("Flatten", [taken], [flat], axis=axis, name=flat),
+            onnx.helper.make_node("Hardmax", [flat], [top], axis=-1, name=node.name),
+            onnx.helper.make_node("Shape", [taken], [shape], name=shape),
+            onnx.helper.make_node("Reshape", [top, shape], [given], name=f"{given}_reshaped"),
+        ]
+    del lifted.graph.node[:]
+    lifted.graph.node.extend(nodes)
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
+    """Initializers and the results of Constant nodes, by name."""
+    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    for node in graph.node:
+        for entry in node.attribute:
+            if node.op_type == "Constant" and entry.name == "value":
+                found[node.output[0]] = onnx.numpy_helper.to_array(entry.t)
+    return found
+
+
+def _is_quantized(node: ir.Node) -> bool:
+    """Whether an operator computes on quantized numbers, ONNX's own or ONNX Runtime's."""
+    kind = node.op_type
+    return kind in _QUANTIZED or kind.startswith("QLinear") or (node.domain == "com.microsoft" and "Quantize" in kind)
 
 
 def _check_version(model: ir.Model) -> None:
@@ -91,8 +165,11 @@ def _check(model: ir.Model) -> None:
     for node in graph:
         if any(attribute.type in _SUBGRAPHS for attribute in node.attributes.values()):
             raise BadInputError(f"Node {node.name} ({node.op_type}) has a subgraph, which is not converted.")
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            raise BadInputError(f"Node {node.name} ({node.op_type}): the graph is quantized already.")
+        if _is_quantized(node):
+            raise BadInputError(
+                f"Node {node.name} ({node.op_type}): the graph is quantized already.",
+                "Start from the float32 file that it was made from.",
+            )
     kinds = {value.dtype for value in graph.initializers.values()}
     if ir.DataType.FLOAT16 in kinds or ir.DataType.BFLOAT16 in kinds:
         raise BadInputError("The graph has float16 weights already.", "Start from the float32 file.")

@@ -11,7 +11,7 @@ from calibration import budget as budgets
 from calibration import cpu_qdq, qdq, sensitivity
 from calibration.budget import Budget, Step
 from calibration.job import Job
-from calibration.products import Product, find_products
+from calibration.products import QUANTIZABLE, Product, find_products
 from calibration.qdq import Statistics
 from calibration.ranges import source_of
 from calibration.sensitivity import BlockSensitivity, by_block
@@ -20,6 +20,7 @@ from calibration.trials import Placement
 from hemf.errors import BadInputError
 
 MethodChoice = Literal["auto"] | Method
+_SHOWN = 3  # nodes in a message
 SENSITIVITY_IMAGES = 32  # of those that calibrate: the search alone sees the held-out ones
 
 
@@ -56,6 +57,21 @@ class Plan:
         """The quantizable products of some blocks, in graph order."""
         return tuple(product for product in self.products if product.refusal is None and product.block in blocks)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the share."""
+        unknown = [product.node for product in self.products if not product.counted]
+        others = [p.node for p in self.products if p.operator not in QUANTIZABLE and p.counted]
+        notes = []
+        if unknown:
+            notes.append(
+                f"The work of {_named(unknown)} can't be counted: it stays out of INT8, and each counts as much as the "
+                "graph's largest product."
+            )
+        if others:
+            notes.append(f"{_named(others)} can't go into INT8: its operator is none of {', '.join(QUANTIZABLE)}.")
+        return tuple(notes)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest."""
         refusals: dict[str, int] = {}
@@ -72,12 +88,19 @@ class Plan:
             "share_of_multiply_adds": self.share,
             "blocks_left_out": list(dict.fromkeys(out)),
             "never_quantized": refusals,
+            "uncounted_products": [product.node for product in self.products if not product.counted],
         }
 
 
+def _named(nodes: Sequence[str]) -> str:
+    more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
+    return ", ".join(nodes[:_SHOWN]) + more
+
+
 def share_of(products: Sequence[Product], chosen: Sequence[Product]) -> float:
-    """The chosen products' share of all multiply-adds."""
-    return sum(product.multiply_adds for product in chosen) / max(1, sum(p.multiply_adds for p in products))
+    """The chosen products' share of all multiply-adds, rounded down to a thousandth: 1 only where all are chosen."""
+    work = sum(product.multiply_adds for product in products)
+    return 1000 * sum(product.multiply_adds for product in chosen) // max(1, work) / 1000
 
 
 def plan(
@@ -106,7 +129,11 @@ def plan(
     products = find_products(graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu)
     able = tuple(product for product in products if product.refusal is None)
     if not able:
-        raise BadInputError("The graph has no product that INT8 can be used for.", "Build it in FP16.")
+        refusals = list(dict.fromkeys(str(product.refusal) for product in products))
+        raise BadInputError(
+            f"The graph has no product that INT8 can be used for: {'; '.join(refusals) or 'it has no products'}.",
+            "Build it in FP16.",
+        )
     place = cpu_qdq.quantize if for_cpu else qdq.quantize
     nodes = {node.name: node for node in graph}
     values = {

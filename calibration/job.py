@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,13 +18,14 @@ from calibration.image_set import ImageSet
 from calibration.islands import FLOAT16_MAX, measured_islands
 from calibration.moments import Moment, View, view_of
 from calibration.moments import record as moments_of
-from calibration.products import Product, find_products
+from calibration.products import QUANTIZABLE, Product, find_products
 from calibration.qdq import Statistics, quantize
 from calibration.ranges import Ranges
 from calibration.selection import Selection
 from calibration.sensitivity import BlockSensitivity
+from calibration.session import Session
 from calibration.shapes import Shape, image_shapes
-from calibration.trials import BATCH, Placement, Trials, Variant
+from calibration.trials import BATCH, Placement, Progress, Trials, Variant, logits
 from calibration.weights import Int8Weight, half, rounded
 
 FLOAT16_IMAGES = 16  # that every value of the graph is recorded on
@@ -71,13 +72,15 @@ class Job:
 
     Args:
         model: float32; see `calibration.graphs.prepare`.
-        graph_sha256: of the file that it is from.
+        original: the file that it was read from, in ONNX Runtime as it came: the reference of every comparison.
+        graph_sha256: of that file.
         selection: its images.
         cache: of earlier results.
         listener: hears of progress.
     """
 
     model: ir.Model
+    original: Session
     graph_sha256: str
     selection: Selection
     cache: Cache
@@ -121,8 +124,8 @@ class Job:
         nodes = {node.name: node for node in self.model.graph}
         found: dict[tuple[str, int], _Weight] = {}
         for product in products:
-            if block_of(product.node) == RESIZE:
-                continue  # its weights are exact in float16
+            if block_of(product.node) == RESIZE or product.operator not in QUANTIZABLE:
+                continue  # exact in float16 anyway, or with sums that run otherwise
             if product.weight is not None and (value := nodes[product.node].inputs[product.weight]) is not None:
                 assert value.const_value is not None
                 array = value.const_value.numpy().astype(np.float32)
@@ -161,14 +164,31 @@ class Job:
         }
 
         def remembered(variant: Variant) -> NDArray[np.float32] | None:
-            arrays = self.cache.read(self.cache.path("logits", **key, variant=variant))
-            found: Any = None if arrays is None else arrays.get("logits")
-            return found if found is not None and len(found) == len(images) else None
+            return self._kept_logits(len(images), {**key, "variant": variant})
 
         def remember(variant: Variant, logits: NDArray[np.float32]) -> None:
-            self.cache.write(self.cache.path("logits", **key, variant=variant), {"logits": logits})
+            self._keep_logits(logits, {**key, "variant": variant})
 
         return Trials(
-            self.model, statistics, images, place=place, remembered=remembered, remember=remember,
+            self.model, self.reference, statistics, images, place=place, remembered=remembered, remember=remember,
             progress=self.listener.advance,
         )  # fmt: skip
+
+    def reference(self, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:
+        """Logits (n, classes) of `images` by the original file, from the cache where they are there."""
+        key = {"graph": self.graph_sha256, "images": images.content_sha256(), "reference": "the file itself"}
+        found = self._kept_logits(len(images), key)
+        if found is not None:
+            progress(len(images))
+            return found
+        found = logits(self.original, images, progress)
+        self._keep_logits(found, key)
+        return found
+
+    def _kept_logits(self, count: int, key: Mapping[str, Any]) -> NDArray[np.float32] | None:
+        arrays = self.cache.read(self.cache.path("logits", **key))
+        found: Any = None if arrays is None else arrays.get("logits")
+        return found if found is not None and len(found) == count else None
+
+    def _keep_logits(self, found: NDArray[np.float32], key: Mapping[str, Any]) -> None:
+        self.cache.write(self.cache.path("logits", **key), {"logits": found})

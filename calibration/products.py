@@ -2,11 +2,13 @@
 
 Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
 the resize of raw images, products with a short inner dimension, signed permutations (the rotation of pairs is one: no
-arithmetic), and products of values that must stay in float32.
+arithmetic), and products of values that must stay in float32. Operators that multiply and add otherwise (ConvTranspose,
+Einsum, ONNX Runtime's fused ones) are listed with them, so that a share of the work is one of all the work.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,14 @@ from calibration.blocks import RESIZE, block_of, blocks, node_name
 from calibration.ranges import source_of
 from calibration.shapes import Shape
 
+QUANTIZABLE = ("Conv", "Gemm", "MatMul")
+_CONVOLUTIONS = ("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv")
+_MATRIX_PRODUCTS = ("Gemm", "MatMul", "FusedMatMul", "FusedGemm", "TransposeMatMul", "FusedMatMulActivation")
+PRODUCTS = (
+    *(*_CONVOLUTIONS, *_MATRIX_PRODUCTS, "ConvTranspose", "DeformConv", "Einsum", "LSTM", "GRU", "RNN"),
+    *("Attention", "MultiHeadAttention", "PackedMultiHeadAttention", "GroupQueryAttention"),
+)
+UNKNOWN = "unknown shape"
 MIN_INNER = 16  # an inner dimension below fills no tensor core instruction
 _RESIZE = "resizes the image: exact in float16, and meant to be"
 _MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
@@ -30,14 +40,15 @@ class Product:
 
     Args:
         node: its name.
-        operator: Conv, Gemm or MatMul.
+        operator: one of `PRODUCTS`, with its domain where it isn't ONNX's own.
         block: of the paper, or a group of nodes.
         activations: input positions and names of the values that are not weights.
         weight: input position of the weight; None where both sides are activations.
         axis: of the weight, its output channels.
         inner: length of the sums.
-        multiply_adds: of one image.
+        multiply_adds: of one image; where the graph doesn't tell, as many as its largest product has.
         refusal: why int8 is not used for it; None where it may be.
+        counted: whether the graph tells how many they are.
     """
 
     node: str
@@ -49,12 +60,13 @@ class Product:
     inner: int
     multiply_adds: int
     refusal: str | None
+    counted: bool = True
 
 
 def find_products(
     graph: ir.Graph, shapes: Mapping[str, Shape], *, islands: Collection[str] = (), for_cpu: bool = False
 ) -> list[Product]:
-    """Every Conv, Gemm and MatMul of a graph, in graph order.
+    """Every product of a graph, in graph order.
 
     Args:
         graph: constants are initializers.
@@ -66,10 +78,8 @@ def find_products(
     classifier = _classifier(graph)
     found = []
     for node in graph:
-        if node.op_type not in ("Conv", "Gemm", "MatMul"):
-            continue
         constants = [value is not None and value.const_value is not None for value in node.inputs[:2]]
-        if all(constants):
+        if node.op_type not in PRODUCTS or all(constants):
             continue
         weight = constants.index(True) if any(constants) else None
         activations = tuple(
@@ -78,21 +88,38 @@ def find_products(
             if index != weight and value is not None
         )
         inner = _inner(node, weight, shapes)
+        multiply_adds = _multiply_adds(node, inner, shapes)
+        if node.op_type not in QUANTIZABLE or node.domain not in ("", "ai.onnx"):
+            refusal: str | None = f"{node.op_type}: an operator that INT8 is not used for"
+        elif for_cpu:
+            refusal = _cpu_refusal(node, weight, inner, classifier)
+        else:
+            refusal = _refusal(node, weight, inner, classifier, islands)
         product = Product(
             node=node_name(node),
-            operator=node.op_type,
+            operator=node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}",
             block=where[node_name(node)],
             activations=activations,
             weight=weight,
             axis=_output_axis(node, weight),
             inner=inner,
-            multiply_adds=math.prod(shapes.get(str(node.outputs[0].name), (0,))) * inner,
-            refusal=_cpu_refusal(node, weight, inner, classifier)
-            if for_cpu
-            else _refusal(node, weight, inner, classifier, islands),
+            multiply_adds=multiply_adds,
+            refusal=refusal,
+            counted=multiply_adds > 0,
         )
         found.append(product)
-    return found
+    largest = max((product.multiply_adds for product in found), default=0)
+    return [
+        product if product.counted else dataclasses.replace(product, multiply_adds=max(1, largest)) for product in found
+    ]
+
+
+def _multiply_adds(node: ir.Node, inner: int, shapes: Mapping[str, Shape]) -> int:
+    """Those of one image; 0 where the graph doesn't tell."""
+    if node.op_type == "ConvTranspose":
+        taken, weight = (shapes.get(str(value.name), ()) for value in node.inputs[:2] if value is not None)
+        return math.prod(taken) * math.prod(weight[1:]) if taken and weight else 0
+    return math.prod(shapes.get(str(node.outputs[0].name), (0,))) * inner
 
 
 def _refusal(
@@ -109,7 +136,7 @@ def _refusal(
     if _turned(node):
         return "a Gemm of a transposed activation"
     if inner == 0:
-        return "unknown shape"
+        return UNKNOWN
     if inner < MIN_INNER:
         return f"inner dimension under {MIN_INNER}"
     if weight is None:
@@ -132,7 +159,7 @@ def _cpu_refusal(node: ir.Node, weight: int | None, inner: int, classifier: ir.N
         return _RESIZE
     if node.op_type == "MatMul" or weight != 1 or _turned(node):
         return "a matrix product that is no plain Gemm"
-    return "unknown shape" if inner == 0 else None
+    return UNKNOWN if inner == 0 else None
 
 
 def _turned(node: ir.Node) -> bool:
@@ -151,7 +178,7 @@ def _source(value: ir.Value) -> ir.Node | None:
 def _classifier(graph: ir.Graph) -> ir.Node | None:
     """The product behind which the graph's output has no other one."""
     node = _source(graph.outputs[0])
-    while node is not None and node.op_type not in ("Conv", "Gemm", "MatMul"):
+    while node is not None and node.op_type not in PRODUCTS:
         value = next((value for value in node.inputs if value is not None and value.const_value is None), None)
         node = None if value is None else _source(value)
     return node
@@ -169,7 +196,7 @@ def _constant(node: ir.Node, index: int) -> NDArray[np.generic]:
 
 
 def _output_axis(node: ir.Node, weight: int | None) -> int:
-    if weight is None or node.op_type == "Conv":
+    if weight is None or node.op_type not in ("Gemm", "MatMul"):
         return 0
     transposed = "transB" in node.attributes and node.attributes["transB"].as_int() == 1
     if weight == 1:
@@ -179,10 +206,10 @@ def _output_axis(node: ir.Node, weight: int | None) -> int:
 
 def _inner(node: ir.Node, weight: int | None, shapes: Mapping[str, Shape]) -> int:
     """Length of the sums; 0 where the shapes don't tell, or not how many sums there are."""
-    if str(node.outputs[0].name) not in shapes:
+    if str(node.outputs[0].name) not in shapes or node.op_type not in (*_CONVOLUTIONS, *_MATRIX_PRODUCTS):
         return 0
     first, second = (shapes.get(str(value.name), ()) if value is not None else () for value in node.inputs[:2])
-    if node.op_type == "Conv":
+    if node.op_type in _CONVOLUTIONS:
         return math.prod(second[1:]) if second else 0
     if weight == 1 and second:
         transposed = "transB" in node.attributes and node.attributes["transB"].as_int() == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from hemf.errors import BadInputError
 MAX_MODEL_BYTES = 2**31 - 1
 
 
+_LONGEST_REASON = 400
+_SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and told once
+
+
 class Session:
     """A graph in ONNX Runtime on the CPU, which takes one input.
 
@@ -24,6 +29,7 @@ class Session:
         model: a file or a graph in memory.
         outputs: values to fetch, by name; by default the graph's own first output.
         threads: within an operator; see `hemf.processors.threads` for the default.
+        name: what errors call the graph; a file's path by default.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the graph.
@@ -35,33 +41,66 @@ class Session:
         *,
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
+        name: str | None = None,
     ) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or processors.threads()
-        options.log_severity_level = 3
+        options.log_severity_level = _SILENT
         # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         source: Any = str(model) if isinstance(model, Path) else _serialized(model, outputs)
-        shown = str(model) if isinstance(model, Path) else "the graph"
+        self.name = name or (str(model) if isinstance(model, Path) else "the graph")
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BadInputError(f"ONNX Runtime doesn't take {shown}: {reason}", "Export it again.") from error
-        self.input_name = self._session.get_inputs()[0].name
+            raise BadInputError(
+                f"ONNX Runtime doesn't take {self.name}: {reason(error)}", "Export it again."
+            ) from error
+        taken = self._session.get_inputs()[0]
+        self.input_name = taken.name
+        self.any_batch = not (taken.shape and isinstance(taken.shape[0], int))
         self.outputs = list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
 
     def run(self, batch: NDArray[np.generic], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
-        """The outputs for one input, in the order asked for; some of them alone, so that no others are held."""
-        found: list[NDArray[Any]] = self._session.run(outputs or self.outputs, {self.input_name: batch})
+        """The outputs for one input, in the order asked for; some of them alone, so that no others are held.
+
+        Raises:
+            BadInputError: the graph fails on this input.
+        """
+        try:
+            found: list[NDArray[Any]] = self._session.run(outputs or self.outputs, {self.input_name: batch})
+        except Exception as error:
+            # ONNX Runtime's errors have no class of their own: what a graph fails with is the graph's, or the memory's.
+            raise self._failure(error, batch) from error
         return found
+
+    def _failure(self, error: Exception, batch: NDArray[np.generic]) -> BadInputError:
+        hint = "Export the model again; if ONNX Runtime ran out of memory, free some."
+        if self.any_batch and len(batch) > 1:
+            hint = (
+                "The file says that it takes any batch: is the batch it was traced with still in a Reshape or Expand? "
+                "Export it again with a batch that is free everywhere, or say the batch in its input."
+            )
+        return BadInputError(f"ONNX Runtime can't run {self.name} on a batch of {len(batch)}: {reason(error)}", hint)
+
+    def types(self) -> dict[str, str]:
+        """ONNX Runtime's own word for the type of each output of the graph, such as `tensor(float)`, by name."""
+        return {output.name: output.type for output in self._session.get_outputs()}
 
     def logits(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
         """The first output alone."""
         first: NDArray[np.float32] = self.run(batch)[0]
         return first
+
+
+def reason(error: Exception) -> str:
+    """ONNX Runtime's message on one line, without its codes and source positions."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
+    text = re.sub(r" ?/\S+\.(?:cc|h):\d+ [^:]*(?:::\S+)*\([^)]*\)[^:]*? (?=[A-Z'\"(])", " ", text)
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
 
 
 def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> bytes:
@@ -74,7 +113,8 @@ def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> bytes:
         graph.outputs.extend(values[name] for name in values)
         data = ir.serde.serialize_model(model)
     finally:
-        del graph.outputs[own:]
+        while len(graph.outputs) > own:  # a deleted slice would leave them marked as outputs
+            graph.outputs.pop()
     if data.ByteSize() > MAX_MODEL_BYTES:
         raise BadInputError("The graph is larger than 2 GB, which one ONNX file can't hold.")
     return data.SerializeToString()

@@ -1,5 +1,6 @@
 """Variants of one float32 graph that differ in what is in int8, run on images; so that choices can be compared.
 
+They are compared with the file that the graph was read from, not with the graph: what preparing it changed counts too.
 The rest of a trial is float32: it runs several times faster on a CPU than the float16 graph that is shipped, which is
 proven on its own at the end.
 """
@@ -24,6 +25,7 @@ BATCH = 4
 
 Placement = Callable[[ir.Model, Collection[Product], Statistics, Method], object]
 Progress = Callable[[int], None]
+Reference = Callable[[ImageSet, Progress], NDArray[np.float32]]  # logits (n, classes) of the images, in their order
 Variant = tuple[tuple[str, ...], Method]  # nodes in int8, and how their ranges are taken
 
 
@@ -32,6 +34,7 @@ class Trials:
 
     Args:
         model: float32, left as it is.
+        reference: computes the logits that all variants are compared with.
         statistics: of the products' activations and weights.
         images: what all variants are run on.
         place: puts the quantization into a copy of the model.
@@ -43,6 +46,7 @@ class Trials:
     def __init__(
         self,
         model: ir.Model,
+        reference: Reference,
         statistics: Statistics,
         images: ImageSet,
         *,
@@ -52,15 +56,16 @@ class Trials:
         progress: Progress = lambda images: None,
     ) -> None:
         self.model, self.statistics, self.images = model, statistics, images
+        self._compute_reference = reference
         self._place, self._progress = place, progress
         self._remembered, self._remember = remembered, remember
         self._reference: NDArray[np.float32] | None = None
 
     @property
     def reference(self) -> NDArray[np.float32]:
-        """Logits of the float32 model; computed once."""
+        """The reference's logits of the images; computed once."""
         if self._reference is None:
-            self._reference = self._logits((), "max")
+            self._reference = self._compute_reference(self.images, self._progress)
         return self._reference
 
     def build(self, products: Collection[Product], method: Method) -> ir.Model:
@@ -71,12 +76,12 @@ class Trials:
         return variant
 
     def compare(self, products: Collection[Product], method: Method) -> Comparison:
-        """The variant with `products` in int8 beside the float32 model."""
+        """The variant with `products` in int8 beside the reference."""
         reference = self.reference
-        found = self._logits(products, method) if products else reference
-        return compare(found, reference, self.images.labels)
+        return compare(self.run(products, method), reference, self.images.labels)
 
-    def _logits(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
+    def run(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
+        """Logits (n, classes) of the variant with `products` in int8."""
         variant = tuple(sorted(product.node for product in products)), method
         found = self._remembered(variant)
         if found is not None:
@@ -87,9 +92,11 @@ class Trials:
         return found
 
 
-def logits(model: ir.Model, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:
+def logits(
+    model: ir.Model | Session, images: ImageSet, progress: Progress = lambda images: None
+) -> NDArray[np.float32]:
     """The model's logits (n, classes) of all the images, in their order."""
-    session = Session(model)
+    session = model if isinstance(model, Session) else Session(model)
     parts = []
     for batch in images.batches(BATCH):
         parts.append(session.logits(batch))

@@ -46,6 +46,11 @@ class Description:
         """What the file takes of an image."""
         return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
 
+    @property
+    def names_classes(self) -> bool:
+        """Whether the classes have names of their own: class_0, class_1 … are what they get where nobody knows them."""
+        return self.classes != tuple(f"class_{index}" for index in range(len(self.classes)))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for metadata and manifests; a source size is [height, width]."""
         source = self.source_size

@@ -47,3 +47,18 @@ def checkpoint_of(folder: Path, sha256: str) -> Path | None:
         if path.suffix in CHECKPOINT_SUFFIXES and path.is_file() and artifacts.sha256(path) == sha256:
             return path
     return None
+
+
+def origin_of(folder: Path, sha256: str) -> Path | None:
+    """What files with that `checkpoint_sha256` were made from, in `folder`: a checkpoint, or another's ONNX file."""
+    if found := checkpoint_of(folder, sha256):
+        return found
+    others = (path for path in sorted(folder.glob("*.onnx")) if path.is_file() and not onnx_file.is_ours(path))
+    return next((path for path in others if _has_hash(path, sha256)), None)
+
+
+def _has_hash(path: Path, sha256: str) -> bool:
+    try:
+        return onnx_file.sha256(path) == sha256
+    except BadInputError:  # no ONNX file, or weights that aren't there
+        return False

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import torch
+from torch import Tensor
 
 from calibration.products import is_signed_permutation
+from calibration.session import Session
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
-from hemf_export import discover, onnx_file
+from hemf_export import discover, graph_source, onnx_file
 from hemf_export.description import Description
 from train.distillation import Teacher
 
@@ -53,19 +56,40 @@ def default_output(source: Path, described: Description) -> Path:
     return source.with_name(f"{stem}.qat{ending}")
 
 
-def teacher(source: Path, described: Description, reference: Path | None, device: str) -> Teacher:
-    """The float network, under the file's names of the classes: where it has none, they were given at its export.
+class OriginTeacher:
+    """The float32 ONNX file that another's model was made from, in ONNX Runtime as it came.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        BadInputError: ONNX Runtime doesn't take it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._session = Session(path)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, 3, size, size), normalized → logits (n, classes), where the images are."""
+        return torch.from_numpy(self._session.logits(images.float().cpu().numpy())).to(images.device)
+
+
+def teacher(source: Path, described: Description, reference: Path | None, device: str) -> Callable[[Tensor], Tensor]:
+    """What the file was made from, under the file's names of the classes: a checkpoint, or another's ONNX file.
 
     Args:
         source: the INT8 file.
         described: what it says of itself.
-        reference: its checkpoint; None for the one beside it.
+        reference: what it was made from; None for the one beside it.
         device: that it computes on.
 
     Raises:
-        BadInputError: no checkpoint, or another than the file was made from.
+        BadInputError: nothing to learn from, or another than the file was made from.
     """
-    path = reference or _checkpoint_of(source, described)
+    path = reference or _origin_of(source, described)
+    if path.suffix.lower() == ".onnx" and not onnx_file.is_ours(path):
+        graph_source.read_origin(path, (described,))
+        return OriginTeacher(path)
     saved = checkpoint.load(path)
     if saved.sha256 != described.checkpoint_sha256:
         raise BadInputError(
@@ -97,10 +121,11 @@ def trained_initializers(graph: ir.Graph) -> Collection[str]:
     return found
 
 
-def _checkpoint_of(source: Path, described: Description) -> Path:
-    found = discover.checkpoint_of(source.parent, described.checkpoint_sha256)
+def _origin_of(source: Path, described: Description) -> Path:
+    found = discover.origin_of(source.parent, described.checkpoint_sha256)
     if found is None:
         raise BadInputError(
-            f"The checkpoint that {source} was made from doesn't lie beside it.", "Name it: --reference CKPT."
+            f"The checkpoint or ONNX file that {source} was made from doesn't lie beside it.",
+            "Name it: --reference FILE.",
         )
     return found

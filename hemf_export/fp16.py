@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from calibration.emulation import emulate
 from calibration.fp16 import Conversion, to_float16
+from calibration.graphs import prepare
 from calibration.session import Session
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
-from hemf_export import onnx_file, parity
+from hemf_export import graph_source, onnx_file, parity, written
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
@@ -82,6 +85,7 @@ class Float16File:
     conversion: Conversion
     parity: Parity
     bound: float
+    notes: tuple[str, ...] = ()
 
 
 def convert(
@@ -93,7 +97,7 @@ def convert(
     bounds: Bounds | None = None,
     step: Step | None = None,
 ) -> Float16File:
-    """Convert one of our float32 ONNX files, prove the result, and put it and its manifest at `output`.
+    """Convert a float32 ONNX file, ours or another's, prove the result, and put it and its manifest at `output`.
 
     Args:
         source: the float32 file.
@@ -111,21 +115,23 @@ def convert(
     artifacts.check_writable(output)
     artifacts.check_distinct(source, output)
     with step(f"Converting {source.name} to float16"):
-        proto, described = onnx_file.read(source)
-        if described.precision != "fp32":
-            raise BadInputError(f"{source} is {described.precision} already.", "Start from the float32 file.")
+        origin = graph_source.read(source)
+        described = origin.description
         samples = _samples(images, described, count)
-        graph = ir.serde.deserialize_model(proto)
-        del proto
+        ours = onnx_file.is_ours(source)
+        graph = ir.serde.deserialize_model(origin.proto) if ours else prepare(origin.proto)
+        origin.proto.Clear()
         conversion = to_float16(graph)
         description = dataclasses.replace(described, precision="fp16")
         onnx_file.describe(graph, description)
+    batch = described.batch or _BATCH
     with artifacts.atomic_path(output) as temporary:
         ir.save(graph, temporary)
         emulated = Session(emulate(graph))
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
-            proof = _prove(Session(source), emulated, samples, described)
+            exact, found = (_logits(session, samples, described, batch) for session in (origin.session(), emulated))
+        proof = parity.compare(found, exact, source=samples.source, batches=(batch,), labels=samples.labels)
         bound = bounds.logit_bound(proof.largest_logit)
         proof.require(
             f"{output.name} against {source.name}",
@@ -133,13 +139,17 @@ def convert(
             max_difference=bound,
             min_agreement=bounds.agreement_bound(samples),
         )
-    fields = {"kind": "onnx", "parent": source.name, "parent_sha256": artifacts.sha256(source), **description.to_dict()}
-    artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), "parity": proof.to_dict()})
-    return Float16File(output, description, conversion, proof, bound)
+        plain = written.check(temporary, output.name, _inputs(samples, described, batch), found, exact)
+    fields = {"kind": "onnx", "parent": source.name, "parent_sha256": origin.sha256, **description.to_dict()}
+    proofs = {"parity": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": plain}
+    artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), **proofs})
+    return Float16File(output, description, conversion, proof, bound, origin.notes)
 
 
 def _samples(images: Path | None, described: Description, count: int) -> Samples:
-    files = parity.image_folder(images, described.classes)
+    files = parity.image_folder(images, described.classes if described.names_classes else None)
+    if files is not None and files.labels is not None and len(files.classes) != len(described.classes):
+        files = dataclasses.replace(files, labels=None)  # not the model's classes: they tell nothing of its accuracy
     if described.batch is not None:
         # A fixed batch takes whole batches only.
         count = max(1, (count if files is not None else NOISE_IMAGES) // described.batch) * described.batch
@@ -151,14 +161,10 @@ def _samples(images: Path | None, described: Description, count: int) -> Samples
     return Samples(described.input, files, count if files is not None else NOISE_IMAGES)
 
 
-def _prove(reference: Session, candidate: Session, samples: Samples, described: Description) -> Parity:
-    batch = described.batch or _BATCH
-    sizes = (batch,) * -(-samples.count // batch)
-    sessions = reference, candidate
-    logits: tuple[list[np.ndarray], list[np.ndarray]] = [], []
-    for pixels in samples.pixels(sizes):
-        inputs = described.input.network(pixels)
-        for session, parts in zip(sessions, logits, strict=True):
-            parts.append(session.logits(inputs))
-    exact, found = (np.concatenate(parts) for parts in logits)
-    return parity.compare(found, exact, source=samples.source, batches=(batch,), labels=samples.labels)
+def _inputs(samples: Samples, described: Description, batch: int) -> Iterator[NDArray[np.generic]]:
+    for pixels in samples.pixels((batch,) * -(-samples.count // batch)):
+        yield described.input.network(pixels)
+
+
+def _logits(session: Session, samples: Samples, described: Description, batch: int) -> NDArray[np.float32]:
+    return np.concatenate([session.logits(inputs) for inputs in _inputs(samples, described, batch)])

@@ -1,6 +1,7 @@
 """ONNX files: what ours say about themselves, and what is refused before a native parser sees a file.
 
-Parsed with protobuf alone. Our files are self-contained, so external data is refused without being looked for.
+Parsed with protobuf alone. Our files are self-contained: in one of ours, external data is refused without being looked
+for; others' is read if it is contained, see `hemf_export.external_data`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from hemf import artifacts
 from hemf.errors import BadInputError
+from hemf_export import external_data
 from hemf_export.description import Description
 
 _KEY = "hemf"  # of our description in the file's metadata
@@ -43,25 +45,47 @@ def read(path: Path) -> tuple[onnx.ModelProto, Description]:
 
 
 def read_any(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file, ours or not; a manifest beside it must agree with it.
+    """Parse an ONNX file, ours or not, with its weights in it; a manifest beside it must agree with it.
 
     Raises:
-        BadInputError: not an ONNX file, or one that keeps tensors in other files.
+        BadInputError: not an ONNX file, or one with tensors in other files that are not contained.
     """
     if not path.is_file():
         raise BadInputError(f"No ONNX file at {path}.", "Make one: hemf-export onnx CKPT.")
     artifacts.read_manifest(path)
     model = _parse(path)
+    if not _has_our_metadata(model):
+        external_data.load(path, model)
     _refuse_external_data(path, model)
     return model
+
+
+def sha256(path: Path) -> str:
+    """Hash of an ONNX file, with that of the weights that others than ours keep in files beside it.
+
+    Raises:
+        BadInputError: not an ONNX file, or its weights are not beside it.
+    """
+    return external_data.sha256(path, _parse(path))
+
+
+def ends(path: Path) -> tuple[str, str]:
+    """Names of the input and the output of an ONNX file that has one of each."""
+    graph = _parse(path).graph
+    weights = {initializer.name for initializer in graph.initializer}
+    return next(value.name for value in graph.input if value.name not in weights), graph.output[0].name
 
 
 def is_ours(path: Path) -> bool:
     """Whether a file has our metadata, whole or not; False for what is no ONNX file."""
     try:
-        return any(prop.key == _KEY for prop in _parse(path).metadata_props)
+        return _has_our_metadata(_parse(path))
     except BadInputError:
         return False
+
+
+def _has_our_metadata(model: onnx.ModelProto) -> bool:
+    return any(prop.key == _KEY for prop in model.metadata_props)
 
 
 def glance(path: Path) -> Description | None:
@@ -93,7 +117,11 @@ def _parse(path: Path) -> onnx.ModelProto:
 def _description(path: Path, model: onnx.ModelProto) -> Description:
     metadata = {prop.key: prop.value for prop in model.metadata_props}
     if _KEY not in metadata:
-        raise BadInputError(f"{path} has no hemf-export metadata.", "Make it from a checkpoint: hemf-export onnx CKPT.")
+        raise BadInputError(
+            f"{path} has no hemf-export metadata.",
+            "Of a checkpoint, hemf-export onnx CKPT makes such a file; of another's float32 ONNX file, "
+            "hemf-export calibrate FILE --precision fp16 --images DATA.",
+        )
     try:
         return Description.from_dict(json.loads(metadata[_KEY]))
     except BadInputError as error:

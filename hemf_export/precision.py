@@ -25,7 +25,7 @@ from calibration.products import Product
 from calibration.qdq import Statistics
 from hemf import artifacts
 from hemf.errors import CheckFailedError
-from hemf_export import graph_source, precision_file
+from hemf_export import graph_source, precision_file, same_model
 from hemf_export.description import Description, Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
@@ -44,6 +44,7 @@ class Request:
     precision: Literal["fp16", "int8"]
     images: Path
     output: Path | None = None
+    folder: Path | None = None  # of the file where `output` is not said; None for the source's
     held_out: Path | None = None
     count: int = selection.CALIBRATION_IMAGES
     judges: int | None = None
@@ -69,11 +70,14 @@ def make(request: Request, listener: Listener) -> Made:
     if request.output is not None:
         artifacts.check_writable(request.output)
         artifacts.check_distinct(request.source, request.output)
-    proto, described, notes = graph_source.read(request.source, request.assumptions)
-    model = prepare(proto)
-    del proto
+    else:
+        artifacts.check_folder(request.folder or request.source.parent)
+    source = graph_source.read(request.source, request.assumptions)
+    described = source.description
+    model = prepare(source.proto)
+    source.proto.Clear()  # a second copy of all weights
     judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
-    own_classes = None if described.classes == _numbered(described) else described.classes
+    own_classes = described.classes if described.names_classes else None
     listener.phase("Choosing images", 0)
     chosen = selection.select(
         request.images, described.input, own_classes, held_out=request.held_out, count=request.count,
@@ -81,13 +85,14 @@ def make(request: Request, listener: Listener) -> Made:
     )  # fmt: skip
     held_out, more = _labelled(chosen.held_out.whole(judges), described, own_classes is not None)
     chosen = dataclasses.replace(chosen, held_out=held_out, notes=(*chosen.notes, *more))
-    job = Job(model, artifacts.sha256(request.source), chosen, Cache(request.cache), listener)
+    job = Job(model, source.session(), source.sha256, chosen, Cache(request.cache), listener)
+    notes = [*source.notes, *chosen.notes, *same_model.require(job)]
     graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
-    path = request.output or _default_output(request.source, graph.precision)
+    path = request.output or _default_output(request, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
-    notes = (*notes, *chosen.notes, *job.cache.notes, *_verdict(request, wanted, graph))
-    return precision_file.write(path, request.source, job, described, graph, request.budget, notes)
+    notes += [*job.cache.notes, *(graph.plan.notes if graph.plan else ()), *_verdict(request, wanted, graph)]
+    return precision_file.write(path, request.source, job, described, graph, request.budget, tuple(notes))
 
 
 def _labelled(images: ImageSet, described: Description, named: bool) -> tuple[ImageSet, list[str]]:
@@ -136,7 +141,8 @@ def _float16(request: Request, job: Job) -> Graph:
         if not missed:
             final = None if plan is None else dataclasses.replace(plan, chosen=products)
             found = compare(made.logits, reference, judges.labels)
-            return Graph(made.model, "int8" if products else "fp16", found, made.conversion, final)
+            kind: Precision = "int8" if products else "fp16"
+            return Graph(made.model, kind, made.logits, reference, found, made.conversion, final)
     raise CheckFailedError(
         f"{request.source.name} in {'FP16' if not candidates[-1] else 'INT8'}: {'; '.join(missed)} "
         f"({len(judges)} held-out images).",
@@ -180,10 +186,12 @@ def _cpu(request: Request, job: Job) -> Graph:
     judges = job.selection.held_out
     trials = job.trials(plan.statistics, judges, plan.place)
     job.listener.phase("Proving on held-out images", len(judges) * 2)
-    found = trials.compare(plan.chosen, plan.method)
+    proven = trials.run(plan.chosen, plan.method)
+    found = compare(proven, trials.reference, judges.labels)
     if missed := _missed(request, found, trials.reference):
         raise CheckFailedError(f"{request.source.name} in INT8 for a CPU: {'; '.join(missed)}.", "No file was kept.")
-    return Graph(trials.build(plan.chosen, plan.method), "int8-cpu", found, None, plan)
+    model = trials.build(plan.chosen, plan.method)
+    return Graph(model, "int8-cpu", proven, trials.reference, found, None, plan)
 
 
 def _missed(request: Request, found: Comparison, reference: NDArray[np.float32]) -> list[str]:
@@ -213,10 +221,6 @@ def _verdict(request: Request, wanted: Precision, graph: Graph) -> list[str]:
     return ["No INT8 graph that is worth it keeps the budget: the answer is FP16, and that is what was written."]
 
 
-def _numbered(described: Description) -> tuple[str, ...]:
-    """The names that classes get where nobody knows them: a folder's own are no contradiction then."""
-    return tuple(f"class_{index}" for index in range(len(described.classes)))
-
-
-def _default_output(source: Path, precision: Precision) -> Path:
-    return source.with_name(f"{source.with_suffix('').name}.{precision}.onnx")
+def _default_output(request: Request, precision: Precision) -> Path:
+    folder = request.folder or request.source.parent
+    return folder / f"{request.source.with_suffix('').name}.{precision}.onnx"

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from calibration import figures, graph_types
 from calibration.agreement import Comparison
@@ -16,8 +18,9 @@ from calibration.budget import Budget
 from calibration.fp16 import Conversion
 from calibration.int8 import Plan
 from calibration.job import Job
+from calibration.trials import BATCH
 from hemf import artifacts
-from hemf_export import onnx_file
+from hemf_export import onnx_file, written
 from hemf_export.description import Description, Precision
 
 
@@ -28,13 +31,17 @@ class Graph:
     Args:
         model: the graph.
         precision: that it has; "fp16" where INT8 was not worth it.
-        comparison: with the float32 graph, on the held-out images.
+        logits: (n, classes) of the held-out images, as they were proven: float16 emulated.
+        reference: the same by the float32 file.
+        comparison: of the two.
         conversion: to float16; None for a CPU's graph.
         plan: of INT8; None for FP16.
     """
 
     model: ir.Model
     precision: Precision
+    logits: NDArray[np.float32]
+    reference: NDArray[np.float32]
     comparison: Comparison
     conversion: Conversion | None
     plan: Plan | None
@@ -88,6 +95,8 @@ def write(
     with artifacts.atomic_path(path) as temporary:
         ir.save(graph.model, temporary)
         types = graph_types.count_types(ir.load(temporary))
+        batches = job.selection.held_out.batches(BATCH)
+        plain = written.check(temporary, path.name, batches, graph.logits, graph.reference)
     fields: dict[str, Any] = {
         "kind": "onnx",
         "parent": source.name,
@@ -97,7 +106,8 @@ def write(
         "held_out_images": job.selection.held_out.to_dict(),
         "types": types,
         "budget": None if budget is None else budget.to_dict(),
-        "figures": graph.comparison.to_dict(),
+        "figures": {**graph.comparison.to_dict(), "float16_emulated": graph.precision != "int8-cpu"},
+        "file_as_written": plain,
     }
     if graph.conversion is not None:
         where = blocks(job.model.graph)

@@ -30,6 +30,7 @@ class Wanted:
         budget: of int8.
         method: of int8's ranges.
         cache: folder of earlier results; None for none.
+        folder: that made graphs go to; None for the model's.
     """
 
     precision: Literal["fp16", "int8", "fp32"] | None = "fp16"
@@ -39,6 +40,7 @@ class Wanted:
     budget: Budget = field(default_factory=Budget)
     method: MethodChoice = "auto"
     cache: Path | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def provide(
     notes: tuple[str, ...] = ()
     source = model
     if model.suffix != ".onnx":
-        source = model.with_suffix(".onnx")
+        source = (wanted.folder or model.parent) / model.with_suffix(".onnx").name
         exported = onnx_export.export(
             model, source, onnx_export.Options(images=wanted.images), classes=classes, step=step
         )
@@ -90,7 +92,7 @@ def provide(
 
 
 def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
-    target = source.with_name(f"{source.with_suffix('').name}.fp16.onnx")
+    target = (wanted.folder or source.parent) / f"{source.with_suffix('').name}.fp16.onnx"
     half = fp16.convert(source, target, images=wanted.images, count=wanted.samples, bounds=wanted.bounds, step=step)
     proof, converted = half.parity, half.conversion
     accuracy = "" if proof.accuracy is None else f", accuracy {proof.accuracy[0]:.2%} (float32 {proof.accuracy[1]:.2%})"
@@ -100,7 +102,7 @@ def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
         ("float16 against float32", f"largest logit difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}{accuracy}"),
     )
-    return ProvenGraph(half.path, half.description, {"parity_of_the_graph": proof.to_dict()}, rows)
+    return ProvenGraph(half.path, half.description, {"parity_of_the_graph": proof.to_dict()}, rows, half.notes)
 
 
 def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
@@ -108,7 +110,7 @@ def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
         raise BadInputError("INT8 needs real images: its ranges are taken from them.", "Say --images DIR.")
     request = precision.Request(
         source=source, precision="int8", images=wanted.images, budget=wanted.budget, method=wanted.method,
-        cache=wanted.cache,
+        cache=wanted.cache, folder=wanted.folder,
     )  # fmt: skip
     made = precision.make(request, listener)
     return ProvenGraph(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +17,6 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes import common
 
 from calibration import graph_types, selection
 from calibration.agreement import Comparison, compare
@@ -24,10 +24,12 @@ from calibration.budget import Budget
 from calibration.emulation import emulate
 from calibration.image_set import ImageSet
 from calibration.selection import Selection
+from calibration.shapes import infer
+from calibration.trials import BATCH
 from calibration.trials import logits as logits_of
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
-from hemf_export import finetuning_source, onnx_file, predictor
+from hemf_export import finetuning_source, onnx_file, predictor, written
 from hemf_export.description import Description
 from train import finetuning, hardware
 from train.finetuning import FineTuned
@@ -52,7 +54,7 @@ class Request:
         source: an INT8 file of `calibrate`.
         data: labelled images: a data folder (trains on train/, judges by val/; test/ is left alone), or class folders,
             which are divided.
-        reference: the checkpoint; None for the one beside the file.
+        reference: the checkpoint, or another's float32 ONNX file, that it was made from; None for the one beside the file.
         output: None for MODEL.qat.int8.onnx.
         held_out: other images to judge by.
         recipe: how.
@@ -108,7 +110,7 @@ def make(request: Request, listener: Listener) -> Made:
     teacher = finetuning_source.teacher(request.source, described, request.reference, device)
     chosen = _images(request, described, listener)
     model = ir.load(request.source)
-    common.ShapeInferencePass()(model)
+    infer(model)
     network = GraphNetwork(model, finetuning_source.trained_initializers(model.graph)).to(device)
     judges = chosen.held_out
     tuned = finetuning.finetune(
@@ -135,7 +137,7 @@ def make(request: Request, listener: Listener) -> Made:
         )
     fields = {
         "budget": None if request.budget is None else request.budget.to_dict(),
-        "figures": after.to_dict(),
+        "figures": {**after.to_dict(), "float16_emulated": described.precision != "int8-cpu"},
         "fine_tuning": {
             "recipe": request.recipe.to_dict(),
             "device": device,
@@ -147,8 +149,9 @@ def make(request: Request, listener: Listener) -> Made:
         "held_out_images": judges.to_dict(),
         **{name: manifest[name] for name in _KEPT if name in manifest},
     }
-    written = _write(path, request.source, model, described, fields)
-    return Made(path, before, after, tuned, written, chosen.notes)
+    proofs = judges.batches(BATCH), found, tuned.reference
+    manifest = _write(path, request.source, model, described, fields, proofs)
+    return Made(path, before, after, tuned, manifest, chosen.notes)
 
 
 def _images(request: Request, described: Description, listener: Listener) -> Selection:
@@ -190,11 +193,21 @@ def _require_same(found: NDArray[np.float32], trained: NDArray[np.float32], path
         )
 
 
-def _write(path: Path, source: Path, model: ir.Model, described: Description, fields: dict[str, Any]) -> dict[str, Any]:
+def _write(
+    path: Path,
+    source: Path,
+    model: ir.Model,
+    described: Description,
+    fields: dict[str, Any],
+    proofs: tuple[Iterator[NDArray[np.generic]], NDArray[np.float32], NDArray[np.float32]],
+) -> dict[str, Any]:
+    """`proofs` are the held-out images' input, the graph's logits of them, and the reference's."""
     description = dataclasses.replace(described, versions=artifacts.versions())
     onnx_file.describe(model, description)
     with artifacts.atomic_path(path) as temporary:
         ir.save(model, temporary)
         types = graph_types.count_types(ir.load(temporary))
+        plain = written.check(temporary, path.name, *proofs)
     parent = {"parent": source.name, "parent_sha256": artifacts.sha256(source)}
-    return artifacts.write_manifest(path, {"kind": "onnx", **parent, **description.to_dict(), "types": types, **fields})
+    made = {"kind": "onnx", **parent, **description.to_dict(), "types": types, **fields, "file_as_written": plain}
+    return artifacts.write_manifest(path, made)

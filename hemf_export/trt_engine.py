@@ -18,7 +18,7 @@ from engines.options import BuildOptions
 from engines.targets import Target
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import golden_images, onnx_export, proven_graph
+from hemf_export import golden_images, onnx_file, proven_graph
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.proven_graph import ProvenGraph, Wanted
@@ -93,14 +93,12 @@ def make(
         artifacts.check_distinct(model, request.output)
     else:
         artifacts.check_folder(model.parent)
-    source, graph = proven_graph.provide(model, request.classes, request.wanted, listener, step)
+    folder = model.parent if request.output is None else request.output.parent
+    wanted = dataclasses.replace(request.wanted, folder=folder)
+    source, graph = proven_graph.provide(model, request.classes, wanted, listener, step)
     options = dataclasses.replace(request.options, profiles=_profiles(request.profiles, graph.path, graph.description))
-    fields = {
-        **graph.description.to_dict(),
-        "input": onnx_export.INPUT_NAME,
-        "output": onnx_export.OUTPUT_NAME,
-        **graph.fields,
-    }
+    taken, given = onnx_file.ends(graph.path)
+    fields = {**graph.description.to_dict(), "input": taken, "output": given, **graph.fields}
     output = request.output or graph.path.with_name(f"{graph.path.with_suffix('').name}.{request.target.name}.engine")
     golden = None
     if request.golden:

@@ -17,6 +17,7 @@ from calibration.emulation import emulate
 from calibration.fp16 import to_float16
 from calibration.graphs import copy_of, prepare
 from calibration.job import Job
+from calibration.session import Session
 from calibration.trials import logits
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
@@ -44,7 +45,7 @@ class Quiet:
 
 def job_for(proto: onnx.ModelProto, pictures: Path, size: int) -> Job:
     chosen = selection.select(pictures, ModelInput(Preprocess.for_size(size)), None)
-    return Job(prepare(proto), "a graph", chosen, Cache(None), Quiet())
+    return Job(prepare(proto), Session(ir.from_proto(proto)), "a graph", chosen, Cache(None), Quiet())
 
 
 def plain_float16(job: Job) -> ir.Model:

@@ -191,7 +191,7 @@ def test_a_graph_that_is_not_ours(other, pictures, tmp_path, run_cli):
         assert made["figures"]["drop"] <= 1
         if precision == "int8":
             kept = max(step["share"] for step in made["search"] if step["kept"])
-            assert made["int8"]["share_of_multiply_adds"] == pytest.approx(kept), "the largest that was kept"
+            assert made["int8"]["share_of_multiply_adds"] == pytest.approx(kept, abs=1e-3), "the largest that was kept"
         found = onnx.load(made["file"])
         assert not [node for node in found.graph.node if node.op_type == "BatchNormalization"], "folded"
     blocks = json.loads((tmp_path / "classifier.int8.sensitivity.json").read_text())["blocks"]

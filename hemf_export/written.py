@@ -1,0 +1,83 @@
+"""Is what was written what was proven? The file is read back, checked, loaded by ONNX Runtime as it lies, and run.
+
+A proof of a float16 graph runs an emulation of it in memory. The file is another thing: an operator may have no kernel
+for its types, or the file may not be whole. So every file is also run by itself before it is kept. ONNX Runtime on a
+CPU computes float16 in float32 ("plain"): these logits are near the emulated ones, and differ by float16's rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from calibration.session import Session
+from hemf.errors import BadInputError, CheckFailedError
+
+IMAGES = 16  # of those that the proof ran on
+_SHARE = 0.05  # of the largest logit, or of 1: INT8 steps may flip where float16 rounds
+_NOT_KEPT = "The file was not kept. A float32 graph of ONNX's own operators is needed, not optimized for one runtime."
+_TIMES = 3.0  # what the emulated logits are off by the reference
+
+
+def check(
+    path: Path,
+    name: str,
+    batches: Iterable[NDArray[np.generic]],
+    proven: NDArray[np.float32],
+    reference: NDArray[np.float32],
+) -> dict[str, Any]:
+    """Read back a file that is about to be kept, and run it on some of the images that it was proven on.
+
+    Args:
+        path: where it lies.
+        name: that it is going to have, for messages.
+        batches: network input of the proof, from its first image on; `IMAGES` or a few more are taken.
+        proven: logits (n, classes) of the proof's images by the graph that was proven, emulated.
+        reference: the same by what it was proven against.
+
+    Returns:
+        What the file itself computes, for its manifest: `images`, `runner`, `finite`, `agreement` and
+        `max_difference` with the reference, and `max_difference_from_emulated`.
+
+    Raises:
+        CheckFailedError: it isn't a valid ONNX file, ONNX Runtime can't load or run it, or its logits are others.
+    """
+    parts: list[NDArray[np.float32]] = []
+    try:
+        onnx.checker.check_model(str(path))
+        session = Session(path, name=name)
+        for batch in batches:
+            parts.append(session.logits(batch))
+            if sum(map(len, parts)) >= IMAGES:
+                break
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())
+        raise CheckFailedError(f"{name} as written is no valid ONNX file: {reason}", _NOT_KEPT) from error
+    except BadInputError as error:
+        raise CheckFailedError(f"{name} as written does not run: {error.message}", _NOT_KEPT) from error
+    found = np.concatenate(parts)
+    own, exact = proven[: len(found)].astype(np.float64), reference[: len(found)].astype(np.float64)
+    finite = bool(np.isfinite(found).all())
+    from_emulated, from_reference, emulated = (
+        float(np.abs(one - other).max()) for one, other in ((found, own), (found, exact), (own, exact))
+    )
+    allowed = max(_SHARE * max(1.0, float(np.abs(exact).max())), _TIMES * emulated)
+    if not finite or not from_emulated <= allowed:
+        what = f"differ by {from_emulated:.3g}, bound {allowed:.3g}" if finite else "are not finite"
+        raise CheckFailedError(
+            f"{name} as written, in ONNX Runtime: its logits {what}, from the proven ones ({len(found)} images).",
+            _NOT_KEPT,
+        )
+    return {
+        "images": len(found),
+        "runner": "ONNX Runtime on a CPU",
+        "finite": finite,
+        "agreement": float((found.argmax(1) == exact.argmax(1)).mean()),
+        "max_difference": from_reference,
+        "max_difference_from_emulated": from_emulated,
+    }
