@@ -16,7 +16,7 @@ from calibration.session import Session
 from hemf import artifacts, checkpoint
 from hemf.errors import BadInputError
 from hemf_export import discover, graph_source, onnx_file
-from hemf_export.description import Description
+from hemf_export.description import Description, Precision
 from train.distillation import Teacher
 
 # Operator → inputs that are weights, biases, or scales and shifts of a norm.
@@ -49,9 +49,9 @@ def read(source: Path) -> tuple[Description, dict[str, Any]]:
     return described, manifest
 
 
-def default_output(source: Path, described: Description) -> Path:
+def default_output(source: Path, precision: Precision) -> Path:
     """`best.int8.onnx` → `best.qat.int8.onnx`."""
-    ending = f".{described.precision}.onnx"
+    ending = f".{precision}.onnx"
     stem = source.name.removesuffix(ending) if source.name.endswith(ending) else source.stem
     return source.with_name(f"{stem}.qat{ending}")
 

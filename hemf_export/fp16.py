@@ -20,7 +20,7 @@ from calibration.emulation import emulate
 from calibration.fp16 import Conversion, to_float16
 from calibration.graphs import prepare
 from calibration.session import Session
-from hemf import artifacts
+from hemf import artifacts, locks
 from hemf.errors import BadInputError, UsageError
 from hemf_export import graph_source, onnx_file, parity, written
 from hemf_export.description import Description
@@ -88,6 +88,7 @@ class Float16File:
     notes: tuple[str, ...] = ()
 
 
+@locks.owning(lambda source, output, **_: (output,))
 def convert(
     source: Path,
     output: Path,
