@@ -54,7 +54,7 @@ class Request:
         source: an INT8 file of `calibrate`.
         data: labelled images: a data folder (trains on train/, judges by val/; test/ is left alone), or class folders,
             which are divided.
-        reference: the checkpoint, or another's float32 ONNX file, that it was made from; None for the one beside the file.
+        reference: the checkpoint, or another's float32 ONNX file, that it was made from; None for the one beside it.
         output: None for MODEL.qat.int8.onnx.
         held_out: other images to judge by.
         recipe: how.
@@ -157,10 +157,10 @@ def make(request: Request, listener: Listener) -> Made:
 
 def _outputs(request: Request) -> list[Path]:
     """Where the result will lie, as far as that is known before the file is read."""
+    if request.output is not None:
+        return [request.output]
     kinds: tuple[Precision, ...] = ("int8", "int8-cpu")
-    return [request.output] if request.output else [
-        finetuning_source.default_output(request.source, kind) for kind in kinds
-    ]
+    return [finetuning_source.default_output(request.source, kind) for kind in kinds]
 
 
 def _images(request: Request, described: Description, listener: Listener) -> Selection:

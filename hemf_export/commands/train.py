@@ -138,7 +138,8 @@ def _together(device: str) -> Iterator[bool]:
         if first:
             raise
         code = 130 if isinstance(error, KeyboardInterrupt) else error.exit_code
-        raise click.exceptions.Exit(code) from error  # nothing that the first process doesn't say as well
+        # Nothing that the first process doesn't say as well; and not click's exit, whose code is only returned.
+        raise SystemExit(code) from error
 
 
 def _required(context: click.Context, name: str, value: Path | None) -> Path:

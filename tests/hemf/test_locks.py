@@ -56,7 +56,8 @@ def test_the_second_one_is_refused_at_once_and_told_who_is_there(tmp_path, kind)
     with holder(path) as running:
         (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
         for way in (path, tmp_path / "x" / ".." / "run", tmp_path / "link" / "run", Path(os.path.relpath(path))):
-            with pytest.raises(InUseError, match=rf"run is in use.*process {running.pid}\b") as raised, locks.owned(way):
+            told = rf"run is in use.*process {running.pid}\b"
+            with pytest.raises(InUseError, match=told) as raised, locks.owned(way):
                 pass
         assert raised.value.exit_code == 1
         with locks.owned(tmp_path / "other"):
@@ -81,9 +82,8 @@ def test_a_cache_that_cannot_be_written_is_no_hindrance(tmp_path, monkeypatch):
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("HEMF_EXPORT_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "run"
-    with locks.owned(tmp_path / "best.onnx"), locks.owned_folder(path):
-        with pytest.raises(InUseError):
-            in_a_thread(lambda: locks.owned(path))
+    with locks.owned(tmp_path / "best.onnx"), locks.owned_folder(path), pytest.raises(InUseError):
+        in_a_thread(lambda: locks.owned(path))
 
 
 def test_a_killed_process_leaves_no_lock_even_where_its_children_live_on(tmp_path):

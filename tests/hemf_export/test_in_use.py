@@ -56,7 +56,7 @@ COMMANDS = {
     "onnx": ("x.onnx", "onnx MADE.pt -o OUT/x.onnx"),
     "onnx, by default": ("model.onnx", "onnx OUT/model.pt"),
     "calibrate": ("x.onnx", "calibrate MADE.onnx --precision fp16 --images DATA -o OUT/x.onnx"),
-    "calibrate, which may end with FP16": ("model.fp16.onnx", "calibrate OUT/model.onnx --precision int8 --images DATA"),
+    "calibrate, to FP16 perhaps": ("model.fp16.onnx", "calibrate OUT/model.onnx --precision int8 --images DATA"),
     "calibrate for a CPU": ("model.int8-cpu.onnx", "calibrate OUT/model.onnx --precision int8 --for cpu --images DATA"),
     "finetune": ("model.qat.int8.onnx", "finetune OUT/model.int8.onnx --data DATA"),
     "trt": ("model.fp16.onnx", "trt OUT/model.onnx --fp16 --backend tensorrt-rtx"),
@@ -117,12 +117,8 @@ def test_two_trainings_into_one_folder(image_data, tmp_path, run_cli, monkeypatc
 def test_several_processes_of_one_run_are_refused_together(image_data, tmp_path):
     port, run = free_port(), tmp_path / "run"
     with in_use(run):
-        both = [
-            subprocess.Popen(
-                command(image_data, "-o", run, *SMALL), env=environment(rank, 2, port), stderr=subprocess.PIPE, text=True
-            )
-            for rank in range(2)
-        ]
+        line, environments = command(image_data, "-o", run, *SMALL), [environment(rank, 2, port) for rank in range(2)]
+        both = [subprocess.Popen(line, env=each, stderr=subprocess.PIPE, text=True) for each in environments]
         told = [each.communicate(timeout=120)[1] for each in both]
     assert [each.returncode for each in both] == [1, 1], told
     assert ["is in use" in each for each in told] == [True, False], "the first one speaks for both"
