@@ -21,11 +21,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.naive import NaiveHEMF
-from calibration.session import usable_cores
 from hemf import checkpoint
 from hemf.authors import convert, infer_config
 from hemf.checkpoint import Checkpoint
 from hemf.images import Preprocess
+from hemf.processors import usable_cores
 from hemf_export import console, onnx_export
 from hemf_export.bench import measurement
 from hemf_export.bench.workloads import HostWorkload

@@ -28,8 +28,8 @@ from calibration import selection, trials
 from calibration.emulation import emulate
 from calibration.fp16 import to_float16
 from calibration.graphs import prepare
-from calibration.session import usable_cores
 from hemf import folders
+from hemf.processors import usable_cores
 from hemf_export import console, graph_source, precision
 
 ROOT = Path(__file__).parent.parent

@@ -86,9 +86,10 @@ def compare(
         seed: of the bootstrap.
     """
     assert candidate.shape == reference.shape, "the same images on both sides"
-    if not (np.isfinite(candidate).all() and np.isfinite(reference).all()):
+    finite = np.isfinite(candidate).all(1) & np.isfinite(reference).all(1)
+    if not finite.all():
         nan = float("nan")
-        same = float((candidate.argmax(1) == reference.argmax(1)).mean())
+        same = float(((candidate.argmax(1) == reference.argmax(1)) & finite).mean())  # NaN has no class
         return Comparison(len(candidate), False, same, Chances(1.0, 1.0, 0.0), nan, nan)
     ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
     tops = ours.argmax(1), theirs.argmax(1)

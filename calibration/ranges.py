@@ -15,7 +15,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.histogram import Histogram
-from calibration.session import Session, usable_cores
+from calibration.session import Session
+from hemf.processors import usable_cores
 
 MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
 NORMS = ("LayerNormalization",)

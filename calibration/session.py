@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from hemf import processors
 from hemf.errors import BadInputError
 from hemf.model_output import LOGITS, ModelOutput
 
@@ -29,7 +29,7 @@ class Session:
     Args:
         model: a file or a graph in memory.
         outputs: values to fetch, by name; by default the graph's own first output.
-        threads: within an operator; all usable cores by default.
+        threads: within an operator; see `hemf.processors.threads` for the default.
         name: what errors call the graph; a file's path by default.
         output: what the numbers of the first output are.
 
@@ -49,7 +49,7 @@ class Session:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
+        options.intra_op_num_threads = threads or processors.threads()
         options.log_severity_level = _SILENT
         # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -121,8 +121,3 @@ def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> bytes:
     if data.ByteSize() > MAX_MODEL_BYTES:
         raise BadInputError("The graph is larger than 2 GB, which one ONNX file can't hold.")
     return data.SerializeToString()
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,7 +17,7 @@ from engines.backends import BackendName
 from engines.golden import Golden
 from engines.options import BuildOptions
 from engines.targets import Target
-from hemf import artifacts, child
+from hemf import artifacts, child, locks
 from hemf.errors import BadInputError, HemfError, MissingCapabilityError
 
 Progress = Callable[[str, int, int], None]
@@ -101,7 +101,7 @@ def build_engine(
             "network_layers": told["layers"],
             "timing_cache": told["timing_cache"],
         }
-        with artifacts.exclusive(output):
+        with locks.exclusive(output):
             notes = told["warnings"] + _compared(output, own, artifacts.sha256(plan))
             artifacts.copy_to(plan, output)
             # Images of an earlier engine are not this one's, and its maker may not want them to lie here.

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engines.backends import BackendName
-from hemf import artifacts
+from hemf import artifacts, locks
 
 _HASH_LENGTH = 64
 
@@ -67,7 +67,7 @@ def add(path: Path, data: bytes, merge: Callable[[bytes, bytes], bytes]) -> None
     Raises:
         BadInputError: the folder can't be written.
     """
-    with artifacts.exclusive(path):
+    with locks.exclusive(path):
         there, _ = read(path)
         write(path, merge(there, data) if there else data)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hemf import artifacts
+from hemf import artifacts, locks
 from hemf.errors import BadInputError
 
 
@@ -63,8 +63,14 @@ def whole(path: Path, mark: str | None = None, *, force: bool = False) -> Iterat
 
     Raises:
         BadInputError: see `check`; or the disk is full.
+        InUseError: another process is making it.
     """
     check(path, mark, force=force)
+    with locks.owned(path):
+        yield from _whole(path, mark, force)
+
+
+def _whole(path: Path, mark: str | None, force: bool) -> Iterator[Path]:
     shown, path = path, path.resolve()
     try:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))

@@ -18,8 +18,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from filelock import FileLock
-
 from hemf.errors import BadInputError, UsageError
 
 MANIFEST_FORMAT = 1
@@ -81,24 +79,9 @@ def copy_to(source: Path, path: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-@contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Nobody else on this machine is in such a block for `path`: files that belong together stay together.
-
-    The lock lies in the cache folder, so that nothing is left beside the user's files.
-
-    Raises:
-        BadInputError: the cache folder can't be written.
-    """
-    folder = cache_folder() / "locks"
-    check_folder(folder)
-    with FileLock(folder / f"{_place_hash(path)}.lock"):
-        yield
-
-
 def log_path(path: Path) -> Path:
     """Where the log of making `path` lies, in the cache folder; another place has another."""
-    return cache_folder() / "logs" / f"{path.name}.{_place_hash(path)}.log"
+    return cache_folder() / "logs" / f"{path.name}.{place_hash(path)}.log"
 
 
 @contextmanager
@@ -226,7 +209,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _place_hash(path: Path) -> str:
+def place_hash(path: Path) -> str:
+    """A name for what belongs to a place, whichever way its path is written."""
     return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from hemf import names
 from hemf.errors import BadInputError
 from hemf.images import PixelArray, decode
+from hemf.processors import usable_cores
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -194,7 +195,7 @@ def unreadable(
         except BadInputError as error:
             bad[index] = error.message
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, usable_cores())) as pool:
         for _ in pool.map(check, range(len(images))):
             progress()
     return dict(sorted(bad.items()))
@@ -208,7 +209,7 @@ class Loader(Protocol):
 
 def batches(images: LabelledImages, loader: Loader, size: int) -> Iterator[PixelArray]:
     """Pixels (n, H, W, 3) uint8, `size` images at a time, in the list's order; never more than one batch held."""
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, usable_cores())) as pool:
         for start in range(0, len(images), size):
             yield np.stack(list(pool.map(loader.load, images.paths[start : start + size])))
 

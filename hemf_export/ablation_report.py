@@ -115,7 +115,8 @@ def _is_isic2018(images: Images) -> bool:
 
 def _figure(row: Row, name: str) -> str:
     if name not in row.mean:
-        return "failed" if any(outcome.error is not None for outcome in row.outcomes) else ""
+        statuses = {outcome.status for outcome in row.outcomes if outcome.error is not None}
+        return "diverged" if statuses == {"diverged"} else "failed" if statuses else ""
     deviation = f" ± {100 * row.deviation[name]:.2f}" if row.deviation else ""
     return f"{100 * row.mean[name]:.2f}{deviation}"
 

@@ -199,10 +199,11 @@ def _explained(
         paths = images.paths[done : done + len(pixels)]
         batch = torch.from_numpy(saved.preprocess.normalize(pixels)).to(memory_format=torch.channels_last)
         found = grad_cam_plus_plus(model, batch, None if given is None else [given] * len(pixels))
-        bad = [str(path) for path, row in zip(paths, found.logits, strict=True) if not torch.isfinite(row).all()]
+        pairs = zip(paths, found.logits, found.maps, strict=True)
+        bad = [str(path) for path, *both in pairs if not all(torch.isfinite(each).all() for each in both)]
         if bad:
             raise CheckFailedError(
-                f"{request.file}: the logits of {', '.join(bad)} are not finite.",
+                f"{request.file}: the logits or the maps of {', '.join(bad)} are not finite.",
                 "Numbers overflow on the way: take an earlier checkpoint.",
             )
         shares = softmax(found.logits.numpy())

@@ -18,7 +18,7 @@ from hemf.errors import BadInputError
 from hemf.model_output import ModelOutput
 from hemf.reading import PLAIN, Reading
 from hemf_export import discover, graph_source, model_kind, onnx_file
-from hemf_export.description import Description
+from hemf_export.description import Description, Precision
 from train.distillation import Teacher
 
 # Operator → inputs that are weights, biases, or scales and shifts of a norm.
@@ -56,9 +56,9 @@ def read(source: Path) -> tuple[Description, dict[str, Any]]:
     return described, manifest
 
 
-def default_output(source: Path, described: Description) -> Path:
+def default_output(source: Path, precision: Precision) -> Path:
     """`best.int8.onnx` → `best.qat.int8.onnx`."""
-    ending = f".{described.precision}.onnx"
+    ending = f".{precision}.onnx"
     stem = source.name[: -len(ending)] if source.name.lower().endswith(ending) else model_kind.stem(source)
     return source.with_name(f"{stem}.qat{ending}")
 

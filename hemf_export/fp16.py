@@ -20,7 +20,7 @@ from calibration.emulation import emulate
 from calibration.fp16 import Conversion, to_float16
 from calibration.graphs import parse, prepare
 from calibration.session import Session
-from hemf import artifacts
+from hemf import artifacts, locks
 from hemf.errors import BadInputError, UsageError
 from hemf.model_output import ModelOutput
 from hemf_export import graph_source, image_labels, onnx_file, parity, plausibility, written
@@ -97,6 +97,7 @@ class Float16File:
     notes: tuple[str, ...] = ()
 
 
+@locks.owning(lambda source, output, **_: (output,))
 def convert(
     source: Path,
     output: Path,

@@ -81,7 +81,8 @@ def _checkpoint(path: Path, classes: tuple[str, ...] | None, reading: Reading) -
     ]
     figures = saved.metrics.get("validation", {})
     if figures:
-        facts.append(("validation accuracy", f"{figures['accuracy']:.2%} (epoch {saved.metrics['epoch']})"))
+        accuracy = "not finite" if figures["accuracy"] is None else f"{figures['accuracy']:.2%}"
+        facts.append(("validation accuracy", f"{accuracy} (epoch {saved.metrics['epoch']})"))
     facts += _identity(path, saved.sha256)
     values = {
         "kind": "checkpoint", "config": saved.config.to_dict(), "classes": list(saved.classes),

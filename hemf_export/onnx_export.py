@@ -20,7 +20,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from hemf import artifacts, checkpoint
+from hemf import artifacts, checkpoint, locks
 from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError, UsageError
 from hemf.images import Preprocess
@@ -96,6 +96,7 @@ def default_output(source: Path) -> Path:
     return output
 
 
+@locks.owning(lambda source, output, *_, **__: (output,))
 def export(
     source: Path,
     output: Path,
@@ -117,6 +118,7 @@ def export(
 
     Raises:
         BadInputError: the checkpoint or the images.
+        InUseError: another process makes that file.
         CheckFailedError: the file's logits are not PyTorch's; nothing is left behind.
     """
     step = step or (lambda text: nullcontext())

@@ -82,21 +82,23 @@ def compare(
 ) -> Parity:
     """Compare logits (n, classes) of the same images."""
     assert candidate.shape == reference.shape, "the same images on both sides"
-    finite = bool(np.isfinite(candidate).all() and np.isfinite(reference).all())
+    sides = np.isfinite(candidate).all(1), np.isfinite(reference).all(1)
+    both = sides[0] & sides[1]  # NaN has no class: where there is one, an image is neither right nor the same
+    finite = bool(both.all())
     with np.errstate(invalid="ignore"):
         difference = np.abs(candidate.astype(np.float64) - reference.astype(np.float64))
     tops = candidate.argmax(1), reference.argmax(1)
     accuracy = None
     if labels is not None:
         truth = np.asarray(labels)
-        accuracy = float((tops[0] == truth).mean()), float((tops[1] == truth).mean())
+        accuracy = float(((tops[0] == truth) & sides[0]).mean()), float(((tops[1] == truth) & sides[1]).mean())
     return Parity(
         images=len(candidate),
         source=source,
         batches=batches,
         max_difference=float(difference.max()) if finite else float("nan"),
         mean_difference=float(difference.mean()) if finite else float("nan"),
-        agreement=float((tops[0] == tops[1]).mean()),
+        agreement=float(((tops[0] == tops[1]) & both).mean()),
         finite=finite,
         largest_logit=float(np.abs(reference).max()),
         accuracy=accuracy,

@@ -23,7 +23,7 @@ from calibration.job import Job, Listener
 from calibration.products import Product
 from calibration.qdq import Statistics
 from calibration.trials import BATCH, logits
-from hemf import artifacts
+from hemf import artifacts, locks
 from hemf.errors import CheckFailedError
 from hemf_export import graph_source, image_labels, model_kind, plausibility, precision_file, same_model
 from hemf_export.description import Precision
@@ -59,11 +59,13 @@ class Request:
     cache: Path | None = None
 
 
+@locks.owning(lambda request, *_, **__: _outputs(request))
 def make(request: Request, listener: Listener) -> Made:
     """Calibrate `request.source` and write the result.
 
     Raises:
         BadInputError: the file or the images.
+        InUseError: another process makes that file.
         CheckFailedError: a bound or the budget is missed by every graph; nothing is left behind.
     """
     wanted: Precision = request.precision if not request.for_cpu else "int8-cpu"
@@ -229,6 +231,16 @@ def _verdict(request: Request, wanted: Precision, graph: Graph) -> list[str]:
     if wanted == graph.precision or graph.plan is None:
         return []
     return ["No INT8 graph that is worth it keeps the budget: the answer is FP16, and that is what was written."]
+
+
+def _outputs(request: Request) -> list[Path]:
+    """Where the result may come to lie: a search for INT8 may end with FP16."""
+    if request.output is not None:
+        return [request.output]
+    if request.for_cpu:
+        return [_default_output(request, "int8-cpu")]
+    kinds: tuple[Precision, ...] = ("int8", "fp16") if request.precision == "int8" else ("fp16",)
+    return [_default_output(request, kind) for kind in kinds]
 
 
 def _default_output(request: Request, precision: Precision) -> Path:

@@ -29,11 +29,11 @@ from calibration.selection import Selection
 from calibration.shapes import infer
 from calibration.trials import BATCH
 from calibration.trials import logits as logits_of
-from hemf import artifacts
+from hemf import artifacts, locks
 from hemf.errors import BadInputError, CheckFailedError
 from hemf.reading import PLAIN, Reading
 from hemf_export import finetuning_source, onnx_file, plausibility, predictor, written
-from hemf_export.description import Description
+from hemf_export.description import Description, Precision
 from train import finetuning, hardware
 from train.finetuning import FineTuned
 from train.finetuning_recipe import FineTuning
@@ -102,6 +102,7 @@ class Made:
     notes: tuple[str, ...]
 
 
+@locks.owning(lambda request, *_, **__: _outputs(request))
 def make(request: Request, listener: Listener) -> Made:
     """Fine-tune `request.source` and write the result.
 
@@ -112,7 +113,7 @@ def make(request: Request, listener: Listener) -> Made:
     """
     device = hardware.choose(request.device).device
     described, manifest = finetuning_source.read(request.source)
-    path = request.output or finetuning_source.default_output(request.source, described)
+    path = request.output or finetuning_source.default_output(request.source, described.precision)
     artifacts.check_outputs((path,), filter(None, (request.source, request.reference)))
     teacher = finetuning_source.teacher(request.source, described, request.reference, device, request.reading)
     chosen = _images(request, described, listener)
@@ -161,6 +162,14 @@ def make(request: Request, listener: Listener) -> Made:
     proofs = judges.batches(BATCH), found, tuned.reference
     manifest = _write(path, request.source, model, described, fields, proofs)
     return Made(path, before, after, tuned, manifest, (*chosen.notes, *doubts))
+
+
+def _outputs(request: Request) -> list[Path]:
+    """Where the result will lie, as far as that is known before the file is read."""
+    if request.output is not None:
+        return [request.output]
+    kinds: tuple[Precision, ...] = ("int8", "int8-cpu")
+    return [finetuning_source.default_output(request.source, kind) for kind in kinds]
 
 
 def _images(request: Request, described: Description, listener: Listener) -> Selection:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from hemf import artifacts, checkpoint
+from hemf import artifacts, checkpoint, locks
 from hemf.config import HemfConfig
 from hemf.count import count_parameters
 from hemf.errors import BadInputError, UsageError
@@ -22,10 +22,11 @@ from train.configurations import Configuration, refuse_repeated
 from train.recipe import refuse_differences
 from train.run import Images, Options
 from train.run_folder import RunFolder
+from train.trainer import DivergedError
 
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro_f1", "macro_precision": "macro_precision",
            "macro_recall": "balanced_accuracy"}  # fmt: skip
-Status = Literal["trained", "gone on", "finished before", "failed"]
+Status = Literal["trained", "gone on", "finished before", "diverged", "failed"]
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,10 @@ def run(
     for number, member in enumerate(members, 1):
         listener.begin(member, number, len(members))
         try:
-            outcome = _run(member, options, images, listener)
+            with locks.owned_folder(member.folder):
+                outcome = _run(member, options, images, listener)
+        except DivergedError as error:
+            outcome = Outcome(member, "diverged", error=error)
         except Exception as error:  # noqa: BLE001 - the others must not be lost with it; the caller tells it at the end
             outcome = Outcome(member, "failed", error=error)
         outcomes.append(outcome)

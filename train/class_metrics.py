@@ -34,14 +34,18 @@ def by_class(
     """Precision, recall (sensitivity), specificity, F1, support (images) and AUC of each class against the rest.
 
     Precision is 0 where the class was never predicted, recall and F1 where it has no image, as in scikit-learn;
-    specificity is None where all images are of the class, AUC where all or none are.
+    specificity is None where all images are of the class, AUC where all or none are. Where a probability is not
+    finite, all figures but the support are None.
 
     Args:
         labels: true classes, n of them.
-        probabilities: (n, classes), finite.
+        probabilities: (n, classes).
         classes: names.
     """
     indices = np.arange(len(classes))
+    if not np.isfinite(probabilities).all():
+        unknown = dict.fromkeys(("precision", "recall", "specificity", "f1", "auc"))
+        return {name: {**unknown, "support": list(labels).count(index)} for index, name in enumerate(classes)}
     predicted = probabilities.argmax(1)
     columns = precision_recall_fscore_support(labels, predicted, labels=indices, average=None, zero_division=0.0)
     confusion = confusion_matrix(labels, predicted, labels=indices)
@@ -64,7 +68,10 @@ def by_class(
 def roc_curves(
     labels: Sequence[int], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> tuple[RocCurve, ...]:
-    """The curve of each class against the rest; classes that all images or none are of have none."""
+    """The curve of each class against the rest; classes that all images or none are of have none, and none has one
+    where a probability is not finite."""
+    if not np.isfinite(probabilities).all():
+        return ()
     truth = np.asarray(labels)
     curves = []
     for index, name in enumerate(classes):

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from hemf import folders
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess, decode
+from train import distributed, loader_processes
 from train.augmentation import augment
 from train.batches import Division
 from train.recipe import Recipe
@@ -72,16 +73,24 @@ class TrainingLoader:
         rank: of this process.
         workers: loader processes; 0 for none.
         pin_memory: for a GPU.
+
+    Raises:
+        MissingCapabilityError: shared memory has no room for the batches that they make ahead.
     """
 
     def __init__(
         self, dataset: TrainingImages, division: Division, *, rank: int = 0, workers: int = 0, pin_memory: bool = False
     ) -> None:
         self.division, self.keys = division, _Keys(division, rank)
+        if workers:
+            sizes = [len(piece) for step in range(division.steps) for piece in division.pieces(step, rank)]
+            largest = max(sizes) * image_bytes(dataset.preprocess)
+            loader_processes.require_room(workers, len(sizes), largest, distributed.current().local_size)
         self._loader: DataLoader[Any] | None = DataLoader(
             dataset,
             batch_sampler=self.keys,
             num_workers=workers,
+            collate_fn=_batch,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # nothing is drawn from it, but without one the global one would be advanced
@@ -98,6 +107,23 @@ class TrainingLoader:
     def close(self) -> None:
         """End the loader processes."""
         self._loader = None
+
+
+def image_bytes(preprocess: Preprocess) -> int:
+    """Of one image as the network takes it: three channels of float32."""
+    return 3 * preprocess.size**2 * 4
+
+
+def _batch(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+    """Images and labels, both in shared memory where a loader process makes them.
+
+    PyTorch's own puts images there, and leaves labels to a thread of that process: if it found no room, nobody would
+    hear of it, and the run would wait forever.
+    """
+    images, labels = default_collate(samples)
+    if get_worker_info() is not None:
+        labels.share_memory_()
+    return images, labels
 
 
 class _Keys(Sampler[list[Key]]):
@@ -126,15 +152,23 @@ class _EvaluationImages(Dataset[Tensor]):
 def evaluation_batches(
     images: LabelledImages, preprocess: Preprocess, batch_size: int, *, workers: int, pin_memory: bool
 ) -> Iterator[Tensor]:
-    """Images (n, 3, size, size) in the list's order, not augmented; decoded ahead by `workers` processes, if any."""
+    """Images (n, 3, size, size) in the list's order, not augmented; decoded ahead by `workers` processes, if any.
+
+    Raises:
+        MissingCapabilityError: shared memory has no room for what they make ahead.
+    """
     if not workers:
         for pixels in folders.batches(images, preprocess, batch_size):
             yield torch.from_numpy(preprocess.normalize(pixels))
         return
+    batches = -(-len(images) // batch_size)
+    workers = min(workers, batches)
+    largest = min(batch_size, len(images)) * image_bytes(preprocess)
+    loader_processes.require_room(workers, batches, largest, distributed.current().local_size)
     yield from DataLoader(
         _EvaluationImages(images, preprocess),
         batch_size=batch_size,
-        num_workers=min(workers, -(-len(images) // batch_size)),
+        num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -76,6 +76,17 @@ class Group:
             told.exit_code = answer[1][1]
             raise told
         return cast(Value, answer[0])
+
+    @contextmanager
+    def once(self, block: AbstractContextManager[Any]) -> Iterator[None]:
+        """Be in `block` in the first process, for all of them; where it can't be entered, that ends all of them.
+
+        Raises:
+            FailedElsewhereError: see `from_first`.
+        """
+        with ExitStack() as stack:
+            self.from_first(lambda: stack.enter_context(block) and None)
+            yield
 
     def gather(self, value: Value) -> list[Value]:
         """The values of all processes, in the order of their ranks, in each of them."""

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from hemf.errors import BadInputError, CheckFailedError, HemfError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
-from train import data, distillation
+from train import data, distillation, loader_processes
 from train.batches import Division
 from train.finetuning_recipe import FineTuning
 from train.recipe import Recipe
@@ -55,6 +55,7 @@ class FineTuned:
     logits: NDArray[np.float32]
 
 
+@loader_processes.translated()
 def finetune(
     network: nn.Module,
     teacher: Callable[[Tensor], Tensor],
@@ -81,7 +82,8 @@ def finetune(
 
     Raises:
         BadInputError: fewer than two training images.
-        CheckFailedError: a loss or gradient that is not finite.
+        CheckFailedError: a loss, a gradient or logits that are not finite, those of the two networks as they came
+            included.
         HemfError: a batch that the GPU's memory doesn't hold.
     """
     division = Division(len(training), recipe.batch_size)
@@ -90,8 +92,8 @@ def finetune(
     dataset = data.TrainingImages(training, preprocess, Recipe(seed=recipe.seed))  # the authors' augmentation
     loader = data.TrainingLoader(dataset, division, workers=workers, pin_memory=device != "cpu")
     judge = _Judge(validation, preprocess, recipe, device, workers)
-    reference = judge.logits(teacher)
-    logits = before = judge.logits(network)
+    reference = judge.logits(teacher, "of the float network")
+    logits = before = judge.logits(network, "of the quantized network")
     lines = [{"epoch": 0, **judge.figures(before, reference)}]
     listener.epoch(lines[0])
     best, kept, kept_logits = 0, copy.deepcopy(network.state_dict()), before
@@ -100,7 +102,7 @@ def finetune(
         for epoch in range(recipe.epochs):
             started = time.monotonic()
             loss = tuning.epoch(epoch, loader)
-            logits = judge.logits(network)
+            logits = judge.logits(network, f"after epoch {epoch + 1}")
             figures = judge.figures(logits, reference)
             lines.append({"epoch": epoch + 1, "loss": loss, **figures, "seconds": time.monotonic() - started})
             if _rank(lines[-1]) > _rank(lines[best]):
@@ -162,8 +164,7 @@ def _loss(logits: Tensor, teacher: Tensor, labels: Tensor, recipe: FineTuning) -
 
 
 def _rank(line: dict[str, Any]) -> tuple[float, float]:
-    loss = float(line["val_loss"])
-    return float(line["val_accuracy"]), -loss if math.isfinite(loss) else -math.inf
+    return float(line["val_accuracy"]), -float(line["val_loss"])
 
 
 @dataclass(frozen=True)
@@ -177,14 +178,24 @@ class _Judge:
     workers: int
 
     @torch.no_grad()
-    def logits(self, network: Callable[[Tensor], Tensor]) -> NDArray[np.float32]:
-        """(n, classes), of all the images."""
+    def logits(self, network: Callable[[Tensor], Tensor], whose: str) -> NDArray[np.float32]:
+        """(n, classes), of all the images.
+
+        Raises:
+            CheckFailedError: some are not finite; `whose` they are is told.
+        """
         parts = []
         for batch in data.evaluation_batches(
             self.images, self.preprocess, self.recipe.batch_size, workers=self.workers, pin_memory=self.device != "cpu"
         ):
             parts.append(network(batch.to(self.device)).float().cpu().numpy())
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        if bad := int((~np.isfinite(found).all(1)).sum()):
+            hint = "Try a lower --learning-rate." if whose.startswith("after") else "Numbers overflow in it."
+            raise CheckFailedError(
+                f"The logits {whose} of {bad} of {len(found)} validation images are not finite; nothing was kept.", hint
+            )
+        return found
 
     def figures(self, logits: NDArray[np.float32], reference: NDArray[np.float32]) -> dict[str, float]:
         """Loss, accuracy, and the share of the images that keep the class of the float network."""

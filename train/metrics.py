@@ -41,14 +41,16 @@ def summarize(
         `kappa` (Cohen's), `auc` (one against the rest, mean over the classes; `auc_left_out` names those that have
         none, as all images are theirs or none is), `ece` (see `expected_calibration_error`), `brier` (see
         `brier_score`), `recall` of each class, the `confusion` matrix (row: true class) and the mean cross-entropy,
-        `loss`. Kappa, AUC, ECE and Brier score are None where they are undefined or a logit is not finite.
+        `loss`. Kappa and AUC are None where they are undefined. Where a logit is not finite, all figures but `images`
+        are: such an image has no class, though NumPy's argmax gives it one.
     """
     truth = np.asarray(labels)
+    if not np.isfinite(logits).all():
+        return _unknown(len(truth), classes)
     predicted = logits.argmax(1)
     indices = np.arange(len(classes))
     recall = recall_score(truth, predicted, labels=indices, average=None, zero_division=0.0)
-    with np.errstate(invalid="ignore"):  # an infinite logit: the figures that it spoils are NaN or None
-        logs, probabilities = output.log_probabilities(logits), output.probabilities(logits)
+    logs, probabilities = output.log_probabilities(logits), output.probabilities(logits)
     found: dict[str, Any] = {
         "images": len(truth),
         "accuracy": float(accuracy_score(truth, predicted)),
@@ -63,6 +65,20 @@ def summarize(
         "loss": float(-logs[np.arange(len(truth)), truth].mean()),
     }
     return found
+
+
+def _unknown(images: int, classes: Sequence[str]) -> dict[str, Any]:
+    """The figures of `summarize` where there are none."""
+    names = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "mcc", "kappa", "auc")
+    return {
+        "images": images,
+        **dict.fromkeys(names),
+        "auc_left_out": list(classes),
+        **dict.fromkeys(("ece", "brier")),
+        "recall": dict.fromkeys(classes),
+        "confusion": None,
+        "loss": None,
+    }
 
 
 def expected_calibration_error(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
@@ -100,8 +116,6 @@ def _of_probabilities(
     truth: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> dict[str, Any]:
     """Figures of the probabilities (n, classes), beyond which one is the largest."""
-    if not np.isfinite(probabilities).all():
-        return {"auc": None, "auc_left_out": list(classes), "ece": None, "brier": None}
     areas, left_out = [], []
     for index, name in enumerate(classes):
         own = truth == index

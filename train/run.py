@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from hemf import artifacts, checkpoint, variants
+import numpy as np
+
+from hemf import artifacts, checkpoint, locks, variants
 from hemf.config import HemfConfig, registered
+from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
 from hemf.images import Preprocess
+from hemf.processors import usable_cores
 from train import distillation, distributed, figures, freed_memory, hardware, metrics, trainer
 from train.datasets import checks
 from train.distillation import Teacher
@@ -106,7 +109,17 @@ class Run:
     notes: list[str]
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end; write summary.json, confusion.png, curve.png. The summary, in each process of the run."""
+        """Train to the end; write summary.json, confusion.png, curve.png. The summary, in each process of the run.
+
+        Raises:
+            InUseError: another process trains into that folder.
+            CheckFailedError: the training diverged, or the best epoch's logits are not finite.
+            HemfError: see `Trainer.fit`.
+        """
+        with self.trainer.group.once(locks.owned(self.trainer.run.path)):
+            return self._fit()
+
+    def _fit(self) -> dict[str, Any]:
         self.trainer.fit(self.listener)
         folder, job, group = self.trainer.run, self.trainer.job, self.trainer.group
         best = group.from_first(lambda: checkpoint.load(folder.best))
@@ -115,7 +128,13 @@ class Run:
         results: dict[str, Any] = {}
         for name, images in splits.items():
             assert images.labels is not None
-            results[name] = metrics.summarize(images.labels, self.trainer.predict(images), images.classes)
+            logits = self.trainer.predict(images)
+            if bad := int((~np.isfinite(logits).all(1)).sum()):
+                raise CheckFailedError(
+                    f"{folder.best}: the logits of {bad} of {len(images)} {name} images are not finite.",
+                    "Numbers overflow on the way: train anew with a lower --learning-rate.",
+                )
+            results[name] = metrics.summarize(images.labels, logits, images.classes)
         summary = {"epoch": best.metrics["epoch"], "checkpoint_sha256": best.sha256, "splits": results}
         if group.first:
             self._draw(summary)
@@ -134,6 +153,20 @@ class Run:
         figures.save(curve, folder.curve)
 
 
+def check(options: Options, recipe: Recipe) -> None:
+    """See what can be told before a file is read or a folder made.
+
+    Raises:
+        BadInputError: no such model, variant or image size.
+        MissingCapabilityError: a device or a precision asked for and not there.
+        UsageError: a recipe that wants a teacher, and none.
+    """
+    if options.teacher is None:
+        recipe.refuse_without_teacher()
+    options.chosen_hardware()
+    options.config(num_classes=2)
+
+
 def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images | None = None) -> Run:
     """Check everything that can be checked before the first epoch.
 
@@ -150,10 +183,7 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
         MissingCapabilityError: a device or a precision asked for and not there.
         UsageError: a batch that can't be divided as asked for.
     """
-    if options.teacher is None:
-        recipe.refuse_without_teacher()
-    options.chosen_hardware()
-    options.config(num_classes=2)  # a wrong name or size is told first
+    check(options, recipe)
     group = distributed.current()
     run, images = group.from_first(
         lambda: (RunFolder(options.output, resume=options.resume), images or read_images(options, listener))
@@ -205,4 +235,4 @@ def read_images(options: Options, listener: Listener) -> Images:
 
 
 def _default_workers(device: str, processes: int) -> int:
-    return 0 if device == "cpu" else max(1, min(8, (os.cpu_count() or 1) // processes))
+    return 0 if device == "cpu" else max(1, min(8, usable_cores() // processes))

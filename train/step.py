@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hemf.errors import HemfError
+from hemf.errors import CheckFailedError, HemfError
 from train.distributed import Group
 from train.hardware import Hardware
 from train.objective import Objective
@@ -79,6 +79,7 @@ class Step:
 
         Raises:
             HemfError: the GPU's memory doesn't hold a micro-batch.
+            CheckFailedError: the teacher's logits are not finite.
         """
         try:
             return self._take(batch, size, rate, drawing)
@@ -100,6 +101,8 @@ class Step:
         loss = sum(value * count for value, count in zip(values[1 : 1 + len(counts)], counts, strict=True))
         # Gradients are the same in all processes, so is this; a loss beyond all bounds shows in its gradient.
         finite = math.isfinite(values[0]) and (self.group.size > 1 or math.isfinite(loss))
+        if not finite:
+            self._require_finite_teacher(batch)
         if finite:
             self.scaler.step(self.optimizer)
         else:
@@ -124,6 +127,22 @@ class Step:
             losses.append(judged.loss.detach().float())
             correct.append(judged.correct)
         return losses, correct
+
+    def _require_finite_teacher(self, batch: Sequence[MicroBatch]) -> None:
+        """See that it isn't the teacher who spoils the loss: then no learning rate would help."""
+        teacher = self.objective.teacher
+        if teacher is None:
+            return
+        for images, _ in batch:
+            images = images.to(self.device).to(memory_format=self.hardware.memory_format)
+            with self.hardware.autocast():
+                bad = int((~torch.isfinite(teacher(images)).all(1)).sum())
+            if bad:
+                raise CheckFailedError(
+                    f"The teacher's logits of {bad} of {len(images)} training images are not finite.",
+                    "Numbers overflow in it: nothing can be learned from them. Take another teacher"
+                    + (", or train without AMP (--amp off)." if self.hardware.amp != "off" else "."),
+                )
 
     def _last_of_all(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients go to the other processes once, with the last micro-batch."""

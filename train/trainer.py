@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -14,11 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hemf.drop_path import set_drop_path
-from hemf.errors import HemfError
+from hemf.errors import CheckFailedError
 from hemf.folders import LabelledImages
 from hemf.initialization import build
 from hemf.model import HEMF
-from train import data, distributed, inference, metrics, synchronized_norm
+from train import data, distributed, inference, loader_processes, metrics, synchronized_norm
 from train.batches import Division
 from train.job import Job
 from train.objective import Objective
@@ -33,6 +32,10 @@ _CURVE = (
     "loss", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "kappa", "auc", "ece", "brier",
     "recall",
 )  # fmt: skip
+
+
+class DivergedError(CheckFailedError):
+    """A training whose numbers are not finite: that is no result."""
 
 
 class Listener(Protocol):
@@ -92,11 +95,15 @@ class Trainer:
         """Counted from 0."""
         return self.state.progress.next_epoch
 
+    @loader_processes.translated()
     def fit(self, listener: Listener) -> None:
         """Train the remaining epochs; after each, `last.pt`, and `best.pt` where it is the best so far.
 
         Raises:
-            HemfError: the gradients are not finite, step after step; a batch is too large for the GPU.
+            DivergedError: the gradients are not finite, step after step; or the run ends with an epoch that came to
+                nothing. What was kept before stays, and no epoch that isn't finite is kept as `best.pt`.
+            CheckFailedError: the teacher's logits are not finite.
+            HemfError: a batch is too large for the GPU; or see `train.loader_processes`.
         """
         loader = data.TrainingLoader(
             data.TrainingImages(self.job.train, self.job.preprocess, self.job.recipe), self.division,
@@ -107,7 +114,11 @@ class Trainer:
                 self._epoch(epoch, loader, listener)
         finally:
             loader.close()
+        if lost := self.state.progress.lost_epochs:
+            last = "its last epoch" if lost == 1 else f"each of its last {lost} epochs"
+            raise self._diverged(f"{last} had no finite step, or left a network whose validation logits are not finite")
 
+    @loader_processes.translated()
     def predict(self, images: LabelledImages) -> NDArray[np.float32]:
         """Logits (n, classes), float32, in evaluation mode, of the network's own weights."""
         pieces = self.division.micro_batches * self.group.size
@@ -120,51 +131,67 @@ class Trainer:
         started = time.monotonic()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        taken = self.state.progress.steps_taken
         totals, waited = self._train(epoch, loader, listener)
         seconds = time.monotonic() - started
         self._agree_on_statistics()
         figures = self._validate()
-        self.state.progress.next_epoch = epoch + 1
+        progress = self.state.progress
+        progress.next_epoch = epoch + 1
+        judged = figures["loss"] is not None
+        progress.lost_epochs = 0 if judged and progress.steps_taken > taken else progress.lost_epochs + 1
         loss, correct, seen = np.sum(self.group.gather(totals), axis=0).tolist()
         line: dict[str, Any] = {
             "epoch": epoch + 1,
-            "loss": loss / seen if seen else math.nan,
-            "accuracy": correct / seen if seen else math.nan,
+            "loss": loss / seen if seen else None,
+            "accuracy": correct / seen if seen else None,
             **{f"val_{name}": figures[name] for name in _CURVE},
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
-            "skipped_steps": self.state.progress.skipped_steps,
+            "skipped_steps": progress.skipped_steps,
             "images_per_second": seen / seconds,
             "loader_share": waited / seconds,
             "seconds": time.monotonic() - started,
         }
         if self.device.type == "cuda":
             line["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
-        better = self.state.progress.take(figures["accuracy"], figures["loss"])
+        if not judged and not self.state.finite():
+            if self.group.first:
+                self.run.append_metrics(line)
+            listener.epoch(line)
+            raise self._diverged(f"weights or BatchNorm's statistics are not finite after epoch {epoch + 1}")
+        # A network that no step has changed is no result of training either.
+        better = judged and progress.steps_taken > 0 and progress.take(figures["accuracy"], figures["loss"])
         if self.group.first:
             self.checkpoints.save(self.state, figures, line, better=better)
         listener.epoch(line)
+
+    def _diverged(self, how: str) -> DivergedError:
+        best = self.run.best if self.state.progress.best_accuracy >= 0 else None
+        kept = f"{best} keeps the best epoch before." if best else "No epoch had a finite result: there is no best.pt."
+        precision = "" if self.job.hardware.amp == "off" else ", or train without AMP (--amp off)"
+        return DivergedError(
+            f"The training diverged: {how}.",
+            f"{kept} Start anew with a lower --learning-rate or more --warmup-epochs{precision}.",
+            {"diverged": True, "best": None if best is None else str(best)},
+        )
 
     def _train(self, epoch: int, loader: data.TrainingLoader, listener: Listener) -> tuple[NDArray[np.float64], float]:
         """Sums over this process's images: loss, correct (on the augmented images as they came) and their number; and
         the seconds that were spent waiting for the loader."""
         torch.manual_seed(seed_of(self.job.recipe.seed, epoch, self.group.rank))
         self.model.train()
-        totals, progress, skipped_in_a_row = np.zeros(3), self.state.progress, 0
+        totals, progress = np.zeros(3), self.state.progress
         batches = _Waiting(loader.epoch(epoch))
         for step, batch in enumerate(batches):
             rate = self.job.recipe.rate(progress.step_count, self.steps)
             done = self.step(batch, self.division.size(step), rate=rate, drawing=(epoch, step))
-            progress.step_count += 1
+            progress.count_step(finite=done.finite)
+            if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                skipped = progress.skipped_in_a_row
+                raise self._diverged(f"the loss or its gradient was not finite in {skipped} steps in a row, the last "
+                                     f"of them in epoch {epoch + 1}")  # fmt: skip
             if not done.finite:
-                progress.skipped_steps += 1
-                skipped_in_a_row += 1
-                if skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                    raise HemfError(
-                        f"The loss was not finite in {skipped_in_a_row} steps in a row (epoch {epoch + 1}).",
-                        f"{self.run.last} keeps the last good epoch. Try a lower learning rate.",
-                    )
                 continue
-            skipped_in_a_row = 0
             if self.state.average is not None:
                 self.state.average.update(self.model)
             totals += (done.loss, done.correct, done.images)

@@ -6,6 +6,7 @@ Order, augmentation, mixing and drop path are drawn from seed, epoch and step; s
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ class Progress:
         next_epoch: counted from 0.
         step_count: steps so far, those left out included: the schedule goes by it.
         skipped_steps: of them, whose gradients were not finite.
+        skipped_in_a_row: of them, the last ones, whatever epochs they belong to.
+        lost_epochs: the last epochs, as far as they came to nothing: no finite step, or validation that isn't finite.
         best_accuracy: of the best epoch, on the validation images.
         best_loss: of the same.
     """
@@ -31,8 +34,29 @@ class Progress:
     next_epoch: int = 0
     step_count: int = 0
     skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    lost_epochs: int = 0
     best_accuracy: float = -1.0
     best_loss: float = 0.0
+
+    def count_step(self, *, finite: bool) -> None:
+        """One more step, which changed the weights if its gradients were finite."""
+        self.step_count += 1
+        self.skipped_steps += not finite
+        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
+
+    @property
+    def steps_taken(self) -> int:
+        """Steps that changed the weights."""
+        return self.step_count - self.skipped_steps
+
+    @classmethod
+    def restored(cls, saved: dict[str, Any]) -> Progress:
+        """The counters in a `last.pt`; one of an earlier version lacks some, and may have taken NaN for the best."""
+        known = {field.name: saved[field.name] for field in dataclasses.fields(cls) if field.name in saved}
+        if not math.isfinite(known["best_loss"]):
+            known |= {"best_accuracy": cls.best_accuracy, "best_loss": cls.best_loss}
+        return cls(**known)
 
     def take(self, accuracy: float, loss: float) -> bool:
         """Whether an epoch is the best so far: by accuracy, then by loss. It then is the one to beat."""
@@ -60,6 +84,11 @@ class TrainingState:
     average: WeightAverage | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
 
+    def finite(self) -> bool:
+        """Whether all weights and statistics are, the averaged ones too: what isn't will never be again."""
+        averaged = [] if self.average is None else list(self.average.weights.values())
+        return all(bool(torch.isfinite(value).all()) for value in (*self.network.state_dict().values(), *averaged))
+
     def weights(self) -> dict[str, Tensor]:
         """What is evaluated and kept: the averaged weights, or the network's own; on the CPU."""
         if self.average is not None:
@@ -86,7 +115,7 @@ class TrainingState:
             self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:
             self.average.load({"updates": saved["average_updates"], "weights": weights})
-        self.progress = Progress(**{field.name: saved[field.name] for field in dataclasses.fields(Progress)})
+        self.progress = Progress.restored(saved)
 
 
 def seed_of(seed: int, epoch: int, rank: int) -> int:

@@ -11,8 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from calibration.session import usable_cores
 from hemf import artifacts
+from hemf.processors import usable_cores
 from hemf_export.bench.gpu_state import GpuSample, NvmlDevice
 
 SAMPLE_S = 0.5

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hemf import processors
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf.model_output import LOGITS, ModelOutput
 
@@ -46,6 +47,7 @@ class ProviderRunner:
         said = io.StringIO()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
+        options.intra_op_num_threads = processors.threads()  # of what stays on the CPU
         providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"})]
         if provider == "TensorrtExecutionProvider":
             providers.insert(0, (provider, {"trt_fp16_enable": str(fp16)}))

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calibration.session import usable_cores
 from engines import targets
-from hemf import artifacts, folders
+from hemf import artifacts, folders, processors
 from hemf.errors import HemfError, MissingCapabilityError, UsageError
 from hemf.reading import PLAIN, Reading
 from hemf_export import onnx_file, parity, plausibility, predictor
@@ -43,7 +42,7 @@ class Request:
         folder: looked through.
         batches: sizes; None for `BATCHES`, or the files' own.
         seconds: at most, for each batch size.
-        threads: of each runner on the CPU; None for the cores that may be used.
+        threads: of each runner on the CPU; None for those of `hemf.processors.threads`.
         images: a folder; None for seeded noise.
         kinds: of runners; None for those that usually make sense here.
         transfers: of what runs on a GPU.
@@ -88,7 +87,7 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
         MissingCapabilityError: nothing of what was asked for runs here; the reasons are told.
         UsageError: batch sizes that the files don't take.
     """
-    threads = request.threads or usable_cores()
+    threads = request.threads or processors.threads()
     torch.set_num_threads(threads)
     gpu = torch.cuda.is_available()
     device = gpu_state.open_device(_uuid()) if gpu else None

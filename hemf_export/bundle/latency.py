@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.session import usable_cores
 from hemf.errors import UsageError
+from hemf.processors import usable_cores
 from hemf_export.bench.conditions import cpu_model
 from hemf_export.runners import Runner
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hemf import artifacts
+from hemf import artifacts, locks
 from hemf.errors import BadInputError, UsageError
 from hemf_export import golden_images
 from hemf_export.bundle import archive, cpp_sources, index, model_card, models, reports, training
@@ -93,6 +93,7 @@ class Bundle:
     notes: tuple[str, ...]
 
 
+@locks.owning(lambda request, *_, **__: (request.output,))
 def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
     """Write the bundle.
 

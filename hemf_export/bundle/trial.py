@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 import engines
-from calibration.session import usable_cores
 from engines import backends, golden
 from engines.golden import Golden, SelfTest
 from hemf import artifact_folder, artifacts
 from hemf.errors import BadInputError, CheckFailedError, MissingCapabilityError
+from hemf.processors import usable_cores
 from hemf_export import onnx_file, predict, self_test
 from hemf_export.bundle import index, latency, reports, unpacking
 from hemf_export.bundle.archive import Progress

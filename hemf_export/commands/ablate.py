@@ -46,6 +46,7 @@ def command(
     numbers = _seeds(seeds)
     if numbers is not None and context.get_parameter_source("seed") is ParameterSource.COMMANDLINE:
         raise UsageError("--seed and --seeds together say two things.", "Leave one out.")
+    from hemf import locks
     from hemf_export import ablation_report as report
     from hemf_export import console
     from train import ablation, configurations
@@ -58,17 +59,18 @@ def command(
     members = ablation.plan(listed, output, numbers)
 
     listener = _Progress()
-    images = ablation.check(members, options, listener)
-    listener.close()
-    for note in images.notes:
-        console.warn(note)
-    if images.test is None:
-        console.warn(f"{data} has no test/: the figures are of val/, which also chose the best epoch of each run.")
+    with locks.owned(output, *(member.folder for member in members)):
+        images = ablation.check(members, options, listener)
+        listener.close()
+        for note in images.notes:
+            console.warn(note)
+        if images.test is None:
+            console.warn(f"{data} has no test/: the figures are of val/, which also chose the best epoch of each run.")
 
-    def write(outcomes: list[Outcome]) -> None:
-        report.write(ablation.rows(outcomes, options, images), options, images, output)
+        def write(outcomes: list[Outcome]) -> None:
+            report.write(ablation.rows(outcomes, options, images), options, images, output)
 
-    outcomes = ablation.run(members, options, images, listener, write)
+        outcomes = ablation.run(members, options, images, listener, write)
     rows = ablation.rows(outcomes, options, images)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     if failed:

@@ -62,7 +62,7 @@ def command(
     if verified is not None and not (report or markdown or output or as_json):
         raise UsageError("--verified is for --report, --markdown, -o and --json.")
 
-    from hemf import artifacts
+    from hemf import artifacts, locks
     from hemf_export import console
     from hemf_export.bench import accuracy, accuracy_section, lineup
     from hemf_export.bench import baseline as bench_baseline
@@ -76,6 +76,7 @@ def command(
         reading=reading,
     )  # fmt: skip
     earlier = None if baseline is None else bench_baseline.read(baseline)
+    click.get_current_context().with_resource(locks.owned(*filter(None, (output, markdown, report))))
     artifacts.check_outputs(filter(None, (output, markdown, report)), filter(None, (*files, baseline, verified)))
     meter = console.PhaseBar("Timing")
     try:

@@ -57,13 +57,14 @@ def command(
     their mean and standard deviation are shown. The folder gets evaluation.json, the confusion matrix and the ROC
     curves as PNG and SVG, and predictions.csv.
     """
-    from hemf import artifact_folder
+    from hemf import artifact_folder, locks
     from hemf_export import console, evaluation, evaluation_files
 
     request = evaluation.Request(
         files, data, tuple(name.strip() for name in classes.split(",")) if classes else None, batch, reading
     )
     folder = output or evaluation_files.default_folder(files)
+    click.get_current_context().with_resource(locks.owned(folder))
     artifact_folder.check(folder, evaluation_files.MARK, force=force)
     bar = console.PhaseBar("Evaluating")
     try:

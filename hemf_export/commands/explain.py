@@ -34,7 +34,7 @@ def command(
     map, and both together; several images get sheets too. A map is a hint at what to look at, no proof: it is coarse,
     and scaled to its own maximum.
     """
-    from hemf import artifact_folder
+    from hemf import artifact_folder, locks
     from hemf_export import console, explanation
 
     request = explanation.Request(
@@ -42,6 +42,7 @@ def command(
         reading,
     )  # fmt: skip
     folder = output or explanation.default_folder(file)
+    click.get_current_context().with_resource(locks.owned(folder))
     artifact_folder.check(folder, explanation.MARK, force=force)
     bar = console.PhaseBar("Explaining")
     try:

@@ -96,7 +96,8 @@ def _print_checkpoint(path: Path, saved: Any) -> None:
     if saved.dropped:
         rows.append(("left out", f"{len(saved.dropped)} tensors that take no part: {', '.join(saved.dropped)}"))
     if figures:
-        rows.append(("validation accuracy", f"{figures['accuracy']:.2%} (epoch {saved.metrics['epoch']})"))
+        accuracy = "not finite" if figures["accuracy"] is None else f"{figures['accuracy']:.2%}"
+        rows.append(("validation accuracy", f"{accuracy} (epoch {saved.metrics['epoch']})"))
     console.facts(str(path), rows)
 
 

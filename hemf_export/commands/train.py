@@ -86,19 +86,22 @@ def command(
 
 def _train(options: run.Options, recipe: Recipe, *, tensorboard: bool) -> dict[str, Any]:
     """The summary of a whole run."""
+    from hemf import locks
     from hemf_export import console
-    from train import scalars
-    from train.run import prepare
+    from train import distributed, scalars
+    from train.run import check, prepare
 
     listener = Progress(recipe.epochs)
-    prepared = prepare(options, recipe, listener)
-    for line in prepared.notes:
-        console.warn(line)
-    console.say(prepared.headline)
-    if tensorboard and prepared.trainer.group.first:
-        folder = prepared.trainer.run.path / "tensorboard"
-        listener.events = scalars.writer(folder, start=prepared.trainer.next_epoch + 1)
-    summary = prepared.fit()
+    check(options, recipe)
+    with distributed.current().once(locks.owned_folder(options.output)):
+        prepared = prepare(options, recipe, listener)
+        for line in prepared.notes:
+            console.warn(line)
+        console.say(prepared.headline)
+        if tensorboard and prepared.trainer.group.first:
+            folder = prepared.trainer.run.path / "tensorboard"
+            listener.events = scalars.writer(folder, start=prepared.trainer.next_epoch + 1)
+        summary = prepared.fit()
     listener.finish()
     return summary
 
@@ -135,7 +138,8 @@ def _together(device: str) -> Iterator[bool]:
         if first:
             raise
         code = 130 if isinstance(error, KeyboardInterrupt) else error.exit_code
-        raise click.exceptions.Exit(code) from error  # nothing that the first process doesn't say as well
+        # Nothing that the first process doesn't say as well; and not click's exit, whose code is only returned.
+        raise SystemExit(code) from error
 
 
 def _required(context: click.Context, name: str, value: Path | None) -> Path:
@@ -182,8 +186,9 @@ class Progress:
         left = (self.epochs - line["epoch"]) * sum(self.durations[-5:]) / len(self.durations[-5:])
         skipped = f"  skipped {line['skipped_steps']}" if line["skipped_steps"] else ""
         self.console.say(
-            f"epoch {line['epoch']:>3}/{self.epochs}  loss {line['loss']:.4f}  acc {line['accuracy']:.1%}  "
-            f"val loss {line['val_loss']:.4f}  val acc {line['val_accuracy']:.2%}  lr {line['learning_rate']:.2e}  "
+            f"epoch {line['epoch']:>3}/{self.epochs}  loss {_figure(line['loss'], '.4f')}  "
+            f"acc {_figure(line['accuracy'], '.1%')}  val loss {_figure(line['val_loss'], '.4f')}  "
+            f"val acc {_figure(line['val_accuracy'], '.2%')}  lr {line['learning_rate']:.2e}  "
             f"{line['images_per_second']:.1f} img/s  left {_duration(left)}{skipped}"
         )
 
@@ -201,6 +206,10 @@ class Progress:
     def _open(self, text: str, total: int) -> None:
         self.close()
         self.bar = self.console.bar(text, total)
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def _duration(seconds: float) -> str:

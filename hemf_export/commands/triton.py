@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--queue-delay", "queue_delay_us", type=int, metavar="MICROSECONDS",
               help="How long to wait for them.  [default: 1000]")  # fmt: skip
 @click.option("--instances", type=int, help="Copies that run at the same time.  [default: 1]")
-@click.option("--threads", type=int, help="Of a copy on a CPU.  [default: all cores]")
+@click.option("--threads", type=int, help="Of a copy on a CPU.  [default: the cores that may be used]")
 @click.option("--cuda-graphs/--no-cuda-graphs", default=None, help="Launch captured graphs (engines).  [default: on]")
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Run an image before the model is ready.")
 @click.option("--images", type=click.Path(path_type=Path),

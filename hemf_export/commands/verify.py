@@ -49,7 +49,7 @@ def command(
 
     Ends with 3 where a bound is missed or a logit is not finite; reports are written all the same.
     """
-    from hemf import artifacts
+    from hemf import artifacts, locks
     from hemf.errors import CheckFailedError
     from hemf_export import console
     from hemf_export.verify import baseline, scrutiny, verification
@@ -64,6 +64,7 @@ def command(
         bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_diff),
         earlier=None if earlier is None else baseline.read(earlier),
     )  # fmt: skip
+    click.get_current_context().with_resource(locks.owned(*filter(None, (report, markdown))))
     artifacts.check_outputs(filter(None, (report, markdown)), filter(None, (*candidates, reference, earlier, float32)))
     looking = scrutiny.plan(candidates, float32, nodes=locate)
     bar = console.PhaseBar("Verifying")

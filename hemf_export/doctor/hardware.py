@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.targets import TARGETS
-from hemf import artifacts
+from hemf import artifacts, processors
 from hemf_export.doctor.component import Component
 from hemf_export.doctor.probing import Finding
 
@@ -102,11 +102,11 @@ def disk(name: str, folder: Path, elsewhere: str) -> Component:
 
 def processor() -> Component:
     """Cores and memory that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    memory = _memory_bytes()
-    facts = {"cores": cores, "memory_bytes": memory}
+    cores, quota, memory = processors.usable_cores(), processors.quota(), _memory_bytes()
+    facts = {"cores": cores, "cores_quota": quota, "memory_bytes": memory}
     shown = f"{memory / 1e9:.1f} GB" if memory else "memory unknown"
-    return Component("cores, memory", "ok", f"{cores} usable, {shown}", facts=facts)
+    limit = f" (of {processors.cores_by_affinity()}, by a quota of {quota:g})" if quota is not None else ""
+    return Component("cores, memory", "ok", f"{cores} usable{limit}, {shown}", facts=facts)
 
 
 def _described(facts: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import machine
-from hemf import artifacts
+from hemf import artifacts, locks
 from hemf.errors import BadInputError, HemfError, UsageError
 from hemf_export import model_kind
 from hemf_export.shipping import records, steps
@@ -116,10 +116,16 @@ def ship(sources: Sequence[Source], data: Path, options: Options, listener: Ship
 
     Raises:
         BadInputError: the images or a folder, told before any work.
+        InUseError: another process ships into one of the folders.
     """
     records.require_folder(data)
     for source in sources:
         _check_folder(source.folder)
+    with locks.owned(*(source.folder for source in sources)):
+        return _ship(sources, data, options, listener)
+
+
+def _ship(sources: Sequence[Source], data: Path, options: Options, listener: ShipListener) -> list[Shipped]:
     with listener.spinner(f"Reading {data}"):
         digest = records.folder_digest(data)
     shipped = []
@@ -128,8 +134,7 @@ def ship(sources: Sequence[Source], data: Path, options: Options, listener: Ship
         found = Shipped(source)
         job = Job(source.name, source.checkpoint, data, source.folder, options, listener)
         try:
-            with artifacts.exclusive(source.folder):
-                _Run(job, digest, found).all()
+            _Run(job, digest, found).all()
         except Exception as error:  # noqa: BLE001 - the next checkpoint may be well; the command raises it at the end
             found.error = error
         finally:

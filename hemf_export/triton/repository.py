@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemf import artifacts
+from hemf import locks
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf_export.triton import faults, model_file, model_folder, parameters, protobuf, versions
 from hemf_export.triton.model_folder import CONFIG, WrittenModel
@@ -101,7 +101,7 @@ def write(
         files = [model_file.read(path) for path in models]
     written = []
     for name, model in zip(names, files, strict=True):
-        with step(f"Writing {name}"), artifacts.exclusive(output / name):
+        with step(f"Writing {name}"), locks.exclusive(output / name):
             written.append(model_folder.write(name, model, output / name, options))
     return Written(output, tuple(written))
 
@@ -109,7 +109,7 @@ def write(
 def serve(output: Path, name: str, policy: VersionPolicy) -> CheckedModel:
     """Change which versions of a model are served: see `model_folder.serve`."""
     require_name(name)
-    with artifacts.exclusive(output / name):
+    with locks.exclusive(output / name):
         config = model_folder.serve(output / name, policy)
     there = tuple(versions.found(output / name))
     return CheckedModel(name, config.backend, there, policy.served(there))

@@ -95,8 +95,8 @@ def compare(
     Labels (n,) where there are any; `seed` of the bootstrap.
     """
     overall = agreement.compare(candidate, reference, labels, output=output, seed=seed)
-    changed = tuple(np.flatnonzero(candidate.argmax(1) != reference.argmax(1)).tolist())
     broken = ~(np.isfinite(candidate).all(1) & np.isfinite(reference).all(1))
+    changed = tuple(np.flatnonzero((candidate.argmax(1) != reference.argmax(1)) & ~broken).tolist())
     if broken.any():
         nan = float("nan")
         return Paired(overall, changed, tuple(np.flatnonzero(broken).tolist()), nan, nan, nan, nan, nan, None, output)

@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.image_set import ImageSet
-from calibration.session import usable_cores
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.folders import LabelledImages
 from hemf.images import PixelArray, Preprocess, decode
 from hemf.model_input import ModelInput
 from hemf.model_output import ModelOutput
+from hemf.processors import usable_cores
 from hemf.reading import PLAIN, Reading
 from hemf_export import discover, image_labels, model_kind, onnx_file, plausibility, predict, predictor, written
 from hemf_export.predictor import Predictor

@@ -248,3 +248,25 @@ def test_recipes_of_one_network_are_compared_without_the_parts_that_it_has():
     assert printed("full", "full") == ["configuration", "accuracy %", "F1 %", "precision %", "recall %"]
     for networks in (("full",), ("full", "both")):
         assert printed(*networks)[1:7] == ["ELF", "EGF", "MHEA", "CA&SA", "SIRMLP", "params M"]
+
+
+def test_a_recipe_that_diverges_is_no_figure_and_the_others_go_on(image_data, tmp_path, run_cli):
+    configs = tmp_path / "rates.toml"
+    configs.write_text(
+        '[[configuration]]\nname = "wild"\nvariant = "local-only"\nlearning_rate = 1e30\nwarmup_epochs = 0\n'
+        '[[configuration]]\nname = "calm"\nvariant = "local-only"\n'
+    )
+    line = ("ablate", image_data, "-o", tmp_path / "out", "--configs", configs, *SHORT)
+    code, stdout, err = run_cli(*line)
+    assert code == 3, err
+    rows = {row.split()[0]: row.split()[1:] for row in stdout.splitlines()[2:]}
+    assert rows["wild"] == ["diverged"] * 4
+    assert not {"diverged", "failed"} & set(rows["calm"])
+    assert "wild failed: The training diverged" in err
+    found = json.loads((tmp_path / "out" / "ablation.json").read_text())["configurations"]
+    assert [row["runs"][0]["status"] for row in found] == ["diverged", "trained"]
+    assert (found[0]["mean"], found[0]["runs"][0]["figures"]) == ({}, None)
+    assert not (tmp_path / "out" / "wild" / "best.pt").exists()
+    code, again, _ = run_cli(*line, "--json")
+    assert code == 3, "and again, run again"
+    assert json.loads(again)["exit_code"] == 3

@@ -88,3 +88,12 @@ def test_classes_without_images_or_without_others():
     assert found["a"] == {"precision": 1, "recall": 0.5, "specificity": None, "f1": pytest.approx(2 / 3),
                           "support": 2, "auc": None}  # fmt: skip
     assert found["b"] == {"precision": 0, "recall": 0, "specificity": 0.5, "f1": 0, "support": 0, "auc": None}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_probability_that_is_not_finite_leaves_the_support_alone(bad):
+    probabilities = np.array([[bad, 0.0], [0.2, 0.8], [0.9, 0.1]])
+    found = by_class([0, 1, 0], probabilities, ("a", "b"))
+    assert [found[name].pop("support") for name in ("a", "b")] == [2, 1]
+    assert all(value is None for name in ("a", "b") for value in found[name].values())
+    assert roc_curves([0, 1, 0], probabilities, ("a", "b")) == ()

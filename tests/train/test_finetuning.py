@@ -84,10 +84,33 @@ def test_where_no_epoch_is_better_the_network_is_what_it_was(splits):
 
 
 def test_a_loss_that_is_not_finite_stops_it(splits):
+    with pytest.raises(CheckFailedError, match="not finite in epoch 1, step 2; nothing was kept"):
+        run(splits, network(), learning_rate=1e30)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_network_that_is_not_finite_as_it_comes_is_refused(splits, bad):
     model = network()
     with torch.no_grad():
-        model[4].bias[0] = torch.nan
-    with pytest.raises(CheckFailedError, match="not finite in epoch 1, step 1; nothing was kept"):
+        model[4].bias[0] = bad
+    with pytest.raises(CheckFailedError, match="of the quantized network of 18 of 18 validation images are not finite"):
+        run(splits, model)
+
+
+def test_a_teacher_that_is_not_finite_is_refused(splits):
+    def teacher(images):
+        return network(1)(images).detach() * torch.tensor([1.0, torch.inf, 1.0])
+
+    with pytest.raises(CheckFailedError, match="of the float network of 18 of 18"):
+        finetuning.finetune(network(), teacher, *splits, SMALL, FineTuning(), Listener())
+
+
+def test_validation_logits_that_overflow_are_never_the_best_epoch(splits, monkeypatch):
+    """All of class 0 by NumPy's argmax: that could have been the most images that were ever right."""
+    model = network()
+    monkeypatch.setattr(Listener, "epoch", lambda _, line: line["epoch"] or model[4].bias.data.fill_(torch.nan))
+    monkeypatch.setattr(finetuning._Tuning, "epoch", lambda *_: 0.1)
+    with pytest.raises(CheckFailedError, match=r"after epoch 1 of 18 of 18 .* nothing was kept"):
         run(splits, model)
 
 

@@ -19,7 +19,7 @@ from tests.train.runs import ARGUMENTS as RUN_ARGUMENTS
 from tests.train.runs import Quiet, command, job
 from train.metrics import summarize
 from train.run_folder import RunFolder
-from train.trainer import MAX_SKIPPED_IN_A_ROW, Trainer
+from train.trainer import MAX_SKIPPED_IN_A_ROW, DivergedError, Trainer
 
 ARGUMENTS = [*RUN_ARGUMENTS, "--epochs", "3"]
 
@@ -246,7 +246,9 @@ def test_the_curve_stays_json_where_nothing_could_be_learned(image_data, tmp_pat
     run, listener = RunFolder(tmp_path / "run", resume=False), Quiet()
     trainer = Trainer(job(image_data, epochs=1), run, resume=False)
     trainer.state.scaler = trainer.step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    trainer.fit(listener)
+    with pytest.raises(DivergedError, match="its last epoch had no finite step"):
+        trainer.fit(listener)
+    assert not run.best.exists(), "what no step has changed is no result"
     assert listener.lines[0]["skipped_steps"] == 3
     line = json.loads(run.metrics.read_text(), parse_constant=pytest.fail)
     assert line["loss"] is None

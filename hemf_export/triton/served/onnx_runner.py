@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,19 @@ import onnxruntime
 from numpy.typing import NDArray
 
 _SILENT = 3
+_GROUP = Path("/sys/fs/cgroup")  # in a container, that of the container itself
+
+
+def _cores_by_quota() -> int:
+    """Cores that the container's quota allows, where that is less than all; 0 else, for ONNX Runtime's own choice."""
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroup v2, and of v1
+        try:
+            time, period = (int(field) for name in names for field in (_GROUP / name).read_text().split())
+        except (OSError, ValueError):  # another system, or no limit
+            continue
+        if 0 < time < period * len(os.sched_getaffinity(0)):
+            return max(1, time // period)
+    return 0
 
 
 class Runner:
@@ -27,7 +42,7 @@ class Runner:
     def __init__(self, data: bytes, manifest: dict[str, Any], settings: dict[str, str], gpu: int | None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _SILENT
-        options.intra_op_num_threads = int(settings.get("intra_op_thread_count", 0))
+        options.intra_op_num_threads = int(settings.get("intra_op_thread_count", 0)) or _cores_by_quota()
         # By default the threads of a session go on spinning after each run, and would slow down the other instances.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         wanted = "CPUExecutionProvider" if gpu is None else "CUDAExecutionProvider"
