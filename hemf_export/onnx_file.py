@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from hemf import artifacts
 from hemf.errors import BadInputError
+from hemf_export import model_kind
 from hemf_export.description import Description
 
 _KEY = "hemf"  # of our description in the file's metadata
@@ -50,6 +51,7 @@ def read_any(path: Path) -> onnx.ModelProto:
     """
     if not path.is_file():
         raise BadInputError(f"No ONNX file at {path}.", "Make one: hemf-export onnx CKPT.")
+    model_kind.require(path, "onnx", "Make one of a checkpoint: hemf-export onnx CKPT.")
     artifacts.read_manifest(path)
     model = _parse(path)
     _refuse_external_data(path, model)
