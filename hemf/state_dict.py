@@ -76,7 +76,8 @@ def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = 
         for name, (shape, _) in expected.items()
         if name in state and state[name].shape != shape
     ]
-    kinds = [f"{name} {_kind(state[name])}" for name, (_, dtype) in expected.items() if not _fits(state.get(name), dtype)]
+    other = [name for name, (_, dtype) in expected.items() if not _fits(state.get(name), dtype)]
+    kinds = [f"{name} {_kind(state[name])}" for name in other]
     problems = [
         f"{len(names)} {what}: {first(names)}"
         for what, names in (

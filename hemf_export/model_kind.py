@@ -62,8 +62,8 @@ def kind_of(path: Path) -> Kind:
         meant = named(path)
         if meant is None:
             raise BadInputError(f"No file at {path}.", "A checkpoint, an ONNX file or an engine is needed.")
-        title, hint = _MISSING[meant]
-        raise BadInputError(f"No {title} at {path}.", hint)
+        title, advice = _MISSING[meant]
+        raise BadInputError(f"No {title} at {path}.", advice)
     try:
         found = glance(path)
         if found is not None:
