@@ -181,6 +181,16 @@ def test_class_names_in_the_metadata_of_safetensors(tmp_path: Path, text):
         checkpoint.load(path, classes=("striped", "dark", "bright"))
 
 
+def test_names_beside_the_weights_count_but_where_they_are_of_something_else(tmp_path: Path):
+    path = saved(tmp_path, {"model": STATE, "class_to_idx": {"striped": 2, "bright": 0, "dark": 1}})
+    assert checkpoint.load(path).classes == CLASSES
+    path = saved(tmp_path, {"model": STATE, "classes": ["healthy", "ill"]})
+    with pytest.raises(BadInputError, match="2 class names for 3 outputs") as caught:
+        checkpoint.load(path)
+    assert "--classes a,b,c" in str(caught.value.hint)
+    assert checkpoint.load(path, classes=CLASSES).classes == CLASSES, "as the hint says"
+
+
 def test_a_number_of_classes_is_no_name(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(to_safetensors({name: value.contiguous() for name, value in STATE.items()}, {"classes": "3"}))
