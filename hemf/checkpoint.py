@@ -258,6 +258,8 @@ def _foreign(path: Path, content: Content, classes: Sequence[str] | None, readin
     network = networks.get(chosen) or _network(chosen, image_size)
     assumed: dict[str, Any] = {} if reading.image_size else {"image_size": image_size}
     own = _told_classes(content, classes)
+    if own is not None and classes is not None and len(own) != network.config.num_classes:
+        own = None  # of something else: who gives the names knows better
     beside = _beside(path, ignored=classes is not None) if own is None else None
     named = own or (tuple(classes) if classes is not None else beside)
     if named is None:
@@ -288,7 +290,7 @@ def _notes_of_weights(
     """What was taken of the file, what was left out, and what was changed."""
     notes = []
     others = [one for one in sets if one is not chosen and 2 * len(one.tensors) > len(chosen.tensors)]
-    left_out = chosen.left_out(content)
+    left_out = [name for name in chosen.left_out(content) if name not in CLASS_KEYS]
     if chosen.name or left_out:
         rest = f"; left out: {state_dict.first(left_out)} ({len(left_out)} in all)" if left_out else ""
         notes.append(f"The weights were taken from {chosen.shown}{rest}.")

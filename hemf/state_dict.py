@@ -41,10 +41,9 @@ def build_empty(config: HemfConfig) -> HEMF:
 
 
 @functools.lru_cache(maxsize=8)
-def _expected(config: HemfConfig) -> dict[str, Tensor]:
-    """Shapes and types of a network's tensors, without their data."""
-    with torch.device("meta"):
-        return {name: value.to("meta") for name, value in build_empty(config).state_dict().items()}
+def _expected(config: HemfConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shapes and types of a network's tensors."""
+    return {name: (value.shape, value.dtype) for name, value in build_empty(config).state_dict().items()}
 
 
 def strip_prefixes(key: str) -> str:
@@ -73,11 +72,12 @@ def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = 
     missing = [name for name in expected if name not in state]
     unexpected = sorted([*(name for name in state if name not in expected), *(beside if missing else ())])
     shapes = [
-        f"{name} {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in state and state[name].shape != value.shape
+        f"{name} {tuple(state[name].shape)}, expected {tuple(shape)}"
+        for name, (shape, _) in expected.items()
+        if name in state and state[name].shape != shape
     ]
-    kinds = [f"{name} {_kind(state[name])}" for name, value in expected.items() if not _fits(state.get(name), value)]
+    other = [name for name, (_, dtype) in expected.items() if not _fits(state.get(name), dtype)]
+    kinds = [f"{name} {_kind(state[name])}" for name in other]
     problems = [
         f"{len(names)} {what}: {first(names)}"
         for what, names in (
@@ -92,12 +92,12 @@ def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = 
         raise BadInputError(f"The tensors are not this network's: {'; '.join(problems)}.")
 
 
-def _fits(value: Tensor | None, expected: Tensor) -> bool:
-    """Whether a tensor, if there is one, has plain values that `expected` can take without loss."""
+def _fits(value: Tensor | None, expected: torch.dtype) -> bool:
+    """Whether a tensor, if there is one, has plain values that a tensor of a type can take without loss."""
     if value is None:
         return True
     plain = value.layout is torch.strided and not value.is_meta and not value.is_complex()
-    return plain and (value.dtype == expected.dtype or not expected.is_floating_point())
+    return plain and (value.dtype == expected or not expected.is_floating_point)
 
 
 def _kind(value: Tensor) -> str:

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from hemf import artifacts
 from hemf.errors import BadInputError
-from hemf_export import external_data, graph_output
+from hemf_export import external_data, graph_output, model_kind
 from hemf_export.description import Description
 
 _KEY = "hemf"  # of our description in the file's metadata
@@ -52,6 +52,7 @@ def read_any(path: Path) -> onnx.ModelProto:
     """
     if not path.is_file():
         raise BadInputError(f"No ONNX file at {path}.", "Make one: hemf-export onnx CKPT.")
+    model_kind.require(path, "onnx", "Make one of a checkpoint: hemf-export onnx CKPT.")
     artifacts.read_manifest(path)
     model = _parse(path)
     if not _has_our_metadata(model):

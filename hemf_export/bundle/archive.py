@@ -96,7 +96,7 @@ def require_sealed(path: Path) -> int:
 
 def looks_like_one(path: Path) -> bool:
     """Whether a file is meant as a bundle, damaged or not."""
-    if path.name.endswith(SUFFIX):
+    if path.name.lower().endswith(SUFFIX):
         return True
     try:
         with open(path, "rb") as file:

@@ -8,7 +8,6 @@ What is written is checked before it takes its place.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from hemf import locks
 from hemf.errors import BadInputError, CheckFailedError, UsageError
+from hemf_export import model_kind
 from hemf_export.triton import faults, model_file, model_folder, parameters, protobuf, versions
 from hemf_export.triton.model_folder import CONFIG, WrittenModel
 from hemf_export.triton.options import Options, require_name
@@ -169,7 +169,7 @@ def _check_place(output: Path) -> None:
 
 
 def _name_of(path: Path) -> str:
-    name = re.sub(r"\.(onnx|engine|plan|trt)$", "", path.name)
+    name = model_kind.stem(path)
     try:
         require_name(name)
     except UsageError as error:
