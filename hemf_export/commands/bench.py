@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def command(
         raise UsageError("--verified is for --report, --markdown, -o and --json.")
 
     from hemf import artifacts
-    from hemf_export import console
+    from hemf_export import console, streams
     from hemf_export.bench import accuracy, accuracy_section, lineup
     from hemf_export.bench import baseline as bench_baseline
     from hemf_export.bench import page as bench_page
@@ -101,12 +100,12 @@ def command(
     for note in (*found.notes, *(compared.notes if compared else ())):
         console.warn(note)
     if as_json:
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
     else:
         _show(found, compared)
         _next(files, batches, output)
     if problem is not None:
-        click.echo(f"error: {problem}", err=True)
+        streams.say_error(problem)
         # Not as an error: that would print a second JSON value. Not with click's exit, whose code is only returned.
         raise SystemExit(FAILED)
 
@@ -133,7 +132,7 @@ def _show(report: BenchReport, compared: Comparison | None) -> None:
     from hemf_export import console
     from hemf_export.bench import report as bench_report
 
-    console.results.print(bench_report.machine(report.conditions), markup=False, style="dim")
+    console.result(bench_report.machine(report.conditions), dim=True)
     for batch in dict.fromkeys(timing.batch for timing in report.timings):
         timings = [timing for timing in report.timings if timing.batch == batch]
         rows = [(timing.name, *report.cells(timing)) for timing in timings]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -52,7 +51,7 @@ def command(
             "file": str(made.path), "size_bytes": size, "sha256": made.sha256, "contents_sha256": contents,
             "files": len(made.index.members) + 2, **about, "notes": list(made.notes),
         }  # fmt: skip
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        console.print_json(values)
         return
     shown = [
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +87,6 @@ def command(
     for note in made.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({**made.manifest, "file": str(made.path)}, indent=2))
+        console.print_json({**made.manifest, "file": str(made.path)})
         return
     calibration_report.show(made, budget)

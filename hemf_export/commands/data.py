@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,12 +110,11 @@ def check(folder: Path, as_json: bool) -> None:
     finally:
         bar.stop()
     if as_json:
-        click.echo(json.dumps({"digest": record["digest"], "images": len(record["images"])}))
+        console.print_json({"digest": record["digest"], "images": len(record["images"])}, indent=None)
         return
-    console.results.print(
-        f"{folder}: all {len(record['images'])} images are as split.json lists them, split {record['digest'][:16]}",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+    console.result(
+        f"{folder}: all {len(record['images'])} images are as split.json lists them, split {record['digest'][:16]}"
+    )
 
 
 def _run(data_set: Any, options: dict[str, Any]) -> None:
@@ -145,7 +143,7 @@ def _run(data_set: Any, options: dict[str, Any]) -> None:
         console.warn(note)
     if as_json:
         values = {**dataclasses.asdict(made), "output": str(made.output)}
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
     _show(made)
 

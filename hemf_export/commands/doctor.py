@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,12 +79,14 @@ def _failure(report: Report) -> MissingCapabilityError:
 
 
 def _print_json(report: Report, failure: MissingCapabilityError | None) -> None:
+    from hemf_export import console, streams
+
     values: dict[str, Any] = report.to_dict()
     if failure is not None:
         values |= {"error": failure.message, "hint": failure.hint, "exit_code": failure.exit_code}
-    click.echo(json.dumps(values, indent=2))
+    console.print_json(values)
     if failure is not None:
-        click.echo(f"error: {failure.message}\n  {failure.hint}", err=True)
+        streams.say_error(failure.message, failure.hint)
         # Not as an error: that would print a second JSON value. Not with click's exit: without its standalone mode,
         # that code is only returned.
         raise SystemExit(failure.exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +71,7 @@ def command(
         console.warn(note)
     values = found.to_dict()
     if as_json:
-        click.echo(json.dumps({**values, "folder": str(folder)}, indent=2, allow_nan=False))
+        console.print_json({**values, "folder": str(folder)}, allow_nan=False)
         return
     _show(found, values)
     console.say(f"{folder}: evaluation.json, predictions.csv, confusion and roc as PNG and SVG")

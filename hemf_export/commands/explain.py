@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -51,7 +50,7 @@ def command(
     if empty:
         console.warn(f"Nothing speaks for the class in {len(empty)} of {len(found['images'])} images: empty maps.")
     if as_json:
-        click.echo(json.dumps({**found, "folder": str(folder)}, indent=2, allow_nan=False))
+        console.print_json({**found, "folder": str(folder)}, allow_nan=False)
         return
     rows = [
         (

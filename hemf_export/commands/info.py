@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +44,16 @@ def command(model: str, variant: str, num_classes: int, image_size: int, classes
     total = sum(parts.values(), Count())
     of_paper = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
     table_3 = _table_3() if of_paper else []
+    from hemf_export import console
+
     if as_json:
         values: dict[str, Any] = {
             "config": config.to_dict(),
             "parts": {name: vars(part) for name, part in parts.items()},
         }
         values |= {"total": vars(total), "table_3": table_3}
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
-
-    from hemf_export import console
-
     if saved is not None:
         for note in saved.notes:
             console.warn(note)

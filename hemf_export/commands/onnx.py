@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +54,7 @@ def command(
         console.warn(note)
     if as_json:
         values = {"file": str(done.path), **done.description.to_dict(), "parity": done.parity.to_dict()}
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
     proof = done.parity
     batches = ", ".join(str(size) for size in proof.batches)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -40,7 +39,7 @@ def command(
     for note in (*model.notes, *prediction_report.passed_over(pictures)):
         console.warn(note)
     if as_json:
-        click.echo(json.dumps(prediction_report.to_dict(str(file), model, found, pictures), indent=2))
+        console.print_json(prediction_report.to_dict(str(file), model, found, pictures))
         return
     root = images[0] if len(images) == 1 and images[0].is_dir() else None
     prediction_report.show(str(file), model, found, pictures, top=top, root=root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +45,7 @@ def command(
     for note in found.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({"file": str(engine), **self_test.to_dict(found)}, indent=2))
+        console.print_json({"file": str(engine), **self_test.to_dict(found)})
         return None
     rows = [
         ("images", str(found.images)),
@@ -93,7 +92,7 @@ def _bundle(
             "file": str(path), "passed": True, "files": len(index.members) + 2,
             "contents_sha256": index.contents_sha256, "models": [model.to_dict() for model in found.models],
         }  # fmt: skip
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        console.print_json(values)
         return
     runnable = next(model for model in found.models if model.outcome == "passed")
     if keep is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,7 +71,7 @@ def command(
     sources = shipment.find(checkpoint, output)
     shipped = shipment.ship(sources, data, options, Talk(console))
     if as_json and not shipment.failures(shipped):
-        click.echo(json.dumps({"shipped": [one.to_dict() for one in shipped]}, indent=2, ensure_ascii=False))
+        console.print_json({"shipped": [one.to_dict() for one in shipped]})
         return
     if not as_json:
         console.table(f"Shipped for {options.target}", COLUMNS, [_row(one) for one in shipped], words=(0, 1, 6))

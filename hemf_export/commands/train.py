@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,6 +65,7 @@ def command(
         click.echo(dump(recipe), nl=False)
         return
     data, output = _required(context, "data", data), _required(context, "output", output)
+    from hemf_export import console
     from train import scalars
     from train.run import Options
 
@@ -79,7 +79,7 @@ def command(
     with _together(device) as first:
         summary = _train(options, recipe, tensorboard=tensorboard)
         if first and as_json:
-            click.echo(json.dumps(summary, indent=2))
+            console.print_json(summary)
         elif first:
             _show(summary, output)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +69,7 @@ def command(
         console.warn(note)
     if as_json:
         values = {"repository": str(output), "models": [_values(made) for made in done.models]}
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        console.print_json(values)
         return None
     for made in done.models:
         console.facts(f"{made.folder}/{made.version}", _rows(made))
@@ -93,7 +92,7 @@ def _check(folder: Path, as_json: bool) -> None:
             "models": [vars(model) for model in found.models],
             "passed_over": list(found.passed_over),
         }
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
     rows = [_row(model) for model in found.models]
     rows += [(name, "not written by hemf-export: not checked") for name in found.passed_over]
@@ -105,7 +104,7 @@ def _print_served(output: Path, model: CheckedModel, as_json: bool) -> None:
     from hemf_export import console
 
     if as_json:
-        click.echo(json.dumps({"repository": str(output), "models": [vars(model)]}, indent=2))
+        console.print_json({"repository": str(output), "models": [vars(model)]})
         return
     console.facts(str(output / model.name), [_row(model)])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,7 @@ def command(
     for note in done.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({**done.engine.manifest, "file": str(done.engine.path)}, indent=2))
+        console.print_json({**done.engine.manifest, "file": str(done.engine.path)})
         return
     rows = [
         ("engine", _built(done.engine)),

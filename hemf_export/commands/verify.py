@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ def command(
             values,
         )
     if as_json:
-        click.echo(json.dumps(values, indent=2, allow_nan=False))
+        console.print_json(values, allow_nan=False)
     else:
         console.next_command(*_next(candidates))
 
