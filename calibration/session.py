@@ -17,6 +17,18 @@ from hemf.errors import BadInputError
 MAX_MODEL_BYTES = 2**31 - 1
 
 
+def runtime() -> Any:
+    """ONNX Runtime, which tells nobody that it runs. Nothing else of ours imports it, but what a server runs.
+
+    `hemf` has told it so by its environment before; a program that imported it earlier is told by this call.
+    """
+    import onnxruntime
+
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class Session:
     """A graph in ONNX Runtime on the CPU, which takes one input.
 
@@ -36,8 +48,7 @@ class Session:
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3

@@ -1,1 +1,7 @@
 """HEMF, the network and its files: architecture, checkpoints, preprocessing, artifacts. Knows no ONNX, no engines."""
+
+import os
+
+# ONNX Runtime from 1.29 on sends events of its use, with an identifier of the device, and keeps both in the user's home.
+# It reads this when it is loaded; child processes inherit it. Every room imports this package first.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -67,7 +67,7 @@ def whole(path: Path, mark: str | None = None, *, force: bool = False) -> Iterat
     check(path, mark, force=force)
     shown, path = path, path.resolve()
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
     except OSError as error:
         raise artifacts.unwritable(shown, error) from error
     try:

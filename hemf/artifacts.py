@@ -24,6 +24,7 @@ from hemf.errors import BadInputError, UsageError
 
 MANIFEST_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
+_SHOWN = 40  # signs of a name in that of its temporary file or its log: a name may be as long as the system takes
 
 
 def sha256(path: Path) -> str:
@@ -46,7 +47,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         BadInputError: the folder can't be written, or the disk is full.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:_SHOWN]}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -64,6 +65,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch(beside: Path | None = None) -> Iterator[Path]:
+    """A folder for what is only needed within the block, which removes it, whatever comes.
+
+    Args:
+        beside: the result that it is for, on whose disk it lies, hidden; None for the system's place for such folders.
+
+    Raises:
+        BadInputError: it can't be made, or its disk is full; `beside` is named as what can't be written.
+    """
+    shown, own = beside, {"prefix": "hemf-export-"}
+    if beside is not None:
+        own = {"prefix": f".{beside.name[:_SHOWN]}.", "suffix": ".tmp", "dir": str(beside.parent)}
+    try:
+        with tempfile.TemporaryDirectory(**own) as folder:
+            shown = beside or Path(folder)
+            yield Path(folder)
+    except OSError as error:
+        if shown is not None and error.filename is not None and str(own.get("dir", shown)) not in str(error.filename):
+            raise  # of another file than those here
+        if shown is None:
+            raise BadInputError(
+                f"No folder for temporary files can be made: {error.strerror or error}.",
+                "Name a place with TMPDIR=/some/folder.",
+            ) from error
+        raise unwritable(shown, error) from error
+
+
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -72,7 +101,8 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: two spaces, keys in the order given, a final newline."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    # Bytes that are no text, in the name of a file, stay what they are: an escape of JSON.
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def copy_to(source: Path, path: Path) -> None:
@@ -91,14 +121,17 @@ def exclusive(path: Path) -> Iterator[None]:
         BadInputError: the cache folder can't be written.
     """
     folder = cache_folder() / "locks"
-    check_folder(folder)
+    try:
+        check_folder(folder)
+    except BadInputError as error:
+        raise BadInputError(error.message, "Set HEMF_EXPORT_CACHE to a folder of your own.") from error
     with FileLock(folder / f"{_place_hash(path)}.lock"):
         yield
 
 
 def log_path(path: Path) -> Path:
     """Where the log of making `path` lies, in the cache folder; another place has another."""
-    return cache_folder() / "logs" / f"{path.name}.{_place_hash(path)}.log"
+    return cache_folder() / "logs" / f"{path.name[:_SHOWN]}.{_place_hash(path)}.log"
 
 
 @contextmanager
@@ -119,9 +152,13 @@ def check_writable(path: Path) -> None:
     Raises:
         BadInputError: the folder can't be made or written, or `path` is a folder.
     """
-    if path.is_dir():
-        raise BadInputError(f"{path} is a folder, not a file to write.")
-    check_folder(path.parent)
+    try:
+        if path.is_dir():
+            raise BadInputError(f"{path} is a folder, not a file to write.")
+        check_folder(path.parent)
+        manifest_path(path).exists()
+    except OSError as error:  # a name that is too long, for its manifest at least
+        raise unwritable(path, error) from error
 
 
 def check_folder(folder: Path) -> None:
@@ -137,10 +174,19 @@ def check_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where results are kept that can be made again: HEMF_EXPORT_CACHE, or the user's cache folder."""
+    """Where results are kept that can be made again: HEMF_EXPORT_CACHE, or the user's cache folder.
+
+    Raises:
+        BadInputError: nothing tells where: a user without a home, as in some containers.
+    """
     if own := os.environ.get("HEMF_EXPORT_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "hemf-export")
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "hemf-export")
+    except RuntimeError as error:
+        raise BadInputError(
+            "This user has no home folder to keep a cache in.", "Set HEMF_EXPORT_CACHE to a folder of your own."
+        ) from error
 
 
 def check_distinct(source: Path, output: Path) -> None:

@@ -20,12 +20,13 @@ import click
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="CKPT",
               help="Whose training the model card tells of.  [default: looked for beside the files]")  # fmt: skip
 @click.option("--triton/--no-triton", default=True, show_default=True, help="With a repository for Triton.")
+@click.option("--name", metavar="NAME", help="Of the model there.  [default: the file's]")
 @click.option("--cpp/--no-cpp", default=True, show_default=True, help="With the C++ library and its example.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     files: tuple[Path, ...], output: Path, verified: Path | None, bench: Path | None, images: Path | None, golden: int,
-    use: Path | None, checkpoint: Path | None, triton: bool, cpp: bool, force: bool, as_json: bool,
+    use: Path | None, checkpoint: Path | None, triton: bool, name: str | None, cpp: bool, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Pack model files of one checkpoint into FILE.tar.zst, with all that proves and serves them.
 
@@ -38,8 +39,8 @@ def command(
 
     request = making.Request(
         files=files, output=output, verified=verified, bench=bench, images=images, golden=golden,
-        use=None if use is None else model_card.read_use(use), checkpoint=checkpoint, triton=triton, cpp=cpp,
-        force=force,
+        use=None if use is None else model_card.read_use(use), checkpoint=checkpoint, triton=triton,
+        served_as=name, cpp=cpp, force=force,
     )  # fmt: skip
     made = making.make(request, console.step)
     for note in made.notes:

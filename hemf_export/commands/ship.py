@@ -22,6 +22,7 @@ if TYPE_CHECKING:
               help="Data folder: calibrates on train/, chooses on val/, verifies on test/.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="For all files; of several checkpoints a folder each.")  # fmt: skip
+@click.option("--name", metavar="NAME", help="Of the files, and in Triton.  [default: the checkpoint's]")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Options; flags win over it.")
 @click.option("--target", default="t4", show_default=True, help="GPU or compute capability, as in trt.")
 @click.option("--max-drop", default=0.5, show_default=True, metavar="POINTS", help="Accuracy that INT8 may cost.")
@@ -51,6 +52,7 @@ def command(
     checkpoint: Path,
     data: Path,
     output: Path,
+    name: str | None,
     config: Path | None,
     as_json: bool,
     **flags: Any,
@@ -65,10 +67,10 @@ def command(
     from hemf_export.shipping import options as given
     from hemf_export.shipping import shipment
 
-    named = {name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    options = given.resolve(config, {name: flags[name] for name in named})
+    given_flags = {key: flags[key] for key in flags if context.get_parameter_source(key) is ParameterSource.COMMANDLINE}
+    options = given.resolve(config, given_flags)
     _check(options)
-    sources = shipment.find(checkpoint, output)
+    sources = shipment.find(checkpoint, output, name)
     shipped = shipment.ship(sources, data, options, Talk(console))
     if as_json and not shipment.failures(shipped):
         console.print_json({"shipped": [one.to_dict() for one in shipped]})
