@@ -8,9 +8,9 @@ from typing import Any
 # A server on a hospital's images tells nobody that it runs: said before ONNX Runtime is loaded, which reads it then.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
 
 if hasattr(onnxruntime, "disable_telemetry_events"):
     onnxruntime.disable_telemetry_events()
