@@ -2,6 +2,6 @@
 
 import os
 
-# ONNX Runtime from 1.29 on sends events of its use, with an identifier of the device, and keeps both in the home folder.
+# ONNX Runtime from 1.29 on sends events of its use, with an identifier of the device; it keeps both in the home folder.
 # It reads this when it is loaded; child processes inherit it. Every room imports this package first.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import SECONDS, Count, Number, whole_numbers
 
 if TYPE_CHECKING:
     from hemf_export.bench.baseline import Comparison
@@ -28,8 +29,10 @@ FAILED = 3
     "--transfers", type=click.Choice(["in", "out", "both"]), default="in", show_default=True,
     help="Time the copies to the GPU and back, or leave images and logits there.",
 )  # fmt: skip
-@click.option("--seconds", default=30.0, show_default=True, help="At most, for each batch size.")
-@click.option("--threads", type=int, help="Of each runner on a CPU.  [default: the cores that may be used]")
+@click.option("--seconds", type=SECONDS, default=30.0, show_default=True, help="At most, for each batch size.")
+@click.option(
+    "--threads", type=Count(most=4096), help="Of each runner on a CPU.  [default: the cores that may be used]"
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Images to run on.  [default: seeded noise]")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Peak memory, a process a runner.")
 @click.option("--target", help="GPU of the roofline.  [default: this machine's, or t4]")
@@ -39,7 +42,14 @@ FAILED = 3
 @click.option("--verified", type=click.Path(path_type=Path), metavar="VERIFY.json",
               help="What verify --json printed: accuracy beside latency in the reports.")  # fmt: skip
 @click.option("--baseline", type=click.Path(path_type=Path), help="JSON of an earlier run to compare with.")
-@click.option("--max-slowdown", default=10.0, show_default=True, metavar="PERCENT", help="Of a ratio, to the baseline.")
+@click.option(
+    "--max-slowdown",
+    type=Number(),
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Of a ratio, to the baseline.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     files: tuple[Path, ...], batches: str | None, runners: str | None, transfers: Any, seconds: float,
@@ -52,9 +62,7 @@ def command(
     Without FILES, what lies in the current folder is taken. Nothing is timed whose logits differ from the first's. Ends
     with 3 where some do, or where a ratio to the first grew beyond --max-slowdown since the --baseline.
     """
-    sizes = None if batches is None else _numbers(batches)
-    if not 0 <= max_slowdown < float("inf"):
-        raise UsageError(f"--max-slowdown is a share in percent, not {max_slowdown:g}.")
+    sizes = None if batches is None else whole_numbers("--batch", batches)
     if verified is not None and not (report or markdown or output or as_json):
         raise UsageError("--verified is for --report, --markdown, -o and --json.")
 
@@ -108,13 +116,6 @@ def command(
         streams.say_error(problem)
         # Not as an error: that would print a second JSON value. Not with click's exit, whose code is only returned.
         raise SystemExit(FAILED)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--batch takes positive numbers, N or N,N, not {text!r}.")
-    return tuple(map(int, parts))
 
 
 def _problem(report: BenchReport, compared: Comparison | None, max_slowdown: float) -> str | None:

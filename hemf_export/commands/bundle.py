@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from hemf_export.number_options import Count
+
 
 @click.command("bundle")
 @click.argument("files", nargs=-1, required=True, metavar="ENGINE|ONNX…", type=click.Path(path_type=Path))
@@ -14,7 +16,7 @@ import click
 @click.option("--bench", type=click.Path(path_type=Path), metavar="BENCH.json", help="What bench -o wrote.")
 @click.option("--images", type=click.Path(path_type=Path),
               help="Golden images for ONNX files.  [default: those of the engines, else seeded noise]")  # fmt: skip
-@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True,
+@click.option("--golden", type=Count(0, 1024), default=4, show_default=True,
               help="How many; 0 for none, of engines too.")  # fmt: skip
 @click.option("--use", type=click.Path(path_type=Path), metavar="FILE.md", help="What it is for: for the model card.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="CKPT",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import Seed
 
 if TYPE_CHECKING:  # what runs imports it when it is needed
     from train.datasets.preparation import Prepared
@@ -36,7 +37,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A new or empty folder."),
         click.option("--split", metavar="TRAIN/VAL/TEST",
                      help="Shares, stratified by class.  [default: see above]"),
-        click.option("--seed", type=int, help="[default: the authors' 123 for their split, else 0]"),
+        click.option("--seed", type=Seed(), help="[default: the authors' 123 for their split, else 0]"),
         click.option("--groups", type=click.Path(path_type=Path), metavar="FILE.csv",
                      help="Which group each image belongs to; no group is divided."),
         click.option("--group-column", metavar="NAME", help="The column of the groups: patient, lesion_id, …"),

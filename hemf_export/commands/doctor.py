@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hemf.errors import MissingCapabilityError
+from hemf_export.number_options import SECONDS
 
 if TYPE_CHECKING:
     from hemf_export.doctor.checkup import Report
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     "--timeout",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     help="Seconds that an import may take.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hemf_export.number_options import Count
+
 if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
     from hemf_export.evaluated import Evaluation
 
@@ -40,7 +42,7 @@ _EXPLAINED = 4  # images in the next command
               help="For the results.  [default: FILE.evaluation beside FILE; of several, evaluation]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an earlier evaluation in that folder.")
 @click.option("--classes", help="Class names a,b,c for checkpoints that have none.")
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
+@click.option("--batch", type=Count(), default=8, show_default=True, help="Images at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     files: tuple[Path, ...], data: tuple[Path, ...], output: Path | None, force: bool, classes: str | None, batch: int,

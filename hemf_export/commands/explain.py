@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from hemf_export.number_options import Count
+
 _SHOWN = 20  # images in the table
 
 
@@ -17,7 +19,7 @@ _SHOWN = 20  # images in the table
               help="Folder for the pictures.  [default: CKPT.explained beside the checkpoint]")  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace earlier explanations in that folder.")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
+@click.option("--batch", type=Count(), default=8, show_default=True, help="Images at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     file: Path, images: tuple[Path, ...], class_name: str | None, output: Path | None, force: bool,

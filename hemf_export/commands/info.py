@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from hemf.variants import VARIANTS, WHOLE
+from hemf_export.number_options import Count
 
 
 @click.command("info")
 @click.argument("model", default="hemf-base", metavar="[CKPT|SIZE]")
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
               help=f"Of a size: {', '.join(VARIANTS)}.")  # fmt: skip
-@click.option("--num-classes", default=7, show_default=True, help="For a size.")
-@click.option("--image-size", default=224, show_default=True, help="For a size.")
+@click.option("--num-classes", type=Count(2, 1_000_000), default=7, show_default=True, help="For a size.")
+@click.option("--image-size", type=Count(32, 8192), default=224, show_default=True, help="For a size.")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(model: str, variant: str, num_classes: int, image_size: int, classes: str | None, as_json: bool) -> None:

@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import Count
 
 
 @click.command("predict")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes shown for an image.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images at a time.  [default: 8, or the file's own]")
+@click.option("--top", type=Count(), default=3, show_default=True, help="Classes shown for an image.")
+@click.option("--batch", type=Count(), help="Images at a time.  [default: 8, or the file's own]")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(

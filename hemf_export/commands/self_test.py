@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import Number
 
 if TYPE_CHECKING:
     from hemf_export.bundle.index import Index
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("engine", metavar="ENGINE|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--cuda-graphs/--no-cuda-graphs", default=True, show_default=True, help="Launch as captured graphs.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Bundle: unpack it there, if it passes.")
-@click.option("--max-slowdown", type=float, metavar="PERCENT",
+@click.option("--max-slowdown", type=Number(), metavar="PERCENT",
               help="Bundle: than its own benchmark.  [default: 100 on a machine of its kind, else none]")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Bundle: end with 4 where any of its files can't run here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from hemf.errors import HemfError, UsageError
+from hemf_export.number_options import POINTS, SECONDS, Count
 
 if TYPE_CHECKING:
     from calibration.job import Listener
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 @click.option("--name", metavar="NAME", help="Of the files, and in Triton.  [default: the checkpoint's]")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Options; flags win over it.")
 @click.option("--target", default="t4", show_default=True, help="GPU or compute capability, as in trt.")
-@click.option("--max-drop", default=0.5, show_default=True, metavar="POINTS", help="Accuracy that INT8 may cost.")
+@click.option(
+    "--max-drop", type=POINTS, default=0.5, show_default=True, metavar="POINTS", help="Accuracy that INT8 may cost."
+)
 @click.option("--precision", type=click.Choice(["auto", "fp16"]), default="auto", show_default=True,
               help="auto: INT8 where it is worth it within --max-drop, else FP16.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 @click.option("--source-size", default="", metavar="HxW", help="Of raw images that the model resizes itself.")
 @click.option("--classes", default="", metavar="A,B,C", help="For a checkpoint that names none.")
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latency.")
-@click.option("--bench-seconds", default=10.0, show_default=True, help="At most, for each batch size.")
-@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True, help="Images in the bundle.")
+@click.option("--bench-seconds", type=SECONDS, default=10.0, show_default=True, help="At most, for each batch size.")
+@click.option("--golden", type=Count(0, 1024), default=4, show_default=True, help="Images in the bundle.")
 @click.option(
     "--noise", is_flag=True, default=False, help="Golden images are noise: no image of the data is in the bundle."
 )

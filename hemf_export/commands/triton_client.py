@@ -7,16 +7,17 @@ from pathlib import Path
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import SECONDS, Count
 
 
 @click.command("triton-client")
 @click.argument("url")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
 @click.option("--model", "name", help="Name of the model.  [default: the only one]")
-@click.option("--version", type=click.IntRange(min=1), help="Of the model.  [default: the highest that is ready]")
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes shown for an image.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images of a request.  [default: 8, or the model's own]")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=60.0, show_default=True,
+@click.option("--version", type=Count(), help="Of the model.  [default: the highest that is ready]")
+@click.option("--top", type=Count(), default=3, show_default=True, help="Classes shown for an image.")
+@click.option("--batch", type=Count(), help="Images of a request.  [default: 8, or the model's own]")
+@click.option("--timeout", "timeout_s", type=SECONDS, default=60.0, show_default=True,
               metavar="SECONDS", help="For one request.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
