@@ -16,23 +16,23 @@ class Count(click.IntRange):
 
     name = "integer"
 
-    def __init__(self, least: int = 1, most: int = _LARGEST_COUNT) -> None:
+    def __init__(self, least: int = 1, most: int | None = None, *, largest: int = _LARGEST_COUNT) -> None:
         super().__init__(least, most)
+        self.largest = largest
 
-    def _describe_range(self) -> str:
-        return "" if self.max == _LARGEST_COUNT and self.min in (0, 1) else super()._describe_range()
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, which a range without an upper end would let grow without one."""
+        number = super().convert(value, param, ctx)
+        if number > self.largest:
+            self.fail(f"{value} is more than {self.largest}.", param, ctx)
+        return number
 
 
-class Seed(click.IntRange):
+class Seed(Count):
     """What random numbers begin with."""
 
-    name = "integer"
-
     def __init__(self) -> None:
-        super().__init__(0, _LARGEST_SEED)
-
-    def _describe_range(self) -> str:
-        return ""
+        super().__init__(0, largest=_LARGEST_SEED)
 
 
 class Number(click.FloatRange):
@@ -50,13 +50,10 @@ class Number(click.FloatRange):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
 
-    def _describe_range(self) -> str:
-        return ""
-
 
 POINTS = Number(0.0, 100.0)
 SHARE = Number(0.0, 1.0)
-SECONDS = Number(above=True, most=1e9)
+SECONDS = Number(above=True, most=1e6)
 
 
 def whole_numbers(option: str, text: str, *, most: int = _LARGEST_COUNT) -> tuple[int, ...]:

@@ -31,7 +31,8 @@ _DEFAULTS = FineTuning()
     show_default=True,
     help="At the start; a cosine to 0.",
 )
-@click.option("--distillation-weight", type=SHARE, default=_DEFAULTS.distillation_weight, show_default=True, metavar="SHARE",
+@click.option("--distillation-weight", type=SHARE, default=_DEFAULTS.distillation_weight, show_default=True,
+              metavar="SHARE",
               help="Of the loss, that keeps to the checkpoint's logits; the rest, to the labels.")  # fmt: skip
 @click.option(
     "--temperature",
