@@ -168,10 +168,8 @@ def say_error(message: str, hint: str | None = None) -> None:
 
 
 def json_text(values: Any, *, indent: int | None = 2, allow_nan: bool = True) -> str:
-    """JSON for standard output: names are readable where it can show them, and nothing in it steers a terminal."""
-    unicode = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    text = json.dumps(values, indent=indent, ensure_ascii=not unicode, allow_nan=allow_nan)
-    return "".join(sign if sign.isprintable() or sign == "\n" else json.dumps(sign)[1:-1] for sign in text)
+    """JSON for standard output, in ASCII: whatever shows it can show it, and nothing in it steers a terminal."""
+    return json.dumps(values, indent=indent, allow_nan=allow_nan)
 
 
 def _escape(sign: str) -> str:
