@@ -20,6 +20,7 @@ from hemf.folders import LabelledImages
 from hemf.images import Preprocess, decode
 from train.augmentation import augment
 from train.batches import Division
+from train.loader_processes import from_processes
 from train.recipe import Recipe
 from train.sampling import order
 
@@ -91,7 +92,7 @@ class TrainingLoader:
         """For each step its micro-batches: images (n, 3, size, size) and labels (n,) of this process."""
         assert self._loader is not None
         self.keys.epoch = epoch
-        batches = iter(self._loader)
+        batches = from_processes(self._loader)
         for step in range(self.division.steps):
             yield [next(batches) for _ in self.division.pieces(step, self.keys.rank)]
 
@@ -131,10 +132,11 @@ def evaluation_batches(
         for pixels in folders.batches(images, preprocess, batch_size):
             yield torch.from_numpy(preprocess.normalize(pixels))
         return
-    yield from DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         _EvaluationImages(images, preprocess),
         batch_size=batch_size,
         num_workers=min(workers, -(-len(images) // batch_size)),
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
+    yield from from_processes(loader)
