@@ -201,9 +201,10 @@ def test_names_through_every_command_that_writes(within, tmp_path, name):
     data = write_class_folders(tmp_path / "images", 6)
     path = foreign(tmp_path / "m.onnx", hostile, CLASSES)
     half, small = place / "m.fp16.onnx", place / "m.int8.onnx"
-    assert within("calibrate", path, "--precision", "fp16", "--images", data, "-o", half)[0] == 0
+    named = ("--images", data, "--classes", ",".join(CLASSES))
+    assert within("calibrate", path, "--precision", "fp16", *named, "-o", half)[0] == 0
     eight = ("--precision", "int8", "--method", "max", "--sensitivity")
-    assert within("calibrate", path, *eight, "--images", data, "-o", small)[0] == 0
+    assert within("calibrate", path, *eight, *named, "-o", small)[0] == 0
     within("verify", half, "--data", data, "--report", place / "v.html", "--markdown", place / "v.md", "--json")
     assert within("bench", half, "--seconds", 0.2, "--batch", 1, "--no-memory", "--report", place / "b.html",
                   "-o", place / "b.json", "--markdown", place / "b.md")[0] == 0  # fmt: skip
