@@ -33,7 +33,7 @@ def check(path: Path, mark: str | None = None, *, force: bool = False) -> None:
     try:
         if place.exists() and not place.is_dir():
             raise BadInputError(f"{path} is a file, not a folder to write.", "Choose another folder with -o.")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.check_folder(place.parent)
         if not place.exists() or not any(place.iterdir()):
             return
     except OSError as error:

@@ -75,15 +75,15 @@ def scratch(beside: Path | None = None) -> Iterator[Path]:
     Raises:
         BadInputError: it can't be made, or its disk is full; `beside` is named as what can't be written.
     """
-    shown, own = beside, {"prefix": "hemf-export-"}
-    if beside is not None:
-        own = {"prefix": f".{beside.name[:_SHOWN]}.", "suffix": ".tmp", "dir": str(beside.parent)}
+    place = None if beside is None else str(beside.parent)
+    prefix, suffix = ("hemf-export-", None) if beside is None else (f".{beside.name[:_SHOWN]}.", ".tmp")
+    shown = beside
     try:
-        with tempfile.TemporaryDirectory(**own) as folder:
+        with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=place) as folder:
             shown = beside or Path(folder)
             yield Path(folder)
     except OSError as error:
-        if shown is not None and error.filename is not None and str(own.get("dir", shown)) not in str(error.filename):
+        if shown is not None and error.filename is not None and str(place or shown) not in str(error.filename):
             raise  # of another file than those here
         if shown is None:
             raise BadInputError(
@@ -239,7 +239,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(place.read_bytes())
         expected = manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"{place} is not a manifest: {error}.", f"Make {path.name} again.") from error
     found = sha256(path)
     if found != expected:

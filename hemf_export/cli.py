@@ -97,7 +97,9 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     70 a defect of ours, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     streams.reopen_closed()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal ends a command as Ctrl-C does, but for one under nohup
+        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     # What Pillow thinks of odd headers helps nobody here: an image decodes, or is refused by name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with home.kept_clean():

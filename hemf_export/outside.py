@@ -62,6 +62,8 @@ def _one(error: BaseException) -> HemfError | None:
             "This machine has too little memory for this" + (f": {_first_line(text)}." if text else "."),
             "Close other programs, or take smaller batches.",
         )
+    if isinstance(error, RecursionError) and _is_of_json(error):
+        return BadInputError("A JSON file is nested too deeply to be read.", "It is none that hemf-export writes.")
     if isinstance(error, ImportError):
         return _import(error, text)
     if isinstance(error, OSError):
@@ -69,6 +71,14 @@ def _one(error: BaseException) -> HemfError | None:
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return _no_more("thread", text)
     return None
+
+
+def _is_of_json(error: BaseException) -> bool:
+    """Whether an error was raised while JSON was read."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("json")
 
 
 def _import(error: ImportError, text: str) -> HemfError | None:
