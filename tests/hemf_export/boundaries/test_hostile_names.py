@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hemf import artifacts, names
+from hemf import artifacts, checkpoint, names
 from hemf.errors import BadInputError
+from hemf.variants import vary
 from hemf_export.bundle import unpacking
 from hemf_export.shipping import engine_cache, records, shipment
 from hemf_export.verify import scrutiny
-from tests.conftest import CLASSES, write_class_folders
+from tests.conftest import CLASSES, TINY, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf_export.boundaries.hostile_files import NAMES, classifier
 from tests.hemf_export.triton.models import means
 from tests.hostile.conftest import contents, one_message
@@ -218,3 +219,32 @@ def test_names_through_every_command_that_writes(within, tmp_path, name):
         text = page.read_text(encoding="utf-8")
         assert "\u202e" not in text
         assert "<script>alert" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_of_a_checkpoint_through_every_command_that_writes(within, tmp_path, name):
+    config, place = vary(TINY, "local-only"), tmp_path / "repo" / "out"
+    path = tmp_path / "m.pt"
+    checkpoint.save(tiny_checkpoint(config=config, classes=(NAMES[name], "dark", "striped")), path)
+    write_images(tmp_path / "images", 2, "dark")
+    assert within("info", path)[0] == 0
+    assert within("explain", path, tmp_path / "images", "-o", place / "explained")[0] == 0
+    assert within("onnx", path, "-o", place / "m.onnx")[0] == 0
+    assert within("inspect", place / "m.onnx")[0] == 0
+    assert within("predict", place / "m.onnx", tmp_path / "images")[0] == 0
+    code = 1 if name == "line breaks" else 0  # a label is a line
+    assert within("triton", place / "m.onnx", "-o", place / "repo")[0] == code
+    assert within("bundle", place / "m.onnx", "-o", place / "b.tar.zst", "--no-cpp")[0] == code
+    assert within("ship", path, "--data", tmp_path / "images", "-o", place / "shipped")[0] in (0, 1, 3)
+
+
+@pytest.mark.parametrize("where", ["/proc/self/out", "/dev/null/out"])
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs folders that nobody can write into")
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(run_cli, tmp_path, where):
+    write_images(tmp_path / "images", 1, "dark")
+    for command in (["evaluate", "none.onnx", "--data"], ["explain", "none.pt"]):
+        code, _, err = run_cli(*command, tmp_path / "images", "-o", where)
+        assert code == 1
+        assert "Can't write" in one_message(err)
+        assert "none" not in err
