@@ -31,7 +31,7 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 @click.option("--sensitivity", is_flag=True, help="int8: measure every block, without a budget too.")
 @click.option("--for", "target", type=click.Choice(["tensorrt", "cpu"]), default="tensorrt", show_default=True,
               help="cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
-@click.option("--max-logit-diff", type=Number(above=True), help="fp16.  [default: 0.05, or 1 % of the largest logit]")
+@click.option("--max-logit-diff", type=Number(), help="fp16.  [default: 0.05, or 1 % of the largest logit]")
 @click.option("--mean", metavar="R,G,B", help="Of a file that isn't ours.  [default: 0.5,0.5,0.5]")
 @click.option("--std", metavar="R,G,B", help="The same.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), help="The same.  [default: crop]")

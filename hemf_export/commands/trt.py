@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 @click.option("--images", type=click.Path(path_type=Path),
               help="Images: fp16 is proven on them, int8 calibrated and judged.  [default: seeded noise]")  # fmt: skip
 @click.option("--samples", type=Count(), default=64, show_default=True, help="fp16: at most so many of the images.")
-@click.option("--max-logit-diff", type=Number(above=True), default=None,
+@click.option("--max-logit-diff", type=Number(), default=None,
               help="fp16: against float32.  [default: 0.05, or 1 % of the largest logit]")  # fmt: skip
 @click.option("--min-agreement", type=SHARE, default=None,
               help="Share of images that keep their class.  [default: fp16 0.99 but for one image]")  # fmt: skip
