@@ -139,7 +139,7 @@ def test_one_image_of_few_may_change_its_class_and_more_may_not(image_data):
         (["--fp16", "--batch", "8:4:2"], 2, "MIN ≤ OPT ≤ MAX"),
         (["--fp16", "--batch", "x"], 2, "MIN:OPT:MAX"),
         (["--fp16", "--target", "t4x"], 2, "Did you mean 't4'?"),
-        (["--fp16", "--min-agreement", "99"], 2, "a share, 0 to 1"),
+        (["--fp16", "--min-agreement", "99"], 2, "0.0<=x<=1.0"),
         (["--fp16", "--max-logit-diff", "nan"], 2, "not a finite number"),
         (["--fp16", "--backend", "tensorrt"], 4, "tensorrt"),
         (["--fp16", "--target", "sm_61"], 4, "builds for"),
