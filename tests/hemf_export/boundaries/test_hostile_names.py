@@ -34,7 +34,6 @@ LEGAL = (
     "\x1b[31mred",
     " ",
     "-rf",
-    "a\udcffb",
 )
 
 
