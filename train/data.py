@@ -20,7 +20,6 @@ from hemf.folders import LabelledImages
 from hemf.images import Preprocess, decode
 from train.augmentation import augment
 from train.batches import Division
-from train.loader_processes import from_processes
 from train.recipe import Recipe
 from train.sampling import order
 
@@ -92,7 +91,7 @@ class TrainingLoader:
         """For each step its micro-batches: images (n, 3, size, size) and labels (n,) of this process."""
         assert self._loader is not None
         self.keys.epoch = epoch
-        batches = from_processes(self._loader)
+        batches = iter(self._loader)
         for step in range(self.division.steps):
             yield [next(batches) for _ in self.division.pieces(step, self.keys.rank)]
 
@@ -132,11 +131,10 @@ def evaluation_batches(
         for pixels in folders.batches(images, preprocess, batch_size):
             yield torch.from_numpy(preprocess.normalize(pixels))
         return
-    loader: DataLoader[Any] = DataLoader(
+    yield from DataLoader(
         _EvaluationImages(images, preprocess),
         batch_size=batch_size,
         num_workers=min(workers, -(-len(images) // batch_size)),
         pin_memory=pin_memory,
         generator=torch.Generator(),
     )
-    yield from from_processes(loader)

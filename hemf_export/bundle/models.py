@@ -10,8 +10,7 @@ import numpy as np
 
 from engines import golden
 from engines.golden import Golden
-from hemf import artifact_folder, artifacts
-from hemf import names as fit_names
+from hemf import artifact_folder, artifacts, file_names
 from hemf.errors import BadInputError, UsageError
 from hemf_export import golden_images
 from hemf_export.triton import model_file
@@ -63,7 +62,7 @@ def read(paths: Sequence[Path]) -> list[ModelFile]:
 
 def member_name(path: Path) -> str:
     """What a file is called in a bundle: as it is, where that does for any system."""
-    return fit_names.fit(path.stem, longest=_LONGEST_STEM) + path.suffix.lower()
+    return file_names.fit(path.stem, longest=_LONGEST_STEM) + path.suffix.lower()
 
 
 def stage(model: ModelFile, folder: Path, images: Path | None, count: int, others: Sequence[Golden]) -> dict[str, Any]:

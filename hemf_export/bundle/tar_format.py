@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tarfile
 
-from hemf import names
+from hemf import file_names
 from hemf.errors import BadInputError
 
 BLOCK = 512
@@ -67,5 +67,5 @@ def require_plain(name: str) -> None:
     Raises:
         BadInputError: the name is told.
     """
-    if not all(names.is_plain(part) for part in name.split("/")):
+    if not all(file_names.is_plain(part) for part in name.split("/")):
         raise BadInputError(f"the name {name!r} could lead out of the folder")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemf import artifacts, names
+from hemf import artifacts, file_names
 from hemf.errors import BadInputError
 
 NAME = "ship.json"
@@ -98,7 +98,7 @@ def _require_plain(steps: Iterable[Done]) -> None:
     named = [*FILE_FACTS]
     for done in steps:
         for name in (*done.files, *(done.facts[fact] for fact in named if fact in done.facts)):
-            if not names.is_plain(name):
+            if not file_names.is_plain(name):
                 raise ValueError(f"{name!r} is not the name of a file in its folder")
 
 

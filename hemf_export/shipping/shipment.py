@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import machine
-from hemf import artifacts
-from hemf import names as fit_names
+from hemf import artifacts, file_names
 from hemf.errors import BadInputError, HemfError, UsageError
 from hemf_export.discover import CHECKPOINT_SUFFIXES
 from hemf_export.shipping import records, steps
@@ -122,7 +121,7 @@ def find(path: Path, output: Path, name: str | None = None) -> list[Source]:
 
 
 def _source(called: str, checkpoint: Path, folder: Path) -> Source:
-    name = fit_names.fit(called, longest=LONGEST_NAME)
+    name = file_names.fit(called, longest=LONGEST_NAME)
     return Source(name, checkpoint, folder, "" if name == called else called)
 
 

@@ -15,8 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemf import artifacts
-from hemf import names as fit_names
+from hemf import artifacts, file_names
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf_export.triton import faults, model_file, model_folder, parameters, protobuf, versions
 from hemf_export.triton.model_folder import CONFIG, WrittenModel
@@ -174,7 +173,7 @@ def _check_place(output: Path) -> None:
 
 def name_of(path: Path) -> str:
     """What a model is called in Triton that nobody names: as its file, made fit."""
-    return fit_names.fit(_stem(path))
+    return file_names.fit(_stem(path))
 
 
 def _stem(path: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hemf import artifacts, checkpoint, names
+from hemf import artifacts, checkpoint, file_names
 from hemf.errors import BadInputError
 from hemf.variants import vary
 from hemf_export.bundle import unpacking
@@ -123,10 +123,10 @@ def test_files_of_any_name_are_bundled_and_served_under_fit_ones(within, tmp_pat
     assert code == 0, err
     (place / "unpacked").mkdir()
     found = unpacking.unpack(place / "b.tar.zst", place / "unpacked")
-    assert all(names.is_plain(part) for name in found.members for part in name.split("/"))
+    assert all(file_names.is_plain(part) for name in found.members for part in name.split("/"))
     assert found.about["triton"] == [Path(found.about["models"][0]["file"]).stem]
     assert within("triton", path, "-o", place / "models")[0] == 0
-    assert ("called" in err) == (names.fit(stem) != stem or len(stem) > 80)
+    assert ("called" in err) == (file_names.fit(stem) != stem or len(stem) > 80)
 
 
 def test_a_name_may_be_chosen_for_a_bundles_model(within, tmp_path):
@@ -144,13 +144,13 @@ def test_a_shipments_files_have_fit_names_whatever_the_checkpoint_is_called(tmp_
     path = tmp_path / f"{stem}.pt"
     path.touch()
     (source,) = shipment.find(path, tmp_path / "out")
-    assert source.name == names.fit(stem, longest=shipment.LONGEST_NAME)
+    assert source.name == file_names.fit(stem, longest=shipment.LONGEST_NAME)
     assert source.called == ("" if source.name == stem else stem)
     (chosen,) = shipment.find(path, tmp_path / "out", "lung.v2")
     assert (chosen.name, chosen.called) == ("lung.v2", "")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES.values() if not names.is_plain(name)], ids=ascii)
+@pytest.mark.parametrize("name", [name for name in NAMES.values() if not file_names.is_plain(name)], ids=ascii)
 def test_a_shipments_record_that_names_files_elsewhere_is_refused(tmp_path, name):
     for step in ({"files": {name: "a" * 64}, "facts": {}}, {"files": {}, "facts": {"graph": name}}):
         values = {"ship": records.FORMAT, "steps": {"onnx": {"key": "k", **step}}}
