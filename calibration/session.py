@@ -23,6 +23,18 @@ _LONGEST_REASON = 400
 _SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and told once
 
 
+def runtime() -> Any:
+    """ONNX Runtime, which tells nobody that it runs. Nothing else of ours imports it, but what a server runs.
+
+    `hemf` has told it so by its environment before; a program that imported it earlier is told by this call.
+    """
+    import onnxruntime
+
+    if hasattr(onnxruntime, "disable_telemetry_events"):
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class Session:
     """A graph in ONNX Runtime on the CPU, which takes one input.
 
@@ -46,8 +58,7 @@ class Session:
         name: str | None = None,
         output: ModelOutput = LOGITS,
     ) -> None:
-        import onnxruntime
-
+        onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or processors.threads()
         options.log_severity_level = _SILENT

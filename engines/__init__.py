@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hemf  # noqa: F401 - turns off the telemetry of what is loaded later
+
 if TYPE_CHECKING:
     from engines.runner import EngineRunner
 

@@ -30,7 +30,7 @@ class BatchProfile:
     def parse(cls, text: str) -> BatchProfile:
         """`MIN:OPT:MAX`, or `N` for N:N:N."""
         parts = text.split(":")
-        if len(parts) not in (1, 3) or not all(part.isdigit() for part in parts):
+        if len(parts) not in (1, 3) or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
             raise UsageError(f"--batch takes MIN:OPT:MAX or N, not {text!r}.")
         numbers = [int(part) for part in parts]
         return cls(*(numbers if len(numbers) == 3 else numbers * 3))

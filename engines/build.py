@@ -87,8 +87,8 @@ def build_engine(
         "build": options.to_dict(),
     }
     # The plan is made elsewhere: were this process killed, the folder of the output would be as it was.
-    with tempfile.TemporaryDirectory(prefix="hemf-export-") as folder:
-        plan = Path(folder, "plan")
+    with artifacts.scratch() as folder:
+        plan = folder / "plan"
         told = _run(graph, output, plan, backend, target, options, gpu, progress)
         seconds = time.monotonic() - started
         own |= {
@@ -155,8 +155,9 @@ def _run(
     with tempfile.TemporaryFile() as noise_file:
         # Its standard input is held open for as long as this process lives.
         with subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise_file, text=True
-        ) as worker:
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=noise_file, encoding="utf-8",
+            errors="replace",
+        ) as worker:  # fmt: skip
             assert worker.stdout is not None
             try:
                 for line in worker.stdout:

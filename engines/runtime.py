@@ -129,7 +129,9 @@ def _refit(
 def _try_in_a_child(path: Path, backend: Backend) -> None:
     command = child.command("engines.plan_probe", str(path.resolve()), backend.name)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PROBE_TIMEOUT_S
+        )
     except subprocess.TimeoutExpired as error:
         raise BadInputError(f"{backend.name} doesn't come to an end with {path}.", "It is not a whole plan.") from error
     if done.returncode < 0:

@@ -24,7 +24,7 @@ from hemf.errors import BadInputError, HemfError
 
 def main(request_path: str, plan_path: str) -> int:
     """Build what the request says and write the plan."""
-    request: dict[str, Any] = json.loads(Path(request_path).read_text())
+    request: dict[str, Any] = json.loads(Path(request_path).read_text(encoding="utf-8"))
     threading.Thread(target=_end_when_alone, args=(Path(request_path).parent,), daemon=True).start()
     log_path = Path(request["log"])
     with artifacts.growing_log(log_path) as file:

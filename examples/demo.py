@@ -49,7 +49,7 @@ def main(folder: Path) -> int:
     command(folder, "bench", "--batch", "1,8", "--seconds", "10")
     rows = table(folder)
     console.table(f"\nMade in {folder}/", ("file", "size", "test accuracy", "logits from PyTorch's"), rows)
-    accuracy = json.loads((folder / "summary.json").read_text())["splits"]["test"]["accuracy"]
+    accuracy = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["splits"]["test"]["accuracy"]
     console.say(f"Done in {time.monotonic() - started:.0f} s. Chance would be {CHANCE:.0%}.")
     if accuracy < 2 * CHANCE:
         console.warn(f"The accuracy of {accuracy:.1%} is not well over chance.")

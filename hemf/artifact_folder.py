@@ -33,7 +33,7 @@ def check(path: Path, mark: str | None = None, *, force: bool = False) -> None:
     try:
         if place.exists() and not place.is_dir():
             raise BadInputError(f"{path} is a file, not a folder to write.", "Choose another folder with -o.")
-        place.parent.mkdir(parents=True, exist_ok=True)
+        artifacts.check_folder(place.parent)
         if not place.exists() or not any(place.iterdir()):
             return
     except OSError as error:
@@ -73,7 +73,7 @@ def whole(path: Path, mark: str | None = None, *, force: bool = False) -> Iterat
 def _whole(path: Path, mark: str | None, force: bool) -> Iterator[Path]:
     shown, path = path, path.resolve()
     try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", suffix=".tmp", dir=path.parent))
     except OSError as error:
         raise artifacts.unwritable(shown, error) from error
     try:

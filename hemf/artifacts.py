@@ -22,6 +22,7 @@ from hemf.errors import BadInputError, UsageError
 
 MANIFEST_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
+_SHOWN = 40  # signs of a name in that of its temporary file or its log: a name may be as long as the system takes
 
 
 def sha256(path: Path) -> str:
@@ -44,7 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         BadInputError: the folder can't be written, or the disk is full.
     """
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:_SHOWN]}.", suffix=".tmp", dir=path.parent)
         os.close(handle)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -62,6 +63,34 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch(beside: Path | None = None) -> Iterator[Path]:
+    """A folder for what is only needed within the block, which removes it, whatever comes.
+
+    Args:
+        beside: the result that it is for, on whose disk it lies, hidden; None for the system's place for such folders.
+
+    Raises:
+        BadInputError: it can't be made, or its disk is full; `beside` is named as what can't be written.
+    """
+    place = None if beside is None else str(beside.parent)
+    prefix, suffix = ("hemf-export-", None) if beside is None else (f".{beside.name[:_SHOWN]}.", ".tmp")
+    shown = beside
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=place) as folder:
+            shown = beside or Path(folder)
+            yield Path(folder)
+    except OSError as error:
+        if shown is not None and error.filename is not None and str(place or shown) not in str(error.filename):
+            raise  # of another file than those here
+        if shown is None:
+            raise BadInputError(
+                f"No folder for temporary files can be made: {error.strerror or error}.",
+                "Name a place with TMPDIR=/some/folder.",
+            ) from error
+        raise unwritable(shown, error) from error
+
+
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Write a whole file atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
@@ -70,7 +99,8 @@ def write_bytes(path: Path, data: bytes | memoryview) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: two spaces, keys in the order given, a final newline."""
-    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    # Bytes that are no text, in the name of a file, stay what they are: an escape of JSON.
+    write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def copy_to(source: Path, path: Path) -> None:
@@ -81,7 +111,7 @@ def copy_to(source: Path, path: Path) -> None:
 
 def log_path(path: Path) -> Path:
     """Where the log of making `path` lies, in the cache folder; another place has another."""
-    return cache_folder() / "logs" / f"{path.name}.{place_hash(path)}.log"
+    return cache_folder() / "logs" / f"{path.name[:_SHOWN]}.{place_hash(path)}.log"
 
 
 @contextmanager
@@ -102,9 +132,13 @@ def check_writable(path: Path) -> None:
     Raises:
         BadInputError: the folder can't be made or written, or `path` is a folder.
     """
-    if path.is_dir():
-        raise BadInputError(f"{path} is a folder, not a file to write.")
-    check_folder(path.parent)
+    try:
+        if path.is_dir():
+            raise BadInputError(f"{path} is a folder, not a file to write.")
+        check_folder(path.parent)
+        manifest_path(path).exists()
+    except OSError as error:  # a name that is too long, for its manifest at least
+        raise unwritable(path, error) from error
 
 
 def check_folder(folder: Path) -> None:
@@ -120,10 +154,19 @@ def check_folder(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where results are kept that can be made again: HEMF_EXPORT_CACHE, or the user's cache folder."""
+    """Where results are kept that can be made again: HEMF_EXPORT_CACHE, or the user's cache folder.
+
+    Raises:
+        BadInputError: nothing tells where: a user without a home, as in some containers.
+    """
     if own := os.environ.get("HEMF_EXPORT_CACHE"):
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "hemf-export")
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "hemf-export")
+    except RuntimeError as error:
+        raise BadInputError(
+            "This user has no home folder to keep a cache in.", "Set HEMF_EXPORT_CACHE to a folder of your own."
+        ) from error
 
 
 def check_distinct(source: Path, output: Path) -> None:
@@ -176,7 +219,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
     try:
         manifest = json.loads(place.read_bytes())
         expected = manifest["sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"{place} is not a manifest: {error}.", f"Make {path.name} again.") from error
     found = sha256(path)
     if found != expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Any
 
@@ -112,6 +113,8 @@ def triple(option: str, text: str | None) -> tuple[float, float, float] | None:
         return None
     try:
         red, green, blue = (float(part) for part in text.split(","))
+        if not all(map(math.isfinite, (red, green, blue))):
+            raise ValueError("not finite")
     except ValueError as error:
         raise UsageError(f"{option} takes three numbers R,G,B, not {text!r}.") from error
     return red, green, blue

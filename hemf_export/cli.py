@@ -6,20 +6,18 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
 
 from hemf.errors import CheckFailedError, HemfError
-from hemf_export import __version__
+from hemf_export import __version__, home, outside, streams
 
 # name → (module, one line of help). The line stands here so that --help imports nothing else.
 COMMANDS = {
@@ -98,40 +96,55 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """Run a command and exit with its code: 0 done, 1 bad input, 2 usage, 3 a check failed, 4 not on this machine,
     70 a defect of ours, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, _interrupt)
+    streams.reopen_closed()
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal ends a command as Ctrl-C does, but for one under nohup
+        if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     # What Pillow thinks of odd headers helps nobody here: an image decodes, or is refused by name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    code = run(arguments)
-    with suppress(OSError):  # a reader that has gone
-        sys.stdout.flush()
-        sys.stderr.flush()
+    with home.kept_clean():
+        code = run(arguments)
     # All files are closed and children ended by now: taking millions of objects apart would only cost seconds.
     os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; the exit code. With `--json` a failure is one JSON object on stdout, beside the message."""
+    output = sys.stdout
+    try:
+        with streams.guarded():
+            return _run(arguments)
+    except streams.OutputError as error:  # nothing more can be shown there, no JSON either
+        streams.forget(output)
+        with streams.guarded():
+            return _fail(error.exit_code, error.message, error.hint, [])
+    except streams.ReaderGoneError:
+        streams.forget(output)
+        return 0
+
+
+def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
         # --debug is taken anywhere on the line: who needs it adds it to a line that failed.
         cli.main([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
+    except (streams.OutputError, streams.ReaderGoneError):
+        raise
     except click.exceptions.Exit as stop:
         return stop.exit_code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_INTERNAL
     except click.ClickException as error:
         return _fail(2, error.format_message(), _usage_hint(error), arguments)
-    except HemfError as error:
-        if debug:
-            traceback.print_exc()
-        report = error.report if isinstance(error, CheckFailedError) else None
-        return _fail(error.exit_code, error.message, error.hint, arguments, report)
     except (KeyboardInterrupt, click.Abort):
         return _fail(EXIT_INTERRUPTED, "Interrupted.", None, arguments)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:  # noqa: BLE001 - the last stop: whatever comes here is a defect of ours
+    except Exception as error:  # noqa: BLE001 - the last stop
         if debug:
             traceback.print_exc()
+        known = error if isinstance(error, HemfError) else outside.translated(error)
+        if known is not None:
+            report = known.report if isinstance(known, CheckFailedError) else None
+            return _fail(known.exit_code, known.message, known.hint, arguments, report)
         message = f"Internal error: {type(error).__name__}: {error}"
         return _fail(EXIT_INTERNAL, message, "This is a defect of hemf-export; --debug shows where.", arguments)
     return 0
@@ -140,10 +153,11 @@ def run(arguments: list[str]) -> int:
 def _fail(
     code: int, message: str, hint: str | None, arguments: list[str], report: Mapping[str, Any] | None = None
 ) -> int:
-    click.echo(f"error: {message}" + (f"\n  {hint}" if hint else ""), err=True)
+    streams.say_error(message, hint)
     if "--json" in arguments:
         value: dict[str, Any] = {"error": message, "hint": hint, "exit_code": code, **(report or {})}
-        click.echo(json.dumps(value, indent=2 if report else None))
+        sys.stdout.write(streams.json_text(value, indent=2 if report else None) + "\n")
+        sys.stdout.flush()
     return code
 
 

@@ -1,19 +1,32 @@
-"""What commands print with: results on stdout, talk and progress on stderr."""
+"""What commands print with: results on stdout, talk and progress on stderr.
+
+Whatever is printed is plain text: names out of files may hold markup, emoji codes or control sequences of a terminal,
+and are shown as they are spelled, see `hemf_export.streams.printable`.
+"""
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
+
+from hemf_export.streams import json_text, printable, printable_lines
 
 PLAIN_WIDTH = 130  # of a table that goes to a file or a pipe, where there is no window to fit
 NARROWEST_WORDS = 24  # columns that text is not folded below
+__all__ = [
+    "PhaseBar", "advance", "bar", "facts", "next_command", "print_json", "printable", "result", "results", "say",
+    "size", "step", "table", "talk", "warn",
+]  # fmt: skip
 
 results = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 talk = Console(stderr=True, highlight=False)
@@ -21,42 +34,57 @@ talk = Console(stderr=True, highlight=False)
 
 def say(text: str) -> None:
     """A line of talk, on stderr."""
-    talk.print(text, markup=False, soft_wrap=True)
+    talk.print(Text(printable_lines(text)), soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """A warning, on stderr."""
-    talk.print(f"[yellow]warning:[/yellow] {_escaped(text)}", soft_wrap=True)
+    talk.print(Text.assemble(("warning:", "yellow"), " ", printable_lines(text)), soft_wrap=True)
 
 
 def next_command(*words: str | Path) -> None:
     """The command that a user would run next, the last line of a result; paths are quoted for a shell."""
-    command = " ".join(shlex.quote(str(word)) if isinstance(word, Path) else word for word in words)
-    talk.print(f"[dim]next:[/dim] {_escaped(command)}", soft_wrap=True)
+    command = " ".join(_shell_word(word) if isinstance(word, Path) else word for word in words)
+    talk.print(Text.assemble(("next:", "dim"), " ", printable(command)), soft_wrap=True)
+
+
+def result(text: str, *, dim: bool = False) -> None:
+    """A line of results, on stdout."""
+    results.print(Text(printable_lines(text), "dim" if dim else ""), soft_wrap=not dim)
+
+
+def print_json(values: Any, *, indent: int | None = 2, allow_nan: bool = True) -> None:
+    """A result as JSON, on stdout."""
+    sys.stdout.write(json_text(values, indent=indent, allow_nan=allow_nan) + "\n")
+    sys.stdout.flush()
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Collection[int] = (0,)) -> None:
     """A short table on stdout; the columns of `words` fold and are aligned to the left, numbers to the right."""
-    results.print(title, style="bold", markup=False)
+    _title(title)
+    shown = [[printable(cell) for cell in row] for row in rows]
     made = Table(header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         left = index in words
-        widest = max((len(row[index]) for row in rows), default=0)
+        widest = max((len(row[index]) for row in shown), default=0)
         least = min(widest, NARROWEST_WORDS) if left else widest
-        made.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow="fold", min_width=least)
-    for row in rows:
-        made.add_row(*(_escaped(cell) for cell in row))
+        made.add_column(
+            Text(printable(column)), justify="left" if left else "right", no_wrap=not left, overflow="fold",
+            min_width=least,
+        )  # fmt: skip
+    for row in shown:
+        made.add_row(*(Text(cell) for cell in row))
     results.print(made)
 
 
 def facts(title: str, rows: Sequence[tuple[str, str]]) -> None:
     """Names and values, one a line, on stdout."""
-    results.print(title, style="bold", markup=False)
+    _title(title)
     made = Table(show_header=False, box=None, pad_edge=False)
     made.add_column(style="dim", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(name, _escaped(value))
+        made.add_row(Text(printable(name)), Text(printable(value)))
     results.print(made)
 
 
@@ -67,18 +95,18 @@ def step(text: str) -> Iterator[None]:
         say(f"{text} …")
         yield
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     with Progress(*columns, console=talk, transient=True) as progress:
-        progress.add_task(_escaped(text))
+        progress.add_task(printable(text))
         yield
     say(f"✓ {text}")
 
 
 def bar(text: str, total: int | None) -> Progress:
     """A started bar over `total` items (None: some), shown on a terminal only; `advance` it, then `stop()` it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     progress = Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal)
-    progress.add_task(_escaped(text), total=total)
+    progress.add_task(printable(text), total=total)
     progress.start()
     return progress
 
@@ -86,11 +114,6 @@ def bar(text: str, total: int | None) -> Progress:
 def advance(progress: Progress, count: int = 1) -> None:
     """Items of the bar are done."""
     progress.advance(progress.task_ids[0], count)
-
-
-def printable(path: str | Path) -> str:
-    """A name as it can be shown: line breaks, and bytes that are no text, as escapes."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(path))
 
 
 def size(number_of_bytes: int) -> str:
@@ -103,10 +126,23 @@ def size(number_of_bytes: int) -> str:
     return f"{value:.2f} GB"
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
+def _title(text: str) -> None:
+    """A heading; with a line break before it, one that stands apart from what is above."""
+    if text.startswith("\n"):
+        results.print()
+    results.print(Text(printable(text.removeprefix("\n")), "bold"))
 
-    return escape(text)
+
+def _shell_word(path: Path) -> str:
+    """A path as a shell takes it, whatever is in its name."""
+    plain = str(path)
+    if plain.isprintable():
+        return shlex.quote(plain)
+    escaped = "".join(
+        sign if sign.isprintable() and sign not in "'\\" else "".join(f"\\x{byte:02x}" for byte in os.fsencode(sign))
+        for sign in plain
+    )
+    return f"$'{escaped}'"
 
 
 class PhaseBar:
@@ -124,7 +160,7 @@ class PhaseBar:
             self.progress = bar(self.text, max(1, steps))
         self.progress.update(
             self.progress.task_ids[0],
-            description=_escaped(f"{self.text}: {phase}"),
+            description=printable(f"{self.text}: {phase}"),
             total=max(1, steps),
             completed=step,
         )

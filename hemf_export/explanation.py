@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hemf import artifact_folder, artifacts, checkpoint, folders, names
+from hemf import artifact_folder, artifacts, checkpoint, file_names, folders, names
 from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError, CheckFailedError, UsageError, did_you_mean
 from hemf.folders import LabelledImages
@@ -220,8 +220,7 @@ def _names(paths: Sequence[Path]) -> Iterator[str]:
     """A name for each picture: the image's own, numbered where it has been taken already."""
     taken: set[str] = set()
     for path in paths:
-        plain = "".join(sign if sign.isprintable() else "_" for sign in path.stem)
-        stem = plain.encode()[:_LONGEST_STEM].decode(errors="ignore")
+        stem = file_names.visible(path.stem).encode()[:_LONGEST_STEM].decode(errors="ignore")
         name, number = f"{stem}.png", 1
         while name.lower() in taken or name.lower().startswith("sheet-"):
             number += 1

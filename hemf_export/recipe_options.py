@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from hemf_export.number_options import Count, Number, Seed
 from train.recipe import CHOICES, Recipe
 from train.recipe_file import GROUPS, NAMED, resolve
 
@@ -53,6 +54,10 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
             settings["type"] = click.Choice(CHOICES[name])
         elif isinstance(default, bool):
             flag = f"{flag}/--no-{name.replace('_', '-')}"
+        elif name == "seed":
+            settings["type"] = Seed()
+        else:
+            settings["type"] = Count(0) if isinstance(default, int) else Number()
         function = click.option(flag, name, **settings)(function)
     text = f"TOML file of the recipe's fields, or {', '.join(NAMED)}. Flags win over it."
     return click.option("--recipe", "recipe_source", metavar="FILE|NAME", help=text)(function)

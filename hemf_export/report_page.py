@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hemf_export.streams import printable
+
 if TYPE_CHECKING:  # what draws imports it when it is needed: a page without plots does without
     from matplotlib.figure import Figure
 
@@ -99,9 +101,7 @@ def page(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def escaped(text: object) -> str:
     """Any text as HTML shows it: markup, line breaks and bytes that are no text included."""
-    plain = str(text)
-    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in plain)
-    return html.escape(shown)
+    return html.escape(printable(text))
 
 
 def figure(report: Mapping[str, Any], place: str, show: Callable[[Any], str] = str) -> str:

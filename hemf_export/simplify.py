@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from pathlib import Path
 from types import TracebackType
 
 import onnx
@@ -36,7 +35,7 @@ class Simplifier:
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
 
     def __enter__(self) -> Simplifier:
@@ -85,8 +84,8 @@ class Simplifier:
         return simplified
 
     def _run(self, skeleton: bytes) -> onnx.ModelProto:
-        with tempfile.TemporaryDirectory(prefix="hemf-export-") as folder:
-            source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+        with artifacts.scratch() as folder:
+            source, target = folder / "in.onnx", folder / "out.onnx"
             artifacts.write_bytes(source, skeleton)
             try:
                 self._child.communicate(json.dumps([str(source), str(target)]), timeout=TIMEOUT_S)

@@ -40,7 +40,7 @@ class RunFolder:
         """The lines so far, oldest first."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        return [json.loads(line) for line in self.metrics.read_text(encoding="utf-8").splitlines()]
 
     def read_summary(self) -> dict[str, Any] | None:
         """summary.json; None where the run hasn't ended.

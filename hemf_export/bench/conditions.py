@@ -88,7 +88,7 @@ def warnings(conditions: dict[str, Any]) -> list[str]:
 def cpu_model() -> str:
     """The processor's name."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
@@ -107,7 +107,7 @@ def _ranges(samples: list[GpuSample]) -> dict[str, Any]:
 
 def _cpu_times() -> CpuTimes | None:
     try:
-        line = Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+        line = Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:]
     except OSError:
         return None
     ticks = dict(zip(_TICK_NAMES, (int(value) / os.sysconf("SC_CLK_TCK") for value in line), strict=False))

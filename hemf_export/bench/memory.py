@@ -39,7 +39,10 @@ def measure(entry: Entry, batch: int, *, threads: int, timeout_s: float = TIMEOU
     request = json.dumps({"entry": entry.to_dict(), "batch": batch, "threads": threads})
     command = child.command("hemf_export.bench.memory_worker", request)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
         answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
     except (subprocess.TimeoutExpired, OSError, ValueError, IndexError):
         return None

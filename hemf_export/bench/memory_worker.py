@@ -30,7 +30,7 @@ def main(request: str) -> None:
 
 def _status(name: str) -> int:
     """Bytes, from /proc: getrusage's peak is that of the parent where that was larger when it forked."""
-    match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
     if match is None:
         raise OSError(f"/proc/self/status has no {name}")
     return int(match[1]) * 1024

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from calibration.session import runtime
 from hemf import processors
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf.model_output import LOGITS, ModelOutput
@@ -36,8 +37,7 @@ class ProviderRunner:
     """
 
     def __init__(self, path: Path, provider: Provider, *, fp16: bool = False, output: ModelOutput = LOGITS) -> None:
-        import onnxruntime
-
+        onnxruntime = runtime()
         self.output = output
         self.name = f"{provider}, {path.name}"
         if provider not in onnxruntime.get_available_providers():
@@ -72,8 +72,7 @@ class ProviderRunner:
 
     def bound(self, batch: NDArray[np.generic]) -> Any:
         """A binding whose input and output stay on the GPU."""
-        import onnxruntime
-
+        onnxruntime = runtime()
         binding = self._session.io_binding()
         binding.bind_ortvalue_input(self._input, onnxruntime.OrtValue.ortvalue_from_numpy(batch, "cuda", 0))
         binding.bind_output(self._output, "cuda")

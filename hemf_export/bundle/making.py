@@ -7,7 +7,6 @@ print(made.sha256)
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from hemf_export import golden_images
 from hemf_export.bundle import archive, cpp_sources, index, model_card, models, reports, training
 from hemf_export.bundle.archive import SUFFIX
 from hemf_export.bundle.index import Index
-from hemf_export.triton import protobuf, repository
+from hemf_export.triton import configuration, protobuf, repository
 from hemf_export.triton.model_file import ModelFile
-from hemf_export.triton.options import BackendName, Options
+from hemf_export.triton.options import BackendName, Options, require_name
 
-LABELS = "labels.txt"
+LABELS = configuration.LABELS
 TRITON = "triton"
 BUILDS = f"{index.TIMINGS}/builds.json"
 
@@ -45,6 +44,7 @@ class Request:
         use: what the model is for, as text of the model card.
         checkpoint: that they were made from; None looks for it beside them. The model card tells of its training.
         triton: whether a repository for Triton is part of it.
+        served_as: name of the one model there; by default its file's.
         cpp: whether the C++ sources are.
         force: replace a bundle that is there.
 
@@ -61,12 +61,17 @@ class Request:
     use: str | None = None
     checkpoint: Path | None = None
     triton: bool = True
+    served_as: str | None = None
     cpp: bool = True
     force: bool = False
 
     def __post_init__(self) -> None:
         if not self.output.name.endswith(SUFFIX) or self.output.name == SUFFIX:
             raise UsageError(f"A bundle is called NAME{SUFFIX}, not {self.output.name}.")
+        if self.served_as is not None:
+            require_name(self.served_as)
+            if not self.triton:
+                raise UsageError("A name is of the model in Triton's repository, which is left out.")
         if self.golden < 0:
             raise UsageError(f"--golden is a number of images, not {self.golden}.")
 
@@ -111,19 +116,23 @@ def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
         read = models.read(request.files)
         found = reports.read(request.verified, request.bench, read)
         trained = training.read(request.checkpoint, read)
-    with tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", suffix=".tmp", dir=request.output.parent) as at:
-        folder = Path(at)
+        labels = configuration.labels(read[0])
+        if request.served_as is not None and len(_served(read)) > 1:
+            raise UsageError("A name is of one model; Triton would serve several.", "Leave out --name.")
+    with artifacts.scratch(request.output) as folder:
         with step("Computing golden images" if request.golden else "Putting the files together"):
             staged = _stage(request, read, folder)
-        notes = list(found.notes)
+        notes = [*_renamed(read), *found.notes]
         if request.triton:
             with step("Writing Triton's repository"):
-                notes += _put_triton(read, folder)
+                notes += _put_triton(request, read, folder)
         if request.cpp:
             cpp_sources.put(folder)
-        artifacts.write_bytes(folder / LABELS, "".join(f"{name}\n" for name in read[0].description.classes).encode())
+        artifacts.write_bytes(folder / LABELS, labels)
         found.write(folder)
-        manifests = [artifacts.read_manifest(folder / index.MODELS / model.path.name) or {} for model in read]
+        manifests = [
+            artifacts.read_manifest(folder / index.MODELS / models.member_name(model.path)) or {} for model in read
+        ]
         card = model_card.markdown(request.name, staged, manifests, found, request.use, trained)
         artifacts.write_bytes(folder / model_card.NAME, card.encode())
         made = _index(request, read, staged, folder)
@@ -150,7 +159,7 @@ def _stage(request: Request, read: Sequence[ModelFile], folder: Path) -> list[di
     place.mkdir()
     shared = models.of_engines(read)
     builds = {
-        model.path.name: times
+        models.member_name(model.path): times
         for model in read
         if (times := models.stage(model, place, request.images, request.golden, shared))
     }
@@ -160,14 +169,24 @@ def _stage(request: Request, read: Sequence[ModelFile], folder: Path) -> list[di
     return [models.described(model, place) for model in read]
 
 
-def _put_triton(read: Sequence[ModelFile], folder: Path) -> list[str]:
+def _renamed(read: Sequence[ModelFile]) -> list[str]:
+    names = [(model.path.name, models.member_name(model.path)) for model in read]
+    return [f"{own} is called {name} in the bundle: names there have to do for any system." for own, name in names
+            if own != name]  # fmt: skip
+
+
+def _served(read: Sequence[ModelFile]) -> Sequence[ModelFile]:
     """Engines are what is served; ONNX files where there are none."""
-    engines = [model for model in read if model.flavour != "onnx"]
+    return [model for model in read if model.flavour != "onnx"] or read
+
+
+def _put_triton(request: Request, read: Sequence[ModelFile], folder: Path) -> list[str]:
     notes: list[str] = []
-    for model in engines or read:
+    for model in _served(read):
         backend: BackendName | Literal["auto"] = "python" if model.flavour == "tensorrt-rtx" else "auto"
-        path = folder / index.MODELS / model.path.name
-        notes += repository.write([path], folder / TRITON, Options(backend=backend)).notes
+        path = folder / index.MODELS / models.member_name(model.path)
+        options = Options(name=request.served_as, backend=backend)
+        notes += repository.write([path], folder / TRITON, options).notes
     return notes
 
 

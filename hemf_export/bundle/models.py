@@ -10,12 +10,13 @@ import numpy as np
 
 from engines import golden
 from engines.golden import Golden
-from hemf import artifact_folder, artifacts
+from hemf import artifact_folder, artifacts, file_names
 from hemf.errors import BadInputError, UsageError
 from hemf_export import golden_images
 from hemf_export.triton import model_file
 from hemf_export.triton.model_file import ModelFile
 
+_LONGEST_STEM = 80  # tar has 100 bytes for a name, and files beside a model have its name and an ending more
 # What a clock measured of a build: the only fields of a manifest that differ where nothing else does.
 TIMED_FIELDS = ("build_seconds", "build_peak_memory_bytes")
 # Fields that may hold a path of the machine they were made on, and how many names of it say something elsewhere.
@@ -32,9 +33,11 @@ def read(paths: Sequence[Path]) -> list[ModelFile]:
     """
     if not paths:
         raise UsageError("Nothing to bundle: name engines and ONNX files.")
-    names = [path.name.casefold() for path in paths]
-    if twice := [path for path in paths if names.count(path.name.casefold()) > 1]:
-        raise UsageError(f"Two files are called {twice[0].name}.", "Name each once, and give them different names.")
+    names = [member_name(path).casefold() for path in paths]
+    if twice := [path for path, name in zip(paths, names, strict=True) if names.count(name) > 1]:
+        raise UsageError(
+            f"Two files are called {member_name(twice[0])}.", "Name each once, and give them different names."
+        )
     found = []
     for path in paths:
         if path.is_file() and not artifacts.manifest_path(path).is_file():
@@ -57,6 +60,11 @@ def read(paths: Sequence[Path]) -> list[ModelFile]:
     return found
 
 
+def member_name(path: Path) -> str:
+    """What a file is called in a bundle: as it is, where that does for any system."""
+    return file_names.fit(path.stem, longest=_LONGEST_STEM) + path.suffix.lower()
+
+
 def stage(model: ModelFile, folder: Path, images: Path | None, count: int, others: Sequence[Golden]) -> dict[str, Any]:
     """Put a model into a folder, with its manifest and its golden images.
 
@@ -73,7 +81,7 @@ def stage(model: ModelFile, folder: Path, images: Path | None, count: int, other
     Raises:
         BadInputError: the file was changed meanwhile, or its golden images were.
     """
-    path = folder / model.path.name
+    path = folder / member_name(model.path)
     artifact_folder.link_or_copy(model.path, path, copy=False)
     if artifacts.sha256(path) != model.sha256:
         raise BadInputError(f"{model.path} was changed while it was read.", "Try again.")
@@ -97,14 +105,15 @@ def of_engines(models: Sequence[ModelFile]) -> list[Golden]:
 
 def described(model: ModelFile, folder: Path) -> dict[str, Any]:
     """A staged model, for bundle.json."""
-    manifest = artifacts.read_manifest(folder / model.path.name) or {}
-    names = ("target", "compute_capability", "backend", "backend_version", "platform")
+    name = member_name(model.path)
+    manifest = artifacts.read_manifest(folder / name) or {}
+    told = ("target", "compute_capability", "backend", "backend_version", "platform")
     return {
-        "file": model.path.name,
+        "file": name,
         "kind": "onnx" if model.flavour == "onnx" else "engine",
         "precision": model.description.precision,
         "batches": model.batches,
-        **{name: manifest[name] for name in names if name in manifest},
+        **{each: manifest[each] for each in told if each in manifest},
         "sha256": model.sha256,
         "golden_images": len(manifest["golden"]["logits"]) if "golden" in manifest else 0,
     }

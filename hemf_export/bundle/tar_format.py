@@ -7,8 +7,8 @@ wants none of it: what isn't a header as `header` makes it is refused.
 from __future__ import annotations
 
 import tarfile
-from pathlib import PurePosixPath
 
+from hemf import file_names
 from hemf.errors import BadInputError
 
 BLOCK = 512
@@ -67,7 +67,5 @@ def require_plain(name: str) -> None:
     Raises:
         BadInputError: the name is told.
     """
-    parts = name.split("/")
-    odd = any(part in ("", ".", "..") or part.endswith((".", " ")) for part in parts)
-    if odd or PurePosixPath(name).is_absolute() or any(sign in '\\:*?"<>|' or not sign.isprintable() for sign in name):
+    if not all(file_names.is_plain(part) for part in name.split("/")):
         raise BadInputError(f"the name {name!r} could lead out of the folder")

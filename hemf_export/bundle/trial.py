@@ -8,7 +8,6 @@ with trial.opened(Path("best.tar.zst"), None) as (folder, index):
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,8 +126,8 @@ def opened(path: Path, keep: Path | None, progress: Progress = lambda count: Non
     if not path.is_file():
         raise BadInputError(f"No bundle at {path}.", "Make one: hemf-export bundle FILE… -o FILE.tar.zst.")
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix="hemf-export-") as folder:
-            yield Path(folder), unpacking.unpack(path, Path(folder), progress)
+        with artifacts.scratch() as folder:
+            yield folder, unpacking.unpack(path, folder, progress)
     else:
         with artifact_folder.whole(keep, index.NAME) as place:
             yield place, unpacking.unpack(path, place, progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +77,7 @@ def command(
             _print(report, rows, options, images)
         _refuse(failed, len(outcomes), output)
     if as_json:
-        click.echo(json.dumps(report.to_dict(rows, options, images), indent=2, ensure_ascii=False))
+        console.print_json(report.to_dict(rows, options, images))
         return
     _print(report, rows, options, images)
     console.say(f"{output}: {report.JSON_NAME}, {report.MARKDOWN_NAME}, and a folder for each run")

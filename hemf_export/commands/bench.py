@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from hemf.errors import UsageError
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import SECONDS, Count, Number, whole_numbers
 
 if TYPE_CHECKING:
     from hemf_export.bench.baseline import Comparison
@@ -31,8 +31,10 @@ FAILED = 3
     "--transfers", type=click.Choice(["in", "out", "both"]), default="in", show_default=True,
     help="Time the copies to the GPU and back, or leave images and logits there.",
 )  # fmt: skip
-@click.option("--seconds", default=30.0, show_default=True, help="At most, for each batch size.")
-@click.option("--threads", type=int, help="Of each runner on a CPU.  [default: the cores that may be used]")
+@click.option("--seconds", type=SECONDS, default=30.0, show_default=True, help="At most, for each batch size.")
+@click.option(
+    "--threads", type=Count(most=4096), help="Of each runner on a CPU.  [default: the cores that may be used]"
+)
 @click.option("--images", type=click.Path(path_type=Path), help="Images to run on.  [default: seeded noise]")
 @click.option("--memory/--no-memory", default=True, show_default=True, help="Peak memory, a process a runner.")
 @click.option("--target", help="GPU of the roofline.  [default: this machine's, or t4]")
@@ -42,7 +44,14 @@ FAILED = 3
 @click.option("--verified", type=click.Path(path_type=Path), metavar="VERIFY.json",
               help="What verify --json printed: accuracy beside latency in the reports.")  # fmt: skip
 @click.option("--baseline", type=click.Path(path_type=Path), help="JSON of an earlier run to compare with.")
-@click.option("--max-slowdown", default=10.0, show_default=True, metavar="PERCENT", help="Of a ratio, to the baseline.")
+@click.option(
+    "--max-slowdown",
+    type=Number(),
+    default=10.0,
+    show_default=True,
+    metavar="PERCENT",
+    help="Of a ratio, to the baseline.",
+)
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -56,14 +65,12 @@ def command(
     Without FILES, what lies in the current folder is taken. Nothing is timed whose logits differ from the first's. Ends
     with 3 where some do, or where a ratio to the first grew beyond --max-slowdown since the --baseline.
     """
-    sizes = None if batches is None else _numbers(batches)
-    if not 0 <= max_slowdown < float("inf"):
-        raise UsageError(f"--max-slowdown is a share in percent, not {max_slowdown:g}.")
+    sizes = None if batches is None else whole_numbers("--batch", batches)
     if verified is not None and not (report or markdown or output or as_json):
         raise UsageError("--verified is for --report, --markdown, -o and --json.")
 
     from hemf import artifacts, locks
-    from hemf_export import console
+    from hemf_export import console, streams
     from hemf_export.bench import accuracy, accuracy_section, lineup
     from hemf_export.bench import baseline as bench_baseline
     from hemf_export.bench import page as bench_page
@@ -106,21 +113,14 @@ def command(
     for note in (*found.notes, *(compared.notes if compared else ())):
         console.warn(note)
     if as_json:
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
     else:
         _show(found, compared)
         _next(files, batches, output)
     if problem is not None:
-        click.echo(f"error: {problem}", err=True)
+        streams.say_error(problem)
         # Not as an error: that would print a second JSON value. Not with click's exit, whose code is only returned.
         raise SystemExit(FAILED)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--batch takes positive numbers, N or N,N, not {text!r}.")
-    return tuple(map(int, parts))
 
 
 def _problem(report: BenchReport, compared: Comparison | None, max_slowdown: float) -> str | None:
@@ -138,7 +138,7 @@ def _show(report: BenchReport, compared: Comparison | None) -> None:
     from hemf_export import console
     from hemf_export.bench import report as bench_report
 
-    console.results.print(bench_report.machine(report.conditions), markup=False, style="dim")
+    console.result(bench_report.machine(report.conditions), dim=True)
     for batch in dict.fromkeys(timing.batch for timing in report.timings):
         timings = [timing for timing in report.timings if timing.batch == batch]
         rows = [(timing.name, *report.cells(timing)) for timing in timings]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from hemf_export.number_options import Count
 
 
 @click.command("bundle")
@@ -15,18 +16,19 @@ import click
 @click.option("--bench", type=click.Path(path_type=Path), metavar="BENCH.json", help="What bench -o wrote.")
 @click.option("--images", type=click.Path(path_type=Path),
               help="Golden images for ONNX files.  [default: those of the engines, else seeded noise]")  # fmt: skip
-@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True,
+@click.option("--golden", type=Count(0, 1024), default=4, show_default=True,
               help="How many; 0 for none, of engines too.")  # fmt: skip
 @click.option("--use", type=click.Path(path_type=Path), metavar="FILE.md", help="What it is for: for the model card.")
 @click.option("--checkpoint", type=click.Path(path_type=Path), metavar="CKPT",
               help="Whose training the model card tells of.  [default: looked for beside the files]")  # fmt: skip
 @click.option("--triton/--no-triton", default=True, show_default=True, help="With a repository for Triton.")
+@click.option("--name", metavar="NAME", help="Of the model there.  [default: the file's]")
 @click.option("--cpp/--no-cpp", default=True, show_default=True, help="With the C++ library and its example.")
 @click.option("--force", is_flag=True, help="Replace a bundle that is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     files: tuple[Path, ...], output: Path, verified: Path | None, bench: Path | None, images: Path | None, golden: int,
-    use: Path | None, checkpoint: Path | None, triton: bool, cpp: bool, force: bool, as_json: bool,
+    use: Path | None, checkpoint: Path | None, triton: bool, name: str | None, cpp: bool, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Pack model files of one checkpoint into FILE.tar.zst, with all that proves and serves them.
 
@@ -39,8 +41,8 @@ def command(
 
     request = making.Request(
         files=files, output=output, verified=verified, bench=bench, images=images, golden=golden,
-        use=None if use is None else model_card.read_use(use), checkpoint=checkpoint, triton=triton, cpp=cpp,
-        force=force,
+        use=None if use is None else model_card.read_use(use), checkpoint=checkpoint, triton=triton,
+        served_as=name, cpp=cpp, force=force,
     )  # fmt: skip
     made = making.make(request, console.step)
     for note in made.notes:
@@ -52,7 +54,7 @@ def command(
             "file": str(made.path), "size_bytes": size, "sha256": made.sha256, "contents_sha256": contents,
             "files": len(made.index.members) + 2, **about, "notes": list(made.notes),
         }  # fmt: skip
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        console.print_json(values)
         return
     shown = [
         (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 
 
 @click.command("calibrate")
@@ -18,22 +18,23 @@ from hemf.errors import UsageError
               help="Real images: a data folder (calibrates on train/, judges on val/), or class folders.")  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: MODEL.PRECISION.onnx]")
 @click.option("--held-out", type=click.Path(path_type=Path), help="Other images to judge on.")
-@click.option("--count", default=512, show_default=True, help="Calibration images, at most.")
-@click.option("--judges", type=int, help="Held-out images, at most.  [default: 64; for a budget 512]")
-@click.option("--seed", default=0, show_default=True, help="Of the choice of images.")
+@click.option("--count", type=Count(), default=512, show_default=True, help="Calibration images, at most.")
+@click.option("--judges", type=Count(), help="Held-out images, at most.  [default: 64; for a budget 512]")
+@click.option("--seed", type=Seed(), default=0, show_default=True, help="Of the choice of images.")
 @click.option("--allow-single-class", is_flag=True, help="Calibrate on images of one class only.")
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
               show_default=True, help="int8: how a range is taken; auto tries all.")  # fmt: skip
-@click.option("--max-drop", type=float, metavar="POINTS",
+@click.option("--max-drop", type=POINTS, metavar="POINTS",
               help="int8: search the most work in INT8 that loses at most this. fp16: the same of it.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
-@click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
+@click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--sensitivity", is_flag=True, help="int8: measure every block, without a budget too.")
 @click.option("--for", "target", type=click.Choice(["tensorrt", "cpu"]), default="tensorrt", show_default=True,
               help="cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
 @click.option(
-    "--max-logit-diff", type=float, help="fp16.  [default: 0.05, or 1 % of the largest logit; of a probability 0.025]"
-)
+    "--max-logit-diff", type=Number(),
+    help="fp16.  [default: 0.05, or 1 % of the largest logit; of a probability 0.025]",
+)  # fmt: skip
 @click.option("--mean", metavar="R,G,B", help="Of a file that isn't ours.  [default: 0.5,0.5,0.5]")
 @click.option("--std", metavar="R,G,B", help="The same.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), help="The same.  [default: crop]")
@@ -53,8 +54,6 @@ def command(
     """
     if target == "cpu" and precision != "int8":
         raise UsageError("--for cpu is of --precision int8: a CPU gains nothing from FP16.")
-    if count < 1 or (judges is not None and judges < 1):
-        raise UsageError("--count and --judges must be at least 1.")
     int8_only = {"--sensitivity": sensitivity, "--method": method != "auto"}
     if precision == "fp16" and any(int8_only.values()):
         raise UsageError(f"{next(name for name, given in int8_only.items() if given)} is of --precision int8.")
@@ -90,6 +89,6 @@ def command(
     for note in made.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({**made.manifest, "file": str(made.path)}, indent=2))
+        console.print_json({**made.manifest, "file": str(made.path)})
         return
     calibration_report.show(made, budget)

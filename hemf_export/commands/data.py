@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import Seed
 
 if TYPE_CHECKING:  # what runs imports it when it is needed
     from train.datasets.preparation import Prepared
@@ -37,7 +37,7 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
         click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A new or empty folder."),
         click.option("--split", metavar="TRAIN/VAL/TEST",
                      help="Shares, stratified by class.  [default: see above]"),
-        click.option("--seed", type=int, help="[default: the authors' 123 for their split, else 0]"),
+        click.option("--seed", type=Seed(), help="[default: the authors' 123 for their split, else 0]"),
         click.option("--groups", type=click.Path(path_type=Path), metavar="FILE.csv",
                      help="Which group each image belongs to; no group is divided."),
         click.option("--group-column", metavar="NAME", help="The column of the groups: patient, lesion_id, …"),
@@ -111,12 +111,11 @@ def check(folder: Path, as_json: bool) -> None:
     finally:
         bar.stop()
     if as_json:
-        click.echo(json.dumps({"digest": record["digest"], "images": len(record["images"])}))
+        console.print_json({"digest": record["digest"], "images": len(record["images"])}, indent=None)
         return
-    console.results.print(
-        f"{folder}: all {len(record['images'])} images are as split.json lists them, split {record['digest'][:16]}",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+    console.result(
+        f"{folder}: all {len(record['images'])} images are as split.json lists them, split {record['digest'][:16]}"
+    )
 
 
 def _run(data_set: Any, options: dict[str, Any]) -> None:
@@ -145,7 +144,7 @@ def _run(data_set: Any, options: dict[str, Any]) -> None:
         console.warn(note)
     if as_json:
         values = {**dataclasses.asdict(made), "output": str(made.output)}
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
     _show(made)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hemf.errors import MissingCapabilityError
+from hemf_export.number_options import SECONDS
 
 if TYPE_CHECKING:
     from hemf_export.doctor.checkup import Report
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "--timeout",
     default=60.0,
     show_default=True,
-    type=click.FloatRange(min=0, min_open=True),
+    type=SECONDS,
     help="Seconds that an import may take.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -80,12 +80,14 @@ def _failure(report: Report) -> MissingCapabilityError:
 
 
 def _print_json(report: Report, failure: MissingCapabilityError | None) -> None:
+    from hemf_export import console, streams
+
     values: dict[str, Any] = report.to_dict()
     if failure is not None:
         values |= {"error": failure.message, "hint": failure.hint, "exit_code": failure.exit_code}
-    click.echo(json.dumps(values, indent=2))
+    console.print_json(values)
     if failure is not None:
-        click.echo(f"error: {failure.message}\n  {failure.hint}", err=True)
+        streams.say_error(failure.message, failure.hint)
         # Not as an error: that would print a second JSON value. Not with click's exit: without its standalone mode,
         # that code is only returned.
         raise SystemExit(failure.exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import Count
 
 if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
     from hemf_export.evaluated import Evaluation
@@ -45,7 +45,7 @@ _EXPLAINED = 4  # images in the next command
 @click.option("--force", is_flag=True, help="Replace an earlier evaluation in that folder.")
 @click.option("--classes", help="Class names a,b,c for checkpoints that have none.")
 @reading_options
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
+@click.option("--batch", type=Count(), default=8, show_default=True, help="Images at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     files: tuple[Path, ...], data: tuple[Path, ...], output: Path | None, force: bool, classes: str | None, batch: int,
@@ -77,7 +77,7 @@ def command(
         console.warn(note)
     values = found.to_dict()
     if as_json:
-        click.echo(json.dumps({**values, "folder": str(folder)}, indent=2, allow_nan=False))
+        console.print_json({**values, "folder": str(folder)}, allow_nan=False)
         return
     _show(found, values)
     console.say(f"{folder}: evaluation.json, predictions.csv, confusion and roc as PNG and SVG")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import Count
 
 _SHOWN = 20  # images in the table
 
@@ -22,7 +22,7 @@ _SHOWN = 20  # images in the table
 @click.option("--force", is_flag=True, help="Replace earlier explanations in that folder.")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @reading_options
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
+@click.option("--batch", type=Count(), default=8, show_default=True, help="Images at a time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     file: Path, images: tuple[Path, ...], class_name: str | None, output: Path | None, force: bool,
@@ -57,7 +57,7 @@ def command(
     if empty:
         console.warn(f"Nothing speaks for the class in {len(empty)} of {len(found['images'])} images: empty maps.")
     if as_json:
-        click.echo(json.dumps({**found, "folder": str(folder)}, indent=2, allow_nan=False))
+        console.print_json({**found, "folder": str(folder)}, allow_nan=False)
         return
     rows = [
         (

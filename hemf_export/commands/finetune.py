@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import click
 from hemf.errors import UsageError
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 from train.finetuning_recipe import FineTuning
 
 _DEFAULTS = FineTuning()
@@ -25,23 +25,40 @@ _DEFAULTS = FineTuning()
 @reading_options
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="The file.  [default: MODEL.qat.int8.onnx]")
 @click.option("--held-out", type=click.Path(path_type=Path), help="Other images to judge by.")
-@click.option("--epochs", default=_DEFAULTS.epochs, show_default=True)
-@click.option("--batch-size", default=_DEFAULTS.batch_size, show_default=True)
+@click.option("--epochs", type=Count(), default=_DEFAULTS.epochs, show_default=True)
+@click.option("--batch-size", type=Count(), default=_DEFAULTS.batch_size, show_default=True)
 @click.option(
-    "--learning-rate", default=_DEFAULTS.learning_rate, show_default=True, help="At the start; a cosine to 0."
+    "--learning-rate",
+    type=Number(above=True),
+    default=_DEFAULTS.learning_rate,
+    show_default=True,
+    help="At the start; a cosine to 0.",
 )
-@click.option("--distillation-weight", default=_DEFAULTS.distillation_weight, show_default=True, metavar="SHARE",
+@click.option("--distillation-weight", type=SHARE, default=_DEFAULTS.distillation_weight, show_default=True,
+              metavar="SHARE",
               help="Of the loss, that keeps to the checkpoint's logits; the rest, to the labels.")  # fmt: skip
 @click.option(
-    "--temperature", default=_DEFAULTS.temperature, show_default=True, help="That softens both their classes."
+    "--temperature",
+    type=Number(above=True),
+    default=_DEFAULTS.temperature,
+    show_default=True,
+    help="That softens both their classes.",
 )
-@click.option("--gradient-clip", default=_DEFAULTS.gradient_clip, show_default=True, help="Largest norm of a gradient.")
-@click.option("--seed", default=_DEFAULTS.seed, show_default=True, help="Of order and augmentation.")
-@click.option("--max-drop", type=float, metavar="POINTS", help="Keep the file only if it loses at most this.")
+@click.option(
+    "--gradient-clip",
+    type=Number(),
+    default=_DEFAULTS.gradient_clip,
+    show_default=True,
+    help="Largest norm of a gradient.",
+)
+@click.option("--seed", type=Seed(), default=_DEFAULTS.seed, show_default=True, help="Of order and augmentation.")
+@click.option("--max-drop", type=POINTS, metavar="POINTS", help="Keep the file only if it loses at most this.")
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
-@click.option("--min-agreement", type=float, metavar="SHARE", help="The same: images that keep their class.")
+@click.option("--min-agreement", type=SHARE, metavar="SHARE", help="The same: images that keep their class.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--workers", default=0, show_default=True, help="Loader processes; a GPU wants some.")
+@click.option(
+    "--workers", type=Count(0, 1024), default=0, show_default=True, help="Loader processes; a GPU wants some."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
     model: Path, data: Path, reference: Path | None, output: Path | None, held_out: Path | None,
@@ -73,7 +90,7 @@ def command(
     for note in made.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({**made.manifest, "file": str(made.path)}, indent=2))
+        console.print_json({**made.manifest, "file": str(made.path)})
         return
     before, after = made.before, made.after
     assert before.accuracy is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,15 @@ import click
 from hemf.reading import Reading
 from hemf.variants import VARIANTS, WHOLE
 from hemf_export.commands.checkpoint_options import WEIGHTS_HELP
+from hemf_export.number_options import Count
 
 
 @click.command("info")
 @click.argument("model", default="hemf-base", metavar="[CKPT|SIZE]")
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
               help=f"Of a size: {', '.join(VARIANTS)}.")  # fmt: skip
-@click.option("--num-classes", default=7, show_default=True, help="For a size.")
-@click.option("--image-size", type=click.IntRange(min=1),
+@click.option("--num-classes", type=Count(2, 1_000_000), default=7, show_default=True, help="For a size.")
+@click.option("--image-size", type=Count(32, 8192),
               help="For a size, or a checkpoint that doesn't say it.  [default: its own, else 224]")  # fmt: skip
 @click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
@@ -57,13 +57,15 @@ def command(
     total = sum(parts.values(), Count())
     of_paper = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
     table_3 = _table_3() if of_paper else []
+    from hemf_export import console
+
     if as_json:
         values: dict[str, Any] = {
             "config": config.to_dict(),
             "parts": {name: vars(part) for name, part in parts.items()},
         }
         values |= {"total": vars(total), "table_3": table_3}
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
     if saved is not None:
         _print_checkpoint(path, saved)

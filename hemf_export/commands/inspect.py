@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -34,7 +33,7 @@ def command(file: Path, classes: str | None, trust: bool, as_json: bool, reading
     if found.conflict is not None and as_json:
         raise found.conflict
     if as_json:
-        click.echo(json.dumps({"file": str(file), **found.values}, indent=2, ensure_ascii=False))
+        console.print_json({"file": str(file), **found.values})
         return
     console.facts(str(file), found.facts)
     if found.checks:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from hemf.errors import UsageError
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import Count, Number
 
 if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows without torch
     from hemf_export.description import Description
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows withou
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="The ONNX file.  [default: beside the checkpoint]"
 )
-@click.option("--opset", default=20, show_default=True, help="17 to 23.")
+@click.option("--opset", type=Count(), default=20, show_default=True, help="17 to 23.")
 @click.option("--batch", default="dynamic", show_default=True, metavar="N|dynamic", help="Fixed batch size, or any.")
 @click.option("--input", "input_type", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True,
               help="float32: normalized (N, 3, H, W); uint8: raw RGB pixels (N, H, W, 3).")  # fmt: skip
@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows withou
 @click.option("--images", type=click.Path(path_type=Path), help="Images to prove on.  [default: seeded noise]")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @reading_options
-@click.option("--tolerance", default=1e-4, show_default=True, help="Largest difference of a logit.")
+@click.option("--tolerance", type=Number(), default=1e-4, show_default=True, help="Largest difference of a logit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     checkpoint: Path, output: Path | None, opset: int, batch: str, input_type: Any, source_size: str | None,
@@ -42,7 +42,7 @@ def command(
     another trainer that has the network's weights in it (Lightning, timm, accelerate).
     Ends with 3, and keeps no file, where a logit differs by more than the tolerance.
     """
-    if batch != "dynamic" and not batch.isdigit():
+    if batch != "dynamic" and not (batch.isascii() and batch.isdigit() and len(batch) < 10):
         raise UsageError(f"--batch takes a number or dynamic, not {batch!r}.")
     from hemf.model_input import SourceSize
     from hemf_export import console
@@ -59,7 +59,7 @@ def command(
         console.warn(note)
     if as_json:
         values = {"file": str(done.path), **done.description.to_dict(), "parity": done.parity.to_dict()}
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
     proof = done.parity
     batches = ", ".join(str(size) for size in proof.batches)

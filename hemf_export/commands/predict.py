@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,13 +9,14 @@ import click
 from hemf.errors import UsageError
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import Count
 
 
 @click.command("predict")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes shown for an image.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images at a time.  [default: 8, or the file's own]")
+@click.option("--top", type=Count(), default=3, show_default=True, help="Classes shown for an image.")
+@click.option("--batch", type=Count(), help="Images at a time.  [default: 8, or the file's own]")
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -46,7 +46,7 @@ def command(
     for note in (*model.notes, *odd, *prediction_report.passed_over(pictures)):
         console.warn(note)
     if as_json:
-        click.echo(json.dumps(prediction_report.to_dict(str(file), model, found, pictures), indent=2))
+        console.print_json(prediction_report.to_dict(str(file), model, found, pictures))
         return
     root = images[0] if len(images) == 1 and images[0].is_dir() else None
     prediction_report.show(str(file), model, found, pictures, top=top, root=root)

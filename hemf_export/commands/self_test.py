@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import Number
 
 if TYPE_CHECKING:
     from hemf_export.bundle.index import Index
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("engine", metavar="ENGINE|BUNDLE", type=click.Path(path_type=Path))
 @click.option("--cuda-graphs/--no-cuda-graphs", default=True, show_default=True, help="Launch as captured graphs.")
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Bundle: unpack it there, if it passes.")
-@click.option("--max-slowdown", type=float, metavar="PERCENT",
+@click.option("--max-slowdown", type=Number(), metavar="PERCENT",
               help="Bundle: than its own benchmark.  [default: 100 on a machine of its kind, else none]")  # fmt: skip
 @click.option("--strict", is_flag=True, help="Bundle: end with 4 where any of its files can't run here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -46,7 +46,7 @@ def command(
     for note in found.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({"file": str(engine), **self_test.to_dict(found)}, indent=2))
+        console.print_json({"file": str(engine), **self_test.to_dict(found)})
         return None
     rows = [
         ("images", str(found.images)),
@@ -93,7 +93,7 @@ def _bundle(
             "file": str(path), "passed": True, "files": len(index.members) + 2,
             "contents_sha256": index.contents_sha256, "models": [model.to_dict() for model in found.models],
         }  # fmt: skip
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        console.print_json(values)
         return
     runnable = next(model for model in found.models if model.outcome == "passed")
     if keep is None:

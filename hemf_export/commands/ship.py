@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from click.core import ParameterSource
 
 from hemf.errors import HemfError, UsageError
 from hemf_export.commands.checkpoint_options import IMAGE_SIZE_HELP, WEIGHTS_HELP
+from hemf_export.number_options import POINTS, SECONDS, Count
 
 if TYPE_CHECKING:
     from calibration.job import Listener
@@ -24,9 +24,12 @@ if TYPE_CHECKING:
               help="Data folder: calibrates on train/, chooses on val/, verifies on test/.")  # fmt: skip
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="For all files; of several checkpoints a folder each.")  # fmt: skip
+@click.option("--name", metavar="NAME", help="Of the files, and in Triton.  [default: the checkpoint's]")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Options; flags win over it.")
 @click.option("--target", default="t4", show_default=True, help="GPU or compute capability, as in trt.")
-@click.option("--max-drop", default=0.5, show_default=True, metavar="POINTS", help="Accuracy that INT8 may cost.")
+@click.option(
+    "--max-drop", type=POINTS, default=0.5, show_default=True, metavar="POINTS", help="Accuracy that INT8 may cost."
+)
 @click.option("--precision", type=click.Choice(["auto", "fp16"]), default="auto", show_default=True,
               help="auto: INT8 where it is worth it within --max-drop, else FP16.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
@@ -39,8 +42,8 @@ if TYPE_CHECKING:
 @click.option("--weights", default="", metavar="KEY", help=WEIGHTS_HELP)
 @click.option("--image-size", type=click.IntRange(min=0), default=0, help=IMAGE_SIZE_HELP)
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latency.")
-@click.option("--bench-seconds", default=10.0, show_default=True, help="At most, for each batch size.")
-@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True, help="Images in the bundle.")
+@click.option("--bench-seconds", type=SECONDS, default=10.0, show_default=True, help="At most, for each batch size.")
+@click.option("--golden", type=Count(0, 1024), default=4, show_default=True, help="Images in the bundle.")
 @click.option(
     "--noise", is_flag=True, default=False, help="Golden images are noise: no image of the data is in the bundle."
 )
@@ -55,6 +58,7 @@ def command(
     checkpoint: Path,
     data: Path,
     output: Path,
+    name: str | None,
     config: Path | None,
     as_json: bool,
     **flags: Any,
@@ -69,13 +73,13 @@ def command(
     from hemf_export.shipping import options as given
     from hemf_export.shipping import shipment
 
-    named = {name for name in flags if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    options = given.resolve(config, {name: flags[name] for name in named})
+    given_flags = {key: flags[key] for key in flags if context.get_parameter_source(key) is ParameterSource.COMMANDLINE}
+    options = given.resolve(config, given_flags)
     _check(options)
-    sources = shipment.find(checkpoint, output)
+    sources = shipment.find(checkpoint, output, name)
     shipped = shipment.ship(sources, data, options, Talk(console))
     if as_json and not shipment.failures(shipped):
-        click.echo(json.dumps({"shipped": [one.to_dict() for one in shipped]}, indent=2, ensure_ascii=False))
+        console.print_json({"shipped": [one.to_dict() for one in shipped]})
         return
     if not as_json:
         console.table(f"Shipped for {options.target}", COLUMNS, [_row(one) for one in shipped], words=(0, 1, 6))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import click
 
 from hemf.variants import VARIANTS, WHOLE
 from hemf_export.grouped_help import GroupedCommand
+from hemf_export.number_options import Count
 from hemf_export.recipe_options import SECTIONS, given_recipe, recipe_options
 from train.recipe_file import dump
 
@@ -27,7 +27,13 @@ if TYPE_CHECKING:
 @click.option("--model", default="hemf-base", show_default=True, help="hemf-base, hemf-small or hemf-tiny.")
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
               help=f"A reduced network of the paper's ablation: {', '.join(VARIANTS)}.")  # fmt: skip
-@click.option("--image-size", default=224, show_default=True, help="Input height and width; a multiple of 32.")
+@click.option(
+    "--image-size",
+    type=Count(32, 8192),
+    default=224,
+    show_default=True,
+    help="Input height and width; a multiple of 32.",
+)
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
 @click.option("--teacher", type=click.Path(path_type=Path), metavar="CKPT",
@@ -42,7 +48,9 @@ if TYPE_CHECKING:
     "--channels-last/--no-channels-last", default=True, show_default=True, help="Memory of weights and images."
 )
 @click.option("--compile/--no-compile", default=False, show_default=True, help="Through torch.compile.")
-@click.option("--workers", type=int, default=None, help="Loader processes.  [default: 0 on a CPU, up to 8 on CUDA]")
+@click.option(
+    "--workers", type=Count(0, 1024), default=None, help="Loader processes.  [default: 0 on a CPU, up to 8 on CUDA]"
+)
 @click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them.")
 @click.option("--tensorboard", is_flag=True, help="Each epoch's figures for TensorBoard as well, in RUN/tensorboard.")
@@ -66,6 +74,7 @@ def command(
         click.echo(dump(recipe), nl=False)
         return
     data, output = _required(context, "data", data), _required(context, "output", output)
+    from hemf_export import console
     from train import scalars
     from train.run import Options
 
@@ -79,7 +88,7 @@ def command(
     with _together(device) as first:
         summary = _train(options, recipe, tensorboard=tensorboard)
         if first and as_json:
-            click.echo(json.dumps(summary, indent=2))
+            console.print_json(summary)
         elif first:
             _show(summary, output)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import Count, whole_numbers
 
 if TYPE_CHECKING:
     from hemf_export.triton.model_folder import WrittenModel
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 @click.option("--backend", type=click.Choice(["auto", "tensorrt", "onnxruntime", "python"]), default="auto",
               show_default=True, help="python: a model.py runs the ONNX file or TensorRT-RTX engine.")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), help="Where an ONNX file runs.  [default: cpu]")
-@click.option("--max-batch", type=int, help="Most images put together.  [default: the profile's; any batch: 32]")
+@click.option("--max-batch", type=Count(), help="Most images put together.  [default: the profile's; any batch: 32]")
 @click.option("--preferred", metavar="N,N", help="Batch sizes to wait for.  [default: the profile's optimum]")
-@click.option("--queue-delay", "queue_delay_us", type=int, metavar="MICROSECONDS",
+@click.option("--queue-delay", "queue_delay_us", type=Count(0), metavar="MICROSECONDS",
               help="How long to wait for them.  [default: 1000]")  # fmt: skip
-@click.option("--instances", type=int, help="Copies that run at the same time.  [default: 1]")
-@click.option("--threads", type=int, help="Of a copy on a CPU.  [default: the cores that may be used]")
+@click.option("--instances", type=Count(), help="Copies that run at the same time.  [default: 1]")
+@click.option("--threads", type=Count(most=4096), help="Of a copy on a CPU.  [default: the cores that may be used]")
 @click.option("--cuda-graphs/--no-cuda-graphs", default=None, help="Launch captured graphs (engines).  [default: on]")
 @click.option("--warmup/--no-warmup", default=True, show_default=True, help="Run an image before the model is ready.")
 @click.option("--images", type=click.Path(path_type=Path),
@@ -55,7 +55,9 @@ def command(
     if output is None:
         raise UsageError("Where to? -o REPO.", "Or check what is there: --check REPO.")
     policy = VersionPolicy.parse(versions) if versions else None
-    options = Options(**chosen, preferred=_numbers(preferred), versions=policy)
+    options = Options(
+        **chosen, preferred=None if preferred is None else whole_numbers("--preferred", preferred), versions=policy
+    )
 
     from hemf_export import console
     from hemf_export.triton import repository
@@ -70,7 +72,7 @@ def command(
         console.warn(note)
     if as_json:
         values = {"repository": str(output), "models": [_values(made) for made in done.models]}
-        click.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        console.print_json(values)
         return None
     for made in done.models:
         console.facts(f"{made.folder}/{made.version}", _rows(made))
@@ -93,7 +95,7 @@ def _check(folder: Path, as_json: bool) -> None:
             "models": [vars(model) for model in found.models],
             "passed_over": list(found.passed_over),
         }
-        click.echo(json.dumps(values, indent=2))
+        console.print_json(values)
         return
     rows = [_row(model) for model in found.models]
     rows += [(name, "not written by hemf-export: not checked") for name in found.passed_over]
@@ -105,7 +107,7 @@ def _print_served(output: Path, model: CheckedModel, as_json: bool) -> None:
     from hemf_export import console
 
     if as_json:
-        click.echo(json.dumps({"repository": str(output), "models": [vars(model)]}, indent=2))
+        console.print_json({"repository": str(output), "models": [vars(model)]})
         return
     console.facts(str(output / model.name), [_row(model)])
 
@@ -113,15 +115,6 @@ def _print_served(output: Path, model: CheckedModel, as_json: bool) -> None:
 def _row(model: CheckedModel) -> tuple[str, str]:
     there, served = (", ".join(map(str, numbers)) for numbers in (model.versions, model.served))
     return model.name, f"{model.backend}, versions {there}, served {served}"
-
-
-def _numbers(text: str | None) -> tuple[int, ...] | None:
-    if text is None:
-        return None
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--preferred takes numbers like 4,8, not {text!r}.")
-    return tuple(int(part) for part in parts)
 
 
 def _values(made: WrittenModel) -> dict[str, Any]:

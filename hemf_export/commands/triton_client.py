@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from hemf.errors import UsageError
+from hemf_export.number_options import SECONDS, Count
 
 
 @click.command("triton-client")
 @click.argument("url")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…", type=click.Path(path_type=Path))
 @click.option("--model", "name", help="Name of the model.  [default: the only one]")
-@click.option("--version", type=click.IntRange(min=1), help="Of the model.  [default: the highest that is ready]")
-@click.option("--top", type=click.IntRange(min=1), default=3, show_default=True, help="Classes shown for an image.")
-@click.option("--batch", type=click.IntRange(min=1), help="Images of a request.  [default: 8, or the model's own]")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0.001), default=60.0, show_default=True,
+@click.option("--version", type=Count(), help="Of the model.  [default: the highest that is ready]")
+@click.option("--top", type=Count(), default=3, show_default=True, help="Classes shown for an image.")
+@click.option("--batch", type=Count(), help="Images of a request.  [default: 8, or the model's own]")
+@click.option("--timeout", "timeout_s", type=SECONDS, default=60.0, show_default=True,
               metavar="SECONDS", help="For one request.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -49,7 +49,7 @@ def command(
     for note in prediction_report.passed_over(pictures):
         console.warn(note)
     if as_json:
-        click.echo(json.dumps(prediction_report.to_dict(model.name, model, found, pictures), indent=2))
+        console.print_json(prediction_report.to_dict(model.name, model, found, pictures))
         return
     root = images[0] if len(images) == 1 and images[0].is_dir() else None
     prediction_report.show(model.name, model, found, pictures, top=top, root=root)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 from hemf.errors import UsageError
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import POINTS, SHARE, Count, Number
 
 if TYPE_CHECKING:
     from engines.build import Engine
@@ -30,23 +30,23 @@ if TYPE_CHECKING:
               help="auto: tensorrt on a GPU of the target's kind, else tensorrt-rtx, which needs none.")  # fmt: skip
 @click.option("--batch", multiple=True, metavar="MIN:OPT:MAX",
               help="Batch sizes of the engine; several make several profiles.  [default: 1:8:32]")  # fmt: skip
-@click.option("--workspace", "workspace_mib", default=2048, show_default=True, metavar="MIB",
+@click.option("--workspace", "workspace_mib", type=Count(), default=2048, show_default=True, metavar="MIB",
               help="Limit of a layer's scratch memory.")  # fmt: skip
 @click.option("--optimization-level", type=click.IntRange(0, 5), help="How long to search for the fastest kernels.")
 @click.option("--version-compatible", is_flag=True, help="Later versions of TensorRT run it too; not TensorRT-RTX.")
 @click.option("--strip-weights", "stripped", is_flag=True, help="Without weights: the ONNX file beside it gives them.")
 @click.option("--timing-cache/--no-timing-cache", default=True, show_default=True,
               help="Keep kernels' times for the next build (TensorRT).")  # fmt: skip
-@click.option("--golden", type=click.IntRange(min=0), default=4, show_default=True,
+@click.option("--golden", type=Count(0, 1024), default=4, show_default=True,
               help="Images kept beside the engine, to test it with on its target; 0 for none.")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path),
               help="Images: fp16 is proven on them, int8 calibrated and judged.  [default: seeded noise]")  # fmt: skip
-@click.option("--samples", default=64, show_default=True, help="fp16: at most so many of the images.")
-@click.option("--max-logit-diff", type=float, default=None,
+@click.option("--samples", type=Count(), default=64, show_default=True, help="fp16: at most so many of the images.")
+@click.option("--max-logit-diff", type=Number(), default=None,
               help="fp16: against float32.  [default: 0.05, or 1 % of the largest logit]")  # fmt: skip
-@click.option("--min-agreement", type=float, default=None,
+@click.option("--min-agreement", type=SHARE, default=None,
               help="Share of images that keep their class.  [default: fp16 0.99 but for one image]")  # fmt: skip
-@click.option("--max-drop", type=float, default=None, metavar="POINTS",
+@click.option("--max-drop", type=POINTS, default=None, metavar="POINTS",
               help="int8: of the metric, on held-out images.  [default: 0.5]")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
@@ -86,8 +86,6 @@ def command(
     target = targets.find(target_name)
     options = BuildOptions(**build_options)
     profiles = tuple(BatchProfile.parse(text) for text in batch)
-    if samples < 1:
-        raise UsageError("--samples must be at least 1.")
 
     from calibration.budget import Budget
     from hemf import artifacts
@@ -128,7 +126,7 @@ def command(
     for note in done.notes:
         console.warn(note)
     if as_json:
-        click.echo(json.dumps({**done.engine.manifest, "file": str(done.engine.path)}, indent=2))
+        console.print_json({**done.engine.manifest, "file": str(done.engine.path)})
         return
     rows = [
         ("engine", _built(done.engine)),

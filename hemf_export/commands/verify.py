@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from hemf.reading import Reading
 from hemf_export.commands.checkpoint_options import reading_options
+from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 
 if TYPE_CHECKING:
     from hemf_export.verify.verified import Verification
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
               help="What they must equal.  [default: the checkpoint they are from, beside them]")  # fmt: skip
 @click.option("--classes", help="Class names a,b,c for a reference that has none.")
 @reading_options
-@click.option("--max-drop", type=float, metavar="POINTS", help="Of accuracy.  [default: by precision]")
-@click.option("--min-agreement", type=float, metavar="SHARE", help="Least share of images that keep their class.")
-@click.option("--max-recall-drop", type=float, metavar="POINTS", help="Of any class.")
-@click.option("--max-logit-diff", type=float, help="Of any logit, or probability where files give those; absolute.")
+@click.option("--max-drop", type=POINTS, metavar="POINTS", help="Of accuracy.  [default: by precision]")
+@click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
+@click.option("--max-recall-drop", type=POINTS, metavar="POINTS", help="Of any class.")
+@click.option("--max-logit-diff", type=Number(), help="Of any logit, or probability where files give those; absolute.")
 @click.option("--locate", is_flag=True, help="Compare node by node, and name the first that stands out.")
 @click.option("--float32", type=click.Path(path_type=Path), metavar="FILE.onnx",
               help="To look into the files.  [default: what their manifests name, beside them]")  # fmt: skip
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @click.option("--markdown", type=click.Path(path_type=Path), metavar="FILE.md", help="Write a summary for a review.")
 @click.option("--baseline", "earlier", type=click.Path(path_type=Path), metavar="OLD.json",
               help="What --json printed before: ends with 3 where accuracy or agreement is worse.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Images at a time.")
-@click.option("--seed", default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--batch", type=Count(), default=8, show_default=True, help="Images at a time.")
+@click.option("--seed", type=Seed(), default=0, show_default=True, help="Of the bootstrap.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole result as JSON.")
 def command(
     candidates: tuple[Path, ...], data: Path, reference: Path | None, classes: str | None, max_drop: float | None,
@@ -99,7 +99,7 @@ def command(
             values,
         )
     if as_json:
-        click.echo(json.dumps(values, indent=2, allow_nan=False))
+        console.print_json(values, allow_nan=False)
     else:
         console.next_command(*_next(found))
 

@@ -109,7 +109,7 @@ def _driver_version() -> str | None:
         if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
             return text.value.decode(errors="replace")
     with suppress(OSError):
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text())
+        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
         return found[0] if found else None
     return None
 
@@ -138,7 +138,7 @@ def _nvidia_devices() -> int:
     found = 0
     for device in Path("/sys/bus/pci/devices").glob("*"):
         with suppress(OSError):
-            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+            vendor, kind = ((device / name).read_text(encoding="utf-8").strip() for name in ("vendor", "class"))
             found += vendor == NVIDIA_PCI_VENDOR and kind.startswith(PCI_DISPLAY_CLASS)
     return found
 

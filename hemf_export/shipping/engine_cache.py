@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hemf import artifact_folder, artifacts
+from hemf import artifact_folder, artifacts, file_names
 from hemf.errors import HemfError
 
 KEPT = 8  # engines, those used last
@@ -26,7 +26,7 @@ def take(key: str, folder: Path) -> list[Path] | None:
     place = _place(key)
     try:
         name = (place / _ENGINE).read_text(encoding="utf-8")
-        if artifacts.read_manifest(place / name) is None:
+        if not file_names.is_plain(name) or artifacts.read_manifest(place / name) is None:
             return None
         found = sorted(path.name for path in place.iterdir() if path.name not in (_ENGINE, name))
         for each in (name, *found):

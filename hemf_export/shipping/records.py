@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemf import artifacts
+from hemf import artifacts, file_names
 from hemf.errors import BadInputError
 
 NAME = "ship.json"
 FORMAT = 1
+FILE_FACTS = ("graph", "engine", "bundle")  # facts of steps that are names of files
 _THREADS = 4
 
 
@@ -59,7 +60,8 @@ class Records:
             if values["ship"] != FORMAT:
                 raise ValueError(f"its format is {values['ship']!r}")
             self._done = {name: Done(**{**one}) for name, one in values["steps"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            _require_plain(self._done.values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadInputError(
                 f"{place} can't be read: {error}.", "Remove it: all steps are done again then."
             ) from error
@@ -89,6 +91,15 @@ class Records:
     def _write(self) -> None:
         steps = {name: dict(vars(one)) for name, one in self._done.items()}
         artifacts.write_json(self.folder / NAME, {"ship": FORMAT, "steps": steps})
+
+
+def _require_plain(steps: Iterable[Done]) -> None:
+    """Raise ValueError where a name of a file leads elsewhere: files of these names are read, replaced and removed."""
+    named = [*FILE_FACTS]
+    for done in steps:
+        for name in (*done.files, *(done.facts[fact] for fact in named if fact in done.facts)):
+            if not file_names.is_plain(name):
+                raise ValueError(f"{name!r} is not the name of a file in its folder")
 
 
 def key(step: str, inputs: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ Each step that was done of the same is taken as it is, so that a call that was c
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import machine
-from hemf import artifacts, locks
+from hemf import artifacts, file_names, locks
 from hemf.errors import BadInputError, HemfError, UsageError
 from hemf_export import model_kind
 from hemf_export.shipping import records, steps
@@ -23,8 +24,10 @@ from hemf_export.shipping.listener import ShipListener
 from hemf_export.shipping.options import Options
 from hemf_export.shipping.records import Done, Records
 from hemf_export.shipping.steps import Job, Result
+from hemf_export.triton.options import require_name
 
 BEST, LAST = "best.pt", "last.pt"
+LONGEST_NAME = 80  # of a checkpoint's files: endings and the limits of archives come on top
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,16 @@ class Source:
     """A checkpoint, and where its files go.
 
     Args:
-        name: of all its files.
+        name: of all its files, fit for any system, for Triton and for URLs.
         checkpoint: the file.
         folder: for them.
+        called: what it is called itself, where that is no such name; else empty.
     """
 
     name: str
     checkpoint: Path
     folder: Path
+    called: str = ""
 
 
 @dataclass
@@ -81,16 +86,25 @@ class Shipped:
         }
 
 
-def find(path: Path, output: Path) -> list[Source]:
+def find(path: Path, output: Path, name: str | None = None) -> list[Source]:
     """The checkpoints of a path: a file, those in a folder but for last.pt, or else each best.pt below it.
+
+    Args:
+        path: the file or the folder.
+        output: where their files go.
+        name: of the files of a single checkpoint; by default its own, made fit.
 
     Raises:
         BadInputError: none.
-        UsageError: two whose files would have one name.
+        UsageError: two whose files would have one name; a name for several, or one that can't be.
     """
+    if name is not None:
+        require_name(name)
+        if not path.is_file():
+            raise UsageError(f"A name is of one checkpoint; {path} is a folder.", "Leave out --name.")
     if path.is_file():
         model_kind.require(path, "checkpoint", "Name the checkpoint that it was made from.")
-        return [Source(model_kind.stem(path), path, output)]
+        return [_source(name or model_kind.stem(path), path, output)]
     if not path.is_dir():
         raise BadInputError(f"No checkpoint at {path}.", "A checkpoint, or a folder of them, is needed.")
     files = [one for one in model_kind.found_in(path, "checkpoint") if one.name != LAST]
@@ -100,9 +114,16 @@ def find(path: Path, output: Path) -> list[Source]:
         names = ["-".join(one.parent.relative_to(path).parts) for one in files]
     if not files:
         raise BadInputError(f"No checkpoint lies in {path}, nor a {BEST} in a folder below it.")
-    if twice := [name for name in names if names.count(name) > 1]:
+    found = [_source(name, one, output) for name, one in zip(names, files, strict=True)]
+    taken = [source.name.casefold() for source in found]
+    if twice := [source.name for source in found if taken.count(source.name.casefold()) > 1]:
         raise UsageError(f"Two checkpoints would be called {twice[0]}.", "Rename one, or ship them one by one.")
-    return [Source(name, one, output / name) for name, one in zip(names, files, strict=True)]
+    return [dataclasses.replace(source, folder=output / source.name) for source in found]
+
+
+def _source(called: str, checkpoint: Path, folder: Path) -> Source:
+    name = file_names.fit(called, longest=LONGEST_NAME)
+    return Source(name, checkpoint, folder, "" if name == called else called)
 
 
 def ship(sources: Sequence[Source], data: Path, options: Options, listener: ShipListener) -> list[Shipped]:
@@ -131,6 +152,8 @@ def _ship(sources: Sequence[Source], data: Path, options: Options, listener: Shi
     shipped = []
     for number, source in enumerate(sources, 1):
         listener.begin(source.name, number, len(sources))
+        if source.called:
+            listener.note(f"The files of {source.called!r} are called {source.name}: names have to do for any system.")
         found = Shipped(source)
         job = Job(source.name, source.checkpoint, data, source.folder, options, listener)
         try:

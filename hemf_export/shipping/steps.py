@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hemf import artifacts
 from hemf.errors import CheckFailedError
 from hemf_export import model_kind
 from hemf_export.shipping.listener import ShipListener
 from hemf_export.shipping.options import Options
+
+if TYPE_CHECKING:
+    from hemf.model_input import SourceSize
 
 Result = tuple[list[Path], dict[str, Any]]
 
@@ -47,12 +50,13 @@ class Job:
 
 
 def onnx(job: Job) -> Result:
-    """The float32 file, proven against PyTorch on the images."""
+    """The float32 file, proven against PyTorch on the images; before that, what later steps need is looked at."""
     from hemf.model_input import SourceSize
     from hemf_export import onnx_export
 
     options = job.options
     size = SourceSize.parse(options.source_size) if options.source_size else None
+    _require(job, size)
     wanted = onnx_export.Options(input_type=options.input, source_size=size, images=job.data)
     done = onnx_export.export(
         job.checkpoint, job.file(".onnx"), wanted, classes=options.class_names, reading=options.reading,
@@ -60,6 +64,28 @@ def onnx(job: Job) -> Result:
     )  # fmt: skip
     _tell(job, done.notes)
     return [done.path, artifacts.manifest_path(done.path)], {}
+
+
+def _require(job: Job, size: SourceSize | None) -> None:
+    """Refuse at the start what a later step would refuse: images of other classes, a builder that isn't here.
+
+    Raises:
+        BadInputError: the checkpoint or the images.
+        MissingCapabilityError: no builder for the target.
+    """
+    from calibration import selection
+    from engines import backends, targets
+    from hemf import checkpoint, folders
+    from hemf.model_input import ModelInput
+
+    options = job.options
+    backends.load(backends.choose(options.backend, targets.find(options.target)))
+    with job.listener.spinner(f"Looking at {job.data}"):
+        saved = checkpoint.load(job.checkpoint, classes=options.class_names)
+        numbered = tuple(f"class_{index}" for index in range(len(saved.classes)))
+        classes = None if saved.classes == numbered else saved.classes  # names of nobody's contradict none
+        selection.select(job.data, ModelInput(saved.preprocess, options.input == "uint8", size), classes)
+        folders.any_images(job.data, classes)
 
 
 def precision(job: Job) -> Result:

@@ -82,9 +82,16 @@ def labels(model: ModelFile) -> bytes:
         BadInputError: a name that is no line.
     """
     classes = model.description.classes
-    if odd := [name for name in classes if [name] != name.splitlines()]:
-        raise BadInputError(f"The class name {odd[0]!r} of {model.path} can't be a line of {LABELS}.")
+    if odd := [name for name in classes if not _is_line(name)]:
+        raise BadInputError(
+            f"The class name {odd[0]!r} of {model.path} can't be a line of {LABELS}.", "Rename the class in the model."
+        )
     return "".join(f"{name}\n" for name in classes).encode()
+
+
+def _is_line(name: str) -> bool:
+    """Whether a name is a line of a text, and of one that UTF-8 can hold."""
+    return [name] == name.splitlines() and not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _largest(model: ModelFile, backend: BackendName, options: Options) -> int:

@@ -6,7 +6,6 @@ already speaks of it.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +54,8 @@ class WrittenModel:
 
     @property
     def perf_analyzer(self) -> str:
-        """The command that measures it on a server of this machine, with the image that it is warmed up with."""
-        images = ["--input-data", shlex.quote(str(self.folder / warmup.FOLDER))] if self.warmed_by else []
-        words = ["perf_analyzer", "-m", self.name, "-u", "localhost:8001", "-i", "grpc", *images]
+        """The command that measures it on a server of this machine, with images of noise."""
+        words = ["perf_analyzer", "-m", self.name, "-u", "localhost:8001", "-i", "grpc"]
         return " ".join([*words, "--concurrency-range", "1:16:5", "--percentile=95"])
 
     @property
@@ -79,7 +77,7 @@ def write(name: str, model: ModelFile, folder: Path, options: Options) -> Writte
     version = newest + (known != model.sha256)
     image = warmup.plan(config, model, options)
     made = WrittenModel(name, folder, version, version > newest, config, model, image.source)
-    with warmup.in_place(folder, model, image):
+    with warmup.in_place(folder, image):
         if made.added:
             _add(made, before, there)
         else:
@@ -163,7 +161,7 @@ def _write_first(name: str, model: ModelFile, folder: Path, options: Options) ->
     _describe(config, model, 1)
     image, labels = warmup.plan(config, model, options), configuration.labels(model)
     with artifact_folder.whole(folder, CONFIG, force=options.force) as temporary:
-        warmup.put(temporary, model, image)
+        warmup.put(temporary, image)
         if configuration.labelled(model):
             artifacts.write_bytes(temporary / configuration.LABELS, labels)
         (temporary / "1").mkdir()

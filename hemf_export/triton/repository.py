@@ -8,12 +8,13 @@ What is written is checked before it takes its place.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemf import locks
+from hemf import file_names, locks
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf_export import model_kind
 from hemf_export.triton import faults, model_file, model_folder, parameters, protobuf, versions
@@ -93,7 +94,7 @@ def write(
     if options.name is not None and len(models) > 1:
         raise UsageError(f"--name is of one model; here are {len(models)}.", "Each is called as its file then.")
     protobuf.messages()
-    names = [options.name or _name_of(path) for path in models]
+    names = [options.name or name_of(path) for path in models]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"Two of the files would be called {twice[0]}.", "Write them one by one, with --name.")
     _check_place(output)
@@ -102,7 +103,9 @@ def write(
     written = []
     for name, model in zip(names, files, strict=True):
         with step(f"Writing {name}"), locks.exclusive(output / name):
-            written.append(model_folder.write(name, model, output / name, options))
+            made = model_folder.write(name, model, output / name, options)
+        notes = () if options.name else _renamed(model.path, name)
+        written.append(dataclasses.replace(made, notes=(*notes, *made.notes)))
     return Written(output, tuple(written))
 
 
@@ -168,10 +171,11 @@ def _check_place(output: Path) -> None:
             )
 
 
-def _name_of(path: Path) -> str:
-    name = model_kind.stem(path)
-    try:
-        require_name(name)
-    except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", error.hint) from error
-    return name
+def name_of(path: Path) -> str:
+    """What a model is called in Triton that nobody names: as its file, made fit."""
+    return file_names.fit(model_kind.stem(path))
+
+
+def _renamed(path: Path, name: str) -> list[str]:
+    own = model_kind.stem(path)
+    return [] if own == name else [f"{own!r} is called {name} in Triton, whose names have fewer signs."]

@@ -1,7 +1,7 @@
 """What a server runs before a model counts as ready: one real image, in batches of the sizes that will come.
 
-Triton makes a batch of N of one image by itself, N times the same. perf_analyzer takes the folder as it is: its file is
-called like the input.
+Triton makes a batch of N of one image by itself, N times the same. The file's name is ours: that of the input is out of
+the model's file, and could be any text.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hemf_export.triton.model_file import NUMPY_TYPES, ModelFile
 from hemf_export.triton.options import Options
 
 FOLDER = "warmup"
+FILE = "warmup_0"
 
 
 @dataclass(frozen=True)
@@ -45,29 +46,30 @@ def plan(config: Any, model: ModelFile, options: Options) -> Warmup:
     Raises:
         BadInputError: no images, or golden images that were changed.
     """
-    before = bool(config.model_warmup)
+    before = {image.input_data_file for entry in config.model_warmup for image in entry.inputs.values()}
     del config.model_warmup[:]
     if not options.warmup:
         return Warmup("")
-    _ask(config, model)
-    if before and options.images is None:
+    if len(before) == 1 and options.images is None:
+        _ask(config, model, *before)
         return Warmup("the image of the version before")
+    _ask(config, model, FILE)
     return _make(model, options, 1 if config.max_batch_size else model.fixed_batch or 1)
 
 
-def put(folder: Path, model: ModelFile, image: Warmup) -> None:
+def put(folder: Path, image: Warmup) -> None:
     """Write the image into a model's folder."""
     if image.data is not None:
         (folder / FOLDER).mkdir(exist_ok=True)
-        artifacts.write_bytes(folder / FOLDER / model.input.name, image.data)
+        artifacts.write_bytes(folder / FOLDER / FILE, image.data)
 
 
 @contextmanager
-def in_place(folder: Path, model: ModelFile, image: Warmup) -> Iterator[None]:
-    """The same for a block; what was there before comes back if that fails."""
-    path = folder / FOLDER / model.input.name
+def in_place(folder: Path, image: Warmup) -> Iterator[None]:
+    """Write the image for a block; what was there before comes back if that fails."""
+    path = folder / FOLDER / FILE
     before = path.read_bytes() if path.is_file() else None
-    put(folder, model, image)
+    put(folder, image)
     try:
         yield
     except BaseException:
@@ -89,11 +91,11 @@ def _make(model: ModelFile, options: Options, count: int) -> Warmup:
     return Warmup(source, np.ascontiguousarray(np.repeat(image, count, axis=0)).tobytes())
 
 
-def _ask(config: Any, model: ModelFile) -> None:
-    """A batch of 1, and each preferred size. A fixed batch is one request, all of it."""
+def _ask(config: Any, model: ModelFile, file: str) -> None:
+    """Ask for a batch of 1, and of each preferred size. A fixed batch is one request, all of it."""
     for size in sorted({1, *config.dynamic_batching.preferred_batch_size}):
         entry = config.model_warmup.add(name=f"batch-{size}", batch_size=size)
         image = entry.inputs[model.input.name]
         image.data_type = config.input[0].data_type
         image.dims.extend(config.input[0].dims)
-        image.input_data_file = model.input.name
+        image.input_data_file = file

@@ -93,6 +93,6 @@ def _parent_of(path: Path) -> Path | None:
     wanted = manifest.get("parent_sha256")
     if not isinstance(wanted, str):
         return None
-    named = path.parent / str(manifest.get("parent"))
+    named = path.parent / Path(str(manifest.get("parent"))).name  # whatever folder a manifest may name
     places = [named, *(other for other in model_kind.found_in(path.parent, "onnx") if other not in (named, path))]
     return next((place for place in places if place.is_file() and onnx_file.sha256(place) == wanted), None)

@@ -50,7 +50,7 @@ def test_a_misspelt_command_is_exit_2_with_the_nearest(run_cli):
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [(RuntimeError("boom"), 70), (KeyboardInterrupt(), 130), (MemoryError(), 70)],
+    [(RuntimeError("boom"), 70), (KeyboardInterrupt(), 130), (MemoryError(), 4)],
     ids=["defect", "Ctrl-C", "memory"],
 )
 def test_whatever_escapes_has_its_exit_code(run_cli, monkeypatch, raised, code, tmp_path):

@@ -26,7 +26,13 @@ def place(copies: Made, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_images(folder / "images" / kind, 3, kind)
     (folder / "images" / "notes.txt").write_text("no image")
     write_images(folder, 1, "striped")
-    names = ("new\nline é.png", "a long name of a picture " * 4 + ".png", "画像" * 30 + ".png", "x" * 200 + ".png")
+    names = (
+        "new\nline é.png",
+        "\x1b[31mred\x9b \u202egnp.exe\u2066 \ue000.png",
+        "a long name of a picture " * 4 + ".png",
+        "画像" * 30 + ".png",
+        "x" * 200 + ".png",
+    )
     (folder / "odd").mkdir()
     for name in names:
         (folder / "odd" / name).write_bytes((folder / "striped0.png").read_bytes())

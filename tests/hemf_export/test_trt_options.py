@@ -93,7 +93,7 @@ def test_values_out_of_range_are_wrong_usage(changes):
 @pytest.mark.parametrize(
     ("flag", "code", "message"),
     [
-        ("--workspace 0", 2, "at least 1 MiB"),
+        ("--workspace 0", 2, "x>=1"),
         ("--optimization-level 6", 2, "0<=x<=5"),
         ("--version-compatible", 2, "no version-compatible engines"),
         ("--strip-weights", 4, "can't strip weights without a GPU"),

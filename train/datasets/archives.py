@@ -34,7 +34,7 @@ def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] = lamb
                     "Choose another output folder with -o.",
                 )
             for done, member in enumerate(members, 1):
-                target = folder.joinpath(*PurePosixPath(member.filename).parts)
+                target = folder.joinpath(*_place(member).parts)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(member) as file:
                     artifact_folder.write_stream(target, cast(BinaryIO, file))
@@ -46,10 +46,15 @@ def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] = lamb
 
 def _wanted(path: Path, member: zipfile.ZipInfo) -> bool:
     """Whether a member is an image or a list; what the system of whoever packed it left is not."""
-    place = PurePosixPath(member.filename.replace("\\", "/"))
+    place = _place(member)
     if place.is_absolute() or ".." in place.parts or ":" in member.filename:
         raise BadInputError(f"{path} has a member that leads out of its folder: {member.filename!r}.")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise BadInputError(f"{path} has a link in it: {member.filename!r}.")
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in place.parts)
     return not member.is_dir() and not hidden and place.suffix.lower() in _KEPT
+
+
+def _place(member: zipfile.ZipInfo) -> PurePosixPath:
+    """Where a member says that it lies; archives made on Windows may have its separators."""
+    return PurePosixPath(member.filename.replace("\\", "/"))

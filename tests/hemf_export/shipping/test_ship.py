@@ -238,10 +238,10 @@ def test_a_folder_of_something_else_is_left_alone(trained, pictures, tmp_path, r
         (["--data", "none"], 1, "none is not a folder of images"),
         (["--target", "t5"], 2, "t5"),
         (["--batch", "8:4:1"], 2, "8:4:1"),
-        (["--max-drop", "101"], 2, "max_drop is in points"),
+        (["--max-drop", "101"], 2, "0.0<=x<=100.0"),
         (["--source-size", "8x8"], 2, "raw pixels"),
         (["--use", "none.md"], 2, "none.md"),
-        (["--bench-seconds", "0"], 2, "must be positive"),
+        (["--bench-seconds", "0"], 2, "0.0<x<="),
     ],
 )
 def test_what_is_refused_before_any_work(arguments, code, said, trained, pictures, tmp_path, run_cli, monkeypatch):

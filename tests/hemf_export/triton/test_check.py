@@ -135,7 +135,7 @@ BROKEN = {
     ),
     "warm-up elsewhere": (
         "onnx",
-        swap('input_data_file: "images"', 'input_data_file: "../labels.txt"'),
+        swap('input_data_file: "warmup_0"', 'input_data_file: "../labels.txt"'),
         "reads '../labels.txt', which is not in warmup/",
     ),
     "label file elsewhere": ("onnx", swap("labels.txt", "../engine/labels.txt"), "is not in the model's folder"),
@@ -173,8 +173,8 @@ BROKEN = {
         swap("preferred_batch_size: 4", "preferred_batch_size: 32"),
         "the preferred batch size 32 is not 1 to max_batch_size 16",
     ),
-    "warm-up gone": ("engine", drop("warmup/images"), "warm-up 'batch-1' reads 'images', which is not in warmup/"),
-    "warm-up cut": ("onnx", write("warmup/images", "x"), "warmup/images has 1 bytes, its shape needs 768"),
+    "warm-up gone": ("engine", drop("warmup/warmup_0"), "warm-up 'batch-1' reads 'warmup_0', which is not in warmup/"),
+    "warm-up cut": ("onnx", write("warmup/warmup_0", "x"), "warmup/warmup_0 has 1 bytes, its shape needs 768"),
     "warm-up batch": (
         "engine",
         swap("batch_size: 4\n  inputs", "batch_size: 99\n  inputs"),

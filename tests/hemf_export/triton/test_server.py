@@ -123,7 +123,7 @@ def test_it_is_warmed_up_with_the_image_before_it_is_ready(server, tmp_path, pic
     ran = connection.statistics("warm", "1")["batch_stats"]
     connection.close()
     assert [(int(one["batch_size"]), int(one["compute_infer"]["count"])) for one in ran] == [(1, 1), (4, 1)]
-    (folder / "warmup" / "images").write_bytes(b"cut")
+    (folder / "warmup" / "warmup_0").write_bytes(b"cut")
     with pytest.raises(Exception, match="3 bytes"):
         server.load("warm")
 

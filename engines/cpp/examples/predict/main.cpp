@@ -2,6 +2,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -87,13 +88,13 @@ Arguments parse(int count, char** words) {
     return found;
 }
 
-void warn(const std::string& note) { std::fprintf(stderr, "warning: %s\n", note.c_str()); }
+void warn(const std::string& note) { std::fprintf(stderr, "warning: %s\n", predict::printable_lines(note).c_str()); }
 
 void warn_of(const std::vector<std::string>& passed_over) {
     if (passed_over.empty()) return;
     std::string names;
     for (std::size_t index = 0; index < passed_over.size() && index < shown; ++index)
-        names += (index > 0 ? ", " : "") + predict::printable(passed_over[index]);
+        names += (index > 0 ? ", " : "") + passed_over[index];
     if (passed_over.size() > shown) names += " and " + std::to_string(passed_over.size() - shown) + " more";
     warn("Passed over, as not images by their names: " + names + ".");
 }
@@ -106,7 +107,7 @@ int window() {
 
 void run(const Arguments& arguments) {
     predict::ImageList list = predict::collect(arguments.images);
-    std::fprintf(stderr, "Reading %s …\n", predict::name(arguments.file).c_str());
+    std::fprintf(stderr, "Reading %s …\n", predict::printable(predict::name(arguments.file)).c_str());
     const hemf::Predictor model = hemf::Predictor::load(arguments.file);
     const std::optional<int> fixed = model.description().batch;
     if (arguments.batch != 0 && fixed && *fixed != arguments.batch) {
@@ -124,12 +125,13 @@ void run(const Arguments& arguments) {
                                  std::move(predictions)};
     const std::string text =
         arguments.json ? predict::as_json(report) : predict::as_table(report, arguments.top, window());
-    std::fwrite(text.data(), 1, text.size(), stdout);
+    if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+        throw hemf::bad_input(std::string("Can't write to standard output: ") + std::strerror(errno) + ".");
 }
 
 int fail(int code, const std::string& message, const std::string& hint, bool json) {
-    std::fprintf(stderr, "error: %s\n", message.c_str());
-    if (!hint.empty()) std::fprintf(stderr, "  %s\n", hint.c_str());
+    std::fprintf(stderr, "error: %s\n", predict::printable_lines(message).c_str());
+    if (!hint.empty()) std::fprintf(stderr, "  %s\n", predict::printable_lines(hint).c_str());
     if (json) std::fputs(predict::failure(message, hint, code).c_str(), stdout);
     return code;
 }

@@ -45,14 +45,14 @@ std::vector<std::string> row(const Report& report, std::size_t index, int top, c
     });
     std::string following;
     for (std::size_t rank = 1; rank < ranked.size() && rank < static_cast<std::size_t>(top); ++rank) {
-        following +=
-            (rank > 1 ? "  " : "") + classes[ranked[rank]] + " " + percent(prediction.probabilities[ranked[rank]]);
+        following += (rank > 1 ? "  " : "") + printable(classes[ranked[rank]]) + " " +
+                     percent(prediction.probabilities[ranked[rank]]);
     }
     const std::string path = report.list.images[index].path;
     const std::optional<std::string> folder = class_folder(report.list.images[index], classes);
     const bool wrong = folder && name(*folder) != classes[prediction.top];
     std::vector<std::string> cells = {printable(root == nullptr ? path : below(path, *root)),
-                                      classes[prediction.top] + (wrong ? " ✗" : ""),
+                                      printable(classes[prediction.top]) + (wrong ? " ✗" : ""),
                                       percent(prediction.probabilities[prediction.top])};
     if (!following.empty()) cells.push_back(following);
     return cells;
@@ -108,7 +108,7 @@ std::string as_table(const Report& report, int top, int width) {
     for (std::size_t index = 0; index < report.predictions.size(); ++index)
         rows.push_back(row(report, index, top, one_folder ? &root : nullptr));
     const std::size_t count = rows.size();
-    std::string title = printable(report.file) + " (" + report.description.precision + "): " + std::to_string(count) +
+    std::string title = printable(report.file) + " (" + printable(report.description.precision) + "): " + std::to_string(count) +
                         (count == 1 ? " image" : " images");
     if (one_folder) title += " of " + printable(root);
     const std::vector<std::string> headers = {"image", "class", "probability", "next likely"};

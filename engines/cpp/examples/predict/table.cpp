@@ -54,6 +54,14 @@ constexpr std::int32_t wide[][2] = {{0x1100, 0x115f},  {0x2e80, 0x303e},   {0x30
 constexpr std::int32_t narrow[][2] = {{0x0300, 0x036f}, {0x0483, 0x0489}, {0x0591, 0x05bd}, {0x200b, 0x200f},
                                       {0x20d0, 0x20ff}, {0xfe00, 0xfe0f}, {0xfe20, 0xfe2f}};
 
+// What shows nothing or steers what is around it, such as the direction of text: Unicode's Cf, Co, Zl, Zp and Zs.
+constexpr std::int32_t unseen[][2] = {
+    {0x0600, 0x0605},   {0x061c, 0x061c},   {0x06dd, 0x06dd},   {0x070f, 0x070f},   {0x0890, 0x0891},
+    {0x08e2, 0x08e2},   {0x1680, 0x1680},   {0x180e, 0x180e},   {0x2000, 0x200f},   {0x2028, 0x202f},
+    {0x205f, 0x2064},   {0x2066, 0x206f},   {0x3000, 0x3000},   {0xe000, 0xf8ff},   {0xfeff, 0xfeff},
+    {0xfff9, 0xfffb},   {0x110bd, 0x110bd}, {0x110cd, 0x110cd}, {0x13430, 0x1343f}, {0x1bca0, 0x1bca3},
+    {0x1d173, 0x1d17a}, {0xe0001, 0xe0001}, {0xe0020, 0xe007f}, {0xf0000, 0x10ffff}};
+
 int cells(const Sign& sign) {
     if (within(sign.point, narrow, std::size(narrow))) return 0;
     return within(sign.point, wide, std::size(wide)) ? 2 : 1;
@@ -118,11 +126,26 @@ std::string printable(const std::string& path) {
         } else if (sign.point < 0x20 || (sign.point >= 0x7f && sign.point <= 0xa0) || sign.point == 0xad) {
             std::snprintf(escape, sizeof escape, "\\x%02x", static_cast<unsigned>(sign.point));
             out += escape;
+        } else if (within(sign.point, unseen, std::size(unseen))) {
+            std::snprintf(escape, sizeof escape, sign.point < 0x10000 ? "\\u%04x" : "\\U%08x",
+                          static_cast<unsigned>(sign.point));
+            out += escape;
         } else {
             out += sign.bytes;
         }
     }
     return out;
+}
+
+std::string printable_lines(const std::string& text) {
+    static const std::string line_break = "\n  ";
+    std::string out;
+    std::size_t start = 0;
+    for (std::size_t end = text.find(line_break); end != std::string::npos; end = text.find(line_break, start)) {
+        out += printable(text.substr(start, end - start)) + line_break;
+        start = end + line_break.size();
+    }
+    return out + printable(text.substr(start));
 }
 
 std::vector<std::string> wrapped(const std::string& text, int width) {

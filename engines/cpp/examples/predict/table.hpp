@@ -18,6 +18,9 @@ int width_of(const std::string& text);
 // A name as it can be shown: line breaks, and bytes that are no text, as escapes.
 std::string printable(const std::string& path);
 
+// A message as it can be shown. Only its own line breaks, which are followed by two blanks, stay.
+std::string printable_lines(const std::string& text);
+
 // The text in lines of at most `width`, folded between words where it can be.
 std::vector<std::string> wrapped(const std::string& text, int width);
 
