@@ -50,7 +50,9 @@ def summarize(
     predicted = logits.argmax(1)
     indices = np.arange(len(classes))
     recall = recall_score(truth, predicted, labels=indices, average=None, zero_division=0.0)
-    logs, probabilities = output.log_probabilities(logits), output.probabilities(logits)
+    logs = output.log_probabilities(logits)
+    # Of logits by their logarithms: where logits tie, probabilities must too, for the ranks of the AUC.
+    probabilities = output.probabilities(logits) if output.of_probabilities else np.exp(logs)
     found: dict[str, Any] = {
         "images": len(truth),
         "accuracy": float(accuracy_score(truth, predicted)),

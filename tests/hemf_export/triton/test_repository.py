@@ -370,7 +370,7 @@ def test_an_engine_of_tensorrt_rtx_needs_the_python_backend(tmp_path, refused):
         (lambda folder: plan(folder / "m.engine", build={"profiles": ["1:2"]}), "doesn't tell its input, output"),
         (lambda folder: plan(folder / "m.engine", tensors=[]), "doesn't tell its input, output and batches"),
         (lambda folder: plan(folder / "m.engine", tensors=None), "doesn't tell its input, output and batches"),
-        (lambda folder: plan(folder / "m.engine", classes=["a"]), "has 1 classes and an output of [3]"),
+        (lambda folder: plan(folder / "m.engine", classes=["a", "b"]), "has 2 classes and an output of [3]"),
         (lambda folder: plan(folder / "m.engine", backend="tensorrt-rtx"), "its manifest says tensorrt-rtx"),
         (lambda folder: means(folder / "m.onnx", sha256="0" * 64), "is not the file that"),
     ],
