@@ -72,7 +72,6 @@ def build_engine(
         BadInputError: TensorRT doesn't take the graph, and the message has its reason; or a folder can't be written.
     """
     artifacts.check_writable(output)
-    _check_cache(artifacts.log_path(output).parent)
     started = time.monotonic()
     gpu = backends.gpu_name()
     own: dict[str, Any] = {
@@ -112,11 +111,14 @@ def build_engine(
     return Engine(output, backend, told["version"], seconds, manifest, tuple(notes))
 
 
-def _check_cache(folder: Path) -> None:
+def _log_of(output: Path, scratch: Path) -> Path:
+    """Where the builder's log goes: the cache folder, or what is removed afterwards where that can't be written."""
+    log = artifacts.log_path(output)
     try:
-        artifacts.check_folder(folder)
-    except BadInputError as error:
-        raise BadInputError(error.message, "Set HEMF_EXPORT_CACHE to a folder of your own.") from error
+        artifacts.check_folder(log.parent)
+    except BadInputError:
+        return scratch / log.name
+    return log
 
 
 def _compared(output: Path, own: dict[str, Any], plan_hash: str) -> list[str]:
@@ -139,7 +141,7 @@ def _run(
     gpu: str | None, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Run the worker; what it told last."""
-    log = artifacts.log_path(output)
+    log = _log_of(output, plan.parent)
     request = {
         "graph": str(graph.resolve()),
         "backend": backend,
@@ -173,7 +175,7 @@ def _run(
         return last
     reason = last.get("error") or (noise[-1] if noise else "no reason given")
     hint = last.get("hint") or _way_out(reason)
-    if log.is_file():
+    if log.is_file() and log.parent != plan.parent:
         hint += f" The builder's whole log: {log}"
     if worker.returncode < 0:
         raise BadInputError(f"{backend} crashed (signal {-worker.returncode}) on {graph}: {reason}", hint)

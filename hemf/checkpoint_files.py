@@ -16,7 +16,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -24,6 +24,7 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialize_safetensors
 from torch import Tensor
 
+from hemf.checkpoint_container import START_BYTES, container_of, members, program_of
 from hemf.errors import BadInputError
 
 _METADATA_KEY = "hemf"
@@ -35,9 +36,6 @@ _DAMAGED = "The file is of another kind, cut short or damaged: copy or make it a
 _USUAL_KEYS = ("state_dict", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
 _PICKLE_READ_BYTES = 1 << 20  # of a refused pickle, for that
 _PICKLES = 4  # one after another in a torch file of the old kind, before its tensors; the last is the dictionary
-START_BYTES = 128  # of a file, that `container_of` wants
-
-Container = Literal["safetensors", "pickle"]
 
 
 @dataclass(frozen=True)
@@ -51,35 +49,6 @@ class Content:
 
     values: dict[str, Any]
     metadata: dict[str, str] = field(default_factory=dict)
-
-
-def container_of(start: bytes, names: tuple[str, ...] = ()) -> Container | None:
-    """What a checkpoint file is by its content; None for what is no checkpoint.
-
-    Args:
-        start: its first `START_BYTES`.
-        names: members of it, where it is a zip archive: see `members`.
-    """
-    if start[:2] == b"PK":
-        inner = [name.split("/", 1)[-1] for name in names]
-        return "pickle" if any(name == "data.pkl" or _is_program(name) for name in inner) else None
-    pickled = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    # A safetensors file may begin with the same two bytes, as the length of its header; after it comes JSON.
-    if start[8:9] == b"{" and not (pickled and start[4:8].strip(b"\0")):
-        return "safetensors"
-    return "pickle" if pickled else None
-
-
-def members(path: Path) -> tuple[str, ...]:
-    """Names in a zip archive; of one that was cut short, the first. Nothing is unpacked."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return tuple(archive.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, struct.error):
-        with open(path, "rb") as file:
-            start = file.read(1 << 16)
-        length = int.from_bytes(start[26:28], "little")
-        return (start[30 : 30 + length].decode(errors="replace"),)
 
 
 def read(path: Path) -> Content:
@@ -198,17 +167,8 @@ def _refuse_programs(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         return
     for name in (name.split("/", 1)[-1] for name in members(path)):
-        if kind := _is_program(name):
+        if kind := program_of(name):
             raise BadInputError(f"{path} is {kind}, not a checkpoint.", "Save a state dict instead.")
-
-
-def _is_program(name: str) -> str | None:
-    """What an archive with such a member is, where it holds a program."""
-    if name == "constants.pkl" or name.startswith("code/"):
-        return "a TorchScript program"
-    if name.startswith(("models/", "serialized_exported_program")) or name == "archive_format":
-        return "an exported program (.pt2)"
-    return None
 
 
 def _way_out(path: Path) -> str:

@@ -117,7 +117,7 @@ def _lock_path(path: Path, own: tuple[Path, int], stack: ExitStack, *, wait: boo
         pass  # see above
     else:
         with suppress(OSError):
-            holder.write_text(str(os.getpid()))
+            holder.write_text(str(os.getpid()), encoding="ascii")
     _held.add(own)
     stack.callback(_held.discard, own)
 
@@ -144,7 +144,7 @@ def _lock_folder(path: Path, own: tuple[Path, int], stack: ExitStack, *, wait: b
 def _in_use(path: Path, holder: Path | None) -> InUseError:
     pid = ""
     with suppress(OSError):
-        pid = holder.read_text().strip() if holder is not None else ""
+        pid = holder.read_text(encoding="ascii").strip() if holder is not None else ""
     who = f" (process {pid})" if pid.isdigit() else ""
     return InUseError(
         f"{path} is in use: another hemf-export{who} is at work there.",

@@ -118,6 +118,6 @@ def _limit(folder: Path) -> float | None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(errors="replace").splitlines()
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except (OSError, ValueError):  # another system, or not for us to read
         return []

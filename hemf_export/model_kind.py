@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from engines import plan_header
-from hemf import checkpoint_files, folders
+from hemf import checkpoint_container, folders
 from hemf.errors import BadInputError
 
 Kind = Literal["checkpoint", "onnx", "engine"]
@@ -69,7 +69,7 @@ def kind_of(path: Path) -> Kind:
         if found is not None:
             return found
         with open(path, "rb") as file:
-            start = file.read(checkpoint_files.START_BYTES)
+            start = file.read(checkpoint_container.START_BYTES)
     except OSError as error:
         raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
     what, hint = _another(path, start)
@@ -83,11 +83,11 @@ def kind_of(path: Path) -> Kind:
 def glance(path: Path) -> Kind | None:
     """What the content of a file says; None where it is no model."""
     with open(path, "rb") as file:
-        start = file.read(checkpoint_files.START_BYTES)
+        start = file.read(checkpoint_container.START_BYTES)
         if plan_header.flavour(start) is not None:
             return "engine"
-        names = checkpoint_files.members(path) if start[:2] == b"PK" else ()
-        if checkpoint_files.container_of(start, names) is not None:
+        names = checkpoint_container.members(path) if start[:2] == b"PK" else ()
+        if checkpoint_container.container_of(start, names) is not None:
             return "checkpoint"
         return "onnx" if _has_graph(file) else None
 

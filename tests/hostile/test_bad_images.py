@@ -490,11 +490,15 @@ def test_odd_names_and_extensions_are_trained_on(tmp_path: Path, image_data: Pat
     assert trained_on[0].trainer.job.train.labels.count(CLASSES.index("dark")) == 10
 
 
-def test_a_broken_file_of_an_odd_name_is_named_in_valid_json(tmp_path: Path, image_data: Path, refused):
+def test_a_broken_file_of_an_odd_name_is_named_as_it_is_in_json_and_on_one_line_for_people(
+    tmp_path: Path, image_data: Path, run_cli
+):
     path = image_data / "val" / "dark" / "zwei\nZeilen [bold]ü.png"
     path.write_bytes(b"no image")
-    (tmp_path / "run").mkdir()
-    refused(*train(image_data, tmp_path / "run"), names=path)
+    code, out, err = run_cli(*train(image_data, tmp_path / "run"), "--json")
+    assert code == 1
+    assert str(path) in json.loads(out)["error"]
+    assert r"zwei\nZeilen [bold]ü.png" in err
 
 
 # 44 Classes

@@ -194,7 +194,7 @@ def test_external_data_is_refused_and_not_opened(path: Path, refused, opened: Op
     with pytest.raises(BadInputError, match=r"model\.onnx keeps 1 tensors in other files \(outside\): refused"):
         onnx_file.read(path)
     opened.watching = False
-    assert opened.paths == [str(path)]
+    assert set(opened.paths) == {str(path)}
     assert "self-contained" in refused("bench", path, names=path)
 
 
@@ -325,7 +325,7 @@ def test_other_outputs_are_told_beside_the_expected_one(path: Path, refused, out
 
 
 def test_a_file_of_another_program_is_refused_with_the_way_to_make_ours(path: Path, refused):
-    message = refused("bench", save(make(description=None), path), names=path)
+    message = refused("triton", save(make(description=None), path), "-o", path.parent / "repository", names=path)
     assert "has no hemf-export metadata" in message
     assert "hemf-export onnx CKPT" in message
 

@@ -80,7 +80,9 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callabl
     contents = {name: look_at(images, progress, levels) for name, images in splits.items()}
     told = {name: told_unreadable(images, contents[name].bad) for name, images in splits.items() if contents[name].bad}
     if told and not skip:
-        raise BadInputError("\n".join(told.values()), "Mend or remove them, or leave them out with --skip-unreadable.")
+        raise BadInputError(
+            "\n  ".join(told.values()), "Mend or remove them, or leave them out with --skip-unreadable."
+        )
     notes: list[str] = []
     readable: dict[str, LabelledImages] = {}
     for name, images in splits.items():

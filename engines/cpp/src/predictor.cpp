@@ -60,7 +60,7 @@ Predictor::Predictor(std::string name, Description description, std::shared_ptr<
 }
 
 Predictor Predictor::load(const std::string& engine) {
-    if (!files::is_regular(engine)) throw bad_input("No file at " + engine + ".", "An engine is needed.");
+    if (!files::is_regular(engine)) throw bad_input("No engine at " + engine + ".", "Build one: hemf-export trt MODEL.onnx --fp16.");
     if (ends_with(engine, ".onnx")) {
         throw missing_capability(
             engine + " is an ONNX file; this library runs engines.",

@@ -23,7 +23,9 @@ def _cores_by_quota() -> int:
     """Cores that the container's quota allows, where that is less than all; 0 else, for ONNX Runtime's own choice."""
     for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):  # of cgroup v2, and of v1
         try:
-            time, period = (int(field) for name in names for field in (_GROUP / name).read_text().split())
+            time, period = (
+                int(field) for name in names for field in (_GROUP / name).read_text(encoding="ascii").split()
+            )
         except (OSError, ValueError):  # another system, or no limit
             continue
         if 0 < time < period * len(os.sched_getaffinity(0)):

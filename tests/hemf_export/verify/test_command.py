@@ -16,7 +16,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score
 
 from calibration.emulation import emulate
-from hemf import artifacts, checkpoint
+from hemf import artifacts, checkpoint, folders
 from hemf.errors import BadInputError, UsageError
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
@@ -113,7 +113,7 @@ def test_each_image_is_decoded_once_for_all_models(made, folder, monkeypatch):
 
 def test_models_that_take_images_otherwise_get_their_own_pixels(folder):
     descriptions = [Preprocess.for_size(32), Preprocess.for_size(32, "squash"), Preprocess.for_size(64)]
-    images = verification.folders.class_folders(folder)
+    images = folders.class_folders(folder)
     parts = list(verification._pixels(images, [ModelInput(description) for description in descriptions], 4))
     assert [len(part[0]) for part in parts] == [4, 4, 4, 3]
     for place, description in enumerate(descriptions):
