@@ -78,15 +78,20 @@ def _fold(graph: ir.Graph, constants: dict[str, NDArray[np.generic]]) -> None:
     for name, array in constants.items():
         if name in kept:
             continue
-        folded = f"{name}_folded"
-        constant = ir.Value(
-            name=folded, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape(array.shape),
-            const_value=ir.Tensor(array, name=folded),
-        )  # fmt: skip
-        graph.register_initializer(constant)
-        ir.convenience.replace_all_uses_with(values[name], constant)
+        replace_by_constant(graph, values[name], array)
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         del graph.initializers[name]
+
+
+def replace_by_constant(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> None:
+    """Let all that take `value` take `array` instead, a new initializer; the node that computes it stays."""
+    name = f"{value.name}_folded"
+    constant = ir.Value(
+        name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape(array.shape),
+        const_value=ir.Tensor(array, name=name),
+    )  # fmt: skip
+    graph.register_initializer(constant)
+    ir.convenience.replace_all_uses_with(value, constant)
 
 
 def _observe(model: ir.Model, unknown: Collection[ir.Value]) -> None:

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from calibration.completion import replace_by_constant
 from calibration.graphs import copy_of, parse
 from calibration.shapes import infer
 
@@ -90,13 +91,7 @@ def _fold_weights(graph: ir.Graph) -> None:
         output = node.outputs[0]
         exact: NDArray[np.generic] = dequantized(node)[0]
         exact = exact.astype(np.float16 if output.dtype == _HALF else np.float32)
-        name = f"{output.name}_folded"
-        constant = ir.Value(
-            name=name, type=ir.TensorType(ir.DataType.from_numpy(exact.dtype)), shape=ir.Shape(exact.shape),
-            const_value=ir.Tensor(exact, name=name),
-        )  # fmt: skip
-        graph.register_initializer(constant)
-        ir.convenience.replace_all_uses_with(output, constant)
+        replace_by_constant(graph, output, exact)
 
 
 def _array(value: ir.Value | None) -> NDArray[np.generic]:

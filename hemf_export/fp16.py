@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -87,12 +88,13 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Float16File:
-    """A finished float16 ONNX file."""
+    """A finished float16 ONNX file; `written` is what the file itself computes, see `hemf_export.written`."""
 
     path: Path
     description: Description
     conversion: Conversion
     parity: Parity
+    written: dict[str, Any]
     bound: float
     notes: tuple[str, ...] = ()
 
@@ -160,7 +162,7 @@ def convert(
     proofs = {"parity": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": plain}
     artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), **proofs})
     notes = (*origin.notes, *(f"{source.name}: {text}" for text in doubts))
-    return Float16File(output, description, conversion, proof, bound, notes)
+    return Float16File(output, description, conversion, proof, plain, bound, notes)
 
 
 def _samples(images: Path | None, described: Description, count: int) -> Samples:

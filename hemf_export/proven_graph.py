@@ -113,7 +113,8 @@ def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
         ("float16 against float32", f"largest {noun} difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}{accuracy}"),
     )
-    return ProvenGraph(half.path, half.description, {"parity_of_the_graph": proof.to_dict()}, rows, half.notes)
+    fields = {"parity_of_the_graph": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": half.written}
+    return ProvenGraph(half.path, half.description, fields, rows, half.notes)
 
 
 def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
@@ -154,7 +155,16 @@ def _ready(path: Path, precision: Literal["fp32"] | None = None) -> ProvenGraph:
 
 def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
     """What a graph's manifest says of its proof, for the engine's."""
-    names = ("figures", "parity", "budget", "held_out_images", "calibration_images", "types", "fine_tuning")
+    names = (
+        "figures",
+        "parity",
+        "file_as_written",
+        "budget",
+        "held_out_images",
+        "calibration_images",
+        "types",
+        "fine_tuning",
+    )
     return {"proof_of_the_graph": {name: manifest[name] for name in names if name in manifest}}
 
 
