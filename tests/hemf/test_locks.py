@@ -17,16 +17,17 @@ from hemf import artifact_folder, artifacts, locks
 from hemf.locks import InUseError
 
 HOLD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from hemf import locks
 with locks.owned(Path(sys.argv[1])):
     print("held", flush=True)
     if sys.argv[2:]:
         import multiprocessing
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
-        child.start()
-        print(child.pid, flush=True)
+        def live():
+            print(os.getpid(), flush=True)  # by now it has let go of what its parent holds
+            time.sleep(60)
+        multiprocessing.get_context("fork").Process(target=live).start()
     sys.stdin.read()
 """
 

@@ -29,6 +29,7 @@ from tests.hostile.conftest import contents
 pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'hemf-export[triton]'")
 
 STEPS = ["onnx", "precision", "engine", "verify", "bench", "bundle"]
+AT_ANY_SPEED = ("--max-slowdown", "100000")  # what else this machine does is no verdict on a bundle
 QUICK = ["--precision", "fp16", "--no-cpp", "--bench-seconds", "0.2", "--batch", "1:2:4"]
 
 
@@ -71,7 +72,7 @@ def test_all_steps_are_done_and_the_bundle_passes(shipped, run_cli):
     names = {path.name for path in shipped.iterdir()}
     stems = ("onnx", "fp16.onnx", "fp16.t4.engine", "fp16.t4.engine.golden", "verify.json", "verify.html", "tar.zst")
     assert {f"best.{stem}" for stem in stems} | {"ship.json", "best.bench.json", "best.bench.html"} <= names
-    code, out, err = run_cli("self-test", shipped / "best.tar.zst")
+    code, out, err = run_cli("self-test", shipped / "best.tar.zst", *AT_ANY_SPEED)
     assert code == 0, err
     assert out.count("passed") == 2, "the machine has a T4 that is none"
     about = unpacking.read_index(shipped / "best.tar.zst").about
@@ -185,7 +186,7 @@ def test_killed_while_it_packs_it_goes_on(again, tmp_path, trained, pictures, ru
     assert contents(folder) != before, "what it had begun lies there"
     assert again()[0] == ["bundle"]
     assert contents(folder).keys() == before.keys() | {"best.tar.zst"}
-    assert run_cli("self-test", folder / "best.tar.zst")[0] == 0
+    assert run_cli("self-test", folder / "best.tar.zst", *AT_ANY_SPEED)[0] == 0
 
 
 @pytest.mark.slow
@@ -196,7 +197,7 @@ def test_killed_early_it_goes_on(trained, pictures, tmp_path, run_cli):
     code, _, err = run_cli("ship", trained.parent / "best.pt", "--data", pictures, "-o", folder, *QUICK)
     assert code == 0, err
     assert "onnx: as before" in err
-    assert run_cli("self-test", folder / "best.tar.zst")[0] == 0
+    assert run_cli("self-test", folder / "best.tar.zst", *AT_ANY_SPEED)[0] == 0
 
 
 def _kill(trained: Path, pictures: Path, folder: Path, when: Callable[[], bool]) -> None:
