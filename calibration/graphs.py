@@ -25,6 +25,7 @@ from onnxscript.rewriter.rules.common import (
 from calibration.completion import complete
 from hemf.errors import BadInputError
 
+_IR_VERSION = 9  # of the files that have opset 19; those of 3 list weights as inputs
 MIN_OPSET = 19  # the first whose QuantizeLinear takes float16
 _RESIZE_COORDINATES = 11  # the first opset whose Resize says where its pixels lie
 _SOFTMAX_ONE_AXIS = 13  # the first whose Softmax, LogSoftmax and Hardmax run over one axis
@@ -45,11 +46,14 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
     Raises:
         BadInputError: not one input and one output, subgraphs, no float32 weights, or an opset that can't be lifted.
     """
+    _refuse_training_mode(proto)
     model = parse(_lifted(proto))
+    model.ir_version = max(model.ir_version, _IR_VERSION)
     _check_version(model)
     common.InlinePass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
+    _free_batch(model.graph)
     with _quiet():
         rules = fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule
         rewrite(model, RewriteRuleSet(list(rules)))
@@ -77,6 +81,28 @@ def parse(proto: onnx.ModelProto) -> ir.Model:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise BadInputError(f"The graph is not valid: {' '.join(str(cause).split())}", "Export it again.") from error
+
+
+def _refuse_training_mode(proto: onnx.ModelProto) -> None:
+    """Refuse norms over the batch that is run: an image's logits would depend on its neighbours.
+
+    Raises:
+        BadInputError: a BatchNormalization that was exported in training mode.
+    """
+    for node in proto.graph.node:
+        training = any(entry.name == "training_mode" and entry.i for entry in node.attribute)
+        if node.op_type == "BatchNormalization" and (training or len([name for name in node.output if name]) > 1):
+            raise BadInputError(
+                f"Node {node.name or node.output[0]} (BatchNormalization) is in training mode: it norms by the batch.",
+                "Export the model after model.eval().",
+            )
+
+
+def _free_batch(graph: ir.Graph) -> None:
+    """Give a batch of -1, as some exporters write any, a name: ONNX has names for what is open."""
+    for value in graph.inputs:
+        if value.shape is not None and len(value.shape) and isinstance(size := value.shape[0], int) and size < 0:
+            value.shape = ir.Shape(["batch", *value.shape[1:]])
 
 
 def copy_of(model: ir.Model) -> ir.Model:

@@ -129,10 +129,11 @@ def plan(
     products = find_products(graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu)
     able = tuple(product for product in products if product.refusal is None)
     if not able:
+        optimized = any(":" in product.operator for product in products)
         refusals = list(dict.fromkeys(str(product.refusal) for product in products))
         raise BadInputError(
             f"The graph has no product that INT8 can be used for: {'; '.join(refusals) or 'it has no products'}.",
-            "Build it in FP16.",
+            "Take the file that this one was optimized from." if optimized else "Build it in FP16.",
         )
     place = cpu_qdq.quantize if for_cpu else qdq.quantize
     nodes = {node.name: node for node in graph}

@@ -95,6 +95,8 @@ def find_products(
             refusal = _cpu_refusal(node, weight, inner, classifier)
         else:
             refusal = _refusal(node, weight, inner, classifier, islands)
+        if refusal is None and not multiply_adds:
+            refusal = UNKNOWN
         product = Product(
             node=node_name(node),
             operator=node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}:{node.op_type}",

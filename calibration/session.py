@@ -35,6 +35,15 @@ def runtime() -> Any:
     return onnxruntime
 
 
+def loadable(path: Path) -> str | bytes:
+    """What ONNX Runtime takes for a file: its path, or its bytes where the path is no text."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return path.read_bytes()
+    return str(path)
+
+
 class Session:
     """A graph in ONNX Runtime on the CPU, which takes one input.
 
@@ -64,7 +73,7 @@ class Session:
         options.log_severity_level = _SILENT
         # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        source: Any = str(model) if isinstance(model, Path) else _serialized(model, outputs)
+        source: Any = loadable(model) if isinstance(model, Path) else _serialized(model, outputs)
         self.name = name or (str(model) if isinstance(model, Path) else "the graph")
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

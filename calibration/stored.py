@@ -110,9 +110,10 @@ def _error(
     if steps.size > 1 and axis is not None:
         steps = steps.reshape([-1 if place == axis else 1 for place in range(wanted.ndim)])
     beyond = np.maximum(beyond - steps, 0)
-    if wanted.ndim < 2:  # one number of a vector may be nothing but rounding
+    # One number, of a vector or of a weight with a single output, may be nothing but rounding: rows have several.
+    axes = [place for place in (range(wanted.ndim) if axis is None else [axis]) if wanted.size > wanted.shape[place]]
+    if not axes:
         return float(_norms(beyond.reshape(1, -1), wanted.reshape(1, -1))[0])
-    axes = range(wanted.ndim) if axis is None else [axis]
     worst = [_norms(_rows(beyond, place), _rows(wanted, place)).max(initial=0.0) for place in axes]
     return float(np.max(worst))
 

@@ -33,7 +33,7 @@ _FORBIDDEN = ("unsupported GLOBAL", "Unsupported global", "unrecognized function
 _NEW_PROTOCOL = ("operand 147", "operand 149")  # STACK_GLOBAL and FRAME of pickle protocol 4, which torch doesn't read
 _DAMAGED = "The file is of another kind, cut short or damaged: copy or make it again."
 # Under which trainers keep a state dict; looked for in a pickle that is refused, to say how the weights are taken out.
-_USUAL_KEYS = ("state_dict", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema")
+_USUAL_KEYS = ("state_dict", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema", "model", "net", "ema")
 _PICKLE_READ_BYTES = 1 << 20  # of a refused pickle, for that
 _PICKLES = 4  # one after another in a torch file of the old kind, before its tensors; the last is the dictionary
 

@@ -114,7 +114,9 @@ class Page:
 
     @property
     def stated(self) -> int | None:
-        """Number of bits that are used, where the file says so and they are fewer."""
+        """Number of bits that are used, where the file says so and they are fewer; of 8 bits all are."""
+        if self.bits <= 8:
+            return None  # the largest level of a dark picture, not a depth
         for tag in (_MAXIMUM, _NAMED_MAXIMUM):
             values = {float(value) for value in _tuple(self.tags.get(tag, ()))}
             if len(values) == 1:
@@ -175,11 +177,13 @@ class Page:
         changes = {**(changes or {})}
         if self.samples == 1 and self._number(_PLANAR, 1) == _SEPARATE:
             changes[_PLANAR] = 1  # alike for one sample, but Pillow forgets the bits and the polarity over it
-        if self.first and not changes:
-            return TiffImagePlugin.TiffImageFile(self.path)
         if self.path.stat().st_size > LARGEST_FILE:
             raise BadInputError(f"{self.path} is too large: at most 1 GiB is read.", "Scale it down.")
-        return TiffImagePlugin.TiffImageFile(io.BytesIO(_alone(self.path.read_bytes(), self.offset, changes)))
+        data = self.path.read_bytes()
+        if not self.first or changes:
+            data = _alone(data, self.offset, changes)
+        # Not by its path: a raw file would be mapped into memory, and Pillow forgets to turn what it maps.
+        return TiffImagePlugin.TiffImageFile(io.BytesIO(data))
 
     def _by_samples(self) -> Image.Image:
         """A layout that Pillow unpacks, with the values that its samples have in the file."""

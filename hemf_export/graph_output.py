@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -17,6 +18,7 @@ from hemf.errors import BadInputError
 from hemf.model_output import ModelOutput
 from hemf_export import value_bounds
 
+Given = Literal["logits", "probabilities"]
 IMAGES = 4  # of noise: rows of logits that sum to 1 in all of them are no accident
 _SEED = 20250
 _ROUNDING = 1e-5  # what float32 and float16 lose of a value, and of a sum of a thousand of them
@@ -49,6 +51,7 @@ def recognize(
     infer: Callable[[NDArray[np.float32]], NDArray[np.generic]],
     *,
     name: str,
+    given: Given | None = None,
 ) -> Recognized:
     """Look at the graph, and run it on seeded noise.
 
@@ -58,15 +61,25 @@ def recognize(
         batch: that the graph takes alone; None for any.
         infer: images (n, 3, S, S) → the output as it comes.
         name: of the file, for messages.
+        given: what the output's numbers are, where a user says it.
 
     Raises:
-        BadInputError: an output that isn't one row of numbers an image.
+        BadInputError: an output that isn't one row of numbers an image, or that may be either.
     """
     require_floats(model.graph.output[0], name)
     rows, sizes = _run(image, batch, infer, name)
     classes = rows.shape[1]
     low, high = value_bounds.of_outputs(model)[0]
     bounded = low >= -_ROUNDING and high <= 1 + _ROUNDING
+    if given is None and not bounded and _inside(rows) and not _sum_to_one(rows):
+        raise BadInputError(
+            f"{name} gives numbers between 0 and 1 for images of noise, and its operators don't tell whether they are "
+            "probabilities or logits.",
+            "Say which: hemf-export calibrate FILE --gives probabilities, or --gives logits.",
+        )
+    if given is None and rows.min() >= 0 and np.abs(rows.sum(1) - 100).max() < 100 * _SUM_ROUNDING:
+        raise BadInputError(f"{name} gives percentages.", "Let it end before they are multiplied by 100.")
+    bounded = bounded if given is None else given == "probabilities"
     if classes == 1:
         if bounded and (rows == 1).all():
             raise BadInputError(
@@ -79,7 +92,7 @@ def recognize(
             f"beyond {output.border:g}."
         )
         return Recognized(output, 2, sizes, (note,))
-    if _sum_to_one(rows):
+    if _sum_to_one(rows) and given != "logits":
         note = "It gives probabilities: they are taken as they are, and bounds are bounds of probabilities."
         return Recognized(ModelOutput("probabilities"), classes, sizes, (note,))
     if bounded:
@@ -144,6 +157,9 @@ def _run(
     return np.concatenate(parts), sizes
 
 
+def _inside(rows: NDArray[np.float64]) -> bool:
+    return bool(rows.min() >= -_ROUNDING and rows.max() <= 1 + _ROUNDING)
+
+
 def _sum_to_one(rows: NDArray[np.float64]) -> bool:
-    inside = rows.min() >= -_ROUNDING and rows.max() <= 1 + _ROUNDING
-    return bool(inside and np.abs(rows.sum(1) - 1).max() < _SUM_ROUNDING)
+    return _inside(rows) and rows.shape[1] > 1 and bool(np.abs(rows.sum(1) - 1).max() < _SUM_ROUNDING)

@@ -30,12 +30,14 @@ class Assumptions:
         std: the same.
         mode: "crop" or "squash"; see `hemf.images.Preprocess`.
         classes: names, in the order of the outputs.
+        gives: what its output's numbers are, where its operators don't tell.
     """
 
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     mode: Literal["crop", "squash"] | None = None
     classes: tuple[str, ...] | None = None
+    gives: graph_output.Given | None = None
 
     def __post_init__(self) -> None:
         beyond = [
@@ -104,7 +106,9 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
     sha256 = onnx_file.sha256(path)
     side, batch = _image_input(path, proto)
     session = Session(path)
-    found = graph_output.recognize(proto, (3, side, side), batch, lambda images: session.run(images)[0], name=str(path))
+    found = graph_output.recognize(
+        proto, (3, side, side), batch, lambda images: session.run(images)[0], name=str(path), given=assumptions.gives
+    )
     onnx_file.state_output(proto, found.sizes, batch)
     standard = Preprocess.for_size(side, assumptions.mode or "crop")
     mean, std = assumptions.mean or standard.mean, assumptions.std or standard.std
@@ -177,6 +181,9 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None]:
     )
     if len(inputs) != 1 or len(proto.graph.output) != 1 or not signatures[0][0].startswith("float32"):
         raise problem
+    sizes = inputs[0].type.tensor_type.shape.dim
+    if len(sizes) and sizes[0].HasField("dim_value") and sizes[0].dim_value == 0:
+        raise BadInputError(f"{path}: the batch of its input is 0.", "Export it with a batch that is named, or of 1.")
     image = onnx_file.sizes(inputs[0])
     if image is None or len(image) != 4 or image[1] != 3 or image[2] != image[3] or image[2] is None:
         raise problem

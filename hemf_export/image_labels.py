@@ -27,16 +27,17 @@ def read(folder: Path, classes: Sequence[str]) -> tuple[LabelledImages, tuple[st
     """
     if are_names(classes):
         return folders.any_images(folder, classes), ()
-    return match(folders.any_images(folder), classes)
+    images, notes = match(folders.any_images(folder), classes)
+    return dataclasses.replace(images, classes=tuple(classes)), notes
 
 
 def match(images: LabelledImages, classes: Sequence[str]) -> tuple[LabelledImages, tuple[str, ...]]:
-    """`images` under the class_0, class_1 … of a model without names: as many in the folder's order, or no labels."""
+    """`images` for a model without class names: labelled in the folder's order and by its names, or without labels."""
     own = images.classes
     if images.labels is None:
         return images, ()
     if len(own) != len(classes):
         note = f"The folder has {len(own)} classes and the model {len(classes)}: only agreement is measured."
-        return dataclasses.replace(images, classes=tuple(classes), labels=None), (note,)
+        return dataclasses.replace(images, labels=None), (note,)
     note = f"The model names no classes: they are taken for those of the folder, in its order: {', '.join(own)}."
-    return dataclasses.replace(images, classes=tuple(classes)), (note,)
+    return images, (note,)

@@ -103,6 +103,7 @@ def _onnx(path: Path) -> Inspection:
     from calibration.graphs import parse
     from hemf_export import onnx_file
 
+    notes: list[str] = []
     if onnx_file.is_ours(path):
         model, described = onnx_file.read(path)
         own = {**described.to_dict()}
@@ -117,7 +118,9 @@ def _onnx(path: Path) -> Inspection:
             ("checkpoint", f"SHA-256 {described.checkpoint_sha256[:16]}…"),
         ]
     else:
+        refusal: str | None
         model, own, facts = onnx_file.read_any(path), {}, [("kind", "ONNX file that isn't ours")]
+        refusal, notes = _refusal(path)
     types = count_types(parse(model))
     weights = {initializer.name for initializer in model.graph.initializer}
     ends = {
@@ -139,7 +142,22 @@ def _onnx(path: Path) -> Inspection:
         "kind": "onnx", **own, **shown, "opset": opset, "nodes": len(model.graph.node), "types": types,
         "sha256": sha256, "manifest": manifest,
     }  # fmt: skip
-    return Inspection(path, "onnx", facts, values, [_manifest(manifest)])
+    if not own:
+        values["convertible"] = refusal is None
+    return Inspection(path, "onnx", facts, values, [_manifest(manifest)], None, notes)
+
+
+def _refusal(path: Path) -> tuple[str | None, list[str]]:
+    """Why another's file can't be converted, None where it can; and what a user should know of how it is read."""
+    from calibration.graphs import prepare
+    from hemf_export import graph_source
+
+    try:
+        source = graph_source.read(path)
+        prepare(source.proto)
+    except HemfError as error:
+        return error.message, [f"It can't be converted: {error.message}"]
+    return None, list(source.notes)
 
 
 def _engine(path: Path, trust: bool) -> Inspection:

@@ -31,7 +31,7 @@ _LOADER = re.compile(
 )
 _MEMORY = re.compile(
     r"DefaultCPUAllocator|can't allocate memory|Cannot allocate memory|std::bad_alloc|bad allocation|out of memory|"
-    r"Unable to allocate .* for an array"
+    r"Unable to allocate .* for an array|could not (?:create|execute) a (?:primitive|memory object)|mmap failed"
 )
 
 

@@ -55,8 +55,9 @@ def look(
     """
     if images.labels is None or not np.isfinite(scores).all():
         return ()
-    found = doubts(confusion(images.labels, scores), images.classes)
-    if found and guessing(confusion(images.labels, scores)):
+    counts = confusion(images.labels, scores)
+    found = doubts(counts, images.classes)
+    if found and guessing(counts):
         some = images.spread(max(IMAGES, batch))
         whole = some.select(range(len(some) // batch * batch or len(some)))  # a fixed batch takes no others
         found = (*found, *_other_input(whole, taken, infer, batch))
@@ -71,20 +72,20 @@ def doubts(counts: Counts, classes: Sequence[str]) -> tuple[str, ...]:
         classes: their names.
     """
     found = []
-    if guessing(counts):
+    order = other_names(counts)
+    if guessing(counts) and order is None:
         right, images, chance = int(np.trace(counts)), int(counts.sum()), _chance(counts)
         found.append(
             f"No better than guessing: right on {right} of {images} images ({right / images:.1%}, balanced "
             f"{_balanced(counts):.1%}; by guessing {chance:.1%}): {_CAUSES}."
         )
-    order = other_names(counts)
     if order is not None:
         named = [classes[index] for index in order]
         shown = ", ".join(named[:_SHOWN]) + " …" * (len(named) > _SHOWN)
         right = int(counts[order, np.arange(len(order))].sum())
         found.append(
             f"With its classes in another order it would be right on {right / counts.sum():.1%} of the images, not "
-            f"{np.trace(counts) / counts.sum():.1%}: {shown}."
+            f"{np.trace(counts) / counts.sum():.1%}: the outputs seem to be {shown}."
         )
     return tuple(found)
 

@@ -14,8 +14,8 @@ from calibration.trials import logits
 from hemf.errors import BadInputError
 
 _IMAGES = 4
-# Of the largest logit, or of 1: float32 sums in another order differ by far less, another meaning by far more.
-_ROUNDING = 1e-3
+# Of what the images change in a score, and of the largest score: float32 sums in another order differ by less.
+_OF_SPREAD, _ROUNDING = 5e-3, 1e-5
 
 
 def require(job: Job) -> list[str]:
@@ -34,6 +34,13 @@ def require(job: Job) -> list[str]:
     reference = logits(job.original, images)
     if not np.isfinite(reference).all():
         raise BadInputError(f"{job.original.name} itself gives logits that are not finite on {len(images)} images.")
+    difference, allowed = _difference(logits(job.original, images), reference)
+    if not difference <= allowed:
+        raise BadInputError(
+            f"{job.original.name} gives other {job.output.noun}s each time that it runs: one differs by "
+            f"{difference:.3g} on the same images.",
+            "It has an operator that draws random numbers: export the model after model.eval().",
+        )
     prepared = logits(job.model, images, output=job.output)
     difference, allowed = _difference(prepared, reference)
     if not difference <= allowed:
@@ -56,6 +63,11 @@ def require(job: Job) -> list[str]:
 
 
 def _difference(candidate: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
-    """The largest difference of a logit, and what rounding allows."""
-    found = float(np.abs(candidate.astype(np.float64) - reference).max())
-    return found, _ROUNDING * max(1.0, float(np.abs(reference).max()))
+    """The largest difference of a score, and what rounding allows.
+
+    What the images change in the scores is what tells classes apart, however small it is beside the scores.
+    """
+    exact = reference.astype(np.float64)
+    found = float(np.abs(candidate - exact).max())
+    spread = float(np.abs(exact - exact.mean(0)).max())
+    return found, max(_OF_SPREAD * spread, _ROUNDING * float(np.abs(exact).max()))

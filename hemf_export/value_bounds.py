@@ -58,8 +58,11 @@ class _Graph:
         if name in self._weights:
             return _of_constant(self._weights[name])
         node = self._nodes.get(name)
-        if node is None or depth > _DEEPEST or node.domain not in ("", "ai.onnx"):
+        if node is None or depth > _DEEPEST:
             return _ANY
+        if node.domain not in ("", "ai.onnx"):
+            fused = [entry.s.decode(errors="replace") for entry in node.attribute if entry.name == "activation"]
+            return _KNOWN.get(fused[0], _ANY) if fused else _ANY
         if node.op_type == "Constant":
             values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
             numbers = [attribute.f for attribute in node.attribute if attribute.name == "value_float"]

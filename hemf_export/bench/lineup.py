@@ -107,7 +107,7 @@ def gather(
             notes.append("The checkpoint these files were made from is not here: PyTorch is not timed.")
         elif model_kind.kind_of(origin) == "checkpoint":
             checkpoints = [origin]
-        elif not any(path.samefile(origin) for path, _ in described):
+        elif all(model_kind.kind_of(path) == "engine" or onnx_file.is_ours(path) for path, _ in described):
             described.append((origin, graph_source.read_origin(origin, [one for _, one in described]).description))
     if reading == PLAIN:
         reading = next((one.reading for _, one in described if one.reading != PLAIN), PLAIN)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.session import runtime
+from calibration.session import loadable, runtime
 from hemf import processors
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf.model_output import LOGITS, ModelOutput
@@ -55,7 +55,7 @@ class ProviderRunner:
             with contextlib.redirect_stdout(said):  # it prints there why it falls back, between our results
                 if hasattr(onnxruntime, "preload_dlls"):
                     onnxruntime.preload_dlls()  # CUDA's libraries as PyTorch's packages bring them
-                self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+                self._session = onnxruntime.InferenceSession(loadable(path), options, providers=providers)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
             raise BadInputError(f"ONNX Runtime doesn't take {path}: {reason}", "Export it again.") from error

@@ -39,13 +39,15 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 @click.option("--std", metavar="R,G,B", help="The same.")
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), help="The same.  [default: crop]")
 @click.option("--classes", help="The same: a,b,c; of a single output two, the one that a low number stands for first.")
+@click.option("--gives", type=click.Choice(["logits", "probabilities"]),
+              help="The same: what its output is, where the graph doesn't tell.")  # fmt: skip
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Keep and use earlier results.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(
     model: Path, precision: Any, images: Path, output: Path | None, held_out: Path | None, count: int,
     judges: int | None, seed: int, allow_single_class: bool, method: Any, max_drop: float | None, metric: Any,
     min_agreement: float | None, sensitivity: bool, target: str, max_logit_diff: float | None, mean: str | None,
-    std: str | None, mode: Any, classes: str | None, cache: bool, as_json: bool,
+    std: str | None, mode: Any, classes: str | None, gives: Any, cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make an FP16 or INT8 file of MODEL, a float32 ONNX file, whose accuracy on your images is known.
 
@@ -77,7 +79,7 @@ def command(
         bounds=Bounds(max_logit_diff, min_agreement if precision == "fp16" else None),
         assumptions=Assumptions(
             calibration_report.triple("--mean", mean), calibration_report.triple("--std", std), mode,
-            tuple(name.strip() for name in classes.split(",")) if classes else None,
+            tuple(name.strip() for name in classes.split(",")) if classes else None, gives,
         ),
         cache=artifacts.cache_folder() if cache else None,
     )  # fmt: skip

@@ -41,7 +41,8 @@ def command(file: Path, classes: str | None, trust: bool, as_json: bool, reading
         console.table("checks", ("check", "outcome", "found"), found.checks, words=(0, 1, 2))
     if found.conflict is not None:
         raise found.conflict
-    console.next_command(*_next(found))
+    if words := _next(found):
+        console.next_command(*words)
 
 
 def _next(found: object) -> tuple[str | Path, ...]:
@@ -54,4 +55,6 @@ def _next(found: object) -> tuple[str | Path, ...]:
         return "hemf-export predict", found.path, "IMAGE…"
     if "precision" in found.values:  # one of ours
         return "hemf-export bench", found.path
-    return "hemf-export calibrate", found.path, "--precision fp16 --images DATA"
+    return (
+        ("hemf-export calibrate", found.path, "--precision fp16 --images DATA") if found.values["convertible"] else ()
+    )

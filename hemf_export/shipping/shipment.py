@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from engines import machine
+from engines.batches import BatchProfile
 from hemf import artifacts, file_names, locks
 from hemf.errors import BadInputError, HemfError, UsageError
 from hemf_export import model_kind
@@ -220,8 +221,7 @@ class _Run:
         options = self.job.options
         if not options.bench:
             return None
-        optimum = int(options.batch.split(":")[1])
-        batches = tuple(dict.fromkeys((1, optimum)))
+        batches = tuple(dict.fromkeys((1, BatchProfile.parse(options.batch).optimum)))
         return self._step(
             "bench", {**inputs, "machine": machine.platform_here(), **options.only("bench_seconds", "batch")},
             lambda _: steps.bench(self.job, files, batches, report),

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from calibration import graphs
 from hemf import folders
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_loaded_does_not_pass_for_its_emulation(theirs, pi
     assert (code, "nobody.knows" in err) == (3, True) or code == 1
 
 
-@pytest.mark.parametrize("case", ["Upsample 9, linear", "Resize 10, nearest", "Hardmax 11"])
+@pytest.mark.parametrize("case", ["Upsample 7, linear", "Upsample 9, linear", "Resize 10, nearest", "Hardmax 11"])
 def test_what_is_written_is_the_users_file(case, pictures, run_cli, tmp_path):
     opset, nodes, constants = CASES[case]
     onnx.save(classifier(opset, nodes, constants), tmp_path / "old.onnx")
@@ -270,3 +270,74 @@ def test_bench_times_the_float32_file_as_the_reference(theirs, run_cli):
         timings = json.loads(out)["timings"]
         assert timings[0]["file"] == "theirs.onnx", "the first is what the others are compared with"
         assert len(timings) == max(len(named), 1 + ("fp16" in named[-1].name))
+
+
+def test_a_lift_to_another_meaning_is_told_however_small_the_logits_are(pictures, run_cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(graphs, "_keep_resizes", lambda lifted: None)
+    opset, nodes, constants = CASES["Resize 10, linear"]
+    file = classifier(opset, nodes, constants)
+    for tensor in file.graph.initializer:
+        if tensor.name in ("head", "bias"):
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1e-4), tensor.name))
+    onnx.save(file, tmp_path / "small.onnx")
+    code, _, err = run_cli("calibrate", tmp_path / "small.onnx", *CONVERT, "--images", pictures)
+    assert (code, "is another model" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constants", "said"),
+    [
+        ([node("RandomNormalLike", "c", "r"), node("Add", "c r", "m")], {}, "each time that it runs"),
+        (
+            [node("BatchNormalization", "c s b mean var", "m mean2 var2", training_mode=1)],
+            {name: np.ones(8, np.float32) for name in ("s", "b", "mean", "var")}, "in training mode",
+        ),
+    ],
+    ids=["random", "training"],
+)  # fmt: skip
+def test_a_file_that_is_not_for_inference_is_refused(nodes, constants, said, pictures, run_cli, tmp_path):
+    onnx.save(classifier(15, nodes, constants), tmp_path / "m.onnx")
+    code, _, err = run_cli("calibrate", tmp_path / "m.onnx", *CONVERT, "--images", pictures)
+    assert (code, said in err, "model.eval()" in err) == (1, True, True), err
+
+
+def test_a_batch_of_minus_one_is_any_batch(pictures, run_cli, tmp_path):
+    file = classifier(15, [node("Relu", "c", "m")], {})
+    for value in (file.graph.input[0], file.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(file, tmp_path / "m.onnx")
+    words = ("--precision", "int8", "--method", "max", *CONVERT[2:])
+    code, out, err = run_cli("calibrate", tmp_path / "m.onnx", *words, "--images", pictures, "--json")
+    assert code == 0, err
+    assert json.loads(out)["int8"]["share_of_multiply_adds"] == 0.999
+    assert "can't be counted" not in err
+
+
+def test_numbers_that_may_be_either_are_asked_for(pictures, run_cli, tmp_path):
+    """The probability of one of two classes, added up: no operator says that it is one."""
+    file = classifier(15, [node("Relu", "c", "m")], {"pick": np.array([[1], [1], [0], [0]], np.float32)})
+    file.graph.node.extend([node("Softmax", "y", "p"), node("MatMul", "p pick", "q")])
+    file.graph.output[0].name = "q"
+    file.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    onnx.save(file, tmp_path / "m.onnx")
+    line = ("calibrate", tmp_path / "m.onnx", *CONVERT, "--images", pictures / "val" / "dark")
+    code, _, err = run_cli(*line)
+    assert (code, "--gives probabilities" in err) == (1, True), err
+    code, out, err = run_cli(*line, "--gives", "probabilities", "--json")
+    assert (code, json.loads(out)["output_type"]) == (0, "probability"), err
+
+
+def test_what_cannot_be_converted_is_not_proposed(pictures, run_cli, tmp_path):
+    file = classifier(15, [node("Relu", "c", "m")], {})
+    file.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
+    onnx.save(file, tmp_path / "m.onnx")
+    code, _, err = run_cli("inspect", tmp_path / "m.onnx")
+    assert (code, "can't be converted" in err, "next:" in err) == (0, True, False)
+
+
+def test_a_path_that_is_no_text_is_a_path(theirs, pictures, run_cli, tmp_path):
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/odd\xff"))
+    folder.mkdir()
+    onnx.save(onnx.load(theirs), os.fsencode(folder / "m.onnx").decode("utf-8", "surrogateescape"))
+    code, _, err = run_cli("calibrate", folder / "m.onnx", *CONVERT, "--images", pictures)
+    assert code == 0, err

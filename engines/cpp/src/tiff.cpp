@@ -92,6 +92,7 @@ Refused not_read(const Layout& of, const std::string& what) {
 }
 
 int stated_bits(TIFF* file, int stored) {
+    if (stored <= 8) return 0;  // the largest level of a dark picture, not a depth
     std::uint16_t number = 0;
     double largest = 0;
     if (TIFFGetField(file, TIFFTAG_MAXSAMPLEVALUE, &number) != 0)
