@@ -57,7 +57,7 @@ def _shape_arithmetic(graph: ir.Graph) -> Iterator[ir.Node]:
 
 
 def _constant_values(model: ir.Model, values: Collection[ir.Value]) -> dict[str, NDArray[np.generic]]:
-    """Those of `values` that are the same for every batch, by name."""
+    """The arrays, by name, of those `values` that are the same for every batch."""
     wanted = [str(value.name) for value in values]
     session = Session(model, outputs=wanted)
     largest = max(

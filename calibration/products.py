@@ -117,7 +117,7 @@ def find_products(
 
 
 def _multiply_adds(node: ir.Node, inner: int, shapes: Mapping[str, Shape]) -> int:
-    """Those of one image; 0 where the graph doesn't tell."""
+    """Count the multiply-adds of a node for one image; 0 where the graph doesn't tell."""
     if node.op_type == "ConvTranspose":
         taken, weight = (shapes.get(str(value.name), ()) for value in node.inputs[:2] if value is not None)
         return math.prod(taken) * math.prod(weight[1:]) if taken and weight else 0

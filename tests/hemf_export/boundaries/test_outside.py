@@ -16,7 +16,7 @@ FAILURES = {
     "quota": (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), 1, "quota"),
     "broken disk": (OSError(errno.EIO, os.strerror(errno.EIO), "/data/x.png"), 1, "/data/x.png: Input/output error"),
     "read-only": (OSError(errno.EROFS, os.strerror(errno.EROFS), "out"), 1, "out: Read-only file system"),
-    "no permission": (PermissionError(errno.EACCES, "Permission denied", "/root/x"), 1, "/root/x: Permission denied"),
+    "no permission": (PermissionError(errno.EACCES, "Permission denied", "/srv/x"), 1, "/srv/x: Permission denied"),
     "name too long": (OSError(errno.ENAMETOOLONG, "File name too long", "x" * 300), 1, "File name too long"),
     "gone": (FileNotFoundError(errno.ENOENT, "No such file or directory", "a.png"), 1, "a.png: No such file"),
     "too many files": (OSError(errno.EMFILE, "Too many open files"), 1, "Too many open files"),
