@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of the share."""
+        """Remarks on the share for the user: work that can't be counted or quantized."""
         unknown = [product.node for product in self.products if not product.counted]
         others = [p.node for p in self.products if p.operator not in QUANTIZABLE and p.counted]
         notes = []

@@ -95,7 +95,7 @@ class Job:
 
     @property
     def output(self) -> ModelOutput:
-        """What the numbers are that the file gives, and every graph that is made of it."""
+        """The kind of scores that the file gives, and every graph made from it."""
         return self.original.output
 
     def islands(self) -> tuple[dict[str, str], Ranges]:

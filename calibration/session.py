@@ -36,7 +36,7 @@ def runtime() -> Any:
 
 
 def loadable(path: Path) -> str | bytes:
-    """What ONNX Runtime takes for a file: its path, or its bytes where the path is no text."""
+    """Return what ONNX Runtime loads a file from: its path, or its bytes where the path is no text."""
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -124,7 +124,7 @@ class EngineRunner:
 
 
 def _output(loaded: Loaded) -> ModelOutput:
-    """What the engine's numbers are, by its manifest; one without a word of it is of logits."""
+    """The kind of scores that the engine gives, by its manifest; logits where that says nothing."""
     try:
         return ModelOutput(loaded.manifest.get("output_type", "logits"))
     except ValueError as error:

@@ -287,7 +287,7 @@ def _foreign(path: Path, content: Content, classes: Sequence[str] | None, readin
 def _notes_of_weights(
     content: Mapping[str, Any], chosen: WeightSet, sets: Sequence[WeightSet], network: _Network
 ) -> list[str]:
-    """What was taken of the file, what was left out, and what was changed."""
+    """Remarks on what was taken from the file, left out, and changed."""
     notes = []
     others = [one for one in sets if one is not chosen and 2 * len(one.tensors) > len(chosen.tensors)]
     left_out = [name for name in chosen.left_out(content) if name not in CLASS_KEYS]
@@ -312,7 +312,7 @@ def _notes_of_weights(
 
 
 def _notes_of_names(named: Sequence[str], beside: Sequence[str] | None, assumed: Mapping[str, Any]) -> list[str]:
-    """What the file doesn't say, or a file beside it says otherwise."""
+    """Assumptions where the file says nothing, or a file beside it disagrees."""
     notes = []
     if beside is not None and beside != named:
         notes.append(f"{CLASS_INDICES} beside it has other names than were given: {', '.join(beside)}.")

@@ -1,4 +1,4 @@
-"""What a checkpoint file is, by its first bytes and the names in its archive: PyTorch isn't needed to tell."""
+"""Recognize checkpoint files by their first bytes and the names in their archive, without PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Container = Literal["safetensors", "pickle"]
 
 
 def container_of(start: bytes, names: tuple[str, ...] = ()) -> Container | None:
-    """What a checkpoint file is by its content; None for what is no checkpoint.
+    """Tell a checkpoint's container by its content; None for what is no checkpoint.
 
     Args:
         start: its first `START_BYTES`.
