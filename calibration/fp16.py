@@ -17,12 +17,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calibration.blocks import node_name
+from calibration.forms.matching import WIDE
 from calibration.islands import FLOAT16_MAX, find_islands
 from calibration.remainders import into_products
 from calibration.shapes import infer
 from hemf.errors import BadInputError
 
 FLOAT32_ALONE = "its operator has no float16"
+INSIDE_A_KERNEL = "float32 inside a kernel, at no cost"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Inputs that no type conversion may touch: their position, by operator. Shapes, axes and sizes are not float anyway.
 _FLOAT32_INPUTS: dict[str, frozenset[int]] = {"Resize": frozenset({1, 2})}
@@ -79,6 +81,8 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     islands = find_islands(graph) if islands is None else dict(islands)
     weights = {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}
     for node in graph:
+        if node.metadata_props.pop(WIDE, None) is not None:
+            islands[node_name(node)] = INSIDE_A_KERNEL
         if not _takes_float16(node, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))):
             islands.setdefault(node_name(node), FLOAT32_ALONE)
     saturated = _saturated(weights)
