@@ -24,7 +24,6 @@ from calibration.shapes import infer
 from hemf.errors import BadInputError
 
 FLOAT32_ALONE = "its operator has no float16"
-INSIDE_A_KERNEL = "float32 inside a kernel, at no cost"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Inputs that no type conversion may touch: their position, by operator. Shapes, axes and sizes are not float anyway.
 _FLOAT32_INPUTS: dict[str, frozenset[int]] = {"Resize": frozenset({1, 2})}
@@ -37,6 +36,7 @@ class Conversion:
     Args:
         nodes: nodes of the graph before it.
         islands: names of those left in float32, with the reason of each.
+        inside_kernels: nodes beside them that compute in float32 within a kernel, whose memory holds float16.
         casts: Cast nodes put at the borders.
         saturated: names of weights with values outside float16's range, and so the nodes that use them left in float32.
         flushed: share of non-zero weights that became zero.
@@ -44,6 +44,7 @@ class Conversion:
 
     nodes: int
     islands: dict[str, str]
+    inside_kernels: int
     casts: int
     saturated: tuple[str, ...]
     flushed: float
@@ -57,6 +58,7 @@ class Conversion:
             "nodes": self.nodes,
             "float32_nodes": len(self.islands),
             "islands": reasons,
+            "float32_inside_kernels": self.inside_kernels,
             "casts": self.casts,
             "saturated_weights": list(self.saturated),
             "flushed_weights": self.flushed,
@@ -80,9 +82,8 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     infer(model)
     islands = find_islands(graph) if islands is None else dict(islands)
     weights = {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}
+    inside = {node for node in graph if node.metadata_props.pop(WIDE, None) is not None}
     for node in graph:
-        if node.metadata_props.pop(WIDE, None) is not None:
-            islands[node_name(node)] = INSIDE_A_KERNEL
         if not _takes_float16(node, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))):
             islands.setdefault(node_name(node), FLOAT32_ALONE)
     saturated = _saturated(weights)
@@ -92,7 +93,8 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     nodes = list(graph)
     halves, flushed = _Halves(graph), 0.0
     for node in nodes:
-        wanted = ir.DataType.FLOAT if node_name(node) in islands else ir.DataType.FLOAT16
+        wide = node in inside or node_name(node) in islands
+        wanted = ir.DataType.FLOAT if wide else ir.DataType.FLOAT16
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in _FLOATS:
                 continue
@@ -112,7 +114,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
             graph.outputs[index] = _float32_output(graph, output)
     common.RemoveUnusedNodesPass()(model)
     flushed = halves.flushed / max(1, halves.nonzero)
-    return Conversion(len(nodes), islands, halves.casts, tuple(saturated), flushed)
+    return Conversion(len(nodes), islands, len(inside), halves.casts, tuple(saturated), flushed)
 
 
 def _takes_float16(node: ir.Node, opset: int) -> bool:

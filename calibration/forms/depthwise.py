@@ -1,8 +1,9 @@
-"""Depthwise convolutions as sums of shifted maps: TensorRT-RTX has no depthwise kernel for sm_75.
+"""Depthwise convolutions, and averages of a few pixels, as sums of shifted maps.
 
-It spreads (N, C, H, W) to 8·C channels, of which seven eighths are zeros, and runs a grouped convolution on that:
-three kernels that move 16.3 MB for 5×5 on (1, 96, 56, 56). The same as 25 shifted multiply-adds is one kernel and
-moves 1.2 MB. Its sums are float32, as a convolution's are, which costs nothing inside a kernel.
+TensorRT-RTX has no depthwise kernel for sm_75: it spreads (N, C, H, W) to 8·C channels, of which seven eighths are
+zeros, and runs a grouped convolution on that: three kernels that move 16.3 MB for 5×5 on (1, 96, 56, 56). The same as
+25 shifted multiply-adds is one kernel and moves 1.2 MB. Its sums are float32, as a convolution's are, which costs
+nothing inside a kernel.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from calibration.forms.matching import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Writer, attribute, constant, order, scope
 
 MOST_TAPS = 49  # of a kernel: beyond 7×7 the compiler cuts the sum into several kernels
+MOST_SHARED = 4  # pixels of an average that is worth it
 _END = np.iinfo(np.int64).max  # of a slice: the last element too
 
 
@@ -21,10 +23,30 @@ def rewrite(model: ir.Model) -> int:
     """Rewrite every depthwise convolution with constant weights, in place; how many there were."""
     done = 0
     for node in list(model.graph):
-        if node.op_type == "Conv" and (weight := _weight(node)) is not None:
+        weight = _weight(node) if node.op_type == "Conv" else _average(node)
+        if weight is not None:
             _write(model.graph, node, weight)
             done += 1
     return done
+
+
+def _average(node: ir.Node) -> NDArray[np.float32] | None:
+    """(1, 1, height, width) of an average of pixels that no two windows share and no padding is in; None of others."""
+    size, strides = attribute(node, "kernel_shape", ()), attribute(node, "strides", ())
+    if (
+        node.op_type != "AveragePool"
+        or tuple(size) != tuple(strides)
+        or len(size) != 2
+        or any(attribute(node, "pads", ()))
+    ):
+        return None
+    if (
+        attribute(node, "auto_pad", "NOTSET") != "NOTSET"
+        or attribute(node, "ceil_mode", 0)
+        or size[0] * size[1] > MOST_SHARED
+    ):
+        return None
+    return np.full((1, 1, *size), 1 / (size[0] * size[1]), np.float32)
 
 
 def _weight(node: ir.Node) -> NDArray[np.float32] | None:

@@ -13,7 +13,7 @@ def cancel(model: ir.Model) -> None:
     graph = model.graph
     changed = True
     while changed:
-        changed = any([_transpose(graph, node) or _reshape(graph, node) for node in list(graph)])
+        changed = sum(_transpose(graph, node) or _reshape(graph, node) for node in list(graph)) > 0
         common.CommonSubexpressionEliminationPass()(model)
         common.RemoveUnusedNodesPass()(model)
 
@@ -47,7 +47,7 @@ def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _bypass(node: ir.Node, given: ir.Value) -> bool:
-    """Let the readers of `node` read what it is given; False where it gives an output of the graph, or has no reader."""
+    """Let the readers of `node` read what it is given; False where it gives a graph's output, or has no reader."""
     made = node.outputs[0]
     if made.is_graph_output() or not made.consumers():
         return False

@@ -112,7 +112,9 @@ class _Maps:
         if all(each is None for each in found):
             return None
         w = self.writer(node)
-        return [self._turned(w, value, size) if each is None else each for value, each in zip(values, found, strict=True)]
+        return [
+            self._turned(w, value, size) if each is None else each for value, each in zip(values, found, strict=True)
+        ]
 
     def _turned(self, w: Writer, value: ir.Value, size: tuple[int, int]) -> ir.Value:
         channels = _channels(value)
@@ -146,7 +148,9 @@ class _Maps:
 
     def _concat(self, node: ir.Node, size: tuple[int, int]) -> ir.Value | None:
         values = [value for value in node.inputs if value is not None]
-        if attribute(node, "axis", 0) not in (1, -1) or not all(_rank(value) == 2 and _channels(value) for value in values):
+        if attribute(node, "axis", 0) not in (1, -1) or not all(
+            _rank(value) == 2 and _channels(value) for value in values
+        ):
             return None
         maps = self._either(values, size, node)
         return None if maps is None else self.writer(node).op("Concat", *maps, axis=1)

@@ -113,9 +113,7 @@ class Writer:
         """Add a node of one output; arrays become initializers."""
         return self.ops(kind, *inputs, outputs=1, **attributes)[0]
 
-    def ops(
-        self, kind: str, *inputs: ir.Value | Array | None, outputs: int, **attributes: Any
-    ) -> Sequence[ir.Value]:
+    def ops(self, kind: str, *inputs: ir.Value | Array | None, outputs: int, **attributes: Any) -> Sequence[ir.Value]:
         """Add a node of several outputs."""
         name = self._name(kind.lower())
         values = [

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from calibration.forms.matching import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Array, Match, Writer, attribute, find, scope
+from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, attribute, find, scope
 
 _ALIGNMENT = 8  # channels of a head, for a fused attention
 
@@ -271,8 +271,7 @@ def _write_gates(graph: ir.Graph, twins: list[_Attention], gates: list[_Gates], 
     hidden = w.op("Relu", w.op("MatMul", w.reshape(pooled, count, -1, channels), squeeze))
     hidden = w.op("ReduceSum", w.reshape(hidden, count, -1, 2, squeeze.shape[2]), axis, keepdims=1)
     excited = w.op("MatMul", w.reshape(hidden, count, -1, squeeze.shape[2]), excite)
-    gate = w.reshape(w.op("Sigmoid", excited), count, -1, 1, channels)
-    out = w.op("Mul", gated, gate)
+    out = w.op("Mul", gated, w.reshape(w.op("Sigmoid", excited), count, -1, 1, channels))
     pieces = [out] if count == 1 else w.split(out, 0, [1] * count)
     for twin, found, piece in zip(twins, gates, pieces, strict=True):
         pixels = w.reshape(piece, -1, twin.height, twin.width, channels)

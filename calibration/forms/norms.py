@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from calibration.forms.matching import MAPS_TO_PIXELS, Writer, attribute, constant, order, scope
+from calibration.forms.matching import MAPS_TO_PIXELS, Writer, attribute, constant, order, scope, target_shape
 
 _VIEWS = ("Reshape", "Transpose")
 _PRODUCTS = ("Gemm", "MatMul", "Conv")
@@ -24,15 +24,34 @@ def rewrite(model: ir.Model) -> int:
         if node.op_type != "LayerNormalization" or attribute(node, "axis", -1) not in (-1, 3) or len(node.inputs) < 3:
             continue
         pixels = node.inputs[0]
-        turn = None if pixels is None else pixels.producer()
-        weights = [constant(value) for value in node.inputs[1:3]]
-        if turn is None or order(turn) != MAPS_TO_PIXELS or any(weight is None for weight in weights):
+        view = None if pixels is None else pixels.producer()
+        if (
+            view is None
+            or (axis := _channel_axis(view)) is None
+            or any(constant(each) is None for each in node.inputs[1:3])
+        ):
             continue
         if all(user.op_type in _PRODUCTS for user in _readers(node.outputs[0])):
             continue
-        _write(model.graph, node, turn)
+        _write(model.graph, node, view, axis)
         done += 1
     return done
+
+
+def _channel_axis(view: ir.Node) -> int | None:
+    """Where the channels lie in what `view` makes pixels of: maps, or rows; None where it does neither."""
+    if order(view) == MAPS_TO_PIXELS:
+        return 1
+    shape, given = target_shape(view), view.inputs[0] if view.inputs else None
+    if shape is None or given is None or given.shape is None or len(shape) != 4 or len(given.shape) != 2:
+        return None
+    return 1 if given.shape[1] == shape[3] else None
+
+
+def _as_pixels(w: Writer, view: ir.Node, value: ir.Value) -> ir.Value:
+    """A number for each pixel, in the layout of the pixels."""
+    shape = target_shape(view)
+    return w.transpose(value, *MAPS_TO_PIXELS) if shape is None else w.reshape(value, *shape[:3], 1)
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
@@ -43,20 +62,20 @@ def _readers(value: ir.Value) -> list[ir.Node]:
     return found
 
 
-def _write(graph: ir.Graph, node: ir.Node, turn: ir.Node) -> None:
+def _write(graph: ir.Graph, node: ir.Node, view: ir.Node, axis: int) -> None:
     w = Writer(graph, node, f"{scope(node)}/steps")
-    maps, pixels = turn.inputs[0], node.inputs[0]
+    source, pixels = view.inputs[0], node.inputs[0]
     scale, bias = node.inputs[1:3]
-    assert maps is not None
+    assert source is not None
     assert pixels is not None
-    channels = np.array([1], np.int64)
+    channels = np.array([axis], np.int64)
     with w.wide():
-        mean = w.op("ReduceMean", maps, channels, keepdims=1)
-        centred = w.op("Sub", maps, mean)
+        mean = w.op("ReduceMean", source, channels, keepdims=1)
+        centred = w.op("Sub", source, mean)
         variance = w.op("ReduceMean", w.op("Mul", centred, centred), channels, keepdims=1)
         epsilon = np.array(attribute(node, "epsilon", 1e-5), np.float32)
         factor = w.op("Reciprocal", w.op("Sqrt", w.op("Add", variance, epsilon)))
         shift = w.op("Mul", mean, factor)
-        factor, shift = (w.transpose(each, *MAPS_TO_PIXELS) for each in (factor, shift))
+        factor, shift = (_as_pixels(w, view, each) for each in (factor, shift))
         normalized = w.op("Sub", w.op("Mul", pixels, factor), shift)
         w.replace(node.outputs[0], w.op("Add", w.op("Mul", normalized, scale), bias))

@@ -72,8 +72,8 @@ class _Block(NamedTuple):
     key: tuple[Array, Array]
     value: tuple[Array, Array]
     output: tuple[Array, Array]
-    cosine: NDArray[np.float32]  # (H, W, channels / 2)
-    sine: NDArray[np.float32]
+    cosine: Array  # (H, W, channels / 2)
+    sine: Array
     decay_width: Array  # (heads, W, W)
     decay_height: Array
     kernel: tuple[Array, Array]
@@ -92,13 +92,17 @@ def _read(match: Match) -> _Block | None:
     shape = (height, width, heads, channels)
     if channels % 2 or any(table.shape != shape for table in (cos, sin, cos_k, sin_k)):
         return None
-    if len(wq) != heads * channels or not all(np.array_equal(turned, _quarter_turn(channels)) for turned in (turn, turn_k)):
+    if len(wq) != heads * channels or not all(
+        np.array_equal(turned, _quarter_turn(channels)) for turned in (turn, turn_k)
+    ):
         return None
     halves = []
     for first, second in ((cos, cos_k), (sin, sin_k)):
         half = first[:, :, 0, ::2]
         # The same for each head and for both of a pair, or the channels can't be sorted.
-        if not np.array_equal(first, second) or not np.array_equal(first, np.repeat(half, 2, -1)[:, :, None].repeat(heads, 2)):
+        if not np.array_equal(first, second) or not np.array_equal(
+            first, np.repeat(half, 2, -1)[:, :, None].repeat(heads, 2)
+        ):
             return None
         halves.append(half)
     return _Block(
@@ -132,7 +136,9 @@ def _write(graph: ir.Graph, match: Match, block: _Block) -> None:
     both = [place(np.asarray(part), pairs, 0) for part in (*block.query, *block.key)]
     joint = w.linear(rows, np.concatenate(both[::2]), np.concatenate(both[1::2]))
     first, second = w.split(w.reshape(joint, -1, height, width, 2 * heads, padded), 4, (half, half))
-    cosine, sine = (np.pad(t, ((0, 0), (0, 0), (0, half - channels // 2)))[:, :, None] for t in (block.cosine, block.sine))
+    cosine, sine = (
+        np.pad(t, ((0, 0), (0, 0), (0, half - channels // 2)))[:, :, None] for t in (block.cosine, block.sine)
+    )
     turned = w.op(
         "Concat",
         w.op("Sub", w.op("Mul", first, cosine), w.op("Mul", second, sine)),
