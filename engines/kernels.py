@@ -15,7 +15,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 UNKNOWN = "unknown"
@@ -47,6 +47,8 @@ _ATTENTION = re.compile(r"_f?mha|fused_?attention|flash_?attention", re.IGNORECA
 # Weights that TensorRT 10 lists among the inputs.
 _CONSTANT_NAME = re.compile(r"(_d?const|constant(Float|Half|BFloat16|Int8|Int32|Int64|Bool|FP8))(_myl\d+)?$")
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f ]*(?:\[ONNX Layer: |$))")
+_PROFILE = re.compile(r" \[profile (\d{1,4})\]")
+_COMPILED = re.compile(r"_(myl\d+)_\d+$")
 _LONGEST_LINE = 1 << 20  # characters; a layer with a thousand tensors has a fifth of that
 _LEAST_RANK = 2  # of an operand of a product
 
@@ -99,6 +101,8 @@ class Kernel:
         tactic: the code that runs, as far as the builder names it.
         stream: that it is launched in.
         onnx_nodes: that it came from, by their names in the graph.
+        profile: of the engine's optimization profiles, the one that it is launched for; each has kernels of its own.
+        block: of the network; None where it isn't known (see `engines.census`).
     """
 
     name: str
@@ -109,6 +113,8 @@ class Kernel:
     tactic: str = ""
     stream: int = 0
     onnx_nodes: tuple[str, ...] = ()
+    profile: int = 0
+    block: str | None = None
 
     @property
     def is_fused_attention(self) -> bool:
@@ -138,9 +144,7 @@ class Kernel:
             return self.inputs[:2]
         matrices = [tensor for tensor in (*self.inputs, *self.constants) if len(tensor.shape) >= _LEAST_RANK]
         if self._is_convolution:
-            weights = [tensor for tensor in self.constants if len(tensor.shape) >= _LEAST_RANK]
-            filters = max(weights or matrices[1:], key=_size, default=None)
-            return (*self.inputs[:1], *(() if filters is None else (filters,)))
+            return self._convolved(matrices)
         pairs = [
             (first, second)
             for first in matrices
@@ -187,6 +191,15 @@ class Kernel:
             re.match(r"^_+myl_(?:[A-Z][a-z0-9]*)*?(?:Corr|Conv)(?=[A-Z_])", self.name)
         )
 
+    def _convolved(self, matrices: list[Tensor]) -> tuple[Tensor, ...]:
+        """The activation and the filters (M, C / groups, …); filters that are made at run time are inputs."""
+        maps = self.outputs[0].shape[1] if self.outputs and len(self.outputs[0].shape) >= _LEAST_RANK else None
+        others = [tensor for tensor in matrices if tensor is not matrices[0]]
+        fitting = [tensor for tensor in others if tensor.shape[0] == maps]
+        fixed = [tensor for tensor in fitting or others if tensor in self.constants]
+        filters = max(fixed or fitting or others, key=_size, default=None)
+        return tuple(tensor for tensor in (*matrices[:1], filters) if tensor is not None)
+
     def _multiplies(self, first: Tensor, second: Tensor) -> bool:
         """Whether `first` (…, M, K) times `second` (…, K, N) has as many numbers as this kernel writes."""
         if first.shape[-1] != second.shape[-2]:
@@ -217,7 +230,7 @@ def parse(lines: Iterable[str]) -> list[Kernel]:
             kernel = _line(line)
             if kernel is not None:
                 fresh.append(kernel)
-    return fresh or found
+    return _with_profiles(fresh or found)
 
 
 def parse_json(text: str) -> list[Kernel]:
@@ -229,7 +242,26 @@ def parse_json(text: str) -> list[Kernel]:
     if not isinstance(entries, list):
         return []
     found = [_entry(entry) for entry in entries if isinstance(entry, Mapping) and isinstance(entry.get("Name"), str)]
-    return [kernel for kernel in found if kernel is not None]
+    return _with_profiles([kernel for kernel in found if kernel is not None])
+
+
+def _with_profiles(kernels: list[Kernel]) -> list[Kernel]:
+    """Tell each kernel's profile: what the builder's names say of one holds for all that it compiled with it."""
+    profiles: dict[str, int] = {}
+    for kernel in kernels:
+        names = (kernel.name, *(tensor.name for tensor in (*kernel.inputs, *kernel.outputs)))
+        if said := next((found for name in names if (found := _PROFILE.search(name))), None):
+            profiles.setdefault(_group(kernel), int(said[1]))
+    return [
+        kernel if not profiles.get(_group(kernel)) else replace(kernel, profile=profiles[_group(kernel)])
+        for kernel in kernels
+    ]
+
+
+def _group(kernel: Kernel) -> str:
+    """What was compiled together has one number in the names, `…_myl1_0`; any other layer stands for itself."""
+    found = _COMPILED.search(kernel.name)
+    return found[1] if found else kernel.name
 
 
 def _line(line: str) -> Kernel | None:
