@@ -15,15 +15,24 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from engines import backends, child_build
+from engines.backends import BackendName
+from engines.batches import BatchProfile
 from engines.chips import Chip
 from engines.kernels import Kernel, Tensor
+from engines.options import BuildOptions
+from engines.targets import Target
+from hemf import artifacts
 from hemf.errors import BadInputError
 
 LAUNCH_S = 2.5e-6  # between the end of a kernel and the start of the next, in a stream or a captured graph
@@ -245,6 +254,72 @@ def of(
     """
     own = tuple(kernel for kernel in kernels if kernel.profile == 0)
     return Census(backend, version, sm, own, batch, tuple(twin) or None)
+
+
+def take(
+    graph: Path | bytes,
+    target: Target,
+    backend: BackendName = "tensorrt-rtx",
+    batch: int = 1,
+    *,
+    blocks: Mapping[str, str] | None = None,
+    options: BuildOptions | None = None,
+) -> Census:
+    """Compile a graph for one batch size in a child process, count its kernels, and keep no engine.
+
+    What was counted before is in the cache folder: by the graph's bytes, backend, version, compute capability, batch
+    and options. Weights that lie outside of the graph's file are taken to be the same.
+
+    Args:
+        graph: an ONNX file or its bytes; with the type that every node computes in.
+        target: GPU or compute capability.
+        backend: which TensorRT; `tensorrt` needs a GPU of the target's kind.
+        batch: images a call; a graph with a batch of its own keeps to that.
+        blocks: of the network, by the name of the ONNX node.
+        options: how to build; their profiles don't count.
+
+    Raises:
+        MissingCapabilityError: no such backend here, or it has no such target.
+        BadInputError: TensorRT doesn't take the graph, or lists no kernels that are known here.
+    """
+    only = replace(options or BuildOptions(), profiles=(BatchProfile(batch, batch, batch),))
+    version = backends.installed_version(backend)
+    place = None if version is None else _place(graph, target, backend, version, only)
+    if place is not None and (known := _kept(place)) is not None:
+        return known.with_blocks(blocks or {})
+    with artifacts.scratch() as folder:
+        path = graph if isinstance(graph, Path) else folder / "graph.onnx"
+        if isinstance(graph, bytes):
+            artifacts.write_bytes(path, graph)
+        told = child_build.run(
+            path, folder / "plan", folder / "log", backend=backend, target=target, options=only,
+            gpu=backends.gpu_name() if backend == "tensorrt" else None,
+        )  # fmt: skip
+    if told["census"] is None:
+        raise BadInputError(told["census_note"])
+    found = Census.from_dict(told["census"])
+    if place is not None:
+        with suppress(BadInputError):  # a cache that can't be written
+            artifacts.check_folder(place.parent)
+            artifacts.write_json(place, found.to_dict())
+    return found.with_blocks(blocks or {})
+
+
+def _place(graph: Path | bytes, target: Target, backend: str, version: str, options: BuildOptions) -> Path | None:
+    content = artifacts.sha256(graph) if isinstance(graph, Path) else hashlib.sha256(graph).hexdigest()
+    key = json.dumps([_FORMAT, content, backend, version, target.sm, options.to_dict()])
+    try:
+        return artifacts.cache_folder() / "census" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    except BadInputError:  # a user without a home
+        return None
+
+
+def _kept(place: Path) -> Census | None:
+    """What was counted before; None where there is nothing that can be read."""
+    try:
+        return Census.from_dict(json.loads(place.read_bytes()))
+    except (OSError, ValueError, TypeError, RecursionError, BadInputError):
+        return None
 
 
 def is_complete(kernels: Iterable[Kernel]) -> bool:
