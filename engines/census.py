@@ -374,7 +374,7 @@ def _named(kernels: Sequence[Kernel], blocks: Mapping[str, str]) -> tuple[Kernel
     found = []
     written: dict[str, str] = {}
     for kernel in kernels:
-        named = Counter(blocks[node] for node in kernel.onnx_nodes if node in blocks)
+        named = Counter(block for node in kernel.onnx_nodes if (block := blocks.get(node, OTHER)) != OTHER)
         read = (written[tensor.name] for tensor in kernel.inputs if tensor.name in written)
         block = named.most_common(1)[0][0] if named else next(read, None)
         if block is not None:
