@@ -23,7 +23,7 @@ from calibration.products import Product, find_products
 from calibration.shapes import image_shapes
 from engines.census import Census
 from engines.kernels import Kernel
-from hemf.errors import CheckFailedError
+from hemf.errors import BadInputError, CheckFailedError
 from hemf_export import onnx_file
 
 TITLES = {"fp16": "half", "fp32": "float32", "bf16": "bfloat16", "int8": "INT8"}
@@ -190,6 +190,16 @@ def remark(found: Mapping[str, Any]) -> str | None:
     left = sum(list(places.values())[_BLOCKS_NAMED:])
     more = f", {left} in {len(places) - _BLOCKS_NAMED} more blocks" if left else ""
     return f"{start}{named}{more}; the manifest names each."
+
+
+def require_plain(found: Any) -> None:
+    """Raise BadInputError where a manifest's account of an engine's INT8 isn't one."""
+    try:
+        remark(found), work(found)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadInputError(
+            f"A manifest's account of an engine's INT8 can't be read: {error!r}.", "Build the engine again."
+        ) from error
 
 
 def work(found: Mapping[str, Any]) -> str:

@@ -237,10 +237,10 @@ def _compiled(manifest: dict[str, Any], every_kernel: bool) -> _Compiled:
             return found
         _add_census(found, census, every_kernel)
         if manifest.get("compiled_precision") is not None:
+            compiled_precision.require_plain(manifest["compiled_precision"])
             _add_precision(found, manifest["compiled_precision"])
-    except (BadInputError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = error.message if isinstance(error, BadInputError) else repr(error)
-        return _Compiled(notes=[f"What its manifest tells of its kernels can't be read: {reason}"])
+    except BadInputError as error:
+        return _Compiled(notes=[f"What its manifest tells of its kernels can't be read: {error.message}"])
     return found
 
 

@@ -19,8 +19,8 @@ from engines import targets
 from engines.chips import Chip
 from engines.targets import Target
 from hemf.errors import UsageError
-from hemf_export.bench.compiled import Compiled
 from hemf_export.bench.graph_cost import CostPrecision, GraphCost, Kernel
+from hemf_export.compiled_engines import Compiled
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def of_engine(compiled: Compiled, cost: GraphCost, chip: Chip, batch: int, *, pr
     moved = census.weight_bytes + census.activation_bytes * batch // census.batch
     least = max(sum(compute for compute, _ in times), cost.least_bytes(batch) / _bandwidth(chip))
     operations = {kind: 2 * number * batch // census.batch for kind, number in known.items()}
-    source = f"{compiled.name}, as compiled" + ("" if batch == census.batch else f" for {census.batch}")
+    source = f"{compiled.path.name}, as compiled" + ("" if batch == census.batch else f" for {census.batch}")
     return Floor(
         precision, batch, whole_ms, 1000 * least, waiting / kernels if kernels else 0.0, operations, moved,
         cost.least_bytes(batch), source, census.launches,

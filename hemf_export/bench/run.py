@@ -14,9 +14,9 @@ from engines import targets
 from hemf import artifacts, folders, processors
 from hemf.errors import HemfError, MissingCapabilityError, UsageError
 from hemf.reading import PLAIN, Reading
-from hemf_export import onnx_file, parity, plausibility, predictor
+from hemf_export import compiled_engines, onnx_file, parity, plausibility, predictor
 from hemf_export import predict as prediction
-from hemf_export.bench import compiled, conditions, contenders, gpu_state, graph_counter, lineup, measurement, memory
+from hemf_export.bench import conditions, contenders, gpu_state, graph_counter, lineup, measurement, memory
 from hemf_export.bench.accuracy import TimedFile, Verified
 from hemf_export.bench.conditions import Conditions
 from hemf_export.bench.entry import ENGINE_KINDS, Entry, Kind
@@ -190,7 +190,7 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
         if precision in wanted:
             path, assumed, source = wanted[precision]
             cost = graph_counter.count(onnx_file.read(path)[0], assumed)
-            made = None if assumed else compiled.find(path, named, target)
+            made = None if assumed else compiled_engines.for_target(path, named, target)
             for size in sizes:
                 floors.append(
                     predict(cost, chip, size, precision=precision, source=source)
