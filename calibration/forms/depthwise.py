@@ -42,6 +42,7 @@ def _average(node: ir.Node) -> NDArray[np.float32] | None:
         return None
     if (
         attribute(node, "auto_pad", "NOTSET") != "NOTSET"
+        or set(attribute(node, "dilations", (1,))) != {1}
         or attribute(node, "ceil_mode", 0)
         or size[0] * size[1] > MOST_SHARED
     ):

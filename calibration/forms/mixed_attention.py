@@ -13,6 +13,7 @@ no bias, are one product of their sum. Everything but the order of sums is exact
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ def rewrite(model: ir.Model) -> int:
     graph = model.graph
     attentions = [block for match in find(model, _attention_pattern) if (block := _read_attention(match))]
     gates = {gate.maps: gate for match in find(model, _gates_pattern) if (gate := _read_gates(match))}
-    for twins in _twins(attentions):
+    for twins in _twins(attentions):  # one after the other: what is stacked already counts in what depends on what
         stacked = _write_attention(graph, twins)
         own = [gates.get(twin.maps) for twin in twins]
         found = [gate for gate in own if gate is not None]
@@ -117,7 +118,7 @@ def _read_attention(match: Match) -> _Attention | None:
     weights = match.arrays("key", "value", "scale", "bias")
     sizes = match.arrays("as_heads", "as_pixels")
     total = match.values["total"].producer()
-    if weights is None or sizes is None or total is None or _axes(total) != (2,):
+    if weights is None or sizes is None or total is None or _axes(total) != (2,) or not attribute(total, "keepdims", 1):
         return None
     if attribute(match.root, "axis", -1) not in (-1, 3) or len(sizes[0]) != 4 or len(sizes[1]) != 4:
         return None
@@ -126,8 +127,12 @@ def _read_attention(match: Match) -> _Attention | None:
     _, height, width, joined = (int(size) for size in sizes[1])
     if key.ndim != 2 or value.shape != key.shape[::-1] or key.shape[1] != channels:
         return None
-    if height * width != tokens or heads * channels != joined or len(scale) != joined:
+    if height * width != tokens or heads * channels != joined or scale.shape != (joined,) or bias.shape != (joined,):
         return None
+    views = {"as_tokens": (tokens, joined), "joined": (joined, tokens), "as_rows": (joined,), "rows": (joined,)}
+    for name, shape in views.items():
+        if (found := match.array(name)) is None or tuple(found[1:]) != shape:
+            return None
     epsilon = attribute(match.root, "epsilon", 1e-5)
     return _Attention(
         match, match.values["pixels"], match.root.outputs[0], height, width, heads, epsilon, key, value, scale, bias
@@ -144,9 +149,18 @@ def _read_gates(match: Match) -> _Gates | None:
     over = [None if node is None else _axes(node) for node in reductions]
     if over != [(1,), (1,), (2, 3), (2, 3)] or tuple(axes) != (2, 3) or kernel.shape[:2] != (1, 2) or np.any(bias):
         return None
-    return _Gates(
-        match, match.values["pixels"], kernel, tuple(attribute(convolution, "pads", (0, 0, 0, 0))), squeeze, excite
-    )
+    pads = tuple(attribute(convolution, "pads", (0, 0, 0, 0)))
+    if attribute(convolution, "auto_pad", "NOTSET") != "NOTSET" or set(attribute(convolution, "dilations", (1,))) != {
+        1
+    }:
+        return None
+    if any(
+        first + second != size - 1 for first, second, size in zip(pads[:2], pads[2:], kernel.shape[2:], strict=True)
+    ):
+        return None  # of another size than the maps, and broadcast
+    if [attribute(node, "keepdims", 1) for node in reductions if node is not None] != [1, 1, 0, 0]:
+        return None
+    return _Gates(match, match.values["pixels"], kernel, pads, squeeze, excite)
 
 
 def _axes(node: ir.Node) -> tuple[int, ...] | None:
@@ -157,9 +171,9 @@ def _axes(node: ir.Node) -> tuple[int, ...] | None:
     return None if given is None else tuple(int(axis) % 4 for axis in given)
 
 
-def _twins(attentions: list[_Attention]) -> list[list[_Attention]]:
+def _twins(attentions: list[_Attention]) -> Iterator[list[_Attention]]:
     """Pairs that one kernel can compute: of one shape, and neither needs what the other gives; the rest alone."""
-    waiting, found = list(attentions), []
+    waiting = list(attentions)
     while waiting:
         first = waiting.pop(0)
         twin = next(
@@ -175,8 +189,7 @@ def _twins(attentions: list[_Attention]) -> list[list[_Attention]]:
         )
         if twin is not None:
             waiting.remove(twin)
-        found.append([first] if twin is None else [first, twin])
-    return found
+        yield [first] if twin is None else [first, twin]
 
 
 def _depends(value: ir.Value, source: ir.Value) -> bool:
