@@ -18,6 +18,7 @@ from calibration.forms.matching import (
     constant,
     order,
     scope,
+    taken_names,
     target_shape,
 )
 
@@ -56,10 +57,11 @@ class _Maps:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.products = 0
+        self._taken = taken_names(graph)
         self._made: dict[tuple[ir.Value, tuple[int, int]], ir.Value | None] = {}
 
     def writer(self, node: ir.Node) -> Writer:
-        return Writer(self.graph, node, f"{scope(node)}/maps")
+        return Writer(self.graph, node, f"{scope(node)}/maps", self._taken)
 
     def settle(self) -> None:
         """Let whoever else reads rows or pixels that have maps now take them from those."""

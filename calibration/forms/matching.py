@@ -96,6 +96,12 @@ def target_shape(node: ir.Node | None) -> tuple[int, ...] | None:
     return None if shape is None else (-1, *(int(size) for size in shape[1:]))
 
 
+def taken_names(graph: ir.Graph) -> set[str | None]:
+    """The names of a graph's nodes and values."""
+    found = {node.name for node in graph} | {value.name for node in graph for value in node.outputs}
+    return found | set(graph.initializers) | {value.name for value in graph.inputs}
+
+
 class Writer:
     """Writes nodes into a graph, in front of one of its nodes.
 
@@ -103,12 +109,12 @@ class Writer:
         graph: to write into.
         before: the node in front of which they go.
         scope: their names begin with it.
+        taken: names that are taken, shared by several writers; None for those that the graph has now.
     """
 
-    def __init__(self, graph: ir.Graph, before: ir.Node, scope: str) -> None:
+    def __init__(self, graph: ir.Graph, before: ir.Node, scope: str, taken: set[str | None] | None = None) -> None:
         self.graph, self.before, self.scope = graph, before, scope
-        self._taken = {node.name for node in graph} | set(graph.initializers) | {value.name for value in graph.inputs}
-        self._taken |= {value.name for node in graph for value in node.outputs}
+        self._taken = taken_names(graph) if taken is None else taken
         self._wide = False
 
     @contextmanager

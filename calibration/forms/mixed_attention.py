@@ -20,7 +20,9 @@ import numpy as np
 import onnx_ir as ir
 
 from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, attribute, find, scope
+from calibration.forms.norms import STEPS
 
+SUMS = "sums"  # ends the scope of the nodes that find what the softmax over tokens divides by
 _ALIGNMENT = 8  # channels of a head, for a fused attention
 
 
@@ -218,13 +220,14 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
 
     # All scores of a head's slots, transposed: (twins, heads · slots, N · T).
     keys = np.stack([np.kron(np.eye(heads, dtype=np.float32), twin.key) for twin in twins])
-    scores = w.op("MatMul", keys, w.transpose(w.reshape(stacked, count, -1, channels), 0, 2, 1))
-    scores = w.reshape(scores, count, heads * slots, -1, tokens)
-    with w.wide():
-        spread = w.op("ReduceLogSumExp", scores, np.array([3], np.int64), keepdims=1)
-        spread = w.reshape(w.transpose(spread, 0, 2, 1, 3), count, -1, heads, 1, slots)
+    sums = Writer(graph, twins[-1].match.root, f"{w.scope}/{SUMS}")
+    scores = sums.op("MatMul", keys, sums.transpose(sums.reshape(stacked, count, -1, channels), 0, 2, 1))
+    scores = sums.reshape(scores, count, heads * slots, -1, tokens)
+    with sums.wide():
+        spread = sums.op("ReduceLogSumExp", scores, np.array([3], np.int64), keepdims=1)
+        spread = sums.reshape(sums.transpose(spread, 0, 2, 1, 3), count, -1, heads, 1, slots)
         # A constant for all slots changes nothing; this one brings z near to zero.
-        mask = w.op("Sub", np.array(math.log(tokens), np.float32), spread)
+        mask = sums.op("Sub", np.array(math.log(tokens), np.float32), spread)
 
     # The compiler fuses an attention only where keys are computed: what is added to these is zero.
     key = np.stack([np.pad(twin.key.T, ((0, padded - own), (0, 0))) for twin in twins])[:, None, None]
@@ -242,7 +245,7 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
     if padded > own:
         mixed = w.op("Slice", mixed, *(np.array([number], np.int64) for number in (0, own, 4)))
     product = w.op("Mul", w.reshape(mixed, count, -1, tokens, channels), stacked)
-    made = _norm(w, twins, product)
+    made = _norm(Writer(graph, twins[-1].match.root, f"{scope(twins[-1].match.root)}/{STEPS}"), twins, product)
     pieces = [made] if count == 1 else w.split(made, 0, [1] * count)
     for twin, piece in zip(twins, pieces, strict=True):
         w.replace(twin.maps, w.reshape(piece, -1, twin.height, twin.width, channels))
