@@ -204,10 +204,10 @@ def write_gates(b: Builder, pixels: str, *, channels: int, change: str) -> str:
 
 def mixed_attention(
     *, branches: int = 2, gates: bool = True, heads: int = 4, channels: int = 4, height: int = 5, width: int = 6,
-    slots: Sequence[int] = (9, 9), spread: float = 1.0, chained: bool = False, batch: int | str = "n", opset: int = 20,
-    seed: int = 0, change: str = "",
+    slots: Sequence[int] = (9, 9), spread: float = 1.0, chained: bool = False, joined_up: bool = False,
+    batch: int | str = "n", opset: int = 20, seed: int = 0, change: str = "",
 ) -> onnx.ModelProto:  # fmt: skip
-    """Mixed Attention of so many maps, beside or (`chained`) behind one another."""
+    """Mixed Attention of so many maps, beside or (`chained`) behind one another; `joined_up`, of one, and summed."""
     b = Builder("fusion_stages.0.local_attention", seed)
     joined = heads * channels
     shape: list[int | str] = [batch, joined, height, width]
@@ -217,7 +217,7 @@ def mixed_attention(
     for branch in range(branches):
         b.scope = f"fusion_stages.0.{'global' if branch else 'local'}_attention"
         if not maps or not chained:
-            maps = f"x{branch}"
+            maps = "x0" if joined_up else f"x{branch}"
             inputs[maps] = shape
         pixels = external_attention(
             b, maps, heads=heads, channels=channels, height=height, width=width, slots=slots[branch % len(slots)],
@@ -227,4 +227,6 @@ def mixed_attention(
         outputs[maps] = shape
         if change == "pixels that are read outside":
             outputs[pixels] = [batch, height, width, joined]
+    if joined_up:
+        outputs = {b.op("Add", *outputs): shape}
     return b.model(inputs, outputs, opset)
