@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, attribute, find, scope
-
-_ALIGNMENT = 8  # channels of a head, for a fused attention
+from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, aligned, attribute, constant, find, scope
 
 
 def rewrite(model: ir.Model) -> int:
@@ -95,14 +93,14 @@ def _attention_pattern(
     return op.LayerNormalization(op.Reshape(product, as_pixels), scale, bias)
 
 
-def _gates_pattern(op: Any, pixels: Any, kernel: Any, bias: Any, squeeze: Any, excite: Any, axes: Any) -> Any:
+def _gates_pattern(op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any, axes: Any) -> Any:
     maps = op.Transpose(pixels, perm=list(PIXELS_TO_MAPS))
     pooled = op.Concat(
         op.ReduceMean(maps, _allow_other_inputs=True, _outputs=["mean"]),
         op.ReduceMax(maps, _allow_other_inputs=True, _outputs=["largest"]),
         axis=1,
     )
-    gated = op.Mul(maps, op.Sigmoid(op.Conv(pooled, kernel, bias, _outputs=["gate"])))
+    gated = op.Mul(maps, op.Sigmoid(op.Conv(pooled, kernel, _allow_other_inputs=True, _outputs=["gate"])))
     mean = op.ReduceMean(gated, _allow_other_inputs=True, _outputs=["mean_pixel"])
     largest = op.ReduceMax(gated, _allow_other_inputs=True, _outputs=["largest_pixel"])
 
@@ -135,14 +133,21 @@ def _read_attention(match: Match) -> _Attention | None:
 
 
 def _read_gates(match: Match) -> _Gates | None:
-    weights = match.arrays("kernel", "bias", "squeeze", "excite", "axes")
+    weights = match.arrays("kernel", "squeeze", "excite", "axes")
     convolution = match.values["gate"].producer()
     if weights is None or convolution is None:
         return None
-    kernel, bias, squeeze, excite, axes = weights
+    kernel, squeeze, excite, axes = weights
+    bias = constant(convolution.inputs[2]) if len(convolution.inputs) > 2 else np.zeros(1)
     reductions = [match.values[name].producer() for name in ("mean", "largest", "mean_pixel", "largest_pixel")]
     over = [None if node is None else _axes(node) for node in reductions]
-    if over != [(1,), (1,), (2, 3), (2, 3)] or tuple(axes) != (2, 3) or kernel.shape[:2] != (1, 2) or np.any(bias):
+    if (
+        over != [(1,), (1,), (2, 3), (2, 3)]
+        or tuple(axes) != (2, 3)
+        or kernel.shape[:2] != (1, 2)
+        or bias is None
+        or np.any(bias)
+    ):
         return None
     return _Gates(
         match, match.values["pixels"], kernel, tuple(attribute(convolution, "pads", (0, 0, 0, 0))), squeeze, excite
@@ -198,7 +203,7 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
     first, count = twins[0], len(twins)
     channels, heads, slots = first.channels, first.heads, len(first.key)
     tokens, own = first.height * first.width, first.channels // first.heads
-    padded = -(-own // _ALIGNMENT) * _ALIGNMENT
+    padded = aligned(own)
     w = Writer(graph, twins[-1].match.root, scope(twins[-1].match.root).removesuffix(".norm"))
     parts = [w.reshape(twin.pixels, 1, -1, tokens, channels) for twin in twins]
     stacked = parts[0] if count == 1 else w.op("Concat", *parts, axis=0)
