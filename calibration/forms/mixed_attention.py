@@ -25,7 +25,8 @@ def rewrite(model: ir.Model) -> int:
     """Rewrite every MHEA with the gates behind it, in place; how many attentions there were."""
     graph = model.graph
     attentions = [block for match in find(model, _attention_pattern) if (block := _read_attention(match))]
-    gates = {gate.maps: gate for match in find(model, _gates_pattern) if (gate := _read_gates(match))}
+    matches = (match for pattern in (_gates_pattern, _gates_pattern_unsimplified) for match in find(model, pattern))
+    gates = {gate.maps: gate for match in matches if (gate := _read_gates(match))}
     for twins in _twins(attentions):
         stacked = _write_attention(graph, twins)
         own = [gates.get(twin.maps) for twin in twins]
@@ -94,21 +95,34 @@ def _attention_pattern(
 
 
 def _gates_pattern(op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any, axes: Any) -> Any:
+    gated, gate = _gated(op, pixels, kernel, squeeze, excite)
+    return op.Mul(gated, op.Unsqueeze(gate, axes))
+
+
+def _gates_pattern_unsimplified(
+    op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any, first: Any, second: Any
+) -> Any:
+    gated, gate = _gated(op, pixels, kernel, squeeze, excite)
+    return op.Mul(gated, op.Unsqueeze(op.Unsqueeze(gate, first), second))
+
+
+def _gated(op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any) -> tuple[Any, Any]:
+    """The maps behind the spatial gate, and the channel gate (N, C)."""
     maps = op.Transpose(pixels, perm=list(PIXELS_TO_MAPS))
     pooled = op.Concat(
         op.ReduceMean(maps, _allow_other_inputs=True, _outputs=["mean"]),
         op.ReduceMax(maps, _allow_other_inputs=True, _outputs=["largest"]),
         axis=1,
     )
-    gated = op.Mul(maps, op.Sigmoid(op.Conv(pooled, kernel, _allow_other_inputs=True, _outputs=["gate"])))
+    spatial = op.Sigmoid(op.Conv(pooled, kernel, _allow_other_inputs=True, _outputs=["gate"]))
+    gated = op.Mul(maps, spatial)
     mean = op.ReduceMean(gated, _allow_other_inputs=True, _outputs=["mean_pixel"])
     largest = op.ReduceMax(gated, _allow_other_inputs=True, _outputs=["largest_pixel"])
 
     def excited(pooled: Any) -> Any:
         return op.Gemm(op.Relu(op.Gemm(pooled, squeeze, transB=1)), excite, transB=1)
 
-    gate = op.Unsqueeze(op.Sigmoid(op.Add(excited(mean), excited(largest))), axes)
-    return op.Mul(gated, gate)
+    return gated, op.Sigmoid(op.Add(excited(mean), excited(largest)))
 
 
 def _read_attention(match: Match) -> _Attention | None:
@@ -133,17 +147,18 @@ def _read_attention(match: Match) -> _Attention | None:
 
 
 def _read_gates(match: Match) -> _Gates | None:
-    weights = match.arrays("kernel", "squeeze", "excite", "axes")
+    weights = match.arrays("kernel", "squeeze", "excite")
+    axes = [array.tolist() for name in ("axes", "first", "second") if (array := match.array(name)) is not None]
     convolution = match.values["gate"].producer()
     if weights is None or convolution is None:
         return None
-    kernel, squeeze, excite, axes = weights
+    kernel, squeeze, excite = weights
     bias = constant(convolution.inputs[2]) if len(convolution.inputs) > 2 else np.zeros(1)
     reductions = [match.values[name].producer() for name in ("mean", "largest", "mean_pixel", "largest_pixel")]
     over = [None if node is None else _axes(node) for node in reductions]
     if (
         over != [(1,), (1,), (2, 3), (2, 3)]
-        or tuple(axes) != (2, 3)
+        or axes not in ([[2, 3]], [[2], [3]])
         or kernel.shape[:2] != (1, 2)
         or bias is None
         or np.any(bias)

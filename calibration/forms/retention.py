@@ -2,10 +2,10 @@
 
 Four things keep the compiler busy in the form that a CPU likes. Heads of 12 channels are padded to 16 by kernels of
 their own before each attention and cut again behind it: here zeros in the weights do that, as a fused attention takes
-multiples of 8 from 16 on. The quarter turn of each pair of channels is a matrix product: here the channels of a head are sorted
-into the first and the second of each pair, which its product with the key doesn't see, and the turn is two slices. The
-tables are spelled out for every head: here one is enough. And query and key are one product, so that one kernel turns
-both. Everything but the order of sums is exact.
+multiples of 8 from 16 on. The quarter turn of each pair of channels is a matrix product: here the channels of a head
+are sorted into the first and the second of each pair, which its product with the key doesn't see, and the turn is two
+slices. The tables are spelled out for every head: here one is enough. And query and key are one product, so that one
+kernel turns both. Everything but the order of sums is exact.
 """
 
 from __future__ import annotations
