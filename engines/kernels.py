@@ -49,6 +49,7 @@ _CONSTANT_NAME = re.compile(r"(_d?const|constant(Float|Half|BFloat16|Int8|Int32|
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f ]*(?:\[ONNX Layer: |$))")
 _PROFILE = re.compile(r" \[profile (\d{1,4})\]")
 _COMPILED = re.compile(r"_(myl\d+)_\d+$")
+_LIST, _KIND = "Layers:", ", LayerType: "  # the line before a list, and what is in each of its lines
 _LONGEST_LINE = 1 << 20  # characters; a layer with a thousand tensors has a fifth of that
 _LEAST_RANK = 2  # of an operand of a product
 
@@ -207,8 +208,13 @@ class Kernel:
         written = self.outputs[0] if self.outputs else None
         if written is None or written.elements is None or first.elements is None or second.elements is None:
             return written is None or not written.shape or second.shape[-1] == written.shape[-1]
-        rows = first.elements // max(1, first.shape[-1])
-        return rows * second.shape[-1] == written.elements
+        batch = max(math.prod(first.shape[:-2]), math.prod(second.shape[:-2]))  # one of them may serve all
+        return batch * first.shape[-2] * second.shape[-1] == written.elements
+
+
+def may_list(text: str) -> bool:
+    """Whether `parse` may read something from a text; said quickly, of a line or of many."""
+    return _KIND in text or _LIST in text
 
 
 def parse(lines: Iterable[str]) -> list[Kernel]:
@@ -224,9 +230,9 @@ def parse(lines: Iterable[str]) -> list[Kernel]:
     found: list[Kernel] = []
     fresh: list[Kernel] = []
     for line in lines:
-        if line.rstrip().endswith("Layers:"):
+        if line.rstrip().endswith(_LIST):
             found, fresh = fresh or found, []
-        elif ", LayerType: " in line and len(line) <= _LONGEST_LINE:
+        elif _KIND in line and len(line) <= _LONGEST_LINE:
             kernel = _line(line)
             if kernel is not None:
                 fresh.append(kernel)
@@ -266,7 +272,7 @@ def _group(kernel: Kernel) -> str:
 
 def _line(line: str) -> Kernel | None:
     """`Name: …, LayerType: …, Inputs: [ … ], Constants: [ … ], Outputs: [ … ], TacticName: …, StreamId: …, …`"""
-    head, _, rest = line.rstrip("\r\n").partition(", LayerType: ")
+    head, _, rest = line.rstrip("\r\n").partition(_KIND)
     name = head.partition("Name: ")[2]
     kind, found, rest = rest.partition(", Inputs: ")
     if not name or not found or not re.fullmatch(r"\w+", kind):

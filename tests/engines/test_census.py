@@ -19,6 +19,7 @@ from engines.batches import BatchProfile
 from engines.census import Census, Rates
 from engines.chips import Chip
 from engines.kernels import Kernel, Tensor
+from engines.messages import BuildLog
 from engines.options import BuildOptions
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
@@ -133,6 +134,19 @@ def broken_lists() -> list[Any]:
 def test_a_census_that_is_none_is_told(values):
     with pytest.raises(BadInputError, match="can't be read"):
         Census.from_dict(values)
+
+
+def test_a_builds_log_keeps_the_lines_of_the_list_alone(tmp_path):
+    listed = "".join(lines(FP16))
+    with open(tmp_path / "log", "w", encoding="utf-8") as file:
+        log = BuildLog(file)
+        for number in range(1000):
+            log.add("VERBOSE", f"Autotuning {number}\nand more of it")
+        log.add("VERBOSE", listed)
+        log.add("WARNING", "a warning")
+    assert len(log.layers) == listed.count("LayerType") + 1
+    assert kernels.parse(log.layers) == kernels.parse(lines(FP16))
+    assert log.warnings == ["a warning"]
 
 
 # Real builds
