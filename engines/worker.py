@@ -14,14 +14,11 @@ import os
 import shutil
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engines import backends, builder, caches, census, kernels, targets
 from engines.backends import Backend
-from engines.batches import BatchProfile
-from engines.kernels import Kernel
 from engines.messages import BuildLog
 from engines.options import BuildOptions
 from hemf import artifacts
@@ -82,41 +79,18 @@ def _build(backend: Backend, request: dict[str, Any], plan_path: Path, log: Buil
 def _census(
     backend: Backend, request: dict[str, Any], tensors: list[dict[str, Any]], log: BuildLog
 ) -> dict[str, Any]:  # fmt: skip
-    """The kernels of the plan that was built, and where sizes depend on the batch, those of a twin for one batch."""
-    target, options = targets.find(request["target"]), BuildOptions.from_dict(request["options"])
+    """The kernels of the plan that was built, as the builder listed them."""
     own = kernels.parse(log.layers)
     if not own:
         note = f"{backend.name} {backend.version} lists no kernels in a form that is known here; there is no census."
         return {"census": None, "census_note": note}
-    first, fixed = options.profiles[0], tensors[0]["shape"][0]
+    first, fixed = BuildOptions.from_dict(request["options"]).profiles[0], tensors[0]["shape"][0]
     batch: int | None = first.optimum if fixed == -1 else fixed
-    twin: list[Kernel] = []
     if not census.is_complete(own):
-        # TensorRT-RTX compiles a second time in seconds; TensorRT measures kernels for minutes.
-        if backend.name == "tensorrt-rtx" and fixed == -1 and first.minimum != first.maximum:
-            twin = _twin(backend, request, log)
-        if not census.is_complete(twin) or not twin:
-            batch, twin = None, []
-    found = census.of(own, backend=backend.name, version=backend.version, sm=target.sm, batch=batch, twin=twin)
+        batch = None
+    sm = targets.find(request["target"]).sm
+    found = census.of(own, backend=backend.name, version=backend.version, sm=sm, batch=batch)
     return {"census": found.to_dict(), "census_note": None}
-
-
-def _twin(backend: Backend, request: dict[str, Any], log: BuildLog) -> list[Kernel]:
-    """The kernels of a build for exactly the first profile's optimum; none where it fails."""
-    options = BuildOptions.from_dict(request["options"])
-    best = options.profiles[0].optimum
-    log.add("INFO", f"The same for a batch of {best} alone, for the sizes that the engine leaves open:")
-    of_twin = BuildLog(log.file)
-    only = replace(options, profiles=(BatchProfile(best, best, best),))
-    try:
-        builder.build_plan(
-            backend, Path(request["graph"]), targets.find(request["target"]), only, log=of_twin,
-            progress=lambda phase, step, steps: _tell(phase=f"Sizes at batch {best}: {phase}", step=step, steps=steps),
-        )  # fmt: skip
-    except (builder.BuildFailedError, HemfError) as error:
-        log.add("INFO", f"It can't be built: {error}")
-        return []
-    return kernels.parse(of_twin.layers)
 
 
 def _peak_memory_bytes() -> int | None:

@@ -226,6 +226,19 @@ def test_an_engine_for_a_range_has_its_sizes_from_a_twin_that_is_not_shipped(rtx
     assert two.launches == dynamic.launches
 
 
+def test_a_twin_that_can_not_be_built_stops_no_build(rtx, tmp_path, monkeypatch):
+    def crash(*_: Any, **__: Any) -> Census:
+        raise BadInputError("tensorrt-rtx crashed (signal 11)")
+
+    monkeypatch.setattr(census, "take", crash)
+    done = build.build_engine(
+        quantized(tmp_path / "g.onnx"), tmp_path / "g.engine", backend="tensorrt-rtx", target=targets.find("sm_75"),
+        options=BuildOptions(profiles=(BatchProfile(1, 4, 8),)), fields={},
+    )  # fmt: skip
+    assert done.census is not None
+    assert (done.census.batch, done.census.twin, done.census.products) == (None, None, {"fp16": 1})
+
+
 def test_a_judge_that_refuses_leaves_everything_as_it_was(rtx, tmp_path):
     graph, output = quantized(tmp_path / "g.onnx", batch=2), tmp_path / "g.engine"
     output.write_bytes(b"an earlier engine")
