@@ -1,78 +1,158 @@
-"""`python -m benchmarks.engine_census FILE…`: the kernels that are compiled of each file, with the model of their time.
+"""`make bench-engine`: what TensorRT-RTX compiles from the authors' architecture and from ours, pass by pass.
 
-No GPU is needed, and no engine is kept. FILE is any ONNX file in the types that the engine is to compute in; the first
-is what the others' model times are ratios of. `--by block` and `--by kind` show where the bytes are.
+No GPU is needed: kernels and bytes are counted in the builder's own list, and the time is `engines.census`'s model of
+them. The yardstick is the architecture written naively, exported plainly for one batch size. Weights are from a seed:
+which kernels are compiled doesn't depend on their values, nor do INT8's on the ranges, which are made up here.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import onnx
+import onnx_ir as ir
+import torch
 
-from calibration.blocks import blocks
-from calibration.graphs import parse
+from benchmarks.export_speed import naive_weights
+from benchmarks.naive import NaiveHEMF
+from calibration import forms
+from calibration.fp16 import to_float16
+from calibration.graphs import copy_of, parse, prepare
+from calibration.histogram import Histogram
+from calibration.products import find_products
+from calibration.qdq import Statistics, quantize
+from calibration.shapes import image_shapes
 from engines import census, chips, targets
-from engines.census import FITTED_TO_T4, Census
-from hemf.errors import HemfError
-from hemf_export import census_text, console
+from engines.census import Census
+from hemf import artifacts
+from hemf.authors import convert, infer_config
+from hemf.config import SIZES, HemfConfig
+from hemf.images import Preprocess
+from hemf.initialization import build
+from hemf.model import HEMF
+from hemf_export import console, onnx_export
 
-COLUMNS = (
-    "file", "for", "batch", "kernels", "activations MB", "weights MB", "products", "attention", "peaks ms", "ratio",
-    "fitted ms", "ratio",
-)  # fmt: skip
+CLASSES = 7
+AUTHORS = "the authors' architecture"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A graph, and what is compiled from it."""
+
+    name: str
+    nodes: int
+    census: Census
 
 
 def main() -> None:
-    """Count all, and print the tables."""
+    """Compile all, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
-    parser.add_argument("--targets", default="sm_75", help="compute capabilities or products, by commas")
-    parser.add_argument("--batch", default="1,8,32")
-    parser.add_argument("--backend", default="tensorrt-rtx", choices=("tensorrt-rtx", "tensorrt"))
-    parser.add_argument("--chip", default="t4", help="whose rates the model takes, where a target has none")
-    parser.add_argument("--by", choices=("block", "kind"), help="show the parts of each file too")
+    parser.add_argument("--networks", default="hemf-base", help="hemf-base,hemf-small,hemf-tiny")
+    parser.add_argument("--batches", default="1")
+    parser.add_argument("--targets", default="sm_75", help="sm_75,sm_86,sm_89,sm_120")
+    parser.add_argument("--every-pass", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
-    rows: list[tuple[str, ...]] = []
-    parts: list[tuple[str, Census]] = []
-    first: dict[tuple[str, int], tuple[float, float]] = {}
-    for path in arguments.files:
-        names = _blocks(path)
-        for name in arguments.targets.split(","):
-            target = targets.find(name)
-            chip = target.chip or targets.TARGETS[arguments.chip].chip or chips.T4
-            for batch in map(int, arguments.batch.split(",")):
-                with console.step(f"Compiling {path.name} for {name} at batch {batch}"):
-                    try:
-                        found = census.take(path, target, arguments.backend, batch, blocks=names)
-                    except HemfError as error:
-                        console.warn(f"{path.name} for {name} at batch {batch}: {error}")
-                        continue
-                times = found.model_ms(chip) or 0.0, found.model_ms(chip, rates=FITTED_TO_T4) or 0.0
-                rows.append((path.name, name, *_row(found, times, first.setdefault((name, batch), times))))
-                parts.append((f"{path.name} for {name} at batch {batch}", found))
-    console.table("Kernels as compiled, and the model of their time", COLUMNS, rows, words=(0, 1, 6))
-    for title, found in parts if arguments.by else ():
-        values = found.by_block if arguments.by == "block" else found.by_kind
-        lines = census_text.part_rows({name: part.to_dict() for name, part in values.items()}, largest_first=True)
-        console.results.print()
-        console.table(f"{title}, by {arguments.by}", (arguments.by, *census_text.PART_COLUMNS), lines, words=(0, 3))
+    for network in arguments.networks.split(","):
+        for batch in map(int, arguments.batches.split(",")):
+            for name in arguments.targets.split(","):
+                compare(network, batch, targets.find(name), every_pass=arguments.every_pass)
 
 
-def _row(found: Census, times: tuple[float, float], first: tuple[float, float]) -> tuple[str, ...]:
-    products = ", ".join(f"{count} {census_text.title_of(dtype)}" for dtype, count in found.products.items())
-    sizes = ("–" if size is None else f"{size / 1e6:.0f}" for size in (found.activation_bytes, found.weight_bytes))
+def compare(network: str, batch: int, target: targets.Target, *, every_pass: bool) -> None:
+    """Print one table: a network at one batch size on one target."""
+    rows = []
+    for name, model in graphs(SIZES[network], batch, every_pass=every_pass):
+        with console.step(f"{network}, batch {batch}, {target.sm}: {name}"):
+            rows.append(Row(name, len(list(model.graph)), count(model, target, batch)))
+    title = f"{network} at batch {batch} for {target.sm}, modelled on a T4's rates"
+    headings = ("graph", "nodes", "kernels", "MB of activations", "of weights", "model ms", "of the first", "fitted ms")
+    console.table(title, headings, [_cells(row, rows[0], batch) for row in rows])
+
+
+def count(model: ir.Model, target: targets.Target, batch: int) -> Census:
+    """The census of a graph in memory."""
+    with artifacts.scratch() as folder:
+        path = folder / "graph.onnx"
+        ir.save(model, path)
+        return census.take(path, target, batch=batch)
+
+
+def graphs(config: HemfConfig, batch: int, *, every_pass: bool = True) -> Iterator[tuple[str, ir.Model]]:
+    """The graphs to compare: the authors' architecture where it has this size, ours plain, with each pass, in INT8."""
+    if config.name == "hemf-base":
+        state = naive_weights(0, CLASSES)
+        yield AUTHORS, in_float16(parse(_plain_export(state, batch)))
+        converted, _ = convert(state)
+        model = HEMF(infer_config(converted))
+        model.load_state_dict(converted)
+    else:
+        model = build(config, seed=0)
+    options = onnx_export.Options(batch=batch)
+    exported = onnx_export.export_graph(model.eval(), Preprocess.for_size(config.image_size), options)
+    plain = prepare(ir.to_proto(exported))
+    yield "ours, as a CPU likes it", in_float16(copy_of(plain))
+    names = [step.name for step in forms.PASSES]
+    for number in range(1 if every_pass else len(names), len(names) + 1):
+        rewritten = copy_of(plain)
+        forms.rewrite(rewritten, "tensorrt-rtx", only=names[:number])
+        yield f"and {names[number - 1]}" if every_pass else "ours, for TensorRT-RTX", in_float16(rewritten)
+    yield "in INT8, all that can be", in_int8(copy_of(plain))
+
+
+def in_float16(model: ir.Model) -> ir.Model:
+    """Float16 with the islands that the structure asks for; in place."""
+    to_float16(model)
+    return model
+
+
+def in_int8(model: ir.Model) -> ir.Model:
+    """Every product that INT8 is used for in INT8, with made-up ranges, the rest in float16; in place."""
+    forms.rewrite(model, "tensorrt-rtx", only=forms.first("tensorrt-rtx"))
+    products = [each for each in find_products(model.graph, image_shapes(model)) if each.refusal is None]
+    quantize(model, products, Statistics(_MadeUp()), "max")
+    forms.rewrite(model, "tensorrt-rtx", only=forms.last("tensorrt-rtx"))
+    return in_float16(model)
+
+
+class _MadeUp(dict[str, Histogram]):
+    """The same range for every value."""
+
+    def __missing__(self, name: str) -> Histogram:
+        histogram = Histogram()
+        histogram.add(torch.linspace(-8, 8, 257).numpy())
+        return histogram
+
+
+def _plain_export(state: dict[str, torch.Tensor], batch: int) -> onnx.ModelProto:
+    model = NaiveHEMF(CLASSES).eval()
+    model.load_state_dict(state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model, (torch.zeros(batch, 3, 224, 224),), dynamo=True, opset_version=20, input_names=["images"],
+            output_names=["logits"], verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    return program.model_proto
+
+
+def _cells(row: Row, first: Row, batch: int) -> tuple[str, ...]:
+    found, chip = row.census, chips.T4
+    time, yardstick = found.model_ms(chip, batch), first.census.model_ms(chip, batch)
+    fitted = found.model_ms(chip, batch, rates=census.FITTED_TO_T4)
+    assert time is not None
+    assert yardstick is not None
+    assert fitted is not None
+    assert found.activation_bytes is not None
+    assert found.weight_bytes is not None
     return (
-        str(found.batch), str(found.launches), *sizes, products,
-        str(found.fused_attentions), f"{times[0]:.2f}", f"{times[0] / first[0]:.2f}", f"{times[1]:.2f}",
-        f"{times[1] / first[1]:.2f}",
+        row.name, f"{row.nodes:,}", str(found.launches), f"{found.activation_bytes / 1e6:.0f}",
+        f"{found.weight_bytes / 1e6:.0f}", f"{time:.2f}", f"{time / yardstick:.2f}", f"{fitted:.2f}",
     )  # fmt: skip
-
-
-def _blocks(path: Path) -> dict[str, str]:
-    """Of the network, by the node's name."""
-    return blocks(parse(onnx.load(path)).graph)
 
 
 if __name__ == "__main__":

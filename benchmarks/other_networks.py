@@ -2,7 +2,7 @@
 
     python -m benchmarks.other_networks FOLDER [--precision fp32|fp16] [--only resnet-50,…]
 
-writes an ONNX file of each into FOLDER, its batch open, whose census `python -m benchmarks.engine_census` takes.
+writes an ONNX file of each into FOLDER, its batch open, whose census `python -m benchmarks.file_census` takes.
 Written from the papers; only what shapes the kernels is kept.
 """
 

@@ -111,7 +111,7 @@ def make(
     else:
         artifacts.check_folder(model.parent)
     folder = model.parent if request.output is None else request.output.parent
-    wanted = dataclasses.replace(request.wanted, folder=folder)
+    wanted = dataclasses.replace(request.wanted, folder=folder, form=backend)
     source, graph = proven_graph.provide(model, request.classes, wanted, listener, step, reading=request.reading)
     options = dataclasses.replace(request.options, profiles=_profiles(request.profiles, graph.path, graph.description))
     taken, given = onnx_file.ends(graph.path)
