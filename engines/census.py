@@ -37,7 +37,7 @@ from hemf import artifacts
 from hemf.errors import BadInputError
 
 OTHER = "other"  # the block of kernels that come from no named part of the network
-_MOST_BYTES = 1 << 28  # of an unpacked list: a thousand times the largest seen
+_MOST_BYTES = 1 << 25  # of an unpacked list: ninety times the largest seen
 _FORMAT = 1
 
 

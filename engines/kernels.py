@@ -142,7 +142,7 @@ class Kernel:
         if not self.is_product:
             return ()
         if self.is_fused_attention:
-            return self.inputs[:2]
+            return tuple(tensor for tensor in self.inputs if len(tensor.shape) >= _LEAST_RANK)[:2]
         matrices = [tensor for tensor in (*self.inputs, *self.constants) if len(tensor.shape) >= _LEAST_RANK]
         if self._is_convolution:
             return self._convolved(matrices)
