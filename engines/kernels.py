@@ -40,7 +40,7 @@ _BITS = {
 _WIDTHS = ("fp4", "int4", "int8", "fp8", "fp16", "bf16", "fp32")  # what a product may compute in, narrowest first
 # Events between streams, and what the host does: nothing is launched for them.
 _NO_KERNELS = frozenset(("signal", "wait", "shape_call", "noop", "constant", "shapehosttodevice", "devicetoshapehost"))
-_PRODUCT_KINDS = re.compile(r"gemm|correlation|conv|matrixmultiply|matmul|fullyconnected")
+_PRODUCT_KINDS = re.compile(r"gemm|correlation|conv|matrix_?multiply|matmul|fully_?connected")
 # Generated and fused kernels are named for what they do: `__myl_FcAddRelu_myl0_565`.
 _PRODUCTS_IN_NAMES = re.compile(r"^_+myl_(?:[A-Z][a-z0-9]*)*?(?:Fc|Corr|Bmm|Gemm|Conv|Dot)(?=[A-Z_])")
 _ATTENTION = re.compile(r"_f?mha|fused_?attention|flash_?attention", re.IGNORECASE)
