@@ -24,13 +24,16 @@ _MARK = "own:"  # before the names of what is the converted graph's
 # Of a value's root mean square: below, float16 can't tell it from zero. Where such values matter, the graph keeps them
 # in float32; where they are what is left of larger ones (a mean over a layer norm), all of one is rounding.
 _LEAST = 2.0**-14
+# Of what a mean is taken of: below, it is what is left of values that cancel, and their rounding is a share of it.
+_LEAST_MEAN = 2.0**-8
 
 
 @dataclass(frozen=True)
 class NodeError:
     """How far a node's output is off: norm of the difference by the norm of the float32 value, over all images.
 
-    A value that is smaller than float16's smallest normal number counts as large as that.
+    A value that is smaller than float16's smallest normal number counts as large as that, and a mean as large as a
+    256th of what it is taken of.
 
     Args:
         node: its name.
@@ -62,21 +65,33 @@ def measure(
     nodes = comparable(reference, candidate)
     both, own_names = isolated(reference, candidate)
     names = [str(node.outputs[0].name) for node in nodes]
-    beside = Session(both, outputs=[*names, *(own_names[name] for name in names)])
+    inputs = set(reference.graph.inputs)
+    averaged = {
+        str(node.outputs[0].name): str(node.inputs[0].name)
+        for node in nodes
+        if node.op_type == "ReduceMean" and node.inputs[0] is not None and node.inputs[0] not in inputs
+    }
+    fetched = dict.fromkeys((*names, *(own_names[name] for name in names), *averaged.values()))
+    beside = Session(both, outputs=list(fetched))
     alone = Session(candidate, outputs=names)
     parts = [slice(start, start + VALUES_A_RUN) for start in range(0, len(names), VALUES_A_RUN)]
     runs = list(itertools.product(batches, parts))
     sums = np.zeros((3, len(names)))  # of squares: the exact values, and both differences from them
-    sizes = np.zeros(len(names))
+    least = np.zeros(len(names))  # of the first sum
     for done, (batch, part) in enumerate(runs):
         progress(done, len(runs))
         asked = names[part]
-        exact_and_own = beside.run(batch, [*asked, *(own_names[name] for name in asked)])
-        values = zip(exact_and_own[: len(asked)], alone.run(batch, asked), exact_and_own[len(asked) :], strict=True)
-        for place, arrays in enumerate(values, start=part.start):
+        both_of = list(dict.fromkeys((*asked, *(own_names[name] for name in asked),
+                                      *(averaged[name] for name in asked if name in averaged))))  # fmt: skip
+        found = dict(zip(both_of, beside.run(batch, both_of), strict=True))
+        for place, (name, whole) in enumerate(zip(asked, alone.run(batch, asked), strict=True), start=part.start):
+            arrays = found[name], whole, found[own_names[name]]
             sums[:, place] += _squares(*(array.astype(np.float64) for array in arrays))
-            sizes[place] += arrays[0].size
-    exact_squares = np.maximum(sums[0], sizes * _LEAST**2)
+            least[place] += found[name].size * _LEAST**2
+            if name in averaged:
+                taken = found[averaged[name]].astype(np.float64)
+                least[place] += found[name].size * _LEAST_MEAN**2 * float((taken**2).mean())
+    exact_squares = np.maximum(sums[0], least)
     relative = _ratio(sums[1], exact_squares), _ratio(sums[2], exact_squares)
     return [
         NodeError(node_name(node), node.op_type, float(error), float(own))

@@ -11,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from calibration import forms
 from calibration.products import is_signed_permutation
 from calibration.session import Session
 from hemf import artifacts, checkpoint
@@ -121,7 +122,8 @@ def trained_initializers(graph: ir.Graph) -> Collection[str]:
     """
     found: dict[str, None] = {}
     for node in graph:
-        for place in _TRAINED.get(node.op_type, ()):
+        places = forms.weight_inputs(node)
+        for place in _TRAINED.get(node.op_type, ()) if places is None else places:
             value = node.inputs[place] if place < len(node.inputs) else None
             source = None if value is None else value.producer()
             if source is not None and source.op_type == "DequantizeLinear":

@@ -30,7 +30,10 @@ _STEPS = {
 _WEIGHT_STEPS = {ir.DataType.INT8: 127, ir.DataType.INT32: 2**31 - 1}
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Their results are among the values that they take, which are rounded already.
-_EXACT = ("Concat", "Flatten", "Identity", "ReduceMax", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+_EXACT = (
+    *("Concat", "Flatten", "Identity", "Pad", "ReduceMax", "Relu", "Reshape", "Slice", "Split", "Squeeze"),
+    *("Transpose", "Unsqueeze"),
+)
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class _Step:
     operator: str
     inputs: tuple[str | None, ...]
     attributes: dict[str, Any]
-    output: str
+    outputs: tuple[str, ...]
     half: bool
     spent: tuple[str, ...]
 
@@ -85,10 +88,12 @@ class GraphNetwork(nn.Module):
         for step in self._steps:
             inputs = [None if name is None else self._value(name, values) for name in step.inputs]
             if step.operator in ("QuantizeLinear", "DequantizeLinear"):
-                value = _convert(step, inputs)
+                found: Tensor | tuple[Tensor, ...] = _convert(step, inputs)
             else:
-                value = OPERATORS[step.operator](inputs, step.attributes)
-            values[step.output] = fake_quantization.to_half(value) if step.half else value
+                found = OPERATORS[step.operator](inputs, step.attributes)
+            made = (found,) if isinstance(found, Tensor) else found
+            for name, value in zip(step.outputs, made, strict=False):  # what else a norm gives, nobody reads
+                values[name] = fake_quantization.to_half(value) if step.half else value
             for name in step.spent:
                 values.pop(name, None)
         return self._scores(values[self._output])
@@ -160,9 +165,12 @@ def _plan(graph: ir.Graph) -> tuple[_Step, ...]:
         if node.op_type == "QuantizeLinear":
             attributes["steps"] = _STEPS[_stored_type(node)]
         output = node.outputs[0]
+        if node.op_type != "Split" and any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+            raise BadInputError(f"Node {node.name} ({node.op_type}): its other outputs can't be fine-tuned.")
         half = output.dtype == ir.DataType.FLOAT16 and node.op_type not in _EXACT
         inputs = tuple(None if value is None else str(value.name) for value in node.inputs)
-        steps.append(_Step(node.op_type, inputs, attributes, str(output.name), half, tuple(spent.get(index, ()))))
+        outputs = tuple(str(value.name) for value in node.outputs)
+        steps.append(_Step(node.op_type, inputs, attributes, outputs, half, tuple(spent.get(index, ()))))
     return tuple(steps)
 
 

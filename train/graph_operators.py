@@ -1,6 +1,7 @@
-"""ONNX's operators in PyTorch, those that our exported graphs use.
+"""ONNX's operators in PyTorch, those that our graphs use, in the forms for all backends.
 
-An operator takes its inputs and attributes and gives its one output. Integer inputs (shapes, axes) are on the CPU.
+An operator takes its inputs and attributes and gives its one output, Split alone several. Integer inputs (shapes, axes)
+are on the CPU.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from hemf.errors import BadInputError
 
 Inputs = Sequence[Tensor | None]
 Attributes = Mapping[str, Any]
-Operator = Callable[[Inputs, Attributes], Tensor]
+Operator = Callable[[Inputs, Attributes], Tensor | tuple[Tensor, ...]]
 
 
 def _present(inputs: Inputs, index: int) -> Tensor:
@@ -121,6 +122,50 @@ def _concat(inputs: Inputs, attributes: Attributes) -> Tensor:
     return torch.cat([_present(inputs, index) for index in range(len(inputs))], attributes["axis"])
 
 
+def _slice(inputs: Inputs, attributes: Attributes) -> Tensor:
+    """Cut along some axes; ends behind the last element are the last, as in Python.
+
+    Raises:
+        BadInputError: backwards, which torch doesn't know.
+    """
+    value = _present(inputs, 0)
+    starts, ends = (_integers(_present(inputs, index)) for index in (1, 2))
+    axes, steps = (_optional(inputs, index) for index in (3, 4))
+    places = list(range(len(starts))) if axes is None else _integers(axes)
+    strides = [1] * len(starts) if steps is None else _integers(steps)
+    if min(strides, default=1) < 1:
+        raise BadInputError("A Slice that runs backwards can't be fine-tuned.")
+    cuts = [slice(None)] * value.ndim
+    for axis, start, end, stride in zip(places, starts, ends, strides, strict=True):
+        cuts[axis] = slice(start, end, stride)
+    return value[tuple(cuts)]
+
+
+def _pad(inputs: Inputs, attributes: Attributes) -> Tensor:
+    """Put a constant around a value.
+
+    Raises:
+        BadInputError: something else around it.
+    """
+    value, pads = _present(inputs, 0), _integers(_present(inputs, 1))
+    if attributes.get("mode", "constant") != "constant":
+        raise BadInputError(f"Padding of mode {attributes['mode']} can't be fine-tuned.")
+    axes, filling = _optional(inputs, 3), _optional(inputs, 2)
+    places = range(value.ndim) if axes is None else [axis % value.ndim for axis in _integers(axes)]
+    around = [(0, 0)] * value.ndim
+    for axis, before, behind in zip(places, pads[: len(pads) // 2], pads[len(pads) // 2 :], strict=True):
+        around[axis] = (before, behind)
+    last_first = [size for pair in reversed(around) for size in pair]
+    return F.pad(value, last_first, value=0.0 if filling is None else float(filling))
+
+
+def _split(inputs: Inputs, attributes: Attributes) -> tuple[Tensor, ...]:
+    value, sizes, axis = _present(inputs, 0), _optional(inputs, 1), attributes.get("axis", 0)
+    if sizes is not None:
+        return torch.split(value, _integers(sizes), axis)
+    return torch.split(value, -(-value.shape[axis] // attributes["num_outputs"]), axis)
+
+
 def _elementwise(function: Callable[..., Tensor], count: int) -> Operator:
     return lambda inputs, attributes: function(*(_present(inputs, index) for index in range(count)))
 
@@ -142,13 +187,19 @@ OPERATORS: dict[str, Operator] = {
     "LayerNormalization": _layer_norm,
     "MatMul": _elementwise(torch.matmul, 2),
     "Mul": _elementwise(torch.mul, 2),
+    "Pad": _pad,
+    "Reciprocal": _elementwise(torch.reciprocal, 1),
+    "ReduceLogSumExp": _reduce(torch.logsumexp),
     "ReduceMax": _reduce(torch.amax),
     "ReduceMean": _reduce(torch.mean),
     "ReduceSum": _reduce(torch.sum),
     "Relu": _elementwise(torch.relu, 1),
     "Reshape": _reshape,
     "Sigmoid": _elementwise(torch.sigmoid, 1),
+    "Slice": _slice,
     "Softmax": lambda inputs, attributes: _present(inputs, 0).softmax(attributes.get("axis", -1)),
+    "Split": _split,
+    "Sqrt": _elementwise(torch.sqrt, 1),
     "Squeeze": _squeeze,
     "Sub": _elementwise(torch.sub, 2),
     "Tanh": _elementwise(torch.tanh, 1),

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calibration.forms import depthwise, layout, maps, mixed_attention, norms, patches, retention
+from calibration.forms.matching import constant, scope
 from calibration.shapes import infer
 
 Form = Literal["cpu", "tensorrt", "tensorrt-rtx"]
@@ -95,6 +96,22 @@ def last(form: Form) -> tuple[str, ...]:
     return tuple(step.name for step in PASSES if form in step.forms and step.last)
 
 
+def weight_inputs(node: ir.Node) -> tuple[int, ...] | None:
+    """Which inputs of a node that a pass wrote are weights of the network; None of any other node.
+
+    The taps of a depthwise sum and what a norm in steps multiplies and adds are, in operators that take tables
+    elsewhere. The keys of an external attention stand in a graph twice, once for the sums over the tokens: changed
+    apart, they would be two.
+    """
+    part = scope(node).rsplit("/", 1)[-1]
+    if part == mixed_attention.SUMS:
+        return ()
+    if part not in (depthwise.SHIFTS, norms.STEPS) or node.op_type not in ("Mul", "Add"):
+        return None
+    arrays = [constant(value) for value in node.inputs]
+    return tuple(place for place, array in enumerate(arrays) if array is not None and array.size > 1)
+
+
 def rewrite(model: ir.Model, form: Form, *, only: Collection[str] | None = None) -> Rewriting:
     """Bring a float32 graph to the form for a backend, in place.
 
@@ -106,10 +123,10 @@ def rewrite(model: ir.Model, form: Form, *, only: Collection[str] | None = None)
     places: dict[str, int] = {}
     if model.opset_imports.get("", 0) < MIN_OPSET:
         return Rewriting(form, places)
+    infer(model)
     for step in PASSES:
         if form not in step.forms or (only is not None and step.name not in only):
             continue
-        infer(model)
         if found := step.run(model):
             places[step.name] = found
             common.RemoveUnusedNodesPass()(model)

@@ -16,6 +16,7 @@ from calibration.forms.matching import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Writer, a
 
 MOST_TAPS = 49  # of a kernel: beyond 7×7 the compiler cuts the sum into several kernels
 MOST_SHARED = 4  # pixels of an average that is worth it
+SHIFTS = "shifts"  # ends the scope of the nodes of a sum
 _END = np.iinfo(np.int64).max  # of a slice: the last element too
 
 
@@ -42,6 +43,7 @@ def _average(node: ir.Node) -> NDArray[np.float32] | None:
         return None
     if (
         attribute(node, "auto_pad", "NOTSET") != "NOTSET"
+        or set(attribute(node, "dilations", (1,))) != {1}
         or attribute(node, "ceil_mode", 0)
         or size[0] * size[1] > MOST_SHARED
     ):
@@ -64,7 +66,7 @@ def _weight(node: ir.Node) -> NDArray[np.float32] | None:
 
 
 def _write(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32]) -> None:
-    w = Writer(graph, node, f"{scope(node)}/shifts")
+    w = Writer(graph, node, f"{scope(node)}/{SHIFTS}")
     maps = node.inputs[0]
     assert maps is not None
     before = maps.producer()

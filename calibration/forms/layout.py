@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from calibration.forms.matching import order, target_shape
+from calibration.forms.matching import constant, order, target_shape
 
 
 def cancel(model: ir.Model) -> None:
@@ -40,10 +40,16 @@ def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
     if given.shape is not None and len(given.shape) == len(shape) and tuple(given.shape[1:]) == shape[1:]:
         return _bypass(node, given)
     before = given.producer()
-    if before is None or before.op_type != "Reshape":
+    if before is None or before.op_type != "Reshape" or _keeps_first(node):
         return False
     node.replace_input_with(0, before.inputs[0])
     return True
+
+
+def _keeps_first(node: ir.Node) -> bool:
+    """Whether a Reshape takes the size of the first axis from its input: of another input that would be another."""
+    shape = constant(node.inputs[1])
+    return shape is not None and shape[0] == 0
 
 
 def _bypass(node: ir.Node, given: ir.Value) -> bool:

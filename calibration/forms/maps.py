@@ -18,6 +18,7 @@ from calibration.forms.matching import (
     constant,
     order,
     scope,
+    taken_names,
     target_shape,
 )
 
@@ -37,6 +38,8 @@ def rewrite(model: ir.Model) -> int:
         assert source is not None
         rows = source.inputs[0]
         assert rows is not None
+        if _channels(rows) != shape[3]:
+            continue
         if (found := maps.of(rows, (shape[1], shape[2]))) is not None:
             maps.writer(node).replace(node.outputs[0], found)
     maps.settle()
@@ -54,10 +57,11 @@ class _Maps:
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.products = 0
+        self._taken = taken_names(graph)
         self._made: dict[tuple[ir.Value, tuple[int, int]], ir.Value | None] = {}
 
     def writer(self, node: ir.Node) -> Writer:
-        return Writer(self.graph, node, f"{scope(node)}/maps")
+        return Writer(self.graph, node, f"{scope(node)}/maps", self._taken)
 
     def settle(self) -> None:
         """Let whoever else reads rows or pixels that have maps now take them from those."""
@@ -82,12 +86,12 @@ class _Maps:
             return None
         given = node.inputs[0]
         if node.op_type == "Reshape":
-            source = given.producer()
-            if order(source) == MAPS_TO_PIXELS and source is not None:
-                return source.inputs[0] if self._is_rows(node) else None
-            return self.of(given, size) if self._is_rows(node) or self._is_pixels(node, size) else None
+            # Rows of pixels, or the other way: the last axis is the channels before and after.
+            if not (self._is_rows(node) or self._is_pixels(node, size)) or _channels(given) != _channels(value):
+                return None
+            return self.of(given, size)
         if node.op_type == "Transpose":
-            return given if order(node) == MAPS_TO_PIXELS else None
+            return given if order(node) == MAPS_TO_PIXELS and _is_map(given, size) else None
         if node.op_type in _VALUE_BY_VALUE:
             return self._value_by_value(node, size)
         if node.op_type in _ARITHMETIC:
@@ -132,7 +136,7 @@ class _Maps:
         assert second is not None
         constants = [constant(value) for value in (first, second)]
         if all(array is None for array in constants):
-            if _channels(first) != _channels(second) or not _channels(first):
+            if not _are_alike(first, second):
                 return None
             maps = self._either([first, second], size, node)
             return None if maps is None else self.writer(node).op(node.op_type, *maps)
@@ -201,6 +205,24 @@ def _channels(value: ir.Value) -> int:
     """The size of the last axis; 0 where it isn't known."""
     size = None if value.shape is None or not len(value.shape) else value.shape[-1]
     return size if isinstance(size, int) else 0
+
+
+def _are_alike(first: ir.Value, second: ir.Value) -> bool:
+    """Whether two values are of one shape, as far as that is known, and none is broadcast."""
+    if not _channels(first) or _channels(first) != _channels(second) or _rank(first) != _rank(second):
+        return False
+    assert first.shape is not None
+    assert second.shape is not None
+    pairs = zip(first.shape, second.shape, strict=True)
+    return all(
+        one == other or not ((isinstance(one, int) and isinstance(other, int)) or 1 in (one, other))
+        for one, other in pairs
+    )
+
+
+def _is_map(value: ir.Value, size: tuple[int, int]) -> bool:
+    """Whether a value is (N, C, H, W) of this height and width."""
+    return value.shape is not None and len(value.shape) == 4 and tuple(value.shape[2:]) == size
 
 
 def _rank(value: ir.Value) -> int | None:

@@ -29,10 +29,12 @@ class Match:
     Args:
         root: the node that gives the pattern's output.
         values: by the names of the pattern's parameters.
+        nodes: all that the pattern stands for.
     """
 
     root: ir.Node
     values: dict[str, ir.Value]
+    nodes: tuple[ir.Node, ...] = ()
 
     def array(self, name: str) -> Array | None:
         """The constant that a parameter stands for; None where it is no constant."""
@@ -51,7 +53,15 @@ def find(model: ir.Model, pattern: Callable[..., Any]) -> Iterator[Match]:
         found = matcher.match(model, model.graph, node, verbose=0)
         if found:
             values = {name: value for name, value in found.bindings.items() if isinstance(value, ir.Value)}
-            yield Match(node, values)
+            if all(_is_plain(each) for each in found.nodes):
+                yield Match(node, values, tuple(found.nodes))
+
+
+def _is_plain(node: ir.Node) -> bool:
+    """Whether a Gemm multiplies and adds, no more: patterns don't see attributes that they don't name."""
+    return node.op_type != "Gemm" or (
+        attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1 and not attribute(node, "transA", 0)
+    )
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -92,6 +102,12 @@ def target_shape(node: ir.Node | None) -> tuple[int, ...] | None:
     return None if shape is None else (-1, *(int(size) for size in shape[1:]))
 
 
+def taken_names(graph: ir.Graph) -> set[str | None]:
+    """The names of a graph's nodes and values."""
+    found = {node.name for node in graph} | {value.name for node in graph for value in node.outputs}
+    return found | set(graph.initializers) | {value.name for value in graph.inputs}
+
+
 class Writer:
     """Writes nodes into a graph, in front of one of its nodes.
 
@@ -99,11 +115,12 @@ class Writer:
         graph: to write into.
         before: the node in front of which they go.
         scope: their names begin with it.
+        taken: names that are taken, shared by several writers; None for those that the graph has now.
     """
 
-    def __init__(self, graph: ir.Graph, before: ir.Node, scope: str) -> None:
+    def __init__(self, graph: ir.Graph, before: ir.Node, scope: str, taken: set[str | None] | None = None) -> None:
         self.graph, self.before, self.scope = graph, before, scope
-        self._taken = {node.name for node in graph} | set(graph.initializers)
+        self._taken = taken_names(graph) if taken is None else taken
         self._wide = False
 
     @contextmanager
@@ -157,6 +174,8 @@ class Writer:
             old.name = f"{name}/replaced"
             new.name, new.type, new.shape = name, old.type, old.shape
             self.graph.outputs[list(self.graph.outputs).index(old)] = new
+        if new.shape is None:
+            new.type, new.shape = old.type, old.shape
         ir.convenience.replace_all_uses_with(old, new)
 
     def _initializer(self, name: str, array: Array) -> ir.Value:

@@ -13,12 +13,16 @@ no bias, are one product of their sum. Everything but the order of sums is exact
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, aligned, attribute, constant, find, scope
+from calibration.forms.norms import STEPS
+
+SUMS = "sums"  # ends the scope of the nodes that find what the softmax over tokens divides by
 
 
 def rewrite(model: ir.Model) -> int:
@@ -27,7 +31,7 @@ def rewrite(model: ir.Model) -> int:
     attentions = [block for match in find(model, _attention_pattern) if (block := _read_attention(match))]
     matches = (match for pattern in (_gates_pattern, _gates_pattern_unsimplified) for match in find(model, pattern))
     gates = {gate.maps: gate for match in matches if (gate := _read_gates(match))}
-    for twins in _twins(attentions):
+    for twins in _twins(attentions):  # one after the other: what is stacked already counts in what depends on what
         stacked = _write_attention(graph, twins)
         own = [gates.get(twin.maps) for twin in twins]
         found = [gate for gate in own if gate is not None]
@@ -129,7 +133,7 @@ def _read_attention(match: Match) -> _Attention | None:
     weights = match.arrays("key", "value", "scale", "bias")
     sizes = match.arrays("as_heads", "as_pixels")
     total = match.values["total"].producer()
-    if weights is None or sizes is None or total is None or _axes(total) != (2,):
+    if weights is None or sizes is None or total is None or _axes(total) != (2,) or not attribute(total, "keepdims", 1):
         return None
     if attribute(match.root, "axis", -1) not in (-1, 3) or len(sizes[0]) != 4 or len(sizes[1]) != 4:
         return None
@@ -138,8 +142,12 @@ def _read_attention(match: Match) -> _Attention | None:
     _, height, width, joined = (int(size) for size in sizes[1])
     if key.ndim != 2 or value.shape != key.shape[::-1] or key.shape[1] != channels:
         return None
-    if height * width != tokens or heads * channels != joined or len(scale) != joined:
+    if height * width != tokens or heads * channels != joined or scale.shape != (joined,) or bias.shape != (joined,):
         return None
+    views = {"as_tokens": (tokens, joined), "joined": (joined, tokens), "as_rows": (joined,), "rows": (joined,)}
+    for name, shape in views.items():
+        if (found := match.array(name)) is None or tuple(found[1:]) != shape:
+            return None
     epsilon = attribute(match.root, "epsilon", 1e-5)
     return _Attention(
         match, match.values["pixels"], match.root.outputs[0], height, width, heads, epsilon, key, value, scale, bias
@@ -164,9 +172,18 @@ def _read_gates(match: Match) -> _Gates | None:
         or np.any(bias)
     ):
         return None
-    return _Gates(
-        match, match.values["pixels"], kernel, tuple(attribute(convolution, "pads", (0, 0, 0, 0))), squeeze, excite
-    )
+    pads = tuple(attribute(convolution, "pads", (0, 0, 0, 0)))
+    if attribute(convolution, "auto_pad", "NOTSET") != "NOTSET" or set(attribute(convolution, "dilations", (1,))) != {
+        1
+    }:
+        return None
+    if any(
+        first + second != size - 1 for first, second, size in zip(pads[:2], pads[2:], kernel.shape[2:], strict=True)
+    ):
+        return None  # of another size than the maps, and broadcast
+    if [attribute(node, "keepdims", 1) for node in reductions if node is not None] != [1, 1, 0, 0]:
+        return None
+    return _Gates(match, match.values["pixels"], kernel, pads, squeeze, excite)
 
 
 def _axes(node: ir.Node) -> tuple[int, ...] | None:
@@ -177,9 +194,9 @@ def _axes(node: ir.Node) -> tuple[int, ...] | None:
     return None if given is None else tuple(int(axis) % 4 for axis in given)
 
 
-def _twins(attentions: list[_Attention]) -> list[list[_Attention]]:
+def _twins(attentions: list[_Attention]) -> Iterator[list[_Attention]]:
     """Pairs that one kernel can compute: of one shape, and neither needs what the other gives; the rest alone."""
-    waiting, found = list(attentions), []
+    waiting = list(attentions)
     while waiting:
         first = waiting.pop(0)
         twin = next(
@@ -195,8 +212,7 @@ def _twins(attentions: list[_Attention]) -> list[list[_Attention]]:
         )
         if twin is not None:
             waiting.remove(twin)
-        found.append([first] if twin is None else [first, twin])
-    return found
+        yield [first] if twin is None else [first, twin]
 
 
 def _depends(value: ir.Value, source: ir.Value) -> bool:
@@ -225,13 +241,14 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
 
     # All scores of a head's slots, transposed: (twins, heads · slots, N · T).
     keys = np.stack([np.kron(np.eye(heads, dtype=np.float32), twin.key) for twin in twins])
-    scores = w.op("MatMul", keys, w.transpose(w.reshape(stacked, count, -1, channels), 0, 2, 1))
-    scores = w.reshape(scores, count, heads * slots, -1, tokens)
-    with w.wide():
-        spread = w.op("ReduceLogSumExp", scores, np.array([3], np.int64), keepdims=1)
-        spread = w.reshape(w.transpose(spread, 0, 2, 1, 3), count, -1, heads, 1, slots)
+    sums = Writer(graph, twins[-1].match.root, f"{w.scope}/{SUMS}")
+    scores = sums.op("MatMul", keys, sums.transpose(sums.reshape(stacked, count, -1, channels), 0, 2, 1))
+    scores = sums.reshape(scores, count, heads * slots, -1, tokens)
+    with sums.wide():
+        spread = sums.op("ReduceLogSumExp", scores, np.array([3], np.int64), keepdims=1)
+        spread = sums.reshape(sums.transpose(spread, 0, 2, 1, 3), count, -1, heads, 1, slots)
         # A constant for all slots changes nothing; this one brings z near to zero.
-        mask = w.op("Sub", np.array(math.log(tokens), np.float32), spread)
+        mask = sums.op("Sub", np.array(math.log(tokens), np.float32), spread)
 
     # The compiler fuses an attention only where keys are computed: what is added to these is zero.
     key = np.stack([np.pad(twin.key.T, ((0, padded - own), (0, 0))) for twin in twins])[:, None, None]
@@ -249,7 +266,7 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
     if padded > own:
         mixed = w.op("Slice", mixed, *(np.array([number], np.int64) for number in (0, own, 4)))
     product = w.op("Mul", w.reshape(mixed, count, -1, tokens, channels), stacked)
-    made = _norm(w, twins, product)
+    made = _norm(Writer(graph, twins[-1].match.root, f"{scope(twins[-1].match.root)}/{STEPS}"), twins, product)
     pieces = [made] if count == 1 else w.split(made, 0, [1] * count)
     for twin, piece in zip(twins, pieces, strict=True):
         w.replace(twin.maps, w.reshape(piece, -1, twin.height, twin.width, channels))

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from calibration.forms.matching import MAPS_TO_PIXELS, Writer, attribute, constant, order, scope, target_shape
 
+STEPS = "steps"  # ends the scope of the nodes of a norm
 _VIEWS = ("Reshape", "Transpose")
 _PRODUCTS = ("Gemm", "MatMul", "Conv")
 
@@ -63,7 +64,7 @@ def _readers(value: ir.Value) -> list[ir.Node]:
 
 
 def _write(graph: ir.Graph, node: ir.Node, view: ir.Node, axis: int) -> None:
-    w = Writer(graph, node, f"{scope(node)}/steps")
+    w = Writer(graph, node, f"{scope(node)}/{STEPS}")
     source, pixels = view.inputs[0], node.inputs[0]
     scale, bias = node.inputs[1:3]
     assert source is not None

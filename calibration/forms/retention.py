@@ -82,7 +82,7 @@ def _read(match: Match) -> _Block | None:
     weights = match.arrays("wq", "bq", "wk", "bk", "wv", "bv", "wo", "bo", "kernel", "kernel_bias")
     tables = match.arrays("cos_q", "sin_q", "cos_k", "sin_k", "turn_q", "turn_k", "decay_w", "decay_h")
     sizes = match.array("split_q")
-    if weights is None or tables is None or sizes is None or len(sizes) != 5:
+    if weights is None or tables is None or sizes is None or len(sizes) != 5 or not _is_cut_alike(match, sizes):
         return None
     wq, bq, wk, bk, wv, bv, wo, bo, kernel, kernel_bias = weights
     cos, sin, cos_k, sin_k, turn, turn_k, decay_w, decay_h = tables
@@ -90,9 +90,9 @@ def _read(match: Match) -> _Block | None:
     shape = (height, width, heads, channels)
     if channels % 2 or any(table.shape != shape for table in (cos, sin, cos_k, sin_k)):
         return None
-    if len(wq) != heads * channels or not all(
-        np.array_equal(turned, _quarter_turn(channels)) for turned in (turn, turn_k)
-    ):
+    if any(len(weight) != heads * channels for weight in (wq, wk, wv, kernel)) or kernel.shape[1] != 1:
+        return None
+    if not all(np.array_equal(turned, _quarter_turn(channels)) for turned in (turn, turn_k)):
         return None
     halves = []
     for first, second in ((cos, cos_k), (sin, sin_k)):
@@ -107,6 +107,20 @@ def _read(match: Match) -> _Block | None:
         height, width, heads, channels, (wq, bq), (wk, bk), (wv, bv), (wo, bo), halves[0], halves[1], decay_w, decay_h,
         (kernel, kernel_bias),
     )  # fmt: skip
+
+
+def _is_cut_alike(match: Match, sizes: Array) -> bool:
+    """Whether query, key and value have the same heads, and rows and pixels are of `sizes`, (N, H, W, heads, d)."""
+    channels = int(sizes[3] * sizes[4])
+    wanted: dict[str, Any] = {
+        "split_k": sizes, "split_v": sizes, "to_pixels": (*sizes[:3], channels), "to_rows": (-1, channels),
+        "rows_again": (-1, channels),
+    }  # fmt: skip
+    return all(
+        found is not None and len(found) == len(shape) and np.array_equal(found[1:], shape[1:])
+        for name, shape in wanted.items()
+        for found in (match.array(name),)
+    )
 
 
 def _quarter_turn(channels: int) -> Array:

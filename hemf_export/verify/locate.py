@@ -28,6 +28,7 @@ from hemf.errors import BadInputError
 from hemf_export import onnx_file
 from hemf_export.description import Precision
 from hemf_export.verify.bounds import Missed
+from hemf_export.verify.counterpart import counterpart
 from hemf_export.verify.verified import Verification, Verified
 
 WORST, OTHERS = 2, 6  # images
@@ -111,7 +112,7 @@ def locate(
         BadInputError: the float32 file shares no values with the candidate.
     """
     path, model = candidate.subject.path, candidate.subject.model
-    reference = prepare(onnx_file.read_any(float32))
+    reference = counterpart(float32, path)
     proto = onnx_file.read(path)[0]
     converted = emulation.of_file(proto) if model.precision != "fp32" else prepare(proto)
     if not divergence.comparable(reference, converted):

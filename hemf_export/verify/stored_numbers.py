@@ -15,13 +15,14 @@ from typing import Any
 
 from calibration import stored
 from calibration.blocks import blocks
-from calibration.graphs import parse, prepare
+from calibration.graphs import parse
 from calibration.image_set import ImageSet
 from calibration.stored import StepUse, WeightError
 from hemf.errors import BadInputError
 from hemf_export import onnx_file
 from hemf_export.description import Precision
 from hemf_export.verify.bounds import Missed
+from hemf_export.verify.counterpart import counterpart
 from hemf_export.verify.locate import WORST, chosen_images
 from hemf_export.verify.verified import Verification, Verified
 
@@ -148,7 +149,7 @@ def compare(
     path, model = candidate.subject.path, candidate.subject.model
     phase = f"comparing the weights of {path.name}"
     progress(phase, 0, 1)
-    reference = prepare(onnx_file.read_any(float32))
+    reference = counterpart(float32, path)
     converted = parse(onnx_file.read(path)[0])
     weights = stored.weight_errors(reference, converted)
     if not weights:

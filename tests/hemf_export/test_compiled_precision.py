@@ -97,8 +97,13 @@ def test_strict_precision_is_exit_3_and_writes_nothing(engines, run_cli, tmp_pat
     assert list(tmp_path.iterdir()) == []
     report = json.loads(out)
     assert BROKEN in report["error"]
-    known = manifest(engines.t4)["compiled_precision"]
-    assert [one["node"] for one in report["broken"]] == [one["node"] for one in known["broken"]], "all of them"
+
+    def without_kernels(broken: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What a kernel is called may differ from build to build."""
+        return [{name: value for name, value in one.items() if name != "kernel"} for one in broken]
+
+    shipped = manifest(engines.t4)["compiled_precision"]["broken"]
+    assert without_kernels(report["broken"]) == without_kernels(shipped), "all of them"
 
 
 def test_strict_precision_lets_an_engine_through_that_keeps_it(engines, run_cli, tmp_path):

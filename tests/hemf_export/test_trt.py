@@ -89,27 +89,67 @@ def test_a_missed_bound_builds_nothing_and_exits_with_3(folder, run_cli):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+
+
+@pytest.fixture(scope="module")
+def plain_half(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float16 file of the graph as it was exported, in no backend's form."""
+    return fp16.convert(made.onnx, tmp_path_factory.mktemp("plain") / "model.fp16.onnx", form="cpu").path
+
+
+def float_types(path: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
+    """A file's graph, and the type of each of its values that has numbers with a point."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True).graph
+    values = (*graph.value_info, *graph.output, *graph.input)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {initializer.name: initializer.data_type for initializer in graph.initializer}
+    return graph, {name: kind for name, kind in types.items() if kind in (HALF, SINGLE)}
+
+
+def taken(node: onnx.NodeProto, types: dict[str, int]) -> set[int]:
+    """The types of what a node computes with."""
+    return {types[name] for name in node.input if name in types}
+
+
 def test_the_float16_graph_is_strongly_typed_with_the_islands_in_float32(made):
-    model = onnx.shape_inference.infer_shapes(onnx.load(made.half), strict_mode=True)
-    types = {value.name: value.type.tensor_type.elem_type for value in (*model.graph.value_info, *model.graph.output)}
-    types |= {initializer.name: initializer.data_type for initializer in model.graph.initializer}
-    types |= {value.name: value.type.tensor_type.elem_type for value in model.graph.input}
-    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
-    for node in model.graph.node:
+    graph, types = float_types(made.half)
+    for node in graph.node:
         if node.op_type in ("Gemm", "MatMul", "Conv"):
-            assert {types[name] for name in node.input if name} == {half}, node.name
-        if node.op_type in ("LayerNormalization", "Div", "ReduceSum"):
-            assert {types[name] for name in node.input if types[name] in (half, single)} == {single}, node.name
-    assert types["images"] == types["logits"] == single
+            assert taken(node, types) == {HALF}, node.name
+        if node.op_type in ("LayerNormalization", "ReduceLogSumExp", "Sqrt", "Reciprocal"):
+            assert taken(node, types) == {SINGLE}, node.name
+    assert types["images"] == types["logits"] == SINGLE
 
 
-def test_the_division_of_the_softmax_never_sees_float16(made):
-    model = onnx.load(made.half)
-    producers = {output: node for node in model.graph.node for output in node.output}
-    divisions = [node for node in model.graph.node if node.op_type == "Div"]
+def test_what_the_softmax_over_tokens_is_divided_by_never_sees_float16(made):
+    """MHEA as a softmax over the slots: from the logarithm of the sums to that softmax all is float32."""
+    graph, types = float_types(made.half)
+    producers = {output: node for node in graph.node for output in node.output}
+    masked = [node for node in graph.node if node.op_type == "Softmax" and types[node.input[0]] == SINGLE]
+    assert len(masked) == 4, "one for both attentions of a fusion block"
+    for softmax in masked:
+        chain = [softmax]
+        while chain[-1].op_type != "ReduceLogSumExp":
+            mask = 1 if chain[-1].op_type in ("Add", "Sub") else 0  # scores + mask, and mask = log T - sums
+            chain.append(producers[chain[-1].input[mask]])
+            assert taken(chain[-1], types) == {SINGLE}, chain[-1].name
+        assert "Sub" in [node.op_type for node in chain]
+    assert not [node for node in graph.node if node.op_type == "Div"]
+
+
+def test_in_the_plain_graph_the_division_of_the_softmax_never_sees_float16(plain_half):
+    graph, types = float_types(plain_half)
+    producers = {output: node for node in graph.node for output in node.output}
+    divisions = [node for node in graph.node if node.op_type == "Div"]
     assert len(divisions) == 8
     for node in divisions:
         assert [producers[name].op_type for name in node.input] == ["Softmax", "ReduceSum"]
+    for node in graph.node:
+        if node.op_type in ("LayerNormalization", "Div", "ReduceSum"):
+            assert taken(node, types) == {SINGLE}, node.name
+        if node.op_type in ("Gemm", "MatMul", "Conv"):
+            assert taken(node, types) == {HALF}, node.name
 
 
 def test_accuracy_is_kept_on_images(made, image_data, tmp_path):
