@@ -30,7 +30,7 @@ from calibration.fp16 import to_float16
 from calibration.graphs import prepare
 from hemf import folders
 from hemf.processors import usable_cores
-from hemf_export import console, graph_source, precision
+from hemf_export import console, graph_source, image_labels, precision
 
 ROOT = Path(__file__).parent.parent
 COMPARED_IMAGES = 64  # whose logits tell how far an FP16 file is from float32
@@ -147,10 +147,10 @@ def _emulated(path: Path) -> ir.Model:
 
 def _read(source: Path, folder: Path, count: int) -> tuple[ir.Model, selection.Selection]:
     """The float32 graph and the images, as `hemf_export.precision.make` takes them."""
-    proto, described, _ = graph_source.read(source, graph_source.Assumptions())
-    numbered = tuple(f"class_{index}" for index in range(len(described.classes)))
-    classes = None if described.classes == numbered else described.classes
-    return prepare(proto), selection.select(folder, described.input, classes, count=count, batch=described.batch)
+    read = graph_source.read(source)
+    described = read.description
+    classes = described.classes if image_labels.are_names(described.classes) else None
+    return prepare(read.proto), selection.select(folder, described.input, classes, count=count, batch=described.batch)
 
 
 def autocast(peer: Path, source: Path, output: Path, *options: str) -> dict[str, Any] | str:

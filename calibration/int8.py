@@ -119,7 +119,7 @@ def plan(
         islands: nodes that stay in float32.
         method: of the ranges; "auto" takes the one that changes the logits least.
         budget: what may be lost on the held-out images; None quantizes everything.
-        with_sensitivity: measure each block even where no budget needs it.
+        with_sensitivity: measure each block even where no budget needs it, and everything but it, too.
         for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
 
     Raises:
@@ -153,8 +153,11 @@ def plan(
         chosen_method = method
     found: list[BlockSensitivity] = []
     if budget is not None or with_sensitivity:
-        job.listener.phase("Measuring each block", len(few.images) * (2 * len(by_block(products)) + (not tried)))
-        found = sensitivity.measure(few, products, chosen_method, listener=job.listener.sensitivity)
+        runs = (1 + with_sensitivity) * len(by_block(products))
+        job.listener.phase("Measuring each block", len(few.images) * (runs + (not tried)))
+        found = sensitivity.measure(
+            few, products, chosen_method, left_out=with_sensitivity, listener=job.listener.sensitivity
+        )
     steps: list[Step] = []
     chosen = able
     if budget is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from hemf import processors
 from hemf.errors import BadInputError
 from hemf.model_output import LOGITS, ModelOutput
 
-# Beyond it, protobuf takes no message: such a model would have to go through files.
-MAX_MODEL_BYTES = 2**31 - 1
-
+MOST_AT_ONCE = 4  # batches that run side by side: each holds its own activations
+_WEIGHT_BYTES = 1 << 12  # of a tensor that is handed over beside the graph, not in it
+_WEIGHT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
+_WEIGHTS_FILE = "beside the graph"  # what the graph calls the file of such tensors: there is none
 
 _LONGEST_REASON = 400
 _SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and told once
@@ -51,6 +54,7 @@ class Session:
         model: a file or a graph in memory.
         outputs: values to fetch, by name; by default the graph's own first output.
         threads: within an operator; see `hemf.processors.threads` for the default.
+        stream: whether many batches are to come, see `stream`: these run side by side, and divide the threads.
         name: what errors call the graph; a file's path by default.
         output: what the numbers of the first output are.
 
@@ -64,16 +68,20 @@ class Session:
         *,
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
+        stream: bool = False,
         name: str | None = None,
         output: ModelOutput = LOGITS,
     ) -> None:
         onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or processors.threads()
+        threads = threads or processors.threads()
+        self._at_once = min(threads, MOST_AT_ONCE) if stream else 1
+        options.intra_op_num_threads = threads // self._at_once
         options.log_severity_level = _SILENT
         # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        source: Any = loadable(model) if isinstance(model, Path) else _serialized(model, outputs)
+        self._weights: list[Any] = []  # ONNX Runtime takes them where they lie: they have to live as long
+        source: Any = loadable(model) if isinstance(model, Path) else self._handed_over(model, outputs, options)
         self.name = name or (str(model) if isinstance(model, Path) else "the graph")
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -99,6 +107,46 @@ class Session:
             # ONNX Runtime's errors have no class of their own: what a graph fails with is the graph's, or the memory's.
             raise self._failure(error, batch) from error
         return found
+
+    def stream(
+        self, batches: Iterable[NDArray[np.generic]], outputs: Sequence[str] | None = None
+    ) -> Iterator[tuple[NDArray[np.generic], list[NDArray[Any]]]]:
+        """Each batch with its outputs, in order; see `run`.
+
+        Where many images are run, a core for each batch is used better than all cores for one: they wait for each other
+        after every operator.
+
+        Raises:
+            BadInputError: the graph fails on a batch.
+        """
+        if self._at_once == 1:
+            for batch in batches:
+                yield batch, self.run(batch, outputs)
+            return
+        with ThreadPoolExecutor(self._at_once) as pool:
+            waiting: deque[tuple[NDArray[np.generic], Future[list[NDArray[Any]]]]] = deque()
+            try:
+                for batch in batches:
+                    waiting.append((batch, pool.submit(self.run, batch, outputs)))
+                    if len(waiting) > self._at_once:
+                        first, found = waiting.popleft()
+                        yield first, found.result()
+                while waiting:
+                    first, found = waiting.popleft()
+                    yield first, found.result()
+            finally:
+                for _, found in waiting:
+                    found.cancel()
+
+    def _handed_over(self, model: ir.Model, outputs: Sequence[str] | None, options: Any) -> bytes:
+        """The bytes of a graph in memory, whose weights are given to `options` as they lie: copies take seconds."""
+        onnxruntime = runtime()
+        data, weights = _serialized(model, outputs)
+        arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in weights.values()]
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+        options.add_external_initializers(list(weights), values)
+        self._weights = [arrays, values]
+        return data
 
     def _failure(self, error: Exception, batch: NDArray[np.generic]) -> BadInputError:
         hint = "Export the model again; if ONNX Runtime ran out of memory, free some."
@@ -126,18 +174,31 @@ def reason(error: Exception) -> str:
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
 
 
-def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> bytes:
-    """The model's bytes, with `outputs` beside its own; the model itself stays as it was."""
+def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> tuple[bytes, dict[str, ir.TensorProtocol]]:
+    """The model's bytes, with `outputs` beside its own, and the weights that are not in them, by name.
+
+    The model itself stays as it was.
+    """
     graph, own = model.graph, len(model.graph.outputs)
     known = {value.name for value in graph.outputs}
     wanted = {name for name in outputs or () if name not in known}
     values = {value.name: value for node in graph for value in node.outputs if value.name in wanted}
+    weights = {
+        name: tensor
+        for name, value in graph.initializers.items()
+        if (tensor := value.const_value) is not None
+        and tensor.dtype in _WEIGHT_TYPES
+        and tensor.nbytes >= _WEIGHT_BYTES
+    }
     try:
+        for name, tensor in weights.items():
+            graph.initializers[name].const_value = ir.ExternalTensor(
+                _WEIGHTS_FILE, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
         graph.outputs.extend(values[name] for name in values)
-        data = ir.serde.serialize_model(model)
+        return ir.serde.serialize_model(model).SerializeToString(), weights
     finally:
+        for name, tensor in weights.items():
+            graph.initializers[name].const_value = tensor
         while len(graph.outputs) > own:  # a deleted slice would leave them marked as outputs
             graph.outputs.pop()
-    if data.ByteSize() > MAX_MODEL_BYTES:
-        raise BadInputError("The graph is larger than 2 GB, which one ONNX file can't hold.")
-    return data.SerializeToString()

@@ -36,7 +36,7 @@ class Table:
         self.drops, self.pairs = drops, pairs or {}
         self.asked: list[tuple[str, ...]] = []
 
-    def compare(self, products, method) -> Comparison:
+    def compare(self, products, method, told=None) -> Comparison:
         blocks = tuple(dict.fromkeys(product.block for product in products))
         self.asked.append(blocks)
         drop = sum(self.drops[block] for block in blocks)
@@ -125,7 +125,7 @@ def test_a_block_that_gives_no_finite_logits_alone_comes_last():
 class Damages(Table):
     """Trials whose KL divergence is a sum over blocks as well, and whose drop is none."""
 
-    def compare(self, products, method) -> Comparison:
+    def compare(self, products, method, told=None) -> Comparison:
         blocks = {product.block for product in products}
         self.asked.append(tuple(blocks))
         return comparison(0.0, kl=sum(self.drops[block] for block in blocks))
