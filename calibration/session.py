@@ -13,14 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calibration.skeleton import skeleton
 from hemf import processors
 from hemf.errors import BadInputError
 from hemf.model_output import LOGITS, ModelOutput
 
 MOST_AT_ONCE = 4  # batches that run side by side: each holds its own activations
-_WEIGHT_BYTES = 1 << 12  # of a tensor that is handed over beside the graph, not in it
-_WEIGHT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
-_WEIGHTS_FILE = "beside the graph"  # what the graph calls the file of such tensors: there is none
 
 _LONGEST_REASON = 400
 _SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and told once
@@ -141,11 +139,15 @@ class Session:
     def _handed_over(self, model: ir.Model, outputs: Sequence[str] | None, options: Any) -> bytes:
         """The bytes of a graph in memory, whose weights are given to `options` as they lie: copies take seconds."""
         onnxruntime = runtime()
-        data, weights = _serialized(model, outputs)
-        arrays = [np.ascontiguousarray(tensor.numpy()) for tensor in weights.values()]
-        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays]
+        proto, weights = skeleton(model, outputs or ())
+        known = model.graph.initializers  # those that nothing uses are dropped before they could be handed over
+        weights = {
+            name: array for name, array in weights.items() if known[name].uses() or known[name].is_graph_output()
+        }
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
-        self._weights = [arrays, values]
+        self._weights = [weights, values]
+        data: bytes = proto.SerializeToString()
         return data
 
     def _failure(self, error: Exception, batch: NDArray[np.generic]) -> BadInputError:
@@ -172,33 +174,3 @@ def reason(error: Exception) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r" ?/\S+\.(?:cc|h):\d+ [^:]*(?:::\S+)*\([^)]*\)[^:]*? (?=[A-Z'\"(])", " ", text)
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
-
-
-def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> tuple[bytes, dict[str, ir.TensorProtocol]]:
-    """The model's bytes, with `outputs` beside its own, and the weights that are not in them, by name.
-
-    The model itself stays as it was.
-    """
-    graph, own = model.graph, len(model.graph.outputs)
-    known = {value.name for value in graph.outputs}
-    wanted = {name for name in outputs or () if name not in known}
-    values = {value.name: value for node in graph for value in node.outputs if value.name in wanted}
-    weights = {
-        name: tensor
-        for name, value in graph.initializers.items()
-        if (tensor := value.const_value) is not None
-        and tensor.dtype in _WEIGHT_TYPES
-        and tensor.nbytes >= _WEIGHT_BYTES
-    }
-    try:
-        for name, tensor in weights.items():
-            graph.initializers[name].const_value = ir.ExternalTensor(
-                _WEIGHTS_FILE, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
-            )
-        graph.outputs.extend(values[name] for name in values)
-        return ir.serde.serialize_model(model).SerializeToString(), weights
-    finally:
-        for name, tensor in weights.items():
-            graph.initializers[name].const_value = tensor
-        while len(graph.outputs) > own:  # a deleted slice would leave them marked as outputs
-            graph.outputs.pop()

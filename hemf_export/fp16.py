@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from calibration.emulation import emulate
@@ -24,7 +23,7 @@ from calibration.session import Session
 from hemf import artifacts, locks
 from hemf.errors import BadInputError, UsageError
 from hemf.model_output import ModelOutput
-from hemf_export import graph_source, image_labels, onnx_file, parity, plausibility, written
+from hemf_export import graph_source, graph_writing, image_labels, onnx_file, parity, plausibility, written
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
@@ -138,7 +137,7 @@ def convert(
         onnx_file.describe(graph, description)
     batch = described.batch or _BATCH
     with artifacts.atomic_path(output) as temporary:
-        ir.save(graph, temporary)
+        graph_writing.save(graph, temporary)
         emulated = Session(emulate(graph), output=described.output)
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
