@@ -189,8 +189,8 @@ class Job:
             self._keep_logits(logits, key(variant, images))
 
         return Trials(
-            self.model, self.reference, statistics, images, output=self.output, place=place, remembered=remembered,
-            remember=remember, progress=self.listener.advance,
+            self.model, self.reference, statistics, images, output=self.output, place=place, folded=place is quantize,
+            remembered=remembered, remember=remember, progress=self.listener.advance,
         )  # fmt: skip
 
     def reference(self, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:

@@ -13,8 +13,10 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes import common
 
 from calibration.agreement import Comparison, compare
+from calibration.emulation import fold_weights
 from calibration.graphs import copy_of
 from calibration.image_set import ImageSet
 from calibration.products import Product
@@ -43,6 +45,8 @@ class Trials:
         images: what all variants are run on.
         output: what the model's numbers are.
         place: puts the quantization into a copy of the model.
+        folded: whether a trial's int8 weights are constants in float32, with the values that they stand for: what a
+            CPU gains where it has no quick kernel for the rest of the quantization.
         remembered: looks up the logits of a variant that was run before, by the nodes in int8 and the method, and of
             some of the images.
         remember: keeps them.
@@ -58,13 +62,14 @@ class Trials:
         *,
         output: ModelOutput = LOGITS,
         place: Placement = quantize,
+        folded: bool = False,
         remembered: Callable[[Variant, ImageSet], NDArray[np.float32] | None] = lambda variant, images: None,
         remember: Callable[[Variant, ImageSet, NDArray[np.float32]], None] = lambda variant, images, logits: None,
         progress: Progress = lambda images: None,
     ) -> None:
         self.model, self.statistics, self.images, self.output = model, statistics, images, output
         self._compute_reference = reference
-        self._place, self._progress = place, progress
+        self._place, self._folded, self._progress = place, folded, progress
         self._remembered, self._remember = remembered, remember
         self._reference: NDArray[np.float32] | None = None
 
@@ -120,12 +125,19 @@ class Trials:
         for places, images in self._parts:
             found = self._remembered(variant, images)
             if found is None:
-                session = session or Session(self.build(products, method), stream=True, output=self.output)
+                session = session or self._session(products, method)
                 found = logits(session, images, self._progress)
                 self._remember(variant, images, found)
             else:
                 self._progress(len(images))
             yield places, found
+
+    def _session(self, products: Collection[Product], method: Method) -> Session:
+        variant = self.build(products, method)
+        if self._folded:
+            fold_weights(variant.graph)
+            common.RemoveUnusedNodesPass()(variant)
+        return Session(variant, stream=True, output=self.output)
 
     @cached_property
     def _parts(self) -> list[tuple[Sequence[int], ImageSet]]:
