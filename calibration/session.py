@@ -53,6 +53,8 @@ class Session:
         outputs: values to fetch, by name; by default the graph's own first output.
         threads: within an operator; see `hemf.processors.threads` for the default.
         stream: whether many batches are to come, see `stream`: these run side by side, and divide the threads.
+        as_written: whether quantization is computed node by node. By default ONNX Runtime makes integer products of it,
+            and rounds float32 weights behind a DequantizeLinear to int8, with one scale for all channels.
         name: what errors call the graph; a file's path by default.
         output: what the numbers of the first output are.
 
@@ -67,6 +69,7 @@ class Session:
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
         stream: bool = False,
+        as_written: bool = False,
         name: str | None = None,
         output: ModelOutput = LOGITS,
     ) -> None:
@@ -78,6 +81,8 @@ class Session:
         options.log_severity_level = _SILENT
         # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if as_written:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._weights: list[Any] = []  # ONNX Runtime takes them where they lie: they have to live as long
         source: Any = loadable(model) if isinstance(model, Path) else self._handed_over(model, outputs, options)
         self.name = name or (str(model) if isinstance(model, Path) else "the graph")

@@ -137,7 +137,7 @@ class Trials:
         if self._folded:
             fold_weights(variant.graph)
             common.RemoveUnusedNodesPass()(variant)
-        return Session(variant, stream=True, output=self.output)
+        return Session(variant, stream=True, as_written=self._folded, output=self.output)
 
     @cached_property
     def _parts(self) -> list[tuple[Sequence[int], ImageSet]]:
