@@ -18,6 +18,7 @@ from calibration.ranges import source_of
 from calibration.thresholds import Method, interval
 
 _STEPS = 255  # of uint8
+_ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "Selu", "Softplus", "Softsign")
 
 
 def quantize(model: ir.Model, products: Collection[Product], statistics: Statistics, method: Method) -> Quantized:
@@ -61,8 +62,42 @@ def quantize(model: ir.Model, products: Collection[Product], statistics: Statist
             replacement = rounded(output)
             for user, place in users:
                 user.replace_input_with(place, replacement)
+    for product in products:
+        if product.operator == "Gemm":
+            _keep_apart(model.graph, nodes[product.node])
     pairs.drop_replaced()
     return Quantized(tuple(product.node for product in products), pairs.scales)
+
+
+def _keep_apart(graph: ir.Graph, gemm: ir.Node) -> None:
+    """Put a Reshape that changes nothing behind a Gemm where ONNX Runtime would leave it in float32.
+
+    It makes a Gemm with its activation one float32 operator before it looks for integers; and of one whose output is
+    quantized for some of its users and taken as it is by others, it makes none.
+    """
+    output = gemm.outputs[0]
+    users = list(output.uses())
+    quantizers = [use for use in users if use.node.op_type == "QuantizeLinear"]
+    if len(users) == 1 and users[0].node.op_type in _ACTIVATIONS:
+        moved = users
+    elif quantizers and len(quantizers) < len(users):
+        moved = quantizers
+    else:
+        return
+    channels = output.shape[1] if output.shape is not None and len(output.shape) == 2 else None
+    if not isinstance(channels, int):
+        return
+    name = f"{output.name}_rows"
+    target = ir.Value(
+        name=f"{name}_shape", type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([2]),
+        const_value=ir.Tensor(np.array([-1, channels]), name=f"{name}_shape"),
+    )  # fmt: skip
+    graph.register_initializer(target)
+    same = ir.node("Reshape", [output, target], name=name)
+    same.outputs[0].name, same.outputs[0].type, same.outputs[0].shape = name, output.type, output.shape
+    graph.insert_after(gemm, same)
+    for user, place in moved:
+        user.replace_input_with(place, same.outputs[0])
 
 
 def _array(value: ir.Value) -> NDArray[np.float32]:
