@@ -239,3 +239,24 @@ def test_onnx_runtime_makes_integer_operators_of_it(tmp_path: Path):
     operators = Counter(each.op_type for each in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert (operators["QLinearConv"], operators["QGemm"]) == (2, 1)
     assert operators["Conv"] + operators["FusedConv"] == 0
+
+
+def test_onnx_runtime_makes_integers_of_gemms_before_an_activation_and_before_several_users(tmp_path: Path):
+    nodes = [
+        node("GlobalAveragePool", "x", "g"), node("Flatten", "g", "f"),
+        node("Gemm", "f a ab", "first"), node("Relu", "first", "relu"),  # an operator of both, in float32
+        node("Gemm", "relu b bb", "second"),  # taken by a product and by a sum
+        node("Gemm", "second c cb", "third"), node("Add", "second third", "sum"), node("Gemm", "sum head", "y"),
+    ]  # fmt: skip
+    weights = {"a": weight(16, 32), "b": weight(32, 32), "c": weight(32, 32), "head": weight(32, 4)}
+    model = prepared(nodes, weights | {f"{name}b": weight(32) for name in "abc"}, ("n", 16, 8, 8))
+    done = quantized(model, X, cpu=True)[0]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    data = ir.serde.serialize_model(done).SerializeToString()
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    operators = Counter(each.op_type for each in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert operators["QGemm"] == 3
+    assert operators["Gemm"] + operators["FusedGemm"] == 1, "the classifier"
+    exact, found = values(model, X, "y")[0], values(done, X, "y")[0]
+    assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
