@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from calibration.blocks import node_name
+from calibration.forms.matching import WIDE
 from calibration.islands import FLOAT16_MAX, find_islands
 from calibration.remainders import into_products
 from calibration.shapes import infer
@@ -35,6 +36,7 @@ class Conversion:
     Args:
         nodes: nodes of the graph before it.
         islands: names of those left in float32, with the reason of each.
+        inside_kernels: nodes beside them that compute in float32 within a kernel, whose memory holds float16.
         casts: Cast nodes put at the borders.
         saturated: names of weights with values outside float16's range, and so the nodes that use them left in float32.
         flushed: share of non-zero weights that became zero.
@@ -42,6 +44,7 @@ class Conversion:
 
     nodes: int
     islands: dict[str, str]
+    inside_kernels: int
     casts: int
     saturated: tuple[str, ...]
     flushed: float
@@ -55,6 +58,7 @@ class Conversion:
             "nodes": self.nodes,
             "float32_nodes": len(self.islands),
             "islands": reasons,
+            "float32_inside_kernels": self.inside_kernels,
             "casts": self.casts,
             "saturated_weights": list(self.saturated),
             "flushed_weights": self.flushed,
@@ -78,6 +82,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     infer(model)
     islands = find_islands(graph) if islands is None else dict(islands)
     weights = {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}
+    inside = {node for node in graph if node.metadata_props.pop(WIDE, None) is not None}
     for node in graph:
         if not _takes_float16(node, model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))):
             islands.setdefault(node_name(node), FLOAT32_ALONE)
@@ -88,7 +93,8 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     nodes = list(graph)
     halves, flushed = _Halves(graph), 0.0
     for node in nodes:
-        wanted = ir.DataType.FLOAT if node_name(node) in islands else ir.DataType.FLOAT16
+        wide = node in inside or node_name(node) in islands
+        wanted = ir.DataType.FLOAT if wide else ir.DataType.FLOAT16
         for index, value in enumerate(node.inputs):
             if value is None or value.dtype not in _FLOATS:
                 continue
@@ -108,7 +114,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
             graph.outputs[index] = _float32_output(graph, output)
     common.RemoveUnusedNodesPass()(model)
     flushed = halves.flushed / max(1, halves.nonzero)
-    return Conversion(len(nodes), islands, halves.casts, tuple(saturated), flushed)
+    return Conversion(len(nodes), islands, len(inside), halves.casts, tuple(saturated), flushed)
 
 
 def _takes_float16(node: ir.Node, opset: int) -> bool:

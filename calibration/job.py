@@ -14,6 +14,7 @@ from calibration import cache
 from calibration.blocks import RESIZE, block_of
 from calibration.budget import Step
 from calibration.cache import Cache
+from calibration.forms import Rewriting
 from calibration.image_set import ImageSet
 from calibration.islands import FLOAT16_MAX, measured_islands
 from calibration.moments import Moment, View, view_of
@@ -80,6 +81,7 @@ class Job:
         selection: its images.
         cache: of earlier results.
         listener: hears of progress.
+        rewriting: of the file's graph to the model's form.
     """
 
     model: ir.Model
@@ -88,11 +90,17 @@ class Job:
     selection: Selection
     cache: Cache
     listener: Listener
+    rewriting: Rewriting = field(default_factory=lambda: Rewriting("cpu", {}))
     shapes: dict[str, Shape] = field(init=False)
     _logits: dict[str, NDArray[np.float32]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shapes = image_shapes(self.model)
+
+    @property
+    def graph_key(self) -> str:
+        """What of the cache is of this very graph: the file, and the form that it was brought to."""
+        return f"{self.graph_sha256} {self.rewriting}"
 
     @property
     def output(self) -> ModelOutput:
@@ -104,7 +112,7 @@ class Job:
         images = self.selection.calibration.whole(max(FLOAT16_IMAGES, self.selection.calibration.batch or 1))
         self.listener.phase("Recording all values", len(images))
         found = cache.ranges(
-            self.cache, self.model, self.graph_sha256, images, batch=_FLOAT16_BATCH, progress=self.listener.advance
+            self.cache, self.model, self.graph_key, images, batch=_FLOAT16_BATCH, progress=self.listener.advance
         )
         return measured_islands(self.model.graph, found, self.shapes), found
 
@@ -113,7 +121,7 @@ class Job:
         images = self.selection.calibration
         self.listener.phase("Recording ranges for INT8", len(images))
         found = cache.ranges(
-            self.cache, self.model, self.graph_sha256, images, values=values, progress=self.listener.advance
+            self.cache, self.model, self.graph_key, images, values=values, progress=self.listener.advance
         )
         return Statistics(found.histograms, self._int8_weights(products))
 
@@ -147,7 +155,7 @@ class Job:
     ) -> dict[tuple[str, int], tuple[NDArray[Any], ...]]:
         """`weights` through `rounding`, from the cache where they are there."""
         images = self.selection.calibration.whole(max(MOMENT_IMAGES, self.selection.calibration.batch or 1))
-        path = self.cache.path(kind, graph=self.graph_sha256, images=images.content_sha256(), weights=sorted(weights))
+        path = self.cache.path(kind, graph=self.graph_key, images=images.content_sha256(), weights=sorted(weights))
         known = cache.unpacked_arrays(self.cache.read(path))
         if known is not None and known.keys() == weights.keys():
             return known
@@ -174,7 +182,7 @@ class Job:
             if calibration not in hashes:
                 hashes[calibration] = calibration.content_sha256()
             return {
-                "graph": self.graph_sha256,
+                "graph": self.graph_key,
                 "images": hashes[images],
                 "calibration": hashes[calibration],
                 "place": place.__module__,

@@ -1,9 +1,11 @@
 """The dense convolutions and matrix products of a graph: what int8 can be used for, and how much work each is.
 
 Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
-the resize of raw images, products with a short inner dimension, signed permutations (the rotation of pairs is one: no
-arithmetic), and products of values that must stay in float32. Operators that multiply and add otherwise (ConvTranspose,
-Einsum, ONNX Runtime's fused ones) are listed with them, so that a share of the work is one of all the work.
+the resize of raw images, the products of attentions (a whole attention is one kernel in float16, and in int8 several,
+with the scores in memory between them), products with a short inner dimension, signed permutations (the rotation of
+pairs is one: no arithmetic), and products of values that must stay in float32. Operators that multiply and add
+otherwise (ConvTranspose, Einsum, ONNX Runtime's fused ones) are listed with them, so that a share of the work is one of
+all the work.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ PRODUCTS = (
 UNKNOWN = "unknown shape"
 MIN_INNER = 16  # an inner dimension below fills no tensor core instruction
 _RESIZE = "resizes the image: exact in float16, and meant to be"
+_BEFORE_SOFTMAX = ("Add", "Sub", "Mul", "Div", "Where", "Cast")  # scale and mask of scores
+_MOST_BEFORE_SOFTMAX = 4
 _MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
 
 
@@ -141,6 +145,8 @@ def _refusal(
         return UNKNOWN
     if inner < MIN_INNER:
         return f"inner dimension under {MIN_INNER}"
+    if _attends(node):
+        return "an attention, which is one kernel in float16"
     if weight is None:
         if any(value is not None and source_of(value).const_value is not None for value in node.inputs[:2]):
             return "its weight is rearranged by the graph"
@@ -167,6 +173,29 @@ def _cpu_refusal(node: ir.Node, weight: int | None, inner: int, classifier: ir.N
 def _turned(node: ir.Node) -> bool:
     """Whether a Gemm takes its first factor transposed: then its sums run along another axis."""
     return node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int() == 1
+
+
+def _attends(node: ir.Node) -> bool:
+    """Whether a MatMul gives a softmax its scores, or takes what a softmax gives."""
+    if node.op_type != "MatMul":
+        return False
+    if any(source is not None and source.op_type == "Softmax" for source in map(_scaled_source, node.inputs)):
+        return True
+    readers = [(user, 0) for user in node.outputs[0].consumers()]
+    while readers:
+        user, steps = readers.pop()
+        if user.op_type == "Softmax":
+            return True
+        if user.op_type in (*_MOVES, *_BEFORE_SOFTMAX) and steps < _MOST_BEFORE_SOFTMAX:
+            readers += [(reader, steps + 1) for reader in user.outputs[0].consumers()]
+    return False
+
+
+def _scaled_source(value: ir.Value | None) -> ir.Node | None:
+    node = None if value is None else _source(value)
+    while node is not None and node.op_type in ("Div", "Cast", "Dropout") and node.inputs[0] is not None:
+        node = _source(node.inputs[0])
+    return node
 
 
 def _source(value: ir.Value) -> ir.Node | None:

@@ -65,6 +65,14 @@ def cuda_major(name: BackendName) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+def installed_version(name: BackendName) -> str | None:
+    """Of the builder's package, without importing it; None where no package tells, as in NVIDIA's containers."""
+    for package in (_MODULES[name], *(f"{_MODULES[name]}_cu{major}" for major in _CUDA_MAJORS)):
+        with suppress(metadata.PackageNotFoundError):
+            return metadata.version(package)
+    return None
+
+
 def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName:
     """The builder for a target: `auto` takes tensorrt on a GPU of its compute capability, else tensorrt-rtx.
 

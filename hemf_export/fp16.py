@@ -14,19 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calibration import forms
 from calibration.emulation import emulate
+from calibration.forms import MIN_OPSET, Form, Rewriting
 from calibration.fp16 import Conversion, to_float16
 from calibration.graphs import parse, prepare
 from calibration.session import Session
 from hemf import artifacts, locks
-from hemf.errors import BadInputError, UsageError
+from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.model_output import ModelOutput
 from hemf_export import graph_source, graph_writing, image_labels, onnx_file, parity, plausibility, written
 from hemf_export.description import Description
+from hemf_export.graph_source import Source
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
+from hemf_export.same_model import compare_scores
 
 MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
@@ -91,6 +96,7 @@ class Float16File:
 
     path: Path
     description: Description
+    rewriting: Rewriting
     conversion: Conversion
     parity: Parity
     written: dict[str, Any]
@@ -106,6 +112,7 @@ def convert(
     images: Path | None = None,
     count: int = IMAGES,
     bounds: Bounds | None = None,
+    form: Form = forms.DEFAULT,
     step: Step | None = None,
 ) -> Float16File:
     """Convert a float32 ONNX file, ours or another's, prove the result, and put it and its manifest at `output`.
@@ -116,6 +123,7 @@ def convert(
         images: a folder to prove on; without, seeded noise.
         count: at most so many images of it.
         bounds: what the proof requires.
+        form: the backend that it is for.
         step: shows what is under way.
 
     Raises:
@@ -129,9 +137,11 @@ def convert(
         origin = graph_source.read(source)
         described = origin.description
         samples = _samples(images, described, count)
-        ours = onnx_file.is_ours(source)
-        graph = parse(origin.proto) if ours else prepare(origin.proto)
+        plain = onnx_file.is_ours(source) and onnx_file.opset(origin.proto) >= MIN_OPSET
+        graph = parse(origin.proto) if plain else prepare(origin.proto)
         origin.proto.Clear()
+        rewriting = forms.rewrite(graph, form)
+        exactness = _require_same(graph, origin, rewriting, samples)
         conversion = to_float16(graph)
         description = dataclasses.replace(described, precision="fp16")
         onnx_file.describe(graph, description)
@@ -156,12 +166,34 @@ def convert(
             noun=described.output.noun,
         )
         inputs = _inputs(samples, described, batch)
-        plain = written.check(temporary, output.name, inputs, found, exact, described.output)
+        as_written = written.check(temporary, output.name, inputs, found, exact, described.output)
     fields = {"kind": "onnx", "parent": source.name, "parent_sha256": origin.sha256, **description.to_dict()}
-    proofs = {"parity": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": plain}
-    artifacts.write_manifest(output, {**fields, "conversion": conversion.to_dict(), **proofs})
+    proofs = {"parity": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": as_written}
+    changes = {"form": {**rewriting.to_dict(), **exactness}, "conversion": conversion.to_dict()}
+    artifacts.write_manifest(output, {**fields, **changes, **proofs})
     notes = (*origin.notes, *(f"{source.name}: {text}" for text in doubts))
-    return Float16File(output, description, conversion, proof, plain, bound, notes)
+    return Float16File(output, description, rewriting, conversion, proof, as_written, bound, notes)
+
+
+def _require_same(graph: ir.Model, origin: Source, rewriting: Rewriting, samples: Samples) -> dict[str, Any]:
+    """See that a rewritten graph, still in float32, computes what the file does; the figure, for the manifest.
+
+    Raises:
+        CheckFailedError: it doesn't.
+    """
+    if not rewriting.places:
+        return {}
+    batch = origin.description.batch or _BATCH
+    inputs = next(_inputs(samples, origin.description, batch))
+    exact = origin.session().logits(inputs)
+    difference, allowed = compare_scores(Session(graph, output=origin.description.output).logits(inputs), exact)
+    if not difference <= allowed:
+        raise CheckFailedError(
+            f"{origin.path.name} rewritten for {rewriting}, in float32: a {origin.description.output.noun} differs by "
+            f"{difference:.3g}, bound {allowed:.3g} ({len(inputs)} images).",
+            "No file was kept. Please report this graph.",
+        )
+    return {"images": len(inputs), "max_difference": difference}
 
 
 def _samples(images: Path | None, described: Description, count: int) -> Samples:

@@ -10,16 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from engines import machine, preflight
+from engines.census import Census
 from engines.machine import Machine
 from engines.plan_header import PlanHeader
 from hemf import artifacts
 from hemf.errors import BadInputError, HemfError
 from hemf.images import Preprocess
 from hemf.reading import PLAIN, Reading
-from hemf_export import model_kind
+from hemf_export import census_text, compiled_precision, model_kind
 from hemf_export.model_kind import Kind
 
 _FIGURES = ("figures", "parity", "parity_of_the_graph")  # of a manifest, where it has them
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table to show.
+
+    Args:
+        title: above it.
+        columns: heads.
+        rows: cells, as many as there are columns.
+        words: columns of words; the others are figures.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    words: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -34,6 +52,7 @@ class Inspection:
         checks: what was looked at, what came of it, and what was found.
         conflict: why the file may not be used, here or at all; None where nothing speaks against it.
         notes: what a user should know.
+        tables: of an engine's kernels.
     """
 
     path: Path
@@ -43,10 +62,16 @@ class Inspection:
     checks: list[tuple[str, str, str]] = field(default_factory=list)
     conflict: HemfError | None = None
     notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
 
 
 def inspect(
-    path: Path, *, classes: tuple[str, ...] | None = None, reading: Reading = PLAIN, trust: bool = False
+    path: Path,
+    *,
+    classes: tuple[str, ...] | None = None,
+    reading: Reading = PLAIN,
+    trust: bool = False,
+    every_kernel: bool = False,
 ) -> Inspection:
     """Look at a file.
 
@@ -55,6 +80,7 @@ def inspect(
         classes: names for a checkpoint that has none.
         reading: how a checkpoint is read.
         trust: don't ask for an engine's manifest.
+        every_kernel: of an engine, list them all.
 
     Raises:
         BadInputError: none of these, or damaged.
@@ -64,7 +90,7 @@ def inspect(
         return _checkpoint(path, classes, reading)
     if reading != PLAIN:
         raise BadInputError(f"{path} is {model_kind.TITLES[kind]}: --weights and --image-size are for checkpoints.")
-    return _engine(path, trust) if kind == "engine" else _onnx(path)
+    return _engine(path, trust, every_kernel) if kind == "engine" else _onnx(path)
 
 
 def _checkpoint(path: Path, classes: tuple[str, ...] | None, reading: Reading) -> Inspection:
@@ -160,7 +186,7 @@ def _refusal(path: Path) -> tuple[str | None, list[str]]:
     return None, list(source.notes)
 
 
-def _engine(path: Path, trust: bool) -> Inspection:
+def _engine(path: Path, trust: bool, every_kernel: bool) -> Inspection:
     found = preflight.look(path, _machine(path), trust=trust)
     manifest = found.manifest
     facts = [("kind", "TensorRT engine"), *_build(found.header, manifest)]
@@ -173,14 +199,74 @@ def _engine(path: Path, trust: bool) -> Inspection:
             facts.append(("proof of its graph", _proof(figures)))
     layers, notes = _layers(path, trust) if found.refusal is None else ({}, [])
     facts += [(f"layers: {kind}", _counted(precisions)) for kind, precisions in layers.items()]
+    compiled = _compiled(manifest, every_kernel)
+    facts += compiled.facts
+    notes += compiled.notes
     sha256 = artifacts.sha256(path)
     facts += _identity(path, sha256)
     checks: list[tuple[str, str, str]] = [(check.what, check.outcome, check.found) for check in found.checks]
+    checks += compiled.checks
     header = None if found.header is None else vars(found.header)
-    values: dict[str, Any] = {"kind": "engine", "header": header, "sha256": sha256, "manifest": manifest or None}
+    shown = census_text.without_lists(manifest) or None
+    values: dict[str, Any] = {"kind": "engine", "header": header, "sha256": sha256, "manifest": shown}
+    if compiled.kernels is not None:
+        values["kernels"] = compiled.kernels
     values["checks"] = [dict(zip(("what", "outcome", "found"), check, strict=True)) for check in checks]
     values["layers"] = layers or None
-    return Inspection(path, "engine", facts, values, checks, found.conflict, notes)
+    return Inspection(path, "engine", facts, values, checks, found.conflict, notes, compiled.tables)
+
+
+@dataclass
+class _Compiled:
+    """What an engine's manifest tells of its kernels."""
+
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    checks: list[tuple[str, str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    kernels: list[dict[str, Any]] | None = None
+
+
+def _compiled(manifest: dict[str, Any], every_kernel: bool) -> _Compiled:
+    found = _Compiled()
+    try:
+        census = census_text.of_manifest(manifest)
+        if census is None:
+            if every_kernel:
+                found.notes.append("Its manifest has no list of kernels: build it again to have one.")
+            return found
+        _add_census(found, census, every_kernel)
+        if manifest.get("compiled_precision") is not None:
+            compiled_precision.require_plain(manifest["compiled_precision"])
+            _add_precision(found, manifest["compiled_precision"])
+    except BadInputError as error:
+        return _Compiled(notes=[f"What its manifest tells of its kernels can't be read: {error.message}"])
+    return found
+
+
+def _add_census(found: _Compiled, census: Census, every_kernel: bool) -> None:
+    summary = census.summary()
+    found.facts += [("compiled to", census_text.line(summary)), ("sizes from", census_text.sizes_from(summary))]
+    for what, parts in (("block", summary["by_block"]), ("kind", summary["by_kind"])):
+        rows = census_text.part_rows(parts, largest_first=True)
+        found.tables.append(Table(f"kernels by {what}", (what, *census_text.PART_COLUMNS), rows, (0, 3)))
+    if every_kernel:
+        rows = census_text.kernel_rows(census.kernels)
+        found.tables.append(Table("kernels, in launch order", census_text.KERNEL_COLUMNS, rows, (1, 2, 3, 4, 5, 6, 8)))
+        found.kernels = census_text.kernel_values(census.kernels)
+        if census.twin is not None:
+            title = f"kernels of the twin for batch {census.batch} alone, whose sizes are told"
+            rows = census_text.kernel_rows(census.twin)
+            found.tables.append(Table(title, census_text.KERNEL_COLUMNS, rows, (1, 2, 3, 4, 5, 6, 8)))
+
+
+def _add_precision(found: _Compiled, compiled: dict[str, Any]) -> None:
+    found.facts.append((compiled_precision.INT8_WORK, compiled_precision.work(compiled)))
+    broken = compiled_precision.remark(compiled)
+    if broken is not None:
+        found.notes.append(broken)
+    kept = f"{compiled['int8_products']} of {compiled['promised_int8_products']} INT8 products are computed in INT8"
+    found.checks.append(("precision as compiled", "fine" if broken is None else "broken", kept))
 
 
 def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[str]]:

@@ -70,6 +70,11 @@ def sha256(path: Path) -> str:
     return external_data.sha256(path, _parse(path))
 
 
+def opset(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators that a file uses; 0 where it doesn't say."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
 def ends(path: Path) -> tuple[str, str]:
     """Names of the input and the output of an ONNX file that has one of each."""
     graph = _parse(path).graph

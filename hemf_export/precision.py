@@ -12,11 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration import budget, int8, quiet, repair, selection
+from calibration import budget, forms, int8, quiet, repair, selection
 from calibration.agreement import Comparison, compare
 from calibration.blocks import blocks
 from calibration.budget import Budget
 from calibration.cache import Cache
+from calibration.forms import Form
 from calibration.graphs import prepare
 from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
@@ -53,7 +54,7 @@ class Request:
     method: MethodChoice = "auto"
     budget: Budget | None = None
     with_sensitivity: bool = False
-    for_cpu: bool = False
+    form: Form = forms.DEFAULT
     bounds: Bounds = field(default_factory=Bounds)
     assumptions: Assumptions = field(default_factory=Assumptions)
     cache: Path | None = None
@@ -68,7 +69,7 @@ def make(request: Request, listener: Listener) -> Made:
         InUseError: another process makes that file.
         CheckFailedError: a bound or the budget is missed by every graph; nothing is left behind.
     """
-    wanted: Precision = request.precision if not request.for_cpu else "int8-cpu"
+    wanted: Precision = request.precision if request.form != "cpu" else "int8-cpu"
     if request.output is not None:
         artifacts.check_writable(request.output)
         artifacts.check_distinct(request.source, request.output)
@@ -78,6 +79,7 @@ def make(request: Request, listener: Listener) -> Made:
     described, original = source.description, source.session()
     model = prepare(source.proto)
     source.proto.Clear()  # a second copy of all weights
+    rewriting = forms.rewrite(model, request.form, only=forms.first(request.form))
     judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
     own_classes = described.classes if image_labels.are_names(described.classes) else None
     listener.phase("Choosing images", 0)
@@ -91,9 +93,9 @@ def make(request: Request, listener: Listener) -> Made:
         held_out = dataclasses.replace(held_out, images=images)
         chosen = dataclasses.replace(chosen, notes=(*chosen.notes, *more))
     chosen = dataclasses.replace(chosen, held_out=held_out)
-    job = Job(model, original, source.sha256, chosen, Cache(request.cache), listener)
+    job = Job(model, original, source.sha256, chosen, Cache(request.cache), listener, rewriting)
     notes = [*source.notes, *chosen.notes, *same_model.require(job), *_doubts(request, job)]
-    graph = _cpu(request, job) if request.for_cpu else _float16(request, job)
+    graph = _cpu(request, job) if request.form == "cpu" else _float16(request, job)
     path = request.output or _default_output(request, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
@@ -135,6 +137,7 @@ def _float16(request: Request, job: Job) -> Graph:
         variant = trials.build(products, "max" if plan is None else plan.method)
         if not products:
             _round_weights(variant, job)
+        rewriting = job.rewriting + forms.rewrite(variant, request.form, only=forms.last(request.form))
 
         def problems(logits: NDArray[np.float32]) -> list[str]:
             return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
@@ -152,7 +155,7 @@ def _float16(request: Request, job: Job) -> Graph:
             final = None if plan is None else dataclasses.replace(plan, chosen=products)
             found = compare(made.logits, reference, judges.labels, output=job.output)
             kind: Precision = "int8" if products else "fp16"
-            return Graph(made.model, kind, made.logits, reference, found, made.conversion, final)
+            return Graph(made.model, kind, made.logits, reference, found, made.conversion, final, rewriting)
     raise CheckFailedError(
         f"{request.source.name} in {'FP16' if not candidates[-1] else 'INT8'}: {'; '.join(missed)} "
         f"({len(judges)} held-out images).",
@@ -201,7 +204,7 @@ def _cpu(request: Request, job: Job) -> Graph:
     if missed := _missed(request, found, trials.reference, job):
         raise CheckFailedError(f"{request.source.name} in INT8 for a CPU: {'; '.join(missed)}.", "No file was kept.")
     model = trials.build(plan.chosen, plan.method)
-    return Graph(model, "int8-cpu", proven, trials.reference, found, None, plan)
+    return Graph(model, "int8-cpu", proven, trials.reference, found, None, plan, job.rewriting)
 
 
 def _missed(request: Request, found: Comparison, reference: NDArray[np.float32], job: Job) -> list[str]:
@@ -237,7 +240,7 @@ def _outputs(request: Request) -> list[Path]:
     """Where the result may come to lie: a search for INT8 may end with FP16."""
     if request.output is not None:
         return [request.output]
-    if request.for_cpu:
+    if request.form == "cpu":
         return [_default_output(request, "int8-cpu")]
     kinds: tuple[Precision, ...] = ("int8", "fp16") if request.precision == "int8" else ("fp16",)
     return [_default_output(request, kind) for kind in kinds]

@@ -15,6 +15,7 @@ from calibration import figures, graph_types
 from calibration.agreement import Comparison
 from calibration.blocks import blocks
 from calibration.budget import Budget
+from calibration.forms import Rewriting
 from calibration.fp16 import Conversion
 from calibration.int8 import Plan
 from calibration.job import Job
@@ -36,6 +37,7 @@ class Graph:
         comparison: of the two.
         conversion: to float16; None for a CPU's graph.
         plan: of INT8; None for FP16.
+        rewriting: to the form for a backend.
     """
 
     model: ir.Model
@@ -45,6 +47,7 @@ class Graph:
     comparison: Comparison
     conversion: Conversion | None
     plan: Plan | None
+    rewriting: Rewriting
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def write(
         **description.to_dict(),
         "calibration_images": job.selection.calibration.to_dict(),
         "held_out_images": job.selection.held_out.to_dict(),
+        "form": graph.rewriting.to_dict(),
         "types": types,
         "budget": None if budget is None else budget.to_dict(),
         "figures": {**graph.comparison.to_dict(), "float16_emulated": graph.precision != "int8-cpu"},

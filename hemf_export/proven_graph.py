@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from calibration import forms
 from calibration.budget import Budget
+from calibration.forms import Form
 from calibration.int8 import MethodChoice
 from calibration.job import Listener
 from hemf import artifacts
@@ -32,6 +34,7 @@ class Wanted:
         method: of int8's ranges.
         cache: folder of earlier results; None for none.
         folder: that made graphs go to; None for the model's.
+        form: the backend that graphs are made for.
     """
 
     precision: Literal["fp16", "int8", "fp32"] | None = "fp16"
@@ -42,6 +45,7 @@ class Wanted:
     method: MethodChoice = "auto"
     cache: Path | None = None
     folder: Path | None = None
+    form: Form = forms.DEFAULT
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ def provide(
 
 def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
     target = (wanted.folder or source.parent) / f"{model_kind.stem(source)}.fp16.onnx"
-    half = fp16.convert(source, target, images=wanted.images, count=wanted.samples, bounds=wanted.bounds, step=step)
+    half = fp16.convert(
+        source, target, images=wanted.images, count=wanted.samples, bounds=wanted.bounds, form=wanted.form, step=step
+    )
     proof, converted = half.parity, half.conversion
     noun = half.description.output.noun
     accuracy = "" if proof.accuracy is None else f", accuracy {proof.accuracy[0]:.2%} (float32 {proof.accuracy[1]:.2%})"
@@ -113,7 +119,11 @@ def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
         ("float16 against float32", f"largest {noun} difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}{accuracy}"),
     )
-    fields = {"parity_of_the_graph": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": half.written}
+    fields = {
+        "parity_of_the_graph": {**proof.to_dict(), "float16_emulated": True},
+        "file_as_written": half.written,
+        "form": half.rewriting.to_dict(),
+    }
     return ProvenGraph(half.path, half.description, fields, rows, half.notes)
 
 
@@ -122,7 +132,7 @@ def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
         raise BadInputError("INT8 needs real images: its ranges are taken from them.", "Say --images DIR.")
     request = precision.Request(
         source=source, precision="int8", images=wanted.images, budget=wanted.budget, method=wanted.method,
-        cache=wanted.cache, folder=wanted.folder,
+        cache=wanted.cache, folder=wanted.folder, form=wanted.form,
     )  # fmt: skip
     made = precision.make(request, listener)
     return ProvenGraph(
@@ -163,6 +173,7 @@ def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
         "held_out_images",
         "calibration_images",
         "types",
+        "form",
         "fine_tuning",
     )
     return {"proof_of_the_graph": {name: manifest[name] for name in names if name in manifest}}

@@ -34,7 +34,7 @@ def require(job: Job) -> list[str]:
     reference = logits(job.original, images)
     if not np.isfinite(reference).all():
         raise BadInputError(f"{job.original.name} itself gives logits that are not finite on {len(images)} images.")
-    difference, allowed = _difference(logits(job.original, images), reference)
+    difference, allowed = compare_scores(logits(job.original, images), reference)
     if not difference <= allowed:
         raise BadInputError(
             f"{job.original.name} gives other {job.output.noun}s each time that it runs: one differs by "
@@ -42,7 +42,7 @@ def require(job: Job) -> list[str]:
             "It has an operator that draws random numbers: export the model after model.eval().",
         )
     prepared = logits(job.model, images, output=job.output)
-    difference, allowed = _difference(prepared, reference)
+    difference, allowed = compare_scores(prepared, reference)
     if not difference <= allowed:
         raise BadInputError(
             f"{job.original.name}, brought to the opset and form that FP16 and INT8 need, is another model: "
@@ -53,7 +53,7 @@ def require(job: Job) -> list[str]:
         return []
     alone = np.concatenate([job.original.logits(batch[place : place + 1]) for batch in images.batches(_IMAGES)
                             for place in range(len(batch))])  # fmt: skip
-    difference, allowed = _difference(alone, reference)
+    difference, allowed = compare_scores(alone, reference)
     if difference <= allowed:
         return []
     return [
@@ -62,7 +62,7 @@ def require(job: Job) -> list[str]:
     ]
 
 
-def _difference(candidate: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
+def compare_scores(candidate: NDArray[np.float32], reference: NDArray[np.float32]) -> tuple[float, float]:
     """The largest difference of a score, and what rounding allows.
 
     What the images change in the scores is what tells classes apart, however small it is beside the scores.

@@ -7,19 +7,21 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from calibration.job import Listener
 from engines import backends
 from engines.backends import BackendName
 from engines.batches import BatchProfile
 from engines.build import Engine, build_engine
+from engines.census import Census
 from engines.options import BuildOptions
 from engines.targets import Target
 from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf.reading import PLAIN, Reading
-from hemf_export import golden_images, model_kind, onnx_file, proven_graph
+from hemf_export import compiled_precision, golden_images, model_kind, onnx_file, proven_graph
+from hemf_export.compiled_precision import CompiledPrecision
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
 from hemf_export.proven_graph import ProvenGraph, Wanted
@@ -46,6 +48,7 @@ class Request:
         wanted: precision, and what it may lose.
         classes: names for a checkpoint that has none.
         reading: how a checkpoint is read.
+        strict_precision: refuse an engine that computes a product in another type than its graph has.
     """
 
     model: Path
@@ -58,16 +61,26 @@ class Request:
     wanted: Wanted = field(default_factory=Wanted)
     classes: tuple[str, ...] | None = None
     reading: Reading = PLAIN
+    strict_precision: bool = False
 
 
 @dataclass(frozen=True)
 class Made:
-    """What was built, and from what."""
+    """What was built, and from what.
+
+    Args:
+        source: the float32 file, or the one that had its precision already.
+        graph: that the engine is built from.
+        engine: with its census.
+        notes: what a user should know.
+        precision: what became of the graph's INT8; None where it has none, or the kernels aren't known.
+    """
 
     source: Path
     graph: ProvenGraph
     engine: Engine
     notes: tuple[str, ...]
+    precision: CompiledPrecision | None = None
 
 
 def make(
@@ -81,7 +94,8 @@ def make(
 
     Raises:
         BadInputError: the model, the images, or a batch that the graph doesn't have.
-        CheckFailedError: a bound or the budget is missed; no engine is built.
+        CheckFailedError: a bound or the budget is missed, or `strict_precision` finds what it refuses; nothing of the
+            engine is written.
         MissingCapabilityError: no builder for the target here.
     """
     model = request.model
@@ -97,7 +111,7 @@ def make(
     else:
         artifacts.check_folder(model.parent)
     folder = model.parent if request.output is None else request.output.parent
-    wanted = dataclasses.replace(request.wanted, folder=folder)
+    wanted = dataclasses.replace(request.wanted, folder=folder, form=backend)
     source, graph = proven_graph.provide(model, request.classes, wanted, listener, step, reading=request.reading)
     options = dataclasses.replace(request.options, profiles=_profiles(request.profiles, graph.path, graph.description))
     taken, given = onnx_file.ends(graph.path)
@@ -107,14 +121,26 @@ def make(
     if request.golden:
         with (step or (lambda text: nullcontext()))("Computing golden images"):
             golden = golden_images.make(graph.path, graph.description, request.wanted.images, request.golden)
+    asked = compiled_precision.read(graph.path)
+    compared: list[CompiledPrecision | None] = []
+
+    def judge(census: Census | None) -> dict[str, Any]:
+        found = None if census is None else compiled_precision.compare(asked, census)
+        if request.strict_precision:
+            compiled_precision.require_kept(found, census, asked, graph.path.name)
+        compared.append(found)
+        return {"compiled_precision": None if found is None else found.to_dict()}
+
     engine = build_engine(
         graph.path, output, backend=backend, target=request.target, options=options, fields=fields, golden=golden,
-        progress=progress,
+        blocks=asked.blocks, judge=judge, progress=progress,
     )  # fmt: skip
-    notes = [*graph.notes, *engine.notes]
+    (precision,) = compared
+    broken = None if precision is None else compiled_precision.remark(precision.to_dict())
+    notes = [*graph.notes, *engine.notes, *([broken] if broken else [])]
     if backend == "tensorrt-rtx" and request.target.name == "t4":
         notes.append(RTX_ON_T4)
-    return Made(source, graph, engine, tuple(notes))
+    return Made(source, graph, engine, tuple(notes), precision)
 
 
 def _profiles(wanted: tuple[BatchProfile, ...], path: Path, description: Description) -> tuple[BatchProfile, ...]:

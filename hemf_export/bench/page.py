@@ -17,8 +17,9 @@ _LEGEND = (
     "with 95 %. diff: largest difference of a logit from the first runner's. MB: peak of the host's memory."
 )
 _FLOOR = (
-    "Counted operations and bytes over the rates that the GPU's maker publishes: not a measurement. No kernel can be "
-    "quicker as far as the assumed fusion holds; least: what no fusion can beat."
+    "Counted operations and bytes over the rates that the GPU's maker publishes: not a measurement. As compiled: the "
+    "kernels of that engine, with 2.5 µs for each launch; of all others fusion is assumed, and no kernel can be "
+    "quicker as far as that holds. Least: what no fusion can beat."
 )
 
 

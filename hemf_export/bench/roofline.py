@@ -1,9 +1,13 @@
 """The least time that a graph needs on a GPU: counted operations and bytes over the rates that NVIDIA publishes.
 
 Each kernel takes the longer of its operations at the peak rate of their type, and its bytes at the peak bandwidth;
-kernels follow each other. Nothing is added for launches, for clocks below the boost clock or for a power limit, and
-only products are operations: exponentials and sums ride on the memory's time. So it is a floor as far as the assumed
-fusion holds (see `hemf_export.bench.graph_counter`); a share of it reached is a figure for comparing, not a grade.
+kernels follow each other. Nothing is added for clocks below the boost clock or for a power limit, and only products are
+operations: exponentials and sums ride on the memory's time.
+
+Where an engine was compiled of the graph, its own kernels are counted, and 2.5 µs for the launch of each. Where there
+is none, fusion is assumed (see `hemf_export.bench.graph_counter`) and nothing is added for launches: a floor as far as
+that holds. A share of it reached is a figure for comparing, not a grade. How near such times are to latencies that were
+published, docs/engine-model.md says.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from engines.chips import Chip
 from engines.targets import Target
 from hemf.errors import UsageError
 from hemf_export.bench.graph_cost import CostPrecision, GraphCost, Kernel
+from hemf_export.compiled_engines import Compiled
 
 
 @dataclass(frozen=True)
@@ -25,13 +30,14 @@ class Floor:
     Args:
         precision: of the graph.
         batch: images a call.
-        floor_ms: with the assumed fusion.
+        floor_ms: of the engine's kernels with their launches, or with the assumed fusion.
         least_ms: that no fusion can beat: all operations at their peak, or the bytes that must move.
         memory_bound: share of `floor_ms` in kernels that wait for memory.
-        operations: by precision; a multiply-add is two.
-        moved_bytes: with the assumed fusion.
+        operations: by precision; a multiply-add is two. Of an engine, by what its kernels compute in.
+        moved_bytes: by the engine's kernels, or with the assumed fusion.
         least_bytes: weights, images and logits.
-        source: of the graph: a file's name, and what was assumed of it.
+        source: a file's name, and what was assumed of it.
+        kernels: of the engine that was counted; None where fusion is assumed.
     """
 
     precision: str
@@ -39,10 +45,11 @@ class Floor:
     floor_ms: float
     least_ms: float
     memory_bound: float
-    operations: dict[CostPrecision, int]
+    operations: dict[str, int]
     moved_bytes: int
     least_bytes: int
     source: str
+    kernels: int | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -68,9 +75,40 @@ def predict(cost: GraphCost, chip: Chip, batch: int, *, precision: str, source: 
     whole = sum(max(pair) for pair in times)
     waiting = sum(memory for compute, memory in times if memory >= compute)
     least = max(_compute_s(cost.operations(batch), chip), cost.least_bytes(batch) / _bandwidth(chip))
+    operations = {str(kind): number for kind, number in cost.operations(batch).items()}
     return Floor(
-        precision, batch, 1000 * whole, 1000 * least, waiting / whole if whole else 0.0, cost.operations(batch),
+        precision, batch, 1000 * whole, 1000 * least, waiting / whole if whole else 0.0, operations,
         cost.moved_bytes(batch), cost.least_bytes(batch), source,
+    )  # fmt: skip
+
+
+def of_engine(compiled: Compiled, cost: GraphCost, chip: Chip, batch: int, *, precision: str) -> Floor:
+    """The floor of an engine's kernels, sizes and work scaled from the batch that they are known for.
+
+    Args:
+        compiled: the engine.
+        cost: of its graph, for what no fusion can beat.
+        chip: the GPU's published rates.
+        batch: images a call.
+        precision: of the graph, to be named.
+    """
+    census = compiled.census
+    times, whole_ms, known = census.kernel_times_s(chip, batch), census.model_ms(chip, batch), census.multiply_adds
+    assert times is not None
+    assert whole_ms is not None
+    assert known is not None
+    assert census.activation_bytes is not None
+    assert census.weight_bytes is not None
+    assert census.batch is not None
+    kernels = sum(map(max, times))
+    waiting = sum(memory for compute, memory in times if memory >= compute)
+    moved = census.weight_bytes + census.activation_bytes * batch // census.batch
+    least = max(sum(compute for compute, _ in times), cost.least_bytes(batch) / _bandwidth(chip))
+    operations = {kind: 2 * number * batch // census.batch for kind, number in known.items()}
+    source = f"{compiled.path.name}, as compiled" + ("" if batch == census.batch else f" for {census.batch}")
+    return Floor(
+        precision, batch, whole_ms, 1000 * least, waiting / kernels if kernels else 0.0, operations, moved,
+        cost.least_bytes(batch), source, census.launches,
     )  # fmt: skip
 
 

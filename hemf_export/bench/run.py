@@ -14,18 +14,18 @@ from engines import targets
 from hemf import artifacts, folders, processors
 from hemf.errors import HemfError, MissingCapabilityError, UsageError
 from hemf.reading import PLAIN, Reading
-from hemf_export import onnx_file, parity, plausibility, predictor
+from hemf_export import compiled_engines, onnx_file, parity, plausibility, predictor
 from hemf_export import predict as prediction
 from hemf_export.bench import conditions, contenders, gpu_state, graph_counter, lineup, measurement, memory
 from hemf_export.bench.accuracy import TimedFile, Verified
 from hemf_export.bench.conditions import Conditions
-from hemf_export.bench.entry import Entry, Kind
+from hemf_export.bench.entry import ENGINE_KINDS, Entry, Kind
 from hemf_export.bench.graph_cost import CostPrecision
 from hemf_export.bench.lineup import Lineup, Transfers
 from hemf_export.bench.measurement import Contender, NotRun, Timing
 from hemf_export.bench.memory import Memory
 from hemf_export.bench.report import BenchReport
-from hemf_export.bench.roofline import Floor, predict, target_with_figures
+from hemf_export.bench.roofline import Floor, of_engine, predict, target_with_figures
 
 BATCHES = (1, 8, 32)
 TARGET = "t4"
@@ -166,11 +166,16 @@ def _memory(
 
 
 def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[list[Floor], str | None]:
-    """Floors of the files' own types; FP16 and INT8 are assumed of the float32 file where there is none of them."""
+    """Floors of the files' own types; FP16 and INT8 are assumed of the float32 file where there is none of them.
+
+    Of a file that an engine was compiled of, the engine's kernels are counted.
+    """
     if not field.graphs:
         return [], None
     name = request.target or _here() or TARGET
-    _, chip = target_with_figures(name)
+    target, chip = target_with_figures(name)
+    named = [entry.path for entry in field.entries if entry.kind in ENGINE_KINDS]
+    named += [path for path in request.files if path.suffix == ".engine"]
     wanted: dict[CostPrecision, tuple[Path, CostPrecision | None, str]] = {}
     for path, description in field.graphs:
         if description.precision == "fp32":
@@ -185,7 +190,13 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
         if precision in wanted:
             path, assumed, source = wanted[precision]
             cost = graph_counter.count(onnx_file.read(path)[0], assumed)
-            floors.extend(predict(cost, chip, size, precision=precision, source=source) for size in sizes)
+            made = None if assumed else compiled_engines.for_target(path, named, target)
+            for size in sizes:
+                floors.append(
+                    predict(cost, chip, size, precision=precision, source=source)
+                    if made is None
+                    else of_engine(made, cost, chip, size, precision=precision)
+                )
     return floors, name
 
 

@@ -7,7 +7,7 @@ print(made.sha256)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from hemf import artifacts, locks
 from hemf.errors import BadInputError, UsageError
-from hemf_export import golden_images
+from hemf_export import compiled_precision, golden_images
 from hemf_export.bundle import archive, cpp_sources, index, model_card, models, reports, training
 from hemf_export.bundle.archive import SUFFIX
 from hemf_export.bundle.index import Index
@@ -122,7 +122,7 @@ def make(request: Request, step: Step = lambda text: nullcontext()) -> Bundle:
     with artifacts.scratch(request.output) as folder:
         with step("Computing golden images" if request.golden else "Putting the files together"):
             staged = _stage(request, read, folder)
-        notes = [*_renamed(read), *found.notes]
+        notes = [*_renamed(read), *found.notes, *_broken(staged)]
         if request.triton:
             with step("Writing Triton's repository"):
                 notes += _put_triton(request, read, folder)
@@ -173,6 +173,13 @@ def _renamed(read: Sequence[ModelFile]) -> list[str]:
     names = [(model.path.name, models.member_name(model.path)) for model in read]
     return [f"{own} is called {name} in the bundle: names there have to do for any system." for own, name in names
             if own != name]  # fmt: skip
+
+
+def _broken(staged: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Engines that compute in another type what their graphs have in INT8."""
+    found = ((model["file"], model.get("compiled_precision")) for model in staged)
+    remarks = ((file, None if told is None else compiled_precision.remark(told)) for file, told in found)
+    return [f"{file}: {remark}" for file, remark in remarks if remark is not None]
 
 
 def _served(read: Sequence[ModelFile]) -> Sequence[ModelFile]:

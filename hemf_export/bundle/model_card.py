@@ -12,6 +12,7 @@ from typing import Any
 
 from hemf.errors import BadInputError
 from hemf.model_output import ModelOutput
+from hemf_export import census_text, compiled_precision
 from hemf_export.bench.report import markdown_table
 from hemf_export.bundle import reports, training
 from hemf_export.bundle.reports import Reports
@@ -117,7 +118,15 @@ def _files(models: Sequence[Mapping[str, Any]]) -> list[str]:
         )
         for model in models
     ]
-    return markdown_table(("file", "precision", "runs in", "batches", "golden images"), rows)
+    compiled = [
+        f"- {_cell(model['file'])} was compiled to {_cell(census_text.line(model['census']))}"
+        + (f"; work in INT8: {compiled_precision.work(told)}" if (told := model["compiled_precision"]) else "")
+        + "."
+        for model in models
+        if "census" in model
+    ]
+    lines = markdown_table(("file", "precision", "runs in", "batches", "golden images"), rows)
+    return [*lines, *(["", *compiled] if compiled else [])]
 
 
 def _data(manifests: Sequence[Mapping[str, Any]], found: Reports, trained: Mapping[str, Any] | None) -> list[str]:
@@ -188,6 +197,10 @@ def _limits(models: Sequence[Mapping[str, Any]], found: Reports) -> list[str]:
         limits.append(_EMULATED)
     if any(model.get("backend") == "tensorrt-rtx" and model.get("target") == "t4" for model in models):
         limits.append(_RTX)
+    for model in models:
+        told = model.get("compiled_precision")
+        if told is not None and (broken := compiled_precision.remark(told)) is not None:
+            limits.append(f"{_cell(model['file'])}: {_cell(broken)}")
     seen = {one["sha256"] for one in report["candidates"]} if report else set()
     unseen = [_cell(model["file"]) for model in models if model["sha256"] not in seen]
     if unseen:

@@ -12,7 +12,7 @@ from engines import golden
 from engines.golden import Golden
 from hemf import artifact_folder, artifacts, file_names
 from hemf.errors import BadInputError, UsageError
-from hemf_export import golden_images
+from hemf_export import compiled_engines, golden_images
 from hemf_export.triton import model_file
 from hemf_export.triton.model_file import ModelFile
 
@@ -116,7 +116,17 @@ def described(model: ModelFile, folder: Path) -> dict[str, Any]:
         **{each: manifest[each] for each in told if each in manifest},
         "sha256": model.sha256,
         "golden_images": len(manifest["golden"]["logits"]) if "golden" in manifest else 0,
+        **_compiled(folder / name),
     }
+
+
+def _compiled(path: Path) -> dict[str, Any]:
+    """What a staged engine consists of; nothing of other files, and of engines built before kernels were counted."""
+    found = compiled_engines.read(path)
+    if found is None:
+        return {}
+    own = found.to_dict()
+    return {name: own[name] for name in ("census", "compiled_precision")}
 
 
 def without_places(values: Any) -> Any:

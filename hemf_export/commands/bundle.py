@@ -36,7 +36,7 @@ def command(
     sources, and the SHA-256 of each file. The same inputs give the same bytes. `tar --zstd -xf` unpacks it, and
     `hemf-export self-test FILE.tar.zst` tries it on its target.
     """
-    from hemf_export import console
+    from hemf_export import census_text, console
     from hemf_export.bundle import making, model_card
 
     request = making.Request(
@@ -59,7 +59,8 @@ def command(
     shown = [
         (
             "models" if not number else "",
-            f"{model['file']} ({model['precision']}, {model['golden_images']} golden images)",
+            f"{model['file']} ({model['precision']}, {model['golden_images']} golden images"
+            + (f"; {census_text.line(model['census'])})" if "census" in model else ")"),
         )
         for number, model in enumerate(about["models"])
     ]

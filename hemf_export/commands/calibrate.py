@@ -29,8 +29,9 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--sensitivity", is_flag=True, help="int8: measure every block alone and left out, without a budget too.")
-@click.option("--for", "target", type=click.Choice(["tensorrt", "cpu"]), default="tensorrt", show_default=True,
-              help="cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
+@click.option("--for", "form", type=click.Choice(["auto", "tensorrt-rtx", "tensorrt", "cpu"]), default="auto",
+              show_default=True, help="The backend whose kernels the graph is brought to; auto: as trt would choose "
+              "here for a T4; cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
 @click.option(
     "--max-logit-diff", type=Number(),
     help="fp16.  [default: 0.05, or 1 % of the largest logit; of a probability 0.025]",
@@ -46,7 +47,7 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 def command(
     model: Path, precision: Any, images: Path, output: Path | None, held_out: Path | None, count: int,
     judges: int | None, seed: int, allow_single_class: bool, method: Any, max_drop: float | None, metric: Any,
-    min_agreement: float | None, sensitivity: bool, target: str, max_logit_diff: float | None, mean: str | None,
+    min_agreement: float | None, sensitivity: bool, form: Any, max_logit_diff: float | None, mean: str | None,
     std: str | None, mode: Any, classes: str | None, gives: Any, cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make an FP16 or INT8 file of MODEL, a float32 ONNX file, whose accuracy on your images is known.
@@ -54,7 +55,7 @@ def command(
     fp16: float32 stays where the ranges measured on your images ask for it. int8: with --max-drop or --min-agreement,
     the most work in INT8 that keeps to it on held-out images. Ends with 3 where no graph does.
     """
-    if target == "cpu" and precision != "int8":
+    if form == "cpu" and precision != "int8":
         raise UsageError("--for cpu is of --precision int8: a CPU gains nothing from FP16.")
     int8_only = {"--sensitivity": sensitivity, "--method": method != "auto"}
     if precision == "fp16" and any(int8_only.values()):
@@ -63,6 +64,7 @@ def command(
         raise UsageError("--max-logit-diff is of --precision fp16; int8 has --max-drop and --min-agreement.")
 
     from calibration.budget import Budget
+    from engines import backends, targets
     from hemf import artifacts
     from hemf_export import calibration_report, console
     from hemf_export import precision as precisions
@@ -75,7 +77,7 @@ def command(
     request = precisions.Request(
         source=model, precision=precision, images=images, output=output, held_out=held_out, count=count,
         judges=judges, seed=seed, allow_single_class=allow_single_class, method=method, budget=budget,
-        with_sensitivity=sensitivity, for_cpu=target == "cpu",
+        with_sensitivity=sensitivity, form=backends.choose("auto", targets.find("t4")) if form == "auto" else form,
         bounds=Bounds(max_logit_diff, min_agreement if precision == "fp16" else None),
         assumptions=Assumptions(
             calibration_report.triple("--mean", mean), calibration_report.triple("--std", std), mode,

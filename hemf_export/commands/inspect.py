@@ -15,19 +15,21 @@ from hemf_export.commands.checkpoint_options import reading_options
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @reading_options
 @click.option("--trust", is_flag=True, help="Take an engine without a manifest: nothing then shows whose it is.")
+@click.option("--layers", "every_kernel", is_flag=True, help="Of an engine, list every kernel that was compiled.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(file: Path, classes: str | None, trust: bool, as_json: bool, reading: Reading) -> None:
+def command(file: Path, classes: str | None, trust: bool, every_kernel: bool, as_json: bool, reading: Reading) -> None:
     """Show what FILE is: a checkpoint, an ONNX file or an engine.
 
     An engine is checked as before every run: manifest, hash, the plan's own header, TensorRT's version, the driver,
-    compute capability. Nothing of it is run. Ends with 1 where the file is not what its manifest says, with 4 where it
-    is for another TensorRT or GPU than this machine's.
+    compute capability. Nothing of it is run. Its kernels are shown as they were compiled, by block and by kind, with
+    the bytes that they move and the types that they compute in; the manifest has them, so no GPU is needed. Ends with 1
+    where the file is not what its manifest says, with 4 where it is for another TensorRT or GPU than this machine's.
     """
     from hemf_export import console, inspection
 
     names = tuple(name.strip() for name in classes.split(",")) if classes else None
     with console.step(f"Reading {file.name}"):
-        found = inspection.inspect(file, classes=names, reading=reading, trust=trust)
+        found = inspection.inspect(file, classes=names, reading=reading, trust=trust, every_kernel=every_kernel)
     for note in found.notes:
         console.warn(note)
     if found.conflict is not None and as_json:
@@ -39,6 +41,9 @@ def command(file: Path, classes: str | None, trust: bool, as_json: bool, reading
     if found.checks:
         console.results.print()
         console.table("checks", ("check", "outcome", "found"), found.checks, words=(0, 1, 2))
+    for table in found.tables:
+        console.results.print()
+        console.table(table.title, table.columns, table.rows, words=table.words)
     if found.conflict is not None:
         raise found.conflict
     if words := _next(found):

@@ -14,6 +14,7 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number
 
 if TYPE_CHECKING:
     from engines.build import Engine
+    from hemf_export.trt_engine import Made
 
 
 @click.command("trt")
@@ -51,20 +52,24 @@ if TYPE_CHECKING:
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
               show_default=True, help="int8: how a range is taken.")  # fmt: skip
+@click.option("--strict-precision", is_flag=True,
+              help="Refuse an engine that computes what the graph has in INT8 in another type.")  # fmt: skip
 @click.option("--classes", help="Class names a,b,c for a checkpoint that has none.")
 @reading_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     model: Path | None, fp16: bool, int8: bool, fp32: bool, output: Path | None, target_name: str, backend: Any,
     batch: tuple[str, ...], golden: int, images: Path | None, samples: int, max_logit_diff: float | None,
-    min_agreement: float | None, max_drop: float | None, metric: Any, method: Any, classes: str | None, as_json: bool,
-    reading: Reading, **build_options: Any,
+    min_agreement: float | None, max_drop: float | None, metric: Any, method: Any, strict_precision: bool,
+    classes: str | None, as_json: bool, reading: Reading, **build_options: Any,
 ) -> None:  # fmt: skip
     """Build a TensorRT engine from MODEL: an ONNX file of ours, or a checkpoint, which is exported first.
 
     Without MODEL, the one float32 ONNX file of ours in the current folder is taken. The FP16 or INT8 graph is proven
     against the float32 one in ONNX Runtime before anything is built; ends with 3 where it misses a bound. An FP16 or
-    INT8 file that calibrate made is built as it is, without --fp16 or --int8.
+    INT8 file that calibrate made is built as it is, without --fp16 or --int8. The kernels that were compiled are
+    counted, and their types compared with the graph's: with --strict-precision a product in INT8 that the engine
+    computes otherwise ends with 3, and nothing is written.
     """
     from engines import targets
     from engines.batches import BatchProfile
@@ -89,7 +94,7 @@ def command(
 
     from calibration.budget import Budget
     from hemf import artifacts
-    from hemf_export import calibration_report, console, trt_engine
+    from hemf_export import calibration_report, census_text, console, trt_engine
     from hemf_export.discover import the_float32_file
     from hemf_export.fp16 import Bounds
     from hemf_export.proven_graph import Wanted
@@ -110,7 +115,7 @@ def command(
         model=model, output=output, target=target, backend=backend, profiles=profiles, options=options, golden=golden,
         wanted=wanted,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
-        reading=reading,
+        reading=reading, strict_precision=strict_precision,
     )  # fmt: skip
     bar, listener = console.PhaseBar("Building the engine"), calibration_report.Progress()
 
@@ -126,13 +131,13 @@ def command(
     for note in done.notes:
         console.warn(note)
     if as_json:
-        console.print_json({**done.engine.manifest, "file": str(done.engine.path)})
+        console.print_json({**census_text.without_lists(done.engine.manifest), "file": str(done.engine.path)})
         return
     rows = [
         ("engine", _built(done.engine)),
         ("built by", f"{done.engine.backend} {done.engine.version} for {target.name} ({target.sm})"),
         ("batches", ", ".join(done.engine.manifest["build"]["profiles"])),
-        *done.graph.rows,
+        *_compiled(done),
     ]
     console.facts(str(done.engine.path), rows)
     source = [] if done.source == done.graph.path else [done.source]
@@ -143,6 +148,20 @@ def _is_checkpoint(model: Path) -> bool:
     from hemf_export import model_kind
 
     return model_kind.kind_of(model) == "checkpoint"
+
+
+def _compiled(done: Made) -> list[tuple[str, str]]:
+    """What was compiled, then what is known of the graph; of the work in INT8 the engine's share alone."""
+    from hemf_export import census_text, compiled_precision
+
+    rows = list(done.graph.rows)
+    if done.precision is not None:
+        text = compiled_precision.work(done.precision.to_dict())
+        rows = [row for row in rows if row[0] != compiled_precision.INT8_WORK]
+        rows.insert(0, (compiled_precision.INT8_WORK, text))
+    if done.engine.census is not None:
+        rows.insert(0, ("compiled to", census_text.line(done.engine.census.summary())))
+    return rows
 
 
 def _built(engine: Engine) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hemf_export.figures import cosine, fixed, percent, points, small
+from hemf_export import census_text, compiled_precision
+from hemf_export.figures import cosine, fixed, millions, percent, points, small
 from hemf_export.report_page import Section, escaped, figure, key, page, table
 from hemf_export.verify import divergence_plot
 from hemf_export.verify import sheet as verification_sheet
@@ -45,6 +46,7 @@ def html(report: Mapping[str, Any], pictures: Mapping[str, str]) -> str:
         Section("Images that changed class", verification_sheet.changed(report, pictures)),
         Section("What the files store", _stored(report)),
         Section("Error along the network", _divergence(report)),
+        Section("Kernels of the engines", _kernels(report)),
         Section("What was run", _provenance(report)),
         Section("Definitions", f'<p class="soft">{escaped(_DEFINITIONS)}</p>'),
     ]
@@ -221,6 +223,47 @@ def _divergence(report: Mapping[str, Any]) -> str:
             + (table(("node", "operator", "block", "own error", "error"), beyond, words=(0, 1, 2)) if beyond else "")
         )
     return "".join(parts)
+
+
+def _kernels(report: Mapping[str, Any]) -> str:
+    """The engines that were made of the files, as far as their manifests tell of their kernels."""
+    rows, remarks = [], []
+    for index, candidate in enumerate(report["candidates"]):
+        for number, engine in enumerate(candidate.get("engines", ())):
+            place = f"candidates/{index}/engines/{number}"
+            census, int8 = engine["census"], engine["compiled_precision"]
+            types = [
+                f"{figure(report, f'{place}/census/products/{key(dtype)}')} in {escaped(census_text.title_of(dtype))}"
+                for dtype in census["products"]
+            ]
+            sized = census["activation_bytes"] is not None
+            sizes = [
+                figure(report, f"{place}/census/{name}", millions) if sized else census_text.UNSIZED
+                for name in ("activation_bytes", "weight_bytes")
+            ]
+            share = f"{place}/compiled_precision/share_of_multiply_adds"
+            rows.append(
+                (
+                    escaped(engine["file"]), escaped(candidate["file"]), escaped(census["sm"]),
+                    figure(report, f"{place}/census/kernels"), *sizes, escaped(census["batch"] or "–"),
+                    ", ".join(types), figure(report, f"{place}/census/fused_attentions"),
+                    "" if int8 is None else figure(report, share, percent),
+                )
+            )  # fmt: skip
+            broken = None if int8 is None else compiled_precision.remark(int8)
+            if broken is not None:
+                remarks.append(f'<p><span class="bad">{escaped(engine["file"])}</span>: {escaped(broken)}</p>')
+    if not rows:
+        return ""
+    columns = (
+        "engine", "of", "for", "kernels", "activations, MB", "weights, MB", "at batch", "products",
+        "fused attentions", "work in INT8",
+    )  # fmt: skip
+    note = (
+        '<p class="soft">As the builder lists them: what was compiled, not what ran. Bytes are those that the kernels '
+        "read and write at that batch size.</p>"
+    )
+    return table(columns, rows, words=(0, 1, 2, 7)) + "".join(remarks) + note
 
 
 def _provenance(report: Mapping[str, Any]) -> str:

@@ -31,7 +31,17 @@ from hemf.model_input import ModelInput
 from hemf.model_output import ModelOutput
 from hemf.processors import usable_cores
 from hemf.reading import PLAIN, Reading
-from hemf_export import discover, image_labels, model_kind, onnx_file, plausibility, predict, predictor, written
+from hemf_export import (
+    compiled_engines,
+    discover,
+    image_labels,
+    model_kind,
+    onnx_file,
+    plausibility,
+    predict,
+    predictor,
+    written,
+)
 from hemf_export.predictor import Predictor
 from hemf_export.verify import bounds as bounding
 from hemf_export.verify import comparison
@@ -125,6 +135,9 @@ def verify(request: Request, progress: Progress = lambda phase, done, total: Non
     for place, candidate in enumerate(candidates):
         if candidate.subject.model.emulated:
             candidates[place], extra[str(candidate.subject.path)] = _as_written(subjects[0], candidate, images)
+    for candidate in candidates:
+        if engines := _engines(candidate.subject):
+            extra.setdefault(str(candidate.subject.path), {})["engines"] = engines
     doubts = _doubts(images, logits[0])
     return Verification(subjects[0], tuple(candidates), images, request.seed, extra, doubts, (*unnamed, *odd))
 
@@ -134,6 +147,14 @@ def _doubts(images: LabelledImages, scores: NDArray[np.float32]) -> tuple[str, .
     if images.labels is None or not np.isfinite(scores).all():
         return ()
     return plausibility.doubts(plausibility.confusion(images.labels, scores), images.classes)
+
+
+def _engines(subject: Subject) -> list[dict[str, Any]]:
+    """What an engine consists of, or the engines that were made of an ONNX file and lie beside it."""
+    if model_kind.kind_of(subject.path) == "engine":
+        found = compiled_engines.read(subject.path)
+        return [] if found is None else [found.to_dict()]
+    return [one.to_dict() for one in compiled_engines.of_graph(subject.path, subject.sha256)]
 
 
 class _Done:

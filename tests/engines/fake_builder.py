@@ -147,6 +147,8 @@ class Builder:
         hits = sum(kernel in known for kernel in kernels)
         cache._times = {**dict.fromkeys(kernels, 0.5), **cache._times}
         stripped = "STRIP_PLAN" in flags
+        if config.profiling_verbosity.name == "DETAILED":
+            say(self._logger, "VERBOSE", "\n".join(["Layers:", *self._listed(network, config)]))
         values = {
             "flags": sorted(flags), "hits": hits, "kernels": len(kernels), "workspace": config._limits["WORKSPACE"],
             "level": config.builder_optimization_level, "hardware": config.hardware_compatibility_level.name,
@@ -165,6 +167,24 @@ class Builder:
         return memoryview(
             write_plan(Contents(self._backend, self._version, values, b"" if stripped else network._graph))
         )
+
+    def _listed(self, network: INetworkDefinition, config: IBuilderConfig) -> list[str]:
+        """A line for each layer, as TensorRT 10 writes them: one kernel a layer, its batch told where only one is."""
+        lines = []
+        for layer in network._layers:
+            tensor = layer.get_output(0)
+            if layer.type.name == "CONSTANT":
+                continue
+            sizes = {shape[0] for profile in config._profiles for shape in next(iter(profile._shapes.values()))}
+            shape = [next(iter(sizes)) if size == -1 and len(sizes) == 1 else size for size in tensor.shape]
+            dtype = {"FLOAT": "Float", "HALF": "Half"}.get(tensor.dtype.name, tensor.dtype.name.capitalize())
+            dimensions = ",".join(map(str, shape))
+            lines.append(
+                f"Name: {layer.name}, LayerType: {layer.type.name}, Inputs: [], Outputs: [ {{ Name: {tensor.name}, "
+                f"Location: Device, Dimensions: [{dimensions}], Format/Datatype: {dtype} }}], TacticName: , "
+                f"StreamId: 0, Metadata: [ONNX Layer: {layer.name}]"
+            )
+        return lines
 
     def _wrong(self, network: INetworkDefinition, config: IBuilderConfig) -> str:
         if told("no-plan"):

@@ -1,0 +1,151 @@
+"""`python -m benchmarks.engine_model`: the model of an engine's time beside latencies that others published for a T4.
+
+Each network is written in plain torch, exported in float16, and compiled with TensorRT-RTX for sm_75; no GPU is needed.
+The published figures are of TensorRT's or of hand-written kernels: where those differ from TensorRT-RTX's, so do the
+times. The table says by how much, and the last line which rates would make the least error; docs/engine-model.md has
+what to make of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from scipy.optimize import minimize
+from torch import nn
+
+from benchmarks import published_networks
+from engines import census, chips, targets
+from engines.census import FITTED_TO_T4, PEAKS, Census, Rates
+from hemf.errors import HemfError
+from hemf_export import console
+
+PIXELS = 224
+OPSET = 20
+MMDEPLOY = "MMDeploy, TensorRT 7.2.3.4"
+PADDLE = "Paddle Inference 2.3, TensorRT 8.0.3.4"
+FASTER = "FasterTransformer, CUDA 11.4"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network, and what was published of it.
+
+    Args:
+        make: the network.
+        published_ms: latency on a T4 in float16, by source and batch size.
+        fits: whether the rates are fitted to it; not where TensorRT-RTX's kernels are known to be others than those
+            that were measured.
+    """
+
+    make: Callable[[], nn.Module]
+    published_ms: Mapping[str, Mapping[int, float]]
+    fits: bool = True
+
+
+KNOWN = {
+    "ResNet-50": Known(
+        published_networks.resnet50, {MMDEPLOY: {1: 1.26}, PADDLE: {1: 1.3045, 2: 1.8964, 4: 3.1821}}
+    ),
+    # TensorRT has depthwise convolutions; TensorRT-RTX spreads them to dense ones.
+    "MobileNetV2": Known(published_networks.mobilenet_v2, {PADDLE: {1: 0.5926, 2: 0.9131, 4: 1.4491}}, fits=False),
+    "ViT-B/16": Known(published_networks.vit_b16, {FASTER: {1: 3.43, 8: 14.46, 16: 28.77, 32: 57.22}}),
+    "Swin-T": Known(published_networks.swin_t, {FASTER: {1: 1.43, 8: 6.60, 16: 13.12, 32: 25.25}}),
+}  # fmt: skip
+
+
+def main() -> None:
+    """Compile, model, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(KNOWN))
+    parser.add_argument("--keep", type=Path, help="folder for the ONNX files")
+    arguments = parser.parse_args()
+    rows: list[tuple[str, ...]] = []
+    fitted: list[tuple[Census, float]] = []
+    ratios: list[float] = []
+    for name in arguments.networks.split(","):
+        known = KNOWN[name]
+        with console.step(f"Exporting {name}"):
+            graph = exported(known.make())
+        if arguments.keep:
+            arguments.keep.mkdir(parents=True, exist_ok=True)
+            arguments.keep.joinpath(f"{name.replace('/', '-')}.onnx").write_bytes(graph)
+        for batch in sorted({batch for figures in known.published_ms.values() for batch in figures}):
+            with console.step(f"Compiling {name} at batch {batch}"):
+                try:
+                    found = census.take(graph, targets.find("t4"), batch=batch)
+                except HemfError as error:
+                    console.warn(f"{name} at batch {batch}: {error}")
+                    continue
+            for source, figures in known.published_ms.items():
+                if batch in figures:
+                    rows.append(row(name, batch, found, figures[batch], source))
+                    ratios.append(float(rows[-1][7]))
+                    fitted += [(found, figures[batch])] if known.fits else []
+    console.table(
+        "Model and published latency on a T4, float16, ms",
+        ("network", "batch", "kernels", "MB", "compute", "memory", "model", "by published", "fitted", "by published",
+         "published", "by"),
+        rows, words=(0, 11),
+    )  # fmt: skip
+    print(f"model by published: median {statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}")
+    if len(fitted) > 3:
+        print(fit(fitted))
+
+
+def row(name: str, batch: int, found: Census, published: float, source: str) -> tuple[str, ...]:
+    """A line of the table; times in milliseconds."""
+    times, moved = found.kernel_times_s(chips.T4), found.moved_bytes
+    peak, fitted = found.model_ms(chips.T4), found.model_ms(chips.T4, rates=FITTED_TO_T4)
+    assert times is not None
+    assert moved is not None
+    assert peak is not None
+    assert fitted is not None
+    compute, memory = (1000 * sum(pair[index] for pair in times) for index in (0, 1))
+    return (
+        name, str(batch), str(found.launches), f"{moved / 1e6:.0f}", f"{compute:.2f}", f"{memory:.2f}", f"{peak:.2f}",
+        f"{peak / published:.2f}", f"{fitted:.2f}", f"{fitted / published:.2f}", f"{published:.2f}", source,
+    )  # fmt: skip
+
+
+def fit(known: list[tuple[Census, float]]) -> str:
+    """The rates that make the least squared error of the logarithm, with what is left of it; and of the peaks."""
+
+    def error(rates: Rates) -> float:
+        logs = [math.log((found.model_ms(chips.T4, rates=rates) or 0) / published) for found, published in known]
+        return math.sqrt(statistics.fmean(log**2 for log in logs))
+
+    def loss(values: tuple[float, float, float]) -> float:
+        return error(Rates(values[0], values[1], 1e-6 * values[2], overlapped=False)) if min(values) > 0 else math.inf
+
+    best = minimize(loss, (0.4, 0.7, 3.0), method="Nelder-Mead")
+    compute, memory, launch = best.x
+    return (
+        f"least error: {compute:.2f} of the peak of compute, {memory:.2f} of the bandwidth, {launch:.1f} µs a launch, "
+        f"one after the other: {best.fun:.0%} (root mean square of the logarithm, {len(known)} figures); "
+        f"FITTED_TO_T4 {error(FITTED_TO_T4):.0%}, PEAKS {error(PEAKS):.0%}"
+    )
+
+
+def exported(network: nn.Module) -> bytes:
+    """The network in float16 as an ONNX file whose batch is open."""
+    torch.manual_seed(0)
+    buffer = io.BytesIO()
+    images = torch.zeros(2, 3, PIXELS, PIXELS, dtype=torch.float16)
+    program = torch.onnx.export(
+        network.eval().half(), (images,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["images"],
+        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=256)},),
+    )  # fmt: skip
+    assert program is not None
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    main()

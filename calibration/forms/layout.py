@@ -1,0 +1,55 @@
+"""Changes of layout that cancel: what rewritten blocks leave where they meet."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from calibration.forms.matching import order, target_shape
+
+
+def cancel(model: ir.Model) -> None:
+    """Join a Transpose to the Transpose before it, and a Reshape to the Reshape; take out those that change nothing."""
+    graph = model.graph
+    changed = True
+    while changed:
+        changed = sum(_transpose(graph, node) or _reshape(graph, node) for node in list(graph)) > 0
+        common.CommonSubexpressionEliminationPass()(model)
+        common.RemoveUnusedNodesPass()(model)
+
+
+def _transpose(graph: ir.Graph, node: ir.Node) -> bool:
+    axes, given = order(node), node.inputs[0] if node.inputs else None
+    if axes is None or given is None:
+        return False
+    if axes == tuple(range(len(axes))):
+        return _bypass(node, given)
+    before = given.producer()
+    inner = order(before)
+    if inner is None or before is None:
+        return False
+    node.replace_input_with(0, before.inputs[0])
+    node.attributes["perm"] = ir.AttrInt64s("perm", [inner[axis] for axis in axes])
+    return True
+
+
+def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
+    shape, given = target_shape(node), node.inputs[0] if node.inputs else None
+    if shape is None or given is None or min(shape[1:], default=0) < 1:
+        return False
+    if given.shape is not None and len(given.shape) == len(shape) and tuple(given.shape[1:]) == shape[1:]:
+        return _bypass(node, given)
+    before = given.producer()
+    if before is None or before.op_type != "Reshape":
+        return False
+    node.replace_input_with(0, before.inputs[0])
+    return True
+
+
+def _bypass(node: ir.Node, given: ir.Value) -> bool:
+    """Let the readers of `node` read what it is given; False where it gives a graph's output, or has no reader."""
+    made = node.outputs[0]
+    if made.is_graph_output() or not made.consumers():
+        return False
+    ir.convenience.replace_all_uses_with(made, given)
+    return True

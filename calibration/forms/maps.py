@@ -1,0 +1,207 @@
+"""Products over the channels of a map as 1×1 convolutions, where maps are what they come from and go to.
+
+Our network computes them on rows of pixels, which a CPU likes. TensorRT fuses bias, activation and a residual into a
+convolution, but no residual into a Gemm, and each change between rows and maps that doesn't cancel is a kernel. So
+what stands between two maps is written on maps: products, sums, activations, concatenations and layer norms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.forms.matching import (
+    MAPS_TO_PIXELS,
+    PIXELS_TO_MAPS,
+    Writer,
+    attribute,
+    constant,
+    order,
+    scope,
+    target_shape,
+)
+
+_VALUE_BY_VALUE = ("Gelu", "Relu", "Sigmoid", "Erf", "Tanh", "HardSigmoid", "HardSwish", "Elu", "LeakyRelu", "Clip")
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
+
+
+def rewrite(model: ir.Model) -> int:
+    """Rewrite what stands on rows between maps, in place; how many products became convolutions."""
+    graph = model.graph
+    maps = _Maps(graph)
+    for node in list(graph):
+        shape = target_shape(node.inputs[0].producer()) if order(node) == PIXELS_TO_MAPS and node.inputs[0] else None
+        if shape is None or len(shape) != 4 or node.inputs[0] is None:
+            continue
+        source = node.inputs[0].producer()
+        assert source is not None
+        rows = source.inputs[0]
+        assert rows is not None
+        if (found := maps.of(rows, (shape[1], shape[2]))) is not None:
+            maps.writer(node).replace(node.outputs[0], found)
+    maps.settle()
+    graph.sort()
+    return maps.products
+
+
+class _Maps:
+    """Values on rows, (N·H·W, C), or pixels, (N, H, W, C), as the maps (N, C, H, W) that they are of; made once each.
+
+    Args:
+        graph: to write into.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.products = 0
+        self._made: dict[tuple[ir.Value, tuple[int, int]], ir.Value | None] = {}
+
+    def writer(self, node: ir.Node) -> Writer:
+        return Writer(self.graph, node, f"{scope(node)}/maps")
+
+    def settle(self) -> None:
+        """Let whoever else reads rows or pixels that have maps now take them from those."""
+        for (value, _), found in self._made.items():
+            node = value.producer()
+            if found is None or node is None or node.op_type in ("Reshape", "Transpose"):
+                continue
+            w, channels = self.writer(node), _channels(value)
+            pixels = w.transpose(found, *MAPS_TO_PIXELS)
+            w.replace(value, pixels if _rank(value) == 4 else w.reshape(pixels, -1, channels))
+
+    def of(self, value: ir.Value, size: tuple[int, int]) -> ir.Value | None:
+        """The maps of rows; None where nothing that they are computed from is a map."""
+        key = (value, size)
+        if key not in self._made:
+            self._made[key] = self._find(value, size)
+        return self._made[key]
+
+    def _find(self, value: ir.Value, size: tuple[int, int]) -> ir.Value | None:
+        node = value.producer()
+        if node is None or node.inputs[0] is None:
+            return None
+        given = node.inputs[0]
+        if node.op_type == "Reshape":
+            source = given.producer()
+            if order(source) == MAPS_TO_PIXELS and source is not None:
+                return source.inputs[0] if self._is_rows(node) else None
+            return self.of(given, size) if self._is_rows(node) or self._is_pixels(node, size) else None
+        if node.op_type == "Transpose":
+            return given if order(node) == MAPS_TO_PIXELS else None
+        if node.op_type in _VALUE_BY_VALUE:
+            return self._value_by_value(node, size)
+        if node.op_type in _ARITHMETIC:
+            return self._arithmetic(node, size)
+        if node.op_type == "Concat":
+            return self._concat(node, size)
+        if node.op_type == "LayerNormalization":
+            return self._norm(node, size)
+        return self._product(node, size) if node.op_type == "Gemm" else None
+
+    def _is_rows(self, node: ir.Node) -> bool:
+        shape = target_shape(node)
+        return shape is not None and len(shape) == 2 and shape[1] > 0
+
+    def _is_pixels(self, node: ir.Node, size: tuple[int, int]) -> bool:
+        shape = target_shape(node)
+        return shape is not None and len(shape) == 4 and shape[1:3] == size
+
+    def _either(self, values: list[ir.Value], size: tuple[int, int], node: ir.Node) -> list[ir.Value] | None:
+        """The maps of several values, of which at least one must be of a map; the others are turned into maps."""
+        found = [self.of(value, size) for value in values]
+        if all(each is None for each in found):
+            return None
+        w = self.writer(node)
+        return [
+            self._turned(w, value, size) if each is None else each for value, each in zip(values, found, strict=True)
+        ]
+
+    def _turned(self, w: Writer, value: ir.Value, size: tuple[int, int]) -> ir.Value:
+        channels = _channels(value)
+        return w.transpose(w.reshape(value, -1, *size, channels), *PIXELS_TO_MAPS)
+
+    def _value_by_value(self, node: ir.Node, size: tuple[int, int]) -> ir.Value | None:
+        assert node.inputs[0] is not None
+        given = self.of(node.inputs[0], size)
+        attributes = {name: entry.value for name, entry in node.attributes.items()}
+        return None if given is None else self.writer(node).op(node.op_type, given, *node.inputs[1:], **attributes)
+
+    def _arithmetic(self, node: ir.Node, size: tuple[int, int]) -> ir.Value | None:
+        first, second = node.inputs
+        assert first is not None
+        assert second is not None
+        constants = [constant(value) for value in (first, second)]
+        if all(array is None for array in constants):
+            if _channels(first) != _channels(second) or not _channels(first):
+                return None
+            maps = self._either([first, second], size, node)
+            return None if maps is None else self.writer(node).op(node.op_type, *maps)
+        index = 0 if constants[0] is None else 1
+        array, given = constants[1 - index], node.inputs[index]
+        assert array is not None
+        assert given is not None
+        if array.ndim > 1 or (found := self.of(given, size)) is None:
+            return None
+        wide = array if array.ndim == 0 or array.size == 1 else array.reshape(-1, 1, 1)
+        inputs: list[ir.Value | np.ndarray] = [found, wide] if index == 0 else [wide, found]
+        return self.writer(node).op(node.op_type, *inputs)
+
+    def _concat(self, node: ir.Node, size: tuple[int, int]) -> ir.Value | None:
+        values = [value for value in node.inputs if value is not None]
+        if attribute(node, "axis", 0) not in (1, -1) or not all(
+            _rank(value) == 2 and _channels(value) for value in values
+        ):
+            return None
+        maps = self._either(values, size, node)
+        return None if maps is None else self.writer(node).op("Concat", *maps, axis=1)
+
+    def _norm(self, node: ir.Node, size: tuple[int, int]) -> ir.Value | None:
+        assert node.inputs[0] is not None
+        rank = _rank(node.inputs[0])
+        if attribute(node, "axis", -1) not in (-1, None if rank is None else rank - 1) or len(node.outputs) > 1:
+            return None
+        if (given := self.of(node.inputs[0], size)) is None:
+            return None
+        w = self.writer(node)
+        attributes = {name: entry.value for name, entry in node.attributes.items()} | {"axis": -1}
+        pixels = w.op("LayerNormalization", w.transpose(given, *MAPS_TO_PIXELS), *node.inputs[1:], **attributes)
+        return w.transpose(pixels, *PIXELS_TO_MAPS)
+
+    def _product(self, node: ir.Node, size: tuple[int, int]) -> ir.Value | None:
+        weight = constant(node.inputs[1])
+        plain = attribute(node, "transB", 0) == 1 and attribute(node, "transA", 0) == 0
+        plain = plain and attribute(node, "alpha", 1.0) == 1 and attribute(node, "beta", 1.0) == 1
+        bias = node.inputs[2] if len(node.inputs) > 2 else None
+        array = None if bias is None else constant(bias)
+        if weight is None or not plain or (bias is not None and (array is None or array.shape != weight.shape[:1])):
+            return None
+        assert node.inputs[0] is not None
+        if sum(user.op_type == "Gemm" for user in node.inputs[0].consumers()) > 1:
+            return None  # the compiler makes one product of those that read the same rows
+        if _is_normalized(node):
+            return None  # and one kernel of bias, residual and layer norm
+        if (given := self.of(node.inputs[0], size)) is None:
+            return None
+        self.products += 1
+        kernel = [weight[:, :, None, None]] if array is None else [weight[:, :, None, None], array]
+        return self.writer(node).op("Conv", given, *kernel, kernel_shape=[1, 1])
+
+
+def _is_normalized(product: ir.Node) -> bool:
+    """Whether a product's result goes straight into a layer norm, or is added to something that does."""
+    readers = [user for reader in product.outputs[0].consumers() for user in _behind_sum(reader)]
+    return any(user.op_type == "LayerNormalization" for user in readers)
+
+
+def _behind_sum(node: ir.Node) -> list[ir.Node]:
+    return list(node.outputs[0].consumers()) if node.op_type == "Add" else [node]
+
+
+def _channels(value: ir.Value) -> int:
+    """The size of the last axis; 0 where it isn't known."""
+    size = None if value.shape is None or not len(value.shape) else value.shape[-1]
+    return size if isinstance(size, int) else 0
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)

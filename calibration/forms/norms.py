@@ -1,0 +1,81 @@
+"""Layer norms of maps in two steps, where more than a product reads them: first mean and deviation, then the rest.
+
+Where a layer norm's result is read by other than products, the compiler fuses its second half with what follows, and
+writes what both halves need to memory: the widened input, in float32, twice the size of the input itself. Here the
+first half reads the map and the second its pixels, so that nothing is common but two numbers a pixel: of 3.7 MB for 96
+channels of 56×56 pixels 1.9 are left. All of it computes in float32, inside the kernels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration.forms.matching import MAPS_TO_PIXELS, Writer, attribute, constant, order, scope, target_shape
+
+_VIEWS = ("Reshape", "Transpose")
+_PRODUCTS = ("Gemm", "MatMul", "Conv")
+
+
+def rewrite(model: ir.Model) -> int:
+    """Rewrite them, in place; how many there were."""
+    done = 0
+    for node in list(model.graph):
+        if node.op_type != "LayerNormalization" or attribute(node, "axis", -1) not in (-1, 3) or len(node.inputs) < 3:
+            continue
+        pixels = node.inputs[0]
+        view = None if pixels is None else pixels.producer()
+        if (
+            view is None
+            or (axis := _channel_axis(view)) is None
+            or any(constant(each) is None for each in node.inputs[1:3])
+        ):
+            continue
+        if all(user.op_type in _PRODUCTS for user in _readers(node.outputs[0])):
+            continue
+        _write(model.graph, node, view, axis)
+        done += 1
+    return done
+
+
+def _channel_axis(view: ir.Node) -> int | None:
+    """Where the channels lie in what `view` makes pixels of: maps, or rows; None where it does neither."""
+    if order(view) == MAPS_TO_PIXELS:
+        return 1
+    shape, given = target_shape(view), view.inputs[0] if view.inputs else None
+    if shape is None or given is None or given.shape is None or len(shape) != 4 or len(given.shape) != 2:
+        return None
+    return 1 if given.shape[1] == shape[3] else None
+
+
+def _as_pixels(w: Writer, view: ir.Node, value: ir.Value) -> ir.Value:
+    """A number for each pixel, in the layout of the pixels."""
+    shape = target_shape(view)
+    return w.transpose(value, *MAPS_TO_PIXELS) if shape is None else w.reshape(value, *shape[:3], 1)
+
+
+def _readers(value: ir.Value) -> list[ir.Node]:
+    """What reads a value, views apart."""
+    found: list[ir.Node] = []
+    for user in value.consumers():
+        found += _readers(user.outputs[0]) if user.op_type in _VIEWS else [user]
+    return found
+
+
+def _write(graph: ir.Graph, node: ir.Node, view: ir.Node, axis: int) -> None:
+    w = Writer(graph, node, f"{scope(node)}/steps")
+    source, pixels = view.inputs[0], node.inputs[0]
+    scale, bias = node.inputs[1:3]
+    assert source is not None
+    assert pixels is not None
+    channels = np.array([axis], np.int64)
+    with w.wide():
+        mean = w.op("ReduceMean", source, channels, keepdims=1)
+        centred = w.op("Sub", source, mean)
+        variance = w.op("ReduceMean", w.op("Mul", centred, centred), channels, keepdims=1)
+        epsilon = np.array(attribute(node, "epsilon", 1e-5), np.float32)
+        factor = w.op("Reciprocal", w.op("Sqrt", w.op("Add", variance, epsilon)))
+        shift = w.op("Mul", mean, factor)
+        factor, shift = (_as_pixels(w, view, each) for each in (factor, shift))
+        normalized = w.op("Sub", w.op("Mul", pixels, factor), shift)
+        w.replace(node.outputs[0], w.op("Add", w.op("Mul", normalized, scale), bias))
