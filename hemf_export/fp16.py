@@ -28,7 +28,16 @@ from engines.targets import Target
 from hemf import artifacts, locks
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.model_output import ModelOutput
-from hemf_export import form_choice, graph_source, image_labels, onnx_file, parity, plausibility, written
+from hemf_export import (
+    form_choice,
+    graph_source,
+    graph_writing,
+    image_labels,
+    onnx_file,
+    parity,
+    plausibility,
+    written,
+)
 from hemf_export.description import Description
 from hemf_export.graph_source import Source
 from hemf_export.onnx_export import Step
@@ -171,7 +180,7 @@ def convert(
         onnx_file.describe(graph, description)
     batch = described.batch or _BATCH
     with artifacts.atomic_path(output) as temporary:
-        ir.save(graph, temporary)
+        graph_writing.save(graph, temporary)
         emulated = Session(emulate(graph), output=described.output)
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):

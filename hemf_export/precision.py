@@ -23,7 +23,7 @@ from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
 from calibration.products import Product
 from calibration.qdq import Statistics
-from calibration.trials import BATCH, logits
+from calibration.trials import BATCH
 from hemf import artifacts, locks
 from hemf.errors import CheckFailedError
 from hemf_export import (
@@ -136,9 +136,9 @@ def _doubts(request: Request, job: Job) -> tuple[str, ...]:
     """What the float32 file makes of some labelled images, told before hours of work; nothing where that is sound."""
     if job.selection.held_out.labels is None:
         return ()
-    images = job.selection.held_out.whole(max(plausibility.IMAGES, job.selection.held_out.batch or 1))
+    images = job.selection.held_out  # what it gives of them is the reference of all that follows
     job.listener.phase("Looking at the float32 file", len(images))
-    scores = logits(job.original, images, job.listener.advance)
+    scores = job.reference(images, job.listener.advance)
     found = plausibility.look(images.images, scores, images.taken, job.original.logits, images.batch or BATCH)
     found = tuple(f"{request.source.name}: {text}" for text in found)
     for text in found:

@@ -28,7 +28,7 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
               help="int8: search the most work in INT8 that loses at most this. fp16: the same of it.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
-@click.option("--sensitivity", is_flag=True, help="int8: measure every block, without a budget too.")
+@click.option("--sensitivity", is_flag=True, help="int8: measure every block alone and left out, without a budget too.")
 @click.option("--for", "form", type=click.Choice(["auto", "tensorrt-rtx", "tensorrt", "cpu"]), default="auto",
               show_default=True, help="The backend whose kernels the graph is brought to; auto: as trt would choose "
               "here for a T4; cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
