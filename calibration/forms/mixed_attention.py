@@ -250,19 +250,21 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
         # A constant for all slots changes nothing; this one brings z near to zero.
         mask = sums.op("Sub", np.array(math.log(tokens), np.float32), spread)
 
-    # The compiler fuses an attention only where keys are computed: what is added to these is zero.
+    # The compiler fuses an attention only where keys are computed, and with a batch left open values too: what is added
+    # to these is zero.
+    zero = w.op("Mul", mask, np.array(0, np.float32))
     key = np.stack([np.pad(twin.key.T, ((0, padded - own), (0, 0))) for twin in twins])[:, None, None]
-    computed = w.op("Add", key, w.op("Mul", mask, np.array(0, np.float32)))
+    key_now = w.op("Add", key, zero)
     value = np.stack([np.pad(twin.value.T, ((0, 0), (0, padded - own))) for twin in twins])[:, None, None]
-    value = np.ascontiguousarray(np.broadcast_to(value, (count, 1, heads, slots, padded)))
+    value_now = w.op("Add", value, w.transpose(zero, 0, 1, 2, 4, 3))
     query = w.reshape(stacked, count, -1, tokens, heads, own)
     if padded > own:
         query = w.op("Pad", query, np.array([0] * 9 + [padded - own], np.int64))
     query = w.transpose(query, 0, 1, 3, 2, 4)
-    product = w.op("MatMul", query, computed)
+    product = w.op("MatMul", query, key_now)
     with w.wide():
         weights = w.op("Softmax", w.op("Add", product, mask), axis=-1)
-    mixed = w.transpose(w.op("MatMul", weights, value), 0, 1, 3, 2, 4)
+    mixed = w.transpose(w.op("MatMul", weights, value_now), 0, 1, 3, 2, 4)
     if padded > own:
         mixed = w.op("Slice", mixed, *(np.array([number], np.int64) for number in (0, own, 4)))
     product = w.op("Mul", w.reshape(mixed, count, -1, tokens, channels), stacked)
