@@ -72,6 +72,7 @@ def main() -> None:
     for name in arguments.networks.split(","):
         known = KNOWN[name]
         with console.step(f"Exporting {name}"):
+            torch.manual_seed(0)
             graph = exported(known.make())
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)
@@ -133,13 +134,12 @@ def fit(known: list[tuple[Census, float]]) -> str:
     )
 
 
-def exported(network: nn.Module) -> bytes:
-    """The network in float16 as an ONNX file whose batch is open."""
-    torch.manual_seed(0)
+def exported(network: nn.Module, *, channels: int = 3, kind: torch.dtype = torch.float16) -> bytes:
+    """The network as an ONNX file whose batch is open, in one type."""
     buffer = io.BytesIO()
-    images = torch.zeros(2, 3, PIXELS, PIXELS, dtype=torch.float16)
+    images = torch.zeros(2, channels, PIXELS, PIXELS, dtype=kind)
     program = torch.onnx.export(
-        network.eval().half(), (images,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["images"],
+        network.eval().to(kind), (images,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["images"],
         dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=256)},),
     )  # fmt: skip
     assert program is not None

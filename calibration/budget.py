@@ -1,12 +1,14 @@
 """The most work in int8 that keeps to what a user can afford to lose.
 
 Blocks are taken in the order of their damage for the work they carry; how far down that order a graph can go is found
-by halving, each step measured on images that ranges were not taken from. Then what the halving skipped is tried, and
-what hardly carries any work is put back: nobody would notice it in the latency, but in the logits.
+by halving, each step measured on images that ranges were not taken from: on a few of them where these tell enough, for
+the graph that is taken is proven on all. Then what the halving skipped is tried, and what hardly carries any work is
+put back: nobody would notice it in the latency, but in the logits.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ SAME_WORK = 0.02  # of the most work in int8: graphs that are closer than that c
 _LARGEST_SET = 100_000  # images to think of where a budget is tiny
 _FILL_SHARE = 0.01  # a block with less work than this is not tried once more
 _FILL_TRIES = 4
+_UNSURE = 2.0  # the expected changes in other images are known from a few to such a factor
 
 
 @dataclass(frozen=True)
@@ -58,21 +61,40 @@ class Budget:
         """What doesn't hold, in words."""
         if not found.finite:
             return ["logits that are not finite"]
+        return [*self._seen(found), *self._expected(found, found.images)]
+
+    def told(self, found: Comparison, images: int) -> bool:
+        """Whether some of `images` tell enough: half or twice as many changes would leave the verdict as it is."""
+        if not found.finite:
+            return True
+        many, few = (
+            self._expected(dataclasses.replace(found, chances=found.chances.times(factor)), images)
+            for factor in (_UNSURE, 1 / _UNSURE)
+        )
+        return bool(few) or not (many or self._seen(found))
+
+    def _seen(self, found: Comparison) -> list[str]:
+        """What doesn't hold on the images themselves."""
+        problems = []
+        drop = found.drop if self.metric == "accuracy" else found.balanced_drop
+        if self.max_drop is not None and drop is not None and drop > self.max_drop:
+            problems.append(f"{self.metric} drops by {drop:.2f} points, at most {self.max_drop:g}")
+        if self.min_agreement is not None and found.agreement < self.min_agreement:
+            problems.append(f"{found.agreement:.2%} keep their class, at least {self.min_agreement:.2%}")
+        return problems
+
+    def _expected(self, found: Comparison, images: int) -> list[str]:
+        """What isn't likely to hold on so many other images."""
         problems = []
         if self.max_drop is not None:
-            drop = found.drop if self.metric == "accuracy" else found.balanced_drop
-            if drop is not None and drop > self.max_drop:
-                problems.append(f"{self.metric} drops by {drop:.2f} points, at most {self.max_drop:g}")
-            size = self._set_of(found, self.max_drop / 100)
+            size = self._set_of(images, self.max_drop / 100)
             if (likely := found.chances.likely_drop(size)) > self.max_drop:
                 problems.append(
                     f"{likely:.2f} points may be lost on {size} other images, at most {self.max_drop:g} "
                     f"({found.expected_changes:.2%} are expected to change class)"
                 )
         if self.min_agreement is not None:
-            if found.agreement < self.min_agreement:
-                problems.append(f"{found.agreement:.2%} keep their class, at least {self.min_agreement:.2%}")
-            size = self._set_of(found, 1 - self.min_agreement)
+            size = self._set_of(images, 1 - self.min_agreement)
             if (likely := 1 - found.chances.likely_changes(size)) < self.min_agreement:
                 problems.append(
                     f"{likely:.2%} of {size} other images may keep their class, at least {self.min_agreement:.2%}"
@@ -81,12 +103,12 @@ class Budget:
 
     def likely_drop(self, found: Comparison) -> float:
         """The drop in accuracy, in points, that another set of images exceeds once in 20 times at most."""
-        return found.chances.likely_drop(self._set_of(found, (self.max_drop or 0) / 100))
+        return found.chances.likely_drop(self._set_of(found.images, (self.max_drop or 0) / 100))
 
     @staticmethod
-    def _set_of(found: Comparison, share: float) -> int:
+    def _set_of(images: int, share: float) -> int:
         """Images of another set: as many, or those of which one is `share`. Less would measure luck alone."""
-        return max(found.images, math.ceil(min(_LARGEST_SET, 1 / share)) if share > 0 else 0)
+        return max(images, math.ceil(min(_LARGEST_SET, 1 / share)) if share > 0 else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest."""
@@ -100,7 +122,7 @@ class Step:
     Args:
         blocks: in int8.
         share: of the multiply-adds in int8.
-        found: its figures on the held-out images.
+        found: its figures on the held-out images, or on as many as told enough.
         likely_drop: in points, of other images; see `Budget.likely_drop`.
         kept: whether the budget holds.
     """
@@ -146,7 +168,7 @@ def search(
 
     def attempt(chosen: Sequence[BlockSensitivity]) -> bool:
         products: list[Product] = [product for block in chosen for product in block.products]
-        found = trials.compare(products, method)
+        found = trials.compare(products, method, budget.told)
         share = sum(block.share for block in chosen)
         names = tuple(block.block for block in chosen)
         steps.append(Step(names, share, found, budget.likely_drop(found), budget.kept(found)))

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from calibration.histogram import CODES, Histogram
 from calibration.image_set import ImageSet
 from calibration.ranges import Ranges, RowStatistics, record
-from calibration.trials import BATCH, Progress
+from calibration.trials import Progress
 from hemf import artifacts
 from hemf.errors import BadInputError
 
 FORMAT = 4
+RECORD_BATCH = 2  # whose values are held at a time, several batches of them
 LIMIT_BYTES = 1 << 30  # of all files together; the oldest go
 _SAVE_EVERY_S = 10.0
 _VERSIONS = ("hemf-export", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx-ir")
@@ -100,7 +101,7 @@ def ranges(
     images: ImageSet,
     *,
     values: Collection[str] | None = None,
-    batch: int = BATCH,
+    batch: int = RECORD_BATCH,
     progress: Progress = lambda images: None,
 ) -> Ranges:
     """`calibration.ranges.record` over all of `images`, from the cache as far as it goes, saved on the way."""

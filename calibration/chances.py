@@ -32,6 +32,10 @@ class Chances:
     losses: float
     gains: float
 
+    def times(self, factor: float) -> Chances:
+        """So many times the changes, the losses and the gains."""
+        return Chances(self.changes * factor, self.losses * factor, self.gains * factor)
+
     def likely_drop(self, images: int) -> float:
         """The drop in accuracy, in points, that another set of so many images exceeds once in 20 times at most."""
         # Rare events, each image for itself: losses and gains are Poisson distributed, and their difference decides.

@@ -32,7 +32,7 @@ def emulate(model: ir.Model) -> ir.Model:
     """
     made = copy_of(model)
     graph = made.graph
-    _fold_weights(graph)
+    fold_weights(graph)
     halves = {value for value in graph.initializers.values() if value.dtype == _HALF}
     for value in halves:
         assert value.const_value is not None
@@ -81,7 +81,7 @@ def dequantized(node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32]
     return (wide - zero.astype(np.float32).reshape(shape)) * factors.reshape(shape), factors, axis
 
 
-def _fold_weights(graph: ir.Graph) -> None:
+def fold_weights(graph: ir.Graph) -> None:
     """Dequantized weights become constants: a CPU would compute them anew in every run."""
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or any(

@@ -15,6 +15,7 @@ _LEAST = 1e-9  # a divergence below is drawn as this, on the logarithmic axis
 
 def save_sensitivity(found: Sequence[BlockSensitivity], int8: Sequence[str], title: str, path: Path) -> None:
     """Draw the blocks in graph order, those in `int8` darker, and write a PNG atomically."""
+    from matplotlib.artist import Artist
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -28,8 +29,9 @@ def save_sensitivity(found: Sequence[BlockSensitivity], int8: Sequence[str], tit
     inside = [block.block in int8 for block in found]
     colours = [_INSIDE if taken else _OUTSIDE for taken in inside]
     damage.barh(places, [max(_LEAST, block.alone.kl_divergence) for block in found], color=colours, height=0.72)
-    left = [max(_LEAST, block.left_out.kl_divergence) for block in found]
-    damage.plot(left, places, "k|", markersize=9)
+    left = [None if block.left_out is None else max(_LEAST, block.left_out.kl_divergence) for block in found]
+    if None not in left:
+        damage.plot(left, places, "k|", markersize=9)
     damage.set_xscale("log")
     damage.set_xlabel("KL divergence from float32, in nats")
     damage.set_yticks(places, [block.block for block in found])
@@ -38,13 +40,13 @@ def save_sensitivity(found: Sequence[BlockSensitivity], int8: Sequence[str], tit
     work.barh(places, [100 * block.share for block in found], color=colours, height=0.72)
     work.set_xlabel("% of the multiply-adds")
     work.grid(axis="x", alpha=0.3)
-    marks = [
+    marks: list[Artist] = [
         Patch(color=_INSIDE, label="alone in INT8; kept in INT8"),
         Patch(color=_OUTSIDE, label="alone in INT8; left in float"),
-        Line2D(
-            [], [], color="black", marker="|", linestyle="", markersize=9, label="everything in INT8 but this block"
-        ),
     ]
+    if None not in left:
+        label = "everything in INT8 but this block"
+        marks.append(Line2D([], [], color="black", marker="|", linestyle="", markersize=9, label=label))
     figure.legend(handles=marks, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()

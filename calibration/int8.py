@@ -10,6 +10,7 @@ from typing import Any, Literal
 from calibration import budget as budgets
 from calibration import cpu_qdq, qdq, sensitivity
 from calibration.budget import Budget, Step
+from calibration.image_set import ImageSet
 from calibration.job import Job
 from calibration.products import QUANTIZABLE, Product, find_products
 from calibration.qdq import Statistics
@@ -21,7 +22,8 @@ from hemf.errors import BadInputError
 
 MethodChoice = Literal["auto"] | Method
 _SHOWN = 3  # nodes in a message
-SENSITIVITY_IMAGES = 32  # of those that calibrate: the search alone sees the held-out ones
+TRIAL_IMAGES = 32  # of those that calibrate: the search alone sees the held-out ones
+ORDER_IMAGES = 16  # that tell the order of the blocks, where no report of them was asked for
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def plan(
         islands: nodes that stay in float32.
         method: of the ranges; "auto" takes the one that changes the logits least.
         budget: what may be lost on the held-out images; None quantizes everything.
-        with_sensitivity: measure each block even where no budget needs it.
+        with_sensitivity: measure each block even where no budget needs it, and everything but it, too.
         for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
 
     Raises:
@@ -143,7 +145,7 @@ def plan(
     if for_cpu:
         values |= {nodes[product.node].outputs[0] for product in able if product.operator == "Conv"}
     statistics = job.statistics(able, {str(source_of(value).name) for value in values})
-    few = job.trials(statistics, job.selection.calibration.whole(SENSITIVITY_IMAGES), place)
+    few = job.trials(statistics, _some(job, TRIAL_IMAGES), place)
     tried: dict[str, float] = {}
     if method == "auto":
         job.listener.phase("Trying the methods", len(few.images) * (len(METHODS) + 1))
@@ -153,8 +155,12 @@ def plan(
         chosen_method = method
     found: list[BlockSensitivity] = []
     if budget is not None or with_sensitivity:
-        job.listener.phase("Measuring each block", len(few.images) * (2 * len(by_block(products)) + (not tried)))
-        found = sensitivity.measure(few, products, chosen_method, listener=job.listener.sensitivity)
+        measured = few if with_sensitivity else job.trials(statistics, _some(job, ORDER_IMAGES), place)
+        runs = (1 + with_sensitivity) * len(by_block(products))
+        job.listener.phase("Measuring each block", len(measured.images) * (runs + 1))
+        found = sensitivity.measure(
+            measured, products, chosen_method, left_out=with_sensitivity, listener=job.listener.sensitivity
+        )
     steps: list[Step] = []
     chosen = able
     if budget is not None:
@@ -165,3 +171,8 @@ def plan(
         names = () if best is None else best.blocks
         chosen = tuple(product for product in able if product.block in names)
     return Plan(tuple(products), chosen, chosen_method, tried, statistics, tuple(found), tuple(steps), place)
+
+
+def _some(job: Job, count: int) -> ImageSet:
+    """So many of the calibration images, or one batch of a fixed size that is larger."""
+    return job.selection.calibration.whole(max(count, job.selection.calibration.batch or 1))

@@ -26,13 +26,13 @@ from calibration.selection import Selection
 from calibration.sensitivity import BlockSensitivity
 from calibration.session import Session
 from calibration.shapes import Shape, image_shapes
-from calibration.trials import BATCH, Placement, Progress, Trials, Variant, logits
+from calibration.trials import Placement, Progress, Trials, Variant, logits
 from calibration.weights import Int8Weight, half, rounded
 from hemf.model_output import ModelOutput
 
 FLOAT16_IMAGES = 16  # that every value of the graph is recorded on
 MOMENT_IMAGES = 64  # that weights are rounded for
-_FLOAT16_BATCH = 2  # all values of a large graph at once take 0.5 GB an image
+_FLOAT16_BATCH = 1  # all values of a large graph at once take 0.5 GB an image
 
 
 class Listener(Protocol):
@@ -92,6 +92,7 @@ class Job:
     listener: Listener
     rewriting: Rewriting = field(default_factory=lambda: Rewriting("cpu", {}))
     shapes: dict[str, Shape] = field(init=False)
+    _logits: dict[str, NDArray[np.float32]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.shapes = image_shapes(self.model)
@@ -160,7 +161,7 @@ class Job:
             return known
         self.listener.phase("Recording what weights meet", len(images))
         views = [view for weight in weights.values() for view in weight.views]
-        moments = moments_of(self.model, views, images.batches(BATCH), self.listener.advance)
+        moments = moments_of(self.model, views, images.batches(cache.RECORD_BATCH), self.listener.advance)
         self.listener.phase("Rounding weights", len(weights), unit="weights")
         made = {}
         for key, weight in weights.items():
@@ -172,24 +173,32 @@ class Job:
 
     def trials(self, statistics: Statistics, images: ImageSet, place: Placement = quantize) -> Trials:
         """Variants of the graph on some images, remembered in the cache."""
-        key = {
-            "graph": self.graph_key,
-            "images": images.content_sha256(),
-            "calibration": self.selection.calibration.content_sha256(),
-            "place": place.__module__,
-            "output": self.output.kind,
-        }
+        hashes: dict[ImageSet, str] = {}
 
-        def remembered(variant: Variant) -> NDArray[np.float32] | None:
-            return self._kept_logits(len(images), {**key, "variant": variant})
+        def key(variant: Variant, images: ImageSet) -> dict[str, Any]:
+            if images not in hashes:
+                hashes[images] = images.content_sha256()
+            calibration = self.selection.calibration
+            if calibration not in hashes:
+                hashes[calibration] = calibration.content_sha256()
+            return {
+                "graph": self.graph_key,
+                "images": hashes[images],
+                "calibration": hashes[calibration],
+                "place": place.__module__,
+                "output": self.output.kind,
+                "variant": variant,
+            }
 
-        def remember(variant: Variant, logits: NDArray[np.float32]) -> None:
-            self._keep_logits(logits, {**key, "variant": variant})
+        def remembered(variant: Variant, images: ImageSet) -> NDArray[np.float32] | None:
+            return self._kept_logits(len(images), key(variant, images))
+
+        def remember(variant: Variant, images: ImageSet, logits: NDArray[np.float32]) -> None:
+            self._keep_logits(logits, key(variant, images))
 
         return Trials(
-            self.model, self.reference, statistics, images, output=self.output, place=place, remembered=remembered,
-            remember=remember,
-            progress=self.listener.advance,
+            self.model, self.reference, statistics, images, output=self.output, place=place, folded=place is quantize,
+            remembered=remembered, remember=remember, progress=self.listener.advance,
         )  # fmt: skip
 
     def reference(self, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:
@@ -205,9 +214,12 @@ class Job:
         return found
 
     def _kept_logits(self, count: int, key: Mapping[str, Any]) -> NDArray[np.float32] | None:
+        if (known := self._logits.get(repr(key))) is not None:
+            return known
         arrays = self.cache.read(self.cache.path("logits", **key))
         found: Any = None if arrays is None else arrays.get("logits")
         return found if found is not None and len(found) == count else None
 
     def _keep_logits(self, found: NDArray[np.float32], key: Mapping[str, Any]) -> None:
+        self._logits[repr(key)] = found
         self.cache.write(self.cache.path("logits", **key), {"logits": found})

@@ -117,12 +117,13 @@ def record(
     """
     views = list(dict.fromkeys(views))
     inputs = {str(value.name) for value in model.graph.inputs}
-    session = Session(model, outputs=sorted({view.value for view in views} - inputs))
+    session = Session(model, outputs=sorted({view.value for view in views} - inputs), stream=True)
     generator = np.random.default_rng(0)
     sums: dict[View, Moment] = {}
     counts = dict.fromkeys(views, 0)
-    for batch in batches:
-        values = dict(zip(session.outputs, session.run(batch), strict=True)) if session.outputs else {}
+    runs = session.stream(batches) if session.outputs else ((batch, []) for batch in batches)
+    for batch, arrays in runs:
+        values = dict(zip(session.outputs, arrays, strict=True))
         values |= {name: np.asarray(batch, np.float32) for name in inputs}
         for view in views:
             rows = view.rows(values[view.value], _ROWS_AN_IMAGE * len(batch), generator)

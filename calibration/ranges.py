@@ -6,7 +6,7 @@ twice. Rows are looked at where a layer norm needs it: float16 can square a row'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -83,7 +83,8 @@ def record(
 
     Args:
         model: with the types of its values inferred.
-        batches: network input; each is run once for every `_VALUES_A_RUN` values.
+        batches: network input; each is run once for every `_VALUES_A_RUN` values. Several are held at a time where
+            one run fetches all values.
         values: names of those to record; by default all that are float32.
         into: what was recorded of the same values before, to go on with.
         after_batch: told what is recorded so far, and the images of the batch.
@@ -99,7 +100,7 @@ def record(
     inputs = {str(value.name) for value in graph.inputs}
     fetched = [name for name in dict.fromkeys([*names, *axes]) if name not in inputs]
     parts = [fetched[start : start + _VALUES_A_RUN] for start in range(0, len(fetched), _VALUES_A_RUN)]
-    sessions = [Session(model, outputs=part) for part in parts]
+    sessions = [Session(model, outputs=part, stream=len(parts) == 1) for part in parts]
 
     def take(name: str, array: NDArray[np.float32], limit: int) -> None:
         if name in found.histograms:
@@ -108,12 +109,20 @@ def record(
             found.rows[name].add(array, axes[name])
 
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for batch in batches:
+
+        def take_all(session: Session, arrays: Sequence[NDArray[np.float32]], limit: int) -> None:
+            list(pool.map(take, session.outputs, arrays, [limit] * len(arrays)))
+
+        runs = sessions[0].stream(batches) if len(sessions) == 1 else ((batch, None) for batch in batches)
+        for batch, arrays in runs:
             limit = _SAMPLES_AN_IMAGE * len(batch)
             for name in inputs & set(names):
                 found.histograms[name].add(np.asarray(batch, np.float32), at_most=limit)
-            for session in sessions:
-                list(pool.map(take, session.outputs, session.run(batch), [limit] * len(session.outputs)))
+            if arrays is not None:
+                take_all(sessions[0], arrays, limit)
+            else:
+                for session in sessions:
+                    take_all(session, session.run(batch), limit)
             found.images += len(batch)
             after_batch(found, len(batch))
     return found

@@ -22,14 +22,14 @@ class BlockSensitivity:
         products: its quantizable products.
         share: of the graph's multiply-adds that they are.
         alone: the graph with this block in int8 and nothing else.
-        left_out: the graph with everything in int8 but this block.
+        left_out: the graph with everything in int8 but this block; None where nobody asked.
     """
 
     block: str
     products: tuple[Product, ...]
     share: float
     alone: Comparison
-    left_out: Comparison
+    left_out: Comparison | None = None
 
     @property
     def damage_by_share(self) -> float:
@@ -38,13 +38,13 @@ class BlockSensitivity:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
-        return {
+        values = {
             "block": self.block,
             "products": [product.node for product in self.products],
             "share_of_multiply_adds": self.share,
             "alone": self.alone.to_dict(),
-            "left_out": self.left_out.to_dict(),
         }
+        return values if self.left_out is None else {**values, "left_out": self.left_out.to_dict()}
 
 
 def by_block(products: Sequence[Product]) -> dict[str, tuple[Product, ...]]:
@@ -61,6 +61,7 @@ def measure(
     products: Sequence[Product],
     method: Method,
     *,
+    left_out: bool = True,
     listener: Callable[[BlockSensitivity], None] = lambda found: None,
 ) -> list[BlockSensitivity]:
     """Every block alone, and everything but it, on the trials' images.
@@ -69,6 +70,7 @@ def measure(
         trials: of the float32 model.
         products: all of the graph; those with a refusal count as work only.
         method: of the ranges.
+        left_out: whether the graph without the block is measured, too.
         listener: told each block as it is done.
     """
     work = sum(product.multiply_adds for product in products) or 1
@@ -83,7 +85,7 @@ def measure(
                 products=group,
                 share=sum(product.multiply_adds for product in group) / work,
                 alone=trials.compare(group, method),
-                left_out=trials.compare(rest, method),
+                left_out=trials.compare(rest, method) if left_out else None,
             )
         )
         listener(found[-1])

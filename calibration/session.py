@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from calibration.skeleton import skeleton
 from hemf import processors
 from hemf.errors import BadInputError
 from hemf.model_output import LOGITS, ModelOutput
 
-# Beyond it, protobuf takes no message: such a model would have to go through files.
-MAX_MODEL_BYTES = 2**31 - 1
-
+MOST_AT_ONCE = 4  # batches that run side by side: each holds its own activations
 
 _LONGEST_REASON = 400
 _SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and told once
@@ -51,6 +52,9 @@ class Session:
         model: a file or a graph in memory.
         outputs: values to fetch, by name; by default the graph's own first output.
         threads: within an operator; see `hemf.processors.threads` for the default.
+        stream: whether many batches are to come, see `stream`: these run side by side, and divide the threads.
+        as_written: whether quantization is computed node by node. By default ONNX Runtime makes integer products of it,
+            and rounds float32 weights behind a DequantizeLinear to int8, with one scale for all channels.
         name: what errors call the graph; a file's path by default.
         output: what the numbers of the first output are.
 
@@ -64,16 +68,23 @@ class Session:
         *,
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
+        stream: bool = False,
+        as_written: bool = False,
         name: str | None = None,
         output: ModelOutput = LOGITS,
     ) -> None:
         onnxruntime = runtime()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or processors.threads()
+        threads = threads or processors.threads()
+        self._at_once = min(threads, MOST_AT_ONCE) if stream else 1
+        options.intra_op_num_threads = threads // self._at_once
         options.log_severity_level = _SILENT
         # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        source: Any = loadable(model) if isinstance(model, Path) else _serialized(model, outputs)
+        if as_written:
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+        self._weights: list[Any] = []  # ONNX Runtime takes them where they lie: they have to live as long
+        source: Any = loadable(model) if isinstance(model, Path) else self._handed_over(model, outputs, options)
         self.name = name or (str(model) if isinstance(model, Path) else "the graph")
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -100,6 +111,50 @@ class Session:
             raise self._failure(error, batch) from error
         return found
 
+    def stream(
+        self, batches: Iterable[NDArray[np.generic]], outputs: Sequence[str] | None = None
+    ) -> Iterator[tuple[NDArray[np.generic], list[NDArray[Any]]]]:
+        """Each batch with its outputs, in order; see `run`.
+
+        Where many images are run, a core for each batch is used better than all cores for one: they wait for each other
+        after every operator.
+
+        Raises:
+            BadInputError: the graph fails on a batch.
+        """
+        if self._at_once == 1:
+            for batch in batches:
+                yield batch, self.run(batch, outputs)
+            return
+        with ThreadPoolExecutor(self._at_once) as pool:
+            waiting: deque[tuple[NDArray[np.generic], Future[list[NDArray[Any]]]]] = deque()
+            try:
+                for batch in batches:
+                    waiting.append((batch, pool.submit(self.run, batch, outputs)))
+                    if len(waiting) > self._at_once:
+                        first, found = waiting.popleft()
+                        yield first, found.result()
+                while waiting:
+                    first, found = waiting.popleft()
+                    yield first, found.result()
+            finally:
+                for _, found in waiting:
+                    found.cancel()
+
+    def _handed_over(self, model: ir.Model, outputs: Sequence[str] | None, options: Any) -> bytes:
+        """The bytes of a graph in memory, whose weights are given to `options` as they lie: copies take seconds."""
+        onnxruntime = runtime()
+        proto, weights = skeleton(model, outputs or ())
+        known = model.graph.initializers  # those that nothing uses are dropped before they could be handed over
+        weights = {
+            name: array for name, array in weights.items() if known[name].uses() or known[name].is_graph_output()
+        }
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
+        self._weights = [weights, values]
+        data: bytes = proto.SerializeToString()
+        return data
+
     def _failure(self, error: Exception, batch: NDArray[np.generic]) -> BadInputError:
         hint = "Export the model again; if ONNX Runtime ran out of memory, free some."
         if self.any_batch and len(batch) > 1:
@@ -124,20 +179,3 @@ def reason(error: Exception) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r" ?/\S+\.(?:cc|h):\d+ [^:]*(?:::\S+)*\([^)]*\)[^:]*? (?=[A-Z'\"(])", " ", text)
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
-
-
-def _serialized(model: ir.Model, outputs: Sequence[str] | None) -> bytes:
-    """The model's bytes, with `outputs` beside its own; the model itself stays as it was."""
-    graph, own = model.graph, len(model.graph.outputs)
-    known = {value.name for value in graph.outputs}
-    wanted = {name for name in outputs or () if name not in known}
-    values = {value.name: value for node in graph for value in node.outputs if value.name in wanted}
-    try:
-        graph.outputs.extend(values[name] for name in values)
-        data = ir.serde.serialize_model(model)
-    finally:
-        while len(graph.outputs) > own:  # a deleted slice would leave them marked as outputs
-            graph.outputs.pop()
-    if data.ByteSize() > MAX_MODEL_BYTES:
-        raise BadInputError("The graph is larger than 2 GB, which one ONNX file can't hold.")
-    return data.SerializeToString()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from engines import backends, child_build, machine
+from engines import census as censuses
 from engines import golden as golden_images
 from engines.backends import BackendName
 from engines.census import Census
@@ -97,7 +98,10 @@ def build_engine(
             graph, plan, log, backend=backend, target=target, options=options, gpu=gpu, progress=progress
         )
         seconds = time.monotonic() - started
-        census = Census.from_dict(told["census"]).with_blocks(blocks or {}) if told["census"] else None
+        census = None
+        if told["census"]:
+            counted = Census.from_dict(told["census"])
+            census = _sized(counted, graph, target, options, progress).with_blocks(blocks or {})
         judged = judge(census)
         own |= {
             "backend_version": told["version"],
@@ -121,6 +125,24 @@ def build_engine(
                 own["golden"] = golden.write(output)
             manifest = artifacts.write_manifest(output, {**own, **fields})
     return Engine(output, backend, told["version"], seconds, manifest, tuple(notes), census)
+
+
+def _sized(found: Census, graph: Path, target: Target, options: BuildOptions, progress: Progress) -> Census:
+    """A census with all sizes: for a range of batches, those of a twin that is compiled for the optimum and not kept.
+
+    TensorRT-RTX compiles a second time in seconds. TensorRT measures kernels for minutes: its sizes stay open.
+    """
+    first = options.profiles[0]
+    if found.batch is not None or found.backend != "tensorrt-rtx" or first.minimum == first.maximum:
+        return found
+    try:
+        twin = censuses.take(
+            graph, target, "tensorrt-rtx", first.optimum, options=options,
+            progress=lambda phase, step, steps: progress(f"sizes at batch {first.optimum}: {phase}", step, steps),
+        )  # fmt: skip
+    except HemfError:  # the engine is there, and none the worse for it
+        return found
+    return replace(found, batch=twin.batch, twin=twin.kernels)
 
 
 def _log_of(output: Path, scratch: Path) -> Path:

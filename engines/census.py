@@ -28,6 +28,7 @@ from typing import Any
 from engines import backends, child_build
 from engines.backends import BackendName
 from engines.batches import BatchProfile
+from engines.child_build import Progress
 from engines.chips import Chip
 from engines.kernels import Kernel, Tensor
 from engines.options import BuildOptions
@@ -36,7 +37,7 @@ from hemf import artifacts
 from hemf.errors import BadInputError
 
 OTHER = "other"  # the block of kernels that come from no named part of the network
-_MOST_BYTES = 1 << 28  # of an unpacked list: a thousand times the largest seen
+_MOST_BYTES = 1 << 25  # of an unpacked list: ninety times the largest seen
 _FORMAT = 1
 
 
@@ -293,6 +294,7 @@ def take(
     *,
     blocks: Mapping[str, str] | None = None,
     options: BuildOptions | None = None,
+    progress: Progress = lambda phase, step, steps: None,
 ) -> Census:
     """Compile a graph for one batch size in a child process, count its kernels, and keep no engine.
 
@@ -306,6 +308,7 @@ def take(
         batch: images a call; a graph with a batch of its own keeps to that.
         blocks: of the network, by the name of the ONNX node.
         options: how to build; their profiles don't count.
+        progress: told of the builder's phases.
 
     Raises:
         MissingCapabilityError: no such backend here, or it has no such target.
@@ -322,7 +325,7 @@ def take(
             artifacts.write_bytes(path, graph)
         told = child_build.run(
             path, folder / "plan", folder / "log", backend=backend, target=target, options=only,
-            gpu=backends.gpu_name() if backend == "tensorrt" else None,
+            gpu=backends.gpu_name() if backend == "tensorrt" else None, progress=progress,
         )  # fmt: skip
     if told["census"] is None:
         raise BadInputError(told["census_note"])

@@ -40,7 +40,7 @@ _BITS = {
 _WIDTHS = ("fp4", "int4", "int8", "fp8", "fp16", "bf16", "fp32")  # what a product may compute in, narrowest first
 # Events between streams, and what the host does: nothing is launched for them.
 _NO_KERNELS = frozenset(("signal", "wait", "shape_call", "noop", "constant", "shapehosttodevice", "devicetoshapehost"))
-_PRODUCT_KINDS = re.compile(r"gemm|correlation|conv|matrixmultiply|matmul|fullyconnected")
+_PRODUCT_KINDS = re.compile(r"gemm|correlation|conv|matrix_?multiply|matmul|fully_?connected")
 # Generated and fused kernels are named for what they do: `__myl_FcAddRelu_myl0_565`.
 _PRODUCTS_IN_NAMES = re.compile(r"^_+myl_(?:[A-Z][a-z0-9]*)*?(?:Fc|Corr|Bmm|Gemm|Conv|Dot)(?=[A-Z_])")
 _ATTENTION = re.compile(r"_f?mha|fused_?attention|flash_?attention", re.IGNORECASE)
@@ -49,6 +49,7 @@ _CONSTANT_NAME = re.compile(r"(_d?const|constant(Float|Half|BFloat16|Int8|Int32|
 _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f ]*(?:\[ONNX Layer: |$))")
 _PROFILE = re.compile(r" \[profile (\d{1,4})\]")
 _COMPILED = re.compile(r"_(myl\d+)_\d+$")
+_LIST, _KIND = "Layers:", ", LayerType: "  # the line before a list, and what is in each of its lines
 _LONGEST_LINE = 1 << 20  # characters; a layer with a thousand tensors has a fifth of that
 _LEAST_RANK = 2  # of an operand of a product
 
@@ -141,7 +142,7 @@ class Kernel:
         if not self.is_product:
             return ()
         if self.is_fused_attention:
-            return self.inputs[:2]
+            return tuple(tensor for tensor in self.inputs if len(tensor.shape) >= _LEAST_RANK)[:2]
         matrices = [tensor for tensor in (*self.inputs, *self.constants) if len(tensor.shape) >= _LEAST_RANK]
         if self._is_convolution:
             return self._convolved(matrices)
@@ -207,8 +208,13 @@ class Kernel:
         written = self.outputs[0] if self.outputs else None
         if written is None or written.elements is None or first.elements is None or second.elements is None:
             return written is None or not written.shape or second.shape[-1] == written.shape[-1]
-        rows = first.elements // max(1, first.shape[-1])
-        return rows * second.shape[-1] == written.elements
+        batch = max(math.prod(first.shape[:-2]), math.prod(second.shape[:-2]))  # one of them may serve all
+        return batch * first.shape[-2] * second.shape[-1] == written.elements
+
+
+def may_list(text: str) -> bool:
+    """Whether `parse` may read something from a text; said quickly, of a line or of many."""
+    return _KIND in text or _LIST in text
 
 
 def parse(lines: Iterable[str]) -> list[Kernel]:
@@ -224,9 +230,9 @@ def parse(lines: Iterable[str]) -> list[Kernel]:
     found: list[Kernel] = []
     fresh: list[Kernel] = []
     for line in lines:
-        if line.rstrip().endswith("Layers:"):
+        if line.rstrip().endswith(_LIST):
             found, fresh = fresh or found, []
-        elif ", LayerType: " in line and len(line) <= _LONGEST_LINE:
+        elif _KIND in line and len(line) <= _LONGEST_LINE:
             kernel = _line(line)
             if kernel is not None:
                 fresh.append(kernel)
@@ -266,7 +272,7 @@ def _group(kernel: Kernel) -> str:
 
 def _line(line: str) -> Kernel | None:
     """`Name: …, LayerType: …, Inputs: [ … ], Constants: [ … ], Outputs: [ … ], TacticName: …, StreamId: …, …`"""
-    head, _, rest = line.rstrip("\r\n").partition(", LayerType: ")
+    head, _, rest = line.rstrip("\r\n").partition(_KIND)
     name = head.partition("Name: ")[2]
     kind, found, rest = rest.partition(", Inputs: ")
     if not name or not found or not re.fullmatch(r"\w+", kind):

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from engines import kernels
+from engines.kernels import Kernel
 from engines.runtime import Loaded
 
 # Spellings of 10 ("Half", "FP16") and 11 ("Datatype": "Half" beside a format). The first that is found counts.
@@ -38,9 +40,18 @@ class Layer:
 
 def of(loaded: Loaded) -> list[Layer]:
     """The layers of an engine, in order."""
+    return parse(_said(loaded))
+
+
+def kernels_of(loaded: Loaded) -> list[Kernel]:
+    """The same with all that the inspector tells of each, for an engine whose manifest has no census."""
+    return kernels.parse_json(_said(loaded))
+
+
+def _said(loaded: Loaded) -> str:
     trt: Any = loaded.backend.module
     inspector = loaded.engine.create_engine_inspector()
-    return parse(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def parse(text: str) -> list[Layer]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
+from engines import kernels
+
 _KEPT_ERRORS = 5
 _KEPT_WARNINGS = 20
 
@@ -34,16 +36,21 @@ class BuildLog:
         file: takes every message, a line each, as it comes.
         errors: in order.
         warnings: each once, in order.
+        layers: lines that may be of a list of the engine's layers (see `engines.kernels`), as they were said. The file
+            can't be read for them: another build of the same output may be writing it too.
     """
 
     file: TextIO
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
 
     def add(self, severity: str, message: str) -> None:
         """Keep a message of `severity`: INTERNAL_ERROR, ERROR, WARNING, INFO or VERBOSE."""
         self.file.write(f"{severity}: {message}\n")
         self.file.flush()  # a crash of the builder leaves what it said before
+        if kernels.may_list(message):
+            self.layers += filter(kernels.may_list, message.splitlines())
         if severity in ("INTERNAL_ERROR", "ERROR"):
             self.errors.append(message)
         elif severity == "WARNING" and message not in self.warnings and len(self.warnings) < _KEPT_WARNINGS:

@@ -14,14 +14,11 @@ import os
 import shutil
 import sys
 import threading
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from engines import backends, builder, caches, census, kernels, targets
 from engines.backends import Backend
-from engines.batches import BatchProfile
-from engines.kernels import Kernel
 from engines.messages import BuildLog
 from engines.options import BuildOptions
 from hemf import artifacts
@@ -38,7 +35,7 @@ def main(request_path: str, plan_path: str) -> int:
         try:
             backend = backends.load(request["backend"])
             told = _build(backend, request, Path(plan_path), log)
-            told |= _census(backend, request, log_path, told["tensors"], log)
+            told |= _census(backend, request, told["tensors"], log)
         except builder.BuildFailedError as error:
             _tell(error=str(error))
             return 1
@@ -80,50 +77,20 @@ def _build(backend: Backend, request: dict[str, Any], plan_path: Path, log: Buil
 
 
 def _census(
-    backend: Backend, request: dict[str, Any], log_path: Path, tensors: list[dict[str, Any]], log: BuildLog
-) -> dict[str, Any]:
-    """The kernels of the plan that was built, and where sizes depend on the batch, those of a twin for one batch."""
-    target, options = targets.find(request["target"]), BuildOptions.from_dict(request["options"])
-    own = _kernels(log_path, 0)
+    backend: Backend, request: dict[str, Any], tensors: list[dict[str, Any]], log: BuildLog
+) -> dict[str, Any]:  # fmt: skip
+    """The kernels of the plan that was built, as the builder listed them."""
+    own = kernels.parse(log.layers)
     if not own:
         note = f"{backend.name} {backend.version} lists no kernels in a form that is known here; there is no census."
         return {"census": None, "census_note": note}
-    first, fixed = options.profiles[0], tensors[0]["shape"][0]
+    first, fixed = BuildOptions.from_dict(request["options"]).profiles[0], tensors[0]["shape"][0]
     batch: int | None = first.optimum if fixed == -1 else fixed
-    twin: list[Kernel] = []
     if not census.is_complete(own):
-        # TensorRT-RTX compiles a second time in seconds; TensorRT measures kernels for minutes.
-        if backend.name == "tensorrt-rtx" and fixed == -1 and first.minimum != first.maximum:
-            twin = _twin(backend, request, log_path, log)
-        if not census.is_complete(twin) or not twin:
-            batch, twin = None, []
-    found = census.of(own, backend=backend.name, version=backend.version, sm=target.sm, batch=batch, twin=twin)
+        batch = None
+    sm = targets.find(request["target"]).sm
+    found = census.of(own, backend=backend.name, version=backend.version, sm=sm, batch=batch)
     return {"census": found.to_dict(), "census_note": None}
-
-
-def _twin(backend: Backend, request: dict[str, Any], log_path: Path, log: BuildLog) -> list[Kernel]:
-    """The kernels of a build for exactly the first profile's optimum; none where it fails."""
-    options = BuildOptions.from_dict(request["options"])
-    best = options.profiles[0].optimum
-    log.add("INFO", f"The same for a batch of {best} alone, for the sizes that the engine leaves open:")
-    began = log_path.stat().st_size
-    only = replace(options, profiles=(BatchProfile(best, best, best),))
-    try:
-        builder.build_plan(
-            backend, Path(request["graph"]), targets.find(request["target"]), only, log=BuildLog(log.file),
-            progress=lambda phase, step, steps: _tell(phase=f"Sizes at batch {best}: {phase}", step=step, steps=steps),
-        )  # fmt: skip
-    except (builder.BuildFailedError, HemfError) as error:
-        log.add("INFO", f"It can't be built: {error}")
-        return []
-    return _kernels(log_path, began)
-
-
-def _kernels(log_path: Path, began: int) -> list[Kernel]:
-    """What the log lists from a byte on."""
-    with open(log_path, encoding="utf-8", errors="replace") as lines:
-        lines.seek(began)
-        return kernels.parse(lines)
 
 
 def _peak_memory_bytes() -> int | None:

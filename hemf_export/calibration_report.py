@@ -122,13 +122,14 @@ def triple(option: str, text: str | None) -> tuple[float, float, float] | None:
 
 def _sensitivities(found: tuple[BlockSensitivity, ...], inside: set[str]) -> None:
     rows = []
+    both = all(block.left_out is not None for block in found)
     for block in found:
-        alone, rest = block.alone, block.left_out
-        drops = ("", "") if alone.drop is None else (f"{alone.drop:.2f}", f"{rest.drop:.2f}")
-        place = "INT8" if block.block in inside else "float"
-        cells = (f"{block.share:.1%}", f"{alone.kl_divergence:.1e}", drops[0], f"{rest.kl_divergence:.1e}", drops[1])
-        rows.append((block.block, *cells, place))
-    columns = ("block", "work", "alone: KL", "drop", "left out: KL", "drop", "in")
+        cells = [block.block, f"{block.share:.1%}"]
+        for compared in (block.alone, block.left_out):
+            if compared is not None:
+                cells += [f"{compared.kl_divergence:.1e}", "" if compared.drop is None else f"{compared.drop:.2f}"]
+        rows.append((*cells, "INT8" if block.block in inside else "float"))
+    columns = ("block", "work", "alone: KL", "drop", *(("left out: KL", "drop") if both else ()), "in")
     images = found[0].alone.images
     console.table(f"What INT8 costs, block by block ({images} calibration images)", columns, rows)
     console.results.print()

@@ -23,10 +23,21 @@ from calibration.forms import MIN_OPSET, Form, Rewriting
 from calibration.fp16 import Conversion, to_float16
 from calibration.graphs import parse, prepare
 from calibration.session import Session
+from engines import targets
+from engines.targets import Target
 from hemf import artifacts, locks
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.model_output import ModelOutput
-from hemf_export import graph_source, image_labels, onnx_file, parity, plausibility, written
+from hemf_export import (
+    form_choice,
+    graph_source,
+    graph_writing,
+    image_labels,
+    onnx_file,
+    parity,
+    plausibility,
+    written,
+)
 from hemf_export.description import Description
 from hemf_export.graph_source import Source
 from hemf_export.onnx_export import Step
@@ -91,6 +102,23 @@ class Bounds:
 
 
 @dataclass(frozen=True)
+class Backend:
+    """What compiles a graph, and how its form is chosen; see `hemf_export.form_choice`.
+
+    Args:
+        form: the backend.
+        target: that an engine is built for.
+        batch: images a call that candidates are compared at.
+        tune: try each pass.
+    """
+
+    form: Form = forms.DEFAULT
+    target: Target = targets.TARGETS["t4"]
+    batch: int = 8
+    tune: bool = False
+
+
+@dataclass(frozen=True)
 class Float16File:
     """A finished float16 ONNX file; `written` is what the file itself computes, see `hemf_export.written`."""
 
@@ -112,7 +140,7 @@ def convert(
     images: Path | None = None,
     count: int = IMAGES,
     bounds: Bounds | None = None,
-    form: Form = forms.DEFAULT,
+    backend: Backend | None = None,
     step: Step | None = None,
 ) -> Float16File:
     """Convert a float32 ONNX file, ours or another's, prove the result, and put it and its manifest at `output`.
@@ -123,31 +151,36 @@ def convert(
         images: a folder to prove on; without, seeded noise.
         count: at most so many images of it.
         bounds: what the proof requires.
-        form: the backend that it is for.
+        backend: what compiles it; None for TensorRT-RTX and a T4.
         step: shows what is under way.
 
     Raises:
         BadInputError: the file or the images.
         CheckFailedError: a bound is missed; nothing is left behind.
     """
-    step, bounds = step or (lambda text: nullcontext()), bounds or Bounds()
+    step, bounds, backend = step or (lambda text: nullcontext()), bounds or Bounds(), backend or Backend()
     artifacts.check_writable(output)
     artifacts.check_distinct(source, output)
-    with step(f"Converting {source.name} to float16"):
+    with step(f"Reading {source.name}"):
         origin = graph_source.read(source)
         described = origin.description
         samples = _samples(images, described, count)
         plain = onnx_file.is_ours(source) and onnx_file.opset(origin.proto) >= MIN_OPSET
         graph = parse(origin.proto) if plain else prepare(origin.proto)
         origin.proto.Clear()
-        rewriting = forms.rewrite(graph, form)
+    choice = form_choice.choose(
+        graph, backend.form, backend.target, described, batch=backend.batch, ours=onnx_file.is_ours(source),
+        tune=backend.tune, step=step,
+    )  # fmt: skip
+    with step(f"Converting {source.name} to float16, for {backend.form}"):
+        rewriting = forms.rewrite(graph, backend.form, only=choice.passes)
         exactness = _require_same(graph, origin, rewriting, samples)
         conversion = to_float16(graph)
         description = dataclasses.replace(described, precision="fp16")
         onnx_file.describe(graph, description)
     batch = described.batch or _BATCH
     with artifacts.atomic_path(output) as temporary:
-        ir.save(graph, temporary)
+        graph_writing.save(graph, temporary)
         emulated = Session(emulate(graph), output=described.output)
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
@@ -169,9 +202,9 @@ def convert(
         as_written = written.check(temporary, output.name, inputs, found, exact, described.output)
     fields = {"kind": "onnx", "parent": source.name, "parent_sha256": origin.sha256, **description.to_dict()}
     proofs = {"parity": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": as_written}
-    changes = {"form": {**rewriting.to_dict(), **exactness}, "conversion": conversion.to_dict()}
+    changes = {"form": {**rewriting.to_dict(), **exactness, **choice.to_dict()}, "conversion": conversion.to_dict()}
     artifacts.write_manifest(output, {**fields, **changes, **proofs})
-    notes = (*origin.notes, *(f"{source.name}: {text}" for text in doubts))
+    notes = (*origin.notes, *([choice.note] if choice.note else []), *(f"{source.name}: {text}" for text in doubts))
     return Float16File(output, description, rewriting, conversion, proof, as_written, bound, notes)
 
 

@@ -77,7 +77,7 @@ class Source:
         Raises:
             BadInputError: ONNX Runtime doesn't take it.
         """
-        return Session(self.path, output=self.description.output)
+        return Session(self.path, stream=True, output=self.description.output)
 
 
 def read(path: Path, assumptions: Assumptions | None = None) -> Source:

@@ -11,6 +11,7 @@ from typing import Any
 
 from engines import machine, preflight
 from engines.census import Census
+from engines.kernels import Kernel
 from engines.machine import Machine
 from engines.plan_header import PlanHeader
 from hemf import artifacts
@@ -20,6 +21,7 @@ from hemf.reading import PLAIN, Reading
 from hemf_export import census_text, compiled_precision, model_kind
 from hemf_export.model_kind import Kind
 
+_KERNEL_WORDS = (1, 2, 3, 4, 5, 6, 8)  # columns of a table of kernels that are words
 _FIGURES = ("figures", "parity", "parity_of_the_graph")  # of a manifest, where it has them
 
 
@@ -197,9 +199,9 @@ def _engine(path: Path, trust: bool, every_kernel: bool) -> Inspection:
     for name in _FIGURES:
         if isinstance(figures := manifest.get(name), dict):
             facts.append(("proof of its graph", _proof(figures)))
-    layers, notes = _layers(path, trust) if found.refusal is None else ({}, [])
+    layers, kernels, notes = _layers(path, trust) if found.refusal is None else ({}, [], [])
     facts += [(f"layers: {kind}", _counted(precisions)) for kind, precisions in layers.items()]
-    compiled = _compiled(manifest, every_kernel)
+    compiled = _compiled(manifest, kernels, every_kernel)
     facts += compiled.facts
     notes += compiled.notes
     sha256 = artifacts.sha256(path)
@@ -227,12 +229,18 @@ class _Compiled:
     kernels: list[dict[str, Any]] | None = None
 
 
-def _compiled(manifest: dict[str, Any], every_kernel: bool) -> _Compiled:
+def _compiled(manifest: dict[str, Any], inspected: list[Kernel], every_kernel: bool) -> _Compiled:
+    """What a manifest tells; where it was written before there was a census, what the inspector does."""
     found = _Compiled()
     try:
         census = census_text.of_manifest(manifest)
         if census is None:
-            if every_kernel:
+            if every_kernel and inspected:
+                rows = census_text.kernel_rows(inspected)
+                title = "kernels, as TensorRT's inspector lists them"
+                found.tables.append(Table(title, census_text.KERNEL_COLUMNS, rows, _KERNEL_WORDS))
+                found.kernels = census_text.kernel_values(inspected)
+            elif every_kernel:
                 found.notes.append("Its manifest has no list of kernels: build it again to have one.")
             return found
         _add_census(found, census, every_kernel)
@@ -252,12 +260,12 @@ def _add_census(found: _Compiled, census: Census, every_kernel: bool) -> None:
         found.tables.append(Table(f"kernels by {what}", (what, *census_text.PART_COLUMNS), rows, (0, 3)))
     if every_kernel:
         rows = census_text.kernel_rows(census.kernels)
-        found.tables.append(Table("kernels, in launch order", census_text.KERNEL_COLUMNS, rows, (1, 2, 3, 4, 5, 6, 8)))
+        found.tables.append(Table("kernels, in launch order", census_text.KERNEL_COLUMNS, rows, _KERNEL_WORDS))
         found.kernels = census_text.kernel_values(census.kernels)
         if census.twin is not None:
             title = f"kernels of the twin for batch {census.batch} alone, whose sizes are told"
             rows = census_text.kernel_rows(census.twin)
-            found.tables.append(Table(title, census_text.KERNEL_COLUMNS, rows, (1, 2, 3, 4, 5, 6, 8)))
+            found.tables.append(Table(title, census_text.KERNEL_COLUMNS, rows, _KERNEL_WORDS))
 
 
 def _add_precision(found: _Compiled, compiled: dict[str, Any]) -> None:
@@ -269,14 +277,15 @@ def _add_precision(found: _Compiled, compiled: dict[str, Any]) -> None:
     found.checks.append(("precision as compiled", "fine" if broken is None else "broken", kept))
 
 
-def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Where the engine may run: its layers' precisions, or in a note why there are none."""
+def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[Kernel], list[str]]:
+    """Where the engine may run: its layers' precisions and its kernels, or in a note why there are none."""
     from engines import layers, runtime
 
     try:
-        return layers.table(layers.of(runtime.deserialize(path, trust=trust))), []
+        loaded = runtime.deserialize(path, trust=trust)
+        return layers.table(layers.of(loaded)), layers.kernels_of(loaded), []
     except HemfError as error:
-        return {}, [f"Its layers can't be listed: {error.message}"]
+        return {}, [], [f"Its layers can't be listed: {error.message}"]
 
 
 def _machine(path: Path) -> Machine:

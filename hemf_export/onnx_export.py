@@ -27,7 +27,7 @@ from hemf.images import Preprocess
 from hemf.model import HEMF
 from hemf.model_input import ModelInput, SourceSize
 from hemf.reading import PLAIN, Reading
-from hemf_export import graph_cleanup, image_labels, model_kind, onnx_file, parity
+from hemf_export import graph_cleanup, graph_writing, image_labels, model_kind, onnx_file, parity
 from hemf_export.description import Description, InputType
 from hemf_export.fold import fold
 from hemf_export.parity import Parity, Samples
@@ -150,7 +150,7 @@ def export(
     nodes = len(list(graph.graph))
     with artifacts.atomic_path(output) as temporary:
         with step("Writing"):
-            ir.save(graph, temporary)
+            graph_writing.save(graph, temporary)
             del graph
         with step("Proving ONNX Runtime against PyTorch"):
             proof = _prove(temporary, samples, reference, options)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,18 +18,26 @@ from calibration.agreement import Comparison, compare
 from calibration.blocks import blocks
 from calibration.budget import Budget
 from calibration.cache import Cache
-from calibration.forms import Form
 from calibration.graphs import prepare
 from calibration.int8 import MethodChoice
 from calibration.job import Job, Listener
 from calibration.products import Product
 from calibration.qdq import Statistics
-from calibration.trials import BATCH, logits
+from calibration.trials import BATCH
 from hemf import artifacts, locks
 from hemf.errors import CheckFailedError
-from hemf_export import graph_source, image_labels, model_kind, plausibility, precision_file, same_model
+from hemf_export import (
+    form_choice,
+    graph_source,
+    image_labels,
+    model_kind,
+    onnx_file,
+    plausibility,
+    precision_file,
+    same_model,
+)
 from hemf_export.description import Precision
-from hemf_export.fp16 import Bounds
+from hemf_export.fp16 import Backend, Bounds
 from hemf_export.graph_source import Assumptions
 from hemf_export.precision_file import Graph, Made
 
@@ -54,7 +63,7 @@ class Request:
     method: MethodChoice = "auto"
     budget: Budget | None = None
     with_sensitivity: bool = False
-    form: Form = forms.DEFAULT
+    backend: Backend = field(default_factory=Backend)
     bounds: Bounds = field(default_factory=Bounds)
     assumptions: Assumptions = field(default_factory=Assumptions)
     cache: Path | None = None
@@ -69,7 +78,7 @@ def make(request: Request, listener: Listener) -> Made:
         InUseError: another process makes that file.
         CheckFailedError: a bound or the budget is missed by every graph; nothing is left behind.
     """
-    wanted: Precision = request.precision if request.form != "cpu" else "int8-cpu"
+    wanted: Precision = request.precision if request.backend.form != "cpu" else "int8-cpu"
     if request.output is not None:
         artifacts.check_writable(request.output)
         artifacts.check_distinct(request.source, request.output)
@@ -79,7 +88,12 @@ def make(request: Request, listener: Listener) -> Made:
     described, original = source.description, source.session()
     model = prepare(source.proto)
     source.proto.Clear()  # a second copy of all weights
-    rewriting = forms.rewrite(model, request.form, only=forms.first(request.form))
+    form = request.backend.form
+    choice = form_choice.choose(
+        model, form, request.backend.target, described, batch=request.backend.batch,
+        ours=onnx_file.is_ours(request.source), tune=request.backend.tune, step=_phases(listener),
+    )  # fmt: skip
+    rewriting = forms.rewrite(model, form, only=choice.among(forms.first(form)))
     judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
     own_classes = described.classes if image_labels.are_names(described.classes) else None
     listener.phase("Choosing images", 0)
@@ -94,8 +108,14 @@ def make(request: Request, listener: Listener) -> Made:
         chosen = dataclasses.replace(chosen, notes=(*chosen.notes, *more))
     chosen = dataclasses.replace(chosen, held_out=held_out)
     job = Job(model, original, source.sha256, chosen, Cache(request.cache), listener, rewriting)
-    notes = [*source.notes, *chosen.notes, *same_model.require(job), *_doubts(request, job)]
-    graph = _cpu(request, job) if request.form == "cpu" else _float16(request, job)
+    notes = [
+        *source.notes,
+        *([choice.note] if choice.note else []),
+        *chosen.notes,
+        *same_model.require(job),
+        *_doubts(request, job),
+    ]
+    graph = _cpu(request, job) if form == "cpu" else _float16(request, job, choice.among(forms.last(form)))
     path = request.output or _default_output(request, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
@@ -103,13 +123,22 @@ def make(request: Request, listener: Listener) -> Made:
     return precision_file.write(path, request.source, job, described, graph, request.budget, tuple(notes))
 
 
+def _phases(listener: Listener) -> form_choice.Step:
+    @contextmanager
+    def step(text: str) -> Iterator[None]:
+        listener.phase(text, 0)
+        yield
+
+    return step
+
+
 def _doubts(request: Request, job: Job) -> tuple[str, ...]:
     """What the float32 file makes of some labelled images, told before hours of work; nothing where that is sound."""
     if job.selection.held_out.labels is None:
         return ()
-    images = job.selection.held_out.whole(max(plausibility.IMAGES, job.selection.held_out.batch or 1))
+    images = job.selection.held_out  # what it gives of them is the reference of all that follows
     job.listener.phase("Looking at the float32 file", len(images))
-    scores = logits(job.original, images, job.listener.advance)
+    scores = job.reference(images, job.listener.advance)
     found = plausibility.look(images.images, scores, images.taken, job.original.logits, images.batch or BATCH)
     found = tuple(f"{request.source.name}: {text}" for text in found)
     for text in found:
@@ -117,8 +146,11 @@ def _doubts(request: Request, job: Job) -> tuple[str, ...]:
     return found
 
 
-def _float16(request: Request, job: Job) -> Graph:
-    """The FP16 graph, or INT8 in FP16, proven as it is shipped; of a search's graphs the best that holds so."""
+def _float16(request: Request, job: Job, last: Collection[str]) -> Graph:
+    """The FP16 graph, or INT8 in FP16, proven as it is shipped; of a search's graphs the best that holds so.
+
+    `last` are the passes that come after calibration.
+    """
     islands, _ = job.islands()
     plan = None
     candidates: list[tuple[Product, ...]] = [()]
@@ -137,7 +169,7 @@ def _float16(request: Request, job: Job) -> Graph:
         variant = trials.build(products, "max" if plan is None else plan.method)
         if not products:
             _round_weights(variant, job)
-        rewriting = job.rewriting + forms.rewrite(variant, request.form, only=forms.last(request.form))
+        rewriting = job.rewriting + forms.rewrite(variant, request.backend.form, only=last)
 
         def problems(logits: NDArray[np.float32]) -> list[str]:
             return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
@@ -240,7 +272,7 @@ def _outputs(request: Request) -> list[Path]:
     """Where the result may come to lie: a search for INT8 may end with FP16."""
     if request.output is not None:
         return [request.output]
-    if request.form == "cpu":
+    if request.backend.form == "cpu":
         return [_default_output(request, "int8-cpu")]
     kinds: tuple[Precision, ...] = ("int8", "fp16") if request.precision == "int8" else ("fp16",)
     return [_default_output(request, kind) for kind in kinds]

@@ -21,7 +21,7 @@ from calibration.int8 import Plan
 from calibration.job import Job
 from calibration.trials import BATCH
 from hemf import artifacts
-from hemf_export import onnx_file, written
+from hemf_export import graph_writing, onnx_file, written
 from hemf_export.description import Description, Precision
 
 
@@ -96,7 +96,7 @@ def write(
     description = dataclasses.replace(described, precision=graph.precision, versions=artifacts.versions())
     onnx_file.describe(graph.model, description)
     with artifacts.atomic_path(path) as temporary:
-        ir.save(graph.model, temporary)
+        graph_writing.save(graph.model, temporary)
         types = graph_types.count_types(ir.load(temporary))
         batches = job.selection.held_out.batches(BATCH)
         plain = written.check(temporary, path.name, batches, graph.logits, graph.reference, job.output)

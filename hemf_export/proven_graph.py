@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from calibration import forms
 from calibration.budget import Budget
-from calibration.forms import Form
 from calibration.int8 import MethodChoice
 from calibration.job import Listener
 from hemf import artifacts
@@ -17,7 +15,7 @@ from hemf.errors import BadInputError, UsageError
 from hemf.reading import PLAIN, Reading
 from hemf_export import console, fp16, model_kind, onnx_export, onnx_file, precision
 from hemf_export.description import Description
-from hemf_export.fp16 import Bounds
+from hemf_export.fp16 import Backend, Bounds
 from hemf_export.onnx_export import Step
 
 
@@ -34,7 +32,7 @@ class Wanted:
         method: of int8's ranges.
         cache: folder of earlier results; None for none.
         folder: that made graphs go to; None for the model's.
-        form: the backend that graphs are made for.
+        backend: what compiles the graph.
     """
 
     precision: Literal["fp16", "int8", "fp32"] | None = "fp16"
@@ -45,7 +43,7 @@ class Wanted:
     method: MethodChoice = "auto"
     cache: Path | None = None
     folder: Path | None = None
-    form: Form = forms.DEFAULT
+    backend: Backend = field(default_factory=Backend)
 
 
 @dataclass(frozen=True)
@@ -108,13 +106,20 @@ def provide(
 def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
     target = (wanted.folder or source.parent) / f"{model_kind.stem(source)}.fp16.onnx"
     half = fp16.convert(
-        source, target, images=wanted.images, count=wanted.samples, bounds=wanted.bounds, form=wanted.form, step=step
+        source,
+        target,
+        images=wanted.images,
+        count=wanted.samples,
+        bounds=wanted.bounds,
+        backend=wanted.backend,
+        step=step,
     )
     proof, converted = half.parity, half.conversion
     noun = half.description.output.noun
     accuracy = "" if proof.accuracy is None else f", accuracy {proof.accuracy[0]:.2%} (float32 {proof.accuracy[1]:.2%})"
     rows = (
         ("graph", f"{half.path.name}, {len(converted.islands)} of {converted.nodes} nodes in float32"),
+        ("rewritten for", str(half.rewriting)),
         ("proven on", f"{proof.images} images of {proof.source}"),
         ("float16 against float32", f"largest {noun} difference {proof.max_difference:.2e} (bound {half.bound:.3g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}{accuracy}"),
@@ -132,7 +137,7 @@ def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
         raise BadInputError("INT8 needs real images: its ranges are taken from them.", "Say --images DIR.")
     request = precision.Request(
         source=source, precision="int8", images=wanted.images, budget=wanted.budget, method=wanted.method,
-        cache=wanted.cache, folder=wanted.folder, form=wanted.form,
+        cache=wanted.cache, folder=wanted.folder, backend=wanted.backend,
     )  # fmt: skip
     made = precision.make(request, listener)
     return ProvenGraph(

@@ -32,7 +32,7 @@ from calibration.trials import logits as logits_of
 from hemf import artifacts, locks
 from hemf.errors import BadInputError, CheckFailedError
 from hemf.reading import PLAIN, Reading
-from hemf_export import finetuning_source, onnx_file, plausibility, predictor, written
+from hemf_export import finetuning_source, graph_writing, onnx_file, plausibility, predictor, written
 from hemf_export.description import Description, Precision
 from train import finetuning, hardware
 from train.finetuning import FineTuned
@@ -242,7 +242,7 @@ def _write(
     description = dataclasses.replace(described, versions=artifacts.versions())
     onnx_file.describe(model, description)
     with artifacts.atomic_path(path) as temporary:
-        ir.save(model, temporary)
+        graph_writing.save(model, temporary)
         types = graph_types.count_types(ir.load(temporary))
         plain = written.check(temporary, path.name, *proofs, described.output)
     parent = {"parent": source.name, "parent_sha256": artifacts.sha256(source)}

@@ -23,6 +23,7 @@ from hemf.reading import PLAIN, Reading
 from hemf_export import compiled_precision, golden_images, model_kind, onnx_file, proven_graph
 from hemf_export.compiled_precision import CompiledPrecision
 from hemf_export.description import Description
+from hemf_export.fp16 import Backend
 from hemf_export.onnx_export import Step
 from hemf_export.proven_graph import ProvenGraph, Wanted
 
@@ -48,6 +49,7 @@ class Request:
         wanted: precision, and what it may lose.
         classes: names for a checkpoint that has none.
         reading: how a checkpoint is read.
+        tune: try each pass that brings the graph to the backend's form.
         strict_precision: refuse an engine that computes a product in another type than its graph has.
     """
 
@@ -62,6 +64,7 @@ class Request:
     classes: tuple[str, ...] | None = None
     reading: Reading = PLAIN
     strict_precision: bool = False
+    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,9 @@ def make(
     else:
         artifacts.check_folder(model.parent)
     folder = model.parent if request.output is None else request.output.parent
-    wanted = dataclasses.replace(request.wanted, folder=folder, form=backend)
+    profile = (request.profiles or (BatchProfile(),))[0]
+    compiler = Backend(backend, request.target, profile.optimum, request.tune)
+    wanted = dataclasses.replace(request.wanted, folder=folder, backend=compiler)
     source, graph = proven_graph.provide(model, request.classes, wanted, listener, step, reading=request.reading)
     options = dataclasses.replace(request.options, profiles=_profiles(request.profiles, graph.path, graph.description))
     taken, given = onnx_file.ends(graph.path)

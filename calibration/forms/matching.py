@@ -18,6 +18,7 @@ from onnxscript.rewriter.pattern import Pattern
 WIDE = "hemf.float32"  # in a node's metadata: it computes in float32 inside a kernel, whose memory holds float16
 
 Array = NDArray[np.generic]
+_ALIGNMENT, _LEAST = 8, 16  # channels of a head that TensorRT-RTX fuses an attention for
 MAPS_TO_PIXELS, PIXELS_TO_MAPS = (0, 2, 3, 1), (0, 3, 1, 2)  # (N, C, H, W) to (N, H, W, C), and back
 
 
@@ -73,6 +74,11 @@ def constant(value: ir.Value | None) -> Array | None:
 def scope(node: ir.Node) -> str:
     """The module that a node's name begins with: `fusion_stages.0.mlp/gelu_4` is of `fusion_stages.0.mlp`."""
     return (node.name or node.op_type).rsplit("/", 1)[0]
+
+
+def aligned(channels: int) -> int:
+    """How many channels a head needs for its attention to be fused: so many, or more."""
+    return max(_LEAST, -(-channels // _ALIGNMENT) * _ALIGNMENT)
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:

@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, attribute, find, scope
+from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, aligned, attribute, constant, find, scope
 from calibration.forms.norms import STEPS
 
 SUMS = "sums"  # ends the scope of the nodes that find what the softmax over tokens divides by
-_ALIGNMENT = 8  # channels of a head, for a fused attention
 
 
 def rewrite(model: ir.Model) -> int:
     """Rewrite every MHEA with the gates behind it, in place; how many attentions there were."""
     graph = model.graph
     attentions = [block for match in find(model, _attention_pattern) if (block := _read_attention(match))]
-    gates = {gate.maps: gate for match in find(model, _gates_pattern) if (gate := _read_gates(match))}
+    matches = (match for pattern in (_gates_pattern, _gates_pattern_unsimplified) for match in find(model, pattern))
+    gates = {gate.maps: gate for match in matches if (gate := _read_gates(match))}
     for twins in _twins(attentions):  # one after the other: what is stacked already counts in what depends on what
         stacked = _write_attention(graph, twins)
         own = [gates.get(twin.maps) for twin in twins]
@@ -98,22 +98,35 @@ def _attention_pattern(
     return op.LayerNormalization(op.Reshape(product, as_pixels), scale, bias)
 
 
-def _gates_pattern(op: Any, pixels: Any, kernel: Any, bias: Any, squeeze: Any, excite: Any, axes: Any) -> Any:
+def _gates_pattern(op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any, axes: Any) -> Any:
+    gated, gate = _gated(op, pixels, kernel, squeeze, excite)
+    return op.Mul(gated, op.Unsqueeze(gate, axes))
+
+
+def _gates_pattern_unsimplified(
+    op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any, first: Any, second: Any
+) -> Any:
+    gated, gate = _gated(op, pixels, kernel, squeeze, excite)
+    return op.Mul(gated, op.Unsqueeze(op.Unsqueeze(gate, first), second))
+
+
+def _gated(op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any) -> tuple[Any, Any]:
+    """The maps behind the spatial gate, and the channel gate (N, C)."""
     maps = op.Transpose(pixels, perm=list(PIXELS_TO_MAPS))
     pooled = op.Concat(
         op.ReduceMean(maps, _allow_other_inputs=True, _outputs=["mean"]),
         op.ReduceMax(maps, _allow_other_inputs=True, _outputs=["largest"]),
         axis=1,
     )
-    gated = op.Mul(maps, op.Sigmoid(op.Conv(pooled, kernel, bias, _outputs=["gate"])))
+    spatial = op.Sigmoid(op.Conv(pooled, kernel, _allow_other_inputs=True, _outputs=["gate"]))
+    gated = op.Mul(maps, spatial)
     mean = op.ReduceMean(gated, _allow_other_inputs=True, _outputs=["mean_pixel"])
     largest = op.ReduceMax(gated, _allow_other_inputs=True, _outputs=["largest_pixel"])
 
     def excited(pooled: Any) -> Any:
         return op.Gemm(op.Relu(op.Gemm(pooled, squeeze, transB=1)), excite, transB=1)
 
-    gate = op.Unsqueeze(op.Sigmoid(op.Add(excited(mean), excited(largest))), axes)
-    return op.Mul(gated, gate)
+    return gated, op.Sigmoid(op.Add(excited(mean), excited(largest)))
 
 
 def _read_attention(match: Match) -> _Attention | None:
@@ -142,14 +155,22 @@ def _read_attention(match: Match) -> _Attention | None:
 
 
 def _read_gates(match: Match) -> _Gates | None:
-    weights = match.arrays("kernel", "bias", "squeeze", "excite", "axes")
+    weights = match.arrays("kernel", "squeeze", "excite")
+    axes = [array.tolist() for name in ("axes", "first", "second") if (array := match.array(name)) is not None]
     convolution = match.values["gate"].producer()
     if weights is None or convolution is None:
         return None
-    kernel, bias, squeeze, excite, axes = weights
+    kernel, squeeze, excite = weights
+    bias = constant(convolution.inputs[2]) if len(convolution.inputs) > 2 else np.zeros(1)
     reductions = [match.values[name].producer() for name in ("mean", "largest", "mean_pixel", "largest_pixel")]
     over = [None if node is None else _axes(node) for node in reductions]
-    if over != [(1,), (1,), (2, 3), (2, 3)] or tuple(axes) != (2, 3) or kernel.shape[:2] != (1, 2) or np.any(bias):
+    if (
+        over != [(1,), (1,), (2, 3), (2, 3)]
+        or axes not in ([[2, 3]], [[2], [3]])
+        or kernel.shape[:2] != (1, 2)
+        or bias is None
+        or np.any(bias)
+    ):
         return None
     pads = tuple(attribute(convolution, "pads", (0, 0, 0, 0)))
     if attribute(convolution, "auto_pad", "NOTSET") != "NOTSET" or set(attribute(convolution, "dilations", (1,))) != {
@@ -213,7 +234,7 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
     first, count = twins[0], len(twins)
     channels, heads, slots = first.channels, first.heads, len(first.key)
     tokens, own = first.height * first.width, first.channels // first.heads
-    padded = -(-own // _ALIGNMENT) * _ALIGNMENT
+    padded = aligned(own)
     w = Writer(graph, twins[-1].match.root, scope(twins[-1].match.root).removesuffix(".norm"))
     parts = [w.reshape(twin.pixels, 1, -1, tokens, channels) for twin in twins]
     stacked = parts[0] if count == 1 else w.op("Concat", *parts, axis=0)
@@ -229,19 +250,21 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
         # A constant for all slots changes nothing; this one brings z near to zero.
         mask = sums.op("Sub", np.array(math.log(tokens), np.float32), spread)
 
-    # The compiler fuses an attention only where keys are computed: what is added to these is zero.
+    # The compiler fuses an attention only where keys are computed, and with a batch left open values too: what is added
+    # to these is zero.
+    zero = w.op("Mul", mask, np.array(0, np.float32))
     key = np.stack([np.pad(twin.key.T, ((0, padded - own), (0, 0))) for twin in twins])[:, None, None]
-    computed = w.op("Add", key, w.op("Mul", mask, np.array(0, np.float32)))
+    key_now = w.op("Add", key, zero)
     value = np.stack([np.pad(twin.value.T, ((0, 0), (0, padded - own))) for twin in twins])[:, None, None]
-    value = np.ascontiguousarray(np.broadcast_to(value, (count, 1, heads, slots, padded)))
+    value_now = w.op("Add", value, w.transpose(zero, 0, 1, 2, 4, 3))
     query = w.reshape(stacked, count, -1, tokens, heads, own)
     if padded > own:
         query = w.op("Pad", query, np.array([0] * 9 + [padded - own], np.int64))
     query = w.transpose(query, 0, 1, 3, 2, 4)
-    product = w.op("MatMul", query, computed)
+    product = w.op("MatMul", query, key_now)
     with w.wide():
         weights = w.op("Softmax", w.op("Add", product, mask), axis=-1)
-    mixed = w.transpose(w.op("MatMul", weights, value), 0, 1, 3, 2, 4)
+    mixed = w.transpose(w.op("MatMul", weights, value_now), 0, 1, 3, 2, 4)
     if padded > own:
         mixed = w.op("Slice", mixed, *(np.array([number], np.int64) for number in (0, own, 4)))
     product = w.op("Mul", w.reshape(mixed, count, -1, tokens, channels), stacked)

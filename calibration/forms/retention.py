@@ -2,10 +2,10 @@
 
 Four things keep the compiler busy in the form that a CPU likes. Heads of 12 channels are padded to 16 by kernels of
 their own before each attention and cut again behind it: here zeros in the weights do that, as a fused attention takes
-multiples of 8. The quarter turn of each pair of channels is a matrix product: here the channels of a head are sorted
-into the first and the second of each pair, which its product with the key doesn't see, and the turn is two slices. The
-tables are spelled out for every head: here one is enough. And query and key are one product, so that one kernel turns
-both. Everything but the order of sums is exact.
+multiples of 8 from 16 on. The quarter turn of each pair of channels is a matrix product: here the channels of a head
+are sorted into the first and the second of each pair, which its product with the key doesn't see, and the turn is two
+slices. The tables are spelled out for every head: here one is enough. And query and key are one product, so that one
+kernel turns both. Everything but the order of sums is exact.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.forms.matching import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Array, Match, Writer, find, scope
-
-_ALIGNMENT = 8  # channels of a head, for a fused attention
+from calibration.forms.matching import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Array, Match, Writer, aligned, find, scope
 
 
 def rewrite(model: ir.Model) -> int:
@@ -135,7 +133,7 @@ def _quarter_turn(channels: int) -> Array:
 
 def _write(graph: ir.Graph, match: Match, block: _Block) -> None:
     height, width, heads, channels = block[:4]
-    padded = -(-channels // _ALIGNMENT) * _ALIGNMENT
+    padded = aligned(channels)
     half = padded // 2
     # Where a head's channels come to lie: for query and key the first of each pair in front, for the value in order.
     pairs = np.concatenate([np.arange(channels // 2), half + np.arange(channels // 2)])

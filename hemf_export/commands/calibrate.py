@@ -28,7 +28,7 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
               help="int8: search the most work in INT8 that loses at most this. fp16: the same of it.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
-@click.option("--sensitivity", is_flag=True, help="int8: measure every block, without a budget too.")
+@click.option("--sensitivity", is_flag=True, help="int8: measure every block alone and left out, without a budget too.")
 @click.option("--for", "form", type=click.Choice(["auto", "tensorrt-rtx", "tensorrt", "cpu"]), default="auto",
               show_default=True, help="The backend whose kernels the graph is brought to; auto: as trt would choose "
               "here for a T4; cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
@@ -68,16 +68,17 @@ def command(
     from hemf import artifacts
     from hemf_export import calibration_report, console
     from hemf_export import precision as precisions
-    from hemf_export.fp16 import Bounds
+    from hemf_export.fp16 import Backend, Bounds
     from hemf_export.graph_source import Assumptions
 
+    t4 = targets.find("t4")
     budget = None
     if max_drop is not None or (precision == "int8" and min_agreement is not None):
         budget = Budget(max_drop, min_agreement if precision == "int8" else None, metric)
     request = precisions.Request(
         source=model, precision=precision, images=images, output=output, held_out=held_out, count=count,
         judges=judges, seed=seed, allow_single_class=allow_single_class, method=method, budget=budget,
-        with_sensitivity=sensitivity, form=backends.choose("auto", targets.find("t4")) if form == "auto" else form,
+        with_sensitivity=sensitivity, backend=Backend(backends.choose("auto", t4) if form == "auto" else form),
         bounds=Bounds(max_logit_diff, min_agreement if precision == "fp16" else None),
         assumptions=Assumptions(
             calibration_report.triple("--mean", mean), calibration_report.triple("--std", std), mode,

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 @click.option("--strip-weights", "stripped", is_flag=True, help="Without weights: the ONNX file beside it gives them.")
 @click.option("--timing-cache/--no-timing-cache", default=True, show_default=True,
               help="Keep kernels' times for the next build (TensorRT).")  # fmt: skip
+@click.option("--tune", is_flag=True, help="Try each pass of the graph's form: timed on the target's GPU where it is "
+              "here, else by the model of what is compiled.")  # fmt: skip
 @click.option("--golden", type=Count(0, 1024), default=4, show_default=True,
               help="Images kept beside the engine, to test it with on its target; 0 for none.")  # fmt: skip
 @click.option("--images", type=click.Path(path_type=Path),
@@ -59,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     model: Path | None, fp16: bool, int8: bool, fp32: bool, output: Path | None, target_name: str, backend: Any,
-    batch: tuple[str, ...], golden: int, images: Path | None, samples: int, max_logit_diff: float | None,
+    batch: tuple[str, ...], golden: int, tune: bool, images: Path | None, samples: int, max_logit_diff: float | None,
     min_agreement: float | None, max_drop: float | None, metric: Any, method: Any, strict_precision: bool,
     classes: str | None, as_json: bool, reading: Reading, **build_options: Any,
 ) -> None:  # fmt: skip
@@ -88,6 +90,8 @@ def command(
         raise UsageError("--max-logit-diff is of --fp16; --int8 has --max-drop and --min-agreement.")
     if not int8 and (max_drop is not None or method != "auto"):
         raise UsageError(f"{'--max-drop' if max_drop is not None else '--method'} is of --int8.")
+    if tune and not (fp16 or int8):
+        raise UsageError("--tune chooses the form of the graph that --fp16 or --int8 makes.", "Say one of them.")
     target = targets.find(target_name)
     options = BuildOptions(**build_options)
     profiles = tuple(BatchProfile.parse(text) for text in batch)
@@ -115,7 +119,7 @@ def command(
         model=model, output=output, target=target, backend=backend, profiles=profiles, options=options, golden=golden,
         wanted=wanted,
         classes=tuple(name.strip() for name in classes.split(",")) if classes else None,
-        reading=reading, strict_precision=strict_precision,
+        reading=reading, strict_precision=strict_precision, tune=tune,
     )  # fmt: skip
     bar, listener = console.PhaseBar("Building the engine"), calibration_report.Progress()
 

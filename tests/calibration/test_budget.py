@@ -36,7 +36,7 @@ class Table:
         self.drops, self.pairs = drops, pairs or {}
         self.asked: list[tuple[str, ...]] = []
 
-    def compare(self, products, method) -> Comparison:
+    def compare(self, products, method, told=None) -> Comparison:
         blocks = tuple(dict.fromkeys(product.block for product in products))
         self.asked.append(blocks)
         drop = sum(self.drops[block] for block in blocks)
@@ -125,7 +125,7 @@ def test_a_block_that_gives_no_finite_logits_alone_comes_last():
 class Damages(Table):
     """Trials whose KL divergence is a sum over blocks as well, and whose drop is none."""
 
-    def compare(self, products, method) -> Comparison:
+    def compare(self, products, method, told=None) -> Comparison:
         blocks = {product.block for product in products}
         self.asked.append(tuple(blocks))
         return comparison(0.0, kl=sum(self.drops[block] for block in blocks))
@@ -226,3 +226,34 @@ def test_each_block_is_measured_alone_and_left_out():
     assert found["a"].alone.drop == pytest.approx(1)
     assert found["a"].left_out.drop == pytest.approx(2)
     assert by_block(products) == {"a": (products[0],), "b": (products[1],)}
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (comparison(changes=0.0001), True),  # even twice as many would be kept
+        (comparison(changes=0.002), False),  # near the border
+        (comparison(changes=0.1), True),  # even half as many would be too much
+        (comparison(1.0, changes=0.0001), False),  # one image of few: the others have to tell
+        (comparison(1.0, changes=0.1), True),
+        (comparison(finite=False), True),
+    ],
+)
+def test_few_images_tell_enough_far_from_the_budget_alone(found, expected):
+    assert Budget(0.5).told(found, 500) is expected
+
+
+@given(st.floats(0, 0.2), st.floats(0, 3), st.floats(0, 5))
+@settings(deadline=None, max_examples=200)
+def test_what_few_images_tell_is_the_verdict_for_twice_and_half_the_changes(changes, max_drop, drop):
+    budget, found = Budget(max_drop), comparison(drop, changes=changes)
+    if budget.told(found, found.images):
+        assert budget.kept(found) == budget.kept(comparison(drop, changes=2 * changes))
+        assert budget.kept(found) == budget.kept(comparison(drop, changes=changes / 2))
+
+
+def test_blocks_are_measured_left_out_only_where_that_was_asked():
+    products = [product("a", 300), product("b", 100)]
+    table = Table({"a": 1.0, "b": 2.0})
+    assert all(block.left_out is None for block in measure(table, products, "max", left_out=False))
+    assert table.asked == [("a",), ("b",)]

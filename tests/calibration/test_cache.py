@@ -57,7 +57,7 @@ def model() -> ir.Model:
 @pytest.fixture(scope="module")
 def exact(model, images) -> Ranges:
     """What one pass without any cache records."""
-    return record(model, images.batches(4))
+    return record(model, images.batches(module.RECORD_BATCH))
 
 
 def same(found: Ranges, expected: Ranges) -> bool:
@@ -114,7 +114,8 @@ def test_an_interrupted_pass_goes_on_to_exactly_the_same(tmp_path, monkeypatch, 
     seen.clear()
     cache = Cache(tmp_path)
     assert same(ranges(cache, model, "graph", images, progress=lambda count: seen.append(count)), exact)
-    assert seen == [4 * batches] + [4] * (3 - batches)
+    size = module.RECORD_BATCH
+    assert seen == [size * batches] + [size] * (12 // size - batches)
     assert cache.notes == []
 
 

@@ -239,3 +239,56 @@ def test_onnx_runtime_makes_integer_operators_of_it(tmp_path: Path):
     operators = Counter(each.op_type for each in onnx.load(tmp_path / "optimized.onnx").graph.node)
     assert (operators["QLinearConv"], operators["QGemm"]) == (2, 1)
     assert operators["Conv"] + operators["FusedConv"] == 0
+
+
+def test_onnx_runtime_makes_integers_of_gemms_before_an_activation_and_before_several_users(tmp_path: Path):
+    nodes = [
+        node("GlobalAveragePool", "x", "g"), node("Flatten", "g", "f"),
+        node("Gemm", "f a ab", "first"), node("Relu", "first", "relu"),  # an operator of both, in float32
+        node("Gemm", "relu b bb", "second"),  # taken by a product and by a sum
+        node("Gemm", "second c cb", "third"), node("Add", "second third", "sum"), node("Gemm", "sum head", "y"),
+    ]  # fmt: skip
+    weights = {"a": weight(16, 32), "b": weight(32, 32), "c": weight(32, 32), "head": weight(32, 4)}
+    model = prepared(nodes, weights | {f"{name}b": weight(32) for name in "abc"}, ("n", 16, 8, 8))
+    done = quantized(model, X, cpu=True)[0]
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimized.onnx"), 3
+    data = ir.serde.serialize_model(done).SerializeToString()
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    operators = Counter(each.op_type for each in onnx.load(tmp_path / "optimized.onnx").graph.node)
+    assert operators["QGemm"] == 3
+    assert operators["Gemm"] + operators["FusedGemm"] == 1, "the classifier"
+    exact, found = values(model, X, "y")[0], values(done, X, "y")[0]
+    assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize(("axis", "moved"), [(1, True), (-2, True), (2, False)])
+def test_for_a_cpu_what_a_product_sums_over_is_divided_behind_it(axis, moved):
+    """As in external attention: a softmax, divided by its sum over the rows, then a product with fewer rows."""
+    nodes = [
+        node("Conv", "x k kb", "conv", pads=[1] * 4), node("Reshape", "conv three", "t"), node("Softmax", "t", "soft"),
+        node("ReduceSum", "soft axes", "total"), node("Div", "soft total", "divided"),
+        node("MatMul", "small divided", "mixed"), node("ReduceMean", "mixed one", "mean", keepdims=0),
+        node("MatMul", "mean head", "y"),
+    ]  # fmt: skip
+    own = {"axes": np.array([axis]), "small": weight(8, 32), "one": np.array([1]), "head": weight(64, 4)}
+    model = prepared(nodes, {**own, **{name: WEIGHTS[name] for name in ("k", "kb", "three")}}, ("n", 16, 8, 8))
+    done = quantized(model, X, cpu=True)[0]
+    before = next(each for each in done.graph if each.name == "mixed").inputs[1]
+    assert (before.name == "soft") is moved
+    exact, found = values(model, X, "y")[0], values(done, X, "y")[0]
+    assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
+
+
+def test_for_a_cpu_a_division_that_another_takes_stays():
+    nodes = [
+        node("Conv", "x k kb", "conv", pads=[1] * 4), node("Reshape", "conv three", "t"), node("Softmax", "t", "soft"),
+        node("ReduceSum", "soft one", "total"), node("Div", "soft total", "divided"),
+        node("MatMul", "small divided", "mixed"), node("ReduceMax", "divided one", "most"),
+        node("Add", "mixed most", "s"),
+        node("ReduceMean", "s one", "mean", keepdims=0), node("MatMul", "mean head", "y"),
+    ]  # fmt: skip
+    own = {"small": weight(8, 32), "one": np.array([1]), "head": weight(64, 4)}
+    model = prepared(nodes, {**own, **{name: WEIGHTS[name] for name in ("k", "kb", "three")}}, ("n", 16, 8, 8))
+    done = quantized(model, X, cpu=True)[0]
+    assert next(each for each in done.graph if each.name == "mixed").inputs[1].name == "divided"

@@ -19,6 +19,7 @@ from engines.batches import BatchProfile
 from engines.census import Census, Rates
 from engines.chips import Chip
 from engines.kernels import Kernel, Tensor
+from engines.messages import BuildLog
 from engines.options import BuildOptions
 from hemf import artifacts
 from hemf.errors import BadInputError, CheckFailedError
@@ -120,7 +121,7 @@ def broken_lists() -> list[Any]:
 
     cut = good["lists"]["engine"][:-8]
     odd = ["no base64", packed([[1, 2, 3]]), packed({"a": 1}), packed([["n", "k", "t", "s", [], None, [], [], [[1]]]])]
-    bomb = base64.b64encode(zlib.compress(b"[" + b" " * (1 << 29))).decode()
+    bomb = base64.b64encode(zlib.compress(b"[" + b" " * (1 << 26))).decode()
     found: list[Any] = [{}, {"lists": None}, {**good, "batch": "many"}]
     for lists in (cut, *odd, bomb, None, 3):
         value = copy.deepcopy(good)
@@ -133,6 +134,19 @@ def broken_lists() -> list[Any]:
 def test_a_census_that_is_none_is_told(values):
     with pytest.raises(BadInputError, match="can't be read"):
         Census.from_dict(values)
+
+
+def test_a_builds_log_keeps_the_lines_of_the_list_alone(tmp_path):
+    listed = "".join(lines(FP16))
+    with open(tmp_path / "log", "w", encoding="utf-8") as file:
+        log = BuildLog(file)
+        for number in range(1000):
+            log.add("VERBOSE", f"Autotuning {number}\nand more of it")
+        log.add("VERBOSE", listed)
+        log.add("WARNING", "a warning")
+    assert len(log.layers) == listed.count("LayerType") + 1
+    assert kernels.parse(log.layers) == kernels.parse(lines(FP16))
+    assert log.warnings == ["a warning"]
 
 
 # Real builds
@@ -210,6 +224,19 @@ def test_an_engine_for_a_range_has_its_sizes_from_a_twin_that_is_not_shipped(rtx
     assert any(-1 in tensor.shape for kernel in dynamic.kernels for tensor in kernel.inputs)
     two = made(BatchProfile(1, 4, 8), BatchProfile(16, 16, 16))
     assert two.launches == dynamic.launches
+
+
+def test_a_twin_that_can_not_be_built_stops_no_build(rtx, tmp_path, monkeypatch):
+    def crash(*_: Any, **__: Any) -> Census:
+        raise BadInputError("tensorrt-rtx crashed (signal 11)")
+
+    monkeypatch.setattr(census, "take", crash)
+    done = build.build_engine(
+        quantized(tmp_path / "g.onnx"), tmp_path / "g.engine", backend="tensorrt-rtx", target=targets.find("sm_75"),
+        options=BuildOptions(profiles=(BatchProfile(1, 4, 8),)), fields={},
+    )  # fmt: skip
+    assert done.census is not None
+    assert (done.census.batch, done.census.twin, done.census.products) == (None, None, {"fp16": 1})
 
 
 def test_a_judge_that_refuses_leaves_everything_as_it_was(rtx, tmp_path):

@@ -191,6 +191,25 @@ def test_a_line_with_very_many_tensors_is_read_in_linear_time_or_left_out():
     assert kernels.parse([head + "{ Name: " * 30_000 + tail]) != []
 
 
+def test_a_weight_on_the_left_that_serves_the_whole_batch():
+    """As TensorRT-RTX lists `weight @ x` for sm_86."""
+    kernel = Kernel(
+        "g", "gemm", (half("x", 8, 96, 50),), (half("w", 1, 64, 96), half("alpha", 1)), (half("y", 8, 64, 50),)
+    )
+    assert kernel.multiply_adds == 8 * 64 * 96 * 50
+    assert [tensor.name for tensor in kernel.operands()] == ["w", "x"]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+@pytest.mark.parametrize("kind", ["gemm", "correlation", "kgen"])
+def test_operands_of_any_rank(kind, rank):
+    name = "_gemm_mha_v2_0" if kind == "kgen" else "k"
+    tensor = half("x", *[4] * rank)
+    kernel = Kernel(name, kind, (tensor, tensor), (half("w", *[4] * rank),), (half("y", *[4] * rank),))
+    assert (kernel.multiply_adds is None) == (rank < 2)
+    assert (kernel.product_type == "unknown") == (rank < 2)
+
+
 def test_of_several_lists_the_last_counts():
     first, second = lines("tensorrt-rtx-1.7.1-sm75-int8.txt"), lines("tensorrt-rtx-1.7.1-sm86-int8.txt")
     assert kernels.parse(first + second) == kernels.parse(second)

@@ -35,6 +35,7 @@ VARIABLES = {
     "execution": {"context": "IExecutionContext"},
     "tensors": {"engine": "ICudaEngine"},
     "layers": {"engine": "ICudaEngine", "inspector": "EngineInspector"},
+    "layer_times": {"engine": "ICudaEngine", "context": "IExecutionContext"},
 }  # fmt: skip
 ONLY_RTX = {
     ("", "ComputeCapability"), ("ComputeCapability", "__members__"),
@@ -104,6 +105,7 @@ def test_methods_that_tensorrt_calls_back_are_those_it_has(version):
     for name, methods in (
         ("IProgressMonitor", ("phase_start", "step_complete", "phase_finish")),
         ("ILogger", ("log",)),
+        ("IProfiler", ("report_layer_time",)),
     ):
         assert set(methods) <= set(NAMES[version][name])
 

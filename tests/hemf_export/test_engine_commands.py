@@ -255,6 +255,11 @@ def test_inspect_lists_the_layers_of_an_engine_that_runs_here(tmp_path, run_cli,
     assert code == 0, err
     assert json.loads(out)["layers"] == {"CAST": {"fp32": 1}, "REDUCE": {"fp32": 1}, "MATRIX_MULTIPLY": {"fp32": 1}}
     assert "layers: MATRIX_MULTIPLY" in run_cli("inspect", path)[1]
+    manifest = artifacts.read_manifest(path)
+    artifacts.write_json(artifacts.manifest_path(path), {**manifest, "census": None})
+    listed = json.loads(run_cli("inspect", path, "--layers", "--json")[1])["kernels"]
+    assert [kernel["kind"] for kernel in listed] == ["CAST", "REDUCE", "MATRIX_MULTIPLY"], "by the inspector"
+    assert "as TensorRT's inspector lists them" in run_cli("inspect", path, "--layers")[1]
     t4.setenv("FAKE_TENSORRT", "no-engine")
     code, out, err = run_cli("inspect", path)
     assert code == 0

@@ -1,0 +1,199 @@
+"""Which passes of a form are worth it for a graph: decided by what the backend compiles, or by timing it.
+
+For our networks that is known, and `make bench-engine` shows it. Another's graph may have blocks that a pass knows in
+a place where the plain form compiles to less, so there both are compiled without keeping an engine, and the one that
+the model of `engines.census` gives less time is taken. `trt --tune` does that for any graph, pass by pass, and where
+the target's GPU is at hand it times the engines instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from calibration import forms
+from calibration.forms import Form
+from calibration.fp16 import to_float16
+from calibration.graphs import copy_of
+from engines import backends, census, chips
+from engines.backends import BackendName
+from engines.chips import Chip
+from engines.targets import Target
+from hemf import artifacts
+from hemf.errors import HemfError
+from hemf_export.description import Description
+
+Step = Callable[[str], AbstractContextManager[None]]
+_SECONDS = 3.0  # of timing, for each candidate
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A set of passes, and what came of it.
+
+    Args:
+        passes: their names.
+        kernels: that were compiled.
+        bytes: that they move at the batch that was looked at.
+        model_ms: the time that the model gives them.
+        measured_ms: median latency on this machine's GPU; None where there is none of the target's kind.
+    """
+
+    passes: tuple[str, ...]
+    kernels: int
+    bytes: int | None
+    model_ms: float
+    measured_ms: float | None = None
+
+    @property
+    def ms(self) -> float:
+        """What candidates are compared by."""
+        return self.model_ms if self.measured_ms is None else self.measured_ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for a manifest."""
+        return {**vars(self), "passes": list(self.passes)}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The passes to run, and what was tried for it, in order; nothing where nothing had to be."""
+
+    passes: tuple[str, ...]
+    tried: tuple[Tried, ...] = ()
+    note: str | None = None
+
+    def among(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The chosen ones of some passes."""
+        return tuple(name for name in names if name in self.passes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for a manifest."""
+        return {"tried": [each.to_dict() for each in self.tried]} if self.tried else {}
+
+
+def choose(
+    model: ir.Model,
+    form: Form,
+    target: Target,
+    described: Description,
+    *,
+    batch: int,
+    ours: bool,
+    tune: bool = False,
+    step: Step | None = None,
+) -> Choice:
+    """The passes of `form` that are worth it.
+
+    Args:
+        model: float32, as it is before any pass; left as it is.
+        form: the backend.
+        target: that an engine is built for.
+        described: of the file.
+        batch: images a call that are looked at.
+        ours: whether an export of ours made it, whose passes are known to be worth it.
+        tune: try each pass, whoever made it.
+        step: shows what is under way.
+    """
+    names = tuple(each.name for each in forms.PASSES if form in each.forms)
+    if form == "cpu" or (ours and not tune):
+        return Choice(names)
+    places = forms.rewrite(copy_of(model), form).places
+    found = tuple(name for name in names if name in places)
+    if not found:
+        return Choice(names)
+    show = step or (lambda text: nullcontext())
+    fixed = described.batch or batch
+    trial = _Trial(model, form, target, described, fixed, show, timed=tune and _is_here(target))
+    try:
+        whole, plain = trial.run(found), trial.run(())
+        kept = whole.passes if whole.ms < plain.ms else plain.passes
+        if tune or kept != found:
+            kept = trial.grow(found)
+    except HemfError as error:  # the build itself tells what is wrong; here nothing can be compared
+        return Choice(names, trial.tried, f"Forms of the graph could not be compared: {error.message}")
+    return Choice(kept, trial.tried)
+
+
+def _is_here(target: Target) -> bool:
+    return backends.gpu_capability() == target.compute_capability
+
+
+class _Trial:
+    """Compiles candidates, each once."""
+
+    def __init__(
+        self, model: ir.Model, form: Form, target: Target, described: Description, batch: int, show: Step, *,
+        timed: bool,
+    ) -> None:  # fmt: skip
+        self._model, self._form, self._target, self._described = model, form, target, described
+        self._batch, self._show, self._timed = batch, show, timed
+        self._known: dict[tuple[str, ...], Tried] = {}
+
+    @property
+    def tried(self) -> tuple[Tried, ...]:
+        return tuple(self._known.values())
+
+    def run(self, passes: tuple[str, ...]) -> Tried:
+        """Compile the graph behind these passes."""
+        if passes not in self._known:
+            with self._show(f"Compiling the graph {'with ' + ', '.join(passes) if passes else 'as it is'}"):
+                self._known[passes] = self._compiled(passes)
+        return self._known[passes]
+
+    def grow(self, found: tuple[str, ...]) -> tuple[str, ...]:
+        """Add one pass after the other, each kept where it helps; or the best that was tried before."""
+        kept: tuple[str, ...] = ()
+        for name in found:
+            candidate = tuple(each for each in found if each in kept or each == name)
+            if self.run(candidate).ms < self.run(kept).ms:
+                kept = candidate
+        return min(self.tried, key=lambda each: each.ms).passes
+
+    def _compiled(self, passes: tuple[str, ...]) -> Tried:
+        model = copy_of(self._model)
+        forms.rewrite(model, self._form, only=passes)
+        to_float16(model)
+        backend: BackendName = "tensorrt" if self._form == "tensorrt" else "tensorrt-rtx"
+        with artifacts.scratch() as folder:
+            path = folder / "graph.onnx"
+            ir.save(model, path)
+            counted = census.take(path, self._target, backend, self._batch)
+            chip: Chip = self._target.chip or chips.T4
+            time = counted.model_ms(chip, self._batch)
+            made = Tried(passes, counted.launches, counted.moved_bytes, float("inf") if time is None else time)
+            return replace(made, measured_ms=self._timed_ms(path, backend, folder)) if self._timed else made
+
+    def _timed_ms(self, graph: Path, backend: BackendName, folder: Path) -> float:
+        """Median latency of an engine that is built for it and not kept."""
+        import engines
+        from engines.batches import BatchProfile
+        from engines.build import build_engine
+        from engines.options import BuildOptions
+        from hemf_export.bench import measurement
+        from hemf_export.bench.workloads import HostWorkload
+
+        profile = BatchProfile(self._batch, self._batch, self._batch)
+        engine = build_engine(
+            graph, folder / "trial.engine", backend=backend, target=self._target,
+            options=BuildOptions(profiles=(profile,)), fields=self._described.to_dict(),
+        )  # fmt: skip
+        taken = self._described.input
+        pixels = np.random.default_rng(0).integers(0, 256, (self._batch, taken.height, taken.width, 3), dtype=np.uint8)
+        with engines.load(engine.path) as runner:
+            contender = measurement.Contender("engine", lambda batch: HostWorkload(runner, taken.network(batch)), _any)
+            timings, missing = measurement.measure([contender], pixels, seconds=_SECONDS)
+        if missing:
+            raise HemfError(f"The trial engine gives no sound logits: {missing[0]}.")
+        return timings[0].median_ms
+
+
+def _any(largest: float) -> float:
+    """No bound on logits: what is proven is the graph, and of a trial the time alone counts."""
+    return float("inf")
