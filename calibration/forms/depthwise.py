@@ -84,9 +84,10 @@ def _write(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32]) -> None:
     height, width = weight.shape[2:]
     down, across = attribute(node, "strides", (1, 1))
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if any((top, left, bottom, right)):
+        # In float16: the compiler keeps the borders in memory.
+        pixels = w.op("Pad", pixels, np.array([0, top, left, 0, 0, bottom, right, 0], np.int64))
     with w.wide():
-        if any((top, left, bottom, right)):
-            pixels = w.op("Pad", pixels, np.array([0, top, left, 0, 0, bottom, right, 0], np.int64))
         columns = [_shifted(w, pixels, 2, place, width, across) for place in range(width)]
         rows = []
         for row in range(height):
