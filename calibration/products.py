@@ -155,6 +155,8 @@ def _refusal(
             return "a factor comes from a float32 island"
     elif _constant(node, weight).ndim < 2:
         return "a vector has no channels"
+    elif node.op_type == "MatMul" and weight == 1 and _constant(node, weight).ndim > 2:
+        return "several weights in one, which ONNX Runtime doesn't run in INT8"
     elif is_signed_permutation(_constant(node, weight)):
         return "a signed permutation"
     return None

@@ -22,6 +22,7 @@ import onnx_ir as ir
 from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, aligned, attribute, constant, find, scope
 from calibration.forms.norms import STEPS
 
+VALUES = "values"  # ends the scope of the node that has the values of the slots
 SUMS = "sums"  # ends the scope of the nodes that find what the softmax over tokens divides by
 
 
@@ -256,7 +257,8 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
     key = np.stack([np.pad(twin.key.T, ((0, padded - own), (0, 0))) for twin in twins])[:, None, None]
     key_now = w.op("Add", key, zero)
     value = np.stack([np.pad(twin.value.T, ((0, 0), (0, padded - own))) for twin in twins])[:, None, None]
-    value_now = w.op("Add", value, w.transpose(zero, 0, 1, 2, 4, 3))
+    values = Writer(graph, twins[-1].match.root, f"{w.scope}/{VALUES}")
+    value_now = values.op("Add", value, values.transpose(zero, 0, 1, 2, 4, 3))
     query = w.reshape(stacked, count, -1, tokens, heads, own)
     if padded > own:
         query = w.op("Pad", query, np.array([0] * 9 + [padded - own], np.int64))

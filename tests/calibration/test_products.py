@@ -134,19 +134,36 @@ def test_what_is_nearly_a_signed_permutation_is_not(matrix):
 
 @pytest.mark.parametrize(
     ("islands", "refusal"),
-    [((), None), (("softmax",), "a factor comes from a float32 island"), (("m",), "stays in float32"), (("w",), None)],
+    [((), None), (("exp",), "a factor comes from a float32 island"), (("m",), "stays in float32"), (("w",), None)],
 )
 def test_what_must_stay_in_float32_is_refused(islands, refusal):
-    nodes = [node("Softmax", "x", "softmax"), node("Transpose", "softmax", "t", perm=[0, 2, 1]),
+    nodes = [node("Exp", "x", "exp"), node("Transpose", "exp", "t", perm=[0, 2, 1]),
              node("MatMul", "x t", "m"), node("ReduceMean", "m one", "a", keepdims=0), HEAD]  # fmt: skip
     model = prepared(nodes, {"head": weight(24, 4), "one": np.array([1])}, ("n", 24, 32))
     assert found(model, islands=islands)["m"].refusal == refusal
 
 
 def test_a_factor_with_a_weight_may_come_from_an_island():
-    model = prepared([node("Softmax", "x", "s"), node("MatMul", "s w", "a"), HEAD],
+    model = prepared([node("Exp", "x", "s"), node("MatMul", "s w", "a"), HEAD],
                      {"w": weight(32, 32), "head": weight(32, 4)})  # fmt: skip
     assert found(model, islands=("s",))["a"].refusal is None
+
+
+@pytest.mark.parametrize("between", [(), ("Mul scores scale",), ("Mul scores scale", "Add scaled mask")])
+def test_both_products_of_an_attention_are_left_alone(between):
+    nodes, value = [node("Transpose", "x", "t", perm=[0, 2, 1]), node("MatMul", "x t", "scores")], "scores"
+    for step, made in zip(between, ("scaled", "masked"), strict=False):
+        operator, inputs = step.split(maxsplit=1)
+        nodes.append(node(operator, inputs, made))
+        value = made
+    nodes += [node("Softmax", value, "weights"), node("MatMul", "weights x", "mixed"),
+              node("MatMul", "mixed w", "m"), node("ReduceMean", "m one", "a", keepdims=0), HEAD]  # fmt: skip
+    weights = {"w": weight(32, 32), "head": weight(32, 4), "one": np.array([1]), "scale": np.array(0.2, np.float32),
+               "mask": weight(24, 24)}  # fmt: skip
+    products = found(prepared(nodes, weights, ("n", 24, 32)))
+    refusals = {name: product.refusal for name, product in products.items()}
+    attention = "an attention, which is one kernel in float16"
+    assert refusals == {"scores": attention, "mixed": attention, "m": None, "y": "the classifier"}
 
 
 @pytest.mark.parametrize("for_cpu", [False, True])

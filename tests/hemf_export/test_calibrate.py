@@ -110,7 +110,8 @@ def test_int8_within_a_budget_is_what_the_graph_says(calibrated):
     assert counted == made["int8"]["int8_products"] == made["types"]["products"]["int8"]
     stored = [tensor for tensor in found.graph.initializer if tensor.data_type == INT8 and len(tensor.dims) > 1]
     assert len(stored) > 20, "weights are stored in int8"
-    assert product_types(path)["Conv"] == {"int8 in float16", "float16"}, "depthwise ones stay float16"
+    assert product_types(path)["Conv"] == {"int8 in float16"}, "depthwise ones are sums by then"
+    assert "float16" in product_types(path)["MatMul"], "those of attentions"
     assert "step 1:" in said
     assert "What INT8 costs, block by block" in said
     assert {file.name for file in path.parent.glob("*.sensitivity.*")} == {
@@ -119,7 +120,7 @@ def test_int8_within_a_budget_is_what_the_graph_says(calibrated):
     }
     blocks = json.loads((path.parent / "best.int8.sensitivity.json").read_text())["blocks"]
     assert {"ELF 1", "EGF 4", "HEF 2 SIRMLP", "local step 1"} <= {block["block"] for block in blocks}
-    assert 0.9 < sum(block["share_of_multiply_adds"] for block in blocks) < 1
+    assert 0.8 < sum(block["share_of_multiply_adds"] for block in blocks) < 1, "all but attentions and the head"
 
 
 def test_a_proven_int8_file_becomes_an_engine_for_a_t4(calibrated, run_cli, tmp_path):

@@ -42,18 +42,20 @@ def shuffled(model: onnx.ModelProto) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
-def test_the_network_in_torch_computes_the_int8_file_and_not_the_float_one(int8, pictures):
+def test_the_network_in_torch_computes_the_int8_file_and_not_the_float_one(quantized, int8, pictures):
+    """A sound file is as near to the float one as float16 is to itself; one that lost a block's weights is not."""
     described = onnx_file.read(int8)[1]
     images = [described.preprocess.load(path) for path in sorted((pictures / "val").rglob("*.png"))[::4]]
     batch = described.preprocess.normalize(np.stack(images))
-    model = ir.load(int8)
+    faults.plant(quantized, quantized, shuffled)
+    model = ir.load(quantized)
     common.ShapeInferencePass()(model)
     with torch.no_grad():
         found = GraphNetwork(model, trained_initializers(model.graph))(torch.from_numpy(batch)).numpy()
-    quantized = Session(of_file(onnx.load(int8))).logits(batch)
+    expected = Session(of_file(onnx.load(quantized))).logits(batch)
     exact = Session(int8.with_name("best.onnx")).logits(batch)
     # Sums in another order flip a step of INT8 now and then, and so a few logits by as much as INT8 does to each.
-    assert np.median(np.abs(found - quantized)) < 0.1 * np.median(np.abs(quantized - exact))
+    assert np.median(np.abs(found - expected)) < 0.02 * np.median(np.abs(expected - exact))
 
 
 def test_what_is_trained_is_weights_and_no_table(int8):
@@ -66,8 +68,9 @@ def test_what_is_trained_is_weights_and_no_table(int8):
     assert {name for name in quantized if name.endswith("_int8")} - twice <= names
     assert not [name for name in names if "/sums/" in name]
     assert any("norm.weight" in name for name in names)
-    taps = [name for name in names if "/shifts/mul" in name]
-    assert len(taps) == len({name for name in model.graph.initializers if "/shifts/mul" in name}) > 100
+    taps = {name for name, value in model.graph.initializers.items() if "/shifts/mul" in name and value.size > 1}
+    assert len(taps) > 100, "the others, of one number, are averages"
+    assert taps <= names
 
 
 def test_an_int8_file_that_lost_its_accuracy_gets_it_back(quantized, pictures, run_cli):
