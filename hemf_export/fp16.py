@@ -120,11 +120,15 @@ class Backend:
 
 @dataclass(frozen=True)
 class Float16File:
-    """A finished float16 ONNX file; `written` is what the file itself computes, see `hemf_export.written`."""
+    """A finished float16 ONNX file.
+
+    `written` is what the file itself computes, see `hemf_export.written`; `form` what a manifest says of the rewriting.
+    """
 
     path: Path
     description: Description
     rewriting: Rewriting
+    form: dict[str, Any]
     conversion: Conversion
     parity: Parity
     written: dict[str, Any]
@@ -202,10 +206,11 @@ def convert(
         as_written = written.check(temporary, output.name, inputs, found, exact, described.output)
     fields = {"kind": "onnx", "parent": source.name, "parent_sha256": origin.sha256, **description.to_dict()}
     proofs = {"parity": {**proof.to_dict(), "float16_emulated": True}, "file_as_written": as_written}
-    changes = {"form": {**rewriting.to_dict(), **exactness, **choice.to_dict()}, "conversion": conversion.to_dict()}
+    told = {**rewriting.to_dict(), **exactness, **choice.to_dict()}
+    changes = {"form": told, "conversion": conversion.to_dict()}
     artifacts.write_manifest(output, {**fields, **changes, **proofs})
     notes = (*origin.notes, *([choice.note] if choice.note else []), *(f"{source.name}: {text}" for text in doubts))
-    return Float16File(output, description, rewriting, conversion, proof, as_written, bound, notes)
+    return Float16File(output, description, rewriting, told, conversion, proof, as_written, bound, notes)
 
 
 def _require_same(graph: ir.Model, origin: Source, rewriting: Rewriting, samples: Samples) -> dict[str, Any]:

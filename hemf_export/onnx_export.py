@@ -20,6 +20,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from calibration import forms
+from calibration.forms import Form, Rewriting
 from hemf import artifacts, checkpoint, locks
 from hemf.checkpoint import Checkpoint
 from hemf.errors import BadInputError, UsageError
@@ -56,10 +58,13 @@ class Options:
     source_size: SourceSize | None = None
     images: Path | None = None
     tolerance: float = TOLERANCE
+    form: Form = "cpu"
 
     def __post_init__(self) -> None:
         if not OPSET_MIN <= self.opset <= OPSET_MAX:
             raise UsageError(f"opset must be {OPSET_MIN} to {OPSET_MAX}, not {self.opset}.")
+        if self.form != "cpu" and self.opset < forms.MIN_OPSET:
+            raise UsageError(f"The form for {self.form} needs opset {forms.MIN_OPSET} or newer, not {self.opset}.")
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch must be at least 1 or dynamic, not {self.batch}.")
         if self.source_size is not None and self.input_type != "uint8":
@@ -78,6 +83,7 @@ class Exported:
     description: Description
     parity: Parity
     nodes: int
+    rewriting: Rewriting
     notes: tuple[str, ...]
 
 
@@ -145,6 +151,7 @@ def export(
         del model
         with step("Simplifying"):
             graph = _simplified(simplifier, graph, notes)
+    rewriting = forms.rewrite(graph, options.form)
     description = _describe(saved, options, reading)
     onnx_file.describe(graph, description)
     nodes = len(list(graph.graph))
@@ -155,11 +162,12 @@ def export(
         with step("Proving ONNX Runtime against PyTorch"):
             proof = _prove(temporary, samples, reference, options)
             proof.require(f"{output.name} against PyTorch", option="--tolerance", max_difference=options.tolerance)
-    fields = {"kind": "onnx", "parent": source.name, **description.to_dict(), "opset": options.opset, "nodes": nodes}
+    fields = {"kind": "onnx", "parent": source.name, **description.to_dict(), "opset": options.opset, "nodes": nodes,
+              "form": rewriting.to_dict()}  # fmt: skip
     if told := {name: saved.provenance[name] for name in _TOLD if name in saved.provenance}:
         fields["provenance"] = told
     artifacts.write_manifest(output, {**fields, "parity": proof.to_dict()})
-    return Exported(output, description, proof, nodes, tuple(notes))
+    return Exported(output, description, proof, nodes, rewriting, tuple(notes))
 
 
 def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Model:

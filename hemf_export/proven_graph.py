@@ -127,7 +127,7 @@ def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
     fields = {
         "parity_of_the_graph": {**proof.to_dict(), "float16_emulated": True},
         "file_as_written": half.written,
-        "form": half.rewriting.to_dict(),
+        "form": half.form,
     }
     return ProvenGraph(half.path, half.description, fields, rows, half.notes)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows withou
 )
 @click.option("--opset", type=Count(), default=20, show_default=True, help="17 to 23.")
 @click.option("--batch", default="dynamic", show_default=True, metavar="N|dynamic", help="Fixed batch size, or any.")
+@click.option("--for", "form", type=click.Choice(["cpu", "tensorrt", "tensorrt-rtx"]), default="cpu",
+              show_default=True, help="The backend whose kernels the graph is brought to; trt and calibrate do "
+              "so themselves.")  # fmt: skip
 @click.option("--input", "input_type", type=click.Choice(["float32", "uint8"]), default="float32", show_default=True,
               help="float32: normalized (N, 3, H, W); uint8: raw RGB pixels (N, H, W, 3).")  # fmt: skip
 @click.option("--source-size", metavar="HxW", help="With --input uint8: images of this size come as they are, and the "
@@ -33,7 +36,7 @@ if TYPE_CHECKING:  # what runs imports it when it is needed: --help shows withou
 @click.option("--tolerance", type=Number(), default=1e-4, show_default=True, help="Largest difference of a logit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    checkpoint: Path, output: Path | None, opset: int, batch: str, input_type: Any, source_size: str | None,
+    checkpoint: Path, output: Path | None, opset: int, batch: str, form: Any, input_type: Any, source_size: str | None,
     images: Path | None, classes: str | None, tolerance: float, as_json: bool, reading: Reading,
 ) -> None:  # fmt: skip
     """Export CHECKPOINT to one self-contained ONNX file, and prove its logits against PyTorch's.
@@ -51,6 +54,7 @@ def command(
     options = Options(
         opset=opset, batch=None if batch == "dynamic" else int(batch), input_type=input_type,
         source_size=None if source_size is None else SourceSize.parse(source_size), images=images, tolerance=tolerance,
+        form=form,
     )  # fmt: skip
     target = output or default_output(checkpoint)
     names = tuple(name.strip() for name in classes.split(",")) if classes else None
@@ -68,6 +72,7 @@ def command(
         ("nodes, opset", f"{done.nodes:,}, {opset}"),
         ("classes", ", ".join(done.description.classes)),
         ("input", f"{input_type}, batch {batch}, {_size(done.description)}"),
+        *([("rewritten for", str(done.rewriting))] if form != "cpu" else []),
         ("proven on", f"{proof.images} images of {proof.source}, batches {batches}"),
         ("largest logit difference", f"{proof.max_difference:.2e} (bound {tolerance:g})"),
         ("top-1 agreement", f"{proof.agreement:.2%}"),

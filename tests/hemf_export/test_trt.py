@@ -95,7 +95,8 @@ HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 @pytest.fixture(scope="module")
 def plain_half(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float16 file of the graph as it was exported, in no backend's form."""
-    return fp16.convert(made.onnx, tmp_path_factory.mktemp("plain") / "model.fp16.onnx", form="cpu").path
+    output = tmp_path_factory.mktemp("plain") / "model.fp16.onnx"
+    return fp16.convert(made.onnx, output, backend=fp16.Backend("cpu")).path
 
 
 def float_types(path: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
