@@ -91,13 +91,18 @@ def _require(job: Job, size: SourceSize | None) -> None:
 def precision(job: Job) -> Result:
     """The FP16 or INT8 file."""
     from calibration.budget import Budget
+    from engines import backends, targets
+    from engines.batches import BatchProfile
     from hemf_export import precision as precisions
+    from hemf_export.fp16 import Backend
 
     options = job.options
+    target = targets.find(options.target)
+    backend = Backend(backends.choose(options.backend, target), target, BatchProfile.parse(options.batch).optimum)
     budget = Budget(options.max_drop, None, options.metric) if options.precision == "auto" else None
     request = precisions.Request(
         source=job.file(".onnx"), precision="int8" if budget else "fp16", images=job.data, budget=budget,
-        cache=artifacts.cache_folder(),
+        backend=backend, cache=artifacts.cache_folder(),
     )  # fmt: skip
     made = precisions.make(request, job.listener.calibration())
     _tell(job, made.notes)
