@@ -186,7 +186,11 @@ class _Run:
             lambda _: steps.onnx(job),
         )
         converted = self._step(
-            "precision", {**common, "of": exported.files, **options.only("max_drop", "precision", "metric")},
+            "precision",
+            {
+                **common, "of": exported.files, "form": steps.backend(job).form,
+                **options.only("max_drop", "precision", "metric"),
+            },
             lambda _: steps.precision(job),
         )  # fmt: skip
         graph = job.folder / converted.facts["graph"]
