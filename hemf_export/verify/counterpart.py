@@ -24,8 +24,10 @@ def counterpart(float32: Path, made: Path) -> ir.Model:
     """
     model = prepare(onnx_file.read_any(float32))
     told = (artifacts.read_manifest(made) or {}).get("form")
-    form = told.get("for") if isinstance(told, dict) else None
-    for known in forms.FORMS:
-        if known == form:
-            forms.rewrite(model, known)
+    if not isinstance(told, dict):
+        return model
+    passes = told.get("passes")
+    for form in forms.FORMS:
+        if form == told.get("for"):
+            forms.rewrite(model, form, only=tuple(passes) if isinstance(passes, dict) else ())
     return model
