@@ -1,0 +1,58 @@
+"""`python -m benchmarks.other_forms FILE…`: what the passes of `calibration.forms` do to other people's networks.
+
+FILEs are float32 ONNX files; `python -m benchmarks.other_networks` writes ten. Each is compiled with TensorRT-RTX as it
+is and rewritten, as `trt --tune` does it, and no engine is kept; the table has both, and the passes that were chosen.
+No GPU is needed: kernels and bytes are counted, the time is the model of `engines.census` at a T4's peak rates.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from calibration import forms
+from calibration.graphs import copy_of, prepare
+from engines import targets
+from hemf_export import console, form_choice, graph_source
+from hemf_export.form_choice import Tried
+from hemf_export.graph_source import Assumptions
+
+
+def main() -> None:
+    """Compile all, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--target", default="sm_75")
+    arguments = parser.parse_args()
+    rows = []
+    for path in arguments.files:
+        source = graph_source.read(path, Assumptions(gives="logits"))
+        model = prepare(source.proto)
+        choice = form_choice.choose(
+            model, "tensorrt-rtx", targets.find(arguments.target), source.description, batch=arguments.batch,
+            ours=False, step=lambda text, name=path.stem: console.step(f"{name}: {text}"),
+        )  # fmt: skip
+        places = forms.rewrite(copy_of(model), "tensorrt-rtx", only=choice.passes).places
+        found = ", ".join(f"{count} {name}" for name, count in places.items()) or "none"
+        plain = next((tried for tried in choice.tried if not tried.passes), None)
+        taken = next((tried for tried in choice.tried if tried.passes == choice.passes), None)
+        if plain is None or taken is None:
+            rows.append((path.stem, "no pass finds anything", "", "", "", choice.note or ""))
+            continue
+        rows.append((path.stem, found, *_pair(plain, taken), f"{taken.model_ms / plain.model_ms:.2f}"))
+    title = f"As they are, and rewritten, at batch {arguments.batch} for {arguments.target}"
+    console.table(title, ("network", "places", "kernels", "MB", "model ms", "of the plain one"), rows)
+
+
+def _pair(plain: Tried, taken: Tried) -> tuple[str, str, str]:
+    moved = [f"{(tried.bytes or 0) / 1e6:.0f}" for tried in (plain, taken)]
+    return (
+        f"{plain.kernels} → {taken.kernels}",
+        " → ".join(moved),
+        f"{plain.model_ms:.2f} → {taken.model_ms:.2f}",
+    )
+
+
+if __name__ == "__main__":
+    main()
