@@ -185,16 +185,16 @@ class _Run:
             {**common, **options.only("input", "source_size", "classes", "weights", "image_size")},
             lambda _: steps.onnx(job),
         )
+        gpu = _gpu()
         converted = self._step(
             "precision",
             {
-                **common, "of": exported.files, "form": steps.backend(job).form,
-                **options.only("max_drop", "precision", "metric"),
+                **common, "of": exported.files, **options.only("max_drop", "precision", "metric", "backend"),
+                **({} if gpu is None else {"gpu": gpu, **options.only("target")}),  # what "auto" depends on
             },
             lambda _: steps.precision(job),
         )  # fmt: skip
         graph = job.folder / converted.facts["graph"]
-        gpu = _gpu()
         engine = self._step(
             "engine",
             {
