@@ -13,9 +13,16 @@ from pathlib import Path
 from calibration import forms
 from calibration.graphs import copy_of, prepare
 from engines import targets
-from hemf_export import console, form_choice, graph_source
+from hemf.images import Preprocess
+from hemf_export import console, form_choice, onnx_file
+from hemf_export.description import Description
 from hemf_export.form_choice import Tried
-from hemf_export.graph_source import Assumptions
+
+# Nothing of it changes what is compiled: the batch is open in every file.
+ANY = Description(
+    name="other", classes=("a", "b"), preprocess=Preprocess(), precision="fp32", input_type="float32", batch=None,
+    checkpoint_sha256="0" * 64, versions={},
+)  # fmt: skip
 
 
 def main() -> None:
@@ -27,10 +34,9 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for path in arguments.files:
-        source = graph_source.read(path, Assumptions(gives="logits"))
-        model = prepare(source.proto)
+        model = prepare(onnx_file.read_any(path))
         choice = form_choice.choose(
-            model, "tensorrt-rtx", targets.find(arguments.target), source.description, batch=arguments.batch,
+            model, "tensorrt-rtx", targets.find(arguments.target), ANY, batch=arguments.batch,
             ours=False, step=lambda text, name=path.stem: console.step(f"{name}: {text}"),
         )  # fmt: skip
         places = forms.rewrite(copy_of(model), "tensorrt-rtx", only=choice.passes).places
