@@ -8,16 +8,13 @@ which kernels are compiled doesn't depend on their values, nor do INT8's on the 
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import onnx
+import numpy as np
 import onnx_ir as ir
-import torch
 
-from benchmarks.export_speed import naive_weights
-from benchmarks.naive import NaiveHEMF
+from benchmarks.export_speed import naive_graph, naive_weights
 from calibration import forms
 from calibration.fp16 import to_float16
 from calibration.graphs import copy_of, parse, prepare
@@ -85,7 +82,7 @@ def graphs(config: HemfConfig, batch: int, *, every_pass: bool = True) -> Iterat
     """The graphs to compare: the authors' architecture where it has this size, ours plain, with each pass, in INT8."""
     if config.name == "hemf-base":
         state = naive_weights(0, CLASSES)
-        yield AUTHORS, in_float16(parse(_plain_export(state, batch)))
+        yield AUTHORS, in_float16(parse(naive_graph(state, CLASSES, batch)))
         converted, _ = convert(state)
         model = HEMF(infer_config(converted))
         model.load_state_dict(converted)
@@ -119,25 +116,12 @@ def in_int8(model: ir.Model) -> ir.Model:
 
 
 class _MadeUp(dict[str, Histogram]):
-    """The same range for every value."""
+    """Give every value one made-up range."""
 
     def __missing__(self, name: str) -> Histogram:
         histogram = Histogram()
-        histogram.add(torch.linspace(-8, 8, 257).numpy())
+        histogram.add(np.linspace(-8, 8, 257, dtype=np.float32))
         return histogram
-
-
-def _plain_export(state: dict[str, torch.Tensor], batch: int) -> onnx.ModelProto:
-    model = NaiveHEMF(CLASSES).eval()
-    model.load_state_dict(state)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model, (torch.zeros(batch, 3, 224, 224),), dynamo=True, opset_version=20, input_names=["images"],
-            output_names=["logits"], verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    return program.model_proto
 
 
 def _cells(row: Row, first: Row, batch: int) -> tuple[str, ...]:

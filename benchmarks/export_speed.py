@@ -53,20 +53,26 @@ def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
 
 def export_naive(state: dict[str, Tensor], classes: int, path: Path) -> None:
     """torch's exporter with its own optimization, then onnxsim."""
+    onnx.save(naive_graph(state, classes), path)
+    simplified, valid = onnxsim.simplify(onnx.load(path))
+    assert valid
+    onnx.save(simplified, path)
+
+
+def naive_graph(state: dict[str, Tensor], classes: int, batch: int | None = None) -> onnx.ModelProto:
+    """The naive network as torch's exporter gives it, for one batch size or for any."""
     model = NaiveHEMF(classes).eval()
     # The authors' files carry parameters that take no part.
     model.load_state_dict({name: state[name] for name in model.state_dict()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            model, (torch.zeros(2, 3, 224, 224),), dynamo=True, opset_version=20, input_names=["images"],
-            output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+            model, (torch.zeros(batch or 2, 3, 224, 224),), dynamo=True, opset_version=20, input_names=["images"],
+            output_names=["logits"], verbose=False,
+            dynamic_shapes=({0: torch.export.Dim("batch")},) if batch is None else None,
         )  # fmt: skip
     assert program is not None
-    program.save(path)
-    simplified, valid = onnxsim.simplify(onnx.load(path))
-    assert valid
-    onnx.save(simplified, path)
+    return program.model_proto
 
 
 def _bound(name: str, largest: float) -> float:

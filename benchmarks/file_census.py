@@ -71,7 +71,7 @@ def _row(found: Census, times: tuple[float, float], first: tuple[float, float]) 
 
 
 def _blocks(path: Path) -> dict[str, str]:
-    """Of the network, by the node's name."""
+    """Map each node's name to its block of the network."""
     return blocks(parse(onnx.load(path)).graph)
 
 

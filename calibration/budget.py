@@ -74,7 +74,7 @@ class Budget:
         return bool(few) or not (many or self._seen(found))
 
     def _seen(self, found: Comparison) -> list[str]:
-        """What doesn't hold on the images themselves."""
+        """List the limits that the images themselves miss."""
         problems = []
         drop = found.drop if self.metric == "accuracy" else found.balanced_drop
         if self.max_drop is not None and drop is not None and drop > self.max_drop:
@@ -84,7 +84,7 @@ class Budget:
         return problems
 
     def _expected(self, found: Comparison, images: int) -> list[str]:
-        """What isn't likely to hold on so many other images."""
+        """List the limits that so many other images are likely to miss."""
         problems = []
         if self.max_drop is not None:
             size = self._set_of(images, self.max_drop / 100)

@@ -99,7 +99,7 @@ class Job:
 
     @property
     def graph_key(self) -> str:
-        """What of the cache is of this very graph: the file, and the form that it was brought to."""
+        """Key of this very graph in the cache: the file's hash, and the form that it was brought to."""
         return f"{self.graph_sha256} {self.rewriting}"
 
     @property

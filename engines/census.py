@@ -57,6 +57,11 @@ class Rates:
     launch_s: float
     overlapped: bool
 
+    def kernel_s(self, compute_s: float, memory_s: float) -> float:
+        """Seconds of a kernel that takes so long at the peaks; its launch is not in them."""
+        parts = compute_s / self.compute, memory_s / self.memory
+        return max(parts) if self.overlapped else sum(parts)
+
 
 # No engine is faster. The gap between kernels is that of a stream whose launches are queued, or of a captured graph.
 PEAKS = Rates(1.0, 1.0, 2.5e-6, overlapped=True)
@@ -185,9 +190,7 @@ class Census:
         times = self.kernel_times_s(chip, batch)
         if times is None:
             return None
-        both: Callable[[Iterable[float]], float] = max if rates.overlapped else sum
-        kernels = sum(both((compute / rates.compute, memory / rates.memory)) for compute, memory in times)
-        return 1000 * (kernels + self.launches * rates.launch_s)
+        return 1000 * (sum(rates.kernel_s(*both) for both in times) + self.launches * rates.launch_s)
 
     def kernel_times_s(self, chip: Chip, batch: int | None = None) -> list[tuple[float, float]] | None:
         """Seconds of compute and of memory of each sized kernel, at the peaks; None where sizes are open."""

@@ -350,9 +350,14 @@ def _objects(entries: Any) -> list[Tensor]:
     return found
 
 
+def dtype_of(text: str) -> str:
+    """The number type that a builder's spelling tells: "Half" is fp16; "unknown" where it tells none."""
+    low = text.lower()
+    return next((dtype for dtype, pattern in _DTYPES if pattern.search(low)), UNKNOWN)
+
+
 def _tensor(name: str, sizes: list[Any] | None, strides: list[Any], said: str, form: str) -> Tensor:
-    low = said.lower()
-    dtype = next((dtype for dtype, pattern in _DTYPES if pattern.search(low)), UNKNOWN)
+    dtype = dtype_of(said)
     shape = (-1,) if sizes is None else _numbers(sizes)
     return Tensor(name, shape, _numbers(strides), dtype, form or ("" if said.isalnum() else said))
 

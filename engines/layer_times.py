@@ -121,9 +121,8 @@ def compare(times: Mapping[str, float], census: Census, chip: Chip, batch: int, 
 def _modelled(census: Census, chip: Chip, batch: int, rates: Rates) -> dict[str, float]:
     seconds = census.kernel_times_s(chip, batch) or []
     found: defaultdict[str, float] = defaultdict(float)
-    for kernel, (compute, memory) in zip(census.sized, seconds, strict=False):
-        parts = compute / rates.compute, memory / rates.memory
-        found[kernel.name] += 1000 * ((max(parts) if rates.overlapped else sum(parts)) + rates.launch_s)
+    for kernel, both in zip(census.sized, seconds, strict=False):
+        found[kernel.name] += 1000 * (rates.kernel_s(*both) + rates.launch_s)
     return dict(found)
 
 

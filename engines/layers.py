@@ -6,7 +6,6 @@ The graph says what was asked for; this says what the builder made of it, after 
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,6 @@ from engines import kernels
 from engines.kernels import Kernel
 from engines.runtime import Loaded
 
-# Spellings of 10 ("Half", "FP16") and 11 ("Datatype": "Half" beside a format). The first that is found counts.
-_PRECISIONS = {
-    "int8": r"\bint8\b", "fp16": r"\b(half|fp16|float16)\b", "fp32": r"\b(float|fp32|float32)\b",
-    "uint8": r"\buint8\b", "int32": r"\bint32\b", "int64": r"\bint64\b", "bool": r"\bbool\b",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Layer:
@@ -30,7 +23,7 @@ class Layer:
     Args:
         name: of the nodes that were fused in it.
         kind: TensorRT's name of what it does.
-        precision: of its first output: fp32, fp16, int8; "unknown" where the inspector doesn't say.
+        precision: of its first output: fp32, fp16, bf16, int8; "unknown" where the inspector doesn't say.
     """
 
     name: str
@@ -38,14 +31,10 @@ class Layer:
     precision: str
 
 
-def of(loaded: Loaded) -> list[Layer]:
-    """The layers of an engine, in order."""
-    return parse(_said(loaded))
-
-
-def kernels_of(loaded: Loaded) -> list[Kernel]:
-    """The same with all that the inspector tells of each, for an engine whose manifest has no census."""
-    return kernels.parse_json(_said(loaded))
+def of(loaded: Loaded) -> tuple[list[Layer], list[Kernel]]:
+    """The layers of an engine, in order; and its kernels with their tensors, as far as the inspector tells."""
+    text = _said(loaded)
+    return parse(text), kernels.parse_json(text)
 
 
 def _said(loaded: Loaded) -> str:
@@ -78,6 +67,6 @@ def _layer(entry: Any) -> Layer:
         return Layer(str(entry), "unknown", "unknown")
     outputs = entry.get("Outputs")
     first = outputs[0] if isinstance(outputs, list) and outputs and isinstance(outputs[0], Mapping) else {}
-    said = " ".join(str(first.get(key, "")) for key in ("Datatype", "Format/Datatype", "Format")).lower()
-    precision = next((name for name, pattern in _PRECISIONS.items() if re.search(pattern, said)), "unknown")
-    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "unknown")), precision)
+    # TensorRT 10 has the type in the format, 11 beside it.
+    said = " ".join(str(first.get(key, "")) for key in ("Datatype", "Format/Datatype", "Format"))
+    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "unknown")), kernels.dtype_of(said))

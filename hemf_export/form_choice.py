@@ -21,7 +21,7 @@ from calibration import forms
 from calibration.forms import Form
 from calibration.fp16 import to_float16
 from calibration.graphs import copy_of
-from engines import backends, census, chips
+from engines import backends, census, chips, targets
 from engines.backends import BackendName
 from engines.chips import Chip
 from engines.targets import Target
@@ -31,6 +31,23 @@ from hemf_export.description import Description
 
 Step = Callable[[str], AbstractContextManager[None]]
 _SECONDS = 3.0  # of timing, for each candidate
+
+
+@dataclass(frozen=True)
+class Compiler:
+    """What a graph is for: the backend that compiles it, and how its form is chosen.
+
+    Args:
+        form: the backend.
+        target: that an engine is built for.
+        batch: images a call that candidates are compared at.
+        tune: try each pass.
+    """
+
+    form: Form = forms.DEFAULT
+    target: Target = targets.TARGETS["t4"]
+    batch: int = 8
+    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,60 +97,50 @@ class Choice:
 
 def choose(
     model: ir.Model,
-    form: Form,
-    target: Target,
+    compiler: Compiler,
     described: Description,
     *,
-    batch: int,
     ours: bool,
-    tune: bool = False,
     step: Step | None = None,
 ) -> Choice:
-    """The passes of `form` that are worth it.
+    """Choose the passes that are worth it for a graph.
 
     Args:
         model: float32, as it is before any pass; left as it is.
-        form: the backend.
-        target: that an engine is built for.
+        compiler: what the graph is for.
         described: of the file.
-        batch: images a call that are looked at.
         ours: whether an export of ours made it, whose passes are known to be worth it.
-        tune: try each pass, whoever made it.
         step: shows what is under way.
     """
-    names = tuple(each.name for each in forms.PASSES if form in each.forms)
-    if form == "cpu" or (ours and not tune):
+    names = tuple(each.name for each in forms.PASSES if compiler.form in each.forms)
+    if compiler.form == "cpu" or (ours and not compiler.tune):
         return Choice(names)
-    places = forms.rewrite(copy_of(model), form).places
+    places = forms.rewrite(copy_of(model), compiler.form).places
     found = tuple(name for name in names if name in places)
     if not found:
         return Choice(names)
     show = step or (lambda text: nullcontext())
-    fixed = described.batch or batch
-    trial = _Trial(model, form, target, described, fixed, show, timed=tune and _is_here(target))
+    timed = compiler.tune and backends.gpu_capability() == compiler.target.compute_capability
+    trial = _Trial(model, compiler, described, show, timed=timed)
     try:
         whole, plain = trial.run(found), trial.run(())
         kept = whole.passes if whole.ms < plain.ms else plain.passes
-        if tune or kept != found:
+        if compiler.tune or kept != found:
             kept = trial.grow(found)
     except HemfError as error:  # the build itself tells what is wrong; here nothing can be compared
         return Choice(names, trial.tried, f"Forms of the graph could not be compared: {error.message}")
     return Choice(kept, trial.tried)
 
 
-def _is_here(target: Target) -> bool:
-    return backends.gpu_capability() == target.compute_capability
-
-
 class _Trial:
     """Compiles candidates, each once."""
 
     def __init__(
-        self, model: ir.Model, form: Form, target: Target, described: Description, batch: int, show: Step, *,
-        timed: bool,
+        self, model: ir.Model, compiler: Compiler, described: Description, show: Step, *, timed: bool
     ) -> None:  # fmt: skip
-        self._model, self._form, self._target, self._described = model, form, target, described
-        self._batch, self._show, self._timed = batch, show, timed
+        self._model, self._form, self._target = model, compiler.form, compiler.target
+        self._described, self._batch = described, described.batch or compiler.batch
+        self._show, self._timed = show, timed
         self._known: dict[tuple[str, ...], Tried] = {}
 
     @property

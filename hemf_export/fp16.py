@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from calibration import forms
 from calibration.emulation import emulate
-from calibration.forms import MIN_OPSET, Form, Rewriting
+from calibration.forms import MIN_OPSET, Rewriting
 from calibration.fp16 import Conversion, to_float16
 from calibration.graphs import parse, prepare
 from calibration.session import Session
-from engines import targets
-from engines.targets import Target
 from hemf import artifacts, locks
 from hemf.errors import BadInputError, CheckFailedError, UsageError
 from hemf.model_output import ModelOutput
@@ -39,7 +37,7 @@ from hemf_export import (
     written,
 )
 from hemf_export.description import Description
-from hemf_export.graph_source import Source
+from hemf_export.form_choice import Compiler
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
 from hemf_export.same_model import compare_scores
@@ -102,23 +100,6 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Backend:
-    """What compiles a graph, and how its form is chosen; see `hemf_export.form_choice`.
-
-    Args:
-        form: the backend.
-        target: that an engine is built for.
-        batch: images a call that candidates are compared at.
-        tune: try each pass.
-    """
-
-    form: Form = forms.DEFAULT
-    target: Target = targets.TARGETS["t4"]
-    batch: int = 8
-    tune: bool = False
-
-
-@dataclass(frozen=True)
 class Float16File:
     """A finished float16 ONNX file.
 
@@ -144,7 +125,7 @@ def convert(
     images: Path | None = None,
     count: int = IMAGES,
     bounds: Bounds | None = None,
-    backend: Backend | None = None,
+    compiler: Compiler | None = None,
     step: Step | None = None,
 ) -> Float16File:
     """Convert a float32 ONNX file, ours or another's, prove the result, and put it and its manifest at `output`.
@@ -155,40 +136,36 @@ def convert(
         images: a folder to prove on; without, seeded noise.
         count: at most so many images of it.
         bounds: what the proof requires.
-        backend: what compiles it; None for TensorRT-RTX and a T4.
+        compiler: of the engine; None for TensorRT-RTX and a T4.
         step: shows what is under way.
 
     Raises:
         BadInputError: the file or the images.
         CheckFailedError: a bound is missed; nothing is left behind.
     """
-    step, bounds, backend = step or (lambda text: nullcontext()), bounds or Bounds(), backend or Backend()
+    step, bounds, compiler = step or (lambda text: nullcontext()), bounds or Bounds(), compiler or Compiler()
     artifacts.check_writable(output)
     artifacts.check_distinct(source, output)
     with step(f"Reading {source.name}"):
         origin = graph_source.read(source)
         described = origin.description
-        samples = _samples(images, described, count)
+        samples, batch = _samples(images, described, count), described.batch or _BATCH
         plain = onnx_file.is_ours(source) and onnx_file.opset(origin.proto) >= MIN_OPSET
         graph = parse(origin.proto) if plain else prepare(origin.proto)
         origin.proto.Clear()
-    choice = form_choice.choose(
-        graph, backend.form, backend.target, described, batch=backend.batch, ours=onnx_file.is_ours(source),
-        tune=backend.tune, step=step,
-    )  # fmt: skip
-    with step(f"Converting {source.name} to float16, for {backend.form}"):
-        rewriting = forms.rewrite(graph, backend.form, only=choice.passes)
-        exactness = _require_same(graph, origin, rewriting, samples)
+    original = origin.session()
+    choice = form_choice.choose(graph, compiler, described, ours=onnx_file.is_ours(source), step=step)
+    with step(f"Converting {source.name} to float16, for {compiler.form}"):
+        rewriting = forms.rewrite(graph, compiler.form, only=choice.passes)
+        exactness = _require_same(graph, original, rewriting, next(_inputs(samples, described, batch)))
         conversion = to_float16(graph)
         description = dataclasses.replace(described, precision="fp16")
         onnx_file.describe(graph, description)
-    batch = described.batch or _BATCH
     with artifacts.atomic_path(output) as temporary:
         graph_writing.save(graph, temporary)
         emulated = Session(emulate(graph), output=described.output)
         del graph
         with step(f"Proving float16 against float32 on {samples.count} images"):
-            original = origin.session()
             exact, found = (_logits(session, samples, described, batch) for session in (original, emulated))
         doubts: tuple[str, ...] = ()
         if samples.files is not None:
@@ -213,7 +190,9 @@ def convert(
     return Float16File(output, description, rewriting, told, conversion, proof, as_written, bound, notes)
 
 
-def _require_same(graph: ir.Model, origin: Source, rewriting: Rewriting, samples: Samples) -> dict[str, Any]:
+def _require_same(
+    graph: ir.Model, original: Session, rewriting: Rewriting, inputs: NDArray[np.generic]
+) -> dict[str, Any]:
     """See that a rewritten graph, still in float32, computes what the file does; the figure, for the manifest.
 
     Raises:
@@ -221,14 +200,12 @@ def _require_same(graph: ir.Model, origin: Source, rewriting: Rewriting, samples
     """
     if not rewriting.places:
         return {}
-    batch = origin.description.batch or _BATCH
-    inputs = next(_inputs(samples, origin.description, batch))
-    exact = origin.session().logits(inputs)
-    difference, allowed = compare_scores(Session(graph, output=origin.description.output).logits(inputs), exact)
+    found = Session(graph, output=original.output).logits(inputs)
+    difference, allowed = compare_scores(found, original.logits(inputs))
     if not difference <= allowed:
         raise CheckFailedError(
-            f"{origin.path.name} rewritten for {rewriting}, in float32: a {origin.description.output.noun} differs by "
-            f"{difference:.3g}, bound {allowed:.3g} ({len(inputs)} images).",
+            f"{original.name}, rewritten for {rewriting.form}, is another model: a {original.output.noun} differs by "
+            f"{difference:.3g}, bound {allowed:.3g} ({len(inputs)} images; {rewriting}).",
             "No file was kept. Please report this graph.",
         )
     return {"images": len(inputs), "max_difference": difference}

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
+from calibration.forms import layout
 from hemf.errors import UsageError
 
 # A constant of more elements than this is a weight, which no folding may touch or copy.
@@ -37,9 +38,7 @@ def clean(model: ir.Model) -> None:
     fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.IdentityEliminationPass()(model)
-    while _cancel_layout_changes(model.graph):
-        common.CommonSubexpressionEliminationPass()(model)
-        common.RemoveUnusedNodesPass()(model)
+    layout.cancel(model)
     common.DeduplicateInitializersPass()(model)
     common.RemoveUnusedNodesPass()(model)
 
@@ -101,45 +100,6 @@ def lower_to_opset_17(model: ir.Model) -> None:
     for node in model.graph:
         node.version = None
     common.RemoveUnusedNodesPass()(model)
-
-
-def _cancel_layout_changes(graph: ir.Graph) -> bool:
-    """One sweep: Transpose of Transpose, Reshape of Reshape, and those that change nothing. Whether any was found."""
-    changed = False
-    for node in list(graph):
-        if node.op_type not in ("Transpose", "Reshape"):
-            continue
-        source = node.inputs[0]
-        assert source is not None
-        producer = source.producer()
-        if node.op_type == "Transpose":
-            order = _order(node)
-            if producer is not None and producer.op_type == "Transpose":
-                order = [_order(producer)[axis] for axis in order]
-                node.replace_input_with(0, producer.inputs[0])
-                node.attributes["perm"] = ir.AttrInt64s("perm", order)
-                changed = True
-            redundant = order == sorted(order)
-        else:
-            if producer is not None and producer.op_type == "Reshape" and node.outputs[0].shape is not None:
-                # The outer target may hold 0 or -1 that mean the inner shape: spell it out.
-                target = np.array(node.outputs[0].shape.numpy(), dtype=np.int64)
-                node.replace_input_with(1, _initializer(graph, target))
-                node.replace_input_with(0, producer.inputs[0])
-                changed = True
-            inner = node.inputs[0]
-            assert inner is not None
-            redundant = inner.shape is not None and inner.shape == node.outputs[0].shape
-        if redundant and node.outputs[0] not in graph.outputs:
-            kept = node.inputs[0]
-            assert kept is not None
-            ir.convenience.replace_all_uses_with(node.outputs[0], kept)
-            changed = True
-    return changed
-
-
-def _order(node: ir.Node) -> list[int]:
-    return list(node.attributes["perm"].as_ints())
 
 
 def _constant(value: ir.Value | None) -> list[int] | None:

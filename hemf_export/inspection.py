@@ -282,8 +282,8 @@ def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[Ke
     from engines import layers, runtime
 
     try:
-        loaded = runtime.deserialize(path, trust=trust)
-        return layers.table(layers.of(loaded)), layers.kernels_of(loaded), []
+        found, kernels = layers.of(runtime.deserialize(path, trust=trust))
+        return layers.table(found), kernels, []
     except HemfError as error:
         return {}, [], [f"Its layers can't be listed: {error.message}"]
 

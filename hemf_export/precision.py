@@ -37,7 +37,8 @@ from hemf_export import (
     same_model,
 )
 from hemf_export.description import Precision
-from hemf_export.fp16 import Backend, Bounds
+from hemf_export.form_choice import Compiler
+from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
 from hemf_export.precision_file import Graph, Made
 
@@ -63,7 +64,7 @@ class Request:
     method: MethodChoice = "auto"
     budget: Budget | None = None
     with_sensitivity: bool = False
-    backend: Backend = field(default_factory=Backend)
+    compiler: Compiler = field(default_factory=Compiler)
     bounds: Bounds = field(default_factory=Bounds)
     assumptions: Assumptions = field(default_factory=Assumptions)
     cache: Path | None = None
@@ -78,7 +79,7 @@ def make(request: Request, listener: Listener) -> Made:
         InUseError: another process makes that file.
         CheckFailedError: a bound or the budget is missed by every graph; nothing is left behind.
     """
-    wanted: Precision = request.precision if request.backend.form != "cpu" else "int8-cpu"
+    wanted: Precision = request.precision if request.compiler.form != "cpu" else "int8-cpu"
     if request.output is not None:
         artifacts.check_writable(request.output)
         artifacts.check_distinct(request.source, request.output)
@@ -88,12 +89,6 @@ def make(request: Request, listener: Listener) -> Made:
     described, original = source.description, source.session()
     model = prepare(source.proto)
     source.proto.Clear()  # a second copy of all weights
-    form = request.backend.form
-    choice = form_choice.choose(
-        model, form, request.backend.target, described, batch=request.backend.batch,
-        ours=onnx_file.is_ours(request.source), tune=request.backend.tune, step=_phases(listener),
-    )  # fmt: skip
-    rewriting = forms.rewrite(model, form, only=choice.among(forms.first(form)))
     judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
     own_classes = described.classes if image_labels.are_names(described.classes) else None
     listener.phase("Choosing images", 0)
@@ -107,6 +102,9 @@ def make(request: Request, listener: Listener) -> Made:
         held_out = dataclasses.replace(held_out, images=images)
         chosen = dataclasses.replace(chosen, notes=(*chosen.notes, *more))
     chosen = dataclasses.replace(chosen, held_out=held_out)
+    form, ours = request.compiler.form, onnx_file.is_ours(request.source)
+    choice = form_choice.choose(model, request.compiler, described, ours=ours, step=_phases(listener))
+    rewriting = forms.rewrite(model, form, only=choice.among(forms.first(form)))
     job = Job(model, original, source.sha256, chosen, Cache(request.cache), listener, rewriting)
     notes = [
         *source.notes,
@@ -169,7 +167,7 @@ def _float16(request: Request, job: Job, last: Collection[str]) -> Graph:
         variant = trials.build(products, "max" if plan is None else plan.method)
         if not products:
             _round_weights(variant, job)
-        rewriting = job.rewriting + forms.rewrite(variant, request.backend.form, only=last)
+        rewriting = job.rewriting + forms.rewrite(variant, request.compiler.form, only=last)
 
         def problems(logits: NDArray[np.float32]) -> list[str]:
             return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
@@ -272,7 +270,7 @@ def _outputs(request: Request) -> list[Path]:
     """Where the result may come to lie: a search for INT8 may end with FP16."""
     if request.output is not None:
         return [request.output]
-    if request.backend.form == "cpu":
+    if request.compiler.form == "cpu":
         return [_default_output(request, "int8-cpu")]
     kinds: tuple[Precision, ...] = ("int8", "fp16") if request.precision == "int8" else ("fp16",)
     return [_default_output(request, kind) for kind in kinds]

@@ -15,7 +15,8 @@ from hemf.errors import BadInputError, UsageError
 from hemf.reading import PLAIN, Reading
 from hemf_export import console, fp16, model_kind, onnx_export, onnx_file, precision
 from hemf_export.description import Description
-from hemf_export.fp16 import Backend, Bounds
+from hemf_export.form_choice import Compiler
+from hemf_export.fp16 import Bounds
 from hemf_export.onnx_export import Step
 
 
@@ -32,7 +33,7 @@ class Wanted:
         method: of int8's ranges.
         cache: folder of earlier results; None for none.
         folder: that made graphs go to; None for the model's.
-        backend: what compiles the graph.
+        compiler: what graphs are for.
     """
 
     precision: Literal["fp16", "int8", "fp32"] | None = "fp16"
@@ -43,7 +44,7 @@ class Wanted:
     method: MethodChoice = "auto"
     cache: Path | None = None
     folder: Path | None = None
-    backend: Backend = field(default_factory=Backend)
+    compiler: Compiler = field(default_factory=Compiler)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _float16(source: Path, wanted: Wanted, step: Step) -> ProvenGraph:
         images=wanted.images,
         count=wanted.samples,
         bounds=wanted.bounds,
-        backend=wanted.backend,
+        compiler=wanted.compiler,
         step=step,
     )
     proof, converted = half.parity, half.conversion
@@ -137,7 +138,7 @@ def _int8(source: Path, wanted: Wanted, listener: Listener) -> ProvenGraph:
         raise BadInputError("INT8 needs real images: its ranges are taken from them.", "Say --images DIR.")
     request = precision.Request(
         source=source, precision="int8", images=wanted.images, budget=wanted.budget, method=wanted.method,
-        cache=wanted.cache, folder=wanted.folder, backend=wanted.backend,
+        cache=wanted.cache, folder=wanted.folder, compiler=wanted.compiler,
     )  # fmt: skip
     made = precision.make(request, listener)
     return ProvenGraph(

@@ -23,7 +23,7 @@ from hemf.reading import PLAIN, Reading
 from hemf_export import compiled_precision, golden_images, model_kind, onnx_file, proven_graph
 from hemf_export.compiled_precision import CompiledPrecision
 from hemf_export.description import Description
-from hemf_export.fp16 import Backend
+from hemf_export.form_choice import Compiler
 from hemf_export.onnx_export import Step
 from hemf_export.proven_graph import ProvenGraph, Wanted
 
@@ -115,8 +115,8 @@ def make(
         artifacts.check_folder(model.parent)
     folder = model.parent if request.output is None else request.output.parent
     profile = (request.profiles or (BatchProfile(),))[0]
-    compiler = Backend(backend, request.target, profile.optimum, request.tune)
-    wanted = dataclasses.replace(request.wanted, folder=folder, backend=compiler)
+    compiler = Compiler(backend, request.target, profile.optimum, request.tune)
+    wanted = dataclasses.replace(request.wanted, folder=folder, compiler=compiler)
     source, graph = proven_graph.provide(model, request.classes, wanted, listener, step, reading=request.reading)
     options = dataclasses.replace(request.options, profiles=_profiles(request.profiles, graph.path, graph.description))
     taken, given = onnx_file.ends(graph.path)

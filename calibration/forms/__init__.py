@@ -31,7 +31,6 @@ class Pass:
 
     Args:
         name: in manifests and tables.
-        title: what it does, for people.
         run: rewrites a graph in place, and tells how many places there were.
         forms: that it is part of.
         last: it changes no product, and what it leaves is slower on a CPU: what images are run through a graph for is
@@ -39,7 +38,6 @@ class Pass:
     """
 
     name: str
-    title: str
     run: Callable[[ir.Model], int]
     forms: frozenset[Form]
     last: bool = False
@@ -50,21 +48,19 @@ _RTX: frozenset[Form] = frozenset(("tensorrt-rtx",))
 
 # In this order: what one leaves is what the next finds.
 PASSES = (
-    Pass("retention", "retention with aligned heads and turns by slices", retention.rewrite, _BOTH),
-    Pass(
-        "mixed-attention", "external attention as a fused one, both of a block at once", mixed_attention.rewrite, _BOTH
-    ),
-    Pass("maps", "products between maps as 1×1 convolutions", maps.rewrite, _BOTH),
-    Pass("patches", "patches gathered by one turn of axes", patches.rewrite, _BOTH),
+    Pass("retention", retention.rewrite, _BOTH),
+    Pass("mixed-attention", mixed_attention.rewrite, _BOTH),
+    Pass("maps", maps.rewrite, _BOTH),
+    Pass("patches", patches.rewrite, _BOTH),
     # TensorRT has depthwise kernels and layer norm kernels of its own.
-    Pass("depthwise", "depthwise convolutions as shifted sums", depthwise.rewrite, _RTX, last=True),
-    Pass("norms", "layer norms in two steps", norms.rewrite, _RTX, last=True),
+    Pass("depthwise", depthwise.rewrite, _RTX, last=True),
+    Pass("norms", norms.rewrite, _RTX, last=True),
 )
 
 
 @dataclass(frozen=True)
 class Rewriting:
-    """What was done to a graph.
+    """The passes that a graph went through.
 
     Args:
         form: the backend that it is for.

@@ -1,8 +1,8 @@
 """Depthwise convolutions, and averages of a few pixels, as sums of shifted maps.
 
 TensorRT-RTX has no depthwise kernel for sm_75: it spreads (N, C, H, W) to 8·C channels, of which seven eighths are
-zeros, and runs a grouped convolution on that: three kernels that move 16.3 MB for 5×5 on (1, 96, 56, 56). The same as
-25 shifted multiply-adds is one kernel and moves 1.2 MB. Its sums are float32, as a convolution's are, which costs
+zeros, and runs a grouped convolution on that: three kernels that move 16.3 MB for 5×5 on (1, 96, 56, 56). Written as 25
+shifted multiply-adds it is one kernel that moves 1.2 MB. Its sums are float32, as a convolution's are, which costs
 nothing inside a kernel.
 
 The order of operations matters to the compiler. A slice for each tap, cast to float32 each, is one kernel up to 5×5
@@ -69,7 +69,7 @@ def _weight(node: ir.Node) -> NDArray[np.float32] | None:
         return None
     if len(node.inputs) > 2 and node.inputs[2] is not None and constant(node.inputs[2]) is None:
         return None
-    return weight.astype(np.float32)
+    return weight.astype(np.float32, copy=False)
 
 
 def _write(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32]) -> None:
@@ -100,7 +100,7 @@ def _write(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32]) -> None:
 
 
 def _shifted(w: Writer, pixels: ir.Value, axis: int, start: int, size: int, stride: int) -> ir.Value:
-    """What the tap at `start` of a kernel of `size` meets along an axis of the padded pixels."""
+    """Shift padded pixels along an axis to where the tap at `start`, of `size`, reads them."""
     if size == stride == 1:
         return pixels
     left_over = size - 1 - start  # behind the last

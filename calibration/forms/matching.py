@@ -29,12 +29,10 @@ class Match:
     Args:
         root: the node that gives the pattern's output.
         values: by the names of the pattern's parameters.
-        nodes: all that the pattern stands for.
     """
 
     root: ir.Node
     values: dict[str, ir.Value]
-    nodes: tuple[ir.Node, ...] = ()
 
     def array(self, name: str) -> Array | None:
         """The constant that a parameter stands for; None where it is no constant."""
@@ -54,7 +52,7 @@ def find(model: ir.Model, pattern: Callable[..., Any]) -> Iterator[Match]:
         if found:
             values = {name: value for name, value in found.bindings.items() if isinstance(value, ir.Value)}
             if all(_is_plain(each) for each in found.nodes):
-                yield Match(node, values, tuple(found.nodes))
+                yield Match(node, values)
 
 
 def _is_plain(node: ir.Node) -> bool:

@@ -253,7 +253,8 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
 
     # The compiler fuses an attention only where keys are computed, and with a batch left open values too: what is added
     # to these is zero.
-    zero = w.op("Mul", mask, np.array(0, np.float32))
+    with w.wide():
+        zero = w.op("Mul", mask, np.array(0, np.float32))
     key = np.stack([np.pad(twin.key.T, ((0, padded - own), (0, 0))) for twin in twins])[:, None, None]
     key_now = w.op("Add", key, zero)
     value = np.stack([np.pad(twin.value.T, ((0, 0), (0, padded - own))) for twin in twins])[:, None, None]

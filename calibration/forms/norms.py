@@ -26,27 +26,23 @@ def rewrite(model: ir.Model) -> int:
             continue
         pixels = node.inputs[0]
         view = None if pixels is None else pixels.producer()
-        if (
-            view is None
-            or (axis := _channel_axis(view)) is None
-            or any(constant(each) is None for each in node.inputs[1:3])
-        ):
+        if view is None or not _makes_pixels(view) or any(constant(each) is None for each in node.inputs[1:3]):
             continue
         if all(user.op_type in _PRODUCTS for user in _readers(node.outputs[0])):
             continue
-        _write(model.graph, node, view, axis)
+        _write(model.graph, node, view)
         done += 1
     return done
 
 
-def _channel_axis(view: ir.Node) -> int | None:
-    """Where the channels lie in what `view` makes pixels of: maps, or rows; None where it does neither."""
+def _makes_pixels(view: ir.Node) -> bool:
+    """Whether a node makes pixels (N, H, W, C) of maps (N, C, H, W) or of rows (N·H·W, C)."""
     if order(view) == MAPS_TO_PIXELS:
-        return 1
+        return True
     shape, given = target_shape(view), view.inputs[0] if view.inputs else None
     if shape is None or given is None or given.shape is None or len(shape) != 4 or len(given.shape) != 2:
-        return None
-    return 1 if given.shape[1] == shape[3] else None
+        return False
+    return bool(given.shape[1] == shape[3])
 
 
 def _as_pixels(w: Writer, view: ir.Node, value: ir.Value) -> ir.Value:
@@ -56,27 +52,26 @@ def _as_pixels(w: Writer, view: ir.Node, value: ir.Value) -> ir.Value:
 
 
 def _readers(value: ir.Value) -> list[ir.Node]:
-    """What reads a value, views apart."""
+    """List the nodes that read a value, directly or through views."""
     found: list[ir.Node] = []
     for user in value.consumers():
         found += _readers(user.outputs[0]) if user.op_type in _VIEWS else [user]
     return found
 
 
-def _write(graph: ir.Graph, node: ir.Node, view: ir.Node, axis: int) -> None:
+def _write(graph: ir.Graph, node: ir.Node, view: ir.Node) -> None:
     w = Writer(graph, node, f"{scope(node)}/{STEPS}")
     source, pixels = view.inputs[0], node.inputs[0]
     scale, bias = node.inputs[1:3]
     assert source is not None
     assert pixels is not None
-    channels = np.array([axis], np.int64)
+    channels = np.array([1], np.int64)  # of maps and of rows
     with w.wide():
         mean = w.op("ReduceMean", source, channels, keepdims=1)
         centred = w.op("Sub", source, mean)
         variance = w.op("ReduceMean", w.op("Mul", centred, centred), channels, keepdims=1)
         epsilon = np.array(attribute(node, "epsilon", 1e-5), np.float32)
         factor = w.op("Reciprocal", w.op("Sqrt", w.op("Add", variance, epsilon)))
-        shift = w.op("Mul", mean, factor)
-        factor, shift = (_as_pixels(w, view, each) for each in (factor, shift))
-        normalized = w.op("Sub", w.op("Mul", pixels, factor), shift)
+        mean, factor = (_as_pixels(w, view, each) for each in (mean, factor))
+        normalized = w.op("Mul", w.op("Sub", pixels, mean), factor)
         w.replace(node.outputs[0], w.op("Add", w.op("Mul", normalized, scale), bias))

@@ -68,7 +68,8 @@ def command(
     from hemf import artifacts
     from hemf_export import calibration_report, console
     from hemf_export import precision as precisions
-    from hemf_export.fp16 import Backend, Bounds
+    from hemf_export.form_choice import Compiler
+    from hemf_export.fp16 import Bounds
     from hemf_export.graph_source import Assumptions
 
     t4 = targets.find("t4")
@@ -78,7 +79,7 @@ def command(
     request = precisions.Request(
         source=model, precision=precision, images=images, output=output, held_out=held_out, count=count,
         judges=judges, seed=seed, allow_single_class=allow_single_class, method=method, budget=budget,
-        with_sensitivity=sensitivity, backend=Backend(backends.choose("auto", t4) if form == "auto" else form),
+        with_sensitivity=sensitivity, compiler=Compiler(backends.choose("auto", t4) if form == "auto" else form),
         bounds=Bounds(max_logit_diff, min_agreement if precision == "fp16" else None),
         assumptions=Assumptions(
             calibration_report.triple("--mean", mean), calibration_report.triple("--std", std), mode,

@@ -15,7 +15,7 @@ from hemf_export.shipping.options import Options
 
 if TYPE_CHECKING:
     from hemf.model_input import SourceSize
-    from hemf_export.fp16 import Backend
+    from hemf_export.form_choice import Compiler
 
 Result = tuple[list[Path], dict[str, Any]]
 
@@ -89,14 +89,14 @@ def _require(job: Job, size: SourceSize | None) -> None:
         folders.any_images(job.data, classes)
 
 
-def backend(job: Job) -> Backend:
-    """What compiles the graph."""
+def _compiler(job: Job) -> Compiler:
+    """What the graph is for: the engine of a later step."""
     from engines import backends, targets
     from engines.batches import BatchProfile
-    from hemf_export.fp16 import Backend
+    from hemf_export.form_choice import Compiler
 
     options, target = job.options, targets.find(job.options.target)
-    return Backend(backends.choose(options.backend, target), target, BatchProfile.parse(options.batch).optimum)
+    return Compiler(backends.choose(options.backend, target), target, BatchProfile.parse(options.batch).optimum)
 
 
 def precision(job: Job) -> Result:
@@ -108,7 +108,7 @@ def precision(job: Job) -> Result:
     budget = Budget(options.max_drop, None, options.metric) if options.precision == "auto" else None
     request = precisions.Request(
         source=job.file(".onnx"), precision="int8" if budget else "fp16", images=job.data, budget=budget,
-        backend=backend(job), cache=artifacts.cache_folder(),
+        compiler=_compiler(job), cache=artifacts.cache_folder(),
     )  # fmt: skip
     made = precisions.make(request, job.listener.calibration())
     _tell(job, made.notes)

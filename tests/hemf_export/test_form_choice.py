@@ -55,9 +55,9 @@ def depthwise_network(channels: int = 32) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
 
 
-def choose(proto: onnx.ModelProto, **options: bool) -> form_choice.Choice:
-    wanted = {"ours": False, "tune": False, **options}
-    return form_choice.choose(prepare(proto), "tensorrt-rtx", T4, DESCRIBED, batch=2, **wanted)
+def choose(proto: onnx.ModelProto, *, ours: bool = False) -> form_choice.Choice:
+    compiler = form_choice.Compiler("tensorrt-rtx", T4, batch=2)
+    return form_choice.choose(prepare(proto), compiler, DESCRIBED, ours=ours)
 
 
 def test_another_s_depthwise_network_is_compiled_both_ways_and_the_lesser_one_taken():

@@ -14,6 +14,7 @@ from hemf import artifacts
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
 from hemf_export import fp16, onnx_file
+from hemf_export.form_choice import Compiler
 from hemf_export.parity import Samples, image_folder
 from hemf_export.runners import OnnxRunner
 
@@ -96,7 +97,7 @@ HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 def plain_half(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float16 file of the graph as it was exported, in no backend's form."""
     output = tmp_path_factory.mktemp("plain") / "model.fp16.onnx"
-    return fp16.convert(made.onnx, output, backend=fp16.Backend("cpu")).path
+    return fp16.convert(made.onnx, output, compiler=Compiler("cpu")).path
 
 
 def float_types(path: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
