@@ -11,16 +11,14 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from benchmarks.export_speed import naive_graph, naive_weights
 from calibration import forms
 from calibration.fp16 import to_float16
 from calibration.graphs import copy_of, parse, prepare
-from calibration.histogram import Histogram
 from calibration.products import find_products
-from calibration.qdq import Statistics, quantize
+from calibration.qdq import quantize
 from calibration.shapes import image_shapes
 from engines import census, chips, targets
 from engines.census import Census
@@ -31,6 +29,7 @@ from hemf.images import Preprocess
 from hemf.initialization import build
 from hemf.model import HEMF
 from hemf_export import console, onnx_export
+from hemf_export.trial_engine import made_up_statistics
 
 CLASSES = 7
 AUTHORS = "the authors' architecture"
@@ -110,18 +109,9 @@ def in_int8(model: ir.Model) -> ir.Model:
     """Every product that INT8 is used for in INT8, with made-up ranges, the rest in float16; in place."""
     forms.rewrite(model, "tensorrt-rtx", only=forms.first("tensorrt-rtx"))
     products = [each for each in find_products(model.graph, image_shapes(model)) if each.refusal is None]
-    quantize(model, products, Statistics(_MadeUp()), "max")
+    quantize(model, products, made_up_statistics(), "max")
     forms.rewrite(model, "tensorrt-rtx", only=forms.last("tensorrt-rtx"))
     return in_float16(model)
-
-
-class _MadeUp(dict[str, Histogram]):
-    """Give every value one made-up range."""
-
-    def __missing__(self, name: str) -> Histogram:
-        histogram = Histogram()
-        histogram.add(np.linspace(-8, 8, 257, dtype=np.float32))
-        return histogram
 
 
 def _cells(row: Row, first: Row, batch: int) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from engines import targets
 from hemf.images import Preprocess
 from hemf_export import console, form_choice, onnx_file
 from hemf_export.description import Description
-from hemf_export.form_choice import Compiler, Tried
+from hemf_export.form_choice import Tried
+from hemf_export.trial_engine import Compiler
 
 # Nothing of it changes what is compiled: the batch is open in every file.
 ANY = Description(

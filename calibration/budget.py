@@ -1,16 +1,16 @@
-"""The most work in int8 that keeps to what a user can afford to lose.
+"""The most that int8 can give within what a user can afford to lose.
 
-Blocks are taken in the order of their damage for the work they carry; how far down that order a graph can go is found
-by halving, each step measured on images that ranges were not taken from: on a few of them where these tell enough, for
-the graph that is taken is proven on all. Then what the halving skipped is tried, and what hardly carries any work is
-put back: nobody would notice it in the latency, but in the logits.
+Blocks are taken in the order of their damage for what they give; how far down that order a graph can go is found by
+halving, each step measured on images that ranges were not taken from: on a few of them where these tell enough, for
+the graph that is taken is proven on all. Then what the halving skipped is tried, and what hardly gives anything is put
+back: nobody would notice it in the latency, but in the logits.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +23,9 @@ from hemf.errors import UsageError
 
 Metric = Literal["accuracy", "balanced-accuracy"]
 MIN_WORTH = 0.1  # share of the work: an int8 graph with less is not worth its quantization
-SAME_WORK = 0.02  # of the most work in int8: graphs that are closer than that count as equally fast
+SAME_WORTH = 0.02  # of the most that int8 gives: graphs that are closer than that count as equally fast
 _LARGEST_SET = 100_000  # images to think of where a budget is tiny
-_FILL_SHARE = 0.01  # a block with less work than this is not tried once more
+_FILL_SHARE = 0.01  # of all that int8 gives: a block with less is not tried once more
 _FILL_TRIES = 4
 _UNSURE = 2.0  # the expected changes in other images are known from a few to such a factor
 
@@ -116,12 +116,38 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Worth:
+    """What int8 gives of a graph: by the work that goes into it, or by the time that a compiled engine saves.
+
+    Args:
+        by_block: what each block gives, as a share.
+        nodes: names of the products that give it; others stay out of int8.
+        least: what an int8 graph must give together.
+    """
+
+    by_block: Mapping[str, float]
+    nodes: frozenset[str]
+    least: float
+
+
+def by_work(products: Sequence[Product]) -> Worth:
+    """Blocks are worth their share of the multiply-adds, where nothing is known of the engine."""
+    work = sum(product.multiply_adds for product in products) or 1
+    able = [product for product in products if product.refusal is None]
+    shares: dict[str, float] = {}
+    for product in able:
+        shares[product.block] = shares.get(product.block, 0.0) + product.multiply_adds / work
+    return Worth(shares, frozenset(product.node for product in able), MIN_WORTH)
+
+
+@dataclass(frozen=True)
 class Step:
     """One graph that the search tried.
 
     Args:
         blocks: in int8.
         share: of the multiply-adds in int8.
+        worth: what that gives; see `Worth`.
         found: its figures on the held-out images, or on as many as told enough.
         likely_drop: in points, of other images; see `Budget.likely_drop`.
         kept: whether the budget holds.
@@ -129,6 +155,7 @@ class Step:
 
     blocks: tuple[str, ...]
     share: float
+    worth: float
     found: Comparison
     likely_drop: float
     kept: bool
@@ -138,6 +165,7 @@ class Step:
         return {
             "int8": list(self.blocks),
             "share": self.share,
+            "worth": self.worth,
             "kept": self.kept,
             "likely_drop": self.likely_drop,
             **self.found.to_dict(),
@@ -149,6 +177,7 @@ def search(
     sensitivities: Sequence[BlockSensitivity],
     budget: Budget,
     method: Method,
+    worth: Worth,
     listener: Callable[[Step], None] = lambda step: None,
 ) -> list[Step]:
     """Find the blocks to put into int8.
@@ -158,12 +187,14 @@ def search(
         sensitivities: of all blocks, on other images.
         budget: what must hold.
         method: of the ranges.
+        worth: what each of the blocks gives.
         listener: told each step as it ends.
 
     Returns:
         All steps in order; for the one to take see `best`.
     """
-    order = sorted(sensitivities, key=lambda block: block.damage_by_share)
+    gives = worth.by_block
+    order = sorted(sensitivities, key=lambda block: _damage(block, gives))
     steps: list[Step] = []
 
     def attempt(chosen: Sequence[BlockSensitivity]) -> bool:
@@ -171,7 +202,8 @@ def search(
         found = trials.compare(products, method, budget.told)
         share = sum(block.share for block in chosen)
         names = tuple(block.block for block in chosen)
-        steps.append(Step(names, share, found, budget.likely_drop(found), budget.kept(found)))
+        given = sum(gives[name] for name in names)
+        steps.append(Step(names, share, given, found, budget.likely_drop(found), budget.kept(found)))
         listener(steps[-1])
         return steps[-1].kept
 
@@ -184,32 +216,38 @@ def search(
             missed = probe
         probe = (kept + missed) // 2
     chosen = list(order[:kept])
-    left = [block for block in order[missed:] if block.share >= _FILL_SHARE and block.alone.finite]
+    least = _FILL_SHARE * sum(gives.values())
+    left = [block for block in order[missed:] if gives[block.block] >= least and block.alone.finite]
     for block in sorted(left, key=lambda block: block.alone.kl_divergence)[:_FILL_TRIES]:
         if attempt([*chosen, block]):
             chosen.append(block)
-    spared = _spared(chosen)
+    spared = _spared(chosen, gives)
     if len(spared) < len(chosen) and tuple(block.block for block in spared) not in [step.blocks for step in steps]:
         attempt(spared)
     return steps
 
 
-def _spared(chosen: Sequence[BlockSensitivity]) -> list[BlockSensitivity]:
-    """`chosen` without its most damaging blocks, as many as carry next to no work together."""
-    left = sorted(chosen, key=lambda block: block.damage_by_share)
-    least = (1 - SAME_WORK) * sum(block.share for block in chosen)
-    while left and sum(block.share for block in left[:-1]) >= least:
+def _damage(block: BlockSensitivity, gives: Mapping[str, float]) -> float:
+    """KL divergence for what a block gives: what the budget spends least on first; infinite where it is unknown."""
+    return block.alone.kl_divergence / max(gives[block.block], 1e-12) if block.alone.finite else math.inf
+
+
+def _spared(chosen: Sequence[BlockSensitivity], gives: Mapping[str, float]) -> list[BlockSensitivity]:
+    """`chosen` without its most damaging blocks, as many as give next to nothing together."""
+    left = sorted(chosen, key=lambda block: _damage(block, gives))
+    least = (1 - SAME_WORTH) * sum(gives[block.block] for block in chosen)
+    while left and sum(gives[block.block] for block in left[:-1]) >= least:
         left.pop()
     return left
 
 
-def kept_steps(steps: Sequence[Step]) -> list[Step]:
-    """The kept steps that are worth it, the best first: of those with about the most work in int8 the least damage."""
-    kept = sorted((step for step in steps if step.kept and step.share >= MIN_WORTH), key=lambda step: -step.share)
-    most = [step for step in kept if step.share >= (1 - SAME_WORK) * kept[0].share]
+def kept_steps(steps: Sequence[Step], worth: Worth) -> list[Step]:
+    """The kept steps that are worth it, the best first: of those that give about the most the least damage."""
+    kept = sorted((step for step in steps if step.kept and step.worth >= worth.least), key=lambda step: -step.worth)
+    most = [step for step in kept if step.worth >= (1 - SAME_WORTH) * kept[0].worth]
     return [*sorted(most, key=lambda step: step.found.kl_divergence), *kept[len(most) :]]
 
 
-def best(steps: Sequence[Step]) -> Step | None:
+def best(steps: Sequence[Step], worth: Worth) -> Step | None:
     """The step to take; None where none is worth it."""
-    return next(iter(kept_steps(steps)), None)
+    return next(iter(kept_steps(steps, worth)), None)

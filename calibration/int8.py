@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from calibration import budget as budgets
 from calibration import cpu_qdq, qdq, sensitivity
-from calibration.budget import Budget, Step
+from calibration.budget import Budget, Step, Worth
 from calibration.image_set import ImageSet
 from calibration.job import Job
 from calibration.products import QUANTIZABLE, Product, find_products
@@ -21,6 +22,7 @@ from calibration.trials import Placement
 from hemf.errors import BadInputError
 
 MethodChoice = Literal["auto"] | Method
+NO_FASTER = "no faster in INT8 as the engine is compiled"
 _SHOWN = 3  # nodes in a message
 TRIAL_IMAGES = 32  # of those that calibrate: the search alone sees the held-out ones
 ORDER_IMAGES = 16  # that tell the order of the blocks, where no report of them was asked for
@@ -39,6 +41,7 @@ class Plan:
         sensitivities: of each block; empty where nobody asked.
         steps: of the search; empty without a budget.
         place: puts the quantization into a graph.
+        worth: what the blocks give.
     """
 
     products: tuple[Product, ...]
@@ -49,6 +52,7 @@ class Plan:
     sensitivities: tuple[BlockSensitivity, ...]
     steps: tuple[Step, ...]
     place: Placement
+    worth: Worth
 
     @property
     def share(self) -> float:
@@ -105,12 +109,35 @@ def share_of(products: Sequence[Product], chosen: Sequence[Product]) -> float:
     return 1000 * sum(product.multiply_adds for product in chosen) // max(1, work) / 1000
 
 
+def products_of(job: Job, islands: Collection[str] = (), *, for_cpu: bool = False) -> tuple[Product, ...]:
+    """All products of a job's graph, those with a refusal among them.
+
+    Args:
+        job: the graph.
+        islands: nodes that stay in float32.
+        for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
+
+    Raises:
+        BadInputError: nothing in the graph can be quantized.
+    """
+    products = find_products(job.model.graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu)
+    if all(product.refusal is not None for product in products):
+        optimized = any(":" in product.operator for product in products)
+        refusals = list(dict.fromkeys(str(product.refusal) for product in products))
+        raise BadInputError(
+            f"The graph has no product that INT8 can be used for: {'; '.join(refusals) or 'it has no products'}.",
+            "Take the file that this one was optimized from." if optimized else "Build it in FP16.",
+        )
+    return tuple(products)
+
+
 def plan(
     job: Job,
-    islands: dict[str, str],
+    products: Sequence[Product],
     *,
     method: MethodChoice = "auto",
     budget: Budget | None = None,
+    worth: Worth | None = None,
     with_sensitivity: bool = False,
     for_cpu: bool = False,
 ) -> Plan:
@@ -118,27 +145,18 @@ def plan(
 
     Args:
         job: the graph and its images.
-        islands: nodes that stay in float32.
+        products: of the graph; see `products_of`.
         method: of the ranges; "auto" takes the one that changes the logits least.
         budget: what may be lost on the held-out images; None quantizes everything.
+        worth: what int8 gives, and which products give it, for the search; None goes by the work.
         with_sensitivity: measure each block even where no budget needs it, and everything but it, too.
         for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
-
-    Raises:
-        BadInputError: nothing in the graph can be quantized.
     """
-    graph = job.model.graph
-    products = find_products(graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu)
     able = tuple(product for product in products if product.refusal is None)
-    if not able:
-        optimized = any(":" in product.operator for product in products)
-        refusals = list(dict.fromkeys(str(product.refusal) for product in products))
-        raise BadInputError(
-            f"The graph has no product that INT8 can be used for: {'; '.join(refusals) or 'it has no products'}.",
-            "Take the file that this one was optimized from." if optimized else "Build it in FP16.",
-        )
+    worth = worth or budgets.by_work(products)
+    candidates = refusing(products, worth.nodes)
     place = cpu_qdq.quantize if for_cpu else qdq.quantize
-    nodes = {node.name: node for node in graph}
+    nodes = {node.name: node for node in job.model.graph}
     values = {
         value for product in able for index, _ in product.activations if (value := nodes[product.node].inputs[index])
     }
@@ -156,21 +174,31 @@ def plan(
     found: list[BlockSensitivity] = []
     if budget is not None or with_sensitivity:
         measured = few if with_sensitivity else job.trials(statistics, _some(job, ORDER_IMAGES), place)
-        runs = (1 + with_sensitivity) * len(by_block(products))
+        runs = (1 + with_sensitivity) * len(by_block(candidates))
         job.listener.phase("Measuring each block", len(measured.images) * (runs + 1))
         found = sensitivity.measure(
-            measured, products, chosen_method, left_out=with_sensitivity, listener=job.listener.sensitivity
+            measured, candidates, chosen_method, left_out=with_sensitivity, listener=job.listener.sensitivity
         )
     steps: list[Step] = []
     chosen = able
     if budget is not None:
         judges = job.trials(statistics, job.selection.held_out, place)
         job.listener.phase("Searching on held-out images", 0)
-        steps = budgets.search(judges, found, budget, chosen_method, job.listener.step)
-        best = budgets.best(steps)
+        steps = budgets.search(judges, found, budget, chosen_method, worth, job.listener.step)
+        best = budgets.best(steps, worth)
         names = () if best is None else best.blocks
-        chosen = tuple(product for product in able if product.block in names)
-    return Plan(tuple(products), chosen, chosen_method, tried, statistics, tuple(found), tuple(steps), place)
+        chosen = tuple(product for product in candidates if product.refusal is None and product.block in names)
+    return Plan(candidates, chosen, chosen_method, tried, statistics, tuple(found), tuple(steps), place, worth)
+
+
+def refusing(products: Sequence[Product], gaining: Collection[str]) -> tuple[Product, ...]:
+    """Give a refusal to the quantizable products whose node isn't among those that gain in int8."""
+    return tuple(
+        product
+        if product.refusal is not None or product.node in gaining
+        else dataclasses.replace(product, refusal=NO_FASTER)
+        for product in products
+    )
 
 
 def _some(job: Job, count: int) -> ImageSet:

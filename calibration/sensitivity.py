@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,11 +29,6 @@ class BlockSensitivity:
     share: float
     alone: Comparison
     left_out: Comparison | None = None
-
-    @property
-    def damage_by_share(self) -> float:
-        """KL divergence for each unit of work: what the budget spends least on first; infinite where it is unknown."""
-        return self.alone.kl_divergence / max(self.share, 1e-12) if self.alone.finite else math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""

@@ -38,7 +38,7 @@ from hemf.errors import BadInputError
 
 OTHER = "other"  # the block of kernels that come from no named part of the network
 _MOST_BYTES = 1 << 25  # of an unpacked list: ninety times the largest seen
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,7 @@ class Census:
         kernels: of the engine's first optimization profile, in launch order.
         batch: that sizes are told for; None where none is known.
         twin: the kernels of a build for exactly `batch`, where the engine's own leave sizes open; else None.
+        plan_bytes: size of the engine's plan; None where that wasn't kept.
     """
 
     backend: str
@@ -110,6 +111,7 @@ class Census:
     kernels: tuple[Kernel, ...]
     batch: int | None
     twin: tuple[Kernel, ...] | None = None
+    plan_bytes: int | None = None
 
     @property
     def sized(self) -> tuple[Kernel, ...]:
@@ -192,6 +194,20 @@ class Census:
             return None
         return 1000 * (sum(rates.kernel_s(*both) for both in times) + self.launches * rates.launch_s)
 
+    def block_ms(self, chip: Chip, batch: int | None = None) -> dict[str, float] | None:
+        """The model's time at the peaks by block of the network, in milliseconds; None where sizes are open.
+
+        A kernel that does the work of several blocks counts for one of them.
+        """
+        times = self.kernel_times_s(chip, batch)
+        if times is None:
+            return None
+        found: dict[str, float] = {}
+        for kernel, both in zip(self.sized, times, strict=True):
+            name = kernel.block or OTHER
+            found[name] = found.get(name, 0.0) + 1000 * (PEAKS.kernel_s(*both) + PEAKS.launch_s)
+        return found
+
     def kernel_times_s(self, chip: Chip, batch: int | None = None) -> list[tuple[float, float]] | None:
         """Seconds of compute and of memory of each sized kernel, at the peaks; None where sizes are open."""
         if self.batch is None or self.moved_bytes is None:
@@ -242,7 +258,7 @@ class Census:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest: the summary, and the lists packed (JSON, deflated, base64)."""
         packed = {"engine": _pack(self.kernels), "twin": None if self.twin is None else _pack(self.twin)}
-        return {**self.summary(), "lists": packed}
+        return {**self.summary(), "plan_bytes": self.plan_bytes, "lists": packed}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Census:
@@ -253,11 +269,11 @@ class Census:
         """
         try:
             twin = values["lists"]["twin"]
-            batch = values["batch"]
+            batch, size = values["batch"], values.get("plan_bytes")
             return cls(
                 str(values["backend"]), str(values["version"]), str(values["sm"]),
                 _unpack(values["lists"]["engine"]), None if batch is None else int(batch),
-                None if twin is None else _unpack(twin),
+                None if twin is None else _unpack(twin), None if size is None else int(size),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError, IndexError, zlib.error, binascii.Error, RecursionError) as error:
             raise BadInputError(f"A census of kernels can't be read: {error!r}.", "Build the engine again.") from error
@@ -273,8 +289,9 @@ class Census:
 
 
 def of(
-    kernels: Sequence[Kernel], *, backend: str, version: str, sm: str, batch: int | None, twin: Sequence[Kernel] = ()
-) -> Census:
+    kernels: Sequence[Kernel], *, backend: str, version: str, sm: str, batch: int | None, twin: Sequence[Kernel] = (),
+    plan_bytes: int | None = None,
+) -> Census:  # fmt: skip
     """The census of an engine's kernels.
 
     Args:
@@ -284,9 +301,10 @@ def of(
         sm: compute capability, `sm_75`.
         batch: the engine's only batch size, or the twin's; None where there is neither.
         twin: kernels of the same graph for that batch size alone, where the engine's leave sizes open.
+        plan_bytes: size of the engine's plan.
     """
     own = tuple(kernel for kernel in kernels if kernel.profile == 0)
-    return Census(backend, version, sm, own, batch, tuple(twin) or None)
+    return Census(backend, version, sm, own, batch, tuple(twin) or None, plan_bytes)
 
 
 def take(

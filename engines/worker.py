@@ -35,7 +35,7 @@ def main(request_path: str, plan_path: str) -> int:
         try:
             backend = backends.load(request["backend"])
             told = _build(backend, request, Path(plan_path), log)
-            told |= _census(backend, request, told["tensors"], log)
+            told |= _census(backend, request, told, log)
         except builder.BuildFailedError as error:
             _tell(error=str(error))
             return 1
@@ -71,25 +71,28 @@ def _build(backend: Backend, request: dict[str, Any], plan_path: Path, log: Buil
     return {
         "tensors": plan.tensors,
         "layers": plan.layers,
+        "plan_bytes": len(plan.data),
         "timing_cache": None if cache is None else ("used" if plan.times_used else "begun"),
         "peak_memory_bytes": _peak_memory_bytes(),
     }
 
 
 def _census(
-    backend: Backend, request: dict[str, Any], tensors: list[dict[str, Any]], log: BuildLog
+    backend: Backend, request: dict[str, Any], told: dict[str, Any], log: BuildLog
 ) -> dict[str, Any]:  # fmt: skip
     """The kernels of the plan that was built, as the builder listed them."""
     own = kernels.parse(log.layers)
     if not own:
         note = f"{backend.name} {backend.version} lists no kernels in a form that is known here; there is no census."
         return {"census": None, "census_note": note}
-    first, fixed = BuildOptions.from_dict(request["options"]).profiles[0], tensors[0]["shape"][0]
+    first, fixed = BuildOptions.from_dict(request["options"]).profiles[0], told["tensors"][0]["shape"][0]
     batch: int | None = first.optimum if fixed == -1 else fixed
     if not census.is_complete(own):
         batch = None
     sm = targets.find(request["target"]).sm
-    found = census.of(own, backend=backend.name, version=backend.version, sm=sm, batch=batch)
+    found = census.of(
+        own, backend=backend.name, version=backend.version, sm=sm, batch=batch, plan_bytes=told["plan_bytes"]
+    )
     return {"census": found.to_dict(), "census_note": None}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from calibration.budget import Budget, Step
@@ -67,6 +68,8 @@ def show(made: Made, budget: Budget | None) -> None:
         _sensitivities(plan.sensitivities, {product.block for product in plan.chosen})
     if conversion is not None and conversion.islands:
         _islands(made.manifest["conversion"]["float32_nodes_by_name"])
+    if made.graph.gain is not None:
+        _gain(made.manifest["int8_gain"])
     calibrated, held_out = made.manifest["calibration_images"], made.manifest["held_out_images"]
     rows = [
         ("size", console.size(made.path.stat().st_size)),
@@ -132,6 +135,30 @@ def _sensitivities(found: tuple[BlockSensitivity, ...], inside: set[str]) -> Non
     columns = ("block", "work", "alone: KL", "drop", *(("left out: KL", "drop") if both else ()), "in")
     images = found[0].alone.images
     console.table(f"What INT8 costs, block by block ({images} calibration images)", columns, rows)
+    console.results.print()
+
+
+def _gain(told: Mapping[str, Any]) -> None:
+    """FP16, what was chosen and everything in INT8, side by side."""
+    names = {"fp16": "FP16", "chosen": "as chosen", "all_int8": "all in INT8"}
+    rows = []
+    for key, name in names.items():
+        own = told[key]
+        found = own["figures"]
+        accuracy = f"{found['accuracy']:.2%}" if found.get("accuracy") is not None else "–"
+        rows.append(
+            (
+                name, f"{own['model_ms']:.2f}", f"{own['model_ms'] / told['fp16']['model_ms']:.2f}",
+                f"{own['kernels']:,}", "–" if own["plan_bytes"] is None else console.size(own["plan_bytes"]),
+                f"{own['share_of_multiply_adds']:.1%}", accuracy, f"{found['agreement']:.2%}", f"{found['images']:,}",
+            )
+        )  # fmt: skip
+    title = (
+        f"What INT8 gives at batch {told['batch']}: engines of {told['backend']} {told['version']} for {told['sm']}, "
+        f"modelled on {told['rates_of']}'s rates"
+    )
+    headings = ("engine", "model ms", "of FP16", "kernels", "size", "work in INT8", "accuracy", "agreement", "images")
+    console.table(title, headings, rows)
     console.results.print()
 
 

@@ -104,7 +104,11 @@ def read(path: Path) -> Graph:
     Raises:
         BadInputError: it can't be read.
     """
-    model = parse(onnx_file.read_any(path))
+    return promises(parse(onnx_file.read_any(path)))
+
+
+def promises(model: ir.Model) -> Graph:
+    """What a graph in memory promises."""
     where = blocks(model.graph)
     names = {node_name(node): _names(node) for node in model.graph}
     int8 = frozenset(node_name(node) for node in model.graph if is_int8(node))
@@ -120,11 +124,28 @@ def compare(graph: Graph, census: Census) -> CompiledPrecision | None:
     """What an engine made of a graph's INT8 products; None where the graph has none."""
     if not graph.int8:
         return None
+    kept, broken, unlisted = _sorted(graph, census)
+    every = [product for product, _ in graph.products]
+    promised = [product for product in every if product.node in graph.int8]
+    return CompiledPrecision(
+        len(promised), len(kept), tuple(broken), tuple(unlisted), share_of(every, promised), share_of(every, kept)
+    )
+
+
+def kept_products(graph: Graph, census: Census) -> frozenset[str]:
+    """The names of the INT8 products of a graph that an engine computes in INT8."""
+    return frozenset(product.node for product in _sorted(graph, census)[0])
+
+
+def _sorted(graph: Graph, census: Census) -> tuple[list[Product], list[Broken], list[str]]:
+    """Sort the promised products into those that the engine keeps, breaks, and doesn't list."""
     carriers: dict[str, list[Kernel]] = {}
     for kernel in census.kernels:
         for node in kernel.onnx_nodes:
             carriers.setdefault(node, []).append(kernel)
-    kept, broken, unlisted = [], [], []
+    kept: list[Product] = []
+    broken: list[Broken] = []
+    unlisted: list[str] = []
     for product, names in graph.products:
         if product.node not in graph.int8:
             continue
@@ -137,11 +158,7 @@ def compare(graph: Graph, census: Census) -> CompiledPrecision | None:
             broken.append(Broken(product.node, product.operator, product.block, _type_of(kernel), kernel.name))
         else:
             unlisted.append(product.node)
-    every = [product for product, _ in graph.products]
-    promised = [product for product in every if product.node in graph.int8]
-    return CompiledPrecision(
-        len(promised), len(kept), tuple(broken), tuple(unlisted), share_of(every, promised), share_of(every, kept)
-    )
+    return kept, broken, unlisted
 
 
 def require_kept(found: CompiledPrecision | None, census: Census | None, graph: Graph, name: str) -> None:

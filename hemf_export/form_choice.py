@@ -11,43 +11,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from calibration import forms
-from calibration.forms import Form
 from calibration.fp16 import to_float16
 from calibration.graphs import copy_of
-from engines import backends, census, chips, targets
-from engines.backends import BackendName
-from engines.chips import Chip
-from engines.targets import Target
+from engines import backends
 from hemf import artifacts
 from hemf.errors import HemfError
+from hemf_export import trial_engine
 from hemf_export.description import Description
+from hemf_export.trial_engine import Compiler
 
 Step = Callable[[str], AbstractContextManager[None]]
 _SECONDS = 3.0  # of timing, for each candidate
-
-
-@dataclass(frozen=True)
-class Compiler:
-    """What a graph is for: the backend that compiles it, and how its form is chosen.
-
-    Args:
-        form: the backend.
-        target: that an engine is built for.
-        batch: images a call that candidates are compared at.
-        tune: try each pass.
-    """
-
-    form: Form = forms.DEFAULT
-    target: Target = targets.TARGETS["t4"]
-    batch: int = 8
-    tune: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,7 +118,7 @@ class _Trial:
     def __init__(
         self, model: ir.Model, compiler: Compiler, described: Description, show: Step, *, timed: bool
     ) -> None:  # fmt: skip
-        self._model, self._form, self._target = model, compiler.form, compiler.target
+        self._model, self._compiler = model, compiler
         self._described, self._batch = described, described.batch or compiler.batch
         self._show, self._timed = show, timed
         self._known: dict[tuple[str, ...], Tried] = {}
@@ -165,19 +145,14 @@ class _Trial:
 
     def _compiled(self, passes: tuple[str, ...]) -> Tried:
         model = copy_of(self._model)
-        forms.rewrite(model, self._form, only=passes)
+        forms.rewrite(model, self._compiler.form, only=passes)
         to_float16(model)
-        backend: BackendName = "tensorrt" if self._form == "tensorrt" else "tensorrt-rtx"
-        with artifacts.scratch() as folder:
-            path = folder / "graph.onnx"
-            ir.save(model, path)
-            counted = census.take(path, self._target, backend, self._batch)
-            chip: Chip = self._target.chip or chips.T4
-            time = counted.model_ms(chip, self._batch)
-            made = Tried(passes, counted.launches, counted.moved_bytes, float("inf") if time is None else time)
-            return replace(made, measured_ms=self._timed_ms(path, backend, folder)) if self._timed else made
+        counted = trial_engine.count(model, self._compiler, self._batch)
+        time = counted.model_ms(self._compiler.chip, self._batch)
+        made = Tried(passes, counted.launches, counted.moved_bytes, float("inf") if time is None else time)
+        return replace(made, measured_ms=self._timed_ms(model)) if self._timed else made
 
-    def _timed_ms(self, graph: Path, backend: BackendName, folder: Path) -> float:
+    def _timed_ms(self, model: ir.Model) -> float:
         """Median latency of an engine that is built for it and not kept."""
         import engines
         from engines.batches import BatchProfile
@@ -187,15 +162,20 @@ class _Trial:
         from hemf_export.bench.workloads import HostWorkload
 
         profile = BatchProfile(self._batch, self._batch, self._batch)
-        engine = build_engine(
-            graph, folder / "trial.engine", backend=backend, target=self._target,
-            options=BuildOptions(profiles=(profile,)), fields=self._described.to_dict(),
-        )  # fmt: skip
         taken = self._described.input
         pixels = np.random.default_rng(0).integers(0, 256, (self._batch, taken.height, taken.width, 3), dtype=np.uint8)
-        with engines.load(engine.path) as runner:
-            contender = measurement.Contender("engine", lambda batch: HostWorkload(runner, taken.network(batch)), _any)
-            timings, missing = measurement.measure([contender], pixels, seconds=_SECONDS)
+        with artifacts.scratch() as folder:
+            graph = folder / "graph.onnx"
+            ir.save(model, graph)
+            engine = build_engine(
+                graph, folder / "trial.engine", backend=self._compiler.backend, target=self._compiler.target,
+                options=BuildOptions(profiles=(profile,)), fields=self._described.to_dict(),
+            )  # fmt: skip
+            with engines.load(engine.path) as runner:
+                contender = measurement.Contender(
+                    "engine", lambda batch: HostWorkload(runner, taken.network(batch)), _any
+                )
+                timings, missing = measurement.measure([contender], pixels, seconds=_SECONDS)
         if missing:
             raise HemfError(f"The trial engine gives no sound logits: {missing[0]}.")
         return timings[0].median_ms

@@ -37,10 +37,10 @@ from hemf_export import (
     written,
 )
 from hemf_export.description import Description
-from hemf_export.form_choice import Compiler
 from hemf_export.onnx_export import Step
 from hemf_export.parity import Parity, Samples
 from hemf_export.same_model import compare_scores
+from hemf_export.trial_engine import Compiler
 
 MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more

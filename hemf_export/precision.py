@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,29 +18,33 @@ from calibration.agreement import Comparison, compare
 from calibration.blocks import blocks
 from calibration.budget import Budget
 from calibration.cache import Cache
+from calibration.forms import Rewriting
 from calibration.graphs import prepare
-from calibration.int8 import MethodChoice
+from calibration.image_set import ImageSet
+from calibration.int8 import MethodChoice, Plan
 from calibration.job import Job, Listener
 from calibration.products import Product
 from calibration.qdq import Statistics
 from calibration.trials import BATCH
 from hemf import artifacts, locks
-from hemf.errors import CheckFailedError
+from hemf.errors import CheckFailedError, HemfError
 from hemf_export import (
     form_choice,
     graph_source,
     image_labels,
+    int8_choice,
     model_kind,
     onnx_file,
     plausibility,
     precision_file,
     same_model,
 )
-from hemf_export.description import Precision
-from hemf_export.form_choice import Compiler
+from hemf_export.description import Description, Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
-from hemf_export.precision_file import Graph, Made
+from hemf_export.int8_choice import Choice
+from hemf_export.precision_file import Gain, Graph, Made
+from hemf_export.trial_engine import Compiler
 
 FEW_JUDGES = 64  # held-out images: a bound on logits, or figures alone, need fewer than a drop of half a point
 BUDGET_JUDGES = 512
@@ -113,11 +117,13 @@ def make(request: Request, listener: Listener) -> Made:
         *same_model.require(job),
         *_doubts(request, job),
     ]
-    graph = _cpu(request, job) if form == "cpu" else _float16(request, job, choice.among(forms.last(form)))
+    last = choice.among(forms.last(form))
+    graph = _cpu(request, job) if form == "cpu" else _float16(request, job, described, last)
     path = request.output or _default_output(request, graph.precision)
     artifacts.check_writable(path)
     artifacts.check_distinct(request.source, path)
-    notes += [*job.cache.notes, *(graph.plan.notes if graph.plan else ()), *_verdict(request, wanted, graph)]
+    notes += [*job.cache.notes, *(graph.plan.notes if graph.plan else ()), *graph.notes]
+    notes += _verdict(request, wanted, graph)
     return precision_file.write(path, request.source, job, described, graph, request.budget, tuple(notes))
 
 
@@ -144,53 +150,150 @@ def _doubts(request: Request, job: Job) -> tuple[str, ...]:
     return found
 
 
-def _float16(request: Request, job: Job, last: Collection[str]) -> Graph:
-    """The FP16 graph, or INT8 in FP16, proven as it is shipped; of a search's graphs the best that holds so.
+def _float16(request: Request, job: Job, described: Description, last: Collection[str]) -> Graph:
+    """The FP16 graph, or the INT8 one in FP16, proven as it is shipped.
 
-    `last` are the passes that come after calibration.
+    `last` are the passes that come after quantization.
     """
     islands, _ = job.islands()
-    plan = None
-    candidates: list[tuple[Product, ...]] = [()]
-    if request.precision == "int8":
-        plan = int8.plan(
-            job, islands, method=request.method, budget=request.budget, with_sensitivity=request.with_sensitivity
+    if request.precision == "fp16":
+        return _Proofs(request, job, islands, last).first([()])
+    products = int8.products_of(job, islands)
+    if request.budget is None:
+        plan = int8.plan(job, products, method=request.method, with_sensitivity=request.with_sensitivity)
+        return _Proofs(request, job, islands, last, plan).first([plan.chosen])
+    choice, reason = None, None
+    batch = described.batch or request.compiler.batch
+    try:
+        choice = int8_choice.choose(
+            int8_choice.Trials(
+                job.model, products, islands, request.compiler, batch, last=last, step=_phases(job.listener)
+            )
         )
-        kept = [plan.products_of(step.blocks) for step in budget.kept_steps(plan.steps)]
-        candidates = [plan.chosen] if request.budget is None else [*kept, ()]
-    judges = job.selection.held_out
-    trials = job.trials(Statistics() if plan is None else plan.statistics, judges)
-    job.listener.phase("Proving on held-out images", len(judges) * 2)
-    reference = trials.reference
-    missed: list[str] = []
-    for products in candidates:
-        variant = trials.build(products, "max" if plan is None else plan.method)
+    except HemfError as error:
+        reason = f"INT8 goes by its share of the work, as no engine can be compared here: {error.message}"
+    worthwhile = choice is None or choice.worthwhile
+    plan = int8.plan(
+        job, products, method=request.method, budget=request.budget if worthwhile else None,
+        worth=choice.worth if choice is not None and worthwhile else None, with_sensitivity=request.with_sensitivity,
+    )  # fmt: skip
+    proofs = _Proofs(request, job, islands, last, plan)
+    graph = proofs.first(_candidates(plan, choice))
+    if choice is None:
+        return dataclasses.replace(graph, notes=(str(reason),))
+    assert graph.plan is not None
+    if not worthwhile:
+        plan = dataclasses.replace(graph.plan, products=int8.refusing(plan.products, ()))
+        graph = dataclasses.replace(graph, plan=plan)
+    chosen = choice.trials.run("the budget's blocks", graph.plan.chosen) if graph.plan else choice.fp16
+    choice = dataclasses.replace(choice, chosen=chosen)
+    return dataclasses.replace(graph, gain=Gain(choice, proofs.beside(products, graph)))
+
+
+def _candidates(plan: Plan, choice: Choice | None) -> Iterator[tuple[Product, ...]]:
+    """The sets of products that keep the budget, the best first, and none of them at last.
+
+    Where engines can be compared, a set is one only if the engine with it is enough faster than FP16.
+    """
+    for step in budget.kept_steps(plan.steps, plan.worth):
+        products = plan.products_of(step.blocks)
+        if choice is None or choice.is_worthwhile(choice.trials.run("the budget's blocks", products)):
+            yield products
+    yield ()
+
+
+class _Proofs:
+    """Makes FP16 graphs with some products in INT8, and proves them on the held-out images.
+
+    Args:
+        request: with the bounds or the budget.
+        job: the float32 graph and its images.
+        islands: nodes that stay in float32.
+        last: names of the passes that come after quantization.
+        plan: of INT8; None for FP16 alone.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        job: Job,
+        islands: dict[str, str],
+        last: Collection[str],
+        plan: Plan | None = None,
+    ) -> None:
+        self._request, self._job, self._islands, self._last, self._plan = request, job, islands, last, plan
+        self._trials = job.trials(Statistics() if plan is None else plan.statistics, job.selection.held_out)
+
+    def first(self, candidates: Iterable[tuple[Product, ...]]) -> Graph:
+        """The first of some sets of products in INT8 whose graph holds.
+
+        Raises:
+            CheckFailedError: none does.
+        """
+        request, job, judges = self._request, self._job, self._job.selection.held_out
+        job.listener.phase("Proving on held-out images", len(judges) * 2)
+        reference = self._trials.reference
+        missed: list[str] = []
+        for products in candidates:
+
+            def problems(logits: NDArray[np.float32]) -> list[str]:
+                return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
+
+            def calm(logits: NDArray[np.float32]) -> bool:
+                found = compare(logits, reference, judges.labels, output=job.output)
+                return request.budget is not None or not FP16_BUDGET.missed(found)
+
+            made, rewriting = self._convert(products, judges, reference, lambda logits: not problems(logits), calm)
+            missed = problems(made.logits)
+            if not missed:
+                plan = None if self._plan is None else dataclasses.replace(self._plan, chosen=products)
+                found = compare(made.logits, reference, judges.labels, output=job.output)
+                kind: Precision = "int8" if products else "fp16"
+                return Graph(made.model, kind, made.logits, reference, found, made.conversion, plan, rewriting)
+        raise CheckFailedError(
+            f"{request.source.name} in {'INT8' if products else 'FP16'}: {'; '.join(missed)} "
+            f"({len(judges)} held-out images).",
+            "No file was kept. The float32 file keeps its figures; to allow more, see --help.",
+        )
+
+    def beside(self, products: Sequence[Product], graph: Graph) -> dict[str, Comparison]:
+        """The figures of FP16, of the graph that was chosen, and of everything in INT8.
+
+        What isn't the chosen graph is measured on the first of the held-out images.
+        """
+        assert self._plan is not None
+        job = self._job
+        able = [product for product in products if product.refusal is None]
+        job.listener.phase("Measuring everything in INT8", 0)
+        found = {"chosen": graph.comparison, "fp16": graph.comparison}
+        found["all_int8"] = self._trials.compare(able, self._plan.method, lambda found, images: True)
+        if graph.precision != "fp16":
+            few = job.selection.held_out.whole(found["all_int8"].images)
+            reference = job.reference(few, job.listener.advance)
+            job.listener.phase("Measuring FP16", len(few))
+            made, _ = self._convert((), few, reference, lambda logits: True, lambda logits: True)
+            found["fp16"] = compare(made.logits, reference, few.labels, output=job.output)
+        return found
+
+    def _convert(
+        self,
+        products: tuple[Product, ...],
+        images: ImageSet,
+        reference: NDArray[np.float32],
+        holds: Callable[[NDArray[np.float32]], bool],
+        calm: Callable[[NDArray[np.float32]], bool],
+    ) -> tuple[repair.Mended, Rewriting]:
+        """The FP16 graph with `products` in INT8, mended until it holds."""
+        job = self._job
+        variant = self._trials.build(products, "max" if self._plan is None else self._plan.method)
         if not products:
             _round_weights(variant, job)
-        rewriting = job.rewriting + forms.rewrite(variant, request.compiler.form, only=last)
-
-        def problems(logits: NDArray[np.float32]) -> list[str]:
-            return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
-
-        def calm(logits: NDArray[np.float32]) -> bool:
-            found = compare(logits, reference, judges.labels, output=job.output)
-            return request.budget is not None or not FP16_BUDGET.missed(found)
-
+        rewriting = job.rewriting + forms.rewrite(variant, self._request.compiler.form, only=self._last)
         made = repair.convert(
-            variant, islands, judges, reference, lambda logits: not problems(logits), calm=calm,
+            variant, self._islands, images, reference, holds, calm=calm,
             noisy=_noisy(job, variant, wanted=not products), progress=job.listener.advance, output=job.output,
         )  # fmt: skip
-        missed = problems(made.logits)
-        if not missed:
-            final = None if plan is None else dataclasses.replace(plan, chosen=products)
-            found = compare(made.logits, reference, judges.labels, output=job.output)
-            kind: Precision = "int8" if products else "fp16"
-            return Graph(made.model, kind, made.logits, reference, found, made.conversion, final, rewriting)
-    raise CheckFailedError(
-        f"{request.source.name} in {'FP16' if not candidates[-1] else 'INT8'}: {'; '.join(missed)} "
-        f"({len(judges)} held-out images).",
-        "No file was kept. The float32 file keeps its figures; to allow more, see --help.",
-    )
+        return made, rewriting
 
 
 def _round_weights(model: ir.Model, job: Job) -> None:
@@ -219,8 +322,9 @@ def _noisy(job: Job, model: ir.Model, *, wanted: bool) -> Callable[[dict[str, st
 def _cpu(request: Request, job: Job) -> Graph:
     """INT8 with float32 in between: the very graph of the search is shipped."""
     plan = int8.plan(
-        job, {}, method=request.method, budget=request.budget, with_sensitivity=request.with_sensitivity, for_cpu=True
-    )
+        job, int8.products_of(job, for_cpu=True), method=request.method, budget=request.budget,
+        with_sensitivity=request.with_sensitivity, for_cpu=True,
+    )  # fmt: skip
     if not plan.chosen:
         raise CheckFailedError(
             f"No INT8 graph of {request.source.name} for a CPU keeps the budget: the float32 file is the answer.",
@@ -263,6 +367,11 @@ def _verdict(request: Request, wanted: Precision, graph: Graph) -> list[str]:
         ]
     if wanted == graph.precision or graph.plan is None:
         return []
+    if graph.gain is not None and not graph.gain.choice.worthwhile:
+        return [
+            f"The answer is FP16, and that is what was written: {graph.gain.choice.summary}. INT8 must be at least "
+            f"{int8_choice.LEAST_GAIN:.0%} faster to be worth its loss of digits."
+        ]
     return ["No INT8 graph that is worth it keeps the budget: the answer is FP16, and that is what was written."]
 
 

@@ -23,6 +23,25 @@ from calibration.trials import BATCH
 from hemf import artifacts
 from hemf_export import graph_writing, onnx_file, written
 from hemf_export.description import Description, Precision
+from hemf_export.int8_choice import Choice
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What INT8 gives and costs: engines' modelled times, and what they get right.
+
+    Args:
+        choice: the engines.
+        figures: of `fp16`, `chosen` and `all_int8`, each on its own number of held-out images.
+    """
+
+    choice: Choice
+    figures: dict[str, Comparison]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for a manifest."""
+        values = self.choice.to_dict()
+        return {**values, **{name: {**values[name], "figures": own.to_dict()} for name, own in self.figures.items()}}
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,8 @@ class Graph:
         conversion: to float16; None for a CPU's graph.
         plan: of INT8; None for FP16.
         rewriting: to the form for a backend.
+        gain: of INT8 on the target; None where nobody asked, or no engine can be compared.
+        notes: what a user should know of it.
     """
 
     model: ir.Model
@@ -48,6 +69,8 @@ class Graph:
     conversion: Conversion | None
     plan: Plan | None
     rewriting: Rewriting
+    gain: Gain | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +143,8 @@ def write(
             for node, reason in graph.conversion.islands.items()
         ]
         fields["conversion"] = {**graph.conversion.to_dict(), "float32_nodes_by_name": islands}
+    if graph.gain is not None:
+        fields["int8_gain"] = graph.gain.to_dict()
     reports: tuple[Path, ...] = ()
     if graph.plan is not None:
         fields["int8"] = graph.plan.to_dict()

@@ -15,9 +15,9 @@ from hemf.errors import BadInputError, UsageError
 from hemf.reading import PLAIN, Reading
 from hemf_export import console, fp16, model_kind, onnx_export, onnx_file, precision
 from hemf_export.description import Description
-from hemf_export.form_choice import Compiler
 from hemf_export.fp16 import Bounds
 from hemf_export.onnx_export import Step
+from hemf_export.trial_engine import Compiler
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,7 @@ def _figures(manifest: dict[str, Any]) -> dict[str, Any]:
         "held_out_images",
         "calibration_images",
         "types",
+        "int8_gain",
         "form",
         "fine_tuning",
     )

@@ -23,9 +23,9 @@ from hemf.reading import PLAIN, Reading
 from hemf_export import compiled_precision, golden_images, model_kind, onnx_file, proven_graph
 from hemf_export.compiled_precision import CompiledPrecision
 from hemf_export.description import Description
-from hemf_export.form_choice import Compiler
 from hemf_export.onnx_export import Step
 from hemf_export.proven_graph import ProvenGraph, Wanted
+from hemf_export.trial_engine import Compiler
 
 # NVIDIA names the RTX 2080 Ti as its example of compute capability 7.5, and says nothing of the T4.
 RTX_ON_T4 = (

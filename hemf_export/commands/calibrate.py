@@ -25,13 +25,17 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
               show_default=True, help="int8: how a range is taken; auto tries all.")  # fmt: skip
 @click.option("--max-drop", type=POINTS, metavar="POINTS",
-              help="int8: search the most work in INT8 that loses at most this. fp16: the same of it.")  # fmt: skip
+              help="int8: search the fastest engine that loses at most this. fp16: the same of it.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--sensitivity", is_flag=True, help="int8: measure every block alone and left out, without a budget too.")
 @click.option("--for", "form", type=click.Choice(["auto", "tensorrt-rtx", "tensorrt", "cpu"]), default="auto",
               show_default=True, help="The backend whose kernels the graph is brought to; auto: as trt would choose "
-              "here for a T4; cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
+              "here for the target; cpu: the INT8 graph that ONNX Runtime runs fast.")  # fmt: skip
+@click.option("--target", default="t4", show_default=True,
+              help="GPU, or compute capability (sm_86), that the engine is for.")  # fmt: skip
+@click.option("--batch", type=Count(), default=8, show_default=True,
+              help="int8 with a budget: images a call that engines are compared at.")  # fmt: skip
 @click.option(
     "--max-logit-diff", type=Number(),
     help="fp16.  [default: 0.05, or 1 % of the largest logit; of a probability 0.025]",
@@ -47,8 +51,9 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 def command(
     model: Path, precision: Any, images: Path, output: Path | None, held_out: Path | None, count: int,
     judges: int | None, seed: int, allow_single_class: bool, method: Any, max_drop: float | None, metric: Any,
-    min_agreement: float | None, sensitivity: bool, form: Any, max_logit_diff: float | None, mean: str | None,
-    std: str | None, mode: Any, classes: str | None, gives: Any, cache: bool, as_json: bool,
+    min_agreement: float | None, sensitivity: bool, form: Any, target: str, batch: int,
+    max_logit_diff: float | None, mean: str | None, std: str | None, mode: Any, classes: str | None, gives: Any,
+    cache: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Make an FP16 or INT8 file of MODEL, a float32 ONNX file, whose accuracy on your images is known.
 
@@ -68,18 +73,20 @@ def command(
     from hemf import artifacts
     from hemf_export import calibration_report, console
     from hemf_export import precision as precisions
-    from hemf_export.form_choice import Compiler
     from hemf_export.fp16 import Bounds
     from hemf_export.graph_source import Assumptions
+    from hemf_export.trial_engine import Compiler
 
-    t4 = targets.find("t4")
+    gpu = targets.find(target)
     budget = None
     if max_drop is not None or (precision == "int8" and min_agreement is not None):
         budget = Budget(max_drop, min_agreement if precision == "int8" else None, metric)
     request = precisions.Request(
         source=model, precision=precision, images=images, output=output, held_out=held_out, count=count,
         judges=judges, seed=seed, allow_single_class=allow_single_class, method=method, budget=budget,
-        with_sensitivity=sensitivity, compiler=Compiler(backends.choose("auto", t4) if form == "auto" else form),
+        with_sensitivity=sensitivity, compiler=Compiler(
+            backends.choose("auto", gpu) if form == "auto" else form, gpu, batch
+        ),
         bounds=Bounds(max_logit_diff, min_agreement if precision == "fp16" else None),
         assumptions=Assumptions(
             calibration_report.triple("--mean", mean), calibration_report.triple("--std", std), mode,

@@ -15,7 +15,7 @@ from hemf_export.shipping.options import Options
 
 if TYPE_CHECKING:
     from hemf.model_input import SourceSize
-    from hemf_export.form_choice import Compiler
+    from hemf_export.trial_engine import Compiler
 
 Result = tuple[list[Path], dict[str, Any]]
 
@@ -93,7 +93,7 @@ def _compiler(job: Job) -> Compiler:
     """What the graph is for: the engine of a later step."""
     from engines import backends, targets
     from engines.batches import BatchProfile
-    from hemf_export.form_choice import Compiler
+    from hemf_export.trial_engine import Compiler
 
     options, target = job.options, targets.find(job.options.target)
     return Compiler(backends.choose(options.backend, target), target, BatchProfile.parse(options.batch).optimum)

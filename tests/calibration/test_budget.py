@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibration import budget as budgets
 from calibration.agreement import Comparison
-from calibration.budget import Budget, best, search
+from calibration.budget import Budget, Step, Worth, search
 from calibration.chances import Chances
 from calibration.products import Product
 from calibration.sensitivity import BlockSensitivity, by_block, measure
@@ -53,8 +54,17 @@ def blocks(**damages: float) -> list[BlockSensitivity]:
     return [sensitivity(name, 1 / len(damages), kl) for name, kl in damages.items()]
 
 
-def run(table: Table, found: list[BlockSensitivity], max_drop: float = 0.5):
-    return search(table, found, Budget(max_drop), "max")
+def worth_of(found: list[BlockSensitivity], least: float = budgets.MIN_WORTH) -> Worth:
+    """Each block's share of the work."""
+    return Worth({block.block: block.share for block in found}, frozenset(), least)
+
+
+def run(table: Table, found: list[BlockSensitivity], max_drop: float = 0.5, worth: Worth | None = None) -> list[Step]:
+    return search(table, found, Budget(max_drop), "max", worth or worth_of(found))
+
+
+def best(steps: list[Step], least: float = budgets.MIN_WORTH) -> Step | None:
+    return budgets.best(steps, Worth({}, frozenset(), least))
 
 
 def test_everything_is_tried_first_and_taken_if_it_holds():
@@ -113,6 +123,26 @@ def test_the_order_is_damage_for_the_work_and_not_damage():
     assert best(run(table, found)).blocks == ("large",)
 
 
+def test_blocks_are_worth_what_they_give_and_not_the_work_they_are():
+    """The engine saves 6 % of its time by a block of little work, and next to nothing by one of much."""
+    found = [sensitivity("much work", 0.9, 1.0), sensitivity("much time", 0.1, 1.0)]
+    table = Table({"much work": 0.4, "much time": 0.4})
+    saved = Worth({"much work": 0.001, "much time": 0.06}, frozenset(), 0.05)
+    steps = run(table, found, worth=saved)
+    assert best(steps, 0.05).blocks == ("much time",)
+    assert best(steps, 0.05).worth == pytest.approx(0.06)
+    assert best(steps, 0.07) is None, "not enough for what is asked"
+    assert best(run(table, found)).blocks == ("much work",), "by its work it would be the other"
+
+
+def test_the_work_is_counted_for_each_block():
+    products = [product("a", 30), product("a", 20), product("b", 40), product("c", 10, "the classifier")]
+    found = budgets.by_work(products)
+    assert found.by_block == pytest.approx({"a": 0.5, "b": 0.4})
+    assert found.nodes == {"a product", "b product"}
+    assert found.least == budgets.MIN_WORTH
+
+
 def test_a_block_that_gives_no_finite_logits_alone_comes_last():
     names = [f"b{index}" for index in range(9)]
     table = Table({name: 9.0 if name == "b8" else 0.0 for name in names} | {"bad": math.nan})
@@ -163,7 +193,8 @@ def test_no_blocks_at_all_give_no_steps():
 
 def test_the_listener_hears_every_step_as_it_ends():
     heard: list = []
-    steps = search(Table({"a": 0, "b": 9.0}), blocks(a=1, b=2), Budget(), "max", heard.append)
+    found = blocks(a=1, b=2)
+    steps = search(Table({"a": 0, "b": 9.0}), found, Budget(), "max", worth_of(found), heard.append)
     assert heard == steps
     assert {"int8", "share", "kept", "accuracy", "drop"} <= set(steps[0].to_dict())
 

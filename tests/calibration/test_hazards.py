@@ -111,13 +111,14 @@ def test_a_safe_graph_gets_no_island(pictures):
 @pytest.mark.parametrize("for_cpu", [False, True])
 def test_a_channel_that_ruins_int8_is_left_out_by_the_budget(pictures, for_cpu):
     job = job_for(classifiers.outlier_channel(pictures), pictures, 32)
-    everything = int8.plan(job, {}, method="max", for_cpu=for_cpu)
+    products = int8.products_of(job, for_cpu=for_cpu)
+    everything = int8.plan(job, products, method="max", for_cpu=for_cpu)
     assert everything.place is (cpu_qdq.quantize if for_cpu else everything.place)
     trials = job.trials(everything.statistics, job.selection.held_out, everything.place)
     ruined = trials.compare(everything.chosen, "max")
     assert ruined.drop > 20, "in INT8 all of it is ruined"
 
-    kept = int8.plan(job, {}, method="max", budget=Budget(0.5), for_cpu=for_cpu)
+    kept = int8.plan(job, products, method="max", budget=Budget(0.5), for_cpu=for_cpu)
     chosen = {product.node for product in kept.chosen}
     assert "third" not in chosen, "its input has the outlier channel"
     assert ("second" in chosen) is not for_cpu, "its output has it, which a CPU's integer convolution rounds as well"

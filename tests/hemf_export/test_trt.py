@@ -14,9 +14,9 @@ from hemf import artifacts
 from hemf.images import Preprocess
 from hemf.model_input import ModelInput
 from hemf_export import fp16, onnx_file
-from hemf_export.form_choice import Compiler
 from hemf_export.parity import Samples, image_folder
 from hemf_export.runners import OnnxRunner
+from hemf_export.trial_engine import Compiler
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 

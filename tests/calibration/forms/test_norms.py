@@ -50,6 +50,18 @@ def test_what_only_products_read_is_left_alone():
     assert kinds(made) == kinds(plain)
 
 
+def test_norms_of_one_map_are_rewritten_whatever_reads_them():
+    """Else they share their first half, and the compiler keeps the widened map in memory for the second."""
+    b = Builder("global_steps.1")
+    pixels = b.transpose("x", *MAPS_TO_PIXELS)
+    rows = [b.linear(b.reshape(b.norm(pixels, C), -1, C), C, C) for _ in range(2)]
+    plain = b.model({"x": SHAPE}, {b.reshape(each, -1, H, W, C): PIXELS for each in rows})
+    made, found = rewritten(plain, "norms")
+    assert found.places == {"norms": 2}
+    assert kinds(made)["LayerNormalization"] == 0
+    assert_same(plain, made)
+
+
 @pytest.mark.parametrize("change", ["another axis", "no bias", "a computed scale", "of no map"])
 def test_what_only_looks_like_one_is_left_alone(change):
     b = Builder()

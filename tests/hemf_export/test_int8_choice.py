@@ -1,0 +1,186 @@
+"""Which products are worth INT8: by the engines that the real builder compiles for this and that target."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import helper, numpy_helper
+
+from calibration.fp16 import to_float16
+from calibration.graphs import parse, prepare
+from calibration.products import find_products
+from calibration.qdq import quantize
+from calibration.shapes import image_shapes
+from engines import census, targets
+from hemf.errors import MissingCapabilityError
+from hemf_export import int8_choice, trial_engine
+from hemf_export.trial_engine import Compiler
+from tests.calibration import classifiers
+
+pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
+
+T4 = Compiler(target=targets.find("t4"))
+
+
+def network(*, width: int, convolutions: int = 0) -> onnx.ModelProto:
+    """(N, 3, 16, 16) → convolutions → patches → three layers of `width` → two logits."""
+    generator = np.random.default_rng(0)
+
+    def weight(*shape: int) -> np.ndarray:
+        return (generator.standard_normal(shape) / np.sqrt(shape[-1])).astype(np.float32)
+
+    weights, nodes, value, channels = {}, [], "images", 3
+    for index in range(convolutions):
+        weights[f"c{index}"] = weight(64, channels, 3, 3)
+        nodes += [
+            helper.make_node("Conv", [value, f"c{index}"], [f"m{index}"], f"conv{index}", pads=[1] * 4),
+            helper.make_node("Relu", [f"m{index}"], [f"r{index}"], f"relu{index}"),
+        ]
+        value, channels = f"r{index}", 64
+    nodes.append(helper.make_node("Flatten", [value], ["rows"], "rows"))
+    value, inner = "rows", channels * 256
+    for index in range(3):
+        weights |= {f"w{index}": weight(inner, width), f"b{index}": weight(width)}
+        nodes += [
+            helper.make_node("Gemm", [value, f"w{index}", f"b{index}"], [f"g{index}"], f"gemm{index}"),
+            helper.make_node("Relu", [f"g{index}"], [f"h{index}"], f"act{index}"),
+        ]
+        value, inner = f"h{index}", width
+    weights["head"] = weight(width, 2)
+    nodes.append(helper.make_node("MatMul", [value, "head"], ["logits"], "head"))
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("images", ["N", 3, 16, 16]), ("logits", ["N", 2]))
+    ]
+    constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def trials(proto: onnx.ModelProto, compiler: Compiler = T4, batch: int = 2) -> int8_choice.Trials:
+    model = prepare(proto)
+    return int8_choice.Trials(model, find_products(model.graph, image_shapes(model)), {}, compiler, batch)
+
+
+def test_a_network_whose_weights_are_most_of_what_it_moves_is_faster_in_int8():
+    found = int8_choice.choose(trials(network(width=1024)))
+    assert found.worthwhile
+    assert found.chosen is found.best
+    assert found.best.kept == len(found.best.nodes) >= 2, "the engine computes all of them in INT8"
+    assert found.best.plan_bytes < 0.7 * found.fp16.plan_bytes
+    assert found.best.moved_bytes < 0.7 * found.fp16.moved_bytes
+    saved = 1 - found.best.model_ms / found.fp16.model_ms
+    assert sum(found.worth.by_block.values()) == pytest.approx(saved)
+    assert all(value > 0 for value in found.worth.by_block.values())
+    assert found.worth.nodes == found.best.nodes
+    assert "the INT8 engine that tensorrt-rtx" in found.summary
+
+
+def test_convolutions_that_sm_75_has_no_int8_kernel_for_stay_out_of_it():
+    """TensorRT-RTX dequantizes their weights and convolves in half: a promise that costs time and gives nothing."""
+    known = trials(network(width=512, convolutions=3))
+    found = int8_choice.choose(known)
+    convolutions = {f"conv{index}" for index in range(3)}
+    inside = {product.node for product in known.products if product.refusal is None}
+    assert convolutions - {"conv0"} <= inside, "the file could have them in INT8"
+    assert found.everything.nodes == inside
+    assert not convolutions & known.kept(found.everything)
+    assert not convolutions & found.best.nodes
+    assert found.best.model_ms < found.everything.model_ms
+
+
+def test_another_target_has_those_kernels():
+    known = trials(network(width=64, convolutions=3), Compiler(target=targets.find("sm_86")))
+    everything = known.run("everything", [product for product in known.products if product.refusal is None])
+    assert {"conv1", "conv2"} <= known.kept(everything)
+
+
+def test_where_int8_gives_too_little_the_answer_is_fp16():
+    found = int8_choice.choose(trials(network(width=32, convolutions=2)))
+    assert not found.worthwhile
+    assert found.chosen is found.fp16
+    assert "the fastest INT8 engine" in found.summary
+    told = found.to_dict()
+    assert told["chosen"] == told["fp16"]
+    assert told["least_gain"] == int8_choice.LEAST_GAIN
+    assert told["all_int8"]["model_ms"] > (1 - int8_choice.LEAST_GAIN) * told["fp16"]["model_ms"]
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_kernels_depend_on_no_weight_and_no_range(int8, monkeypatch):
+    """The lists of a graph with its own weights and of one with made-up ones, compiled without a cache."""
+    monkeypatch.setattr(census, "_place", lambda *_: None)
+    model = parse(network(width=256, convolutions=1))
+    prepared = prepare(ir.to_proto(model))
+    if int8:
+        products = [each for each in find_products(prepared.graph, image_shapes(prepared)) if each.refusal is None]
+        quantize(prepared, products, trial_engine.made_up_statistics(), "max")
+    to_float16(prepared)
+    made_up = trial_engine.count(prepared, T4, 2)
+    monkeypatch.setattr(trial_engine, "_with_made_up_weights", lambda model: model)
+    own = trial_engine.count(prepared, T4, 2)
+    assert made_up.kernels == own.kernels
+    assert made_up.launches > 3
+
+
+def test_what_was_compiled_for_one_checkpoint_is_known_for_the_next(monkeypatch):
+    first = network(width=96)
+    int8_choice.choose(trials(first))
+    other = network(width=96)
+    for tensor in other.graph.initializer:
+        tensor.CopyFrom(numpy_helper.from_array(-2 * numpy_helper.to_array(tensor), tensor.name))
+    monkeypatch.setattr(census.child_build, "run", lambda *_, **__: pytest.fail("compiled again"))
+    assert int8_choice.choose(trials(other)).to_dict() == int8_choice.choose(trials(first)).to_dict()
+
+
+@pytest.fixture
+def convolutional(pictures: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "classifier.onnx"
+    onnx.save(classifiers.normalized_cnn(pictures), path)
+    return path
+
+
+def test_the_command_gives_fp16_and_says_why(convolutional, pictures, run_cli):
+    said = ["calibrate", convolutional, "--precision", "int8", "--images", pictures, "--max-drop", "1"]
+    code, out, err = run_cli(*said, "--json")
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["precision"] == "fp16"
+    assert "The answer is FP16, and that is what was written: at batch 8 the fastest INT8 engine" in err
+    gain = made["int8_gain"]
+    assert (gain["backend"], gain["sm"], gain["batch"]) == ("tensorrt-rtx", "sm_75", 8)
+    assert gain["chosen"]["model_ms"] == gain["fp16"]["model_ms"]
+    assert all(gain[name]["figures"]["images"] for name in ("fp16", "chosen", "all_int8"))
+    assert made["search"] == [], "no budget has to be searched"
+    assert "no faster in INT8 as the engine is compiled" in made["int8"]["never_quantized"]
+    code, out, err = run_cli(*said, "-o", convolutional.with_name("again.onnx"), "--batch", "2")
+    assert code == 0, err
+    assert "What INT8 gives at batch 2" in out
+    assert "all in INT8" in out
+
+
+def test_without_a_backend_the_work_decides_and_that_is_said(convolutional, pictures, run_cli):
+    said = ["--precision", "int8", "--images", pictures, "--max-drop", "1", "--for", "tensorrt", "--json"]
+    code, out, err = run_cli("calibrate", convolutional, *said)
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["precision"] == "int8"
+    assert "int8_gain" not in made
+    assert "INT8 goes by its share of the work" in err
+
+
+def test_a_target_that_the_backend_lacks_is_no_reason_to_fail(convolutional, pictures, run_cli, monkeypatch):
+    def missing(*_args, **_options):
+        raise MissingCapabilityError("TensorRT-RTX has no such target.")
+
+    monkeypatch.setattr(census, "take", missing)
+    said = ["--precision", "int8", "--images", pictures, "--max-drop", "1", "--json"]
+    code, out, err = run_cli("calibrate", convolutional, *said)
+    assert code == 0, err
+    assert json.loads(out)["precision"] == "int8"
+    assert "TensorRT-RTX has no such target" in err
