@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PEER := .venv-modelopt
 TRITON := .venv-triton
 
-.PHONY: demo test check-docs check-full lint bench bench-engine bench-precision clean
+.PHONY: demo test check-docs check-full lint bench bench-engine bench-int8 bench-precision clean
 
 demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compare: everything stays in demo-run/
 	$(BIN)/python examples/demo.py demo-run
@@ -32,6 +32,9 @@ bench: $(VENV)/installed  ## Ratios, measured side by side in one run
 
 bench-engine: $(VENV)/installed  ## Kernels that TensorRT-RTX compiles from our graphs, pass by pass, beside the plain architecture
 	$(BIN)/python -m benchmarks.engine_census
+
+bench-int8: $(VENV)/installed  ## What TensorRT-RTX makes of each kind of product in FP16 and in INT8, by compute capability
+	$(BIN)/python -m benchmarks.int8_products
 
 bench-precision: $(VENV)/installed  ## FP16 and INT8 files beside ModelOpt, where that can be installed, and inference
 	@$(MAKE) --silent $(PEER)/installed || true

@@ -118,6 +118,23 @@ class Trials:
         """All, in order."""
         return tuple(self._known.values())
 
+    @property
+    def best(self) -> Trial:
+        """The one that is modelled fastest of those with anything in INT8."""
+        return min((trial for trial in self.tried if trial.nodes), key=lambda trial: trial.model_ms)
+
+    def kinds(self, products: Sequence[Product]) -> dict[str, list[Product]]:
+        """Products by what a backend has kernels for: matrix products, and convolutions by the size of their kernel."""
+        nodes = {node_name(node): node for node in self._model.graph}
+        found: dict[str, list[Product]] = {}
+        for product in products:
+            kind = "matrix products"
+            if product.operator == _CONVOLUTION and (weight := nodes[product.node].inputs[1]) is not None:
+                sizes = [] if weight.shape is None else list(weight.shape)[2:]
+                kind = f"{'×'.join(map(str, sizes))} convolutions"
+            found.setdefault(kind, []).append(product)
+        return found
+
     def run(self, name: str, chosen: Sequence[Product]) -> Trial:
         """Compile the graph with the chosen products in INT8.
 
@@ -141,7 +158,8 @@ class Trials:
         forms.rewrite(model, self.compiler.form, only=self._last)
         to_float16(model, self._islands)
         # Nodes of other people's graphs are in blocks by their place, which is that of the graph before any pass.
-        where = {name: block for node in model.graph if (block := block_of(name := node_name(node)))} | self._blocks
+        names = map(node_name, model.graph)
+        where = {node: block for node in names if (block := block_of(node))} | self._blocks
         counted: Census = trial_engine.count(model, self.compiler, self.batch).with_blocks(where)
         self.version = counted.version
         time = counted.model_ms(self.compiler.chip, self.batch)
@@ -213,7 +231,7 @@ class Choice:
         return (
             f"at batch {self.trials.batch} the {'INT8 engine' if self.chosen.nodes else 'fastest INT8 engine'} that "
             f"{compiler.backend} {self.trials.version} compiles for {compiler.target.sm} is modelled at "
-            f"{fastest.model_ms:.2f} ms, {ratio:.2f} of the FP16 engine's {self.fp16.model_ms:.2f} ms"
+            f"{fastest.model_ms:.2f} ms, {ratio:.3f} of the FP16 engine's {self.fp16.model_ms:.2f} ms"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -246,19 +264,26 @@ def choose(trials: Trials) -> Choice:
     everything = trials.run("everything", [product for product in trials.products if product.refusal is None])
     # A promise that the engine breaks costs and gives nothing: TensorRT-RTX has no int8 convolutions for sm_75.
     keeps = trials.kept(everything)
-    kept = [product for product in trials.products if product.node in keeps]
-    whole = trials.run("what it computes so", kept)
-    rows = trials.run("matrix products", [product for product in kept if product.operator != _CONVOLUTION])
-    # Which blocks gain is read from the kernels of what was compiled. A convolution is in INT8 for its own block's
-    # sake; matrix products share their quantization with other blocks, and may gain together only.
+    kinds = trials.kinds([product for product in trials.products if product.node in keeps])
+    alone = {kind: trials.run(kind, products) for kind, products in kinds.items()}
+    # Which blocks gain is read from the kernels of what was compiled. The kind that gains most is taken whole, as its
+    # products share their quantization across blocks; others where their own block gains by them.
+    first = min(alone, key=lambda kind: alone[kind].model_ms, default="")
     trials.run(
-        "matrix products, and the convolutions that gain",
-        [each for each in kept if each.node in rows.nodes or _saved(rows, whole, each.block) > 0],
+        f"{first} and what gains beside them",
+        [
+            product
+            for kind, products in kinds.items()
+            for product in products
+            if kind == first or _saved(fp16, alone[kind], product.block) > 0
+        ],
     )
-    fastest = min(trials.tried[1:], key=lambda trial: trial.model_ms)
-    gaining = [each for each in kept if each.node in fastest.nodes and _saved(fp16, fastest, each.block) > 0]
-    trials.run("the blocks that gain", gaining)
-    best = min(trials.tried[1:], key=lambda trial: trial.model_ms)
+    best = trials.best
+    trials.run(
+        "the blocks that gain",
+        [each for each in trials.products if each.node in best.nodes and _saved(fp16, best, each.block) > 0],
+    )
+    best = trials.best
     found = Choice(trials, fp16, everything, best, fp16)
     return Choice(trials, fp16, everything, best, best) if found.worthwhile else found
 

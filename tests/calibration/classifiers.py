@@ -117,6 +117,27 @@ def renormalized_softmax(data: Path) -> onnx.ModelProto:
     return classifier(nodes, weights, 24, data, 56)
 
 
+def convolutional(data: Path) -> onnx.ModelProto:
+    """Dense 3×3 convolutions that are most of the time of an engine."""
+    channels = 256
+    nodes = [
+        node("Conv", "x k1 b1", "first", strides=[2, 2], kernel_shape=[4, 4], pads=[1, 1, 1, 1]),
+        node("Relu", "first", "relu1"),
+        node("Conv", "relu1 k2 b2", "second", pads=[1, 1, 1, 1]),
+        node("Relu", "second", "relu2"),
+        node("Conv", "relu2 k3 b3", "third", pads=[1, 1, 1, 1]),
+        node("Relu", "third", "relu3"),
+        node("GlobalAveragePool", "relu3", "pooled"),
+        node("Flatten", "pooled", "features"),
+    ]
+    weights = {
+        "k1": normal(channels, 3, 4, 4, scale=0.3), "b1": normal(channels, scale=0.1),
+        "k2": normal(channels, channels, 3, 3, scale=0.03), "b2": normal(channels, scale=0.1),
+        "k3": normal(channels, channels, 3, 3, scale=0.03, seed=1), "b3": normal(channels, scale=0.1, seed=1),
+    }  # fmt: skip
+    return classifier(nodes, weights, channels, data, 32)
+
+
 def outlier_channel(data: Path, *, only: bool = False) -> onnx.ModelProto:
     """Three convolutions; the last one's input has a channel thousands of times larger than the others.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 from tests.engines import fake_builder, fake_execution, fake_network, fake_runtime
@@ -13,6 +14,7 @@ _ONLY_RTX = {"ComputeCapability", "EngineValidity", "CudaGraphStrategy", "IRunti
 def flavour(name: str) -> ModuleType:
     """A module like `tensorrt`, or like `tensorrt_rtx`."""
     module = ModuleType(_MODULES[name])
+    module.__spec__ = ModuleSpec(_MODULES[name], None)  # torch.export looks for it in whatever it finds imported
     for part in (fake_network, fake_builder, fake_execution, fake_runtime):
         own = {
             key: value

@@ -92,6 +92,8 @@ def test_convolutions_that_sm_75_has_no_int8_kernel_for_stay_out_of_it():
     assert not convolutions & known.kept(found.everything)
     assert not convolutions & found.best.nodes
     assert found.best.model_ms < found.everything.model_ms
+    assert known.tried[2].name == "matrix products"
+    assert not any("convolutions" in trial.name for trial in known.tried), "none is kept"
 
 
 def test_another_target_has_those_kernels():
