@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -43,7 +44,7 @@ class Graph:
         self.maps = self.op("Relu", self.op("Conv", "images", self.weight(channels, 3, 1, 1)))
         self.side, self.channels = side, channels
 
-    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Add a node of one output."""
         name = f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
@@ -70,10 +71,8 @@ class Graph:
         flat = self.reshape(value, -1, self.channels, self.side**2)
         mean = self.op("ReduceMean", flat, self.constant(np.array([2], np.int64)), keepdims=0)
         logits = self.op("MatMul", mean, self.weight(self.channels, 2))
-        ends = [
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-            for name, shape in (("images", ["n", 3, self.side, self.side]), (logits, ["n", 2]))
-        ]
+        shapes: dict[str, list[str | int | None]] = {"images": ["n", 3, self.side, self.side], logits: ["n", 2]}
+        ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, own) for name, own in shapes.items()]
         graph = helper.make_graph(self.nodes, "g", ends[:1], ends[1:], self.weights)
         return prepare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10))
 

@@ -46,38 +46,38 @@ class Trial:
         name: what is in INT8, in words.
         nodes: names of the products that are in INT8 in the graph.
         blocks: of the network, that these are in.
-        kept: how many of them the engine computes in INT8.
+        kept: names of those that the engine computes in INT8.
         share: of all multiply-adds, that those are.
-        kernels: that one call launches.
-        moved_bytes: by all kernels at the batch.
+        census: of the engine.
         model_ms: the time of one call; see `Census.model_ms`.
-        plan_bytes: size of the engine.
-        block_ms: the same time by block.
+        block_ms: the same by block.
     """
 
     name: str
     nodes: frozenset[str]
     blocks: tuple[str, ...]
-    kept: int
+    kept: frozenset[str]
     share: float
-    kernels: int
-    moved_bytes: int | None
+    census: Census
     model_ms: float
-    plan_bytes: int | None
     block_ms: Mapping[str, float]
+
+    def saved_ms(self, other: Trial, block: str) -> float:
+        """Milliseconds that a block's kernels take less here than in another engine."""
+        return other.block_ms.get(block, 0.0) - self.block_ms.get(block, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest."""
         return {
             "name": self.name,
             "int8_products": len(self.nodes),
-            "int8_products_as_compiled": self.kept,
+            "int8_products_as_compiled": len(self.kept),
             "share_of_multiply_adds": self.share,
             "blocks": list(self.blocks),
-            "kernels": self.kernels,
-            "moved_bytes": self.moved_bytes,
+            "kernels": self.census.launches,
+            "moved_bytes": self.census.moved_bytes,
             "model_ms": self.model_ms,
-            "plan_bytes": self.plan_bytes,
+            "plan_bytes": self.census.plan_bytes,
         }
 
 
@@ -111,7 +111,6 @@ class Trials:
         self._step = step or (lambda text: nullcontext())
         self._blocks = blocks(model.graph)
         self._known: dict[frozenset[str], Trial] = {}
-        self._kept: dict[frozenset[str], frozenset[str]] = {}
 
     @property
     def tried(self) -> tuple[Trial, ...]:
@@ -147,10 +146,6 @@ class Trials:
                 self._known[nodes] = self._compile(name, chosen, nodes)
         return self._known[nodes]
 
-    def kept(self, trial: Trial) -> frozenset[str]:
-        """Names of a trial's products that the engine computes in INT8."""
-        return self._kept[trial.nodes]
-
     def _compile(self, name: str, chosen: Sequence[Product], nodes: frozenset[str]) -> Trial:
         model = copy_of(self._model)
         if chosen:
@@ -160,24 +155,21 @@ class Trials:
         # Nodes of other people's graphs are in blocks by their place, which is that of the graph before any pass.
         names = map(node_name, model.graph)
         where = {node: block for node in names if (block := block_of(node))} | self._blocks
-        counted: Census = trial_engine.count(model, self.compiler, self.batch).with_blocks(where)
+        counted = trial_engine.count(model, self.compiler, self.batch).with_blocks(where)
         self.version = counted.version
         time = counted.model_ms(self.compiler.chip, self.batch)
         by_block = counted.block_ms(self.compiler.chip, self.batch)
         if time is None or by_block is None:
             raise HemfError(f"{counted.backend} {counted.version} leaves sizes open, so engines can't be compared.")
         kept = compiled_precision.kept_products(compiled_precision.promises(model), counted)
-        self._kept[nodes] = kept
         return Trial(
             name=name,
             nodes=nodes,
             blocks=tuple(dict.fromkeys(product.block for product in chosen)),
-            kept=len(kept),
+            kept=kept,
             share=share_of(self.products, [product for product in chosen if product.node in kept]),
-            kernels=counted.launches,
-            moved_bytes=counted.moved_bytes,
+            census=counted,
             model_ms=time,
-            plan_bytes=counted.plan_bytes,
             block_ms=by_block,
         )
 
@@ -216,7 +208,7 @@ class Choice:
         A kernel at the border of two blocks counts for one of them, so that a block may seem to lose by what its
         neighbour gains: it is taken to give little instead.
         """
-        saved = {block: _saved(self.fp16, self.best, block) for block in self.best.blocks}
+        saved = {block: self.best.saved_ms(self.fp16, block) for block in self.best.blocks}
         least = _LEAST_WORTH * max([*saved.values(), 1e-6])
         raised = {block: max(value, least) for block, value in saved.items()}
         scale = (1 - self.best.model_ms / self.fp16.model_ms) / sum(raised.values())
@@ -263,8 +255,7 @@ def choose(trials: Trials) -> Choice:
     fp16 = trials.run("nothing", ())
     everything = trials.run("everything", [product for product in trials.products if product.refusal is None])
     # A promise that the engine breaks costs and gives nothing: TensorRT-RTX has no int8 convolutions for sm_75.
-    keeps = trials.kept(everything)
-    kinds = trials.kinds([product for product in trials.products if product.node in keeps])
+    kinds = trials.kinds([product for product in trials.products if product.node in everything.kept])
     alone = {kind: trials.run(kind, products) for kind, products in kinds.items()}
     # Which blocks gain is read from the kernels of what was compiled. The kind that gains most is taken whole, as its
     # products share their quantization across blocks; others where their own block gains by them.
@@ -275,19 +266,14 @@ def choose(trials: Trials) -> Choice:
             product
             for kind, products in kinds.items()
             for product in products
-            if kind == first or _saved(fp16, alone[kind], product.block) > 0
+            if kind == first or alone[kind].saved_ms(fp16, product.block) > 0
         ],
     )
     best = trials.best
     trials.run(
         "the blocks that gain",
-        [each for each in trials.products if each.node in best.nodes and _saved(fp16, best, each.block) > 0],
+        [each for each in trials.products if each.node in best.nodes and best.saved_ms(fp16, each.block) > 0],
     )
     best = trials.best
     found = Choice(trials, fp16, everything, best, fp16)
     return Choice(trials, fp16, everything, best, best) if found.worthwhile else found
-
-
-def _saved(before: Trial, after: Trial, block: str) -> float:
-    """Milliseconds that a block's kernels take less."""
-    return before.block_ms.get(block, 0.0) - after.block_ms.get(block, 0.0)

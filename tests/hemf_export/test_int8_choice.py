@@ -71,9 +71,9 @@ def test_a_network_whose_weights_are_most_of_what_it_moves_is_faster_in_int8():
     found = int8_choice.choose(trials(network(width=1024)))
     assert found.worthwhile
     assert found.chosen is found.best
-    assert found.best.kept == len(found.best.nodes) >= 2, "the engine computes all of them in INT8"
-    assert found.best.plan_bytes < 0.7 * found.fp16.plan_bytes
-    assert found.best.moved_bytes < 0.7 * found.fp16.moved_bytes
+    assert len(found.best.kept) == len(found.best.nodes) >= 2, "the engine computes all of them in INT8"
+    assert found.best.census.plan_bytes < 0.7 * found.fp16.census.plan_bytes
+    assert found.best.census.moved_bytes < 0.7 * found.fp16.census.moved_bytes
     saved = 1 - found.best.model_ms / found.fp16.model_ms
     assert sum(found.worth.by_block.values()) == pytest.approx(saved)
     assert all(value > 0 for value in found.worth.by_block.values())
@@ -89,7 +89,7 @@ def test_convolutions_that_sm_75_has_no_int8_kernel_for_stay_out_of_it():
     inside = {product.node for product in known.products if product.refusal is None}
     assert convolutions - {"conv0"} <= inside, "the file could have them in INT8"
     assert found.everything.nodes == inside
-    assert not convolutions & known.kept(found.everything)
+    assert not convolutions & found.everything.kept
     assert not convolutions & found.best.nodes
     assert found.best.model_ms < found.everything.model_ms
     assert known.tried[2].name == "matrix products"
@@ -99,7 +99,7 @@ def test_convolutions_that_sm_75_has_no_int8_kernel_for_stay_out_of_it():
 def test_another_target_has_those_kernels():
     known = trials(network(width=64, convolutions=3), Compiler(target=targets.find("sm_86")))
     everything = known.run("everything", [product for product in known.products if product.refusal is None])
-    assert {"conv1", "conv2"} <= known.kept(everything)
+    assert {"conv1", "conv2"} <= everything.kept
 
 
 def test_where_int8_gives_too_little_the_answer_is_fp16():
