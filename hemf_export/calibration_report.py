@@ -139,26 +139,31 @@ def _sensitivities(found: tuple[BlockSensitivity, ...], inside: set[str]) -> Non
 
 
 def _gain(told: Mapping[str, Any]) -> None:
-    """FP16, what was chosen and everything in INT8, side by side."""
-    names = {"fp16": "FP16", "chosen": "as chosen", "all_int8": "all in INT8"}
+    """FP16 and INT8 side by side, and which of them was chosen."""
+    in_int8 = told["chosen"]["int8_products"] > 0
+    names = {"fp16": "FP16", "chosen": "INT8"} if in_int8 else {"fp16": "FP16", "best": "fastest in INT8"}
     rows = []
-    for key, name in names.items():
+    for key, name in {**names, "all_int8": "all in INT8"}.items():
         own = told[key]
         found = own["figures"]
-        accuracy = f"{found['accuracy']:.2%}" if found.get("accuracy") is not None else "–"
+        accuracy = "–"
+        if found.get("accuracy") is not None:
+            accuracy = f"{found['accuracy']:.2%} ({found['reference_accuracy']:.2%})"
         rows.append(
             (
-                name, f"{own['model_ms']:.2f}", f"{own['model_ms'] / told['fp16']['model_ms']:.2f}",
-                f"{own['kernels']:,}", "–" if own["plan_bytes"] is None else console.size(own["plan_bytes"]),
+                name + (", chosen" if key == ("chosen" if in_int8 else "fp16") else ""),
+                f"{own['model_ms']:.2f}", f"{own['model_ms'] / told['fp16']['model_ms']:.3f}", f"{own['kernels']:,}",
+                "–" if own["plan_bytes"] is None else console.size(own["plan_bytes"]),
                 f"{own['share_of_multiply_adds']:.1%}", accuracy, f"{found['agreement']:.2%}", f"{found['images']:,}",
             )
         )  # fmt: skip
-    title = (
-        f"What INT8 gives at batch {told['batch']}: engines of {told['backend']} {told['version']} for {told['sm']}, "
-        f"modelled on {told['rates_of']}'s rates"
-    )
-    headings = ("engine", "model ms", "of FP16", "kernels", "size", "work in INT8", "accuracy", "agreement", "images")
-    console.table(title, headings, rows)
+    console.table(
+        f"Engines of {told['backend']} {told['version']} for {told['sm']} at batch {told['batch']}, modelled at the "
+        f"rates of a {told['rates_of']}",
+        ("engine", "model ms", "of FP16", "kernels", "size", "work in INT8", "accuracy (float32)", "agreement",
+         "images"),
+        rows,
+    )  # fmt: skip
     console.results.print()
 
 

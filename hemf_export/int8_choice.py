@@ -238,6 +238,7 @@ class Choice:
             "least_gain": LEAST_GAIN,
             "fp16": self.fp16.to_dict(),
             "chosen": self.chosen.to_dict(),
+            "best": self.best.to_dict(),
             "all_int8": self.everything.to_dict(),
             "tried": [trial.to_dict() for trial in self.trials.tried],
         }

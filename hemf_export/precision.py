@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,12 +182,12 @@ def _float16(request: Request, job: Job, described: Description, last: Collectio
     if choice is None:
         return dataclasses.replace(graph, notes=(str(reason),))
     assert graph.plan is not None
+    chosen = graph.plan.chosen
     if not worthwhile:
-        plan = dataclasses.replace(graph.plan, products=int8.refusing(plan.products, ()))
-        graph = dataclasses.replace(graph, plan=plan)
-    chosen = choice.trials.run("the budget's blocks", graph.plan.chosen) if graph.plan else choice.fp16
-    choice = dataclasses.replace(choice, chosen=chosen)
-    return dataclasses.replace(graph, gain=Gain(choice, proofs.beside(products, graph)))
+        refused = int8.refusing(graph.plan.products, ())
+        graph = dataclasses.replace(graph, plan=dataclasses.replace(graph.plan, products=refused))
+    choice = dataclasses.replace(choice, chosen=choice.trials.run("the budget's blocks", chosen))
+    return dataclasses.replace(graph, gain=Gain(choice, proofs.beside(choice, graph)))
 
 
 def _candidates(plan: Plan, choice: Choice | None) -> Iterator[tuple[Product, ...]]:
@@ -256,24 +256,31 @@ class _Proofs:
             "No file was kept. The float32 file keeps its figures; to allow more, see --help.",
         )
 
-    def beside(self, products: Sequence[Product], graph: Graph) -> dict[str, Comparison]:
-        """The figures of FP16, of the graph that was chosen, and of everything in INT8.
+    def beside(self, choice: Choice, graph: Graph) -> dict[str, Comparison]:
+        """The figures of FP16, of the chosen engine, of the fastest in INT8 and of everything in INT8.
 
         What isn't the chosen graph is measured on the first of the held-out images.
         """
         assert self._plan is not None
-        job = self._job
-        able = [product for product in products if product.refusal is None]
-        job.listener.phase("Measuring everything in INT8", 0)
-        found = {"chosen": graph.comparison, "fp16": graph.comparison}
-        found["all_int8"] = self._trials.compare(able, self._plan.method, lambda found, images: True)
+        method = self._plan.method
+        found = {"fp16": graph.comparison, "chosen": graph.comparison}
+        self._job.listener.phase("Measuring what was not chosen", 0)
+        for name, trial in (("best", choice.best), ("all_int8", choice.everything)):
+            products = [product for product in choice.trials.products if product.node in trial.nodes]
+            found[name] = self._trials.compare(products, method, lambda found, images: True)
+        if choice.chosen is choice.best:
+            found["best"] = graph.comparison
         if graph.precision != "fp16":
-            few = job.selection.held_out.whole(found["all_int8"].images)
-            reference = job.reference(few, job.listener.advance)
-            job.listener.phase("Measuring FP16", len(few))
-            made, _ = self._convert((), few, reference, lambda logits: True, lambda logits: True)
-            found["fp16"] = compare(made.logits, reference, few.labels, output=job.output)
+            found["fp16"] = self._figures_of_fp16(found["all_int8"].images)
         return found
+
+    def _figures_of_fp16(self, images: int) -> Comparison:
+        job = self._job
+        few = job.selection.held_out.whole(images)
+        job.listener.phase("Measuring FP16", 2 * len(few))
+        reference = job.reference(few, job.listener.advance)
+        made, _ = self._convert((), few, reference, lambda logits: True, lambda logits: True)
+        return compare(made.logits, reference, few.labels, output=job.output)
 
     def _convert(
         self,

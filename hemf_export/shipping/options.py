@@ -32,7 +32,7 @@ class Options:
     Args:
         target: GPU or compute capability.
         max_drop: of the metric on held-out images, in points, that INT8 may cost.
-        precision: auto takes INT8 where it is worth it within `max_drop`, else FP16.
+        precision: auto takes INT8 where the engine is modelled 5 % faster within `max_drop`, else FP16.
         metric: that the budget is of.
         backend: which TensorRT.
         batch: MIN:OPT:MAX of the engine.

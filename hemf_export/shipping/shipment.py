@@ -190,7 +190,8 @@ class _Run:
             "precision",
             {
                 **common, "of": exported.files, **options.only("max_drop", "precision", "metric", "backend"),
-                **({} if gpu is None else {"gpu": gpu, **options.only("target")}),  # what "auto" depends on
+                **({} if gpu is None else {"gpu": gpu, **options.only("target")}),  # the backend depends on them
+                **({} if options.precision == "fp16" else options.only("target", "batch")),  # engines are compared
             },
             lambda _: steps.precision(job),
         )  # fmt: skip

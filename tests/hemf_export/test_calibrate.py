@@ -20,7 +20,7 @@ from hemf_export import onnx_file
 from tests.calibration import classifiers
 from tests.conftest import CLASSES, once, write_images
 
-# An engine that no machine of these tests can build: INT8 goes by the work, as where a graph is made for another machine.
+# An engine that no machine of these tests can build: INT8 goes by the work, as for any other machine's.
 BY_WORK = ("--for", "tensorrt", "--target", "h100")
 HALF, SINGLE, INT8 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT, onnx.TensorProto.INT8
 

@@ -157,12 +157,14 @@ def test_the_command_gives_fp16_and_says_why(convolutional, pictures, run_cli):
     gain = made["int8_gain"]
     assert (gain["backend"], gain["sm"], gain["batch"]) == ("tensorrt-rtx", "sm_75", 8)
     assert gain["chosen"]["model_ms"] == gain["fp16"]["model_ms"]
-    assert all(gain[name]["figures"]["images"] for name in ("fp16", "chosen", "all_int8"))
+    assert all(gain[name]["figures"]["images"] for name in ("fp16", "chosen", "best", "all_int8"))
     assert made["search"] == [], "no budget has to be searched"
     assert "no faster in INT8 as the engine is compiled" in made["int8"]["never_quantized"]
     code, out, err = run_cli(*said, "-o", convolutional.with_name("again.onnx"), "--batch", "2")
     assert code == 0, err
-    assert "What INT8 gives at batch 2" in out
+    assert "at batch 2, modelled at the rates of a Tesla T4" in out
+    assert "FP16, chosen" in out
+    assert "fastest in INT8" in out
     assert "all in INT8" in out
 
 
