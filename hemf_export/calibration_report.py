@@ -82,6 +82,8 @@ def show(made: Made, budget: Budget | None) -> None:
         tried = ", ".join(f"{name} {value:.1e}" for name, value in plan.methods.items())
         rows.append(("method", plan.method + (f" (KL of each: {tried})" if tried else "")))
         rows.append(("work in INT8", f"{plan.share:.1%} of the multiply-adds"))
+        if budget is None and made.description.precision == "int8":
+            rows.append(("faster than FP16", "not known: with --max-drop the engines are compared"))
         out = plan.to_dict()["blocks_left_out"]
         if out:
             rows.append(("blocks with more left", ", ".join(out)))

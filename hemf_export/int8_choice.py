@@ -12,7 +12,7 @@ No engine is kept, and no image is run: kernels depend on neither ranges nor wei
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from calibration.int8 import share_of
 from calibration.products import Product
 from calibration.qdq import quantize
 from engines.census import Census
-from hemf.errors import HemfError
+from hemf.errors import BadInputError, HemfError
 from hemf_export import compiled_precision, trial_engine
 from hemf_export.trial_engine import Compiler
 
@@ -251,30 +251,31 @@ def choose(trials: Trials) -> Choice:
         trials: of the graph.
 
     Raises:
-        HemfError: engines can't be compiled or counted here.
+        HemfError: the engine in FP16, or with everything in INT8, can't be compiled or counted here.
     """
     fp16 = trials.run("nothing", ())
     everything = trials.run("everything", [product for product in trials.products if product.refusal is None])
     # A promise that the engine breaks costs and gives nothing: TensorRT-RTX has no int8 convolutions for sm_75.
     kinds = trials.kinds([product for product in trials.products if product.node in everything.kept])
-    alone = {kind: trials.run(kind, products) for kind, products in kinds.items()}
+    alone: dict[str, Trial] = {}
+    for kind, products in kinds.items():
+        with suppress(BadInputError):  # the backend may not take it so
+            alone[kind] = trials.run(kind, products)
     # Which blocks gain is read from the kernels of what was compiled. The kind that gains most is taken whole, as its
     # products share their quantization across blocks; others where their own block gains by them.
     first = min(alone, key=lambda kind: alone[kind].model_ms, default="")
-    trials.run(
-        f"{first} and what gains beside them",
-        [
-            product
-            for kind, products in kinds.items()
-            for product in products
-            if kind == first or alone[kind].saved_ms(fp16, product.block) > 0
-        ],
-    )
+    beside = [
+        product
+        for kind in alone
+        for product in kinds[kind]
+        if kind == first or alone[kind].saved_ms(fp16, product.block) > 0
+    ]
+    with suppress(BadInputError):
+        trials.run(f"{first} and what gains beside them", beside)
     best = trials.best
-    trials.run(
-        "the blocks that gain",
-        [each for each in trials.products if each.node in best.nodes and best.saved_ms(fp16, each.block) > 0],
-    )
+    gaining = [each for each in trials.products if each.node in best.nodes and best.saved_ms(fp16, each.block) > 0]
+    with suppress(BadInputError):
+        trials.run("the blocks that gain", gaining)
     best = trials.best
     found = Choice(trials, fp16, everything, best, fp16)
     return Choice(trials, fp16, everything, best, best) if found.worthwhile else found

@@ -162,16 +162,15 @@ def _float16(request: Request, job: Job, described: Description, last: Collectio
     if request.budget is None:
         plan = int8.plan(job, products, method=request.method, with_sensitivity=request.with_sensitivity)
         return _Proofs(request, job, islands, last, plan).first([plan.chosen])
-    choice, reason = None, None
     batch = described.batch or request.compiler.batch
+    engines = int8_choice.Trials(
+        job.model, products, islands, request.compiler, batch, last=last, step=_phases(job.listener)
+    )
+    choice, notes = None, []
     try:
-        choice = int8_choice.choose(
-            int8_choice.Trials(
-                job.model, products, islands, request.compiler, batch, last=last, step=_phases(job.listener)
-            )
-        )
+        choice = int8_choice.choose(engines)
     except HemfError as error:
-        reason = f"INT8 goes by its share of the work, as no engine can be compared here: {error.message}"
+        notes.append(f"INT8 goes by its share of the work, as no engine can be compared here: {error.message}")
     worthwhile = choice is None or choice.worthwhile
     plan = int8.plan(
         job, products, method=request.method, budget=request.budget if worthwhile else None,
@@ -180,13 +179,13 @@ def _float16(request: Request, job: Job, described: Description, last: Collectio
     proofs = _Proofs(request, job, islands, last, plan)
     graph = proofs.first(_candidates(plan, choice))
     if choice is None:
-        return dataclasses.replace(graph, notes=(str(reason),))
+        return dataclasses.replace(graph, notes=tuple(notes))
     assert graph.plan is not None
-    chosen = graph.plan.chosen
+    chosen = engines.run("the budget's blocks", graph.plan.chosen)
     if not worthwhile:
         refused = int8.refusing(graph.plan.products, ())
         graph = dataclasses.replace(graph, plan=dataclasses.replace(graph.plan, products=refused))
-    choice = dataclasses.replace(choice, chosen=choice.trials.run("the budget's blocks", chosen))
+    choice = dataclasses.replace(choice, chosen=chosen)
     return dataclasses.replace(graph, gain=Gain(choice, proofs.beside(choice, graph)))
 
 
