@@ -20,8 +20,6 @@ from tests.test_readme import LARGE_BUDGET, SHORTENED
 PAGES = sorted((PROJECT / "docs").glob("*.md"))
 NOT_GUIDES = ("training-results", "proofs", "engine-model", "graph-forms", "int8")
 GUIDES = [page for page in PAGES if page.stem not in NOT_GUIDES]
-    page for page in PAGES if page.stem not in ("training-results", "proofs", "engine-model", "graph-forms", "int8")
-]
 DOCKER = PROJECT / "docker"
 VERSIONS = dict(re.findall(r"^(\w+)=(.+)$", (DOCKER / "versions.env").read_text(), re.MULTILINE))
 
