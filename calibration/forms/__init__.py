@@ -58,6 +58,9 @@ PASSES = (
 )
 
 
+_WITH_WEIGHTS = (depthwise.SHIFTS, norms.STEPS, mixed_attention.VALUES, mixed_attention.GATE)  # scopes
+
+
 @dataclass(frozen=True)
 class Rewriting:
     """The passes that a graph went through.
@@ -95,14 +98,14 @@ def last(form: Form) -> tuple[str, ...]:
 def weight_inputs(node: ir.Node) -> tuple[int, ...] | None:
     """Which inputs of a node that a pass wrote are weights of the network; None of any other node.
 
-    The taps of a depthwise sum, what a norm in steps multiplies and adds, and the values of an external attention are,
-    in operators that take tables elsewhere. The keys of an external attention stand in a graph twice, once for the sums
-    over the tokens: changed apart, they would be two.
+    The taps of a depthwise sum, what a norm in steps multiplies and adds, the values of an external attention and the
+    factors of a channel gate are, in operators that take tables elsewhere. The keys of an external attention stand in a
+    graph twice, once for the sums over the tokens: changed apart, they would be two.
     """
     part = scope(node).rsplit("/", 1)[-1]
     if part == mixed_attention.SUMS:
         return ()
-    if part not in (depthwise.SHIFTS, norms.STEPS, mixed_attention.VALUES) or node.op_type not in ("Mul", "Add"):
+    if part not in _WITH_WEIGHTS or node.op_type not in ("Mul", "Add"):
         return None
     arrays = [constant(value) for value in node.inputs]
     return tuple(place for place, array in enumerate(arrays) if array is not None and array.size > 1)

@@ -5,9 +5,10 @@ divides by, one number for each slot, that is a softmax over the *slots* of x·k
 as its mask, which the compiler fuses into one kernel that never writes a weight to memory. The plain form takes three
 passes over (8, 64, T) in float32; this one writes the scores once, in float16, to find z. It can't become 0/0 either.
 
-The two attentions of a fusion block, of the local and the global map, are stacked and computed by the same kernels,
-and the two squeezes of a channel gate, of mean and maximum, are one product; the excitations behind them, which have
-no bias, are one product of their sum. Everything but the order of sums is exact.
+The two attentions of a fusion block, of the local and the global map, are stacked and computed by the same kernels.
+The products of a channel gate, which are small, are sums of factors in float32: two kernels instead of five for the
+squeezes of mean and maximum, their sum, and the excitation, which have no bias and so are one. Everything but the order
+of sums is exact.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, ali
 from calibration.forms.norms import STEPS
 
 VALUES = "values"  # ends the scope of the node that has the values of the slots
+GATE = "gate"  # ends the scope of the nodes of a channel gate, whose factors are its weights
 SUMS = "sums"  # ends the scope of the nodes that find what the softmax over tokens divides by
 
 
@@ -304,16 +306,18 @@ def _write_gates(graph: ir.Graph, twins: list[_Attention], gates: list[_Gates], 
     spatial = w.op("Sigmoid", w.op("Conv", maps, kernel, np.zeros(count, np.float32), pads=gates[0].pads))
     spatial = w.transpose(w.reshape(spatial, -1, count, tokens, 1), 1, 0, 2, 3)
     gated = w.op("Mul", stacked, spatial)
-    axis = np.array([2], np.int64)
-    pooled = w.op(
-        "Concat", w.op("ReduceMean", gated, axis, keepdims=1), w.op("ReduceMax", gated, axis, keepdims=1), axis=2
-    )
-    squeeze = np.stack([gate.squeeze.T for gate in gates])
-    excite = np.stack([gate.excite.T for gate in gates])
-    hidden = w.op("Relu", w.op("MatMul", w.reshape(pooled, count, -1, channels), squeeze))
-    hidden = w.op("ReduceSum", w.reshape(hidden, count, -1, 2, squeeze.shape[2]), axis, keepdims=1)
-    excited = w.op("MatMul", w.reshape(hidden, count, -1, squeeze.shape[2]), excite)
-    out = w.op("Mul", gated, w.reshape(w.op("Sigmoid", excited), count, -1, 1, channels))
+    rows = np.array([2], np.int64)
+    squeeze = np.stack([gate.squeeze for gate in gates])[:, None, None]
+    excite = np.stack([gate.excite.T for gate in gates])[:, None]
+    channel = Writer(graph, gates[-1].match.root, f"{w.scope}/{GATE}")
+    pooled = w.op("Concat", *(w.op(kind, gated, rows, keepdims=1) for kind in ("ReduceMean", "ReduceMax")), axis=2)
+    with channel.wide():
+        each = channel.reshape(pooled, count, -1, 2, 1, channels)
+        hidden = channel.op("ReduceSum", channel.op("Mul", each, squeeze), np.array([4], np.int64), keepdims=1)
+        both = channel.op("ReduceSum", channel.op("Relu", hidden), rows, keepdims=0)
+        excited = channel.op("ReduceSum", channel.op("Mul", both, excite), rows, keepdims=1)
+        factor = channel.op("Sigmoid", excited)
+    out = w.op("Mul", gated, factor)
     pieces = [out] if count == 1 else w.split(out, 0, [1] * count)
     for twin, found, piece in zip(twins, gates, pieces, strict=True):
         pixels = w.reshape(piece, -1, twin.height, twin.width, channels)

@@ -8,6 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
+from calibration import forms
+from calibration.forms.matching import WIDE
+from calibration.forms.mixed_attention import GATE
+from calibration.graphs import parse
 from tests.calibration.forms import blocks
 from tests.calibration.forms.blocks import Builder
 from tests.calibration.forms.checks import TOLERANCE, assert_same, difference, images, kinds, rewritten, run
@@ -137,3 +141,14 @@ def test_large_common_logits_cancel():
         worst.append(difference(shifted, rewritten(shifted, NAME)[0], images(plain, 2)))
     assert worst[0] <= TOLERANCE
     assert worst[1] <= 100 * TOLERANCE, "float32 has seven digits of each logit"
+
+
+def test_the_factors_of_a_channel_gate_are_weights_summed_in_float32():
+    model = parse(blocks.mixed_attention(gates=True, branches=2))
+    forms.rewrite(model, "tensorrt-rtx", only=[NAME])
+    gate = [node for node in model.graph if f"/{GATE}/" in str(node.name)]
+    assert {node.op_type for node in gate} == {"Reshape", "Mul", "ReduceSum", "Relu", "Sigmoid"}
+    assert all(WIDE in node.metadata_props for node in gate)
+    weights = [node.inputs[place] for node in gate for place in (forms.weight_inputs(node) or ())]
+    assert len(weights) == 2, "the squeezes, and the excitations"
+    assert all(value.shape[0] == 2 for value in weights), "of both attentions"
