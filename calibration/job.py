@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,10 +100,15 @@ class Job:
     def __post_init__(self) -> None:
         self.shapes = image_shapes(self.model)
 
-    @property
+    @cached_property
     def graph_key(self) -> str:
-        """Key of this very graph in the cache: the file's hash, and the form that it was brought to."""
-        return f"{self.graph_sha256} {self.rewriting}"
+        """Key of this very graph in the cache: the file's hash, and that of the graph that the file was brought to."""
+        nodes = [
+            [node.op_type, node.name, [value and value.name for value in node.inputs],
+             [value.name for value in node.outputs], sorted(map(str, node.attributes.values()))]
+            for node in self.model.graph
+        ]  # fmt: skip
+        return f"{self.graph_sha256} {hashlib.sha256(json.dumps(nodes).encode()).hexdigest()}"
 
     @property
     def output(self) -> ModelOutput:
