@@ -54,7 +54,7 @@ def compare(network: str, batch: int, target: targets.Target, *, every_pass: boo
     plain, yardstick = exported(SIZES[network], batch)
     for name, model in halves(plain, yardstick, every_pass=every_pass):
         with console.step(f"{network}, batch {batch}, {target.sm}: {name}"):
-            rows.append((name, trial_engine.count(model, compiler, batch)))
+            rows.append((name, trial_engine.count(model, compiler)))
     choice = int8_choice.choose(int8_trials(plain, compiler, batch))
     rows += [
         ("in INT8, all that can be", choice.everything.census),
@@ -62,7 +62,7 @@ def compare(network: str, batch: int, target: targets.Target, *, every_pass: boo
     ]
     title = f"{network} at batch {batch} for {target.sm}, modelled on a T4's rates"
     headings = ("graph", "kernels", "MB of activations", "of weights", "model ms", "of the first", "fitted ms")
-    console.table(title, headings, [_cells(name, found, rows[0][1], batch) for name, found in rows])
+    console.table(title, headings, [_cells(name, found, rows[0][1], compiler) for name, found in rows])
     console.say(f"{'INT8 is worth it' if choice.worthwhile else 'The answer is FP16'}: {choice.summary}.")
 
 
@@ -94,13 +94,13 @@ def halves(plain: ir.Model, yardstick: ir.Model | None, *, every_pass: bool) -> 
         yield f"and {names[number - 1]}" if every_pass else "ours, for TensorRT-RTX", in_float16(rewritten)
 
 
-def int8_trials(plain: ir.Model, compiler: Compiler, batch: int) -> int8_choice.Trials:
+def int8_trials(plain: ir.Model, compiler: Compiler) -> int8_choice.EngineTrials:
     """What `calibrate` compiles to choose between FP16 and INT8, with the islands that the structure asks for."""
     model, form = copy_of(plain), compiler.form
     forms.rewrite(model, form, only=forms.first(form))
     products = find_products(model.graph, image_shapes(model))
     islands = find_islands(model.graph)
-    return int8_choice.Trials(model, products, islands, compiler, batch, last=forms.last(form), step=console.step)
+    return int8_choice.EngineTrials(model, products, islands, compiler, last=forms.last(form), step=console.step)
 
 
 def in_float16(model: ir.Model) -> ir.Model:
@@ -109,8 +109,8 @@ def in_float16(model: ir.Model) -> ir.Model:
     return model
 
 
-def _cells(name: str, found: Census, first: Census, batch: int) -> tuple[str, ...]:
-    chip = chips.T4
+def _cells(name: str, found: Census, first: Census, compiler: Compiler) -> tuple[str, ...]:
+    chip, batch = compiler.chip, compiler.batch
     time, yardstick = found.model_ms(chip, batch), first.model_ms(chip, batch)
     fitted = found.model_ms(chip, batch, rates=census.FITTED_TO_T4)
     assert time is not None
@@ -120,7 +120,8 @@ def _cells(name: str, found: Census, first: Census, batch: int) -> tuple[str, ..
     assert found.weight_bytes is not None
     return (
         name, str(found.launches), f"{found.activation_bytes / 1e6:.0f}",
-        f"{found.weight_bytes / 1e6:.0f}", f"{time:.2f}", f"{time / yardstick:.2f}", f"{fitted:.2f}",
+        f"{found.weight_bytes / 1e6:.0f}", f"{time:.2f}", f"{time / yardstick:.2f}",
+        f"{fitted:.2f}" if chip is chips.T4 else "–",
     )  # fmt: skip
 
 

@@ -3,14 +3,15 @@
 Each product stands between two pointwise operators, in the sizes of HEMF's stages, and is compiled with TensorRT-RTX
 for a compute capability, in FP16 and with quantization in front of it as `calibrate` puts it. A dense convolution is
 compiled a third time: its patches gathered to rows, an int8 matrix product, and the rows put back. No GPU is needed:
-types and kernels are the builder's own, the time is the model of `engines.census` on a T4's rates. What was built
-before is in the cache, by the builder's version.
+types and kernels are the builder's own, the time is the model of `engines.census` at the target's peak rates. What was
+built before is in the cache, by the builder's version.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from calibration.qdq import quantize
 from calibration.shapes import image_shapes
 from engines import targets
 from engines.census import Census
+from engines.chips import Chip
 from hemf.errors import BadInputError
 from hemf_export import console, trial_engine
 from hemf_export.trial_engine import Compiler
@@ -142,10 +144,13 @@ def main() -> None:
     """Build all, and print a table for each target."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", default="sm_75,sm_86,sm_89,sm_120")
+    parser.add_argument("--backend", choices=["tensorrt-rtx", "tensorrt"], default="tensorrt-rtx",
+                        help="tensorrt lists its kernels on a GPU of the target's kind alone")  # fmt: skip
     parser.add_argument("--batch", type=int, default=8)
     arguments = parser.parse_args()
     for name in arguments.targets.split(","):
-        compiler = Compiler(target=targets.find(name))
+        compiler = Compiler("tensorrt" if arguments.backend == "tensorrt" else "tensorrt-rtx", targets.find(name))
+        chip = compiler.chip
         rows, version = [], ""
         for title, write, write_rows in cases():
             with console.step(f"{name}: {title}"):
@@ -154,8 +159,11 @@ def main() -> None:
                 int8 = counted(model, compiler, arguments.batch, int8=True)
                 gather = None if write_rows is None else counted(write_rows(), compiler, arguments.batch, int8=True)
             version = plain.version if plain is not None else version
-            rows.append((title, *_cells(plain, plain)[:3], *_cells(int8, plain), *_cells(gather, plain)[1:]))
-        title = f"TensorRT-RTX {version} for {name} at batch {arguments.batch}, modelled in µs on a T4's rates"
+            rows.append(
+                (title, *_cells(plain, plain, chip)[:3], *_cells(int8, plain, chip), *_cells(gather, plain, chip)[1:])
+            )
+        where = f"{arguments.backend} {version} for {name} at batch {arguments.batch}"
+        title = f"{where}, modelled in µs at the rates of a {chip.product}"
         kinds = (
             ("FP16: in", "kernels", "µs"),
             ("INT8: in", "kernels", "µs", "of FP16"),
@@ -173,21 +181,19 @@ def counted(model: ir.Model, compiler: Compiler, batch: int, *, int8: bool) -> C
         quantize(made, [_allowed(each) for each in middle], trial_engine.made_up_statistics(), "max")
     to_float16(made, {})
     try:
-        return trial_engine.count(made, compiler, batch)
+        return trial_engine.count(made, replace(compiler, batch=batch))
     except BadInputError:
         return None
 
 
 def _allowed(product: Product) -> Product:
-    """The same product without a refusal: the question here is what would come of it."""
-    return Product(**{**vars(product), "refusal": None})
+    """Take a product's refusal away: the question here is what would come of it."""
+    return replace(product, refusal=None)
 
 
-def _cells(found: Census | None, half: Census | None) -> tuple[str, str, str, str]:
+def _cells(found: Census | None, half: Census | None, chip: Chip) -> tuple[str, str, str, str]:
     if found is None or half is None:
         return "–", "–", "–", "–"
-    chip = targets.find("t4").chip
-    assert chip is not None
     time, base = found.model_ms(chip), half.model_ms(chip)
     assert time is not None
     assert base is not None

@@ -24,7 +24,7 @@ from hemf.images import Preprocess
 from hemf_export import console, form_choice, int8_choice, onnx_file
 from hemf_export.description import Description
 from hemf_export.form_choice import Tried
-from hemf_export.trial_engine import Compiler
+from hemf_export.trial_engine import Compiler, Step
 
 # Nothing of it changes what is compiled: the batch is open in every file.
 ANY = Description(
@@ -65,19 +65,19 @@ def main() -> None:
     console.table(f"In INT8, {where}", columns, int8)
 
 
-def _int8(model: ir.Model, form: form_choice.Choice, compiler: Compiler, step: form_choice.Step) -> tuple[str, ...]:
+def _int8(model: ir.Model, form: form_choice.Choice, compiler: Compiler, step: Step) -> tuple[str, ...]:
     """Compile it with this and that in INT8, the islands of its structure in float32."""
     forms.rewrite(model, compiler.form, only=form.among(forms.first(compiler.form)))
     products = find_products(model.graph, image_shapes(model))
     last = form.among(forms.last(compiler.form))
     found = int8_choice.choose(
-        int8_choice.Trials(model, products, find_islands(model.graph), compiler, compiler.batch, last=last, step=step)
+        int8_choice.EngineTrials(model, products, find_islands(model.graph), compiler, last=last, step=step)
     )
-    half, every, best = (trial.model_ms for trial in (found.fp16, found.everything, found.best))
-    return (
-        f"{half:.3f}", f"{every:.3f}", f"{every / half:.2f}", f"{best:.3f}", f"{best / half:.2f}", found.best.name,
-        "INT8" if found.worthwhile else "FP16",
-    )  # fmt: skip
+    half = found.fp16.model_ms
+    cells = [f"{half:.3f}"]
+    for trial in (found.everything, found.best):
+        cells += ["–", "–"] if trial is None else [f"{trial.model_ms:.3f}", f"{trial.model_ms / half:.2f}"]
+    return (*cells, "–" if found.best is None else found.best.name, "INT8" if found.worthwhile else "FP16")
 
 
 def _pair(plain: Tried, taken: Tried) -> tuple[str, str, str]:

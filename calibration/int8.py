@@ -116,11 +116,12 @@ def products_of(job: Job, islands: Collection[str] = (), *, for_cpu: bool = Fals
         job: the graph.
         islands: nodes that stay in float32.
         for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
-
-    Raises:
-        BadInputError: nothing in the graph can be quantized.
     """
-    products = find_products(job.model.graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu)
+    return tuple(find_products(job.model.graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu))
+
+
+def require_quantizable(products: Sequence[Product]) -> None:
+    """Raise BadInputError where int8 can be used for none of a graph's products."""
     if all(product.refusal is not None for product in products):
         optimized = any(":" in product.operator for product in products)
         refusals = list(dict.fromkeys(str(product.refusal) for product in products))
@@ -128,7 +129,6 @@ def products_of(job: Job, islands: Collection[str] = (), *, for_cpu: bool = Fals
             f"The graph has no product that INT8 can be used for: {'; '.join(refusals) or 'it has no products'}.",
             "Take the file that this one was optimized from." if optimized else "Build it in FP16.",
         )
-    return tuple(products)
 
 
 def plan(
@@ -191,12 +191,12 @@ def plan(
     return Plan(candidates, chosen, chosen_method, tried, statistics, tuple(found), tuple(steps), place, worth)
 
 
-def refusing(products: Sequence[Product], gaining: Collection[str]) -> tuple[Product, ...]:
+def refusing(products: Sequence[Product], gaining: Collection[str], reason: str = NO_FASTER) -> tuple[Product, ...]:
     """Give a refusal to the quantizable products whose node isn't among those that gain in int8."""
     return tuple(
         product
         if product.refusal is not None or product.node in gaining
-        else dataclasses.replace(product, refusal=NO_FASTER)
+        else dataclasses.replace(product, refusal=reason)
         for product in products
     )
 

@@ -80,6 +80,11 @@ class Trials:
             self._reference = self._compute_reference(self.images, self._progress)
         return self._reference
 
+    @property
+    def first(self) -> ImageSet:
+        """The images that may tell enough."""
+        return self._parts[0][1]
+
     def build(self, products: Collection[Product], method: Method) -> ir.Model:
         """A copy of the model with `products` in int8."""
         variant = copy_of(self.model)

@@ -337,7 +337,8 @@ def take(
     """
     only = replace(options or BuildOptions(), profiles=(BatchProfile(batch, batch, batch),))
     version = backends.installed_version(backend)
-    place = None if version is None else _place(graph, target, backend, version, only)
+    gpu = backends.gpu_name() if backend == "tensorrt" else None
+    place = None if version is None else _place(graph, target, backend, f"{version} {gpu or ''}".strip(), only)
     if place is not None and (known := _kept(place)) is not None:
         return known.with_blocks(blocks or {})
     with artifacts.scratch() as folder:
@@ -346,7 +347,7 @@ def take(
             artifacts.write_bytes(path, graph)
         told = child_build.run(
             path, folder / "plan", folder / "log", backend=backend, target=target, options=only,
-            gpu=backends.gpu_name() if backend == "tensorrt" else None, progress=progress,
+            gpu=gpu, progress=progress,
         )  # fmt: skip
     if told["census"] is None:
         raise BadInputError(told["census_note"])

@@ -11,6 +11,7 @@ from calibration.budget import Budget, Step
 from calibration.sensitivity import BlockSensitivity
 from hemf.errors import UsageError
 from hemf_export import console
+from hemf_export.int8_choice import milliseconds
 from hemf_export.precision_file import Made
 
 _ISLANDS_SHOWN = 12
@@ -147,6 +148,8 @@ def _gain(told: Mapping[str, Any]) -> None:
     rows = []
     for key, name in {**names, "all_int8": "all in INT8"}.items():
         own = told[key]
+        if own is None:
+            continue
         found = own["figures"]
         accuracy = "–"
         if found.get("accuracy") is not None:
@@ -154,16 +157,16 @@ def _gain(told: Mapping[str, Any]) -> None:
         rows.append(
             (
                 name + (", chosen" if key == ("chosen" if in_int8 else "fp16") else ""),
-                f"{own['model_ms']:.2f}", f"{own['model_ms'] / told['fp16']['model_ms']:.3f}", f"{own['kernels']:,}",
-                "–" if own["plan_bytes"] is None else console.size(own["plan_bytes"]),
-                f"{own['share_of_multiply_adds']:.1%}", accuracy, f"{found['agreement']:.2%}", f"{found['images']:,}",
+                milliseconds(own["model_ms"]), f"{own['model_ms'] / told['fp16']['model_ms']:.3f}",
+                f"{own['kernels']:,}", "–" if own["plan_bytes"] is None else console.size(own["plan_bytes"]),
+                f"{own['share_of_multiply_adds']:.1%}", accuracy, f"{found['agreement']:.2%}",
             )
         )  # fmt: skip
+    images = told["chosen"]["figures"]["images"]
     console.table(
         f"Engines of {told['backend']} {told['version']} for {told['sm']} at batch {told['batch']}, modelled at the "
-        f"rates of a {told['rates_of']}",
-        ("engine", "model ms", "of FP16", "kernels", "size", "work in INT8", "accuracy (float32)", "agreement",
-         "images"),
+        f"rates of a {told['rates_of']}; accuracy on {images} held-out images",
+        ("engine", "modelled", "of FP16", "kernels", "size", "work in INT8", "accuracy (float32)", "agreement"),
         rows,
     )  # fmt: skip
     console.results.print()

@@ -8,8 +8,8 @@ the target's GPU is at hand it times the engines instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,9 +24,8 @@ from hemf import artifacts
 from hemf.errors import HemfError
 from hemf_export import trial_engine
 from hemf_export.description import Description
-from hemf_export.trial_engine import Compiler
+from hemf_export.trial_engine import Compiler, Step
 
-Step = Callable[[str], AbstractContextManager[None]]
 _SECONDS = 3.0  # of timing, for each candidate
 
 
@@ -118,8 +117,8 @@ class _Trial:
     def __init__(
         self, model: ir.Model, compiler: Compiler, described: Description, show: Step, *, timed: bool
     ) -> None:  # fmt: skip
-        self._model, self._compiler = model, compiler
-        self._described, self._batch = described, described.batch or compiler.batch
+        self._model, self._described = model, described
+        self._compiler = compiler.for_batch(described.batch)
         self._show, self._timed = show, timed
         self._known: dict[tuple[str, ...], Tried] = {}
 
@@ -147,8 +146,8 @@ class _Trial:
         model = copy_of(self._model)
         forms.rewrite(model, self._compiler.form, only=passes)
         to_float16(model)
-        counted = trial_engine.count(model, self._compiler, self._batch)
-        time = counted.model_ms(self._compiler.chip, self._batch)
+        counted = trial_engine.count(model, self._compiler)
+        time = counted.model_ms(self._compiler.chip, self._compiler.batch)
         made = Tried(passes, counted.launches, counted.moved_bytes, float("inf") if time is None else time)
         return replace(made, measured_ms=self._timed_ms(model)) if self._timed else made
 
@@ -161,9 +160,9 @@ class _Trial:
         from hemf_export.bench import measurement
         from hemf_export.bench.workloads import HostWorkload
 
-        profile = BatchProfile(self._batch, self._batch, self._batch)
-        taken = self._described.input
-        pixels = np.random.default_rng(0).integers(0, 256, (self._batch, taken.height, taken.width, 3), dtype=np.uint8)
+        taken, batch = self._described.input, self._compiler.batch
+        profile = BatchProfile(batch, batch, batch)
+        pixels = np.random.default_rng(0).integers(0, 256, (batch, taken.height, taken.width, 3), dtype=np.uint8)
         with artifacts.scratch() as folder:
             graph = folder / "graph.onnx"
             ir.save(model, graph)

@@ -11,9 +11,9 @@ No engine is kept, and no image is run: kernels depend on neither ranges nor wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -27,19 +27,19 @@ from calibration.int8 import share_of
 from calibration.products import Product
 from calibration.qdq import quantize
 from engines.census import Census
-from hemf.errors import BadInputError, HemfError
+from hemf.errors import BadInputError
 from hemf_export import compiled_precision, trial_engine
-from hemf_export.trial_engine import Compiler
+from hemf_export.trial_engine import Compiler, Step
 
 LEAST_GAIN = 0.05  # of the FP16 engine's modelled time: what INT8 must save to be worth it
+TOO_LITTLE = f"the engine is not {LEAST_GAIN:.0%} faster by INT8"
 _CONVOLUTION = "Conv"
 _LEAST_WORTH = 0.02  # of the largest block's: what a block counts for whose kernels tell of no gain of its own
-
-Step = Callable[[str], AbstractContextManager[None]]
+_ESTIMATED = 0.5  # of the least gain: estimates of parts are rough, and the compiled engine decides
 
 
 @dataclass(frozen=True)
-class Trial:
+class EngineTrial:
     """An engine that was compiled to be counted.
 
     Args:
@@ -62,7 +62,7 @@ class Trial:
     model_ms: float
     block_ms: Mapping[str, float]
 
-    def saved_ms(self, other: Trial, block: str) -> float:
+    def saved_ms(self, other: EngineTrial, block: str) -> float:
         """Milliseconds that a block's kernels take less here than in another engine."""
         return other.block_ms.get(block, 0.0) - self.block_ms.get(block, 0.0)
 
@@ -81,7 +81,7 @@ class Trial:
         }
 
 
-class Trials:
+class EngineTrials:
     """Compiles one float32 graph with these or those products in INT8, each set once.
 
     Args:
@@ -89,7 +89,6 @@ class Trials:
         products: all of it.
         islands: nodes that stay in float32, and why.
         compiler: what the engine is for.
-        batch: images a call.
         last: names of the passes that come after quantization.
         step: shows what is under way.
     """
@@ -100,27 +99,26 @@ class Trials:
         products: Sequence[Product],
         islands: Mapping[str, str],
         compiler: Compiler,
-        batch: int,
         *,
         last: Collection[str] = (),
         step: Step | None = None,
     ) -> None:
-        self.compiler, self.batch, self.products = compiler, batch, tuple(products)
+        self.compiler, self.products = compiler, tuple(products)
         self.version = ""
         self._model, self._islands, self._last = model, dict(islands), last
         self._step = step or (lambda text: nullcontext())
         self._blocks = blocks(model.graph)
-        self._known: dict[frozenset[str], Trial] = {}
+        self._known: dict[tuple[frozenset[str], frozenset[str]], EngineTrial] = {}
 
     @property
-    def tried(self) -> tuple[Trial, ...]:
+    def tried(self) -> tuple[EngineTrial, ...]:
         """All, in order."""
         return tuple(self._known.values())
 
     @property
-    def best(self) -> Trial:
+    def best(self) -> EngineTrial | None:
         """The one that is modelled fastest of those with anything in INT8."""
-        return min((trial for trial in self.tried if trial.nodes), key=lambda trial: trial.model_ms)
+        return min((each for each in self.tried if each.nodes), key=lambda each: each.model_ms, default=None)
 
     def kinds(self, products: Sequence[Product]) -> dict[str, list[Product]]:
         """Products by what a backend has kernels for: matrix products, and convolutions by the size of their kernel."""
@@ -134,37 +132,50 @@ class Trials:
             found.setdefault(kind, []).append(product)
         return found
 
-    def run(self, name: str, chosen: Sequence[Product]) -> Trial:
+    def run(self, name: str, chosen: Sequence[Product], islands: Mapping[str, str] | None = None) -> EngineTrial:
         """Compile the graph with the chosen products in INT8.
 
-        Raises:
-            HemfError: it can't be compiled or counted here.
-        """
-        nodes = frozenset(product.node for product in chosen)
-        if nodes not in self._known:
-            with self._step(f"Compiling the engine with {name} in INT8" if nodes else "Compiling the engine in FP16"):
-                self._known[nodes] = self._compile(name, chosen, nodes)
-        return self._known[nodes]
+        Args:
+            name: what they are, in words.
+            chosen: products.
+            islands: nodes that stay in float32; None for those of all trials.
 
-    def _compile(self, name: str, chosen: Sequence[Product], nodes: frozenset[str]) -> Trial:
+        Raises:
+            MissingCapabilityError: no such backend here, or it has no such target.
+            BadInputError: the backend doesn't take the graph, or leaves sizes open.
+        """
+        wide = self._islands if islands is None else dict(islands)
+        key = frozenset(product.node for product in chosen), frozenset(wide)
+        if key not in self._known:
+            with self._step(f"Compiling the engine with {name} in INT8" if chosen else "Compiling the engine in FP16"):
+                self._known[key] = self._compile(name, chosen, wide)
+        return self._known[key]
+
+    def attempt(self, name: str, chosen: Sequence[Product]) -> EngineTrial | None:
+        """`run`, or None where the backend doesn't take the graph so."""
+        with suppress(BadInputError):
+            return self.run(name, chosen)
+        return None
+
+    def _compile(self, name: str, chosen: Sequence[Product], islands: dict[str, str]) -> EngineTrial:
         model = copy_of(self._model)
         if chosen:
             quantize(model, chosen, trial_engine.made_up_statistics(), "max")
         forms.rewrite(model, self.compiler.form, only=self._last)
-        to_float16(model, self._islands)
+        to_float16(model, islands)
         # Nodes of other people's graphs are in blocks by their place, which is that of the graph before any pass.
         names = map(node_name, model.graph)
         where = {node: block for node in names if (block := block_of(node))} | self._blocks
-        counted = trial_engine.count(model, self.compiler, self.batch).with_blocks(where)
+        counted = trial_engine.count(model, self.compiler).with_blocks(where)
         self.version = counted.version
-        time = counted.model_ms(self.compiler.chip, self.batch)
-        by_block = counted.block_ms(self.compiler.chip, self.batch)
+        time = counted.model_ms(self.compiler.chip, self.compiler.batch)
+        by_block = counted.block_ms(self.compiler.chip, self.compiler.batch)
         if time is None or by_block is None:
-            raise HemfError(f"{counted.backend} {counted.version} leaves sizes open, so engines can't be compared.")
+            raise BadInputError(f"{counted.backend} {counted.version} leaves sizes of the engine open.")
         kept = compiled_precision.kept_products(compiled_precision.promises(model), counted)
-        return Trial(
+        return EngineTrial(
             name=name,
-            nodes=nodes,
+            nodes=frozenset(product.node for product in chosen),
             blocks=tuple(dict.fromkeys(product.block for product in chosen)),
             kept=kept,
             share=share_of(self.products, [product for product in chosen if product.node in kept]),
@@ -181,23 +192,23 @@ class Choice:
     Args:
         trials: that compiled it, and can compile more.
         fp16: nothing in INT8.
-        everything: all that can be.
-        best: the least modelled time with anything in INT8.
+        everything: all that can be; None where the backend doesn't take that.
+        best: the least modelled time with anything in INT8; None where the backend takes nothing in INT8.
         chosen: what became of it: `fp16`, `best`, or what a budget left of it.
     """
 
-    trials: Trials
-    fp16: Trial
-    everything: Trial
-    best: Trial
-    chosen: Trial
+    trials: EngineTrials
+    fp16: EngineTrial
+    everything: EngineTrial | None
+    best: EngineTrial | None
+    chosen: EngineTrial
 
     @property
     def worthwhile(self) -> bool:
         """Whether the best is enough faster than FP16."""
-        return self.is_worthwhile(self.best)
+        return self.best is not None and self.is_worthwhile(self.best)
 
-    def is_worthwhile(self, trial: Trial) -> bool:
+    def is_worthwhile(self, trial: EngineTrial) -> bool:
         """Whether an engine is enough faster than FP16."""
         return trial.model_ms <= (1 - LEAST_GAIN) * self.fp16.model_ms
 
@@ -208,22 +219,26 @@ class Choice:
         A kernel at the border of two blocks counts for one of them, so that a block may seem to lose by what its
         neighbour gains: it is taken to give little instead.
         """
+        assert self.best is not None
         saved = {block: self.best.saved_ms(self.fp16, block) for block in self.best.blocks}
         least = _LEAST_WORTH * max([*saved.values(), 1e-6])
         raised = {block: max(value, least) for block, value in saved.items()}
         scale = (1 - self.best.model_ms / self.fp16.model_ms) / sum(raised.values())
-        return Worth({block: scale * value for block, value in raised.items()}, self.best.nodes, LEAST_GAIN)
+        shares = {block: scale * value for block, value in raised.items()}
+        return Worth(shares, self.best.nodes, _ESTIMATED * LEAST_GAIN)
 
     @property
     def summary(self) -> str:
-        """Why it is INT8 or FP16, in a sentence."""
-        fastest = self.chosen if self.chosen.nodes else self.best
-        ratio = fastest.model_ms / self.fp16.model_ms
+        """How much faster INT8 is, in a sentence."""
         compiler = self.trials.compiler
+        builder = f"{compiler.backend} {self.trials.version}"
+        fastest = self.chosen if self.chosen.nodes else self.best
+        if fastest is None:
+            return f"{builder} compiles no engine of this graph in INT8 for {compiler.target.sm}"
         return (
-            f"at batch {self.trials.batch} the {'INT8 engine' if self.chosen.nodes else 'fastest INT8 engine'} that "
-            f"{compiler.backend} {self.trials.version} compiles for {compiler.target.sm} is modelled at "
-            f"{fastest.model_ms:.2f} ms, {ratio:.3f} of the FP16 engine's {self.fp16.model_ms:.2f} ms"
+            f"at batch {compiler.batch} the {'INT8 engine' if self.chosen.nodes else 'fastest INT8 engine'} that "
+            f"{builder} compiles for {compiler.target.sm} is modelled at {milliseconds(fastest.model_ms)}, "
+            f"{fastest.model_ms / self.fp16.model_ms:.3f} of the FP16 engine's {milliseconds(self.fp16.model_ms)}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -234,48 +249,76 @@ class Choice:
             "version": self.trials.version,
             "sm": compiler.target.sm,
             "rates_of": compiler.chip.product,
-            "batch": self.trials.batch,
+            "batch": compiler.batch,
             "least_gain": LEAST_GAIN,
             "fp16": self.fp16.to_dict(),
             "chosen": self.chosen.to_dict(),
-            "best": self.best.to_dict(),
-            "all_int8": self.everything.to_dict(),
+            "best": None if self.best is None else self.best.to_dict(),
+            "all_int8": None if self.everything is None else self.everything.to_dict(),
             "tried": [trial.to_dict() for trial in self.trials.tried],
         }
 
 
-def choose(trials: Trials) -> Choice:
+def milliseconds(value: float) -> str:
+    """Three digits of a modelled time: 8.94 ms, 0.0392 ms."""
+    return f"{value:.3g} ms"
+
+
+def beside(told: Mapping[str, Any]) -> str:
+    """How a manifest's engines in INT8 and FP16 compare, in a few words.
+
+    Args:
+        told: as `Choice.to_dict` gives it.
+    """
+    own = told["chosen"] if told["chosen"]["int8_products"] else told["best"]
+    if own is None:
+        return f"none can be compiled for {told['sm']}"
+    ratio = own["model_ms"] / told["fp16"]["model_ms"]
+    which = "" if own is told["chosen"] else "at its fastest "
+    return f"{which}modelled at {milliseconds(own['model_ms'])}, {ratio:.3f} of FP16, at batch {told['batch']}"
+
+
+def elsewhere(told: Mapping[str, Any], backend: str, sm: str) -> str | None:
+    """A remark where engines were compared for another backend or compute capability than one is built for."""
+    if (told["backend"], told["sm"]) == (backend, sm):
+        return None
+    return (
+        f"Whether INT8 is worth it was decided for {told['backend']} and {told['sm']}, not for {backend} and {sm}: "
+        "decide it anew from the float32 file."
+    )
+
+
+def choose(trials: EngineTrials) -> Choice:
     """Find the products whose engine in INT8 is modelled fastest.
 
     Args:
         trials: of the graph.
 
     Raises:
-        HemfError: the engine in FP16, or with everything in INT8, can't be compiled or counted here.
+        MissingCapabilityError: no such backend here, or it has no such target.
+        BadInputError: the backend doesn't take the graph in FP16.
     """
     fp16 = trials.run("nothing", ())
-    everything = trials.run("everything", [product for product in trials.products if product.refusal is None])
+    everything = trials.attempt("everything", [each for each in trials.products if each.refusal is None])
+    if everything is None:
+        return Choice(trials, fp16, None, None, fp16)
     # A promise that the engine breaks costs and gives nothing: TensorRT-RTX has no int8 convolutions for sm_75.
     kinds = trials.kinds([product for product in trials.products if product.node in everything.kept])
-    alone: dict[str, Trial] = {}
-    for kind, products in kinds.items():
-        with suppress(BadInputError):  # the backend may not take it so
-            alone[kind] = trials.run(kind, products)
+    alone = {kind: tried for kind, products in kinds.items() if (tried := trials.attempt(kind, products)) is not None}
     # Which blocks gain is read from the kernels of what was compiled. The kind that gains most is taken whole, as its
     # products share their quantization across blocks; others where their own block gains by them.
-    first = min(alone, key=lambda kind: alone[kind].model_ms, default="")
-    beside = [
-        product
-        for kind in alone
-        for product in kinds[kind]
-        if kind == first or alone[kind].saved_ms(fp16, product.block) > 0
-    ]
-    with suppress(BadInputError):
-        trials.run(f"{first} and what gains beside them", beside)
-    best = trials.best
+    if alone:
+        first = min(alone, key=lambda kind: alone[kind].model_ms)
+        beside = [
+            product
+            for kind in alone
+            for product in kinds[kind]
+            if kind == first or alone[kind].saved_ms(fp16, product.block) > 0
+        ]
+        trials.attempt(f"{first} and what gains beside them", beside)
+    best = trials.best or everything
     gaining = [each for each in trials.products if each.node in best.nodes and best.saved_ms(fp16, each.block) > 0]
-    with suppress(BadInputError):
-        trials.run("the blocks that gain", gaining)
-    best = trials.best
+    trials.attempt("the blocks that gain", gaining)
+    best = trials.best or everything
     found = Choice(trials, fp16, everything, best, fp16)
-    return Choice(trials, fp16, everything, best, best) if found.worthwhile else found
+    return replace(found, chosen=best) if found.worthwhile else found

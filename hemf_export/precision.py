@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from calibration.products import Product
 from calibration.qdq import Statistics
 from calibration.trials import BATCH
 from hemf import artifacts, locks
-from hemf.errors import CheckFailedError, HemfError
+from hemf.errors import BadInputError, CheckFailedError, MissingCapabilityError
 from hemf_export import (
     form_choice,
     graph_source,
@@ -42,10 +42,12 @@ from hemf_export import (
 from hemf_export.description import Description, Precision
 from hemf_export.fp16 import Bounds
 from hemf_export.graph_source import Assumptions
-from hemf_export.int8_choice import Choice
+from hemf_export.int8_choice import Choice, EngineTrial, EngineTrials
 from hemf_export.precision_file import Gain, Graph, Made
-from hemf_export.trial_engine import Compiler
+from hemf_export.trial_engine import Compiler, Step
 
+_LEAST = f"{int8_choice.LEAST_GAIN:.0%}"
+_COMPILED = 3  # graphs within the budget whose engines are compared
 FEW_JUDGES = 64  # held-out images: a bound on logits, or figures alone, need fewer than a drop of half a point
 BUDGET_JUDGES = 512
 FP16_BUDGET = Budget(0.1)  # what an FP16 graph is brought to where that can be done; only one that is asked for must be
@@ -127,7 +129,7 @@ def make(request: Request, listener: Listener) -> Made:
     return precision_file.write(path, request.source, job, described, graph, request.budget, tuple(notes))
 
 
-def _phases(listener: Listener) -> form_choice.Step:
+def _phases(listener: Listener) -> Step:
     @contextmanager
     def step(text: str) -> Iterator[None]:
         listener.phase(text, 0)
@@ -157,48 +159,77 @@ def _float16(request: Request, job: Job, described: Description, last: Collectio
     """
     islands, _ = job.islands()
     if request.precision == "fp16":
-        return _Proofs(request, job, islands, last).first([()])
+        return _Proofs(request, job, islands, last).prove(())
     products = int8.products_of(job, islands)
-    if request.budget is None:
-        plan = int8.plan(job, products, method=request.method, with_sensitivity=request.with_sensitivity)
-        return _Proofs(request, job, islands, last, plan).first([plan.chosen])
-    batch = described.batch or request.compiler.batch
-    engines = int8_choice.Trials(
-        job.model, products, islands, request.compiler, batch, last=last, step=_phases(job.listener)
-    )
-    choice, notes = None, []
+    if request.budget is not None:
+        return _within_budget(request, job, described, products, islands, last)
+    int8.require_quantizable(products)
+    plan = int8.plan(job, products, method=request.method, with_sensitivity=request.with_sensitivity)
+    return _Proofs(request, job, islands, last, plan).prove(plan.chosen)
+
+
+def _within_budget(
+    request: Request,
+    job: Job,
+    described: Description,
+    products: tuple[Product, ...],
+    islands: dict[str, str],
+    last: Collection[str],
+) -> Graph:
+    """The fastest engine's graph that keeps the budget: INT8 where that is enough faster, else FP16."""
+    if all(product.refusal is not None for product in products):
+        graph = _Proofs(request, job, islands, last).prove(())
+        return dataclasses.replace(graph, notes=("The graph has no product that INT8 can be used for.",))
+    compiler = request.compiler.for_batch(described.batch)
+    engines = EngineTrials(job.model, products, islands, compiler, last=last, step=_phases(job.listener))
     try:
         choice = int8_choice.choose(engines)
-    except HemfError as error:
-        notes.append(f"INT8 goes by its share of the work, as no engine can be compared here: {error.message}")
-    worthwhile = choice is None or choice.worthwhile
+    except (MissingCapabilityError, BadInputError) as error:  # no such backend here, or it can't build the graph at all
+        plan = int8.plan(
+            job, products, method=request.method, budget=request.budget, with_sensitivity=request.with_sensitivity
+        )
+        proofs = _Proofs(request, job, islands, last, plan)
+        kept = (plan.products_of(step.blocks) for step in budget.kept_steps(plan.steps, plan.worth))
+        graph = proofs.first([*kept, ()])
+        note = f"INT8 goes by its share of the work, as no engine can be compared here: {error.message}"
+        return dataclasses.replace(graph, notes=(note,))
     plan = int8.plan(
-        job, products, method=request.method, budget=request.budget if worthwhile else None,
-        worth=choice.worth if choice is not None and worthwhile else None, with_sensitivity=request.with_sensitivity,
+        job, products, method=request.method, budget=request.budget if choice.worthwhile else None,
+        worth=choice.worth if choice.worthwhile else None, with_sensitivity=request.with_sensitivity,
     )  # fmt: skip
     proofs = _Proofs(request, job, islands, last, plan)
-    graph = proofs.first(_candidates(plan, choice))
-    if choice is None:
-        return dataclasses.replace(graph, notes=tuple(notes))
+
+    def is_faster(graph: Graph) -> bool:
+        return not graph.plan or not graph.plan.chosen or choice.is_worthwhile(_compiled(engines, graph))
+
+    graph = proofs.first([*_fastest_first(plan, choice), ()], is_faster)
+    choice = dataclasses.replace(choice, chosen=_compiled(engines, graph))
+    if not choice.chosen.nodes:
+        choice = dataclasses.replace(choice, fp16=choice.chosen)
     assert graph.plan is not None
-    chosen = engines.run("the budget's blocks", graph.plan.chosen)
-    if not worthwhile:
-        refused = int8.refusing(graph.plan.products, ())
+    if not choice.worthwhile:
+        gaining = frozenset() if choice.best is None else choice.best.nodes
+        refused = int8.refusing(int8.refusing(graph.plan.products, gaining), (), int8_choice.TOO_LITTLE)
         graph = dataclasses.replace(graph, plan=dataclasses.replace(graph.plan, products=refused))
-    choice = dataclasses.replace(choice, chosen=chosen)
     return dataclasses.replace(graph, gain=Gain(choice, proofs.beside(choice, graph)))
 
 
-def _candidates(plan: Plan, choice: Choice | None) -> Iterator[tuple[Product, ...]]:
-    """The sets of products that keep the budget, the best first, and none of them at last.
-
-    Where engines can be compared, a set is one only if the engine with it is enough faster than FP16.
-    """
-    for step in budget.kept_steps(plan.steps, plan.worth):
+def _fastest_first(plan: Plan, choice: Choice) -> list[tuple[Product, ...]]:
+    """The sets of products that keep the budget and whose engine is enough faster than FP16, the fastest first."""
+    found: list[tuple[float, int, tuple[Product, ...]]] = []
+    for step in budget.kept_steps(plan.steps, plan.worth)[:_COMPILED]:
         products = plan.products_of(step.blocks)
-        if choice is None or choice.is_worthwhile(choice.trials.run("the budget's blocks", products)):
-            yield products
-    yield ()
+        trial = choice.trials.attempt(f"{len(step.blocks)} blocks within the budget", products)
+        if trial is not None and choice.is_worthwhile(trial):
+            found.append((trial.model_ms, len(found), products))
+    return [products for _, _, products in sorted(found, key=lambda each: each[:2])]
+
+
+def _compiled(engines: EngineTrials, graph: Graph) -> EngineTrial:
+    """The engine of a proven graph, with the nodes in float32 that its proof asked for."""
+    chosen = graph.plan.chosen if graph.plan is not None else ()
+    islands = graph.conversion.islands if graph.conversion is not None else {}
+    return engines.run("what was proven", chosen, islands)
 
 
 class _Proofs:
@@ -213,73 +244,87 @@ class _Proofs:
     """
 
     def __init__(
-        self,
-        request: Request,
-        job: Job,
-        islands: dict[str, str],
-        last: Collection[str],
-        plan: Plan | None = None,
+        self, request: Request, job: Job, islands: dict[str, str], last: Collection[str], plan: Plan | None = None
     ) -> None:
         self._request, self._job, self._islands, self._last, self._plan = request, job, islands, last, plan
         self._trials = job.trials(Statistics() if plan is None else plan.statistics, job.selection.held_out)
+        self._missed: list[str] = []
 
-    def first(self, candidates: Iterable[tuple[Product, ...]]) -> Graph:
-        """The first of some sets of products in INT8 whose graph holds.
+    def prove(self, products: tuple[Product, ...]) -> Graph:
+        """The graph with these products in INT8.
+
+        Raises:
+            CheckFailedError: it misses a bound or the budget.
+        """
+        return self.first([products])
+
+    def first(
+        self, candidates: Sequence[tuple[Product, ...]], accept: Callable[[Graph], bool] = lambda graph: True
+    ) -> Graph:
+        """The first of some sets of products in INT8 whose graph holds and is accepted.
 
         Raises:
             CheckFailedError: none does.
         """
-        request, job, judges = self._request, self._job, self._job.selection.held_out
-        job.listener.phase("Proving on held-out images", len(judges) * 2)
-        reference = self._trials.reference
-        missed: list[str] = []
         for products in candidates:
-
-            def problems(logits: NDArray[np.float32]) -> list[str]:
-                return _missed(request, compare(logits, reference, judges.labels, output=job.output), reference, job)
-
-            def calm(logits: NDArray[np.float32]) -> bool:
-                found = compare(logits, reference, judges.labels, output=job.output)
-                return request.budget is not None or not FP16_BUDGET.missed(found)
-
-            made, rewriting = self._convert(products, judges, reference, lambda logits: not problems(logits), calm)
-            missed = problems(made.logits)
-            if not missed:
-                plan = None if self._plan is None else dataclasses.replace(self._plan, chosen=products)
-                found = compare(made.logits, reference, judges.labels, output=job.output)
-                kind: Precision = "int8" if products else "fp16"
-                return Graph(made.model, kind, made.logits, reference, found, made.conversion, plan, rewriting)
+            graph = self._graph(products)
+            if graph is not None and accept(graph):
+                return graph
         raise CheckFailedError(
-            f"{request.source.name} in {'INT8' if products else 'FP16'}: {'; '.join(missed)} "
-            f"({len(judges)} held-out images).",
+            f"{self._request.source.name} in {'INT8' if candidates[-1] else 'FP16'}: {'; '.join(self._missed)} "
+            f"({len(self._job.selection.held_out)} held-out images).",
             "No file was kept. The float32 file keeps its figures; to allow more, see --help.",
         )
 
     def beside(self, choice: Choice, graph: Graph) -> dict[str, Comparison]:
-        """The figures of FP16, of the chosen engine, of the fastest in INT8 and of everything in INT8.
+        """Figures of FP16, of the chosen engine, of the fastest in INT8 and of all in INT8, on the same few images.
 
-        What isn't the chosen graph is measured on the first of the held-out images.
+        FP16 and the chosen one have float16 emulated; of others only their INT8 is, and float32 is between.
         """
         assert self._plan is not None
-        method = self._plan.method
-        found = {"fp16": graph.comparison, "chosen": graph.comparison}
-        self._job.listener.phase("Measuring what was not chosen", 0)
-        for name, trial in (("best", choice.best), ("all_int8", choice.everything)):
-            products = [product for product in choice.trials.products if product.node in trial.nodes]
-            found[name] = self._trials.compare(products, method, lambda found, images: True)
-        if choice.chosen is choice.best:
-            found["best"] = graph.comparison
-        if graph.precision != "fp16":
-            found["fp16"] = self._figures_of_fp16(found["all_int8"].images)
-        return found
-
-    def _figures_of_fp16(self, images: int) -> Comparison:
-        job = self._job
-        few = job.selection.held_out.whole(images)
-        job.listener.phase("Measuring FP16", 2 * len(few))
+        job, few = self._job, self._trials.first
+        job.listener.phase("Measuring what was not chosen", 0)
         reference = job.reference(few, job.listener.advance)
+
+        def figures(logits: NDArray[np.float32]) -> Comparison:
+            return compare(logits, reference, few.labels, output=job.output)
+
+        places = {path: place for place, path in enumerate(job.selection.held_out.images.paths)}
+        found = {"chosen": figures(graph.logits[[places[path] for path in few.images.paths]])}
+        for name, trial in (("best", choice.best), ("all_int8", choice.everything)):
+            if trial is not None and trial.nodes == choice.chosen.nodes:
+                found[name] = found["chosen"]
+            elif trial is not None:
+                products = [product for product in choice.trials.products if product.node in trial.nodes]
+                found[name] = self._trials.compare(products, self._plan.method, lambda found, images: True)
+        if graph.precision == "fp16":
+            return {**found, "fp16": found["chosen"]}
         made, _ = self._convert((), few, reference, lambda logits: True, lambda logits: True)
-        return compare(made.logits, reference, few.labels, output=job.output)
+        return {**found, "fp16": figures(made.logits)}
+
+    def _graph(self, products: tuple[Product, ...]) -> Graph | None:
+        """The proven graph with these products in INT8; None where it misses something, which is kept."""
+        request, job, judges = self._request, self._job, self._job.selection.held_out
+        job.listener.phase("Proving on held-out images", len(judges) * 2)
+        reference = self._trials.reference
+
+        def problems(logits: NDArray[np.float32]) -> list[str]:
+            found = compare(logits, reference, judges.labels, output=job.output)
+            return _missed(request, found, reference, job, int8=bool(products))
+
+        def calm(logits: NDArray[np.float32]) -> bool:
+            found = compare(logits, reference, judges.labels, output=job.output)
+            asked = request.budget is not None and request.precision == "fp16"
+            return asked or bool(products) or not FP16_BUDGET.missed(found)
+
+        made, rewriting = self._convert(products, judges, reference, lambda logits: not problems(logits), calm)
+        self._missed = problems(made.logits)
+        if self._missed:
+            return None
+        plan = None if self._plan is None else dataclasses.replace(self._plan, chosen=products)
+        found = compare(made.logits, reference, judges.labels, output=job.output)
+        kind: Precision = "int8" if products else "fp16"
+        return Graph(made.model, kind, made.logits, reference, found, made.conversion, plan, rewriting)
 
     def _convert(
         self,
@@ -327,8 +372,10 @@ def _noisy(job: Job, model: ir.Model, *, wanted: bool) -> Callable[[dict[str, st
 
 def _cpu(request: Request, job: Job) -> Graph:
     """INT8 with float32 in between: the very graph of the search is shipped."""
+    products = int8.products_of(job, for_cpu=True)
+    int8.require_quantizable(products)
     plan = int8.plan(
-        job, int8.products_of(job, for_cpu=True), method=request.method, budget=request.budget,
+        job, products, method=request.method, budget=request.budget,
         with_sensitivity=request.with_sensitivity, for_cpu=True,
     )  # fmt: skip
     if not plan.chosen:
@@ -341,18 +388,18 @@ def _cpu(request: Request, job: Job) -> Graph:
     job.listener.phase("Proving on held-out images", len(judges) * 2)
     proven = trials.run(plan.chosen, plan.method)
     found = compare(proven, trials.reference, judges.labels, output=job.output)
-    if missed := _missed(request, found, trials.reference, job):
+    if missed := _missed(request, found, trials.reference, job, int8=True):
         raise CheckFailedError(f"{request.source.name} in INT8 for a CPU: {'; '.join(missed)}.", "No file was kept.")
     model = trials.build(plan.chosen, plan.method)
     return Graph(model, "int8-cpu", proven, trials.reference, found, None, plan, job.rewriting)
 
 
-def _missed(request: Request, found: Comparison, reference: NDArray[np.float32], job: Job) -> list[str]:
-    """What a graph's figures miss, in words: the budget of INT8, or the bounds of FP16."""
+def _missed(request: Request, found: Comparison, reference: NDArray[np.float32], job: Job, *, int8: bool) -> list[str]:
+    """What a graph's figures miss, in words: the budget, and in FP16 the bounds too."""
     if not found.finite:
         return ["logits that are not finite"]
     problems = [] if request.budget is None else request.budget.missed(found)
-    if request.precision == "int8":
+    if int8:
         return problems
     bound = request.bounds.score_bound(job.output, float(np.abs(reference).max()))
     if not found.max_difference <= bound:
@@ -366,19 +413,25 @@ def _missed(request: Request, found: Comparison, reference: NDArray[np.float32],
 
 
 def _verdict(request: Request, wanted: Precision, graph: Graph) -> list[str]:
-    if graph.precision == "fp16" and request.budget is None and FP16_BUDGET.missed(graph.comparison):
+    doubts = []
+    asked = request.budget is not None and request.precision == "fp16"
+    if graph.precision == "fp16" and not asked and FP16_BUDGET.missed(graph.comparison):
         likely = FP16_BUDGET.likely_drop(graph.comparison)
-        return [
+        doubts.append(
             f"FP16 may lose up to {likely:.2f} points on other images: many lie close to the border of two classes."
-        ]
-    if wanted == graph.precision or graph.plan is None:
-        return []
-    if graph.gain is not None and not graph.gain.choice.worthwhile:
-        return [
-            f"The answer is FP16, and that is what was written: {graph.gain.choice.summary}. INT8 must be at least "
-            f"{int8_choice.LEAST_GAIN:.0%} faster to be worth its loss of digits."
-        ]
-    return ["No INT8 graph that is worth it keeps the budget: the answer is FP16, and that is what was written."]
+        )
+    if wanted == graph.precision:
+        return doubts
+    start = "The answer is FP16, and that is what was written"
+    if graph.gain is None:
+        return [*doubts, f"{start}: no INT8 graph that is worth it keeps the budget."]
+    summary = graph.gain.choice.summary
+    if not graph.gain.choice.worthwhile:
+        return [*doubts, f"{start}: {summary}. INT8 must be at least {_LEAST} faster to be worth its loss of digits."]
+    steps = graph.plan.steps if graph.plan is not None else ()
+    missed = request.budget.missed(steps[0].found) if request.budget is not None and steps else []
+    tells = f" All that is faster in INT8 together: {'; '.join(missed)}." if missed else ""
+    return [*doubts, f"{start}: {summary}, but no engine that is {_LEAST} faster keeps the budget.{tells}"]
 
 
 def _outputs(request: Request) -> list[Path]:

@@ -41,7 +41,8 @@ class Gain:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest."""
         values = self.choice.to_dict()
-        return {**values, **{name: {**values[name], "figures": own.to_dict()} for name, own in self.figures.items()}}
+        figures = {name: {**values[name], "figures": own.to_dict()} for name, own in self.figures.items()}
+        return {**values, **figures}
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def write(
         "held_out_images": job.selection.held_out.to_dict(),
         "form": graph.rewriting.to_dict(),
         "types": types,
-        "budget": None if budget is None else budget.to_dict(),
+        # That of INT8 is no measure of an FP16 file that came of it.
+        "budget": None if budget is None or (graph.gain and graph.precision == "fp16") else budget.to_dict(),
         "figures": {**graph.comparison.to_dict(), "float16_emulated": graph.precision != "int8-cpu"},
         "file_as_written": plain,
     }
@@ -144,7 +146,7 @@ def write(
         ]
         fields["conversion"] = {**graph.conversion.to_dict(), "float32_nodes_by_name": islands}
     if graph.gain is not None:
-        fields["int8_gain"] = graph.gain.to_dict()
+        fields["int8_gain"] = {**graph.gain.to_dict(), "budget": None if budget is None else budget.to_dict()}
     reports: tuple[Path, ...] = ()
     if graph.plan is not None:
         fields["int8"] = graph.plan.to_dict()

@@ -13,7 +13,7 @@ from calibration.job import Listener
 from hemf import artifacts
 from hemf.errors import BadInputError, UsageError
 from hemf.reading import PLAIN, Reading
-from hemf_export import console, fp16, model_kind, onnx_export, onnx_file, precision
+from hemf_export import console, fp16, int8_choice, model_kind, onnx_export, onnx_file, precision
 from hemf_export.description import Description
 from hemf_export.fp16 import Bounds
 from hemf_export.onnx_export import Step
@@ -193,6 +193,8 @@ def _rows(path: Path, manifest: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         rows.append(("products", ", ".join(f"{count} {kind}" for kind, count in manifest["types"]["products"].items())))
     if "int8" in manifest:
         rows.append(("work in INT8", f"{manifest['int8']['share_of_multiply_adds']:.1%} of the multiply-adds"))
+    if gain := manifest.get("int8_gain"):
+        rows.append(("INT8 beside FP16", int8_choice.beside(gain)))
     if "drop" in found:
         low, high = found["drop_interval"]
         accuracy = f"{found['accuracy']:.2%} (float32 {found['reference_accuracy']:.2%})"

@@ -1,13 +1,16 @@
 """Graphs compiled only to count their kernels: no engine is kept.
 
-Which kernels a builder makes depends on shapes and types, not on the values of weights. So every weight is replaced by
-made-up values before the graph is compiled, and what was counted for one checkpoint is in the cache for the next one of
-the same architecture. `tests/hemf_export/test_int8_choice.py` holds the two lists of kernels against each other.
+Which kernels a builder makes depends on shapes and types, not on the values of weights. So every array of numbers is
+replaced by made-up ones before the graph is compiled, and what was counted for one checkpoint is in the cache for the
+next one of the same architecture. `tests/hemf_export/test_int8_choice.py` holds the two lists of kernels against each
+other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -24,9 +27,10 @@ from engines.chips import Chip
 from engines.targets import Target
 from hemf import artifacts
 
-_LARGE = 64  # elements: smaller constants are shapes, axes and factors, which a builder may look at
 _PATTERN = 4096  # made-up values, repeated
-_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+_WEIGHTS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8)
+
+Step = Callable[[str], AbstractContextManager[None]]  # shows what is under way
 
 
 @dataclass(frozen=True)
@@ -52,17 +56,22 @@ class Compiler:
 
     @property
     def chip(self) -> Chip:
-        """The GPU whose rates engines are compared by: a T4 where the target is a compute capability alone."""
-        return self.target.chip or chips.T4
+        """The GPU whose rates engines are compared by: the target, or one of its compute capability, or else a T4."""
+        capability = self.target.compute_capability
+        alike = (known.chip for known in targets.TARGETS.values() if known.compute_capability == capability)
+        return self.target.chip or next((chip for chip in alike if chip is not None), chips.T4)
+
+    def for_batch(self, fixed: int | None) -> Compiler:
+        """What a graph with a fixed batch is for; None is a batch left open."""
+        return self if fixed is None else replace(self, batch=fixed)
 
 
-def count(model: ir.Model, compiler: Compiler, batch: int) -> Census:
+def count(model: ir.Model, compiler: Compiler) -> Census:
     """Compile a graph for one batch size and count its kernels; see `engines.census.take`.
 
     Args:
         model: with the type that every node computes in; left as it is.
-        compiler: backend and target.
-        batch: images a call; a graph with a batch of its own keeps to that.
+        compiler: backend, target and batch; a graph with a batch of its own keeps to that.
 
     Raises:
         MissingCapabilityError: no such backend here, or it has no such target.
@@ -71,7 +80,7 @@ def count(model: ir.Model, compiler: Compiler, batch: int) -> Census:
     with artifacts.scratch() as folder:
         path = folder / "graph.onnx"
         ir.save(_with_made_up_weights(model), path)
-        return census.take(path, compiler.target, compiler.backend, batch)
+        return census.take(path, compiler.target, compiler.backend, compiler.batch)
 
 
 def _with_made_up_weights(model: ir.Model) -> ir.Model:
@@ -82,9 +91,9 @@ def _with_made_up_weights(model: ir.Model) -> ir.Model:
     floats = generator.uniform(0.01, 0.1, _PATTERN).astype(np.float32)  # scales are positive
     integers = generator.integers(-127, 128, _PATTERN, dtype=np.int8)
     for number, (name, value) in enumerate(made.graph.initializers.items()):
-        if value.const_value is None or value.const_value.size <= _LARGE:
+        if value.const_value is None or value.const_value.size < 2 or value.dtype not in _WEIGHTS:
             continue
-        if value.dtype not in (*_FLOATS, ir.DataType.INT8):
+        if any(user.op_type == "Resize" for user in value.consumers()):  # its factors are the size of its result
             continue
         array = value.const_value.numpy()
         if (array == array.flat[0]).all():  # ones and zeros may be left out by a builder

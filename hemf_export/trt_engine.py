@@ -20,7 +20,7 @@ from engines.targets import Target
 from hemf import artifacts
 from hemf.errors import BadInputError
 from hemf.reading import PLAIN, Reading
-from hemf_export import compiled_precision, golden_images, model_kind, onnx_file, proven_graph
+from hemf_export import compiled_precision, golden_images, int8_choice, model_kind, onnx_file, proven_graph
 from hemf_export.compiled_precision import CompiledPrecision
 from hemf_export.description import Description
 from hemf_export.onnx_export import Step
@@ -143,6 +143,8 @@ def make(
     (precision,) = compared
     broken = None if precision is None else compiled_precision.remark(precision.to_dict())
     notes = [*graph.notes, *engine.notes, *([broken] if broken else [])]
+    if gain := graph.fields.get("proof_of_the_graph", {}).get("int8_gain"):
+        notes += [remark] if (remark := int8_choice.elsewhere(gain, backend, request.target.sm)) else []
     if backend == "tensorrt-rtx" and request.target.name == "t4":
         notes.append(RTX_ON_T4)
     return Made(source, graph, engine, tuple(notes), precision)

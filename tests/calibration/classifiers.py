@@ -117,6 +117,17 @@ def renormalized_softmax(data: Path) -> onnx.ModelProto:
     return classifier(nodes, weights, 24, data, 56)
 
 
+def depthwise_only(data: Path) -> onnx.ModelProto:
+    """Nothing that int8 is used for: a depthwise convolution, and the classifier."""
+    nodes = [
+        node("Conv", "x k b", "first", strides=[4, 4], group=3),
+        node("Relu", "first", "relu"),
+        node("Flatten", "relu", "features"),
+    ]
+    weights = {"k": normal(3, 1, 4, 4, scale=0.3), "b": normal(3, scale=0.1)}
+    return classifier(nodes, weights, 192, data, 32)
+
+
 def convolutional(data: Path) -> onnx.ModelProto:
     """Dense 3×3 convolutions that are most of the time of an engine."""
     channels = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from calibration.products import find_products
 from calibration.qdq import quantize
 from calibration.shapes import image_shapes
 from engines import census, targets
-from hemf.errors import MissingCapabilityError
+from hemf.errors import BadInputError, MissingCapabilityError
 from hemf_export import int8_choice, trial_engine
 from hemf_export.trial_engine import Compiler
 from tests.calibration import classifiers
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 
-T4 = Compiler(target=targets.find("t4"))
+T4 = Compiler(target=targets.find("t4"), batch=2)
 
 
 def network(*, width: int, convolutions: int = 0) -> onnx.ModelProto:
@@ -36,9 +37,9 @@ def network(*, width: int, convolutions: int = 0) -> onnx.ModelProto:
 
     weights, nodes, value, channels = {}, [], "images", 3
     for index in range(convolutions):
-        weights[f"c{index}"] = weight(64, channels, 3, 3)
+        weights |= {f"c{index}": weight(64, channels, 3, 3), f"d{index}": weight(64)}
         nodes += [
-            helper.make_node("Conv", [value, f"c{index}"], [f"m{index}"], f"conv{index}", pads=[1] * 4),
+            helper.make_node("Conv", [value, f"c{index}", f"d{index}"], [f"m{index}"], f"conv{index}", pads=[1] * 4),
             helper.make_node("Relu", [f"m{index}"], [f"r{index}"], f"relu{index}"),
         ]
         value, channels = f"r{index}", 64
@@ -51,8 +52,8 @@ def network(*, width: int, convolutions: int = 0) -> onnx.ModelProto:
             helper.make_node("Relu", [f"g{index}"], [f"h{index}"], f"act{index}"),
         ]
         value, inner = f"h{index}", width
-    weights["head"] = weight(width, 2)
-    nodes.append(helper.make_node("MatMul", [value, "head"], ["logits"], "head"))
+    weights |= {"head": weight(width, 2), "bias": weight(2)}
+    nodes.append(helper.make_node("Gemm", [value, "head", "bias"], ["logits"], "head"))
     ends = [
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
         for name, shape in (("images", ["N", 3, 16, 16]), ("logits", ["N", 2]))
@@ -62,9 +63,9 @@ def network(*, width: int, convolutions: int = 0) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-def trials(proto: onnx.ModelProto, compiler: Compiler = T4, batch: int = 2) -> int8_choice.Trials:
+def trials(proto: onnx.ModelProto, compiler: Compiler = T4) -> int8_choice.EngineTrials:
     model = prepare(proto)
-    return int8_choice.Trials(model, find_products(model.graph, image_shapes(model)), {}, compiler, batch)
+    return int8_choice.EngineTrials(model, find_products(model.graph, image_shapes(model)), {}, compiler)
 
 
 def test_a_network_whose_weights_are_most_of_what_it_moves_is_faster_in_int8():
@@ -78,6 +79,7 @@ def test_a_network_whose_weights_are_most_of_what_it_moves_is_faster_in_int8():
     assert sum(found.worth.by_block.values()) == pytest.approx(saved)
     assert all(value > 0 for value in found.worth.by_block.values())
     assert found.worth.nodes == found.best.nodes
+    assert 0 < found.worth.least < int8_choice.LEAST_GAIN, "what was compiled decides, not an estimate"
     assert "the INT8 engine that tensorrt-rtx" in found.summary
 
 
@@ -97,7 +99,7 @@ def test_convolutions_that_sm_75_has_no_int8_kernel_for_stay_out_of_it():
 
 
 def test_another_target_has_those_kernels():
-    known = trials(network(width=64, convolutions=3), Compiler(target=targets.find("sm_86")))
+    known = trials(network(width=64, convolutions=3), Compiler(target=targets.find("sm_86"), batch=2))
     everything = known.run("everything", [product for product in known.products if product.refusal is None])
     assert {"conv1", "conv2"} <= everything.kept
 
@@ -123,17 +125,17 @@ def test_kernels_depend_on_no_weight_and_no_range(int8, monkeypatch):
         products = [each for each in find_products(prepared.graph, image_shapes(prepared)) if each.refusal is None]
         quantize(prepared, products, trial_engine.made_up_statistics(), "max")
     to_float16(prepared)
-    made_up = trial_engine.count(prepared, T4, 2)
+    made_up = trial_engine.count(prepared, T4)
     monkeypatch.setattr(trial_engine, "_with_made_up_weights", lambda model: model)
-    own = trial_engine.count(prepared, T4, 2)
+    own = trial_engine.count(prepared, T4)
     assert made_up.kernels == own.kernels
     assert made_up.launches > 3
 
 
 def test_what_was_compiled_for_one_checkpoint_is_known_for_the_next(monkeypatch):
-    first = network(width=96)
+    first = network(width=96, convolutions=1)
     int8_choice.choose(trials(first))
-    other = network(width=96)
+    other = network(width=96, convolutions=1)
     for tensor in other.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(-2 * numpy_helper.to_array(tensor), tensor.name))
     monkeypatch.setattr(census.child_build, "run", lambda *_, **__: pytest.fail("compiled again"))
@@ -159,7 +161,9 @@ def test_the_command_gives_fp16_and_says_why(convolutional, pictures, run_cli):
     assert gain["chosen"]["model_ms"] == gain["fp16"]["model_ms"]
     assert all(gain[name]["figures"]["images"] for name in ("fp16", "chosen", "best", "all_int8"))
     assert made["search"] == [], "no budget has to be searched"
-    assert "no faster in INT8 as the engine is compiled" in made["int8"]["never_quantized"]
+    assert made["budget"] is None, "an FP16 file has FP16's bounds"
+    assert gain["budget"]["max_drop"] == 1
+    assert made["int8"]["never_quantized"][int8_choice.TOO_LITTLE] == 3
     code, out, err = run_cli(*said, "-o", convolutional.with_name("again.onnx"), "--batch", "2")
     assert code == 0, err
     assert "at batch 2, modelled at the rates of a Tesla T4" in out
@@ -176,6 +180,77 @@ def test_without_a_backend_the_work_decides_and_that_is_said(convolutional, pict
     assert made["precision"] == "int8"
     assert "int8_gain" not in made
     assert "INT8 goes by its share of the work" in err
+
+
+def failing(names: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the backend refuse the graphs whose INT8 products have such names."""
+    compiled = int8_choice.EngineTrials._compile
+
+    def refuse(self, name, chosen, islands):
+        if re.search(names, " ".join(product.node for product in chosen)):
+            raise BadInputError("The backend doesn't take it.")
+        return compiled(self, name, chosen, islands)
+
+    monkeypatch.setattr(int8_choice.EngineTrials, "_compile", refuse)
+
+
+def test_a_backend_that_takes_nothing_in_int8_gets_fp16(convolutional, pictures, run_cli, monkeypatch):
+    failing(".", monkeypatch)
+    said = ["--precision", "int8", "--images", pictures, "--max-drop", "1", "--json"]
+    code, out, err = run_cli("calibrate", convolutional, *said)
+    assert code == 0, err
+    made = json.loads(out)
+    assert made["precision"] == "fp16"
+    assert made["int8_gain"]["best"] is made["int8_gain"]["all_int8"] is None
+    assert "compiles no engine of this graph in INT8 for sm_75" in err
+
+
+def test_a_part_that_a_backend_does_not_take_is_left_out(monkeypatch):
+    known = trials(network(width=1024))
+    everything = known.run("everything", [product for product in known.products if product.refusal is None])
+    failing("^gemm1$", monkeypatch)
+    only = [product for product in known.products if product.node == "gemm1"]
+    assert known.attempt("one", only) is None
+    assert known.best is everything
+
+
+def test_a_graph_without_a_product_for_int8_is_fp16_within_a_budget(pictures, tmp_path, run_cli):
+    path = tmp_path / "classifier.onnx"
+    onnx.save(classifiers.depthwise_only(pictures), path)
+    said = ["calibrate", path, "--precision", "int8", "--images", pictures]
+    code, out, err = run_cli(*said, "--max-drop", "1", "--json")
+    assert code == 0, err
+    assert json.loads(out)["precision"] == "fp16"
+    assert "no product that INT8 can be used for" in err
+    code, _, err = run_cli(*said)
+    assert code == 1, "everything in INT8 is nothing"
+    assert "no product that INT8 can be used for" in err
+
+
+def test_a_budget_that_int8_misses_is_told_with_what_it_would_give(pictures, tmp_path, run_cli):
+    path = tmp_path / "classifier.onnx"
+    onnx.save(classifiers.convolutional(pictures), path)
+    said = ["--precision", "int8", "--images", pictures, "--min-agreement", "1", "--target", "sm_86", "--json"]
+    code, out, err = run_cli("calibrate", path, *said, "--method", "percentile", "--sensitivity")
+    assert code == 0, err
+    made = json.loads(out)
+    print(made["precision"])
+    if made["precision"] == "fp16":
+        assert "but no engine that is 5% faster keeps the budget" in err
+        assert made["search"], "it was searched"
+    assert made["int8_gain"]["best"]["model_ms"] < 0.95 * made["int8_gain"]["fp16"]["model_ms"]
+
+
+def test_an_engine_for_another_target_than_int8_was_chosen_for_is_remarked_on():
+    told = {"backend": "tensorrt-rtx", "sm": "sm_86"}
+    assert int8_choice.elsewhere(told, "tensorrt-rtx", "sm_86") is None
+    assert "not for tensorrt-rtx and sm_75" in str(int8_choice.elsewhere(told, "tensorrt-rtx", "sm_75"))
+
+
+def test_a_compute_capability_has_the_rates_of_a_gpu_of_its_own():
+    found = {name: Compiler(target=targets.find(name)).chip.product for name in ("sm_75", "sm_86", "sm_89", "sm_120")}
+    assert found == {"sm_75": "Tesla T4", "sm_86": "NVIDIA A10", "sm_89": "NVIDIA L4", "sm_120": "Tesla T4"}
+    assert Compiler(target=targets.find("l40s")).chip.product == "NVIDIA L40S"
 
 
 def test_a_target_that_the_backend_lacks_is_no_reason_to_fail(convolutional, pictures, run_cli, monkeypatch):
