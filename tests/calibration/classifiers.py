@@ -128,9 +128,18 @@ def depthwise_only(data: Path) -> onnx.ModelProto:
     return classifier(nodes, weights, 192, data, 32)
 
 
-def convolutional(data: Path) -> onnx.ModelProto:
-    """Dense 3×3 convolutions that are most of the time of an engine."""
+def convolutional(data: Path, *, outliers: bool = False) -> onnx.ModelProto:
+    """Dense 3×3 convolutions that are most of the time of an engine.
+
+    With `outliers`, the input of each has a channel thousands of times larger than the others.
+    """
     channels = 256
+    biases = [normal(channels, scale=0.1, seed=seed) for seed in range(3)]
+    wide = [normal(channels, channels, 3, 3, scale=0.03, seed=seed) for seed in range(2)]
+    if outliers:
+        for bias, weight in zip(biases, wide, strict=False):
+            bias[-1] = 5000.0
+            weight[:, -1] /= 5000.0
     nodes = [
         node("Conv", "x k1 b1", "first", strides=[2, 2], kernel_shape=[4, 4], pads=[1, 1, 1, 1]),
         node("Relu", "first", "relu1"),
@@ -142,9 +151,8 @@ def convolutional(data: Path) -> onnx.ModelProto:
         node("Flatten", "pooled", "features"),
     ]
     weights = {
-        "k1": normal(channels, 3, 4, 4, scale=0.3), "b1": normal(channels, scale=0.1),
-        "k2": normal(channels, channels, 3, 3, scale=0.03), "b2": normal(channels, scale=0.1),
-        "k3": normal(channels, channels, 3, 3, scale=0.03, seed=1), "b3": normal(channels, scale=0.1, seed=1),
+        "k1": normal(channels, 3, 4, 4, scale=0.3), "k2": wide[0], "k3": wide[1],
+        **{f"b{number}": bias for number, bias in enumerate(biases, 1)},
     }  # fmt: skip
     return classifier(nodes, weights, channels, data, 32)
 

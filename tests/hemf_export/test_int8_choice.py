@@ -18,6 +18,7 @@ from calibration.products import find_products
 from calibration.qdq import quantize
 from calibration.shapes import image_shapes
 from engines import census, targets
+from hemf import artifacts
 from hemf.errors import BadInputError, MissingCapabilityError
 from hemf_export import int8_choice, trial_engine
 from hemf_export.trial_engine import Compiler
@@ -229,16 +230,33 @@ def test_a_graph_without_a_product_for_int8_is_fp16_within_a_budget(pictures, tm
 
 def test_a_budget_that_int8_misses_is_told_with_what_it_would_give(pictures, tmp_path, run_cli):
     path = tmp_path / "classifier.onnx"
-    onnx.save(classifiers.convolutional(pictures), path)
-    said = ["--precision", "int8", "--images", pictures, "--min-agreement", "1", "--target", "sm_86", "--json"]
-    code, out, err = run_cli("calibrate", path, *said, "--method", "percentile", "--sensitivity")
+    onnx.save(classifiers.convolutional(pictures, outliers=True), path)
+    said = ["--precision", "int8", "--images", pictures, "--max-drop", "0.5", "--target", "sm_86", "--json"]
+    code, out, err = run_cli("calibrate", path, *said, "--method", "max", "--sensitivity")
     assert code == 0, err
     made = json.loads(out)
-    print(made["precision"])
-    if made["precision"] == "fp16":
-        assert "but no engine that is 5% faster keeps the budget" in err
-        assert made["search"], "it was searched"
+    assert made["precision"] == "fp16"
+    assert (
+        "but no engine that is 5% faster keeps the budget. All that is faster in INT8 together: accuracy drops" in err
+    )
+    assert made["search"], "it was searched"
     assert made["int8_gain"]["best"]["model_ms"] < 0.95 * made["int8_gain"]["fp16"]["model_ms"]
+
+
+def test_a_budget_that_int8_keeps_gives_the_fastest_engine_and_its_figures(pictures, tmp_path, run_cli):
+    path = tmp_path / "classifier.onnx"
+    onnx.save(classifiers.convolutional(pictures), path)
+    said = ["calibrate", path, "--precision", "int8", "--images", pictures, "--max-drop", "5", "--target", "sm_86"]
+    code, out, err = run_cli(*said, "--method", "max")
+    assert code == 0, err
+    assert "INT8, chosen" in out
+    made = artifacts.read_manifest(tmp_path / "classifier.int8.onnx")
+    gain = made["int8_gain"]
+    assert gain["chosen"]["model_ms"] <= 0.95 * gain["fp16"]["model_ms"]
+    assert gain["chosen"]["model_ms"] == min(trial["model_ms"] for trial in gain["tried"])
+    assert gain["chosen"]["int8_products"] == made["int8"]["int8_products"] == 2, "the dense convolutions"
+    assert len({gain[name]["figures"]["images"] for name in ("fp16", "chosen", "best", "all_int8")}) == 1
+    assert made["budget"]["max_drop"] == 5
 
 
 def test_an_engine_for_another_target_than_int8_was_chosen_for_is_remarked_on():
