@@ -59,7 +59,7 @@ def compare(network: str, batch: int, target: targets.Target, *, every_pass: boo
     if choice.everything is not None and choice.best is not None:
         rows.append(("in INT8, all that can be", choice.everything.census))
         rows.append((f"in INT8, {choice.best.name}", choice.best.census))
-    title = f"{network} at batch {batch} for {target.sm}, modelled at the rates of a {compiler.chip.product}"
+    title = f"{network} at batch {batch} for {target.sm}, modelled at the published rates of {compiler.chip.product}"
     headings = ("graph", "kernels", "MB of activations", "of weights", "model ms", "of the first", "fitted ms")
     console.table(title, headings, [_cells(name, found, rows[0][1], compiler) for name, found in rows])
     console.say(f"{'INT8 is worth it' if choice.worthwhile else 'The answer is FP16'}: {choice.summary}.")

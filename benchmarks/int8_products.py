@@ -163,7 +163,7 @@ def main() -> None:
                 (title, *_cells(plain, plain, chip)[:3], *_cells(int8, plain, chip), *_cells(gather, plain, chip)[1:])
             )
         where = f"{arguments.backend} {version} for {name} at batch {arguments.batch}"
-        title = f"{where}, modelled in µs at the rates of a {chip.product}"
+        title = f"{where}, modelled in µs at the published rates of {chip.product}"
         kinds = (
             ("FP16: in", "kernels", "µs"),
             ("INT8: in", "kernels", "µs", "of FP16"),

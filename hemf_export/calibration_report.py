@@ -15,6 +15,7 @@ from hemf_export.int8_choice import milliseconds
 from hemf_export.precision_file import Made
 
 _ISLANDS_SHOWN = 12
+_DEFAULT_TARGET = "t4"  # of `trt`
 
 
 class Progress:
@@ -62,8 +63,8 @@ class Progress:
             self._bar = None
 
 
-def show(made: Made, budget: Budget | None) -> None:
-    """The tables of a finished file, the notes, and the next command."""
+def show(made: Made, budget: Budget | None, target: str = _DEFAULT_TARGET) -> None:
+    """The tables of a finished file, and the next command, for a target."""
     found, plan, conversion = made.graph.comparison, made.graph.plan, made.graph.conversion
     if plan is not None and plan.sensitivities:
         _sensitivities(plan.sensitivities, {product.block for product in plan.chosen})
@@ -106,7 +107,7 @@ def show(made: Made, budget: Budget | None) -> None:
     if made.description.precision == "int8-cpu":
         console.next_command("hemf-export bench", made.path)
     else:
-        console.next_command("hemf-export trt", made.path)
+        console.next_command("hemf-export trt", made.path, *([] if target == _DEFAULT_TARGET else ["--target", target]))
 
 
 def triple(option: str, text: str | None) -> tuple[float, float, float] | None:
@@ -165,7 +166,7 @@ def _gain(told: Mapping[str, Any]) -> None:
     images = told["chosen"]["figures"]["images"]
     console.table(
         f"Engines of {told['backend']} {told['version']} for {told['sm']} at batch {told['batch']}, modelled at the "
-        f"rates of a {told['rates_of']}; accuracy on {images} held-out images",
+        f"published rates of {told['rates_of']}; accuracy on {images} held-out images",
         ("engine", "modelled", "of FP16", "kernels", "size", "work in INT8", "accuracy (float32)", "agreement"),
         rows,
     )  # fmt: skip

@@ -105,4 +105,4 @@ def command(
     if as_json:
         console.print_json({**made.manifest, "file": str(made.path)})
         return
-    calibration_report.show(made, budget)
+    calibration_report.show(made, budget, gpu.name)

@@ -167,7 +167,7 @@ def test_the_command_gives_fp16_and_says_why(convolutional, pictures, run_cli):
     assert made["int8"]["never_quantized"][int8_choice.TOO_LITTLE] == 3
     code, out, err = run_cli(*said, "-o", convolutional.with_name("again.onnx"), "--batch", "2")
     assert code == 0, err
-    assert "at batch 2, modelled at the rates of a Tesla T4" in out
+    assert "at batch 2, modelled at the published rates of Tesla T4" in out
     assert "FP16, chosen" in out
     assert "fastest in INT8" in out
     assert "all in INT8" in out
@@ -250,6 +250,8 @@ def test_a_budget_that_int8_keeps_gives_the_fastest_engine_and_its_figures(pictu
     code, out, err = run_cli(*said, "--method", "max")
     assert code == 0, err
     assert "INT8, chosen" in out
+    assert "next: hemf-export trt" in err
+    assert "--target sm_86" in err
     made = artifacts.read_manifest(tmp_path / "classifier.int8.onnx")
     gain = made["int8_gain"]
     assert gain["chosen"]["model_ms"] <= 0.95 * gain["fp16"]["model_ms"]
