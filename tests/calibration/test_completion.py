@@ -9,6 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from calibration import graph_types, int8
+from calibration.budget import by_work
 from calibration.fp16 import FLOAT32_ALONE, to_float16
 from calibration.graphs import prepare
 from calibration.products import find_products
@@ -104,7 +105,7 @@ def test_products_that_cannot_be_counted_count_as_the_largest_and_are_named():
     einsum = next(product for product in products if product.operator == "Einsum")
     assert (einsum.counted, einsum.multiply_adds) == (False, max(product.multiply_adds for product in products))
     chosen = tuple(product for product in products if product.refusal is None)
-    plan = int8.Plan(tuple(products), chosen, "max", {}, None, (), (), None)  # type: ignore[arg-type]
+    plan = int8.Plan(tuple(products), chosen, "max", {}, None, (), (), None, by_work(products))  # type: ignore[arg-type]
     assert "m can't be counted" in plan.notes[0]
     assert plan.to_dict()["uncounted_products"] == ["m"]
     assert plan.share < 0.7

@@ -41,7 +41,7 @@ class Counted:
 
 
 def of(job: Job, counted: Counted, **options) -> tuple[Trials, int8.Plan]:
-    plan = int8.plan(job, {}, method="max")
+    plan = int8.plan(job, int8.products_of(job), method="max")
     made = Trials(
         job.model, job.reference, plan.statistics, job.selection.held_out, remembered=counted.find,
         remember=counted.keep, **options,
@@ -88,8 +88,8 @@ def test_constant_weights_are_the_values_that_the_int8_weights_stand_for(job):
 
 
 def test_a_job_folds_what_tensorrt_gets_alone(job):
-    plan = int8.plan(job, {}, method="max")
+    plan = int8.plan(job, int8.products_of(job), method="max")
     assert plan.place is qdq.quantize
     assert job.trials(plan.statistics, job.selection.held_out, plan.place)._folded
-    cpu = int8.plan(job, {}, method="max", for_cpu=True)
+    cpu = int8.plan(job, int8.products_of(job, for_cpu=True), method="max", for_cpu=True)
     assert not job.trials(cpu.statistics, job.selection.held_out, cpu.place)._folded
