@@ -260,8 +260,8 @@ class Choice:
 
 
 def milliseconds(value: float) -> str:
-    """Three digits of a modelled time: 8.94 ms, 0.0392 ms."""
-    return f"{value:.3g} ms"
+    """Three digits of a modelled time: 8.94 ms, 1.50 ms, 0.0392 ms."""
+    return f"{value:#.3g}".rstrip(".") + " ms"
 
 
 def beside(told: Mapping[str, Any]) -> str:
