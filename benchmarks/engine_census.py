@@ -94,7 +94,7 @@ def halves(plain: ir.Model, yardstick: ir.Model | None, *, every_pass: bool) -> 
 
 
 def int8_trials(plain: ir.Model, compiler: Compiler) -> int8_choice.EngineTrials:
-    """What `calibrate` compiles to choose between FP16 and INT8, with the islands that the structure asks for."""
+    """Set up the trials that `calibrate` runs to choose between FP16 and INT8, with structural float32 islands."""
     model, form = copy_of(plain), compiler.form
     forms.rewrite(model, form, only=forms.first(form))
     products = find_products(model.graph, image_shapes(model))

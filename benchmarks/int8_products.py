@@ -33,7 +33,6 @@ from hemf_export import console, trial_engine
 from hemf_export.trial_engine import Compiler
 
 STAGES = ((96, 56), (192, 28), (384, 14), (768, 7))  # channels, and pixels a side
-HEADS, LENGTH = 8, 64
 
 
 class Graph:
@@ -87,7 +86,7 @@ def convolution(channels: int, side: int, *, kernel: int, groups: int = 1) -> ir
 
 
 def gathered(channels: int, side: int, *, kernel: int) -> ir.Model:
-    """The same dense convolution as a matrix product of gathered rows."""
+    """Build a dense convolution as a matrix product of gathered patches."""
     graph = Graph(channels, side)
     pixels = graph.op("Transpose", graph.maps, perm=[0, 2, 3, 1])
     if kernel > 1:

@@ -117,7 +117,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Worth:
-    """What int8 gives of a graph: by the work that goes into it, or by the time that a compiled engine saves.
+    """The value of int8 by block: the share of work that goes into it, or of time that a compiled engine saves.
 
     Args:
         by_block: what each block gives, as a share.

@@ -145,7 +145,7 @@ def _sensitivities(found: tuple[BlockSensitivity, ...], inside: set[str]) -> Non
 def _gain(told: Mapping[str, Any]) -> None:
     """FP16 and INT8 side by side, and which of them was chosen."""
     in_int8 = told["chosen"]["int8_products"] > 0
-    names = {"fp16": "FP16", "chosen": "INT8"} if in_int8 else {"fp16": "FP16", "best": "fastest in INT8"}
+    names = {"fp16": "FP16", "chosen": "INT8"} if in_int8 else {"chosen": "FP16", "best": "fastest in INT8"}
     rows = []
     for key, name in {**names, "all_int8": "all in INT8"}.items():
         own = told[key]
@@ -157,7 +157,7 @@ def _gain(told: Mapping[str, Any]) -> None:
             accuracy = f"{found['accuracy']:.2%} ({found['reference_accuracy']:.2%})"
         rows.append(
             (
-                name + (", chosen" if key == ("chosen" if in_int8 else "fp16") else ""),
+                name + (", chosen" if key == "chosen" else ""),
                 milliseconds(own["model_ms"]), f"{own['model_ms'] / told['fp16']['model_ms']:.3f}",
                 f"{own['kernels']:,}", "–" if own["plan_bytes"] is None else console.size(own["plan_bytes"]),
                 f"{own['share_of_multiply_adds']:.1%}", accuracy, f"{found['agreement']:.2%}",

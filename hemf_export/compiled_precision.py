@@ -108,7 +108,7 @@ def read(path: Path) -> Graph:
 
 
 def promises(model: ir.Model) -> Graph:
-    """What a graph in memory promises."""
+    """List the products that a graph in memory has in INT8, with the names and blocks of its nodes."""
     where = blocks(model.graph)
     names = {node_name(node): _names(node) for node in model.graph}
     int8 = frozenset(node_name(node) for node in model.graph if is_int8(node))

@@ -187,7 +187,7 @@ class EngineTrials:
 
 @dataclass(frozen=True)
 class Choice:
-    """What INT8 gives on a target.
+    """Engines in FP16 and INT8 for one target, and the one to ship.
 
     Args:
         trials: that compiled it, and can compile more.
@@ -214,7 +214,7 @@ class Choice:
 
     @property
     def worth(self) -> Worth:
-        """What each block of the best saves, as a share of the FP16 engine's modelled time; together what it saves.
+        """The time that each block of the best saves, as a share of the FP16 engine's; their sum is what it saves.
 
         A kernel at the border of two blocks counts for one of them, so that a block may seem to lose by what its
         neighbour gains: it is taken to give little instead.
@@ -309,13 +309,13 @@ def choose(trials: EngineTrials) -> Choice:
     # products share their quantization across blocks; others where their own block gains by them.
     if alone:
         first = min(alone, key=lambda kind: alone[kind].model_ms)
-        beside = [
+        together = [
             product
             for kind in alone
             for product in kinds[kind]
             if kind == first or alone[kind].saved_ms(fp16, product.block) > 0
         ]
-        trials.attempt(f"{first} and what gains beside them", beside)
+        trials.attempt(f"{first} and what gains beside them", together)
     best = trials.best or everything
     gaining = [each for each in trials.products if each.node in best.nodes and best.saved_ms(fp16, each.block) > 0]
     trials.attempt("the blocks that gain", gaining)

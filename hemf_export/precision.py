@@ -203,9 +203,8 @@ def _within_budget(
         return not graph.plan or not graph.plan.chosen or choice.is_worthwhile(_compiled(engines, graph))
 
     graph = proofs.first([*_fastest_first(plan, choice), ()], is_faster)
+    # FP16 stays what INT8 was compared with: one with other nodes in float32 would change a verdict that was acted on.
     choice = dataclasses.replace(choice, chosen=_compiled(engines, graph))
-    if not choice.chosen.nodes:
-        choice = dataclasses.replace(choice, fp16=choice.chosen)
     assert graph.plan is not None
     if not choice.worthwhile:
         gaining = frozenset() if choice.best is None else choice.best.nodes
@@ -395,7 +394,7 @@ def _cpu(request: Request, job: Job) -> Graph:
 
 
 def _missed(request: Request, found: Comparison, reference: NDArray[np.float32], job: Job, *, int8: bool) -> list[str]:
-    """What a graph's figures miss, in words: the budget, and in FP16 the bounds too."""
+    """List, in words, the limits that a graph's figures miss: the budget, and in FP16 the bounds too."""
     if not found.finite:
         return ["logits that are not finite"]
     problems = [] if request.budget is None else request.budget.missed(found)

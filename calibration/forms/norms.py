@@ -36,7 +36,7 @@ def rewrite(model: ir.Model) -> int:
 
 
 def _view(node: ir.Node) -> ir.Node | None:
-    """What makes the pixels that a layer norm takes of maps or rows; None of any other node."""
+    """Find the node that turns maps or rows into the pixels of a layer norm; None for any other node."""
     if node.op_type != "LayerNormalization" or attribute(node, "axis", -1) not in (-1, 3) or len(node.inputs) < 3:
         return None
     view = None if node.inputs[0] is None else node.inputs[0].producer()
