@@ -264,6 +264,23 @@ def milliseconds(value: float) -> str:
     return f"{value:#.3g}".rstrip(".") + " ms"
 
 
+def of_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The engines that a file's manifest tells were compared; None where none were.
+
+    Raises:
+        BadInputError: they can't be read.
+    """
+    told: Mapping[str, Any] | None = manifest.get("int8_gain")
+    if told is not None:
+        try:
+            beside(told), elsewhere(told, told["backend"], told["sm"])
+        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+            raise BadInputError(
+                f"A manifest's account of what INT8 gives can't be read: {error!r}.", "Make the file again."
+            ) from error
+    return told
+
+
 def beside(told: Mapping[str, Any]) -> str:
     """How a manifest's engines in INT8 and FP16 compare, in a few words.
 

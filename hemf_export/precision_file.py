@@ -32,7 +32,7 @@ class Gain:
 
     Args:
         choice: the engines.
-        figures: of `fp16`, `chosen`, `best` and `all_int8`, each on its own number of held-out images.
+        figures: of `fp16`, `chosen`, `best` and `all_int8`, on the same few held-out images.
     """
 
     choice: Choice

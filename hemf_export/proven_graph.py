@@ -193,7 +193,7 @@ def _rows(path: Path, manifest: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         rows.append(("products", ", ".join(f"{count} {kind}" for kind, count in manifest["types"]["products"].items())))
     if "int8" in manifest:
         rows.append(("work in INT8", f"{manifest['int8']['share_of_multiply_adds']:.1%} of the multiply-adds"))
-    if gain := manifest.get("int8_gain"):
+    if (gain := int8_choice.of_manifest(manifest)) is not None:
         rows.append(("INT8 beside FP16", int8_choice.beside(gain)))
     if "drop" in found:
         low, high = found["drop_interval"]

@@ -143,7 +143,7 @@ def make(
     (precision,) = compared
     broken = None if precision is None else compiled_precision.remark(precision.to_dict())
     notes = [*graph.notes, *engine.notes, *([broken] if broken else [])]
-    if gain := graph.fields.get("proof_of_the_graph", {}).get("int8_gain"):
+    if gain := int8_choice.of_manifest(graph.fields.get("proof_of_the_graph", {})):
         notes += [remark] if (remark := int8_choice.elsewhere(gain, backend, request.target.sm)) else []
     if backend == "tensorrt-rtx" and request.target.name == "t4":
         notes.append(RTX_ON_T4)

@@ -267,6 +267,13 @@ def test_an_engine_for_another_target_than_int8_was_chosen_for_is_remarked_on():
     assert "not for tensorrt-rtx and sm_75" in str(int8_choice.elsewhere(told, "tensorrt-rtx", "sm_75"))
 
 
+@pytest.mark.parametrize("told", [[], "INT8", {}, {"backend": "tensorrt-rtx", "sm": "sm_75", "chosen": {}}])
+def test_a_damaged_account_of_it_is_a_bad_manifest(told):
+    with pytest.raises(BadInputError, match="what INT8 gives can't be read"):
+        int8_choice.of_manifest({"int8_gain": told})
+    assert int8_choice.of_manifest({}) is None
+
+
 def test_a_compute_capability_has_the_rates_of_a_gpu_of_its_own():
     found = {name: Compiler(target=targets.find(name)).chip.product for name in ("sm_75", "sm_86", "sm_89", "sm_120")}
     assert found == {"sm_75": "Tesla T4", "sm_86": "NVIDIA A10", "sm_89": "NVIDIA L4", "sm_120": "Tesla T4"}
