@@ -25,7 +25,7 @@ from hemf_export.number_options import POINTS, SHARE, Count, Number, Seed
 @click.option("--method", type=click.Choice(["auto", "max", "entropy", "percentile", "mse"]), default="auto",
               show_default=True, help="int8: how a range is taken; auto tries all.")  # fmt: skip
 @click.option("--max-drop", type=POINTS, metavar="POINTS",
-              help="Largest loss of accuracy: int8 takes the fastest engine within it, fp16 must keep to it.")  # fmt: skip
+              help="Largest loss: int8 takes the fastest engine within it, fp16 must keep to it.")  # fmt: skip
 @click.option("--metric", type=click.Choice(["accuracy", "balanced-accuracy"]), default="accuracy", show_default=True)
 @click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
 @click.option("--sensitivity", is_flag=True, help="int8: measure every block alone and left out, without a budget too.")
