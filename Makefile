@@ -4,21 +4,33 @@ VENV := .venv
 BIN := $(VENV)/bin
 PEER := .venv-modelopt
 TRITON := .venv-triton
+# Compiled modules are kept: the programs that tests start need not compile them again.
+PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test check-docs check-full lint bench bench-engine bench-int8 bench-precision clean
+.PHONY: demo test test-extended docs pictures check-docs check-full lint bench bench-engine bench-int8 bench-precision clean
 
 demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compare: everything stays in demo-run/
-	$(BIN)/python examples/demo.py demo-run
+	@$(BIN)/python examples/demo.py demo-run
 
 test: $(VENV)/installed  ## The tests, on up to four cores; no GPU and no network needed
-	@$(MAKE) --silent $(TRITON)/installed || echo "No Triton server could be installed: its tests are left out."
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(PYTEST) $(PARALLEL)
 
-check-docs: $(VENV)/installed  ## Every command that the README names, in the order that a reader meets them
-	$(BIN)/python -m pytest -m documentation
+test-extended: $(VENV)/installed  ## Kills and resumption, several processes, C++, a Triton server, engines of whole networks
+	@$(MAKE) --silent $(TRITON)/installed || echo "No Triton server could be installed: its tests are left out."
+	$(PYTEST) $(PARALLEL) -m extended
+
+docs: $(VENV)/docs-installed  ## The documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+pictures: $(VENV)/installed  ## The README's commands run on the sample: their output and the pictures, anew; needs Chromium
+	$(BIN)/python examples/readme.py readme-run
+
+check-docs: $(VENV)/installed  ## Every command that the README and the pages of docs/ name
+	$(PYTEST) -m documentation
 
 check-full: $(VENV)/installed  ## The paper's own network from a checkpoint to an engine
-	$(BIN)/python -m pytest -m full_size
+	$(PYTEST) -m full_size
 
 lint: $(VENV)/installed  ## Format, lint, types, import contract
 	$(BIN)/ruff format --check .
@@ -40,11 +52,18 @@ bench-precision: $(VENV)/installed  ## FP16 and INT8 files beside ModelOpt, wher
 	@$(MAKE) --silent $(PEER)/installed || true
 	$(BIN)/python -m benchmarks.precision
 
+# Warnings of pip and setuptools are nobody's business, unless the installation fails.
+LOGGED = > $(VENV)/install.log 2>&1 || { tail -n 40 $(VENV)/install.log; echo "The whole log: $(VENV)/install.log"; exit 1; }
+
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; say which with PYTHON=..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@echo "Installing into $(VENV), once: this takes minutes."
+	@$(PYTHON) -m venv $(VENV)
+	@{ $(BIN)/python -m pip install --upgrade pip && $(BIN)/python -m pip install --editable '.[dev]'; } $(LOGGED)
+	@touch $@
+
+$(VENV)/docs-installed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 # ModelOpt pins older versions than we need, so it gets an environment of its own. The path file lets that fall back on
@@ -65,4 +84,4 @@ $(TRITON)/installed: tests/requirements-triton.txt $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(TRITON) demo-run build dist *.egg-info
+	rm -rf $(VENV) $(PEER) $(TRITON) demo-run readme-run site build dist *.egg-info

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hemf.config import registered
-from hemf.images import Preprocess, decode
-from hemf.initialization import build
-from hemf_export import console
-from train import data
+from hemf_export.cli import console
+from hemf_export.images.images import Preprocess, decode
+from hemf_export.networks.config import registered
+from hemf_export.networks.initialization import build
+from hemf_export.train import data
 
 ORIGINALS = {"COVID-CT": (350, 256), "ISIC2018": (600, 450), "Kvasir": (1280, 1024)}
 STEPS = (("hemf-tiny", 128, 32), ("hemf-base", 224, 8))

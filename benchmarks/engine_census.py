@@ -13,21 +13,24 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from benchmarks.export_speed import naive_graph, naive_weights
-from calibration import forms
-from calibration.fp16 import to_float16
-from calibration.graphs import copy_of, parse, prepare
-from calibration.islands import find_islands
-from calibration.products import find_products
-from calibration.shapes import image_shapes
-from engines import census, chips, targets
-from engines.census import Census
-from hemf.authors import convert, infer_config
-from hemf.config import SIZES, HemfConfig
-from hemf.images import Preprocess
-from hemf.initialization import build
-from hemf.model import HEMF
-from hemf_export import console, int8_choice, onnx_export, trial_engine
-from hemf_export.trial_engine import Compiler
+from hemf_export.calibration import forms
+from hemf_export.calibration.fp16 import find_islands, to_float16
+from hemf_export.calibration.graphs import copy_of, image_shapes, parse, prepare
+from hemf_export.calibration.products import find_products
+from hemf_export.checkpoints.authors import convert, infer_config
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.engines import census, chips, targets
+from hemf_export.engines.census import Census
+from hemf_export.export import onnx_export
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.config import SIZES, HemfConfig
+from hemf_export.networks.initialization import build
+from hemf_export.networks.model import HEMF
+from hemf_export.precision import int8_choice, trial_engine
+from hemf_export.precision.trial_engine import Compiler
+
+SHOWN = ConsoleProgress()
 
 CLASSES = 7
 AUTHORS = "the authors' architecture"
@@ -53,7 +56,7 @@ def compare(network: str, batch: int, target: targets.Target, *, every_pass: boo
     rows: list[tuple[str, Census]] = []
     plain, yardstick = exported(SIZES[network], batch)
     for name, model in halves(plain, yardstick, every_pass=every_pass):
-        with console.step(f"{network}, batch {batch}, {target.sm}: {name}"):
+        with SHOWN.task(f"{network}, batch {batch}, {target.sm}: {name}"):
             rows.append((name, trial_engine.count(model, compiler)))
     choice = int8_choice.choose(int8_trials(plain, compiler))
     if choice.everything is not None and choice.best is not None:
@@ -99,7 +102,7 @@ def int8_trials(plain: ir.Model, compiler: Compiler) -> int8_choice.EngineTrials
     forms.rewrite(model, form, only=forms.first(form))
     products = find_products(model.graph, image_shapes(model))
     islands = find_islands(model.graph)
-    return int8_choice.EngineTrials(model, products, islands, compiler, last=forms.last(form), step=console.step)
+    return int8_choice.EngineTrials(model, products, islands, compiler, last=forms.last(form), progress=SHOWN)
 
 
 def in_float16(model: ir.Model) -> ir.Model:

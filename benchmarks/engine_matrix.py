@@ -11,13 +11,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration.graph_types import count_types
-from engines import targets
-from engines.batches import BatchProfile
-from engines.build import build_engine
-from engines.options import BuildOptions
-from hemf.errors import HemfError
-from hemf_export import console, onnx_file
+from hemf_export.calibration.graph_types import count_types
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.engines import targets
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.build import build_engine
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files.errors import HemfError
+from hemf_export.models.onnx_file import OnnxFile
 
 TARGETS = ("sm_75", "sm_86", "sm_89", "sm_120")
 PROFILES = ("1:8:32", "1:1:1")
@@ -32,11 +34,11 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     for path in arguments.files:
-        described = onnx_file.read(path)[1]
+        described = OnnxFile.open(path).read_ours()[1]
         products = ", ".join(f"{n} {kind}" for kind, n in count_types(ir.load(path))["products"].items())
         for name in arguments.targets.split(","):
             for batches in arguments.batches.split(","):
-                with console.step(f"{path} for {name}, batches {batches}"):
+                with ConsoleProgress().task(f"{path} for {name}, batches {batches}"):
                     outcome = build(path, targets.find(name), BatchProfile.parse(batches))
                 rows.append((path.name, described.precision, described.input_type, name, batches, *outcome, products))
     console.table(

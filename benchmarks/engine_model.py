@@ -21,10 +21,11 @@ from scipy.optimize import minimize
 from torch import nn
 
 from benchmarks import published_networks
-from engines import census, chips, targets
-from engines.census import FITTED_TO_T4, PEAKS, Census, Rates
-from hemf.errors import HemfError
-from hemf_export import console
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.engines import census, chips, targets
+from hemf_export.engines.census import FITTED_TO_T4, PEAKS, Census, Rates
+from hemf_export.files.errors import HemfError
 
 PIXELS = 224
 OPSET = 20
@@ -71,14 +72,14 @@ def main() -> None:
     ratios: list[float] = []
     for name in arguments.networks.split(","):
         known = KNOWN[name]
-        with console.step(f"Exporting {name}"):
+        with ConsoleProgress().task(f"Exporting {name}"):
             torch.manual_seed(0)
             graph = exported(known.make())
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)
             arguments.keep.joinpath(f"{name.replace('/', '-')}.onnx").write_bytes(graph)
         for batch in sorted({batch for figures in known.published_ms.values() for batch in figures}):
-            with console.step(f"Compiling {name} at batch {batch}"):
+            with ConsoleProgress().task(f"Compiling {name} at batch {batch}"):
                 try:
                     found = census.take(graph, targets.find("t4"), batch=batch)
                 except HemfError as error:

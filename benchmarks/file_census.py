@@ -11,12 +11,14 @@ from pathlib import Path
 
 import onnx
 
-from calibration.blocks import blocks
-from calibration.graphs import parse
-from engines import census, chips, targets
-from engines.census import FITTED_TO_T4, Census
-from hemf.errors import HemfError
-from hemf_export import census_text, console
+from hemf_export.calibration.blocks import blocks
+from hemf_export.calibration.graphs import parse
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.engines import census, chips, targets
+from hemf_export.engines.census import FITTED_TO_T4, Census
+from hemf_export.files.errors import HemfError
+from hemf_export.pages import census_text
 
 COLUMNS = (
     "file", "for", "batch", "kernels", "activations MB", "weights MB", "products", "attention", "peaks ms", "ratio",
@@ -43,7 +45,7 @@ def main() -> None:
             target = targets.find(name)
             chip = target.chip or targets.TARGETS[arguments.chip].chip or chips.T4
             for batch in map(int, arguments.batch.split(",")):
-                with console.step(f"Compiling {path.name} for {name} at batch {batch}"):
+                with ConsoleProgress().task(f"Compiling {path.name} for {name} at batch {batch}"):
                     try:
                         found = census.take(path, target, arguments.backend, batch, blocks=names)
                     except HemfError as error:

@@ -15,12 +15,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibration.agreement import compare
-from hemf import checkpoint, folders
-from hemf.checkpoint import Checkpoint
-from hemf_export import calibration_report, onnx_export, precision, predict, quantized_finetuning
-from hemf_export.commands.finetune import _Progress
-from train.finetuning_recipe import FineTuning
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.cli import calibration_report
+from hemf_export.cli.commands.finetune import show_epoch
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.export import onnx_export
+from hemf_export.images import folders
+from hemf_export.metrics.comparison import compare
+from hemf_export.models.model_file import ModelFile
+from hemf_export.precision import finetune, quantize
+from hemf_export.train.finetuning_recipe import FineTuning
 
 LOUD = 2  # channels of each input
 # A product's weight → what gives its input, relative to the module that has both.
@@ -62,12 +67,12 @@ def main() -> None:
     hard, exact = given.output / "best.pt", given.output / "best.onnx"
     checkpoint.save(louder(checkpoint.load(given.checkpoint), given.factor), hard)
     onnx_export.export(hard, exact, onnx_export.Options())
-    request = precision.Request(exact, "int8", given.data, count=given.count, judges=512, method="max")
-    calibrated = precision.make(request, calibration_report.Progress()).path
+    request = quantize.Request(exact, "int8", given.data, count=given.count, judges=512, method="max")
+    calibrated = quantize.make(request, ConsoleProgress(calibration_report.SearchSteps())).path
     recipe = FineTuning(epochs=given.epochs, learning_rate=given.learning_rate, seed=given.seed)
-    tuning = quantized_finetuning.Request(calibrated, given.data, recipe=recipe)
-    tuned = quantized_finetuning.make(tuning, _Progress(given.epochs)).path
-    models = [predict.load(path, for_proof=True) for path in (hard, calibrated, tuned)]
+    tuning = finetune.Request(calibrated, given.data, recipe=recipe)
+    tuned = finetune.make(tuning, ConsoleProgress(show_epoch)).path
+    models = [ModelFile.open(path).predictor(for_proof=True) for path in (hard, calibrated, tuned)]
     for split in ("val", "test"):
         images = folders.class_folders(given.data / split, models[0].classes)
         batches = list(folders.batches(images, models[0].preprocess, 32))
@@ -76,7 +81,7 @@ def main() -> None:
             found = compare(logits, reference, np.asarray(images.labels))
             print(
                 f"{split} {path.name}: accuracy {found.accuracy:.2%} (float {found.reference_accuracy:.2%}), "
-                f"{found.agreement:.2%} agree, KL {found.kl_divergence:.1e}, largest {found.max_difference:.2g}"
+                f"{found.agreement:.2%} agree, KL {found.kl_divergence:.1e}, largest {found.logit_difference.max:.2g}"
             )
 
 

@@ -20,17 +20,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from calibration.fp16 import to_float16
-from calibration.graphs import copy_of, prepare
-from calibration.products import Product, find_products
-from calibration.qdq import quantize
-from calibration.shapes import image_shapes
-from engines import targets
-from engines.census import Census
-from engines.chips import Chip
-from hemf.errors import BadInputError
-from hemf_export import console, trial_engine
-from hemf_export.trial_engine import Compiler
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import copy_of, image_shapes, prepare
+from hemf_export.calibration.products import Product, find_products
+from hemf_export.calibration.qdq import quantize
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.engines import targets
+from hemf_export.engines.census import Census
+from hemf_export.engines.chips import Chip
+from hemf_export.files.errors import BadInputError
+from hemf_export.precision import trial_engine
+from hemf_export.precision.trial_engine import Compiler
 
 STAGES = ((96, 56), (192, 28), (384, 14), (768, 7))  # channels, and pixels a side
 
@@ -152,7 +153,7 @@ def main() -> None:
         chip = compiler.chip
         rows, version = [], ""
         for title, write, write_rows in cases():
-            with console.step(f"{name}: {title}"):
+            with ConsoleProgress().task(f"{name}: {title}"):
                 model = write()
                 plain = counted(model, compiler, arguments.batch, int8=False)
                 int8 = counted(model, compiler, arguments.batch, int8=True)

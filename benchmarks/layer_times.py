@@ -8,11 +8,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from engines import layer_times, runtime
-from engines.census import FITTED_TO_T4, PEAKS
-from engines.device import CudaDevice
-from hemf_export import census_text, console
-from hemf_export.bench.roofline import target_with_figures
+from hemf_export.bench.roofline import target_with_chip
+from hemf_export.cli import console
+from hemf_export.engines import layer_times, runtime
+from hemf_export.engines.census import FITTED_TO_T4, PEAKS
+from hemf_export.engines.device import CudaDevice
+from hemf_export.pages import census_text
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=layer_times.RUNS)
     parser.add_argument("--worst", type=int, default=20)
     arguments = parser.parse_args()
-    _, chip = target_with_figures(arguments.target)
+    _, chip = target_with_chip(arguments.target)
     loaded = runtime.deserialize(arguments.engine)
     census = census_text.of_manifest(loaded.manifest)
     if census is None:

@@ -9,22 +9,25 @@ counted, the time is the model of `engines.census` at the target's peak rates, o
 from __future__ import annotations
 
 import argparse
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import onnx_ir as ir
 
-from calibration import forms
-from calibration.graphs import copy_of, prepare
-from calibration.islands import find_islands
-from calibration.products import find_products
-from calibration.shapes import image_shapes
-from engines import targets
-from hemf.images import Preprocess
-from hemf_export import console, form_choice, int8_choice, onnx_file
-from hemf_export.description import Description
-from hemf_export.form_choice import Tried
-from hemf_export.trial_engine import Compiler, Step
+from hemf_export.calibration import forms
+from hemf_export.calibration.fp16 import find_islands
+from hemf_export.calibration.graphs import copy_of, image_shapes, prepare
+from hemf_export.calibration.products import find_products
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.engines import targets
+from hemf_export.images.images import Preprocess
+from hemf_export.models.description import Description
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.precision import form_choice, int8_choice
+from hemf_export.precision.form_choice import Tried
+from hemf_export.precision.trial_engine import Compiler
+
+SHOWN = ConsoleProgress()
 
 # Nothing of it changes what is compiled: the batch is open in every file.
 ANY = Description(
@@ -43,12 +46,9 @@ def main() -> None:
     compiler = Compiler("tensorrt-rtx", targets.find(arguments.target), arguments.batch)
     rows, int8 = [], []
     for path in arguments.files:
-
-        def step(text: str, name: str = path.stem) -> AbstractContextManager[None]:
-            return console.step(f"{name}: {text}")
-
-        model = prepare(onnx_file.read_any(path))
-        choice = form_choice.choose(model, compiler, ANY, ours=False, step=step)
+        console.say(f"{path.stem}:")
+        model = prepare(OnnxFile.open(path).read())
+        choice = form_choice.choose(model, compiler, ANY, ours=False, progress=SHOWN)
         places = forms.rewrite(copy_of(model), "tensorrt-rtx", only=choice.passes).places
         found = ", ".join(f"{count} {name}" for name, count in places.items()) or "none"
         plain = next((tried for tried in choice.tried if not tried.passes), None)
@@ -57,7 +57,7 @@ def main() -> None:
             rows.append((path.stem, choice.note or "no pass finds anything", "", "", "", ""))
         else:
             rows.append((path.stem, found, *_pair(plain, taken), f"{taken.model_ms / plain.model_ms:.2f}"))
-        int8.append((path.stem, *_int8(model, choice, compiler, step)))
+        int8.append((path.stem, *_int8(model, choice, compiler)))
     where = f"at batch {arguments.batch} for {arguments.target}"
     forms_columns = ("network", "places", "kernels", "MB", "model ms", "of the plain one")
     console.table(f"As they are, and rewritten, {where}", forms_columns, rows)
@@ -65,13 +65,13 @@ def main() -> None:
     console.table(f"In INT8, {where}", columns, int8)
 
 
-def _int8(model: ir.Model, form: form_choice.Choice, compiler: Compiler, step: Step) -> tuple[str, ...]:
+def _int8(model: ir.Model, form: form_choice.Choice, compiler: Compiler) -> tuple[str, ...]:
     """Compile it with this and that in INT8, the islands of its structure in float32."""
     forms.rewrite(model, compiler.form, only=form.among(forms.first(compiler.form)))
     products = find_products(model.graph, image_shapes(model))
     last = form.among(forms.last(compiler.form))
     found = int8_choice.choose(
-        int8_choice.EngineTrials(model, products, find_islands(model.graph), compiler, last=last, step=step)
+        int8_choice.EngineTrials(model, products, find_islands(model.graph), compiler, last=last, progress=SHOWN)
     )
     half = found.fp16.model_ms
     cells = [f"{half:.3f}"]

@@ -12,7 +12,8 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,18 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from benchmarks.processes import in_process
-from calibration import selection, trials
-from calibration.budget import Budget
-from calibration.emulation import emulate
-from calibration.fp16 import to_float16
-from calibration.graphs import prepare
-from hemf import folders
-from hemf.processors import usable_cores
-from hemf_export import console, graph_source, image_labels, precision
+from hemf_export.calibration import image_set, trials
+from hemf_export.calibration.budget import Budget
+from hemf_export.calibration.emulation import emulate
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import prepare
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.files.processors import usable_cores
+from hemf_export.files.progress import IDLE, Silent, Task
+from hemf_export.images import folders, image_labels
+from hemf_export.models import graph_source
+from hemf_export.precision import quantize
 
 ROOT = Path(__file__).parent.parent
 COMPARED_IMAGES = 64  # whose logits tell how far an FP16 file is from float32
@@ -74,22 +79,22 @@ class Measured:
         return f" ({own.mean() / its.mean():.2f}: {low:.2f} to {high:.2f})"
 
 
-class Phases:
-    """A calibration's listener: the seconds of each phase by its name, and of processor time."""
+class Phases(Silent):
+    """The seconds of each of a calibration's outermost tasks by its name, and of processor time."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}
-        self._name, self._start = "Reading the file", _now()
+        self._depth = 0
 
-    def phase(self, text: str, count: int, unit: str = "images") -> None:
-        """One ends, the next begins."""
-        now, before = _now(), self.seconds.get(self._name, (0.0, 0.0))
-        self.seconds[self._name] = before[0] + now[0] - self._start[0], before[1] + now[1] - self._start[1]
-        self._name, self._start = text, now
-
-    def __getattr__(self, name: str) -> Callable[[object], None]:
-        """What else a listener is told is of no interest."""
-        return lambda told: None
+    @contextmanager
+    def task(self, text: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        """Time it."""
+        start, self._depth = _now(), self._depth + 1
+        yield IDLE
+        self._depth -= 1
+        if not self._depth:
+            now, before = _now(), self.seconds.get(text, (0.0, 0.0))
+            self.seconds[text] = before[0] + now[0] - start[0], before[1] + now[1] - start[1]
 
 
 def _now() -> tuple[float, float]:
@@ -100,10 +105,10 @@ def _now() -> tuple[float, float]:
 def export_seeded(classes: tuple[str, ...], output: Path) -> None:
     """hemf-base with weights from a seed."""
     from benchmarks.export_speed import naive_weights  # here alone: the other processes need nothing of training
-    from hemf import checkpoint
-    from hemf.authors import convert, infer_config
-    from hemf.images import Preprocess
-    from hemf_export import onnx_export
+    from hemf_export.checkpoints import checkpoint
+    from hemf_export.checkpoints.authors import convert, infer_config
+    from hemf_export.export import onnx_export
+    from hemf_export.images.images import Preprocess
 
     converted, _ = convert(naive_weights(0, len(classes)))
     saved = output.with_suffix(".pt")
@@ -125,12 +130,10 @@ def make_int8(
 ) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
     """Seconds of the phases of an INT8 calibration with its defaults, or within a budget, and the images it took."""
     allowed = None if max_drop is None else Budget(max_drop)
-    listener = Phases()
-    made = precision.make(
-        precision.Request(source, "int8", folder, output, count=count, budget=allowed, cache=None), listener
-    )
-    listener.phase("", 0)
-    return listener.seconds, made.manifest["calibration_images"]
+    phases = Phases()
+    request = quantize.Request(source, "int8", folder, output, count=count, budget=allowed, cache=None)
+    made = quantize.make(request, phases)
+    return phases.seconds, made.manifest["proof"]["calibration_images"]
 
 
 def infer(source: Path, folder: Path, count: int) -> tuple[tuple[float, float], dict[str, Any]]:
@@ -159,12 +162,12 @@ def _emulated(path: Path) -> ir.Model:
     return emulate(model)
 
 
-def _read(source: Path, folder: Path, count: int) -> tuple[ir.Model, selection.Selection]:
-    """The float32 graph and the images, as `hemf_export.precision.make` takes them."""
+def _read(source: Path, folder: Path, count: int) -> tuple[ir.Model, image_set.Selection]:
+    """The float32 graph and the images, as `precision.quantize.make` takes them."""
     read = graph_source.read(source)
     described = read.description
     classes = described.classes if image_labels.are_names(described.classes) else None
-    return prepare(read.proto), selection.select(folder, described.input, classes, count=count, batch=described.batch)
+    return prepare(read.proto), image_set.select(folder, described.input, classes, count=count, batch=described.batch)
 
 
 def autocast(peer: Path, source: Path, output: Path, *options: str) -> dict[str, Any] | str:
@@ -183,7 +186,7 @@ def measure_fp16(source: Path, images: Path, rounds: int, peer: Path, scratch: P
     """Ours and AutoCast both ways, in turn; AutoCast is left out, and that said, where it doesn't run."""
     found, files, ways = {"FP16": Measured()}, {"FP16": scratch / "ours.onnx"}, dict(_AUTOCAST)
     for number in range(1, rounds + 1):
-        with console.step(f"FP16, round {number} of {rounds}"):
+        with ConsoleProgress().task(f"FP16, round {number} of {rounds}"):
             found["FP16"].seconds.append(in_process(make_fp16, source, files["FP16"])[0])
             for way, options in ways.items():
                 path = scratch / f"peer{len(options)}.onnx"
@@ -195,7 +198,7 @@ def measure_fp16(source: Path, images: Path, rounds: int, peer: Path, scratch: P
                 name = f"FP16, ModelOpt {answer['version']} {way}"
                 files[name] = path
                 found.setdefault(name, Measured()).seconds.append(answer["seconds"])
-    with console.step("Comparing logits"):
+    with ConsoleProgress().task("Comparing logits"):
         for name, differences in in_process(logit_differences, source, images, files)[0].items():
             found[name].differences, found[name].largest = differences.mean(1), float(differences.max())
     return found
@@ -203,11 +206,11 @@ def measure_fp16(source: Path, images: Path, rounds: int, peer: Path, scratch: P
 
 def measure_int8(source: Path, images: Path, count: int, scratch: Path) -> tuple[dict[str, Measured], int]:
     """Float32 inference, INT8 without and with a budget, by phases, inference again; and how many images that were."""
-    with console.step("Float32 inference"):
+    with ConsoleProgress().task("Float32 inference"):
         (before, taken), peak = in_process(infer, source, images, count)
     made: dict[str, Measured] = {}
     for name, max_drop in (("INT8", None), (f"INT8 within {BUDGET:g} points", BUDGET)):
-        with console.step(f"Calibrating {name}"):
+        with ConsoleProgress().task(f"Calibrating {name}"):
             (phases, calibrated), int8_peak = in_process(
                 make_int8, source, images, count, scratch / "int8.onnx", max_drop
             )
@@ -216,7 +219,7 @@ def measure_int8(source: Path, images: Path, count: int, scratch: Path) -> tuple
         clock, processor = (sum(own) for own in zip(*phases.values(), strict=True))
         made[name] = Measured([clock], processor, int8_peak)
         made |= {f"  {name}: {phase}": Measured([own[0]], own[1]) for phase, own in phases.items()}
-    with console.step("Float32 inference again"):
+    with ConsoleProgress().task("Float32 inference again"):
         (after, _), _ = in_process(infer, source, images, count)
     # Both are shown, since they tell how steady the machine was.
     plain = f"float32 inference ({before[0]:.1f} before, {after[0]:.1f} after)"
@@ -239,7 +242,7 @@ def main() -> None:
         source = arguments.model or scratch / "hemf-base.onnx"
         if arguments.model is None:
             pool = folders.any_images(images / "train" if (images / "train").is_dir() else images)
-            with console.step("Exporting hemf-base"):
+            with ConsoleProgress().task("Exporting hemf-base"):
                 in_process(export_seeded, pool.classes or ("a", "b", "c"), source)
         fp16 = measure_fp16(source, images, arguments.rounds, arguments.peer, scratch)
         int8, count = measure_int8(source, images, arguments.count, scratch)

@@ -20,15 +20,19 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibration import emulation
-from calibration.blocks import RESIZE, block_of
-from calibration.session import Session
-from hemf import checkpoint, folders
-from hemf.images import PixelArray, Preprocess, decode
-from hemf.model_input import SourceSize
-from hemf_export import console, fp16, onnx_export
-from hemf_export.raw_pixels import Resize
-from hemf_export.runners import TorchRunner
+from hemf_export.calibration import emulation
+from hemf_export.calibration.blocks import RESIZE, block_of
+from hemf_export.calibration.session import Session
+from hemf_export.checkpoints import checkpoint
+from hemf_export.cli import console
+from hemf_export.export import onnx_export
+from hemf_export.export.raw_pixels import Resize
+from hemf_export.images import folders
+from hemf_export.images.images import PixelArray, Preprocess, decode
+from hemf_export.images.model_input import SourceSize
+from hemf_export.metrics import comparison
+from hemf_export.models.runners import TorchRunner
+from hemf_export.precision import quantize
 
 HOSTILE = ("1x1", "1x5000", "5000x1", "61x640", "640x61", "900x400", "480x640", "1024x1280")
 BATCH = 8
@@ -95,14 +99,14 @@ def compare(
     saved = checkpoint.load(source)
     runner, plain = TorchRunner(saved.model()), folder / "plain.onnx"
     onnx_export.export(source, plain, onnx_export.Options(input_type="uint8"))
-    fp16.convert(plain, folder / "plain.fp16.onnx")
+    quantize.make(quantize.Request(plain, output=folder / "plain.fp16.onnx"))
     half = Session(emulation.of_file(onnx.load(folder / "plain.fp16.onnx")))
     rows, bad = [], 0
     for kind, size, images in groups:
         console.say(f"{len(images)} images of {size} …")
         path, path16 = folder / "whole.onnx", folder / "whole.fp16.onnx"
         onnx_export.export(source, path, onnx_export.Options(input_type="uint8", source_size=size))
-        fp16.convert(path, path16)
+        quantize.make(quantize.Request(path, output=path16, force=True))
         raw = np.stack(images)
         pixels = np.stack([saved.preprocess.pixels(Image.fromarray(one)) for one in images])
         expected = np.concatenate([runner.infer(saved.preprocess.normalize(part)) for part in parts(pixels)])
@@ -110,9 +114,10 @@ def compare(
         found, made = run(ir.load(path), raw)
         found16, made16 = run(emulation.of_file(onnx.load(path16)), raw)
         off = np.stack([np.abs(levels - pixels) for levels in (made, made16)])
-        differences = [float(np.abs(a - b).max()) for a, b in ((found, expected), (found16, expected16))]
-        changed = [int((a.argmax(1) != b.argmax(1)).sum()) for a, b in ((found, expected), (found16, expected16))]
-        largest = float(np.abs(expected).max())
+        compared = [comparison.compare(found, expected), comparison.compare(found16, expected16)]
+        differences = [one.logit_difference.max for one in compared]
+        changed = [len(one.changed) for one in compared]
+        largest = compared[0].largest_logit
         bad += off.max() > 1 or max(differences) > 0.02 or max(changed) > 0
         rows.append((
             kind, str(size), str(len(raw)), f"{(off > 0).mean():.4%}", f"{off.max():.0f}", f"{largest:.1f}",

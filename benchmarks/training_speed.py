@@ -26,22 +26,23 @@ from torch.nn import functional as F
 from benchmarks import processes
 from benchmarks.export_speed import naive_weights
 from benchmarks.naive import NaiveHEMF
-from hemf.authors import convert, infer_config
-from hemf.config import registered
-from hemf.folders import class_folders
-from hemf.images import Preprocess
-from hemf.initialization import build
-from hemf.model import HEMF
-from hemf_export import console
-from hemf_export.bench import intervals
-from train import freed_memory
-from train.batches import Division
-from train.data import TrainingImages, TrainingLoader
-from train.distributed import Group
-from train.hardware import Hardware
-from train.objective import Objective
-from train.recipe import Recipe
-from train.step import Step
+from hemf_export.checkpoints.authors import convert, infer_config
+from hemf_export.cli import console
+from hemf_export.cli.progress import ConsoleProgress
+from hemf_export.images.folders import class_folders
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.config import registered
+from hemf_export.networks.initialization import build
+from hemf_export.networks.model import HEMF
+from hemf_export.timing import intervals
+from hemf_export.train import freed_memory
+from hemf_export.train.batches import Division
+from hemf_export.train.data import TrainingImages, TrainingLoader
+from hemf_export.train.distributed import Group
+from hemf_export.train.hardware import Hardware
+from hemf_export.train.objective import Objective
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.step import Step
 
 CLASSES = 7
 LARGEST_GRADIENT_DIFFERENCE = 1e-3  # of the gradient's norm: the same function, differently rounded
@@ -157,7 +158,7 @@ def on_cpu(batch: int, seconds: float) -> None:
         theirs.close()
     times: dict[str, list[float]] = {name: [] for name in calls}
     generator, started, rounds = np.random.default_rng(0), time.perf_counter(), 0
-    with console.step(f"Training steps of hemf-base, batch {batch}, for {seconds:.0f} s"):
+    with ConsoleProgress().task(f"Training steps of hemf-base, batch {batch}, for {seconds:.0f} s"):
         while rounds < _WARM_UP + 5 or time.perf_counter() - started < seconds:
             for name in generator.permutation(list(calls)):
                 calls[name].send(True)

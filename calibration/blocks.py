@@ -1,7 +1,7 @@
-"""Which block of the paper a node belongs to, from its name; for graphs that aren't ours, groups along the graph.
+"""The block of the paper that a node belongs to, from its name; for graphs that aren't ours, groups along the graph.
 
 Our exporter names a node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`.
-In a reduced network (`hemf.variants`), SIRMLP and MixedAttention are what stands in their place.
+In a reduced network (`networks.variants`), SIRMLP and MixedAttention are what stands in their place.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def block_of(name: str) -> str | None:
 
 
 def blocks(graph: ir.Graph) -> dict[str, str]:
-    """Every node's block, by the node's name.
+    """Map every node's name to its block.
 
     In a graph of ours that is a block of the paper. In any other, a run of consecutive nodes, `nodes 1-20`, cut so
     that the groups have about as many products (Conv, Gemm, MatMul) each.
@@ -54,13 +54,13 @@ def blocks(graph: ir.Graph) -> dict[str, str]:
         while len(groups) <= max(0, seen - 1) // share:
             groups.append([])
         groups[-1].append(node_name(node))
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     first = 1
     for group in groups:
         label = f"nodes {first}-{first + len(group) - 1}"
-        found |= dict.fromkeys(group, label)
+        by_name |= dict.fromkeys(group, label)
         first += len(group)
-    return found
+    return by_name
 
 
 def node_name(node: ir.Node) -> str:

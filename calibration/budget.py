@@ -1,7 +1,7 @@
-"""The most that int8 can give within what a user can afford to lose.
+"""The search for the most that int8 can give within what a user can afford to lose.
 
 Blocks are taken in the order of their damage for what they give; how far down that order a graph can go is found by
-halving, each step measured on images that ranges were not taken from: on a few of them where these tell enough, for
+halving, each step measured on images that ranges were not taken from: on a few of them where these are enough, for
 the graph that is taken is proven on all. Then what the halving skipped is tried, and what hardly gives anything is put
 back: nobody would notice it in the latency, but in the logits.
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from calibration.agreement import Comparison
-from calibration.products import Product
-from calibration.sensitivity import BlockSensitivity
-from calibration.thresholds import Method
-from calibration.trials import Trials
-from hemf.errors import UsageError
+from hemf_export.calibration.products import Product
+from hemf_export.calibration.ranges import Method
+from hemf_export.calibration.trials import BlockSensitivity, Trials
+from hemf_export.files.errors import UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.metrics.comparison import Comparison
 
 Metric = Literal["accuracy", "balanced-accuracy"]
 MIN_WORTH = 0.1  # share of the work: an int8 graph with less is not worth its quantization
@@ -32,7 +32,7 @@ _UNSURE = 2.0  # the expected changes in other images are known from a few to su
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be lost.
+    """The loss that is allowed.
 
     Args:
         max_drop: of the metric, in points of a percent; None for no bound.
@@ -49,61 +49,67 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise UsageError(f"--max-drop is in points, 0 to 100, not {self.max_drop}.")
+            raise UsageError(f"`max_drop` is in points, 0 to 100, not {self.max_drop}.")
         if self.min_agreement is not None and not 0 <= self.min_agreement <= 1:
-            raise UsageError(f"--min-agreement is a share, 0 to 1, not {self.min_agreement}.")
+            raise UsageError(f"`min_agreement` is a share, 0 to 1, not {self.min_agreement}.")
 
-    def kept(self, found: Comparison) -> bool:
-        """Whether the figures hold on the images, and are likely to hold on others."""
-        return not self.missed(found)
+    def kept(self, comparison: Comparison) -> bool:
+        """Return whether the figures hold on the images, and are likely to hold on others."""
+        return not self.missed(comparison)
 
-    def missed(self, found: Comparison) -> list[str]:
-        """What doesn't hold, in words."""
-        if not found.finite:
+    def missed(self, comparison: Comparison) -> list[str]:
+        """List what doesn't hold, in words."""
+        if not comparison.finite:
             return ["logits that are not finite"]
-        return [*self._seen(found), *self._expected(found, found.images)]
+        return [*self._seen(comparison), *self._expected(comparison, comparison.images)]
 
-    def told(self, found: Comparison, images: int) -> bool:
-        """Whether some of `images` tell enough: half or twice as many changes would leave the verdict as it is."""
-        if not found.finite:
+    def conclusive(self, comparison: Comparison, images: int) -> bool:
+        """Return whether a part of `images` is enough: half or twice the changes would leave the verdict as it is."""
+        if not comparison.finite:
             return True
         many, few = (
-            self._expected(dataclasses.replace(found, chances=found.chances.times(factor)), images)
+            self._expected(dataclasses.replace(comparison, expected=comparison.expected.times(factor)), images)
             for factor in (_UNSURE, 1 / _UNSURE)
         )
-        return bool(few) or not (many or self._seen(found))
+        return bool(few) or not (many or self._seen(comparison))
 
-    def _seen(self, found: Comparison) -> list[str]:
+    def _seen(self, comparison: Comparison) -> list[str]:
         """List the limits that the images themselves miss."""
         problems = []
-        drop = found.drop if self.metric == "accuracy" else found.balanced_drop
+        drop = (
+            comparison.accuracy_drop_points if self.metric == "accuracy" else comparison.balanced_accuracy_drop_points
+        )
         if self.max_drop is not None and drop is not None and drop > self.max_drop:
             problems.append(f"{self.metric} drops by {drop:.2f} points, at most {self.max_drop:g}")
-        if self.min_agreement is not None and found.agreement < self.min_agreement:
-            problems.append(f"{found.agreement:.2%} keep their class, at least {self.min_agreement:.2%}")
+        if self.min_agreement is not None and comparison.agreement < self.min_agreement:
+            problems.append(f"{comparison.agreement:.2%} keep their class, at least {self.min_agreement:.2%}")
         return problems
 
-    def _expected(self, found: Comparison, images: int) -> list[str]:
+    def _expected(self, comparison: Comparison, images: int) -> list[str]:
         """List the limits that so many other images are likely to miss."""
         problems = []
         if self.max_drop is not None:
             size = self._set_of(images, self.max_drop / 100)
-            if (likely := found.chances.likely_drop(size)) > self.max_drop:
+            if (likely := comparison.expected.likely_drop(size)) > self.max_drop:
                 problems.append(
                     f"{likely:.2f} points may be lost on {size} other images, at most {self.max_drop:g} "
-                    f"({found.expected_changes:.2%} are expected to change class)"
+                    f"({comparison.expected.changes:.2%} are expected to change class)"
                 )
         if self.min_agreement is not None:
             size = self._set_of(images, 1 - self.min_agreement)
-            if (likely := 1 - found.chances.likely_changes(size)) < self.min_agreement:
+            if (likely := 1 - comparison.expected.likely_changes(size)) < self.min_agreement:
                 problems.append(
                     f"{likely:.2%} of {size} other images may keep their class, at least {self.min_agreement:.2%}"
                 )
         return problems
 
-    def likely_drop(self, found: Comparison) -> float:
+    def likely_drop(self, comparison: Comparison) -> float:
         """The drop in accuracy, in points, that another set of images exceeds once in 20 times at most."""
-        return found.chances.likely_drop(self._set_of(found.images, (self.max_drop or 0) / 100))
+        return comparison.expected.likely_drop(self.likely_set(comparison.images))
+
+    def likely_set(self, images: int) -> int:
+        """The size of another set that a likely drop is of, where so many images were looked at."""
+        return self._set_of(images, (self.max_drop or 0) / 100)
 
     @staticmethod
     def _set_of(images: int, share: float) -> int:
@@ -148,7 +154,7 @@ class Step:
         blocks: in int8.
         share: of the multiply-adds in int8.
         worth: what that gives; see `Worth`.
-        found: its figures on the held-out images, or on as many as told enough.
+        comparison: with the reference on the held-out images, or on as many as were enough for a verdict.
         likely_drop: in points, of other images; see `Budget.likely_drop`.
         kept: whether the budget holds.
     """
@@ -156,7 +162,7 @@ class Step:
     blocks: tuple[str, ...]
     share: float
     worth: float
-    found: Comparison
+    comparison: Comparison
     likely_drop: float
     kept: bool
 
@@ -168,7 +174,7 @@ class Step:
             "worth": self.worth,
             "kept": self.kept,
             "likely_drop": self.likely_drop,
-            **self.found.to_dict(),
+            **self.comparison.to_dict(),
         }
 
 
@@ -178,7 +184,7 @@ def search(
     budget: Budget,
     method: Method,
     worth: Worth,
-    listener: Callable[[Step], None] = lambda step: None,
+    progress: Progress = SILENT,
 ) -> list[Step]:
     """Find the blocks to put into int8.
 
@@ -188,7 +194,7 @@ def search(
         budget: what must hold.
         method: of the ranges.
         worth: what each of the blocks gives.
-        listener: told each step as it ends.
+        progress: receives each `Step` as an event.
 
     Returns:
         All steps in order; for the one to take see `best`.
@@ -199,12 +205,12 @@ def search(
 
     def attempt(chosen: Sequence[BlockSensitivity]) -> bool:
         products: list[Product] = [product for block in chosen for product in block.products]
-        found = trials.compare(products, method, budget.told)
+        comparison = trials.compare(products, method, budget.conclusive)
         share = sum(block.share for block in chosen)
         names = tuple(block.block for block in chosen)
         given = sum(gives[name] for name in names)
-        steps.append(Step(names, share, given, found, budget.likely_drop(found), budget.kept(found)))
-        listener(steps[-1])
+        steps.append(Step(names, share, given, comparison, budget.likely_drop(comparison), budget.kept(comparison)))
+        progress.event(steps[-1])
         return steps[-1].kept
 
     kept, missed = 0, len(order) + 1  # prefixes of this many blocks: the longest that holds, the shortest that doesn't
@@ -242,10 +248,10 @@ def _spared(chosen: Sequence[BlockSensitivity], gives: Mapping[str, float]) -> l
 
 
 def kept_steps(steps: Sequence[Step], worth: Worth) -> list[Step]:
-    """The kept steps that are worth it, the best first: of those that give about the most the least damage."""
+    """Sort the kept steps that are worth it, the best first: of those that give about the most the least damaging."""
     kept = sorted((step for step in steps if step.kept and step.worth >= worth.least), key=lambda step: -step.worth)
     most = [step for step in kept if step.worth >= (1 - SAME_WORTH) * kept[0].worth]
-    return [*sorted(most, key=lambda step: step.found.kl_divergence), *kept[len(most) :]]
+    return [*sorted(most, key=lambda step: step.comparison.kl_divergence), *kept[len(most) :]]
 
 
 def best(steps: Sequence[Step], worth: Worth) -> Step | None:

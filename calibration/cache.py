@@ -1,7 +1,7 @@
-"""What a calibration has found so far, kept on disk: a second run, or one after `kill -9`, doesn't do it again.
+"""The results of a calibration so far, kept on disk: a second run, or one after `kill -9`, doesn't do it again.
 
 Keyed by what the result depends on: the graph's and the images' bytes, what was asked, the versions. A file that
-can't be read is told, and made again. Nothing else reads these files, and any of them may be deleted.
+can't be read is reported, and made again. Nothing else reads these files, and any of them may be deleted.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.histogram import CODES, Histogram
-from calibration.image_set import ImageSet
-from calibration.ranges import Ranges, RowStatistics, record
-from calibration.trials import Progress
-from hemf import artifacts
-from hemf.errors import BadInputError
+from hemf_export.calibration.image_set import ImageSet
+from hemf_export.calibration.ranges import CODES, Histogram, Ranges, RowStatistics, record
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.progress import IDLE, Task
 
 FORMAT = 4
 RECORD_BATCH = 2  # whose values are held at a time, several batches of them
@@ -52,7 +51,7 @@ class Cache:
                 self.folder = None
 
     def path(self, kind: str, **key: Any) -> Path | None:
-        """Where the result for a key lies."""
+        """Return where the result for a key lies."""
         if self.folder is None:
             return None
         versions = {name: version for name, version in artifacts.versions().items() if name in _VERSIONS}
@@ -60,13 +59,13 @@ class Cache:
         return self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
     def read(self, path: Path | None) -> dict[str, NDArray[Any]] | None:
-        """The arrays at `path`; None where there are none, or where they can't be read, which is noted."""
+        """Read the arrays at `path`; None where there are none, or where they can't be read, which is noted."""
         if path is None or not path.exists():
             return None
         try:
             # From memory: numpy leaves the file open where it isn't a whole archive.
-            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-                arrays = {name: found[name] for name in found.files}
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
         except Exception as error:  # noqa: BLE001 - numpy and zipfile raise whatever a damaged file makes them
             self.notes.append(f"The cached {path.name} is damaged ({type(error).__name__}): it is made again.")
             return None
@@ -102,48 +101,48 @@ def ranges(
     *,
     values: Collection[str] | None = None,
     batch: int = RECORD_BATCH,
-    progress: Progress = lambda images: None,
+    task: Task = IDLE,
 ) -> Ranges:
-    """`calibration.ranges.record` over all of `images`, from the cache as far as it goes, saved on the way."""
+    """Run `calibration.ranges.record` over all of `images`, from the cache as far as it goes, saved on the way."""
     key = {
         "graph": graph_sha256,
         "images": images.content_sha256(),
         "values": None if values is None else sorted(values),
     }
     path = cache.path("ranges", **key)
-    found = _unpacked(cache, cache.read(path))
-    done = 0 if found is None else found.images
+    recorded = _unpacked(cache, cache.read(path))
+    done = 0 if recorded is None else recorded.images
     if done >= len(images):
-        progress(done)
-        assert found is not None
-        return found
+        task.advance(done)
+        assert recorded is not None
+        return recorded
     saved = time.monotonic()
 
-    def after_batch(found: Ranges, count: int) -> None:
+    def after_batch(recorded: Ranges, count: int) -> None:
         nonlocal saved
-        progress(count)
+        task.advance(count)
         if time.monotonic() - saved > _SAVE_EVERY_S:
-            cache.write(path, _packed(found))
+            cache.write(path, _packed(recorded))
             saved = time.monotonic()
 
-    progress(done)
+    task.advance(done)
     rest = images.only(range(done, len(images))) if done else images
-    found = record(model, rest.batches(batch), values=values, into=found, after_batch=after_batch)
-    cache.write(path, _packed(found))
-    return found
+    recorded = record(model, rest.batches(batch), values=values, into=recorded, after_batch=after_batch)
+    cache.write(path, _packed(recorded))
+    return recorded
 
 
-def _packed(found: Ranges) -> dict[str, NDArray[Any]]:
-    codes = [np.flatnonzero(histogram.counts) for histogram in found.histograms.values()]
-    counts = [histogram.counts[own] for histogram, own in zip(found.histograms.values(), codes, strict=True)]
+def _packed(recorded: Ranges) -> dict[str, NDArray[Any]]:
+    codes = [np.flatnonzero(histogram.counts) for histogram in recorded.histograms.values()]
+    counts = [histogram.counts[own] for histogram, own in zip(recorded.histograms.values(), codes, strict=True)]
     return {
-        "names": np.array(json.dumps(list(found.histograms))),
+        "names": np.array(json.dumps(list(recorded.histograms))),
         "lengths": np.array([len(own) for own in codes], np.int64),
         "codes": np.concatenate([*codes, np.zeros(0, np.int64)]).astype(np.uint16),
         "counts": np.concatenate([*counts, np.zeros(0, np.int64)]),
-        "extremes": np.array([(each.low, each.high) for each in found.histograms.values()], np.float64),
-        "rows": np.array(json.dumps({name: [row.low, row.high] for name, row in found.rows.items()})),
-        "images": np.array(found.images),
+        "extremes": np.array([(each.low, each.high) for each in recorded.histograms.values()], np.float64),
+        "rows": np.array(json.dumps({name: [row.low, row.high] for name, row in recorded.rows.items()})),
+        "images": np.array(recorded.images),
     }
 
 
@@ -151,23 +150,23 @@ def _unpacked(cache: Cache, arrays: dict[str, NDArray[Any]] | None) -> Ranges | 
     if arrays is None:
         return None
     try:
-        found = Ranges(images=int(arrays["images"]))
+        recorded = Ranges(images=int(arrays["images"]))
         ends = np.cumsum(arrays["lengths"])
         for name, end, length, (low, high) in zip(
             json.loads(str(arrays["names"])), ends, arrays["lengths"], arrays["extremes"], strict=True
         ):
             counts = np.zeros(CODES, np.int64)
             counts[arrays["codes"][end - length : end]] = arrays["counts"][end - length : end]
-            found.histograms[name] = Histogram(counts, float(low), float(high))
-        found.rows = {name: RowStatistics(*pair) for name, pair in json.loads(str(arrays["rows"])).items()}
+            recorded.histograms[name] = Histogram(counts, float(low), float(high))
+        recorded.rows = {name: RowStatistics(*pair) for name, pair in json.loads(str(arrays["rows"])).items()}
     except (KeyError, ValueError, TypeError) as error:
         cache.notes.append(f"Cached ranges are damaged ({type(error).__name__}): they are made again.")
         return None
-    return found
+    return recorded
 
 
 def packed_arrays(groups: Mapping[tuple[str, int], Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Arrays to keep of groups of arrays, each of them under a name and a number."""
+    """Pack groups of arrays to keep, each of them under a name and a number."""
     arrays: dict[str, NDArray[Any]] = {"names": np.array(json.dumps([[*key, len(own)] for key, own in groups.items()]))}
     for index, own in enumerate(groups.values()):
         arrays |= {f"{index}_{place}": array for place, array in enumerate(own)}
@@ -175,7 +174,7 @@ def packed_arrays(groups: Mapping[tuple[str, int], Sequence[NDArray[Any]]]) -> d
 
 
 def unpacked_arrays(arrays: dict[str, NDArray[Any]] | None) -> dict[tuple[str, int], tuple[NDArray[Any], ...]] | None:
-    """The groups that were kept; None where there are none."""
+    """Unpack the groups that were kept; None where there are none."""
     if arrays is None or "names" not in arrays:
         return None
     return {

@@ -12,9 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from calibration.completion import replace_by_constant
-from calibration.graphs import copy_of, parse
-from calibration.shapes import infer
+from hemf_export.calibration.graphs import copy_of, infer, parse, replace_by_constant
 
 # Their results are among the values that they take, which are rounded already.
 _EXACT = (
@@ -25,13 +23,13 @@ _HALF, _SINGLE = ir.DataType.FLOAT16, ir.DataType.FLOAT
 
 
 def emulate(model: ir.Model) -> ir.Model:
-    """A float32 graph that computes what the float16 (or int8) `model` does; values keep their names.
+    """Return a float32 graph that computes what the float16 (or int8) `model` does; values keep their names.
 
     Args:
         model: with the types of its values; left as it is.
     """
-    made = copy_of(model)
-    graph = made.graph
+    emulated = copy_of(model)
+    graph = emulated.graph
     fold_weights(graph)
     halves = {value for value in graph.initializers.values() if value.dtype == _HALF}
     for value in halves:
@@ -47,19 +45,19 @@ def emulate(model: ir.Model) -> ir.Model:
             value.dtype = _SINGLE
             if node.op_type not in _EXACT:
                 _round(graph, node, value)
-    common.RemoveUnusedNodesPass()(made)
-    return made
+    common.RemoveUnusedNodesPass()(emulated)
+    return emulated
 
 
 def of_file(proto: onnx.ModelProto) -> ir.Model:
-    """The same of a parsed file; the types of its values are inferred where it doesn't say them."""
+    """Emulate a parsed file, see `emulate`; the types of its values are inferred where it doesn't say them."""
     model = parse(proto)
     infer(model)
     return emulate(model)
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Casts to float16 and back behind a value; what comes out of them takes its name."""
+    """Put casts to float16 and back behind a value; what comes out of them takes its name."""
     name = str(value.name)
     down = ir.node("Cast", [value], {"to": _HALF}, name=f"{name}_round")
     up = ir.node("Cast", [down.outputs[0]], {"to": _SINGLE}, name=f"{name}_widen")
@@ -72,7 +70,7 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
 
 
 def dequantized(node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-    """What a DequantizeLinear of a constant computes, in float32; its steps, and the axis that they lie along."""
+    """Compute a DequantizeLinear of a constant in float32; its steps and the axis that they lie along come with it."""
     stored, steps = (_array(node.inputs[index]) for index in (0, 1))
     zero = _array(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, stored.dtype)
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
@@ -82,7 +80,7 @@ def dequantized(node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32]
 
 
 def fold_weights(graph: ir.Graph) -> None:
-    """Dequantized weights become constants: a CPU would compute them anew in every run."""
+    """Make constants of dequantized weights: a CPU would compute them anew in every run."""
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or any(
             value is None or value.const_value is None for value in node.inputs

@@ -1,4 +1,4 @@
-"""What a finished graph computes in, read from the graph itself: no flag and no report is believed."""
+"""The types that a finished graph computes in, read from the graph itself: no flag and no report is believed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from calibration.products import PRODUCTS
-from calibration.shapes import infer
+from hemf_export.calibration.graphs import infer
+from hemf_export.calibration.products import PRODUCTS
 
 _QUANTIZATION = ("QuantizeLinear", "DequantizeLinear")
 _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16"}
 
 
 def count_types(model: ir.Model) -> dict[str, Any]:
-    """Nodes by the type that they compute in, and the products among them.
+    """Count nodes by the type that they compute in, and the products among them.
 
     A product whose inputs all come out of DequantizeLinear (its bias apart) is an int8 product: that pair of nodes is
     what TensorRT and ONNX Runtime take for one. Casts and the quantization's own nodes are counted apart.
@@ -48,6 +48,6 @@ def count_types(model: ir.Model) -> dict[str, Any]:
 
 
 def is_int8(product: ir.Node) -> bool:
-    """Whether both factors of a product come out of DequantizeLinear."""
+    """Return whether both factors of a product come out of DequantizeLinear."""
     sources = [value.producer() if value is not None else None for value in product.inputs[:2]]
     return all(source is not None and source.op_type == "DequantizeLinear" for source in sources)

@@ -1,15 +1,19 @@
-"""Float32 graphs as the work here needs them: constants as initializers, norms folded, types known, every node named.
+"""Prepare float32 graphs as the work here needs them: constants as initializers, norms folded, every node named, every
+value with its type and shape.
 
-Takes any image classifier with one input, not only ours.
+Takes any image classifier with one input, not only ours. Static inference stops at an operator that it doesn't know
+(those of ONNX Runtime's own domain) and at padding that the graph computes from its input's shape. What it leaves open
+is read off ONNX Runtime, at several batch sizes; shape arithmetic becomes constants.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
@@ -22,8 +26,8 @@ from onnxscript.rewriter.rules.common import (
     fuse_batchnorm_into_gemm_rule,
 )
 
-from calibration.completion import complete
-from hemf.errors import BadInputError
+from hemf_export.calibration.session import Session
+from hemf_export.files.errors import BadInputError
 
 _IR_VERSION = 9  # of the files that have opset 19; those of 3 list weights as inputs
 MIN_OPSET = 19  # the first whose QuantizeLinear takes float16
@@ -34,10 +38,16 @@ _QUANTIZED = (
     *("QAttention", "QGemm", "QMoE", "MatMulIntegerToFloat", "MatMulNBits", "MatMulBnb4"),
 )
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+_BATCHES = (1, 2, 3, 5)  # that shape arithmetic is run at: what is the same at all of them depends on no batch
+_LARGE = 1 << 20  # elements of a constant that is not folded, where no weight is as large: Expand makes them of nothing
+_SHAPES = ("Shape", "Size")
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+Shape = tuple[int, ...]
+IMAGE_SHAPE = "image_shape"  # in a value's `meta`: its shape for one image, where a run showed it
 
 
 def prepare(proto: onnx.ModelProto) -> ir.Model:
-    """The graph of a parsed float32 file, ready to be recorded, converted and quantized.
+    """Read the graph of a parsed float32 file, and make it ready to be recorded, converted and quantized.
 
     An older opset is lifted to 19 by onnx's own converter, and what that leaves with another meaning is mended here;
     BatchNorms go into the convolutions and products before them, by onnxscript's rules. Whether the result computes
@@ -54,7 +64,7 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     _free_batch(model.graph)
-    with _quiet():
+    with _errors_only():
         rules = fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule
         rewrite(model, RewriteRuleSet(list(rules)))
     common.IdentityEliminationPass()(model)
@@ -69,7 +79,7 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
 
 
 def parse(proto: onnx.ModelProto) -> ir.Model:
-    """The graph of a parsed file, nothing of it changed.
+    """Read the graph of a parsed file, nothing of it changed.
 
     Raises:
         BadInputError: it is no valid graph: a name is given twice, a node takes what nobody gives …
@@ -106,13 +116,13 @@ def _free_batch(graph: ir.Graph) -> None:
 
 
 def copy_of(model: ir.Model) -> ir.Model:
-    """A copy whose types can be changed without changing the model's; tensors are shared."""
-    made = model.clone()
-    computed = [value for node in made.graph for value in node.outputs]
-    for value in (*made.graph.inputs, *made.graph.initializers.values(), *computed):
+    """Return a copy whose types can be changed without changing the model's; tensors are shared."""
+    copy = model.clone()
+    computed = [value for node in copy.graph for value in node.outputs]
+    for value in (*copy.graph.inputs, *copy.graph.initializers.values(), *computed):
         if value.dtype is not None:
             value.type = ir.TensorType(value.dtype)
-    return made
+    return copy
 
 
 def _lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -165,30 +175,30 @@ def _keep_hardmaxes(lifted: onnx.ModelProto) -> None:
             nodes.append(node)
             continue
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
-        (taken,), (given,) = node.input, node.output
-        flat, top, shape = (f"{given}_{part}" for part in ("rows", "row_tops", "shape"))
+        (source,), (result,) = node.input, node.output
+        flat, top, shape = (f"{result}_{part}" for part in ("rows", "row_tops", "shape"))
         nodes += [
-            onnx.helper.make_node("Flatten", [taken], [flat], axis=axis, name=flat),
+            onnx.helper.make_node("Flatten", [source], [flat], axis=axis, name=flat),
             onnx.helper.make_node("Hardmax", [flat], [top], axis=-1, name=node.name),
-            onnx.helper.make_node("Shape", [taken], [shape], name=shape),
-            onnx.helper.make_node("Reshape", [top, shape], [given], name=f"{given}_reshaped"),
+            onnx.helper.make_node("Shape", [source], [shape], name=shape),
+            onnx.helper.make_node("Reshape", [top, shape], [result], name=f"{result}_reshaped"),
         ]
     del lifted.graph.node[:]
     lifted.graph.node.extend(nodes)
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    """Initializers and the results of Constant nodes, by name."""
-    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    """Collect initializers and the results of Constant nodes, by name."""
+    arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         for entry in node.attribute:
             if node.op_type == "Constant" and entry.name == "value":
-                found[node.output[0]] = onnx.numpy_helper.to_array(entry.t)
-    return found
+                arrays[node.output[0]] = onnx.numpy_helper.to_array(entry.t)
+    return arrays
 
 
 def _is_quantized(node: ir.Node) -> bool:
-    """Whether an operator computes on quantized numbers, ONNX's own or ONNX Runtime's."""
+    """Return whether an operator computes on quantized numbers, ONNX's own or ONNX Runtime's."""
     kind = node.op_type
     return kind in _QUANTIZED or kind.startswith("QLinear") or (node.domain == "com.microsoft" and "Quantize" in kind)
 
@@ -201,8 +211,8 @@ def _check_version(model: ir.Model) -> None:
 def _check(model: ir.Model) -> None:
     graph = model.graph
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
-        raise BadInputError(f"The graph has {found}; an image classifier has one of each.")
+        counts = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
+        raise BadInputError(f"The graph has {counts}; an image classifier has one of each.")
     for node in graph:
         if any(attribute.type in _SUBGRAPHS for attribute in node.attributes.values()):
             raise BadInputError(f"Node {node.name} ({node.op_type}) has a subgraph, which is not converted.")
@@ -219,8 +229,8 @@ def _check(model: ir.Model) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """onnxscript logs each rule that doesn't apply."""
+def _errors_only() -> Iterator[None]:
+    """Log onnxscript's errors alone: it logs each rule that doesn't apply."""
     logger = logging.getLogger("onnxscript")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -228,3 +238,168 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(before)
+
+
+def complete(model: ir.Model) -> None:
+    """Fold the shape arithmetic of `model` in place, and set the types and shapes that inference leaves open.
+
+    Args:
+        model: float32, one input; constants are initializers.
+
+    Raises:
+        BadInputError: ONNX Runtime doesn't take the graph, or can't run it.
+    """
+    infer(model)
+    if not _has_fixed_size(model.graph):
+        return
+    folded = [value for node in _shape_arithmetic(model.graph) for value in node.outputs]
+    if folded:
+        _fold(model.graph, _constant_values(model, folded))
+        common.RemoveUnusedNodesPass()(model)
+        infer(model)
+    unknown = [value for node in model.graph for value in node.outputs if value.dtype is None or value.shape is None]
+    if unknown:
+        _observe(model, unknown)
+
+
+def _shape_arithmetic(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Nodes whose results depend on shapes and constants alone, in graph order."""
+    known: set[ir.Value] = set(graph.initializers.values())
+    for node in graph:
+        if node.op_type in _RANDOM or node.domain not in ("", "ai.onnx"):
+            continue
+        inputs = [value for value in node.inputs if value is not None]
+        if node.op_type in _SHAPES or all(value in known for value in inputs):
+            known.update(node.outputs)
+            yield node
+
+
+def _constant_values(model: ir.Model, values: Collection[ir.Value]) -> dict[str, NDArray[np.generic]]:
+    """Compute the arrays, by name, of those `values` that are the same for every batch."""
+    wanted = [str(value.name) for value in values]
+    session = Session(model, outputs=wanted)
+    largest = max(
+        [_LARGE, *(tensor.size for value in model.graph.initializers.values() if (tensor := value.const_value))]
+    )
+    seen: dict[str, NDArray[np.generic]] = {}
+    for number, batch in enumerate(_inputs(model.graph)):
+        arrays = dict(zip(wanted, session.run(batch, wanted), strict=True))
+        if not number:
+            seen = {name: array for name, array in arrays.items() if array.size <= largest}
+        seen = {name: array for name, array in seen.items() if np.array_equal(array, arrays[name])}
+    return seen
+
+
+def _fold(graph: ir.Graph, constants: dict[str, NDArray[np.generic]]) -> None:
+    values = {str(value.name): value for node in graph for value in node.outputs}
+    kept = {value.name for value in graph.outputs}
+    for name, array in constants.items():
+        if name in kept:
+            continue
+        replace_by_constant(graph, values[name], array)
+    for name in [name for name, value in graph.initializers.items() if not value.uses()]:
+        del graph.initializers[name]
+
+
+def replace_by_constant(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> None:
+    """Let all that take `value` take `array` instead, a new initializer; the node that computes it stays."""
+    name = f"{value.name}_folded"
+    constant = ir.Value(
+        name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape(array.shape),
+        const_value=ir.Tensor(array, name=name),
+    )  # fmt: skip
+    graph.register_initializer(constant)
+    ir.convenience.replace_all_uses_with(value, constant)
+
+
+def _observe(model: ir.Model, unknown: Collection[ir.Value]) -> None:
+    """Set the types of `unknown`, the sizes that are the same at every batch, and the shapes for one image."""
+    probe = model.clone()
+    values = {str(value.name): value for node in probe.graph for value in node.outputs}
+    names = [str(value.name) for value in unknown]
+    shapes = {name: ir.node("Shape", [values[name]]) for name in names}
+    for name, node in shapes.items():
+        node.outputs[0].name, node.outputs[0].dtype = f"{name}_observed_shape", ir.DataType.INT64
+    probe.graph.extend(shapes.values())
+    asked = [str(node.outputs[0].name) for node in shapes.values()]
+    session = Session(probe, outputs=[*names, *asked])
+    types = session.types()
+    runs = [
+        [tuple(int(size) for size in shape) for shape in session.run(batch, asked)] for batch in _inputs(model.graph)
+    ]
+    for place, value in enumerate(unknown):
+        value.type = ir.TensorType(_dtype(types[str(value.name)]))
+        seen = [run[place] for run in runs]
+        value.meta[IMAGE_SHAPE] = seen[0]
+        if len({len(shape) for shape in seen}) == 1:
+            value.shape = ir.Shape([sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*seen, strict=True)])
+
+
+def _has_fixed_size(graph: ir.Graph) -> bool:
+    """Return whether the batch alone is open in the graph's input: only then is it known what to run."""
+    shapes = [value.shape for value in graph.inputs]
+    return all(shape is not None and all(isinstance(size, int) for size in shape[1:]) for shape in shapes)
+
+
+def _inputs(graph: ir.Graph) -> Iterator[NDArray[np.generic]]:
+    """Generate noise for the graph's input, at several batch sizes, or at its fixed one."""
+    (value,) = graph.inputs
+    assert value.shape is not None
+    assert value.dtype is not None
+    batch, *sizes = value.shape
+    generator = np.random.default_rng(0)
+    for number in (batch,) if isinstance(batch, int) else _BATCHES:
+        shape = (number, *(int(size) for size in sizes))  # type: ignore[arg-type]
+        if value.dtype == ir.DataType.UINT8:
+            yield generator.integers(0, 256, shape, dtype=np.uint8)
+        else:
+            yield generator.standard_normal(shape).astype(value.dtype.numpy())
+
+
+def _dtype(name: str) -> ir.DataType:
+    """`tensor(float)` → FLOAT."""
+    inner = name.removeprefix("tensor(").removesuffix(")")
+    return ir.DataType[{"float16": "FLOAT16", "bfloat16": "BFLOAT16"}.get(inner, inner.upper())]
+
+
+def infer(model: ir.Model) -> None:
+    """Set the types and shapes that static inference tells, in place; values that it can't tell keep theirs."""
+    logger = logging.getLogger("onnx_ir")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # what it can't infer is no warning to whoever converts a file
+    try:
+        # Strict inference would give up on the whole graph at one operator that it can't infer.
+        common.ShapeInferencePass(strict_mode=False)(model)
+    finally:
+        logger.setLevel(before)
+
+
+def image_shapes(model: ir.Model) -> dict[str, Shape]:
+    """Shapes by name of the values that a batch of one image gives: inferred, or else observed in a run.
+
+    Values whose shape is known neither way are left out; see `complete`.
+
+    A graph with a fixed batch keeps that batch.
+    """
+    graph = model.graph
+    computed = [value for node in graph for value in node.outputs]
+    before = [(value, value.shape) for value in (*graph.inputs, *computed)]
+    try:
+        for value in computed:
+            observed = value.meta.get(IMAGE_SHAPE)
+            value.shape = None if observed is None else ir.Shape(observed)
+        for value in graph.inputs:
+            if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+                value.shape = ir.Shape([1, *value.shape[1:]])
+        infer(model)
+        values = [*graph.inputs, *computed, *graph.initializers.values()]
+        return {str(value.name): static for value in values if (static := _static(value)) is not None}
+    finally:
+        for value, shape in before:
+            value.shape = shape
+
+
+def _static(value: ir.Value) -> Shape | None:
+    if value.shape is None or not all(isinstance(size, int) for size in value.shape):
+        return None
+    return tuple(int(size) for size in value.shape)  # type: ignore[arg-type]

@@ -1,4 +1,8 @@
-"""A set of images with what a graph takes of them, and how a part of it is drawn."""
+"""Sets of images with what a graph takes of them: which calibrate it, and which judge it.
+
+Drawn stratified by class, seeded, never the same image in both. Refused is what would give ranges of nothing: no
+images, one class only, all black.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from hemf import folders
-from hemf.errors import BadInputError
-from hemf.folders import LabelledImages
-from hemf.model_input import ModelInput
+from hemf_export.files import names
+from hemf_export.files.errors import BadInputError
+from hemf_export.images import folders
+from hemf_export.images.folders import LabelledImages
+from hemf_export.images.grey_levels import GreyLevels
+from hemf_export.images.images import decode
+from hemf_export.images.model_input import ModelInput
+
+CALIBRATION_IMAGES = 512
+HELD_OUT_SHARE = 0.3  # of a folder without splits
+_SPLITS = (("train", "val"), ("val", None))  # of a data folder: calibration, held out
 
 
 @dataclass(frozen=True)
@@ -47,14 +59,14 @@ class ImageSet:
             yield self.taken.network(pixels)
 
     def only(self, indices: Sequence[int]) -> ImageSet:
-        """The images at `indices`; repeated to fill the last batch of a fixed size."""
+        """Select the images at `indices`; repeated to fill the last batch of a fixed size."""
         if self.batch is not None:
             missing = -len(indices) % self.batch
             indices = [*indices, *(indices[place % len(indices)] for place in range(missing))]
         return dataclasses.replace(self, images=self.images.select(list(indices)))
 
     def whole(self, count: int | None = None) -> ImageSet:
-        """At most `count` of the images, evenly by class, in whole batches if the graph has a fixed one.
+        """Draw at most `count` of the images, evenly by class, in whole batches if the graph has a fixed one.
 
         Raises:
             BadInputError: fewer images than one batch.
@@ -65,7 +77,7 @@ class ImageSet:
             if not wanted:
                 raise BadInputError(
                     f"{self.images.root} gives {len(self)} images; the graph's fixed batch is {self.batch}.",
-                    "Give more images, or export with --batch dynamic.",
+                    "Give more images, or export with `batch='dynamic'`.",
                 )
         chosen = self.images if wanted == len(self) else stratified(self.images, wanted, seed=0)
         return dataclasses.replace(self, images=chosen)
@@ -78,12 +90,12 @@ class ImageSet:
         return digest.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """What was used, for a manifest: the folder, how many of each class, and a hash of the names."""
+        """The images used, for a manifest: the folder, how many of each class, and a hash of the names."""
         return self.images.to_dict()
 
 
 def stratified(images: LabelledImages, count: int, seed: int) -> LabelledImages:
-    """`count` of the images, drawn without order within each class, each class by its share but at least one."""
+    """Draw `count` of the images, without order within each class, each class by its share but at least one."""
     if count >= len(images):
         return images
     generator = np.random.default_rng(seed)
@@ -93,15 +105,15 @@ def stratified(images: LabelledImages, count: int, seed: int) -> LabelledImages:
     order = {label: list(generator.permutation(indices)) for label, indices in sorted(by_class.items())}
     # Of every class the share count/len; what rounding leaves over goes to those that lost most by it.
     exact = {label: len(indices) * count / len(images) for label, indices in order.items()}
-    taken = {label: min(len(order[label]), max(1, int(share))) for label, share in exact.items()}
-    by_loss = sorted(exact, key=lambda label: taken[label] - exact[label])
-    while sum(taken.values()) != count:
-        step = 1 if sum(taken.values()) < count else -1
+    quotas = {label: min(len(order[label]), max(1, int(share))) for label, share in exact.items()}
+    by_loss = sorted(exact, key=lambda label: quotas[label] - exact[label])
+    while sum(quotas.values()) != count:
+        step = 1 if sum(quotas.values()) < count else -1
         for label in by_loss if step > 0 else reversed(by_loss):
-            room = taken[label] < len(order[label]) if step > 0 else taken[label] > (1 if count >= len(order) else 0)
-            if room and sum(taken.values()) != count:
-                taken[label] += step
-    return images.select(sorted(int(index) for label in order for index in order[label][: taken[label]]))
+            room = quotas[label] < len(order[label]) if step > 0 else quotas[label] > (1 if count >= len(order) else 0)
+            if room and sum(quotas.values()) != count:
+                quotas[label] += step
+    return images.select(sorted(int(index) for label in order for index in order[label][: quotas[label]]))
 
 
 def file_digest(path: Path) -> bytes:
@@ -110,3 +122,148 @@ def file_digest(path: Path) -> bytes:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError as error:
         raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Images to calibrate on, and others to judge by.
+
+    Args:
+        calibration: what ranges are taken from.
+        held_out: what accuracy is measured on.
+        notes: what a user should know.
+    """
+
+    calibration: ImageSet
+    held_out: ImageSet
+    notes: tuple[str, ...]
+
+
+def select(
+    folder: Path,
+    taken: ModelInput,
+    classes: Sequence[str] | None,
+    *,
+    held_out: Path | None = None,
+    count: int = CALIBRATION_IMAGES,
+    seed: int = 0,
+    allow_single_class: bool = False,
+    batch: int | None = None,
+) -> Selection:
+    """Choose the images of `folder`.
+
+    Args:
+        folder: a data folder with train/ and val/ (calibrates on the first, judges by the second; test/ is left
+            alone), or one with class folders or plain images, which is divided.
+        taken: what the graph takes of an image.
+        classes: of the model; the folder's must be the same.
+        held_out: another folder to judge by.
+        count: calibration images, at most.
+        seed: of the choice.
+        allow_single_class: take images of one class only.
+        batch: see `ImageSet`.
+
+    Raises:
+        BadInputError: no images, other classes, one class only, all black, files that don't decode, or images of a size
+            that the graph doesn't take.
+    """
+    notes: list[str] = []
+    pool, judges = _pools(folder, classes, allow_single_class)
+    if held_out is not None:
+        judges = _images(held_out, classes, allow_single_class)
+    if judges is None:
+        pool, judges = _divide(pool, seed)
+        notes.append(f"{folder} has no splits: {len(judges)} of its images are held out, the others calibrate.")
+    if not allow_single_class and pool.labels is not None and len(set(pool.labels)) < 2:
+        raise BadInputError(
+            f"{pool.root} has images of one class only: ranges would fit that class.",
+            "Add the others, or say `allow_single_class`.",
+        )
+    chosen = stratified(pool, min(count, len(pool)), seed)
+    for images in (chosen, judges):
+        _require_sizes(images, taken)
+    notes += check_pictures(ImageSet(chosen, taken, batch))
+    judges, same = _without_copies(judges, chosen)
+    if same:
+        notes.append(f"{same} held-out images are also among those that calibrate; they don't judge.")
+    if not len(judges):
+        raise BadInputError(f"No image of {folder} is left to judge by.", "Give others with `held_out=DIR`.")
+    sets = ImageSet(chosen, taken, batch), ImageSet(judges, taken, batch)
+    return Selection(sets[0].whole(), sets[1].whole(), tuple(notes))
+
+
+def _require_sizes(images: LabelledImages, taken: ModelInput) -> None:
+    """Refuse images that a graph doesn't take, before any work; those that don't decode are refused as they come."""
+    if taken.source is None:
+        return
+    sizes: dict[Path, tuple[int, int]] = {}
+
+    def look(index: int, image: Image.Image) -> None:
+        sizes[images.paths[index]] = image.height, image.width
+
+    folders.unreadable(images, look=look)
+    taken.require_sizes(dict(sorted(sizes.items())))
+
+
+def check_pictures(images: ImageSet) -> list[str]:
+    """Decode images until one has any light in it and they use enough of their range; notes where they don't.
+
+    Raises:
+        BadInputError: all are black, or one doesn't decode.
+    """
+    lit, levels = False, GreyLevels()
+    for path in images.images.paths:
+        image = decode(path)
+        levels.look(image)
+        lit = lit or bool(images.taken.pixels(image).any())
+        if lit and not levels.suspicious:
+            return []
+    if not lit:
+        raise BadInputError(
+            f"All {len(images)} images of {images.images.root} are black: there is nothing to calibrate on.",
+            "Give real images.",
+        )
+    return levels.notes(str(images.images.root))
+
+
+def _pools(folder: Path, classes: Sequence[str] | None, single: bool) -> tuple[LabelledImages, LabelledImages | None]:
+    if not folder.is_dir():
+        raise BadInputError(f"{folder} is not a folder of images.", "Calibration needs real images: `images=DIR`.")
+    for first, second in _SPLITS:
+        if (folder / first).is_dir() and (classes is None or first not in classes):
+            has_second = second is not None and (folder / second).is_dir()
+            judges = _images(folder / second, classes, single) if second is not None and has_second else None
+            return _images(folder / first, classes, single), judges
+    return _images(folder, classes, single), None
+
+
+def _images(folder: Path, classes: Sequence[str] | None, single: bool) -> LabelledImages:
+    """List the images of a folder, with labels in the order of `classes`; one class folder alone only if `single`."""
+    images = folders.any_images(folder)
+    if images.labels is None or classes is None:
+        return images
+    labels = [names.place_of(name, classes) for name in images.classes]
+    if None in labels or (len(set(labels)) < len(classes) and not (single and len(images.classes) == 1)):
+        if labels == [labels[0]] and labels[0] is not None:
+            raise BadInputError(
+                f"{images.root} has images of one class only, {images.classes[0]}: ranges would fit that class.",
+                "Add the others, or say `allow_single_class`.",
+            )
+        return folders.class_folders(images.root, classes)  # refuses, and tells the difference
+    own = [label for label in labels if label is not None]
+    return LabelledImages(images.root, tuple(classes), images.paths, tuple(own[label] for label in images.labels))
+
+
+def _divide(pool: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    if len(pool) < 2:
+        raise BadInputError(f"{pool.root} has one image; some must calibrate and others judge.", "Add images.")
+    judges = stratified(pool, max(1, round(len(pool) * HELD_OUT_SHARE)), seed)
+    held_out = set(judges.paths)
+    return pool.select([index for index, path in enumerate(pool.paths) if path not in held_out]), judges
+
+
+def _without_copies(judges: LabelledImages, chosen: LabelledImages) -> tuple[LabelledImages, int]:
+    """The judges whose content is in none of the chosen files, and how many were left out."""
+    known = {file_digest(path) for path in chosen.paths}
+    kept = [index for index, path in enumerate(judges.paths) if file_digest(path) not in known]
+    return judges.select(kept), len(judges) - len(kept)

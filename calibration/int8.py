@@ -1,4 +1,4 @@
-"""Which products go into int8, by which method: everything, or the most that a budget allows."""
+"""The choice of the products that go into int8, and of the method: everything, or the most that a budget allows."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from calibration import budget as budgets
-from calibration import cpu_qdq, qdq, sensitivity
-from calibration.budget import Budget, Step, Worth
-from calibration.image_set import ImageSet
-from calibration.job import Job
-from calibration.products import QUANTIZABLE, Product, find_products
-from calibration.qdq import Statistics
-from calibration.ranges import source_of
-from calibration.sensitivity import BlockSensitivity, by_block
-from calibration.thresholds import METHODS, Method
-from calibration.trials import Placement
-from hemf.errors import BadInputError
+from hemf_export.calibration import budget as budgets
+from hemf_export.calibration import qdq, trials
+from hemf_export.calibration.budget import Budget, Step, Worth
+from hemf_export.calibration.image_set import ImageSet
+from hemf_export.calibration.job import Job
+from hemf_export.calibration.products import QUANTIZABLE, Product, find_products
+from hemf_export.calibration.qdq import Statistics
+from hemf_export.calibration.ranges import METHODS, Method, source_of
+from hemf_export.calibration.trials import BlockSensitivity, Placement
+from hemf_export.files.errors import BadInputError
 
 MethodChoice = Literal["auto"] | Method
 NO_FASTER = "no faster in INT8 as the engine is compiled"
@@ -30,7 +28,7 @@ ORDER_IMAGES = 16  # that tell the order of the blocks, where no report of them 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to quantize, and what was learned on the way.
+    """The products to quantize, and what was learned on the way.
 
     Args:
         products: all of the graph, those with a refusal among them.
@@ -56,7 +54,7 @@ class Plan:
 
     @property
     def share(self) -> float:
-        """Of the graph's multiply-adds that are in int8."""
+        """Share of the graph's multiply-adds that are in int8."""
         return share_of(self.products, self.chosen)
 
     def products_of(self, blocks: Sequence[str]) -> tuple[Product, ...]:
@@ -115,7 +113,7 @@ def products_of(job: Job, islands: Collection[str] = (), *, for_cpu: bool = Fals
     Args:
         job: the graph.
         islands: nodes that stay in float32.
-        for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
+        for_cpu: as ONNX Runtime runs it fast on a CPU; see `qdq.quantize_for_cpu`.
     """
     return tuple(find_products(job.model.graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu))
 
@@ -150,12 +148,12 @@ def plan(
         budget: what may be lost on the held-out images; None quantizes everything.
         worth: what int8 gives, and which products give it, for the search; None goes by the work.
         with_sensitivity: measure each block even where no budget needs it, and everything but it, too.
-        for_cpu: as ONNX Runtime runs it fast on a CPU; see `calibration.cpu_qdq`.
+        for_cpu: as ONNX Runtime runs it fast on a CPU; see `qdq.quantize_for_cpu`.
     """
     able = tuple(product for product in products if product.refusal is None)
     worth = worth or budgets.by_work(products)
     candidates = refusing(products, worth.nodes)
-    place = cpu_qdq.quantize if for_cpu else qdq.quantize
+    place = qdq.quantize_for_cpu if for_cpu else qdq.quantize
     nodes = {node.name: node for node in job.model.graph}
     values = {
         value for product in able for index, _ in product.activations if (value := nodes[product.node].inputs[index])
@@ -166,29 +164,29 @@ def plan(
     few = job.trials(statistics, _some(job, TRIAL_IMAGES), place)
     tried: dict[str, float] = {}
     if method == "auto":
-        job.listener.phase("Trying the methods", len(few.images) * (len(METHODS) + 1))
-        tried = {name: few.compare(able, name).kl_divergence for name in METHODS}
+        with job.progress.task("Trying the methods", len(METHODS), "methods") as task:
+            for name in METHODS:
+                tried[name] = few.compare(able, name).kl_divergence
+                task.advance()
         chosen_method: Method = min(METHODS, key=lambda name: (math.isnan(tried[name]), tried[name]))
     else:
         chosen_method = method
-    found: list[BlockSensitivity] = []
+    sensitivities: list[BlockSensitivity] = []
     if budget is not None or with_sensitivity:
         measured = few if with_sensitivity else job.trials(statistics, _some(job, ORDER_IMAGES), place)
-        runs = (1 + with_sensitivity) * len(by_block(candidates))
-        job.listener.phase("Measuring each block", len(measured.images) * (runs + 1))
-        found = sensitivity.measure(
-            measured, candidates, chosen_method, left_out=with_sensitivity, listener=job.listener.sensitivity
+        sensitivities = trials.measure_sensitivities(
+            measured, candidates, chosen_method, left_out=with_sensitivity, progress=job.progress
         )
     steps: list[Step] = []
     chosen = able
     if budget is not None:
         judges = job.trials(statistics, job.selection.held_out, place)
-        job.listener.phase("Searching on held-out images", 0)
-        steps = budgets.search(judges, found, budget, chosen_method, worth, job.listener.step)
+        with job.progress.task("Searching on held-out images"):
+            steps = budgets.search(judges, sensitivities, budget, chosen_method, worth, job.progress)
         best = budgets.best(steps, worth)
         names = () if best is None else best.blocks
         chosen = tuple(product for product in candidates if product.refusal is None and product.block in names)
-    return Plan(candidates, chosen, chosen_method, tried, statistics, tuple(found), tuple(steps), place, worth)
+    return Plan(candidates, chosen, chosen_method, tried, statistics, tuple(sensitivities), tuple(steps), place, worth)
 
 
 def refusing(products: Sequence[Product], gaining: Collection[str], reason: str = NO_FASTER) -> tuple[Product, ...]:
@@ -202,5 +200,5 @@ def refusing(products: Sequence[Product], gaining: Collection[str], reason: str 
 
 
 def _some(job: Job, count: int) -> ImageSet:
-    """So many of the calibration images, or one batch of a fixed size that is larger."""
+    """Draw so many of the calibration images, or one batch of a fixed size that is larger."""
     return job.selection.calibration.whole(max(count, job.selection.calibration.batch or 1))

@@ -1,4 +1,4 @@
-"""One calibration: a prepared graph, its images, what is cached of it, and who hears of its progress."""
+"""One calibration: a prepared graph, its images, the cache of its results and its progress."""
 
 from __future__ import annotations
 
@@ -7,49 +7,36 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration import cache
-from calibration.blocks import RESIZE, block_of
-from calibration.budget import Step
-from calibration.cache import Cache
-from calibration.forms import Rewriting
-from calibration.image_set import ImageSet
-from calibration.islands import FLOAT16_MAX, measured_islands
-from calibration.moments import Moment, View, view_of
-from calibration.moments import record as moments_of
-from calibration.products import QUANTIZABLE, Product, find_products
-from calibration.qdq import Statistics, quantize
-from calibration.ranges import Ranges
-from calibration.selection import Selection
-from calibration.sensitivity import BlockSensitivity
-from calibration.session import Session
-from calibration.shapes import Shape, image_shapes
-from calibration.trials import Placement, Progress, Trials, Variant, logits
-from calibration.weights import Int8Weight, half, rounded
-from hemf.model_output import ModelOutput
+from hemf_export.calibration import cache
+from hemf_export.calibration.blocks import RESIZE, block_of
+from hemf_export.calibration.cache import Cache
+from hemf_export.calibration.forms import Rewriting
+from hemf_export.calibration.fp16 import FLOAT16_MAX, measured_islands
+from hemf_export.calibration.graphs import Shape, image_shapes
+from hemf_export.calibration.image_set import ImageSet, Selection
+from hemf_export.calibration.products import QUANTIZABLE, Product, find_products
+from hemf_export.calibration.qdq import Statistics, quantize, quantize_for_cpu
+from hemf_export.calibration.ranges import Ranges
+from hemf_export.calibration.session import Session
+from hemf_export.calibration.trials import Placement, Trials, Variant, logits
+from hemf_export.calibration.weights import Int8Weight, Moment, View, half, record_moments, rounded, view_of
+from hemf_export.files.model_output import ModelOutput
+from hemf_export.files.progress import Progress
 
 FLOAT16_IMAGES = 16  # that every value of the graph is recorded on
 MOMENT_IMAGES = 64  # that weights are rounded for
 _FLOAT16_BATCH = 1  # all values of a large graph at once take 0.5 GB an image
-
-
-class Listener(Protocol):
-    """What a calibration reports while it goes on."""
-
-    def phase(self, text: str, count: int, unit: str = "images") -> None: ...
-
-    def advance(self, count: int) -> None: ...
-
-    def sensitivity(self, found: BlockSensitivity) -> None: ...
-
-    def step(self, step: Step) -> None: ...
-
-    def note(self, text: str) -> None: ...
+# Part of the cache's keys: other names would make all that is cached anew.
+_PLACEMENT_KEYS: dict[Placement, str] = {
+    quantize: "calibration.qdq",
+    quantize_for_cpu: "calibration.cpu_qdq",
+}
 
 
 @dataclass(frozen=True)
@@ -64,8 +51,8 @@ _Rounding = Callable[[tuple[str, int], _Weight, Moment | None], tuple[NDArray[An
 
 
 def _in_int8(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
-    made = rounded(weight.array, key[1], moment)
-    return made.values, made.scales
+    weight_in_int8 = rounded(weight.array, key[1], moment)
+    return weight_in_int8.values, weight_in_int8.scales
 
 
 def _in_float16(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
@@ -75,7 +62,7 @@ def _in_float16(key: tuple[str, int], weight: _Weight, moment: Moment | None) ->
 
 @dataclass
 class Job:
-    """What the stages of a calibration share.
+    """The state that the stages of a calibration share.
 
     Args:
         model: float32; see `calibration.graphs.prepare`.
@@ -83,7 +70,7 @@ class Job:
         graph_sha256: of that file.
         selection: its images.
         cache: of earlier results.
-        listener: hears of progress.
+        progress: receives the steps.
         rewriting: of the file's graph to the model's form.
     """
 
@@ -92,7 +79,7 @@ class Job:
     graph_sha256: str
     selection: Selection
     cache: Cache
-    listener: Listener
+    progress: Progress
     rewriting: Rewriting = field(default_factory=lambda: Rewriting("cpu", {}))
     shapes: dict[str, Shape] = field(init=False)
     _logits: dict[str, NDArray[np.float32]] = field(init=False, default_factory=dict)
@@ -116,68 +103,64 @@ class Job:
         return self.original.output
 
     def islands(self) -> tuple[dict[str, str], Ranges]:
-        """The nodes that float16 isn't safe for on calibration images, and the ranges of all values."""
+        """Find the nodes that float16 isn't safe for on calibration images, and the ranges of all values."""
         images = self.selection.calibration.whole(max(FLOAT16_IMAGES, self.selection.calibration.batch or 1))
-        self.listener.phase("Recording all values", len(images))
-        found = cache.ranges(
-            self.cache, self.model, self.graph_key, images, batch=_FLOAT16_BATCH, progress=self.listener.advance
-        )
-        return measured_islands(self.model.graph, found, self.shapes), found
+        with self.progress.task("Recording all values", len(images), "images") as task:
+            ranges = cache.ranges(self.cache, self.model, self.graph_key, images, batch=_FLOAT16_BATCH, task=task)
+        return measured_islands(self.model.graph, ranges, self.shapes), ranges
 
     def statistics(self, products: Sequence[Product], values: Collection[str]) -> Statistics:
-        """What `products` are quantized from: histograms of `values` on all calibration images, and int8 weights."""
+        """Record what `products` are quantized from: histograms of `values` on the calibration images, int8 weights."""
         images = self.selection.calibration
-        self.listener.phase("Recording ranges for INT8", len(images))
-        found = cache.ranges(
-            self.cache, self.model, self.graph_key, images, values=values, progress=self.listener.advance
-        )
-        return Statistics(found.histograms, self._int8_weights(products))
+        with self.progress.task("Recording ranges for INT8", len(images), "images") as task:
+            ranges = cache.ranges(self.cache, self.model, self.graph_key, images, values=values, task=task)
+        return Statistics(ranges.histograms, self._int8_weights(products))
 
     def float16_weights(self) -> dict[str, NDArray[np.float16]]:
         """The weights of products in float16, by name, rounded for what some calibration images give them."""
         weights = self._weights_of(find_products(self.model.graph, self.shapes))
         wanted = {key: own for key, own in weights.items() if own.views and np.abs(own.array).max() <= FLOAT16_MAX}
-        made = self._rounded("halves", wanted, _in_float16)
-        return {name: found[0] for (name, _), found in made.items()}
+        halves = self._rounded("halves", wanted, _in_float16)
+        return {name: arrays[0] for (name, _), arrays in halves.items()}
 
     def _int8_weights(self, products: Sequence[Product]) -> dict[tuple[str, int], Int8Weight]:
-        made = self._rounded("weights", self._weights_of(products), _in_int8)
-        return {key: Int8Weight(*found) for key, found in made.items()}
+        int8 = self._rounded("weights", self._weights_of(products), _in_int8)
+        return {key: Int8Weight(*arrays) for key, arrays in int8.items()}
 
     def _weights_of(self, products: Sequence[Product]) -> dict[tuple[str, int], _Weight]:
         """The products' weights by name and axis of the output channels; of a shared one, every product's inputs."""
         nodes = {node.name: node for node in self.model.graph}
-        found: dict[tuple[str, int], _Weight] = {}
+        weights: dict[tuple[str, int], _Weight] = {}
         for product in products:
             if block_of(product.node) == RESIZE or product.operator not in QUANTIZABLE:
                 continue  # exact in float16 anyway, or with sums that run otherwise
             if product.weight is not None and (value := nodes[product.node].inputs[product.weight]) is not None:
                 assert value.const_value is not None
                 array = value.const_value.numpy().astype(np.float32)
-                weight = found.setdefault((str(value.name), product.axis), _Weight(array))
+                weight = weights.setdefault((str(value.name), product.axis), _Weight(array))
                 weight.views.extend([] if (view := view_of(nodes[product.node], product)) is None else [view])
-        return found
+        return weights
 
     def _rounded(
         self, kind: str, weights: dict[tuple[str, int], _Weight], rounding: _Rounding
     ) -> dict[tuple[str, int], tuple[NDArray[Any], ...]]:
-        """`weights` through `rounding`, from the cache where they are there."""
+        """Round `weights` by `rounding`, or read them from the cache."""
         images = self.selection.calibration.whole(max(MOMENT_IMAGES, self.selection.calibration.batch or 1))
         path = self.cache.path(kind, graph=self.graph_key, images=images.content_sha256(), weights=sorted(weights))
         known = cache.unpacked_arrays(self.cache.read(path))
         if known is not None and known.keys() == weights.keys():
             return known
-        self.listener.phase("Recording what weights meet", len(images))
         views = [view for weight in weights.values() for view in weight.views]
-        moments = moments_of(self.model, views, images.batches(cache.RECORD_BATCH), self.listener.advance)
-        self.listener.phase("Rounding weights", len(weights), unit="weights")
-        made = {}
-        for key, weight in weights.items():
-            own = [moments[view] for view in weight.views]
-            made[key] = rounding(key, weight, np.sum(own, 0) if own else None)
-            self.listener.advance(1)
-        self.cache.write(path, cache.packed_arrays(made))
-        return made
+        with self.progress.task("Recording what weights meet", len(images), "images") as task:
+            moments = record_moments(self.model, views, images.batches(cache.RECORD_BATCH), task)
+        arrays = {}
+        with self.progress.task("Rounding weights", len(weights), "weights") as task:
+            for key, weight in weights.items():
+                own = [moments[view] for view in weight.views]
+                arrays[key] = rounding(key, weight, np.sum(own, 0) if own else None)
+                task.advance()
+        self.cache.write(path, cache.packed_arrays(arrays))
+        return arrays
 
     def trials(self, statistics: Statistics, images: ImageSet, place: Placement = quantize) -> Trials:
         """Variants of the graph on some images, remembered in the cache."""
@@ -193,7 +176,7 @@ class Job:
                 "graph": self.graph_key,
                 "images": hashes[images],
                 "calibration": hashes[calibration],
-                "place": place.__module__,
+                "place": _PLACEMENT_KEYS[place],
                 "output": self.output.kind,
                 "variant": variant,
             }
@@ -206,28 +189,27 @@ class Job:
 
         return Trials(
             self.model, self.reference, statistics, images, output=self.output, place=place, folded=place is quantize,
-            remembered=remembered, remember=remember, progress=self.listener.advance,
+            remembered=remembered, remember=remember, progress=self.progress,
         )  # fmt: skip
 
-    def reference(self, images: ImageSet, progress: Progress = lambda images: None) -> NDArray[np.float32]:
-        """Logits (n, classes) of `images` by the original file, from the cache where they are there."""
+    def reference(self, images: ImageSet) -> NDArray[np.float32]:
+        """Compute the logits (n, classes) of `images` by the original file, or read them from the cache."""
         key = {"graph": self.graph_sha256, "images": images.content_sha256(), "reference": "the file itself",
                "output": self.output.kind}  # fmt: skip
-        found = self._kept_logits(len(images), key)
-        if found is not None:
-            progress(len(images))
-            return found
-        found = logits(self.original, images, progress)
-        self._keep_logits(found, key)
-        return found
+        scores = self._kept_logits(len(images), key)
+        if scores is not None:
+            return scores
+        scores = logits(self.original, images, self.progress)
+        self._keep_logits(scores, key)
+        return scores
 
     def _kept_logits(self, count: int, key: Mapping[str, Any]) -> NDArray[np.float32] | None:
         if (known := self._logits.get(repr(key))) is not None:
             return known
         arrays = self.cache.read(self.cache.path("logits", **key))
-        found: Any = None if arrays is None else arrays.get("logits")
-        return found if found is not None and len(found) == count else None
+        scores: Any = None if arrays is None else arrays.get("logits")
+        return scores if scores is not None and len(scores) == count else None
 
-    def _keep_logits(self, found: NDArray[np.float32], key: Mapping[str, Any]) -> None:
-        self._logits[repr(key)] = found
-        self.cache.write(self.cache.path("logits", **key), {"logits": found})
+    def _keep_logits(self, scores: NDArray[np.float32], key: Mapping[str, Any]) -> None:
+        self._logits[repr(key)] = scores
+        self.cache.write(self.cache.path("logits", **key), {"logits": scores})

@@ -19,9 +19,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.blocks import RESIZE, block_of, blocks, node_name
-from calibration.ranges import source_of
-from calibration.shapes import Shape
+from hemf_export.calibration.blocks import RESIZE, block_of, blocks, node_name
+from hemf_export.calibration.graphs import Shape
+from hemf_export.calibration.ranges import source_of
 
 QUANTIZABLE = ("Conv", "Gemm", "MatMul")
 _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv")
@@ -70,17 +70,17 @@ class Product:
 def find_products(
     graph: ir.Graph, shapes: Mapping[str, Shape], *, islands: Collection[str] = (), for_cpu: bool = False
 ) -> list[Product]:
-    """Every product of a graph, in graph order.
+    """List every product of a graph, in graph order.
 
     Args:
         graph: constants are initializers.
-        shapes: of its values for one image; see `calibration.shapes`.
+        shapes: of its values for one image; see `calibration.graphs.image_shapes`.
         islands: names of the nodes that stay in float32.
         for_cpu: by what gains on a CPU instead: convolutions of any kind and Gemms, of any length.
     """
     where = blocks(graph)
     classifier = _classifier(graph)
-    found = []
+    products = []
     for node in graph:
         constants = [value is not None and value.const_value is not None for value in node.inputs[:2]]
         if node.op_type not in PRODUCTS or all(constants):
@@ -113,18 +113,19 @@ def find_products(
             refusal=refusal,
             counted=multiply_adds > 0,
         )
-        found.append(product)
-    largest = max((product.multiply_adds for product in found), default=0)
+        products.append(product)
+    largest = max((product.multiply_adds for product in products), default=0)
     return [
-        product if product.counted else dataclasses.replace(product, multiply_adds=max(1, largest)) for product in found
+        product if product.counted else dataclasses.replace(product, multiply_adds=max(1, largest))
+        for product in products
     ]
 
 
 def _multiply_adds(node: ir.Node, inner: int, shapes: Mapping[str, Shape]) -> int:
     """Count the multiply-adds of a node for one image; 0 where the graph doesn't tell."""
     if node.op_type == "ConvTranspose":
-        taken, weight = (shapes.get(str(value.name), ()) for value in node.inputs[:2] if value is not None)
-        return math.prod(taken) * math.prod(weight[1:]) if taken and weight else 0
+        source, weight = (shapes.get(str(value.name), ()) for value in node.inputs[:2] if value is not None)
+        return math.prod(source) * math.prod(weight[1:]) if source and weight else 0
     return math.prod(shapes.get(str(node.outputs[0].name), (0,))) * inner
 
 
@@ -173,12 +174,12 @@ def _cpu_refusal(node: ir.Node, weight: int | None, inner: int, classifier: ir.N
 
 
 def _turned(node: ir.Node) -> bool:
-    """Whether a Gemm takes its first factor transposed: then its sums run along another axis."""
+    """Return whether a Gemm takes its first factor transposed: then its sums run along another axis."""
     return node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int() == 1
 
 
 def _attends(node: ir.Node) -> bool:
-    """Whether a MatMul gives a softmax its scores, or takes what a softmax gives."""
+    """Return whether a MatMul gives a softmax its scores, or takes what a softmax gives."""
     if node.op_type != "MatMul":
         return False
     if any(source is not None and source.op_type == "Softmax" for source in map(_scaled_source, node.inputs)):
@@ -201,7 +202,7 @@ def _scaled_source(value: ir.Value | None) -> ir.Node | None:
 
 
 def _source(value: ir.Value) -> ir.Node | None:
-    """What computes a value, before any move of its elements."""
+    """The node that computes a value, before any move of its elements."""
     node = value.producer()
     while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -251,7 +252,7 @@ def _inner(node: ir.Node, weight: int | None, shapes: Mapping[str, Shape]) -> in
 
 
 def is_signed_permutation(matrix: NDArray[np.generic]) -> bool:
-    """Whether a product with it only moves values and changes signs: each row and column has one ±1 at most."""
+    """Return whether a product with it only moves values and changes signs: each row and column has one ±1 at most."""
     flat = matrix.reshape(-1, matrix.shape[-1])
     used = np.abs(flat.astype(np.float64))
     return bool(((used == 0) | (used == 1)).all() and (used.sum(0) <= 1).all() and (used.sum(1) <= 1).all())

@@ -1,27 +1,170 @@
-"""What the activations of a graph look like on real images: a histogram of each, in one pass and bounded memory.
+"""The ranges of a graph's activations: a histogram of each on real images, and what of it int8 covers.
 
-Values that only move elements (Reshape, Transpose …) have the distribution of what they move, and are not recorded
-twice. Rows are looked at where a layer norm needs it: float16 can square a row's deviations too large or too small.
+Recorded in one pass and bounded memory. Values that only move elements (Reshape, Transpose …) have the distribution of
+what they move, and are not recorded twice. Rows are looked at where a layer norm needs it: float16 can square a row's
+deviations too large or too small.
+
+A histogram counts a value by its upper 16 bits: sign, exponent and the first 7 bits of its fraction (its bfloat16, cut
+off). So bins are relative, 128 to an octave, from the smallest to the largest float, without knowing the range before;
+the borders that float16 has, powers of two, are borders of bins.
+
+What lies outside the range that int8 covers is clipped, what lies inside is rounded. Every method looks for one number,
+the largest magnitude T that is kept (symmetric), or for a factor by which the whole range is drawn in (asymmetric).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.histogram import Histogram
-from calibration.session import Session
-from hemf.processors import usable_cores
+from hemf_export.calibration.session import Session
+from hemf_export.files.processors import usable_cores
 
+CODES = 1 << 16
+_SIGN = 1 << 15
+_OCTAVE = 128  # codes that share an exponent
+_BIAS = 127
+_NOT_FINITE = 255 * _OCTAVE  # codes of infinity and NaN start here
+_FLOAT16_ZERO = -25  # values below 2**-25 round to zero in float16
+_FLOAT16_OVERFLOW = 16  # values from 2**16 on are infinite (those from 65,520 on, exactly)
 MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
 NORMS = ("LayerNormalization",)
 _SAMPLES_AN_IMAGE = 1 << 15  # of each value; its extremes are those of all elements
 _VALUES_A_RUN = 1000  # outputs fetched at once: a run that keeps every value of a large graph takes its memory
+Method = Literal["max", "entropy", "percentile", "mse"]
+METHODS: tuple[Method, ...] = get_args(Method)
+PERCENTILE = 0.9999
+LEVELS = 127  # of a symmetric int8 value, on each side of zero
+_CANDIDATES = 64
+_SMALLEST_SHARE = 2.0**-6  # of the largest magnitude: no method clips deeper
+_LINEAR_BINS = 2048  # of the histogram that the entropy method compares
+
+
+class Histogram:
+    """Counts of values by sign and magnitude.
+
+    Args:
+        counts: by code; zeros by default.
+        low: smallest finite value seen.
+        high: largest.
+    """
+
+    def __init__(
+        self, counts: NDArray[np.int64] | None = None, low: float = float("inf"), high: float = float("-inf")
+    ) -> None:
+        self.counts = np.zeros(CODES, np.int64) if counts is None else counts
+        self.low, self.high = low, high
+        self.memo: dict[str, float] = {}  # what was worked out of it; forgotten when it changes
+
+    def add(self, values: NDArray[np.float32], *, at_most: int | None = None) -> None:
+        """Take in a float32 array: its extremes exactly, and the distribution of its elements.
+
+        With `at_most`, that is counted on so many elements, evenly spaced: enough for its shape, in a third of the
+        time where arrays are large.
+        """
+        flat = np.ascontiguousarray(values, np.float32).reshape(-1)
+        if not flat.size:
+            return
+        self.memo.clear()
+        sample = (
+            flat if at_most is None or flat.size <= at_most else flat[:: _stride(flat.size // at_most + 1, flat.size)]
+        )
+        self.counts += np.bincount((sample.view(np.uint32) >> 16).astype(np.uint16), minlength=CODES)
+        low, high = float(flat.min()), float(flat.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = flat[np.isfinite(flat)]
+            if not finite.size:
+                return
+            low, high = float(finite.min()), float(finite.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+
+    @property
+    def total(self) -> int:
+        """Values counted."""
+        return int(self.counts.sum())
+
+    @property
+    def not_finite(self) -> int:
+        """Number of values that were infinite or NaN."""
+        return int(self.counts[_NOT_FINITE:_SIGN].sum() + self.counts[_SIGN + _NOT_FINITE :].sum())
+
+    @property
+    def largest(self) -> float:
+        """The largest magnitude of a finite value; 0 where there is none."""
+        return max(abs(self.low), abs(self.high)) if self.low <= self.high else 0.0
+
+    @property
+    def smallest(self) -> float:
+        """The smallest magnitude above zero that was counted, to a bin; infinite where there is none."""
+        if 0 < self.low <= self.high:  # all positive: known exactly
+            return self.low
+        codes = np.flatnonzero(self._magnitudes()[1:_NOT_FINITE])
+        return float(_centres(codes[:1] + 1)[0]) if len(codes) else float("inf")
+
+    def flushed(self) -> float:
+        """Share of the values, zeros apart, that float16 would turn to zero."""
+        nonzero = self.total - self._zeros()
+        below = self._magnitudes()[1 : (_BIAS + _FLOAT16_ZERO) * _OCTAVE].sum() if nonzero else 0
+        return float(below / nonzero) if nonzero else 0.0
+
+    def overflowed(self) -> float:
+        """Share of the values that float16 could not hold."""
+        above = self._magnitudes()[(_BIAS + _FLOAT16_OVERFLOW) * _OCTAVE :].sum()
+        return float(above / self.total) if self.total else 0.0
+
+    def magnitudes(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Centres of the bins of |value| that have any, ascending, and their counts; zero first, if there are zeros."""
+        counts = self._magnitudes()[:_NOT_FINITE]
+        codes = np.flatnonzero(counts)
+        return _centres(codes), counts[codes]
+
+    def values(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Centres of the bins of the values that have any, ascending, and their counts."""
+        codes = np.flatnonzero(self.counts)
+        codes = codes[codes % _SIGN < _NOT_FINITE]
+        centres = np.where(codes >= _SIGN, -1.0, 1.0) * _centres(codes % _SIGN)
+        order = np.argsort(centres, kind="stable")
+        return centres[order], self.counts[codes[order]]
+
+    def quantile(self, share: float) -> float:
+        """The magnitude that this share of the values does not exceed, to a bin."""
+        centres, counts = self.magnitudes()
+        if not len(centres):
+            return 0.0
+        reached = np.searchsorted(np.cumsum(counts), share * counts.sum())
+        return float(centres[min(int(reached), len(centres) - 1)])
+
+    def root_mean_square(self) -> float:
+        """The root mean square of all finite values, zeros among them."""
+        centres, counts = self.magnitudes()
+        return float(np.sqrt((counts * centres**2).sum() / counts.sum())) if len(counts) else 0.0
+
+    def _magnitudes(self) -> NDArray[np.int64]:
+        return self.counts[:_SIGN] + self.counts[_SIGN:]
+
+    def _zeros(self) -> int:
+        return int(self.counts[0] + self.counts[_SIGN])
+
+
+def _stride(least: int, size: int) -> int:
+    """The next number that shares no factor with an array's size, so none with its channels or rows: it meets all."""
+    while math.gcd(least, size) > 1:
+        least += 1
+    return least
+
+
+def _centres(codes: NDArray[np.intp]) -> NDArray[np.float64]:
+    """The middle of each bin of magnitudes; of the first one, zero itself."""
+    lower = (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    upper = (((codes.astype(np.uint32) + 1) << 16) - 1).view(np.float32).astype(np.float64)
+    return np.where(codes == 0, 0.0, (lower + upper) / 2)
 
 
 @dataclass
@@ -45,7 +188,7 @@ class RowStatistics:
 
 @dataclass
 class Ranges:
-    """What one pass recorded.
+    """The statistics that one pass recorded.
 
     Args:
         histograms: by the value's name.
@@ -77,7 +220,7 @@ def record(
     *,
     values: Collection[str] | None = None,
     into: Ranges | None = None,
-    after_batch: Callable[[Ranges, int], None] = lambda found, images: None,
+    after_batch: Callable[[Ranges, int], None] = lambda recorded, images: None,
 ) -> Ranges:
     """Run the float32 `model` on `batches` and record its values.
 
@@ -96,17 +239,17 @@ def record(
     known = float_values(graph)
     names = list(known) if values is None else [name for name in known if name in set(values)]
     axes = _row_axes(graph) if values is None else {}
-    found = into or Ranges({name: Histogram() for name in names}, {name: RowStatistics() for name in axes})
+    recorded = into or Ranges({name: Histogram() for name in names}, {name: RowStatistics() for name in axes})
     inputs = {str(value.name) for value in graph.inputs}
     fetched = [name for name in dict.fromkeys([*names, *axes]) if name not in inputs]
     parts = [fetched[start : start + _VALUES_A_RUN] for start in range(0, len(fetched), _VALUES_A_RUN)]
     sessions = [Session(model, outputs=part, stream=len(parts) == 1) for part in parts]
 
     def take(name: str, array: NDArray[np.float32], limit: int) -> None:
-        if name in found.histograms:
-            found.histograms[name].add(array, at_most=limit)
+        if name in recorded.histograms:
+            recorded.histograms[name].add(array, at_most=limit)
         if name in axes:
-            found.rows[name].add(array, axes[name])
+            recorded.rows[name].add(array, axes[name])
 
     with ThreadPoolExecutor(usable_cores()) as pool:
 
@@ -117,24 +260,107 @@ def record(
         for batch, arrays in runs:
             limit = _SAMPLES_AN_IMAGE * len(batch)
             for name in inputs & set(names):
-                found.histograms[name].add(np.asarray(batch, np.float32), at_most=limit)
+                recorded.histograms[name].add(np.asarray(batch, np.float32), at_most=limit)
             if arrays is not None:
                 take_all(sessions[0], arrays, limit)
             else:
                 for session in sessions:
                     take_all(session, session.run(batch), limit)
-            found.images += len(batch)
-            after_batch(found, len(batch))
-    return found
+            recorded.images += len(batch)
+            after_batch(recorded, len(batch))
+    return recorded
 
 
 def _row_axes(graph: ir.Graph) -> dict[str, int]:
     """The first axis of a row of each layer norm's input, by the input's name."""
-    found: dict[str, int] = {}
+    axes: dict[str, int] = {}
     for node in graph:
         value = node.inputs[0] if node.inputs else None
         if node.op_type not in NORMS or value is None or value.shape is None:
             continue
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
-        found[str(value.name)] = axis % len(value.shape)
-    return found
+        axes[str(value.name)] = axis % len(value.shape)
+    return axes
+
+
+def threshold(histogram: Histogram, method: Method) -> float:
+    """The largest magnitude that a symmetric int8 range keeps; 0 where all values are zero.
+
+    - max: the largest that was seen.
+    - percentile: what 99.99 % of the values don't exceed.
+    - mse: the least mean squared error of rounding and clipping together.
+    - entropy: the least Kullback-Leibler divergence of the clipped and rounded distribution from the true one
+      (Migacz, 8-bit inference with TensorRT, GTC 2017).
+    """
+    if method not in histogram.memo:
+        histogram.memo[method] = _threshold(histogram, method)
+    return histogram.memo[method]
+
+
+def _threshold(histogram: Histogram, method: Method) -> float:
+    largest = histogram.largest
+    if largest == 0:
+        return 0.0
+    if method == "max":
+        return largest
+    if method == "percentile":
+        return min(largest, histogram.quantile(PERCENTILE)) or largest
+    candidates = largest * np.geomspace(_SMALLEST_SHARE, 1.0, _CANDIDATES)
+    centres, counts = histogram.magnitudes()
+    if not centres.any():  # a sample of zeros alone, which doesn't tell where to clip
+        return largest
+    if method == "mse":
+        errors = [_squared_error(centres, counts, candidate) for candidate in candidates]
+    else:
+        linear = _linear(histogram, largest)
+        errors = [_divergence(linear, candidate / largest) for candidate in candidates]
+    return float(candidates[int(np.argmin(errors))])
+
+
+def interval(histogram: Histogram, method: Method) -> tuple[float, float]:
+    """The interval that an asymmetric 8-bit range keeps; it always holds zero, which must be exact."""
+    low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
+    if low >= high:
+        return 0.0, 0.0
+    kept = threshold(histogram, method)
+    return max(low, -kept), min(high, kept)
+
+
+def _squared_error(centres: NDArray[np.float64], counts: NDArray[np.int64], kept: float) -> float:
+    step = kept / LEVELS
+    rounded = (np.round(centres / step) * step - centres) ** 2
+    # Where a bin is not much finer than a step, its centre says nothing of the values' rounding: on average step²/12.
+    coarse = centres / 128 > step / 4
+    inside = np.where(coarse, step**2 / 12, rounded)
+    return float((counts * np.where(centres <= kept, inside, (centres - kept) ** 2)).sum())
+
+
+def _linear(histogram: Histogram, largest: float) -> NDArray[np.float64]:
+    """Counts of |value| in equal bins up to the largest: relative bins that are wider are spread over several."""
+    centres, counts = histogram.magnitudes()
+    positive = centres > 0  # as usual for this method: zeros are exact whatever the range
+    centres, counts = centres[positive], counts[positive].astype(np.float64)
+    cumulated = np.concatenate([[0.0], np.cumsum(counts)])
+    edges = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [largest]])
+    edges = np.maximum.accumulate(np.minimum(edges, largest))
+    return np.diff(np.interp(np.linspace(0, largest, _LINEAR_BINS + 1), edges, cumulated))
+
+
+def _divergence(linear: NDArray[np.float64], share: float) -> float:
+    bins = max(LEVELS + 1, round(share * len(linear)))
+    if bins >= len(linear):
+        bins = len(linear)
+    kept = linear[:bins]
+    true = kept.copy()
+    true[-1] += linear[bins:].sum()
+    # Each of the levels spreads its count evenly over those of its bins that have any.
+    level = np.minimum(np.arange(bins) * (LEVELS + 1) // bins, LEVELS)
+    filled = kept > 0
+    sums = np.bincount(level, kept, LEVELS + 1)
+    numbers = np.bincount(level, filled, LEVELS + 1)
+    coarse = np.where(filled, (sums / np.maximum(numbers, 1))[level], 0.0)
+    if not coarse.sum() or not true.sum():
+        return float("inf")
+    true, coarse = true / true.sum(), coarse / coarse.sum()
+    both = true > 0
+    return float((true[both] * np.log(true[both] / np.maximum(coarse[both], 1e-12))).sum())

@@ -1,30 +1,36 @@
 """The float16 graph that holds its bound: converted, run as a GPU would, compared on images, mended where it misses.
 
-First by nodes whose error jumps; where no node is to blame, by the blocks that make most of the noise.
+First by nodes whose error jumps; where no node is to blame, by the blocks that make most of the noise: the rounding of
+some is amplified by all that follows, and where images lie close to the border between two classes, it decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration import divergence, quiet
-from calibration.blocks import blocks, node_name
-from calibration.emulation import emulate
-from calibration.fp16 import Conversion, to_float16
-from calibration.graphs import copy_of
-from calibration.image_set import ImageSet
-from calibration.ranges import source_of
-from calibration.trials import Progress, logits
-from hemf.model_output import LOGITS, ModelOutput
+from hemf_export.calibration import node_errors
+from hemf_export.calibration.blocks import RESIZE, blocks, node_name
+from hemf_export.calibration.emulation import emulate
+from hemf_export.calibration.fp16 import Conversion, to_float16
+from hemf_export.calibration.graphs import copy_of
+from hemf_export.calibration.image_set import ImageSet
+from hemf_export.calibration.ranges import source_of
+from hemf_export.calibration.trials import logits
+from hemf_export.files.model_output import LOGITS, ModelOutput
+from hemf_export.files.progress import SILENT, Progress
 
 MAX_ROUNDS = 8
 _WORST = 2  # images that nodes are compared on
 MENDED = "found by comparison: its error jumps"
+NOISE_IMAGES = 8  # that blocks are compared on: all their logits count, not only those near the border
+MAX_BLOCKS = 4  # blocks that are worth float32: where these don't do, the noise is everywhere
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+AMPLIFIED_NOISE = "float16 noise that the rest of the graph amplifies"
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,9 @@ def convert(
     holds: Callable[[NDArray[np.float32]], bool],
     *,
     rounds: int = MAX_ROUNDS,
-    calm: Callable[[NDArray[np.float32]], bool] = lambda logits: True,
+    close_enough: Callable[[NDArray[np.float32]], bool] = lambda logits: True,
     noisy: Callable[[dict[str, str]], list[str]] = lambda islands: [],
-    progress: Progress = lambda images: None,
+    progress: Progress = SILENT,
     output: ModelOutput = LOGITS,
 ) -> Mended:
     """Convert a copy of `model` to float16; where its logits miss the bound, put the offending nodes back to float32.
@@ -68,10 +74,10 @@ def convert(
         reference: their logits (n, classes) in float32.
         holds: whether logits keep to the bound.
         rounds: conversions to try at most.
-        calm: whether logits that hold the bound are as close as one wishes; what `noisy` tells is tried for it.
-        noisy: the blocks that make the noise, the worst first, for given islands; see `calibration.quiet`. By default
+        close_enough: whether logits that hold the bound need no more blocks in float32 from `noisy`.
+        noisy: the blocks that make the noise, the worst first, for given islands; see `noisy_blocks`. By default
             only single nodes are mended.
-        progress: told the images of each batch.
+        progress: receives the runs of the graphs.
         output: what the model's numbers are.
     """
     islands = dict(islands)
@@ -81,20 +87,20 @@ def convert(
         candidate = copy_of(model)
         conversion = to_float16(candidate, islands)
         emulated = emulate(candidate)
-        found = logits(emulated, images, progress, output=output)
-        held = holds(found)
-        if (held and calm(found)) or number == rounds:
-            return Mended(candidate, conversion, found, number, held)
+        scores = logits(emulated, images, progress, output=output)
+        held = holds(scores)
+        if (held and close_enough(scores)) or number == rounds:
+            return Mended(candidate, conversion, scores, number, held)
         added: dict[str, str] = {}
         if not held and left is None:
-            worst = divergence.worst_images(found, reference, _WORST)
+            worst = node_errors.worst_images(scores, reference, _WORST)
             batch = np.concatenate(list(images.only(worst).batches(len(worst))))
             added = _to_mend(model, emulated, batch, islands)
-        if not added and np.isfinite(found).all():
+        if not added and np.isfinite(scores).all():
             left = noisy(islands) if left is None else left
-            added = quiet.nodes_of(model, where, left.pop(0)) if left else {}
+            added = block_islands(model, where, left.pop(0)) if left else {}
         if not added:
-            return Mended(candidate, conversion, found, number, held)
+            return Mended(candidate, conversion, scores, number, held)
         islands = {**added, **islands}
     raise AssertionError("the last round returns")
 
@@ -102,10 +108,10 @@ def convert(
 def _to_mend(
     model: ir.Model, candidate: ir.Model, batch: NDArray[np.generic], islands: dict[str, str]
 ) -> dict[str, str]:
-    """Nodes to put back, and why; where the offender is in float32 already, those that made its inputs."""
+    """Find the nodes to put back, and why; where the offender is in float32 already, those that made its inputs."""
     nodes = {node_name(node): node for node in model.graph}
     added: dict[str, str] = {}
-    for error in divergence.offenders(divergence.errors(model, candidate, batch)):
+    for error in node_errors.offenders(node_errors.accumulated_errors(model, candidate, batch)):
         reason = f"{MENDED} from {error.inputs:.2g} to {error.error:.2g}"
         waiting = [nodes[error.node]]
         if error.node in islands:
@@ -113,3 +119,45 @@ def _to_mend(
             waiting = [node for node in sources if node is not None]
         added |= {node_name(node): reason for node in waiting if node_name(node) not in islands}
     return added
+
+
+def noisy_blocks(
+    model: ir.Model,
+    islands: Mapping[str, str],
+    where: Mapping[str, str],
+    images: ImageSet,
+    progress: Progress = SILENT,
+    output: ModelOutput = LOGITS,
+) -> list[str]:
+    """Find the blocks that lower the noise of the logits if they are float32, the one that lowers it most first.
+
+    Args:
+        model: float32.
+        islands: nodes that stay in float32 anyway, and why.
+        where: each node's block.
+        images: to run.
+        progress: receives the blocks that are done.
+        output: what the model's numbers are.
+    """
+    reference = logits(model, images, output=output)
+
+    def noise(own: Mapping[str, str]) -> float:
+        candidate = copy_of(model)
+        to_float16(candidate, own)
+        scores = logits(emulate(candidate), images, progress, output=output)
+        return float(np.square(scores.astype(np.float64) - reference).mean())
+
+    names = [block for block in dict.fromkeys(where.values()) if block != RESIZE]
+    after: dict[str, float] = {}
+    with progress.task("Looking for the blocks that make the noise", len(names), "blocks") as task:
+        before = noise(islands)
+        for block in names:
+            after[block] = noise({**block_islands(model, where, block), **islands})
+            task.advance()
+    return sorted((block for block in after if after[block] < before), key=lambda block: after[block])[:MAX_BLOCKS]
+
+
+def block_islands(model: ir.Model, where: Mapping[str, str], block: str) -> dict[str, str]:
+    """Return a block's nodes as islands, its products apart: TensorRT-RTX has no float32 products on Turing."""
+    names = (node_name(node) for node in model.graph if node.op_type not in _PRODUCTS)
+    return {name: AMPLIFIED_NOISE for name in names if where.get(name) == block}

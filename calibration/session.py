@@ -1,4 +1,7 @@
-"""ONNX Runtime sessions on the CPU: made from graphs in memory or files, with any of their values as outputs."""
+"""ONNX Runtime sessions on the CPU: made from graphs in memory or files, with any of their values as outputs.
+
+A graph in memory is handed over as a small message, its weights beside it: there is no second copy of them.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.skeleton import skeleton
-from hemf import processors
-from hemf.errors import BadInputError
-from hemf.model_output import LOGITS, ModelOutput
+from hemf_export.files import processors
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.model_output import LOGITS, ModelOutput
 
 MOST_AT_ONCE = 4  # batches that run side by side: each holds its own activations
 
 _LONGEST_REASON = 400
-_SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and told once
+_SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and reported once
+_LEAST_BYTES = 1 << 12  # of what counts as a weight
+_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
+_FILE = "beside the graph"  # what the message calls the file of its weights: there is none
 
 
 def runtime() -> Any:
-    """ONNX Runtime, which tells nobody that it runs. Nothing else of ours imports it, but what a server runs.
+    """Import ONNX Runtime with its telemetry off. Nothing else of ours imports it, but what a server runs.
 
     `hemf` has told it so by its environment before; a program that imported it earlier is told by this call.
     """
@@ -51,7 +57,7 @@ class Session:
     Args:
         model: a file or a graph in memory.
         outputs: values to fetch, by name; by default the graph's own first output.
-        threads: within an operator; see `hemf.processors.threads` for the default.
+        threads: within an operator; see `files.processors.threads` for the default.
         stream: whether many batches are to come, see `stream`: these run side by side, and divide the threads.
         as_written: whether quantization is computed node by node. By default ONNX Runtime makes integer products of it,
             and rounds float32 weights behind a DequantizeLinear to int8, with one scale for all channels.
@@ -93,28 +99,28 @@ class Session:
                 f"ONNX Runtime doesn't take {self.name}: {reason(error)}", "Export it again."
             ) from error
         self.output = output
-        taken = self._session.get_inputs()[0]
-        self.input_name = taken.name
-        self.any_batch = not (taken.shape and isinstance(taken.shape[0], int))
+        first_input = self._session.get_inputs()[0]
+        self.input_name = first_input.name
+        self.any_batch = not (first_input.shape and isinstance(first_input.shape[0], int))
         self.outputs = list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
 
     def run(self, batch: NDArray[np.generic], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
-        """The outputs for one input, in the order asked for; some of them alone, so that no others are held.
+        """Return the outputs for one input, in the order asked for; some of them alone, so that no others are held.
 
         Raises:
             BadInputError: the graph fails on this input.
         """
         try:
-            found: list[NDArray[Any]] = self._session.run(outputs or self.outputs, {self.input_name: batch})
+            arrays: list[NDArray[Any]] = self._session.run(outputs or self.outputs, {self.input_name: batch})
         except Exception as error:
             # ONNX Runtime's errors have no class of their own: what a graph fails with is the graph's, or the memory's.
             raise self._failure(error, batch) from error
-        return found
+        return arrays
 
     def stream(
         self, batches: Iterable[NDArray[np.generic]], outputs: Sequence[str] | None = None
     ) -> Iterator[tuple[NDArray[np.generic], list[NDArray[Any]]]]:
-        """Each batch with its outputs, in order; see `run`.
+        """Yield each batch with its outputs, in order; see `run`.
 
         Where many images are run, a core for each batch is used better than all cores for one: they wait for each other
         after every operator.
@@ -132,17 +138,17 @@ class Session:
                 for batch in batches:
                     waiting.append((batch, pool.submit(self.run, batch, outputs)))
                     if len(waiting) > self._at_once:
-                        first, found = waiting.popleft()
-                        yield first, found.result()
+                        first, result = waiting.popleft()
+                        yield first, result.result()
                 while waiting:
-                    first, found = waiting.popleft()
-                    yield first, found.result()
+                    first, result = waiting.popleft()
+                    yield first, result.result()
             finally:
-                for _, found in waiting:
-                    found.cancel()
+                for _, result in waiting:
+                    result.cancel()
 
     def _handed_over(self, model: ir.Model, outputs: Sequence[str] | None, options: Any) -> bytes:
-        """The bytes of a graph in memory, whose weights are given to `options` as they lie: copies take seconds."""
+        """Serialize a graph in memory, whose weights are given to `options` as they lie: copies take seconds."""
         onnxruntime = runtime()
         proto, weights = skeleton(model, outputs or ())
         known = model.graph.initializers  # those that nothing uses are dropped before they could be handed over
@@ -169,7 +175,7 @@ class Session:
         return {output.name: output.type for output in self._session.get_outputs()}
 
     def logits(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The first output alone, as scores (images, classes): logits, or what the graph gives in their place."""
+        """Return the first output alone, as scores (images, classes): logits, or what the graph gives instead."""
         return self.output.scores(self.run(batch)[0], len(batch))
 
 
@@ -179,3 +185,37 @@ def reason(error: Exception) -> str:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r" ?/\S+\.(?:cc|h):\d+ [^:]*(?:::\S+)*\([^)]*\)[^:]*? (?=[A-Z'\"(])", " ", text)
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
+
+
+def skeleton(model: ir.Model, outputs: Sequence[str] = ()) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:
+    """Serialize a model without its weights, and return these by name, not copied; the model stays as it was.
+
+    In the message a weight is an initializer whose data lies in another file, as ONNX Runtime wants it where it is
+    given the weight itself.
+
+    Args:
+        model: weights are its initializers.
+        outputs: names of values that become outputs beside the graph's own.
+    """
+    graph, own = model.graph, len(model.graph.outputs)
+    known = {value.name for value in graph.outputs}
+    wanted = {name for name in outputs if name not in known}
+    values = {value.name: value for node in graph for value in node.outputs if value.name in wanted}
+    tensors = {
+        name: tensor
+        for name, value in graph.initializers.items()
+        if (tensor := value.const_value) is not None and tensor.dtype in _TYPES and tensor.nbytes >= _LEAST_BYTES
+    }
+    try:
+        for name, tensor in tensors.items():
+            graph.initializers[name].const_value = ir.ExternalTensor(
+                _FILE, 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
+            )
+        graph.outputs.extend(values[name] for name in values)
+        proto: onnx.ModelProto = ir.serde.serialize_model(model)
+    finally:
+        for name, tensor in tensors.items():
+            graph.initializers[name].const_value = tensor
+        while len(graph.outputs) > own:  # a deleted slice would leave them marked as outputs
+            graph.outputs.pop()
+    return proto, {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in tensors.items()}

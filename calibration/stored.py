@@ -8,16 +8,17 @@ is off by its rounding alone. Neither costs more than some runs of the float32 g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.blocks import node_name
-from calibration.emulation import dequantized
-from calibration.session import Session
+from hemf_export.calibration.blocks import node_name
+from hemf_export.calibration.emulation import dequantized
+from hemf_export.calibration.session import Session
+from hemf_export.files.progress import IDLE, Task
 
 _DEVIATIONS = 4
 _SMALLEST = 2.0**-20  # a weight all below it may be lost in float16, whose smallest number is 2⁻²⁴
@@ -25,7 +26,7 @@ _SMALLEST = 2.0**-20  # a weight all below it may be lost in float16, whose smal
 
 @dataclass(frozen=True)
 class WeightError:
-    """How far a stored weight is from the float32 one.
+    """The distance of a stored weight from the float32 one.
 
     Args:
         node: that uses it.
@@ -41,7 +42,7 @@ class WeightError:
 
 @dataclass(frozen=True)
 class StepUse:
-    """How a quantized activation's step fits the values that the float32 graph has there.
+    """The fit of a quantized activation's step to the values that the float32 graph has there.
 
     Args:
         value: its name in the float32 graph.
@@ -59,35 +60,35 @@ class StepUse:
 
 
 def weight_errors(reference: ir.Model, candidate: ir.Model) -> list[WeightError]:
-    """The error of every constant that a node of `reference` and the node of that name in `candidate` take.
+    """Measure the error of every constant that a node of `reference` and the node of that name in `candidate` take.
 
     Args:
         reference: float32.
         candidate: converted from it; nodes keep their names. Not emulated.
 
     Returns:
-        In graph order; a weight that several nodes share is told once.
+        In graph order; a weight that several nodes share is listed once.
     """
     nodes = {node_name(node): node for node in candidate.graph}
-    found: dict[tuple[str, ir.Value], WeightError] = {}
+    errors: dict[tuple[str, ir.Value], WeightError] = {}
     for node in reference.graph:
         other = nodes.get(node_name(node))
         if other is None or other.op_type != node.op_type:
             continue
         for exact, stored in zip(node.inputs, other.inputs, strict=False):
-            if exact is None or stored is None or exact.const_value is None or (str(exact.name), stored) in found:
+            if exact is None or stored is None or exact.const_value is None or (str(exact.name), stored) in errors:
                 continue
             wanted = exact.const_value.numpy()
             constant = _constant(stored)
             if constant is None or wanted.dtype.kind != "f":
                 continue
             error = _error(wanted.astype(np.float64), *constant)
-            found[str(exact.name), stored] = WeightError(node_name(node), str(exact.name), error)
-    return list(found.values())
+            errors[str(exact.name), stored] = WeightError(node_name(node), str(exact.name), error)
+    return list(errors.values())
 
 
 def _constant(value: ir.Value) -> tuple[NDArray[np.float64], NDArray[np.float64], int | None] | None:
-    """What a constant input computes, its steps (0 where it isn't quantized) and the axis that they lie along."""
+    """Read what a constant input computes, its steps (0 where it isn't quantized) and the axis that they lie along."""
     if value.const_value is not None:
         return value.const_value.numpy().astype(np.float64), np.zeros(1), None
     node = value.producer()
@@ -126,23 +127,25 @@ def _rows(array: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 def _norms(difference: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
     """Norm of each row's difference by the row's own; infinite where it isn't finite."""
     least = _SMALLEST * np.sqrt(exact.shape[1])
-    found: NDArray[np.float64] = np.linalg.norm(difference, axis=1) / np.maximum(np.linalg.norm(exact, axis=1), least)
-    return np.where(np.isfinite(found), found, np.inf)
+    relative: NDArray[np.float64] = np.linalg.norm(difference, axis=1) / np.maximum(
+        np.linalg.norm(exact, axis=1), least
+    )
+    return np.where(np.isfinite(relative), relative, np.inf)
 
 
 def step_uses(
     reference: ir.Model,
     candidate: ir.Model,
     batches: Iterable[NDArray[np.generic]],
-    progress: Callable[[int], None] = lambda done: None,
+    task: Task = IDLE,
 ) -> list[StepUse]:
-    """How the steps of `candidate`'s quantized activations fit what `reference` computes on some images.
+    """Measure how the steps of `candidate`'s quantized activations fit what `reference` computes on some images.
 
     Args:
         reference: float32.
         candidate: quantized; values keep their names.
         batches: network input, best an image each; the values of one batch at a time are held.
-        progress: told how many images are through.
+        task: moved on by the images of each batch.
     """
     inputs = {str(value.name) for value in reference.graph.inputs}
     known = {str(value.name) for node in reference.graph for value in node.outputs} | inputs
@@ -151,7 +154,6 @@ def step_uses(
     session = Session(reference, outputs=fetched)
     reached: list[list[float]] = [[] for _ in quantizers]  # share of the levels, a batch
     squares, lost = (np.zeros(len(quantizers)) for _ in range(2))
-    done = 0
     for batch in batches if quantizers else ():
         values = dict(zip(fetched, session.run(batch, fetched) if fetched else [], strict=True))
         values |= dict.fromkeys(inputs, batch)
@@ -161,8 +163,7 @@ def step_uses(
             reached[place].append(max((float(end / limit) for end, limit in ends if limit), default=0.0))
             squares[place] += float((exact**2).sum())
             lost[place] += float(((exact - np.clip(exact, *limits)) ** 2).sum())
-        done += len(batch)
-        progress(done)
+        task.advance(len(batch))
     return [
         StepUse(name, _user(node), *_use(limits, reached[place], lost[place], squares[place]))
         for place, (node, (name, limits)) in enumerate(quantizers.items())

@@ -3,35 +3,39 @@
 They are compared with the file that the graph was read from, not with the graph: what preparing it changed counts too.
 The rest of a trial is float32: it runs several times faster on a CPU than the float16 graph that is shipped, which is
 proven on its own at the end.
+
+Each block's sensitivity is one or two such trials: the block quantized alone, and left out alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
-from calibration.agreement import Comparison, compare
-from calibration.emulation import fold_weights
-from calibration.graphs import copy_of
-from calibration.image_set import ImageSet
-from calibration.products import Product
-from calibration.qdq import Statistics, quantize
-from calibration.session import Session
-from calibration.thresholds import Method
-from hemf.model_output import LOGITS, ModelOutput
+from hemf_export.calibration.emulation import fold_weights
+from hemf_export.calibration.graphs import copy_of
+from hemf_export.calibration.image_set import ImageSet
+from hemf_export.calibration.products import Product
+from hemf_export.calibration.qdq import Statistics, quantize
+from hemf_export.calibration.ranges import Method
+from hemf_export.calibration.session import Session
+from hemf_export.files.model_output import LOGITS, ModelOutput
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.metrics.comparison import Comparison, compare
 
 BATCH = 4
-FIRST = 64  # images that may tell enough; see `Trials.compare`
+FIRST = 64  # images that may be enough for a verdict; see `Trials.compare`
 
 Placement = Callable[[ir.Model, Collection[Product], Statistics, Method], object]
-Progress = Callable[[int], None]
-Reference = Callable[[ImageSet, Progress], NDArray[np.float32]]  # logits (n, classes) of the images, in their order
-Told = Callable[[Comparison, int], bool]
+Reference = Callable[[ImageSet], NDArray[np.float32]]  # logits (n, classes) of the images, in their order
+Conclusive = Callable[[Comparison, int], bool]
 Variant = tuple[tuple[str, ...], Method]  # nodes in int8, and how their ranges are taken
 
 
@@ -50,7 +54,7 @@ class Trials:
         remembered: looks up the logits of a variant that was run before, by the nodes in int8 and the method, and of
             some of the images.
         remember: keeps them.
-        progress: told the images of each batch that was run.
+        progress: receives the runs of the graphs.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class Trials:
         folded: bool = False,
         remembered: Callable[[Variant, ImageSet], NDArray[np.float32] | None] = lambda variant, images: None,
         remember: Callable[[Variant, ImageSet, NDArray[np.float32]], None] = lambda variant, images, logits: None,
-        progress: Progress = lambda images: None,
+        progress: Progress = SILENT,
     ) -> None:
         self.model, self.statistics, self.images, self.output = model, statistics, images, output
         self._compute_reference = reference
@@ -77,30 +81,30 @@ class Trials:
     def reference(self) -> NDArray[np.float32]:
         """The reference's logits of the images; computed once."""
         if self._reference is None:
-            self._reference = self._compute_reference(self.images, self._progress)
+            self._reference = self._compute_reference(self.images)
         return self._reference
 
     @property
     def first(self) -> ImageSet:
-        """The images that may tell enough."""
+        """The images that may be enough for a verdict."""
         return self._parts[0][1]
 
     def build(self, products: Collection[Product], method: Method) -> ir.Model:
-        """A copy of the model with `products` in int8."""
+        """Build a copy of the model with `products` in int8."""
         variant = copy_of(self.model)
         if products:
             self._place(variant, products, self.statistics, method)
         return variant
 
     def compare(
-        self, products: Collection[Product], method: Method, told: Told = lambda found, images: False
+        self, products: Collection[Product], method: Method, conclusive: Conclusive = lambda comparison, images: False
     ) -> Comparison:
-        """The variant with `products` in int8 beside the reference.
+        """Compare the variant with `products` in int8 with the reference.
 
         Args:
             products: in int8.
             method: how their ranges are taken.
-            told: whether the comparison on the first images tells enough of all, so many; then no others are run.
+            conclusive: whether the comparison on the first images is enough for all, so many; then no others are run.
         """
         reference, labels = self.reference, self.images.labels
         places: list[int] = []
@@ -108,18 +112,18 @@ class Trials:
         for own, part in self._runs(products, method):
             places.extend(own)
             parts.append(part)
-            found = compare(
+            comparison = compare(
                 np.concatenate(parts), reference[places], None if labels is None else labels[places], output=self.output
             )
-            if told(found, len(self.images)):
+            if conclusive(comparison, len(self.images)):
                 break
-        return found
+        return comparison
 
     def run(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
         """Logits (n, classes) of the variant with `products` in int8."""
         places, parts = zip(*self._runs(products, method), strict=True)
-        found: NDArray[np.float32] = np.concatenate(parts)[np.argsort(np.concatenate(places))]
-        return found
+        scores: NDArray[np.float32] = np.concatenate(parts)[np.argsort(np.concatenate(places))]
+        return scores
 
     def _runs(
         self, products: Collection[Product], method: Method
@@ -128,14 +132,12 @@ class Trials:
         variant = tuple(sorted(product.node for product in products)), method
         session: Session | None = None
         for places, images in self._parts:
-            found = self._remembered(variant, images)
-            if found is None:
+            scores = self._remembered(variant, images)
+            if scores is None:
                 session = session or self._session(products, method)
-                found = logits(session, images, self._progress)
-                self._remember(variant, images, found)
-            else:
-                self._progress(len(images))
-            yield places, found
+                scores = logits(session, images, self._progress)
+                self._remember(variant, images, scores)
+            yield places, scores
 
     def _session(self, products: Collection[Product], method: Method) -> Session:
         variant = self.build(products, method)
@@ -158,14 +160,91 @@ class Trials:
 def logits(
     model: ir.Model | Session,
     images: ImageSet,
-    progress: Progress = lambda images: None,
+    progress: Progress = SILENT,
     *,
     output: ModelOutput = LOGITS,
 ) -> NDArray[np.float32]:
-    """The model's scores (n, classes) of all the images, in their order; `output` is of a model that is no session."""
+    """Compute the model's scores (n, classes) of all the images, in their order; a session has its own `output`."""
     session = model if isinstance(model, Session) else Session(model, stream=True, output=output)
     parts = []
-    for batch, found in session.stream(images.batches(BATCH)):
-        parts.append(session.output.scores(found[0], len(batch)))
-        progress(len(batch))
+    with progress.task("Running the graph", len(images), "images") as task:
+        for batch, outputs in session.stream(images.batches(BATCH)):
+            parts.append(session.output.scores(outputs[0], len(batch)))
+            task.advance(len(batch))
     return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class BlockSensitivity:
+    """One block in int8.
+
+    Args:
+        block: its name.
+        products: its quantizable products.
+        share: of the graph's multiply-adds that they are.
+        alone: the graph with this block in int8 and nothing else.
+        left_out: the graph with everything in int8 but this block; None where nobody asked.
+    """
+
+    block: str
+    products: tuple[Product, ...]
+    share: float
+    alone: Comparison
+    left_out: Comparison | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        values = {
+            "block": self.block,
+            "products": [product.node for product in self.products],
+            "share_of_multiply_adds": self.share,
+            "alone": self.alone.to_dict(),
+        }
+        return values if self.left_out is None else {**values, "left_out": self.left_out.to_dict()}
+
+
+def by_block(products: Sequence[Product]) -> dict[str, tuple[Product, ...]]:
+    """Group quantizable products by block, in graph order."""
+    names = dict.fromkeys(product.block for product in products if product.refusal is None)
+    return {
+        name: tuple(product for product in products if product.block == name and product.refusal is None)
+        for name in names
+    }
+
+
+def measure_sensitivities(
+    trials: Trials,
+    products: Sequence[Product],
+    method: Method,
+    *,
+    left_out: bool = True,
+    progress: Progress = SILENT,
+) -> list[BlockSensitivity]:
+    """Measure every block alone, and everything but it, on the trials' images.
+
+    Args:
+        trials: of the float32 model.
+        products: all of the graph; those with a refusal count as work only.
+        method: of the ranges.
+        left_out: whether the graph without the block is measured, too.
+        progress: receives each `BlockSensitivity` as an event.
+    """
+    work = sum(product.multiply_adds for product in products) or 1
+    groups = by_block(products)
+    everything = [product for group in groups.values() for product in group]
+    sensitivities = []
+    with progress.task("Measuring each block", len(groups), "blocks") as task:
+        for block, group in groups.items():
+            rest = [product for product in everything if product.block != block]
+            sensitivities.append(
+                BlockSensitivity(
+                    block=block,
+                    products=group,
+                    share=sum(product.multiply_adds for product in group) / work,
+                    alone=trials.compare(group, method),
+                    left_out=trials.compare(rest, method) if left_out else None,
+                )
+            )
+            progress.event(sensitivities[-1])
+            task.advance()
+    return sensitivities

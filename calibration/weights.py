@@ -3,22 +3,31 @@
 To round every weight to the nearest value lets errors add up where inputs move together, as the pixels of a patch do:
 the sums shift. Instead inputs are taken one after the other, and what rounding did is made good by the weights that are
 still to be rounded, as far as the inputs' second moments allow (Frantar et al., GPTQ, ICLR 2023, arXiv 2210.17323).
+
+The moments are XᵀX of a product's input rows, a convolution's patches among them, on a sample of rows of each image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.moments import Moment
-from calibration.thresholds import LEVELS
+from hemf_export.calibration.products import Product
+from hemf_export.calibration.ranges import LEVELS
+from hemf_export.calibration.session import Session
+from hemf_export.files.progress import IDLE, Task
 
 _SMALLEST_SCALE = 2.0**-24  # the smallest float16 above zero
 _DAMPING = 0.01  # of the mean second moment: few rows don't tell all directions apart
 _COLUMNS = 64  # rounded before the others learn of their errors: one matrix product instead of as many vectors'
+Moment = NDArray[np.float64]  # (inner, inner), mean over rows
+
+LONGEST = 1024  # inner dimension: what rounding with moments costs grows with its cube, what it gains shrinks
+_ROWS_AN_IMAGE = 128
 
 
 @dataclass(frozen=True)
@@ -84,16 +93,16 @@ def half_up(scale: float) -> float:
 def _by_columns(
     weight: NDArray[np.float32], axis: int, moment: Moment | None, nearest: Rounding
 ) -> NDArray[np.float64]:
-    """A weight, rounded input by input; `nearest` rounds one input's weights, a value for each output channel."""
+    """Round a weight input by input; `nearest` rounds one input's weights, a value for each output channel."""
     channels = np.moveaxis(weight, axis, 0)
     rows = channels.reshape(len(channels), -1).astype(np.float64)
     # Inputs that are zero alone tell nothing.
     damping = 0.0 if moment is None else _DAMPING * float(np.diag(moment).mean())
     if moment is None or not damping > 0:
-        found = nearest(rows.T).T
+        rounded_rows = nearest(rows.T).T
     else:
-        found = _compensated(rows, moment + damping * np.eye(len(moment)), nearest)
-    return np.moveaxis(found.reshape(channels.shape), 0, axis)
+        rounded_rows = _compensated(rows, moment + damping * np.eye(len(moment)), nearest)
+    return np.moveaxis(rounded_rows.reshape(channels.shape), 0, axis)
 
 
 def _compensated(rows: NDArray[np.float64], moment: Moment, nearest: Rounding) -> NDArray[np.float64]:
@@ -102,14 +111,127 @@ def _compensated(rows: NDArray[np.float64], moment: Moment, nearest: Rounding) -
     inverse = np.linalg.inv(moment)
     # Row i of the factor: how an error in input i is best made good by those behind it.
     factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
-    left, found = rows.copy(), np.empty_like(rows)
+    left, rounded_rows = rows.copy(), np.empty_like(rows)
     for start in range(0, inner, _COLUMNS):
         end = min(inner, start + _COLUMNS)
         errors = np.empty((len(rows), end - start))
         for column in range(start, end):
-            found[:, column] = nearest(left[:, column])
-            error = (left[:, column] - found[:, column]) / factor[column, column]
+            rounded_rows[:, column] = nearest(left[:, column])
+            error = (left[:, column] - rounded_rows[:, column]) / factor[column, column]
             left[:, column + 1 : end] -= np.outer(error, factor[column, column + 1 : end])
             errors[:, column - start] = error
         left[:, end:] -= errors @ factor[start:end, end:]
-    return found
+    return rounded_rows
+
+
+@dataclass(frozen=True)
+class View:
+    """The way in which a product's sums run over a value.
+
+    Args:
+        value: its name.
+        last: whether they run along the last axis; otherwise along the one before.
+        kernel: height and width of a convolution; None for a matrix product.
+        strides: of the convolution.
+        pads: of the convolution: top, left, bottom, right.
+        dilations: of the convolution.
+    """
+
+    value: str
+    last: bool = True
+    kernel: tuple[int, ...] | None = None
+    strides: tuple[int, ...] = (1, 1)
+    pads: tuple[int, ...] = (0, 0, 0, 0)
+    dilations: tuple[int, ...] = (1, 1)
+
+    def rows(self, array: NDArray[np.float32], count: int, generator: np.random.Generator) -> NDArray[np.float32]:
+        """Sample at most `count` rows (rows, inner) of one batch."""
+        if self.kernel is not None:
+            return self._patches(array, count, generator)
+        if not self.last:
+            array = np.moveaxis(array, -2, -1)
+        rows = array.reshape(-1, array.shape[-1])
+        return rows if len(rows) <= count else rows[generator.choice(len(rows), count, replace=False)]
+
+    def _patches(self, array: NDArray[np.float32], count: int, generator: np.random.Generator) -> NDArray[np.float32]:
+        assert self.kernel is not None
+        top, left, bottom, right = self.pads
+        padded = np.pad(array, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        spans = [(size - 1) * step + 1 for size, step in zip(self.kernel, self.dilations, strict=True)]
+        down, across = (
+            (size - span) // stride + 1
+            for size, span, stride in zip(padded.shape[2:], spans, self.strides, strict=True)
+        )
+        places = len(array) * down * across
+        chosen = np.arange(places) if places <= count else generator.choice(places, count, replace=False)
+        image, place = np.divmod(chosen, down * across)
+        row, column = np.divmod(place, across)
+        top_row, left_column = row * self.strides[0], column * self.strides[1]
+        parts = [
+            padded[image, :, top_row + i * self.dilations[0], left_column + k * self.dilations[1]]
+            for i in range(self.kernel[0])
+            for k in range(self.kernel[1])
+        ]
+        return np.stack(parts, 2).reshape(len(chosen), -1)  # (rows, channels, kernel), as a kernel is stored
+
+
+def view_of(node: ir.Node, product: Product) -> View | None:
+    """Read how `product`'s sums run over its input; None where moments are not taken: too long, or of another kind."""
+    if product.weight is None or not 0 < product.inner <= LONGEST or not product.activations:
+        return None
+    weight = node.inputs[product.weight]
+    assert weight is not None
+    value, dimensions = product.activations[0][1], 0 if weight.shape is None else len(weight.shape)
+    if node.op_type != "Conv":
+        plain = dimensions == 2 and (product.weight == 1 or node.op_type == "MatMul")
+        return View(value, last=product.weight == 1) if plain else None
+    automatic = "auto_pad" in node.attributes and node.attributes["auto_pad"].as_string() not in ("", "NOTSET")
+    grouped = "group" in node.attributes and node.attributes["group"].as_int() > 1
+    if dimensions != 4 or automatic or grouped:
+        return None
+    assert weight.shape is not None
+    kernel = tuple(int(size) for size in weight.shape[2:])  # type: ignore[arg-type]
+
+    def integers(name: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(node.attributes[name].as_ints()) if name in node.attributes else default
+
+    return View(
+        value, kernel=kernel, strides=integers("strides", (1, 1)), pads=integers("pads", (0, 0, 0, 0)),
+        dilations=integers("dilations", (1, 1)),
+    )  # fmt: skip
+
+
+def record_moments(
+    model: ir.Model,
+    views: Sequence[View],
+    batches: Iterable[NDArray[np.generic]],
+    task: Task = IDLE,
+) -> Mapping[View, Moment]:
+    """Run the float32 `model` on `batches` and take the second moment of each view.
+
+    Args:
+        model: see `calibration.graphs.prepare`.
+        views: see `view_of`.
+        batches: network input.
+        task: moved on by the images of each batch.
+
+    Raises:
+        BadInputError: ONNX Runtime doesn't take the graph.
+    """
+    views = list(dict.fromkeys(views))
+    inputs = {str(value.name) for value in model.graph.inputs}
+    session = Session(model, outputs=sorted({view.value for view in views} - inputs), stream=True)
+    generator = np.random.default_rng(0)
+    sums: dict[View, Moment] = {}
+    counts = dict.fromkeys(views, 0)
+    runs = session.stream(batches) if session.outputs else ((batch, []) for batch in batches)
+    for batch, arrays in runs:
+        values = dict(zip(session.outputs, arrays, strict=True))
+        values |= {name: np.asarray(batch, np.float32) for name in inputs}
+        for view in views:
+            rows = view.rows(values[view.value], _ROWS_AN_IMAGE * len(batch), generator)
+            product = (rows.T @ rows).astype(np.float64)
+            sums[view] = sums[view] + product if view in sums else product
+            counts[view] += len(rows)
+        task.advance(len(batch))
+    return {view: total / max(1, counts[view]) for view, total in sums.items()}

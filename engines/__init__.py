@@ -1,8 +1,9 @@
 """ONNX graph → engine for a target GPU, and engines that run. One builder for TensorRT and TensorRT-RTX.
 
-import engines
+import numpy as np
+from hemf_export import engines
 with engines.load("best.fp16.t4.engine") as runner:
-    logits = runner.infer(batch)
+    logits = runner.infer(np.zeros((1, 3, 224, 224), np.float32))
 """
 
 from __future__ import annotations
@@ -11,10 +12,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import hemf  # noqa: F401 - turns off the telemetry of what is loaded later
-
 if TYPE_CHECKING:
-    from engines.runner import EngineRunner
+    from hemf_export.engines.runner import EngineRunner
 
 
 def load(
@@ -32,9 +31,9 @@ def load(
         BadInputError: not the file that its manifest describes, or not an engine.
         MissingCapabilityError: it is for another TensorRT or GPU, or there is none.
     """
-    from engines import runtime
-    from engines.device import CudaDevice
-    from engines.runner import EngineRunner
+    from hemf_export.engines import runtime
+    from hemf_export.engines.device import CudaDevice
+    from hemf_export.engines.runner import EngineRunner
 
     loaded = runtime.deserialize(Path(path), trust=trust)
     import torch

@@ -1,6 +1,6 @@
 """The two builders, `tensorrt` and `tensorrt_rtx`: which is there, and which serves a target.
 
-Nothing is imported before it is asked for: `--help` and every other command work without either.
+Nothing is imported before it is asked for: all else works without either.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-from engines.targets import Target
-from hemf.errors import MissingCapabilityError
+from hemf_export.engines.targets import Target
+from hemf_export.files.errors import MissingCapabilityError
+
+if TYPE_CHECKING:
+    import tensorrt_bindings  # stubs alone, in tests/typings/
+    import tensorrt_rtx_bindings
 
 BackendName = Literal["tensorrt", "tensorrt-rtx"]
 _MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -34,8 +38,18 @@ class Backend:
 
     @property
     def version(self) -> str:
-        """Of the package."""
-        return str(self.module.__version__)
+        """The version of the package."""
+        return self.bindings.__version__
+
+    @property
+    def bindings(self) -> tensorrt_bindings.Bindings:
+        """The module, of which only what every TensorRT has may be used."""
+        return cast("tensorrt_bindings.Bindings", self.module)
+
+    @property
+    def rtx(self) -> tensorrt_rtx_bindings.Bindings:
+        """The module, where it is TensorRT-RTX's."""
+        return cast("tensorrt_rtx_bindings.Bindings", self.module)
 
 
 def load(name: BackendName) -> Backend:
@@ -66,7 +80,7 @@ def cuda_major(name: BackendName) -> int | None:
 
 
 def installed_version(name: BackendName) -> str | None:
-    """Of the builder's package, without importing it; None where no package tells, as in NVIDIA's containers."""
+    """Version of the builder's package, not imported; None where no package tells, as in NVIDIA's containers."""
     for package in (_MODULES[name], *(f"{_MODULES[name]}_cu{major}" for major in _CUDA_MAJORS)):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(package)
@@ -83,7 +97,7 @@ def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName
     if target.platform == "aarch64" and platform.machine().lower() not in ("aarch64", "arm64"):
         raise MissingCapabilityError(
             f"Engines for {target.name} are built on it: plans don't cross from {platform.machine()} to aarch64.",
-            f"Take the ONNX file there: hemf-export trt MODEL.onnx --target {target.name} --backend tensorrt.",
+            f"Take the ONNX file there: `build_engine(MODEL.onnx, target='{target.name}', backend='tensorrt')`.",
         )
     if wanted == "auto":
         if gpu == target.compute_capability and _installed("tensorrt"):
@@ -93,7 +107,7 @@ def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName
         found = "no GPU" if gpu is None else f"a GPU of sm_{gpu[0]}{gpu[1]}"
         raise MissingCapabilityError(
             f"tensorrt builds for the GPU that it runs on: {target.name} needs {target.sm}, here is {found}.",
-            "Build on such a GPU, or with --backend tensorrt-rtx, which needs none.",
+            "Build on such a GPU, or with `backend='tensorrt-rtx'`, which needs none.",
         )
     return wanted
 

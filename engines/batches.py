@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hemf.errors import UsageError
+from hemf_export.files.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,6 @@ class BatchProfile:
         """`MIN:OPT:MAX`, or `N` for N:N:N."""
         parts = text.split(":")
         if len(parts) not in (1, 3) or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-            raise UsageError(f"--batch takes MIN:OPT:MAX or N, not {text!r}.")
+            raise UsageError(f"`batch` takes MIN:OPT:MAX or N, not {text!r}.")
         numbers = [int(part) for part in parts]
         return cls(*(numbers if len(numbers) == 3 else numbers * 3))

@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engines import backends, child_build, machine
-from engines import census as censuses
-from engines import golden as golden_images
-from engines.backends import BackendName
-from engines.census import Census
-from engines.child_build import Progress
-from engines.golden import Golden
-from engines.options import BuildOptions
-from engines.targets import Target
-from hemf import artifacts, locks
-from hemf.errors import BadInputError, HemfError
+from hemf_export.engines import backends, child_build, machine
+from hemf_export.engines import census as censuses
+from hemf_export.engines import golden as golden_images
+from hemf_export.engines.backends import BackendName
+from hemf_export.engines.census import Census
+from hemf_export.engines.golden import Golden
+from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.targets import Target
+from hemf_export.files import artifacts, locks
+from hemf_export.files.errors import BadInputError, HemfError
+from hemf_export.files.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def build_engine(
     golden: Golden | None = None,
     blocks: Mapping[str, str] | None = None,
     judge: Callable[[Census | None], dict[str, Any]] = lambda census: {},
-    progress: Progress = lambda phase, step, steps: None,
+    progress: Progress = SILENT,
 ) -> Engine:
     """Build `graph` for `target` and put the plan and its manifest at `output`.
 
@@ -70,7 +70,7 @@ def build_engine(
         blocks: of the network, by the name of the ONNX node.
         judge: looks at what was compiled before anything is written, and gives fields of the manifest; what it raises
             leaves everything as it was.
-        progress: told of the builder's phases.
+        progress: receives the builder's phases.
 
     Raises:
         MissingCapabilityError: no such backend here, or it has no such target.
@@ -94,9 +94,10 @@ def build_engine(
     with artifacts.scratch() as folder:
         plan = folder / "plan"
         log = _log_of(output, folder)
-        told = child_build.run(
-            graph, plan, log, backend=backend, target=target, options=options, gpu=gpu, progress=progress
-        )
+        with progress.task("Building the engine"):
+            told = child_build.run(
+                graph, plan, log, backend=backend, target=target, options=options, gpu=gpu, progress=progress
+            )
         seconds = time.monotonic() - started
         census = None
         if told["census"]:
@@ -136,10 +137,8 @@ def _sized(found: Census, graph: Path, target: Target, options: BuildOptions, pr
     if found.batch is not None or found.backend != "tensorrt-rtx" or first.minimum == first.maximum:
         return found
     try:
-        twin = censuses.take(
-            graph, target, "tensorrt-rtx", first.optimum, options=options,
-            progress=lambda phase, step, steps: progress(f"sizes at batch {first.optimum}: {phase}", step, steps),
-        )  # fmt: skip
+        with progress.task(f"Looking up sizes at batch {first.optimum}"):
+            twin = censuses.take(graph, target, "tensorrt-rtx", first.optimum, options=options, progress=progress)
     except HemfError:  # the engine is there, and none the worse for it
         return found
     return replace(found, batch=twin.batch, twin=twin.kernels)

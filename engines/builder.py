@@ -6,21 +6,23 @@ Runs in the worker process (`engines.worker`): a native parser that crashes take
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from engines import messages
-from engines.backends import Backend
-from engines.messages import BuildLog
-from engines.options import BuildOptions
-from engines.targets import Target
-from hemf.errors import MissingCapabilityError
+from hemf_export.engines import messages
+from hemf_export.engines.backends import Backend
+from hemf_export.engines.messages import BuildLog
+from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.targets import Target
+from hemf_export.files.errors import MissingCapabilityError
+from hemf_export.files.progress import Task
+
+if TYPE_CHECKING:
+    import tensorrt_rtx_bindings
+    from tensorrt_bindings import Bindings, IBuilderConfig, ILogger, INetworkDefinition, IProgressMonitor
 
 _KEPT_ERRORS = 5
-
-Progress = Callable[[str, int, int], None]  # phase, step, steps
 
 
 class BuildFailedError(Exception):
@@ -54,7 +56,7 @@ def build_plan(
     *,
     log: BuildLog,
     timing_cache: bytes | None = None,
-    progress: Progress,
+    task: Task,
 ) -> Plan:
     """Parse `graph` and build the plan for `target`.
 
@@ -65,21 +67,21 @@ def build_plan(
         options: how; the profiles count where the graph leaves its batch open.
         log: takes what the builder says.
         timing_cache: what an earlier build measured, empty for the first; None to keep none.
-        progress: told of each phase as it goes on.
+        task: updated as the builder's phases go on; its text is the phase that moved last.
 
     Raises:
         BuildFailedError: the graph can't be parsed or built; names the node where TensorRT does.
         MissingCapabilityError: this builder has no such target.
     """
-    trt: Any = backend.module
+    trt = backend.bindings
     logger = messages.logger(trt, log.add)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, logger, graph, log)
     config = builder.create_builder_config()
-    config.progress_monitor = _monitor(trt, progress)
+    config.progress_monitor = _monitor(trt, task)
     _configure(trt, config, options)
-    _aim(trt, backend, config, target)
+    _aim(backend, config, target)
     tensor = network.get_input(0)
     sizes = tuple(tensor.shape)
     if sizes[0] == -1:
@@ -104,7 +106,7 @@ def build_plan(
 
 def merge_timing_caches(backend: Backend, first: bytes, second: bytes, log: BuildLog) -> bytes:
     """Two timing caches of the same TensorRT and GPU in one; the second alone where the first isn't taken."""
-    trt: Any = backend.module
+    trt = backend.bindings
     builder = trt.Builder(messages.logger(trt, log.add))
     config = builder.create_builder_config()
     cache, other = config.create_timing_cache(second), config.create_timing_cache(first)
@@ -113,7 +115,7 @@ def merge_timing_caches(backend: Backend, first: bytes, second: bytes, log: Buil
     return bytes(cache.serialize())
 
 
-def _parse(trt: Any, network: Any, logger: Any, graph: Path, log: BuildLog) -> None:
+def _parse(trt: Bindings, network: INetworkDefinition, logger: ILogger, graph: Path, log: BuildLog) -> None:
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(graph)):
         return
@@ -122,7 +124,7 @@ def _parse(trt: Any, network: Any, logger: Any, graph: Path, log: BuildLog) -> N
     raise BuildFailedError("; ".join(lines[:_KEPT_ERRORS]) or log.reason())
 
 
-def _configure(trt: Any, config: Any, options: BuildOptions) -> None:
+def _configure(trt: Bindings, config: IBuilderConfig, options: BuildOptions) -> None:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
     # Lets the inspector tell each layer's precision on the target; the kernels are the same.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
@@ -140,26 +142,27 @@ def _configure(trt: Any, config: Any, options: BuildOptions) -> None:
         config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
 
 
-def _aim(trt: Any, backend: Backend, config: Any, target: Target) -> None:
+def _aim(backend: Backend, config: IBuilderConfig, target: Target) -> None:
     """Set what the plan runs on: a compute capability for RTX, any GPU of this one's for TensorRT."""
     if backend.name == "tensorrt":
         # Any T4 will do, not only the very board that builds.
-        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+        config.hardware_compatibility_level = backend.bindings.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
         return
     name = target.sm.replace("_", "").upper()
-    known = trt.ComputeCapability.__members__
+    known = backend.rtx.ComputeCapability.__members__
     if name not in known:
         listed = ", ".join(member for member in known if member.startswith("SM"))
         raise MissingCapabilityError(
             f"TensorRT-RTX {backend.version} builds for {listed}, not {name}.",
-            f"Build with --backend tensorrt on a GPU of {target.sm}.",
+            f"Build with `backend='tensorrt'` on a GPU of {target.sm}.",
         )
-    config.num_compute_capabilities = 1
-    if not config.set_compute_capability(known[name], 0):
+    rtx_config = cast("tensorrt_rtx_bindings.IBuilderConfig", config)
+    rtx_config.num_compute_capabilities = 1
+    if not rtx_config.set_compute_capability(known[name], 0):
         raise MissingCapabilityError(f"TensorRT-RTX {backend.version} refuses the compute capability {name}.")
 
 
-def _tensors(network: Any) -> list[dict[str, Any]]:
+def _tensors(network: INetworkDefinition) -> list[dict[str, Any]]:
     inputs = [("input", network.get_input(index)) for index in range(network.num_inputs)]
     outputs = [("output", network.get_output(index)) for index in range(network.num_outputs)]
     return [
@@ -168,7 +171,7 @@ def _tensors(network: Any) -> list[dict[str, Any]]:
     ]
 
 
-def _layers(network: Any) -> dict[str, int]:
+def _layers(network: INetworkDefinition) -> dict[str, int]:
     found: Counter[str] = Counter()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -178,21 +181,21 @@ def _layers(network: Any) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def _monitor(trt: Any, progress: Progress) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+def _monitor(trt: Bindings, task: Task) -> IProgressMonitor:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self.steps[phase] = steps
-            progress(phase, 0, steps)
+            task.update(0, steps, phase)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            progress(phase, step + 1, self.steps.get(phase, 0))
+            task.update(step + 1, self.steps.get(phase, 0), phase)
             return True
 
         def phase_finish(self, phase: str) -> None:
-            progress(phase, self.steps.get(phase, 0), self.steps.get(phase, 0))
+            task.update(self.steps.get(phase, 0), self.steps.get(phase, 0), phase)
 
     return Monitor()

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from engines.backends import BackendName
-from hemf import artifacts, locks
+from hemf_export.engines.backends import BackendName
+from hemf_export.files import artifacts, locks
 
 _HASH_LENGTH = 64
 

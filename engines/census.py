@@ -25,16 +25,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engines import backends, child_build
-from engines.backends import BackendName
-from engines.batches import BatchProfile
-from engines.child_build import Progress
-from engines.chips import Chip
-from engines.kernels import Kernel, Tensor
-from engines.options import BuildOptions
-from engines.targets import Target
-from hemf import artifacts
-from hemf.errors import BadInputError
+from hemf_export.engines import backends, child_build
+from hemf_export.engines.backends import BackendName
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.chips import Chip
+from hemf_export.engines.kernels import Kernel, Tensor
+from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.targets import Target
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.progress import SILENT, Progress
 
 OTHER = "other"  # the block of kernels that come from no named part of the network
 _MOST_BYTES = 1 << 25  # of an unpacked list: ninety times the largest seen
@@ -150,7 +150,7 @@ class Census:
 
     @property
     def multiply_adds(self) -> dict[str, int] | None:
-        """Of products and attentions at `batch`, by the type that they compute in; padding included.
+        """Multiply-adds of products and attentions at `batch`, by the type they compute in; padding included.
 
         None where a shape is open.
         """
@@ -224,7 +224,7 @@ class Census:
         return found
 
     def with_blocks(self, blocks: Mapping[str, str]) -> Census:
-        """The same, with the block of every kernel.
+        """Name the block of every kernel.
 
         Args:
             blocks: of the network, by the name of the ONNX node.
@@ -315,7 +315,7 @@ def take(
     *,
     blocks: Mapping[str, str] | None = None,
     options: BuildOptions | None = None,
-    progress: Progress = lambda phase, step, steps: None,
+    progress: Progress = SILENT,
 ) -> Census:
     """Compile a graph for one batch size in a child process, count its kernels, and keep no engine.
 
@@ -329,7 +329,7 @@ def take(
         batch: images a call; a graph with a batch of its own keeps to that.
         blocks: of the network, by the name of the ONNX node.
         options: how to build; their profiles don't count.
-        progress: told of the builder's phases.
+        progress: receives the builder's phases.
 
     Raises:
         MissingCapabilityError: no such backend here, or it has no such target.

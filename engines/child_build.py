@@ -8,22 +8,20 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from engines.backends import BackendName
-from engines.options import BuildOptions
-from engines.targets import Target
-from hemf import artifacts, child
-from hemf.errors import BadInputError, HemfError, MissingCapabilityError
-
-Progress = Callable[[str, int, int], None]  # phase, step, steps
+from hemf_export.engines.backends import BackendName
+from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.targets import Target
+from hemf_export.files import artifacts, child
+from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
+from hemf_export.files.progress import SILENT, Progress
 
 
 def run(
     graph: Path, plan: Path, log: Path, *, backend: BackendName, target: Target, options: BuildOptions, gpu: str | None,
-    progress: Progress = lambda phase, step, steps: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:  # fmt: skip
     """Build `graph` in a child process.
 
@@ -35,7 +33,7 @@ def run(
         target: GPU or compute capability.
         options: how to build.
         gpu: product name of this machine's GPU, or None.
-        progress: told of the builder's phases.
+        progress: receives the builder's phases.
 
     Returns:
         What the worker told last; see `engines.worker`.
@@ -55,7 +53,7 @@ def run(
     last: dict[str, Any] = {}
     request_path = plan.with_name("request.json")
     artifacts.write_bytes(request_path, json.dumps(request).encode())
-    command = child.command("engines.worker", str(request_path), str(plan))
+    command = child.command("hemf_export.engines.worker", str(request_path), str(plan))
     with tempfile.TemporaryFile() as noise_file:
         # Its standard input is held open for as long as this process lives.
         with subprocess.Popen(
@@ -64,10 +62,11 @@ def run(
         ) as worker:  # fmt: skip
             assert worker.stdout is not None
             try:
-                for line in worker.stdout:
-                    last = _message(line) or last
-                    if "phase" in last:
-                        progress(last["phase"], last["step"], last["steps"])
+                with progress.task(f"Starting {backend}") as task:
+                    for line in worker.stdout:
+                        last = _message(line) or last
+                        if "phase" in last:
+                            task.update(last["step"], last["steps"], last["phase"])
             except BaseException:
                 worker.kill()
                 raise
@@ -99,8 +98,9 @@ def _message(line: str) -> dict[str, Any] | None:
 def _way_out(reason: str) -> str:
     if "FP32 GEMM is not supported" in reason:
         return (
-            "TensorRT-RTX has no float32 products on Turing: build the float16 graph (--fp16), or use tensorrt on a T4."
+            "TensorRT-RTX has no float32 products on Turing: build the float16 graph (`precision='fp16'`), or use "
+            "tensorrt on a T4."
         )
     if "OutOfMemory" in reason.replace(" ", "") or "out of memory" in reason.lower():
-        return "Give the builder more memory, a smaller --workspace, or smaller batches (--batch)."
-    return "Export the graph again, or try another opset (hemf-export onnx --opset)."
+        return "Give the builder more memory, a smaller `workspace_mib`, or smaller batches (`batch`)."
+    return "Export the graph again, or try another opset (`export_onnx(opset=N)`)."

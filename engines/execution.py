@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from engines.device import Device
-from engines.tensors import Interface
-from hemf.errors import HemfError
+from hemf_export.engines.device import Device
+from hemf_export.engines.tensors import Interface
+from hemf_export.files.errors import HemfError
+
+if TYPE_CHECKING:
+    from tensorrt_bindings import IExecutionContext
 
 _KEPT_SIZES = 8  # batch sizes whose buffers and graph are kept; the one unused longest makes room
 
@@ -40,7 +43,7 @@ class Execution:
 
     def __init__(
         self,
-        new_context: Callable[[], Any],
+        new_context: Callable[[], IExecutionContext | None],
         interface: Interface,
         device: Device,
         *,
@@ -51,7 +54,7 @@ class Execution:
         self._cuda_graphs, self._reason = cuda_graphs, reason
         self._stream = device.stream()
         # A context keeps to its profile: what was captured with it stays valid.
-        self._contexts: dict[int, Any] = {}
+        self._contexts: dict[int, IExecutionContext] = {}
         self._slots: OrderedDict[int, _Slot] = OrderedDict()
 
     def run(self, batch: Tensor) -> Tensor:
@@ -99,7 +102,7 @@ class Execution:
         self._slots[count] = slot
         return slot
 
-    def _context(self, profile: int) -> Any:
+    def _context(self, profile: int) -> IExecutionContext:
         if profile not in self._contexts:
             context = self._new_context()
             if context is None:
@@ -112,7 +115,7 @@ class Execution:
             self._contexts[profile] = context
         return self._contexts[profile]
 
-    def _launcher(self, context: Any, slot: _Slot) -> Callable[[], None]:
+    def _launcher(self, context: IExecutionContext, slot: _Slot) -> Callable[[], None]:
         into, out = self._interface.input.name, self._interface.output.name
         handle = self._device.handle(self._stream)
 

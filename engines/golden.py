@@ -1,5 +1,5 @@
 """Golden images of an engine: raw pixels in a file beside it, and in its manifest the logits that the graph gives them;
-of a graph that gives probabilities those, and of one with a single output two: see `hemf.model_output`.
+of a graph that gives probabilities those, and of one with a single output two: see `files.model_output`.
 
 The pixels are what preprocessing gives before it normalizes, one byte a channel, so that a C++ program can read them
 with no library: (n, height, width, 3) in that order and nothing else. They are taken with the engine to its target,
@@ -16,9 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hemf import artifacts
-from hemf.errors import BadInputError
-from hemf.images import Preprocess
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
+from hemf_export.metrics.comparison import Comparison, compare
 
 
 class Infers(Protocol):
@@ -65,25 +66,23 @@ class SelfTest:
     """What an engine made of its golden images.
 
     Args:
-        images: how many.
-        max_difference: of a logit.
-        bound: that it was held to.
-        agreement: share of the images with the same class.
-        finite: whether every logit was.
+        comparison: its logits beside those that its graph gives.
+        bound: of their largest difference.
         notes: what a user should know of the engine.
     """
 
-    images: int
-    max_difference: float
+    comparison: Comparison
     bound: float
-    agreement: float
-    finite: bool
     notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """All logits finite and within the bound. A class may only change where two are closer than that."""
-        return self.finite and self.max_difference <= self.bound
+        return self.comparison.finite and self.comparison.logit_difference.max <= self.bound
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for JSON."""
+        return {**self.comparison.to_dict(), "bound": self.bound, "notes": list(self.notes), "passed": self.passed}
 
 
 def place(engine: Path) -> Path:
@@ -136,11 +135,7 @@ def check(runner: Infers, golden: Golden, preprocess: Preprocess, *, raw: bool) 
             f"The golden images have logits {golden.logits.shape}, the engine gives {logits.shape}.",
             "They are another engine's. Build again.",
         )
-    known = np.isfinite(logits).all(1)
-    finite = bool(known.all())
-    difference = float(np.abs(logits - golden.logits).max()) if finite else float("inf")
-    agreement = float(((logits.argmax(1) == golden.logits.argmax(1)) & known).mean())
-    return SelfTest(len(logits), difference, golden.max_logit_difference, agreement, finite)
+    return SelfTest(compare(logits, golden.logits), golden.max_logit_difference)
 
 
 def _require_sound(shape: tuple[int, ...], logits: NDArray[np.float32], bound: float) -> None:

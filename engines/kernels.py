@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 UNKNOWN = "unknown"
+TYPE_TITLES = {"fp16": "half", "fp32": "float32", "bf16": "bfloat16", "int8": "INT8"}
 # The first that is found in a spelling counts: "Half", "Row major linear FP32", "… row major Int8 format".
 _DTYPES = (
     ("bf16", re.compile(r"\b(bfloat16|bf16)\b")),
@@ -157,7 +158,7 @@ class Kernel:
 
     @property
     def multiply_adds(self) -> int | None:
-        """Of a product; 0 for every other kernel, and None where shapes are open or don't tell."""
+        """Multiply-adds of a product; 0 for every other kernel, and None where shapes are open or don't tell."""
         if not self.is_product:
             return 0
         operands = self.operands()
@@ -178,12 +179,12 @@ class Kernel:
 
     @property
     def activation_bytes(self) -> int | None:
-        """Of activations, read and written; None where a size is open."""
+        """Bytes of activations, read and written; None where a size is open."""
         return _sum([*_buffers(self.inputs), *_buffers(self.outputs)])
 
     @property
     def weight_bytes(self) -> int | None:
-        """Of constants, read."""
+        """Bytes of constants that are read."""
         return _sum(_buffers(self.constants))
 
     @property

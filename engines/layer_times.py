@@ -9,17 +9,20 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engines.census import PEAKS, Census, Rates
-from engines.chips import Chip
-from engines.device import Device
-from engines.execution import Execution
-from engines.runtime import Loaded
-from engines.tensors import interface
-from hemf.errors import HemfError
+from hemf_export.engines.census import PEAKS, Census, Rates
+from hemf_export.engines.chips import Chip
+from hemf_export.engines.device import Device
+from hemf_export.engines.execution import Execution
+from hemf_export.engines.runtime import Loaded
+from hemf_export.engines.tensors import interface
+from hemf_export.files.errors import HemfError
+
+if TYPE_CHECKING:
+    from tensorrt_bindings import Bindings, IExecutionContext
 
 RUNS = 50
 _LEAST_MATCHED = 3  # kernels: fewer have no order to speak of
@@ -74,10 +77,10 @@ def measure(loaded: Loaded, device: Device, batch: int, *, runs: int = RUNS) -> 
         BadInputError: a batch that fits no profile.
         HemfError: TensorRT can't run it, or tells no times.
     """
-    profiler = _profiler(loaded.backend.module)
+    profiler = _profiler(loaded.backend.bindings)
     shape = interface(loaded.engine, loaded.path)
 
-    def new_context() -> Any:
+    def new_context() -> IExecutionContext | None:
         context = loaded.engine.create_execution_context()
         if context is not None:
             context.profiler = profiler
@@ -135,8 +138,8 @@ def _correlation(found: Sequence[Miss]) -> float | None:
     return None if value != value else value  # where all are alike
 
 
-def _profiler(trt: Any) -> Any:
-    class Profiler(trt.IProfiler):  # type: ignore[misc]
+def _profiler(trt: Bindings) -> Any:
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.times: defaultdict[str, list[float]] = defaultdict(list)

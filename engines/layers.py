@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engines import kernels
-from engines.kernels import Kernel
-from engines.runtime import Loaded
+from hemf_export.engines import kernels
+from hemf_export.engines.kernels import Kernel
+from hemf_export.engines.runtime import Loaded
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def of(loaded: Loaded) -> tuple[list[Layer], list[Kernel]]:
 
 
 def _said(loaded: Loaded) -> str:
-    trt: Any = loaded.backend.module
+    trt = loaded.backend.bindings
     inspector = loaded.engine.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from engines import backends
-from engines.backends import BackendName
-from hemf.errors import MissingCapabilityError
+from hemf_export.engines import backends
+from hemf_export.engines.backends import BackendName
+from hemf_export.files.errors import MissingCapabilityError
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from engines import kernels
+from hemf_export.engines import kernels
+
+if TYPE_CHECKING:
+    from tensorrt_bindings import Bindings, ILogger
 
 _KEPT_ERRORS = 5
 _KEPT_WARNINGS = 20
 
 
-def logger(trt: Any, add: Callable[[str, str], None]) -> Any:
+def logger(trt: Bindings, add: Callable[[str, str], None]) -> ILogger:
     """An `ILogger` of that binding that gives each message's severity and text to `add`."""
 
-    class Logger(trt.ILogger):  # type: ignore[misc]
+    class Logger(trt.ILogger):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 

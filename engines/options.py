@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from engines.backends import BackendName
-from engines.batches import BatchProfile
-from hemf.errors import MissingCapabilityError, UsageError
+from hemf_export.engines.backends import BackendName
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.files.errors import MissingCapabilityError, UsageError
 
 HIGHEST_LEVEL = 5
 
@@ -60,11 +60,11 @@ class BuildOptions:
         if self.version_compatible:
             raise UsageError(
                 "TensorRT-RTX has no version-compatible engines: it ships without the lean runtime that they carry.",
-                "Leave out --version-compatible, or build with --backend tensorrt on a GPU of the target's kind.",
+                "Leave out `version_compatible`, or build with `backend='tensorrt'` on a GPU of the target's kind.",
             )
         if self.stripped and gpu is None:
             raise MissingCapabilityError(
-                "TensorRT-RTX can't strip weights without a GPU.", "Leave out --strip-weights, or build on a GPU."
+                "TensorRT-RTX can't strip weights without a GPU.", "Leave out `stripped`, or build on a GPU."
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,16 +77,12 @@ class BuildOptions:
         profiles = tuple(BatchProfile.parse(text) for text in values["profiles"])
         return cls(**{**values, "profiles": profiles})
 
-    def flags(self) -> str:
-        """The options of `hemf-export trt` that differ from the default, with a leading space."""
-        default, words = BuildOptions(), []
-        if self.profiles != default.profiles:
-            words += [f"--batch {profile}" for profile in self.profiles]
-        if self.workspace_mib != default.workspace_mib:
-            words.append(f"--workspace {self.workspace_mib}")
-        if self.optimization_level is not None:
-            words.append(f"--optimization-level {self.optimization_level}")
-        words += ["--version-compatible"] * self.version_compatible
-        words += ["--strip-weights"] * self.stripped
-        words += ["--no-timing-cache"] * (not self.timing_cache)
-        return "".join(f" {word}" for word in words)
+    def changed(self) -> dict[str, Any]:
+        """The options that differ from the default, by the names that `build_engine` has for them."""
+        default = BuildOptions()
+        own = {name: value for name, value in vars(self).items() if value != getattr(default, name)}
+        profiles = own.pop("profiles", None)
+        if profiles is None:
+            return own
+        texts = tuple(map(str, profiles))
+        return {"batch": texts if len(texts) > 1 else texts[0], **own}

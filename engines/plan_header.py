@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from engines.backends import BackendName
-from hemf.errors import BadInputError
+from hemf_export.engines.backends import BackendName
+from hemf_export.files.errors import BadInputError
 
 _TAGS: dict[bytes, BackendName] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
 _BYTES = 28
@@ -41,7 +41,7 @@ def read(path: Path) -> PlanHeader:
         BadInputError: no such file, or not the start of a plan.
     """
     if not path.is_file():
-        raise BadInputError(f"No engine at {path}.", "Build one: hemf-export trt MODEL.onnx --fp16.")
+        raise BadInputError(f"No engine at {path}.", "Build one: `build_engine(MODEL.onnx, precision='fp16')`.")
     try:
         with open(path, "rb") as file:
             start = file.read(_BYTES)
@@ -50,6 +50,6 @@ def read(path: Path) -> PlanHeader:
     backend = flavour(start)
     if len(start) < _BYTES or backend is None:
         what = "it is empty" if not start else "it does not begin as one"
-        raise BadInputError(f"{path} is not a TensorRT plan: {what}.", "Build it again: hemf-export trt.")
+        raise BadInputError(f"{path} is not a TensorRT plan: {what}.", "Build it again: `build_engine()`.")
     layout = int.from_bytes(start[4:8], "little")
     return PlanHeader(backend, ".".join(str(number) for number in start[24:28]) if layout == 0 else None)

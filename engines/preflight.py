@@ -7,17 +7,17 @@ wrong plan crashes or gives None.
 
 from __future__ import annotations
 
-import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from engines import plan_header
-from engines.machine import Machine
-from engines.options import BuildOptions
-from engines.plan_header import PlanHeader
-from hemf import artifacts
-from hemf.errors import BadInputError, HemfError, MissingCapabilityError
+from hemf_export.engines import plan_header
+from hemf_export.engines.machine import Machine
+from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.plan_header import PlanHeader
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 
 Outcome = Literal["fine", "refused", "not checked"]
 
@@ -95,18 +95,21 @@ def look(path: Path, machine: Machine, *, trust: bool = False) -> Preflight:
     return Preflight(path, header, manifest, tuple(checks))
 
 
-def rebuild_command(manifest: dict[str, Any]) -> str:
-    """The command that builds an engine of that manifest again."""
-    parent, target = manifest.get("parent", "MODEL.onnx"), manifest.get("target", "t4")
-    precision = "" if manifest.get("parent") else " --fp16"
+def rebuild_call(manifest: dict[str, Any]) -> str:
+    """The call that builds an engine of that manifest again, for a hint."""
+    settings: dict[str, Any] = {} if manifest.get("parent") else {"precision": "fp16"}
     if manifest.get("precision") == "fp32":
-        precision = " --fp32"
-    backend = f" --backend {manifest['backend']}" if manifest.get("backend") else ""
-    try:
-        options = BuildOptions.from_dict(manifest["build"]).flags()
-    except (HemfError, KeyError, TypeError, ValueError, AttributeError):  # an older manifest, or one changed by hand
-        options = ""
-    return f"hemf-export trt {shlex.quote(str(parent))}{precision} --target {target}{backend}{options}"
+        settings["precision"] = "fp32"
+    settings["target"] = str(manifest.get("target", "t4"))
+    if manifest.get("backend"):
+        settings["backend"] = str(manifest["backend"])
+    with suppress(HemfError, KeyError, TypeError, ValueError, AttributeError):  # an older manifest, or a changed one
+        settings |= BuildOptions.from_dict(manifest["build"]).changed()
+    words = [
+        repr(str(manifest.get("parent", "MODEL.onnx"))),
+        *(f"{name}={value!r}" for name, value in settings.items()),
+    ]
+    return f"`build_engine({', '.join(words)})`"
 
 
 def _origin(path: Path, manifest: dict[str, Any] | None, trust: bool) -> Check:
@@ -115,7 +118,7 @@ def _origin(path: Path, manifest: dict[str, Any] | None, trust: bool) -> Check:
             return Check("manifest", "not checked", "none; trusted as it is")
         error = BadInputError(
             f"{path} has no manifest ({artifacts.manifest_path(path).name}): nothing tells what it is.",
-            "A plan is executable code. Build it again, or say --trust if you know where it is from.",
+            "A plan is executable code. Build it again, or say `trust` if you know where it is from.",
         )
         return Check("manifest", "refused", "none", error)
     if manifest.get("kind") != "engine":
@@ -133,7 +136,7 @@ def _agreement(path: Path, header: PlanHeader, manifest: dict[str, Any]) -> Chec
         return Check("plan header", "fine", own)
     error = BadInputError(
         f"{path} was serialized by {own}; its manifest says {said}.",
-        f"One of them was put there by hand. Build it again: {rebuild_command(manifest)}",
+        f"One of them was put there by hand. Build it again: {rebuild_call(manifest)}",
     )
     return Check("plan header", "refused", own, error)
 
@@ -146,7 +149,7 @@ def _platform(path: Path, manifest: dict[str, Any], machine: Machine) -> list[Ch
         return [Check("platform", "fine", machine.platform)]
     error = MissingCapabilityError(
         f"{path} was built on {wanted}; here is {machine.platform}, and plans don't cross platforms.",
-        f"Build it again here: {rebuild_command(manifest)}",
+        f"Build it again here: {rebuild_call(manifest)}",
     )
     return [Check("platform", "refused", f"built on {wanted}, here is {machine.platform}", error)]
 
@@ -158,14 +161,14 @@ def _version(path: Path, header: PlanHeader, manifest: dict[str, Any], machine: 
     if there is None:
         error = MissingCapabilityError(
             f"{path} needs {header.backend} {wanted}, which is not installed here.",
-            f"Install that version, or build for what is here: {rebuild_command(manifest)}",
+            f"Install that version, or build for what is here: {rebuild_call(manifest)}",
         )
         return Check(what, "not checked", f"needs {header.backend} {wanted}; none here", error)
     if there == wanted or (manifest.get("version_compatible") and _newer(there, str(wanted))):
         return Check(what, "fine", f"{header.backend} {there} here")
     error = MissingCapabilityError(
         f"{path} was built by {header.backend} {wanted}; here is {there}, and plans don't cross versions.",
-        f"Build it again here: {rebuild_command(manifest)}",
+        f"Build it again here: {rebuild_call(manifest)}",
     )
     return Check(what, "refused", f"{header.backend} {there} here, built by {wanted}", error)
 
@@ -202,7 +205,7 @@ def _capability(path: Path, manifest: dict[str, Any], machine: Machine) -> Check
     if machine.gpu is None:
         error = MissingCapabilityError(
             f"{path} needs a GPU of {wanted or 'its compute capability'}; none is seen here.",
-            "Run it on that GPU. hemf-export doctor shows what this machine has.",
+            "Run it on that GPU. `doctor()` shows what this machine has.",
         )
         return Check(what, "not checked", f"for {wanted or 'an unknown one'}; no GPU here", error)
     here = f"sm_{machine.gpu[0]}{machine.gpu[1]}"
@@ -212,6 +215,6 @@ def _capability(path: Path, manifest: dict[str, Any], machine: Machine) -> Check
         return Check(what, "fine", here)
     rebuilt = {**manifest, "target": here}
     error = MissingCapabilityError(
-        f"{path} was built for {wanted}; this GPU is {here}.", f"Build one for it: {rebuild_command(rebuilt)}"
+        f"{path} was built for {wanted}; this GPU is {here}.", f"Build one for it: {rebuild_call(rebuilt)}"
     )
     return Check(what, "refused", f"built for {wanted}, here is {here}", error)

@@ -6,21 +6,25 @@ import queue
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, cast, overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engines import caches
-from engines.device import Device
-from engines.execution import Execution
-from engines.runtime import Loaded
-from engines.tensors import Interface, interface
-from hemf import artifacts
-from hemf.errors import BadInputError, UsageError
-from hemf.model_output import ModelOutput
+from hemf_export.engines import caches
+from hemf_export.engines.device import Device
+from hemf_export.engines.execution import Execution
+from hemf_export.engines.runtime import Loaded
+from hemf_export.engines.tensors import Interface, interface
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.files.model_output import ModelOutput
+
+if TYPE_CHECKING:
+    import tensorrt_rtx_bindings
+    from tensorrt_bindings import IExecutionContext
 
 CONTEXTS = 4
 
@@ -109,7 +113,7 @@ class EngineRunner:
                 reason=lambda: "; ".join(self._loaded.messages) or "it gives no reason",
             )  # fmt: skip
 
-    def _new_context(self) -> Any:
+    def _new_context(self) -> IExecutionContext | None:
         with self._lock:  # TensorRT makes contexts of an engine one at a time
             if self._runtime_cache is None:
                 return self._loaded.engine.create_execution_context()
@@ -135,10 +139,10 @@ class _RuntimeCache:
     """TensorRT-RTX's kernels as compiled for this GPU, kept beside the engine for the next start."""
 
     def __init__(self, loaded: Loaded, gpu: str, notes: list[str]) -> None:
-        self._trt: Any = loaded.backend.module
-        self._engine, self._notes = loaded.engine, notes
+        self._trt = loaded.backend.rtx
+        self._engine, self._notes = cast("tensorrt_rtx_bindings.ICudaEngine", loaded.engine), notes
         self._path: Path = caches.runtime_place(loaded.path, artifacts.cache_folder(), gpu)
-        self._cache = loaded.engine.create_runtime_config().create_runtime_cache()
+        self._cache = self._engine.create_runtime_config().create_runtime_cache()
         data, damaged = caches.read(self._path)
         if damaged:
             notes.append(damaged)
@@ -146,13 +150,13 @@ class _RuntimeCache:
             notes.append(f"TensorRT-RTX doesn't take {self._path}; a new one is begun.")
         self._saved = data
 
-    def context(self, cuda_graphs: bool) -> Any:
+    def context(self, cuda_graphs: bool) -> IExecutionContext | None:
         """A new execution context that uses the cache."""
         config = self._engine.create_runtime_config()
         config.set_runtime_cache(self._cache)
         strategy = self._trt.CudaGraphStrategy
         config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategy.DISABLED
-        return self._engine.create_execution_context(config)
+        return cast("IExecutionContext | None", self._engine.create_execution_context(config))
 
     def save(self) -> None:
         """Write what was compiled, if anything is new."""

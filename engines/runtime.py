@@ -11,13 +11,17 @@ import subprocess
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from engines import backends, machine, messages, preflight
-from engines.backends import Backend
-from engines.machine import Machine
-from hemf import artifacts, child
-from hemf.errors import BadInputError, MissingCapabilityError
+from hemf_export.engines import backends, machine, messages, preflight
+from hemf_export.engines.backends import Backend
+from hemf_export.engines.machine import Machine
+from hemf_export.files import artifacts, child
+from hemf_export.files.errors import BadInputError, MissingCapabilityError
+
+if TYPE_CHECKING:
+    import tensorrt_rtx_bindings
+    from tensorrt_bindings import Bindings, ICudaEngine, ILogger
 
 _PROBE_TIMEOUT_S = 300
 _KEPT_MESSAGES = 20
@@ -30,7 +34,7 @@ class Loaded:
     Args:
         path: of the plan.
         backend: whose it is.
-        engine: an `ICudaEngine`.
+        engine: what TensorRT made of it.
         manifest: empty for a trusted plan without one.
         messages: what TensorRT warns of, and its errors, as they come.
         notes: what a user should know.
@@ -39,7 +43,7 @@ class Loaded:
 
     path: Path
     backend: Backend
-    engine: Any
+    engine: ICudaEngine
     manifest: dict[str, Any]
     messages: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_MESSAGES))
     notes: tuple[str, ...] = ()
@@ -73,7 +77,7 @@ def deserialize(path: Path, *, trust: bool = False, here: Machine | None = None)
 
 
 def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, Any]) -> Loaded:
-    trt: Any = backend.module
+    trt = backend.bindings
     said: deque[str] = deque(maxlen=_KEPT_MESSAGES)
 
     def add(severity: str, message: str) -> None:
@@ -82,17 +86,18 @@ def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, 
 
     logger = messages.logger(trt, add)
     runtime = trt.Runtime(logger)
-    again = preflight.rebuild_command(manifest)
+    again = preflight.rebuild_call(manifest)
     notes: tuple[str, ...] = ()
     if backend.name == "tensorrt-rtx":
-        validity, diagnostics = runtime.get_engine_validity(data)
-        if validity == trt.EngineValidity.INVALID:
+        rtx_runtime = cast("tensorrt_rtx_bindings.Runtime", runtime)
+        validity, diagnostics = rtx_runtime.get_engine_validity(data)
+        if validity == backend.rtx.EngineValidity.INVALID:
             raise MissingCapabilityError(
                 f"{path}: TensorRT-RTX {backend.version} says that it can't run here (diagnostics {int(diagnostics)}). "
                 f"{'; '.join(said)}".strip(),
                 f"Build it again here: {again}",
             )
-        if validity == trt.EngineValidity.SUBOPTIMAL:
+        if validity == backend.rtx.EngineValidity.SUBOPTIMAL:
             notes = (f"TensorRT-RTX says that {path.name} is not the best for this GPU; build it again here: {again}",)
     if manifest.get("version_compatible"):
         # Lets the plan run code of its own on the host: only ever after its hash was seen to be the manifest's.
@@ -110,7 +115,7 @@ def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, 
 
 
 def _refit(
-    trt: Any, engine: Any, logger: Any, said: deque[str], path: Path, manifest: dict[str, Any]
+    trt: Bindings, engine: ICudaEngine, logger: ILogger, said: deque[str], path: Path, manifest: dict[str, Any]
 ) -> tuple[Any, ...]:
     """Give a stripped engine the weights of the graph that it was built from; what has to be kept."""
     graph = path.parent / Path(str(manifest.get("parent"))).name  # whatever folder a manifest may name
@@ -127,7 +132,7 @@ def _refit(
 
 
 def _try_in_a_child(path: Path, backend: Backend) -> None:
-    command = child.command("engines.plan_probe", str(path.resolve()), backend.name)
+    command = child.command("hemf_export.engines.plan_probe", str(path.resolve()), backend.name)
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PROBE_TIMEOUT_S

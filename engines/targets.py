@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from engines import chips
-from engines.chips import Abilities, Chip
-from hemf.errors import UsageError, did_you_mean
+from hemf_export.engines import chips
+from hemf_export.engines.chips import Abilities, Chip
+from hemf_export.files.errors import UsageError, did_you_mean
 
 Platform = Literal["x86-64", "aarch64"]
 

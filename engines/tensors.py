@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from engines.batches import BatchProfile
-from hemf.errors import BadInputError
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.files.errors import BadInputError
+
+if TYPE_CHECKING:
+    from tensorrt_bindings import ICudaEngine
 
 # TensorRT's names of the types that an input or output of an image classifier may have.
 _TYPES = {
@@ -91,7 +94,7 @@ class Interface:
         )
         raise BadInputError(
             f"A batch of {count} is outside the engine's profile: it takes {ranges}.",
-            "Fill the batch up, or build with other sizes: hemf-export trt --batch MIN:OPT:MAX.",
+            "Fill the batch up, or build with other sizes: `build_engine(batch='MIN:OPT:MAX')`.",
         )
 
     def filled(self, count: int) -> int:
@@ -111,7 +114,7 @@ class Interface:
         return []
 
 
-def interface(engine: Any, path: object) -> Interface:
+def interface(engine: ICudaEngine, path: object) -> Interface:
     """Read it from an `ICudaEngine`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The child process that builds: `python -m engines.worker REQUEST PLAN`. Progress goes to stdout, a JSON line each.
+"""The child process that builds: `python -m hemf_export.engines.worker REQUEST PLAN`. Progress is JSON lines on stdout.
 
 REQUEST is a JSON file in a folder of this process's own. The exit code tells how it ended, as the command's would; the
 last line has the reason. When its standard input closes, whoever started it is gone: it cleans up and ends.
@@ -17,12 +17,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from engines import backends, builder, caches, census, kernels, targets
-from engines.backends import Backend
-from engines.messages import BuildLog
-from engines.options import BuildOptions
-from hemf import artifacts
-from hemf.errors import BadInputError, HemfError
+from hemf_export.engines import backends, builder, caches, census, kernels, targets
+from hemf_export.engines.backends import Backend
+from hemf_export.engines.messages import BuildLog
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, HemfError
 
 
 def main(request_path: str, plan_path: str) -> int:
@@ -58,7 +58,7 @@ def _build(backend: Backend, request: dict[str, Any], plan_path: Path, log: Buil
         log.add("WARNING", damaged)
     plan = builder.build_plan(
         backend, Path(request["graph"]), targets.find(request["target"]), options, log=log, timing_cache=began,
-        progress=lambda phase, step, steps: _tell(phase=phase, step=step, steps=steps),
+        task=_ToldTask(),
     )  # fmt: skip
     artifacts.write_bytes(plan_path, plan.data)
     if cache is not None and plan.timing_cache:
@@ -113,6 +113,16 @@ def _end_when_alone(folder: Path) -> None:
         pass
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
+
+
+class _ToldTask:
+    """The builder's phases, told to the process that asked."""
+
+    def update(self, completed: float, total: float | None = None, text: str | None = None) -> None:
+        _tell(phase=text, step=completed, steps=total)
+
+    def advance(self, count: float = 1) -> None:
+        raise NotImplementedError("builders tell where they are")
 
 
 def _tell(**values: Any) -> None:

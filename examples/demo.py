@@ -1,6 +1,7 @@
 """The whole path on a sample of blood cells: `make demo`. Everything that it makes stays in demo-run/.
 
-Runs the commands as a user would, in that folder, and ends with a table of the files made.
+Runs the commands as a user would, in that folder, and ends with what came of it: how good the model is, how fast its
+ONNX file, and how large the engine.
 """
 
 from __future__ import annotations
@@ -12,12 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-
-from hemf import artifacts, checkpoint, folders
-from hemf_export import console
-from hemf_export.onnx_file import read
-from hemf_export.runners import OnnxRunner, Runner, TorchRunner
+from hemf_export.cli import console
+from hemf_export.files import artifacts
+from hemf_export.metrics.percentage import percentage
 
 DATA = Path(__file__).parent / "blood_cells"
 CHANCE = 1 / 3
@@ -44,52 +42,42 @@ def main(folder: Path) -> int:
     images = ["--images", str(DATA / "test")]
     command(folder, "train", str(DATA), "-o", ".", *TRAIN)
     command(folder, "onnx", "best.pt", *images)
-    command(folder, "trt", "--fp16", *images)
+    command(folder, "trt", "--fp16", "--images", str(DATA))
     command(folder, "verify", "best.onnx", "best.fp16.onnx", "--data", str(DATA), "--report", "verify.html")
-    command(folder, "bench", "--batch", "1,8", "--seconds", "10")
-    rows = table(folder)
-    console.table(f"\nMade in {folder}/", ("file", "size", "test accuracy", "logits from PyTorch's"), rows)
-    accuracy = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["splits"]["test"]["accuracy"]
-    console.say(f"Done in {time.monotonic() - started:.0f} s. Chance would be {CHANCE:.0%}.")
+    command(folder, "bench", "--batch", "1,8", "--seconds", "10", "-o", "bench.json")
+    assert artifacts.read_manifest(folder / "best.fp16.t4.engine") is not None, "its hash is that of its manifest"
+    accuracy = show_result(folder)
+    console.say(f"Done in {time.monotonic() - started:.0f} s: everything is in {folder}")
     if accuracy < 2 * CHANCE:
         console.warn(f"The accuracy of {accuracy:.1%} is not well over chance.")
         return 3
     return 0
 
 
+def show_result(folder: Path) -> float:
+    """Print what a user wants to know of the model; its accuracy on the test images."""
+    test = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["splits"]["test"]
+    timings = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["timings"]
+    timing = next(one for one in timings if one["name"] == "ort-cpu, best.onnx" and one["batch"] == 1)
+    accuracy: float = test["accuracy"]
+    rows = [
+        ("accuracy", f"{percentage(accuracy, test['images'])} of {test['images']} test images (chance: {CHANCE:.0%})"),
+        ("best.onnx", f"{1 / timing['ratio']['median']:.1f}× as fast as PyTorch on this CPU, at batch 1"),
+        *((path.name, console.size(path.stat().st_size)) for path in sorted(folder.glob("*.engine"))),
+        ("to look at", ", ".join(path.name for path in sorted(folder.iterdir()) if path.suffix in (".png", ".html"))),
+    ]
+    console.facts("\nThe result", rows)
+    return accuracy
+
+
 def command(folder: Path, *arguments: str) -> None:
     """Show a command and run it in `folder`; a failure ends the demo with its exit code."""
-    console.say(f"\n$ hemf-export {' '.join(arguments)}")
+    console.talk.print()
+    console.say(f"$ hemf-export {' '.join(arguments)}")
     sys.stderr.flush()
-    done = subprocess.run([sys.executable, "-m", "hemf_export.cli", *arguments], cwd=folder, check=False)
+    done = subprocess.run([sys.executable, "-m", "hemf_export", *arguments], cwd=folder, check=False)
     if done.returncode:
         raise SystemExit(done.returncode)
-
-
-def table(folder: Path) -> list[tuple[str, str, str, str]]:
-    """Every file in `folder`; those that compute logits are run on the sample's test images."""
-    saved = checkpoint.load(folder / "best.pt")
-    images = folders.class_folders(DATA / "test", saved.classes)
-    runners: dict[str, Runner] = {"best.pt": TorchRunner(saved.model())}
-    runners |= {path.name: OnnxRunner(path) for path in sorted(folder.glob("*.onnx")) if read(path)}
-    logits: dict[str, list[np.ndarray]] = {name: [] for name in runners}
-    for pixels in folders.batches(images, saved.preprocess, 16):
-        for name, runner in runners.items():
-            logits[name].append(runner.infer(saved.preprocess.normalize(pixels)))
-    found = {name: np.concatenate(parts) for name, parts in logits.items()}
-    truth = np.asarray(images.labels)
-    rows = []
-    for path in sorted(folder.iterdir()):
-        accuracy, difference = "", ""
-        if path.name in found:
-            accuracy = f"{np.mean(found[path.name].argmax(1) == truth):.2%}"
-            difference = f"{np.abs(found[path.name] - found['best.pt']).max():.1e}"
-        elif path.suffix == ".engine":
-            accuracy = difference = "needs a GPU"
-        rows.append((path.name, console.size(path.stat().st_size), accuracy, difference))
-    engine = folder / "best.fp16.t4.engine"
-    assert artifacts.read_manifest(engine) is not None, "the engine's hash is that of its manifest"
-    return rows
 
 
 if __name__ == "__main__":

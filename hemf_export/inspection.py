@@ -9,20 +9,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines import machine, preflight
-from engines.census import Census
-from engines.kernels import Kernel
-from engines.machine import Machine
-from engines.plan_header import PlanHeader
-from hemf import artifacts
-from hemf.errors import BadInputError, HemfError
-from hemf.images import Preprocess
-from hemf.reading import PLAIN, Reading
-from hemf_export import census_text, compiled_precision, model_kind
-from hemf_export.model_kind import Kind
+from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.engines import machine, preflight
+from hemf_export.engines.census import Census
+from hemf_export.engines.kernels import Kernel
+from hemf_export.engines.machine import Machine
+from hemf_export.engines.plan_header import PlanHeader
+from hemf_export.files.errors import BadInputError, HemfError
+from hemf_export.images.images import Preprocess
+from hemf_export.models import onnx_file, proof
+from hemf_export.models.model_file import CheckpointFile, EngineFile, Kind, ModelFile
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.proof import Proof
+from hemf_export.pages import census_text
+from hemf_export.precision import compiled_precision
 
 _KERNEL_WORDS = (1, 2, 3, 4, 5, 6, 8)  # columns of a table of kernels that are words
-_FIGURES = ("figures", "parity", "parity_of_the_graph")  # of a manifest, where it has them
 
 
 @dataclass(frozen=True)
@@ -87,19 +89,19 @@ def inspect(
     Raises:
         BadInputError: none of these, or damaged.
     """
-    kind = model_kind.kind_of(path)
-    if kind == "checkpoint":
-        return _checkpoint(path, classes, reading)
+    file = ModelFile.open(path, classes=classes, reading=reading)
+    if isinstance(file, CheckpointFile):
+        return _checkpoint(file)
     if reading != PLAIN:
-        raise BadInputError(f"{path} is {model_kind.TITLES[kind]}: --weights and --image-size are for checkpoints.")
-    return _engine(path, trust, every_kernel) if kind == "engine" else _onnx(path)
+        raise BadInputError(f"{path} is {file.title}: `weights` and `image_size` are for checkpoints.")
+    if isinstance(file, EngineFile):
+        return _engine(file, trust, every_kernel)
+    assert isinstance(file, OnnxFile)
+    return _onnx(file)
 
 
-def _checkpoint(path: Path, classes: tuple[str, ...] | None, reading: Reading) -> Inspection:
-    from hemf import checkpoint
-
-    saved = checkpoint.load(path, classes=classes, reading=reading)
-    manifest = artifacts.read_manifest(path)
+def _checkpoint(file: CheckpointFile) -> Inspection:
+    saved, manifest = file.load(), file.manifest
     parameters = sum(value.numel() for name, value in saved.state.items() if not name.endswith("num_batches_tracked"))
     facts = [
         ("kind", "checkpoint"),
@@ -111,7 +113,7 @@ def _checkpoint(path: Path, classes: tuple[str, ...] | None, reading: Reading) -
     if figures:
         accuracy = "not finite" if figures["accuracy"] is None else f"{figures['accuracy']:.2%}"
         facts.append(("validation accuracy", f"{accuracy} (epoch {saved.metrics['epoch']})"))
-    facts += _identity(path, saved.sha256)
+    facts += _identity(file)
     values = {
         "kind": "checkpoint", "config": saved.config.to_dict(), "classes": list(saved.classes),
         "preprocess": saved.preprocess.to_dict(), "sha256": saved.sha256, "metrics": saved.metrics,
@@ -123,18 +125,21 @@ def _checkpoint(path: Path, classes: tuple[str, ...] | None, reading: Reading) -
         saved.check_finite()
     except BadInputError as error:
         finite, conflict = ("weights", "refused", error.message), error
-    return Inspection(path, "checkpoint", facts, values, [finite, _manifest(manifest)], conflict, list(saved.notes))
+    return Inspection(
+        file.path, "checkpoint", facts, values, [finite, _manifest(manifest)], conflict, list(saved.notes)
+    )
 
 
-def _onnx(path: Path) -> Inspection:
-    from calibration.graph_types import count_types
-    from calibration.graphs import parse
-    from hemf_export import onnx_file
+def _onnx(file: OnnxFile) -> Inspection:
+    from hemf_export.calibration.graph_types import count_types
+    from hemf_export.calibration.graphs import parse
 
     notes: list[str] = []
-    if onnx_file.is_ours(path):
-        model, described = onnx_file.read(path)
-        own = {**described.to_dict()}
+    model = file.read()
+    own: dict[str, Any] = {}
+    if file.is_ours:
+        described = file.description
+        own = described.to_dict()
         facts = [
             ("kind", f"ONNX file of ours, {described.precision}"),
             ("network", described.name),
@@ -147,14 +152,10 @@ def _onnx(path: Path) -> Inspection:
         ]
     else:
         refusal: str | None
-        model, own, facts = onnx_file.read_any(path), {}, [("kind", "ONNX file that isn't ours")]
-        refusal, notes = _refusal(path)
+        facts = [("kind", "ONNX file that isn't ours")]
+        refusal, notes = _refusal(file.path)
     types = count_types(parse(model))
-    weights = {initializer.name for initializer in model.graph.initializer}
-    ends = {
-        "inputs": [value for value in model.graph.input if value.name not in weights],
-        "outputs": list(model.graph.output),
-    }
+    ends = {"inputs": onnx_file.inputs(model.graph), "outputs": list(model.graph.output)}
     shown = {name: [f"{value.name}: {onnx_file.signature(value)}" for value in values] for name, values in ends.items()}
     opset = next((entry.version for entry in model.opset_import if not entry.domain), 0)
     facts += [(name, "; ".join(texts)) for name, texts in shown.items()]
@@ -163,22 +164,23 @@ def _onnx(path: Path) -> Inspection:
         ("nodes compute in", _counted(types["nodes"])),
         ("products compute in", _counted(types["products"])),
     ]
-    manifest = artifacts.read_manifest(path)
-    sha256 = artifacts.sha256(path)
-    facts += _identity(path, sha256)
+    evidence, proof_notes = _proof(file.manifest)
+    facts += _proven(evidence, str(own.get("output_type", "logits")))
+    notes += proof_notes
+    facts += _identity(file)
     values = {
         "kind": "onnx", **own, **shown, "opset": opset, "nodes": len(model.graph.node), "types": types,
-        "sha256": sha256, "manifest": manifest,
+        "sha256": file.sha256, "manifest": file.manifest, "proof": None if evidence is None else evidence.to_dict(),
     }  # fmt: skip
     if not own:
         values["convertible"] = refusal is None
-    return Inspection(path, "onnx", facts, values, [_manifest(manifest)], None, notes)
+    return Inspection(file.path, "onnx", facts, values, [_manifest(file.manifest)], None, notes)
 
 
 def _refusal(path: Path) -> tuple[str | None, list[str]]:
     """Why another's file can't be converted, None where it can; and what a user should know of how it is read."""
-    from calibration.graphs import prepare
-    from hemf_export import graph_source
+    from hemf_export.calibration.graphs import prepare
+    from hemf_export.models import graph_source
 
     try:
         source = graph_source.read(path)
@@ -188,7 +190,8 @@ def _refusal(path: Path) -> tuple[str | None, list[str]]:
     return None, list(source.notes)
 
 
-def _engine(path: Path, trust: bool, every_kernel: bool) -> Inspection:
+def _engine(file: EngineFile, trust: bool, every_kernel: bool) -> Inspection:
+    path = file.path
     found = preflight.look(path, _machine(path), trust=trust)
     manifest = found.manifest
     facts = [("kind", "TensorRT engine"), *_build(found.header, manifest)]
@@ -196,21 +199,20 @@ def _engine(path: Path, trust: bool, every_kernel: bool) -> Inspection:
         facts.append(("classes", ", ".join(manifest["classes"])))
     if manifest.get("input_type"):
         facts.append(("takes", _taken(manifest)))
-    for name in _FIGURES:
-        if isinstance(figures := manifest.get(name), dict):
-            facts.append(("proof of its graph", _proof(figures)))
+    evidence, proof_notes = _proof(manifest)
+    facts += _proven(evidence, str(manifest.get("output_type", "logits")))
     layers, kernels, notes = _layers(path, trust) if found.refusal is None else ({}, [], [])
     facts += [(f"layers: {kind}", _counted(precisions)) for kind, precisions in layers.items()]
     compiled = _compiled(manifest, kernels, every_kernel)
     facts += compiled.facts
-    notes += compiled.notes
-    sha256 = artifacts.sha256(path)
-    facts += _identity(path, sha256)
+    notes += [*proof_notes, *compiled.notes]
+    facts += _identity(file)
     checks: list[tuple[str, str, str]] = [(check.what, check.outcome, check.found) for check in found.checks]
     checks += compiled.checks
     header = None if found.header is None else vars(found.header)
     shown = census_text.without_lists(manifest) or None
-    values: dict[str, Any] = {"kind": "engine", "header": header, "sha256": sha256, "manifest": shown}
+    values: dict[str, Any] = {"kind": "engine", "header": header, "sha256": file.sha256, "manifest": shown}
+    values["proof"] = None if evidence is None else evidence.to_dict()
     if compiled.kernels is not None:
         values["kernels"] = compiled.kernels
     values["checks"] = [dict(zip(("what", "outcome", "found"), check, strict=True)) for check in checks]
@@ -279,7 +281,7 @@ def _add_precision(found: _Compiled, compiled: dict[str, Any]) -> None:
 
 def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[Kernel], list[str]]:
     """Where the engine may run: its layers' precisions and its kernels, or in a note why there are none."""
-    from engines import layers, runtime
+    from hemf_export.engines import layers, runtime
 
     try:
         found, kernels = layers.of(runtime.deserialize(path, trust=trust))
@@ -290,7 +292,7 @@ def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[Ke
 
 def _machine(path: Path) -> Machine:
     """This machine, of TensorRT only the flavour that the plan is of: the other one need not be loaded."""
-    from engines import plan_header
+    from hemf_export.engines import plan_header
 
     try:
         return machine.here((plan_header.read(path).backend,))
@@ -315,14 +317,28 @@ def _build(header: PlanHeader | None, manifest: dict[str, Any]) -> list[tuple[st
     return facts
 
 
-def _proof(figures: dict[str, Any]) -> str:
-    difference, agreement = figures.get("max_difference"), figures.get("agreement")
-    texts = [f"{figures.get('images', '?')} images"]
-    if isinstance(agreement, float):
-        texts.append(f"{agreement:.2%} agree")
-    if isinstance(difference, float):
-        texts.append(f"largest logit difference {difference:.1e}")
-    return ", ".join(texts)
+def _proof(manifest: dict[str, Any] | None) -> tuple[Proof | None, list[str]]:
+    """A manifest's proof, or in a note why it can't be read."""
+    try:
+        return proof.of_manifest(manifest), []
+    except BadInputError as error:
+        return None, [error.message]
+
+
+def _proven(evidence: Proof | None, output_type: str) -> list[tuple[str, str]]:
+    """How a graph compared with what it was made from."""
+    if evidence is None:
+        return []
+    figures, calibrated = evidence.figures, evidence.calibration_images
+    noun = "probability" if output_type.startswith("probabilit") else "logit"
+    texts = [f"{figures.agreement:.2%} agree"]
+    if figures.max_logit_difference is not None:
+        texts.append(f"largest {noun} difference {figures.max_logit_difference:.1e}")
+    if figures.accuracy is not None and figures.reference_accuracy is not None:
+        texts.append(f"accuracy {figures.accuracy:.2%} (reference {figures.reference_accuracy:.2%})")
+    rows = [] if calibrated is None else [("calibrated on", str(calibrated))]
+    emulated = ", float16 emulated" if evidence.float16_emulated else ""
+    return [*rows, ("proven on", f"{evidence.images}{emulated}"), ("proof", ", ".join(texts))]
 
 
 def _manifest(manifest: dict[str, Any] | None) -> tuple[str, str, str]:
@@ -331,8 +347,8 @@ def _manifest(manifest: dict[str, Any] | None) -> tuple[str, str, str]:
     return "manifest", "fine", f"SHA-256 {str(manifest['sha256'])[:16]}… is the file's"
 
 
-def _identity(path: Path, sha256: str) -> list[tuple[str, str]]:
-    return [("size", f"{path.stat().st_size:,} bytes"), ("SHA-256", sha256)]
+def _identity(file: ModelFile) -> list[tuple[str, str]]:
+    return [("size", f"{file.path.stat().st_size:,} bytes"), ("SHA-256", file.sha256)]
 
 
 def _preprocessing(preprocess: Preprocess) -> str:

@@ -11,18 +11,20 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from hemf import artifacts, checkpoint, locks
-from hemf.config import HemfConfig
-from hemf.count import count_parameters
-from hemf.errors import BadInputError, UsageError
-from train import run as training
-from train.configurations import Configuration, refuse_repeated
-from train.recipe import refuse_differences
-from train.run import Images, Options
-from train.run_folder import RunFolder
-from train.trainer import DivergedError
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import artifacts, locks
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.networks.config import HemfConfig
+from hemf_export.networks.count import count_parameters
+from hemf_export.train import run as training
+from hemf_export.train.configurations import Configuration, refuse_repeated
+from hemf_export.train.recipe import refuse_differences
+from hemf_export.train.run import Images, Options
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.trainer import DivergedError
 
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro_f1", "macro_precision": "macro_precision",
            "macro_recall": "balanced_accuracy"}  # fmt: skip
@@ -38,7 +40,7 @@ class Member:
 
     @property
     def seed(self) -> int:
-        """Of its recipe."""
+        """The recipe's seed."""
         return self.configuration.recipe.seed
 
 
@@ -80,14 +82,26 @@ class Row:
     deviation: dict[str, float]
 
 
-class Listener(training.Listener, Protocol):
-    """Also hears of each member."""
+@dataclass(frozen=True)
+class MemberBegun:
+    """A member is next.
 
-    def begin(self, member: Member, number: int, total: int) -> None: ...
+    Args:
+        member: which.
+        number: counted from 1.
+        total: of all members.
+    """
 
-    def headline(self, text: str) -> None: ...
+    member: Member
+    number: int
+    total: int
 
-    def end(self, outcome: Outcome) -> None: ...
+
+@dataclass(frozen=True)
+class MemberTrains:
+    """The member that has begun isn't finished yet: its epochs follow. `headline` says what is trained on what."""
+
+    headline: str
 
 
 def plan(configurations: Sequence[Configuration], output: Path, seeds: Sequence[int] | None = None) -> list[Member]:
@@ -106,7 +120,7 @@ def plan(configurations: Sequence[Configuration], output: Path, seeds: Sequence[
         raise UsageError(f"Seeds must differ and not be negative: {', '.join(map(str, seeds))}.")
     fixed = [configuration.name for configuration in configurations if "seed" in configuration.fixed]
     if fixed:
-        raise UsageError(f"The configuration {fixed[0]} has a seed of its own.", "Leave it out, or leave out --seeds.")
+        raise UsageError(f"The configuration {fixed[0]} has a seed of its own.", "Leave it out, or leave out `seeds`.")
     members = []
     for seed in seeds:
         for configuration in configurations:
@@ -121,7 +135,7 @@ def plan(configurations: Sequence[Configuration], output: Path, seeds: Sequence[
     return members
 
 
-def check(members: Sequence[Member], options: Options, listener: training.Listener) -> Images:
+def check(members: Sequence[Member], options: Options, progress: Progress = SILENT) -> Images:
     """Read the images, and see before any training that all members can be trained, or gone on with.
 
     Raises:
@@ -132,7 +146,7 @@ def check(members: Sequence[Member], options: Options, listener: training.Listen
     for member in members:
         _options(member, options).config(num_classes=2)
         artifacts.check_folder(member.folder)
-    images = training.read_images(options, listener)
+    images = training.read_images(options, progress)
     for member in members:
         saved = _saved_description(member.folder)
         if saved is None:
@@ -160,7 +174,7 @@ def _saved_description(folder: Path) -> dict[str, Any] | None:
 
 
 def run(
-    members: Sequence[Member], options: Options, images: Images, listener: Listener,
+    members: Sequence[Member], options: Options, images: Images, progress: Progress = SILENT,
     done: Callable[[list[Outcome]], None] = lambda _: None,
 ) -> list[Outcome]:  # fmt: skip
     """Train each member that isn't finished; an interruption ends it, any other failure only its member.
@@ -169,37 +183,37 @@ def run(
         members: of `plan`.
         options: for all of them; `output`, `variant` and `resume` are each member's own.
         images: of `options.data`.
-        listener: hears of the progress.
+        progress: receives how far it is, and as events each `MemberBegun`, `MemberTrains`, `Epoch` and `Outcome`.
         done: called with the outcomes so far, after each.
     """
     outcomes: list[Outcome] = []
     for number, member in enumerate(members, 1):
-        listener.begin(member, number, len(members))
+        progress.event(MemberBegun(member, number, len(members)))
         try:
             with locks.owned_folder(member.folder):
-                outcome = _run(member, options, images, listener)
+                outcome = _run(member, options, images, progress)
         except DivergedError as error:
             outcome = Outcome(member, "diverged", error=error)
         except Exception as error:  # noqa: BLE001 - the others must not be lost with it; the caller tells it at the end
             outcome = Outcome(member, "failed", error=error)
         outcomes.append(outcome)
-        listener.end(outcome)
+        progress.event(outcome)
         done(outcomes)
     return outcomes
 
 
-def _run(member: Member, options: Options, images: Images, listener: Listener) -> Outcome:
+def _run(member: Member, options: Options, images: Images, progress: Progress) -> Outcome:
     folder = RunFolder(member.folder, resume=True)
     resume = folder.last.exists()
     if not resume:
         _clear_stray(folder)
     configuration = member.configuration
     own = dataclasses.replace(_options(member, options), resume=resume)
-    started = training.prepare(own, configuration.recipe, listener, images)  # refuses a run of another description
+    started = training.prepare(own, configuration.recipe, progress, images)  # refuses a run of another description
     finished = _finished(folder, started.trainer.next_epoch, configuration, images)
     if finished is not None:
         return Outcome(member, "finished before", finished)
-    listener.headline(started.headline)
+    progress.event(MemberTrains(started.headline))
     return Outcome(member, "gone on" if resume else "trained", started.fit())
 
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageStat
 
-from hemf.images import PixelArray
-from train.recipe import LARGEST_MAGNITUDE, Recipe
+from hemf_export.images.images import PixelArray
+from hemf_export.train.recipe import LARGEST_MAGNITUDE, Recipe
 
 CROP_AREA = (0.08, 1.0)  # share of the image; torchvision's RandomResizedCrop, as the authors use it
 CROP_RATIO = (3 / 4, 4 / 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hemf.errors import BadInputError, UsageError
+from hemf_export.files.errors import BadInputError, UsageError
 
 LEAST_PIECE = 2  # images that a process takes at once: BatchNorm needs two
 
@@ -39,7 +39,7 @@ class Division:
             parts = f"{self.micro_batches} micro-batches" if self.processes == 1 else f"{pieces} pieces"
             raise UsageError(
                 f"A batch of {self.batch_size} images can't be divided into {parts}: BatchNorm needs two in each.",
-                f"Take --batch-size {LEAST_PIECE * pieces} or more, or fewer --accumulation-steps.",
+                f"Take `batch_size={LEAST_PIECE * pieces}` or more, or fewer `accumulation_steps`.",
             )
         if not self.steps:
             raise BadInputError(

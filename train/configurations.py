@@ -2,7 +2,7 @@
 
     [[configuration]]
     name = "focal"
-    variant = "both+mixed"   # of hemf.variants; left out: the whole network
+    variant = "both+mixed"   # of hemf_export.networks.variants; left out: the whole network
     epochs = 50              # any field of the recipe
 
 Knows nothing of images and networks.
@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hemf import variants
-from hemf.errors import BadInputError, UsageError, did_you_mean
-from train import recipe_file
-from train.recipe import Recipe
+from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
+from hemf_export.networks import variants
+from hemf_export.train import recipe_file
+from hemf_export.train.recipe import Recipe
 
 TABLE = "configuration"  # [[configuration]]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")  # also a folder's, on any system
@@ -34,7 +34,7 @@ class Configuration:
 
     Args:
         name: of its folder and its row: letters, digits, `_`, `+` and `-`.
-        variant: of `hemf.variants`.
+        variant: of `networks.variants`.
         recipe: how it is trained.
         fixed: the fields of the recipe that the configuration itself sets.
 

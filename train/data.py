@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
-from hemf import folders
-from hemf.folders import LabelledImages
-from hemf.images import Preprocess, decode
-from train import distributed, loader_processes
-from train.augmentation import augment
-from train.batches import Division
-from train.recipe import Recipe
-from train.sampling import order
+from hemf_export.images import folders
+from hemf_export.images.folders import LabelledImages
+from hemf_export.images.images import Preprocess, decode
+from hemf_export.train import distributed, loader_processes
+from hemf_export.train.augmentation import augment
+from hemf_export.train.batches import Division
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.sampling import order
 
 Key = tuple[int, int]  # epoch, counted from 0, and position in its order
 
@@ -110,7 +110,7 @@ class TrainingLoader:
 
 
 def image_bytes(preprocess: Preprocess) -> int:
-    """Of one image as the network takes it: three channels of float32."""
+    """Memory of one image as the network takes it: three channels of float32."""
     return 3 * preprocess.size**2 * 4
 
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hemf import checkpoint
-from hemf.checkpoint import Checkpoint
-from hemf.errors import BadInputError
-from hemf.images import Preprocess
-from hemf.names import composed, place_of
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.names import composed, place_of
+from hemf_export.images.images import Preprocess
 
 
 class Teacher:
@@ -64,7 +64,7 @@ def load(path: Path, classes: Sequence[str], preprocess: Preprocess, device: str
     """The teacher of a checkpoint file; one of the authors' that names no classes has those of the student.
 
     Raises:
-        BadInputError: see `hemf.checkpoint.load` and `Teacher`; the file is named.
+        BadInputError: see `checkpoints.checkpoint.load` and `Teacher`; the file is named.
     """
     saved = checkpoint.load(path)
     try:

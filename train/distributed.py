@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from hemf.errors import HemfError, MissingCapabilityError, UsageError
+from hemf_export.files.errors import HemfError, MissingCapabilityError, UsageError
 
 Value = TypeVar("Value")
 

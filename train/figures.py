@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hemf import artifacts
-from train.class_metrics import RocCurve
+from hemf_export.files import artifacts
+from hemf_export.metrics.classification import RocCurve
 
 if TYPE_CHECKING:  # matplotlib is imported where something is drawn
     from matplotlib.figure import Figure
@@ -25,6 +25,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.
 _LONGEST_NAME = 28  # signs
 _FEW_EPOCHS = 20  # each shown as a point as well: one alone would draw no line
 _DPI = 150
+_MARGIN = 0.01  # beyond 0 and 1, so that points there are whole
 
 
 def blank(width: float, height: float) -> Figure:
@@ -116,8 +117,6 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], best: int, title: str) ->
         best: the epoch that is kept as best.pt, marked.
         title: above it.
     """
-    from matplotlib.ticker import PercentFormatter
-
     epochs = [line["epoch"] for line in lines]
     figure = blank(8.4, 3.6)
     panels = figure.subplots(1, 2)
@@ -130,12 +129,15 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], best: int, title: str) ->
             )  # fmt: skip
         axes.axvline(best, color="#999999", linewidth=0.8, linestyle=(0, (1, 3)), label=f"best.pt: epoch {best}")
         axes.set_xlabel("epoch")
-        axes.set_ylabel(name)
+        # Above the panel, where no tick label, however long, comes near it.
+        axes.set_title(name, loc="left", fontsize=10)
         axes.set_xlim(0.5, max(epochs, default=1) + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.25)
         axes.spines[["right", "top"]].set_visible(False)
-    panels[1].yaxis.set_major_formatter(PercentFormatter(1))
+    panels[1].yaxis.set_major_formatter(lambda share, _: "" if share > 1 + 1e-9 else f"{100 * share:.6g}%")
+    bottom, top = panels[1].get_ylim()
+    panels[1].set_ylim(max(bottom, -_MARGIN), min(top, 1 + _MARGIN))
     figure.suptitle(title, fontsize=10, parse_math=False)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9, handlelength=3.2)

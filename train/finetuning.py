@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,21 +19,32 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hemf.errors import BadInputError, CheckFailedError, HemfError
-from hemf.folders import LabelledImages
-from hemf.images import Preprocess
-from train import data, distillation, loader_processes
-from train.batches import Division
-from train.finetuning_recipe import FineTuning
-from train.recipe import Recipe
+from hemf_export.files.errors import BadInputError, CheckFailedError, HemfError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.folders import LabelledImages
+from hemf_export.images.images import Preprocess
+from hemf_export.metrics.comparison import compare
+from hemf_export.train import data, distillation, loader_processes
+from hemf_export.train.batches import Division
+from hemf_export.train.finetuning_recipe import FineTuning
+from hemf_export.train.recipe import Recipe
 
 
-class Listener(Protocol):
-    """What fine-tuning reports while it goes on."""
+@dataclass(frozen=True)
+class TunedEpoch:
+    """What is known at the end of an epoch of fine-tuning.
 
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None: ...
+    Args:
+        number: counted from 1; 0 is the network as it came.
+        epochs: of all.
+        figures: mean loss of its steps (from epoch 1), loss, accuracy and agreement on the validation images.
+        images: how many those are.
+    """
 
-    def epoch(self, line: dict[str, Any]) -> None: ...
+    number: int
+    epochs: int
+    figures: dict[str, Any]
+    images: int
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def finetune(
     validation: LabelledImages,
     preprocess: Preprocess,
     recipe: FineTuning,
-    listener: Listener,
+    progress: Progress = SILENT,
     device: str = "cpu",
     workers: int = 0,
 ) -> FineTuned:
@@ -76,7 +87,7 @@ def finetune(
         validation: others, which choose the epoch.
         preprocess: images to input.
         recipe: how.
-        listener: hears of progress.
+        progress: receives how far it is, and each `TunedEpoch` as an event.
         device: of network and teacher.
         workers: loader processes.
 
@@ -92,22 +103,25 @@ def finetune(
     dataset = data.TrainingImages(training, preprocess, Recipe(seed=recipe.seed))  # the authors' augmentation
     loader = data.TrainingLoader(dataset, division, workers=workers, pin_memory=device != "cpu")
     judge = _Judge(validation, preprocess, recipe, device, workers)
-    reference = judge.logits(teacher, "of the float network")
-    logits = before = judge.logits(network, "of the quantized network")
+    with progress.task("Judging both networks"):
+        reference = judge.logits(teacher, "of the float network")
+        logits = before = judge.logits(network, "of the quantized network")
     lines = [{"epoch": 0, **judge.figures(before, reference)}]
-    listener.epoch(lines[0])
+    progress.event(TunedEpoch(0, recipe.epochs, lines[0], len(validation)))
     best, kept, kept_logits = 0, copy.deepcopy(network.state_dict()), before
-    tuning = _Tuning(network, teacher, recipe, division.steps, listener, device)
+    tuning = _Tuning(network, teacher, recipe, division.steps, progress, device)
     try:
-        for epoch in range(recipe.epochs):
-            started = time.monotonic()
-            loss = tuning.epoch(epoch, loader)
-            logits = judge.logits(network, f"after epoch {epoch + 1}")
-            figures = judge.figures(logits, reference)
-            lines.append({"epoch": epoch + 1, "loss": loss, **figures, "seconds": time.monotonic() - started})
-            if _rank(lines[-1]) > _rank(lines[best]):
-                best, kept, kept_logits = epoch + 1, copy.deepcopy(network.state_dict()), logits
-            listener.epoch(lines[-1])
+        with progress.task("Fine-tuning", recipe.epochs, "epochs") as task:
+            for epoch in range(recipe.epochs):
+                started = time.monotonic()
+                loss = tuning.epoch(epoch, loader)
+                logits = judge.logits(network, f"after epoch {epoch + 1}")
+                figures = judge.figures(logits, reference)
+                lines.append({"epoch": epoch + 1, "loss": loss, **figures, "seconds": time.monotonic() - started})
+                if _rank(lines[-1]) > _rank(lines[best]):
+                    best, kept, kept_logits = epoch + 1, copy.deepcopy(network.state_dict()), logits
+                progress.event(TunedEpoch(epoch + 1, recipe.epochs, lines[-1], len(validation)))
+                task.advance()
     finally:
         loader.close()
     network.load_state_dict(kept)
@@ -119,33 +133,35 @@ class _Tuning:
 
     def __init__(
         self, network: nn.Module, teacher: Callable[[Tensor], Tensor], recipe: FineTuning, steps: int,
-        listener: Listener, device: str,
+        progress: Progress, device: str,
     ) -> None:  # fmt: skip
         self.network, self.teacher, self.recipe, self.steps = network, teacher, recipe, steps
-        self.listener, self.device = listener, device
+        self.progress, self.device = progress, device
         self.parameters = list(network.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=recipe.learning_rate)
 
     def epoch(self, epoch: int, loader: data.TrainingLoader) -> float:
         """The mean loss of its steps."""
         losses = []
-        for step, ((images, labels),) in enumerate(loader.epoch(epoch)):
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.recipe.rate(epoch * self.steps + step, self.recipe.epochs * self.steps)
-            try:
-                loss, norm = self._step(images.to(self.device), labels.to(self.device))
-            except torch.OutOfMemoryError as error:
-                raise HemfError(
-                    f"The GPU's memory doesn't hold a batch of {len(labels)} images.",
-                    f"Try --batch-size {max(2, len(labels) // 2)}.",
-                ) from error
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                raise CheckFailedError(
-                    f"The loss or its gradient was not finite in epoch {epoch + 1}, step {step + 1}; nothing was kept.",
-                    "Try a lower --learning-rate.",
-                )
-            losses.append(loss)
-            self.listener.step(epoch + 1, step + 1, self.steps, loss)
+        with self.progress.task(f"Epoch {epoch + 1}/{self.recipe.epochs}", self.steps, "steps") as task:
+            for step, ((images, labels),) in enumerate(loader.epoch(epoch)):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.recipe.rate(epoch * self.steps + step, self.recipe.epochs * self.steps)
+                try:
+                    loss, norm = self._step(images.to(self.device), labels.to(self.device))
+                except torch.OutOfMemoryError as error:
+                    raise HemfError(
+                        f"The GPU's memory doesn't hold a batch of {len(labels)} images.",
+                        f"Try `batch_size={max(2, len(labels) // 2)}`.",
+                    ) from error
+                if not math.isfinite(loss) or not math.isfinite(norm):
+                    raise CheckFailedError(
+                        f"The loss or its gradient was not finite in epoch {epoch + 1}, step {step + 1}; "
+                        "nothing was kept.",
+                        "Try a lower `learning_rate`.",
+                    )
+                losses.append(loss)
+                task.advance()
         return float(np.mean(losses))
 
     def _step(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -191,7 +207,7 @@ class _Judge:
             parts.append(network(batch.to(self.device)).float().cpu().numpy())
         found = np.concatenate(parts)
         if bad := int((~np.isfinite(found).all(1)).sum()):
-            hint = "Try a lower --learning-rate." if whose.startswith("after") else "Numbers overflow in it."
+            hint = "Try a lower `learning_rate`." if whose.startswith("after") else "Numbers overflow in it."
             raise CheckFailedError(
                 f"The logits {whose} of {bad} of {len(found)} validation images are not finite; nothing was kept.", hint
             )
@@ -202,8 +218,10 @@ class _Judge:
         labels = np.asarray(self.images.labels)
         own, teacher = torch.from_numpy(logits), torch.from_numpy(reference)
         loss = _loss(own, teacher, torch.from_numpy(labels), self.recipe)
+        compared = compare(logits, reference, labels)
+        assert compared.accuracy is not None, "the images have labels"
         return {
             "val_loss": float(loss),
-            "val_accuracy": float((logits.argmax(1) == labels).mean()),
-            "val_agreement": float((logits.argmax(1) == reference.argmax(1)).mean()),
+            "val_accuracy": compared.accuracy,
+            "val_agreement": compared.agreement,
         }

@@ -1,4 +1,4 @@
-"""How a quantized network is fine-tuned. Knows nothing of torch, so that `--help` is quick."""
+"""How a quantized network is fine-tuned. Imports no torch, so that a command line's help is quick."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from hemf.errors import UsageError
+from hemf_export.files.errors import UsageError
 
 
 @dataclass(frozen=True)

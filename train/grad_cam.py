@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hemf.model import StageFeatures
+from hemf_export.networks.model import StageFeatures
 
 
 class Explainable(Protocol):

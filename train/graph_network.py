@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hemf.errors import BadInputError, did_you_mean
-from hemf.model_output import LOGITS, ModelOutput
-from train import fake_quantization
-from train.graph_operators import OPERATORS
+from hemf_export.files.errors import BadInputError, did_you_mean
+from hemf_export.files.model_output import LOGITS, ModelOutput
+from hemf_export.train import fake_quantization
+from hemf_export.train.graph_operators import OPERATORS
 
 # Steps that are used of a type: symmetric where weights are stored in it.
 _STEPS = {
@@ -175,7 +175,7 @@ def _plan(graph: ir.Graph) -> tuple[_Step, ...]:
 
 
 def _stored_type(node: ir.Node) -> ir.DataType:
-    """Of a QuantizeLinear's output: that of its zero point, or uint8."""
+    """Type of a QuantizeLinear's output: that of its zero point, or uint8."""
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     found = ir.DataType.UINT8 if zero is None else zero.dtype
     if found not in _STEPS:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hemf.errors import BadInputError
+from hemf_export.files.errors import BadInputError
 
 Inputs = Sequence[Tensor | None]
 Attributes = Mapping[str, Any]

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from hemf.errors import MissingCapabilityError
+from hemf_export.files.errors import MissingCapabilityError
 
 Amp = Literal["off", "float16", "bfloat16"]
 
@@ -35,7 +35,7 @@ class Hardware:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Of weights and images."""
+        """Memory format of weights and images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def autocast(self) -> torch.autocast:
@@ -66,19 +66,19 @@ def choose(device: str, amp: str | None = None, *, channels_last: bool = True, c
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingCapabilityError(
-            "No CUDA GPU can be used here.", "Leave out --device, or install a CUDA build of torch."
+            "No CUDA GPU can be used here.", "Leave out `device`, or install a CUDA build of torch."
         )
     on: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     chosen: Amp = ("float16" if on == "cuda" else "off") if amp is None else amp  # type: ignore[assignment]
     if chosen == "float16" and on == "cpu":
-        raise MissingCapabilityError("float16 training needs a CUDA GPU.", "Leave out --amp.")
+        raise MissingCapabilityError("float16 training needs a CUDA GPU.", "Leave out `amp`.")
     if chosen == "bfloat16" and not has_bfloat16(on):
         what = torch.cuda.get_device_name() if on == "cuda" else "This CPU"
         raise MissingCapabilityError(
-            f"{what} has no bfloat16 arithmetic.", "Use --amp float16." if on == "cuda" else "Leave out --amp."
+            f"{what} has no bfloat16 arithmetic.", "Use `amp='float16'`." if on == "cuda" else "Leave out `amp`."
         )
     if compile and (missing := _missing_for_compile(on)):
-        raise MissingCapabilityError(f"torch.compile needs {missing}.", "Install it, or leave out --compile.")
+        raise MissingCapabilityError(f"torch.compile needs {missing}.", "Install it, or leave out `compile`.")
     return Hardware(on, chosen, channels_last, compile)
 
 

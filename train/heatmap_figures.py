@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemf.images import PixelArray
-from train.figures import blank
+from hemf_export.images.images import PixelArray
+from hemf_export.train.figures import blank
 
 if TYPE_CHECKING:  # matplotlib is imported where something is drawn
     from matplotlib.axes import Axes

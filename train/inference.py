@@ -7,11 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hemf.folders import LabelledImages
-from hemf.images import Preprocess
-from train import data
-from train.distributed import Group
-from train.hardware import Hardware
+from hemf_export.images.folders import LabelledImages
+from hemf_export.images.images import Preprocess
+from hemf_export.train import data
+from hemf_export.train.distributed import Group
+from hemf_export.train.hardware import Hardware
 
 
 @torch.no_grad()

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hemf import artifacts
-from hemf.config import HemfConfig
-from hemf.folders import LabelledImages
-from hemf.images import Preprocess
-from train.distillation import Teacher
-from train.hardware import Hardware
-from train.recipe import Recipe
+from hemf_export.files import artifacts
+from hemf_export.images.folders import LabelledImages
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.config import HemfConfig
+from hemf_export.train.distillation import Teacher
+from hemf_export.train.hardware import Hardware
+from hemf_export.train.recipe import Recipe
 
 
 @dataclass(frozen=True)

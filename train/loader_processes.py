@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hemf.errors import HemfError, MissingCapabilityError
+from hemf_export.files.errors import HemfError, MissingCapabilityError
 
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCHED = 2  # batches that each process makes ahead: PyTorch's own number
 _SEMAPHORES = 5  # that PyTorch's queues and events take for a process, about
-_WAY_OUT = "Take --workers 0, or give the container more: docker run --shm-size=1g, or --ipc=host."
+_WAY_OUT = "Take `workers=0`, or give the container more: docker run --shm-size=1g, or --ipc=host."
 _ROOM = {errno.ENOSPC, errno.ENOSYS, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EPERM}  # of a semaphore
 
 
@@ -43,7 +43,7 @@ def require_room(workers: int, batches: int, batch_bytes: int, processes: int = 
     made = f"{workers} loader processes make" if workers > 1 else "a loader process makes"
     raise MissingCapabilityError(
         f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free, and the batches that {made} ahead need {needed / 1e6:.1f} MB.",
-        f"{_WAY_OUT} Fewer --workers or a smaller --batch-size need less.",
+        f"{_WAY_OUT} Fewer `workers` or a smaller `batch_size` need less.",
     )
 
 
@@ -103,10 +103,10 @@ def _not_started(error: OSError) -> HemfError | None:
     if error.errno in _ROOM:
         return _no_room(error.strerror or str(error))
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return HemfError("Loader processes need more open files than are allowed.", "Raise ulimit -n, or --workers 0.")
+        return HemfError("Loader processes need more open files than are allowed.", "Raise ulimit -n, or `workers=0`.")
     if error.errno in (errno.EAGAIN, errno.ENOMEM):
         return HemfError(
-            f"Loader processes can't be started: {error.strerror}.", "Take fewer --workers, or --workers 0."
+            f"Loader processes can't be started: {error.strerror}.", "Take fewer `workers`, or `workers=0`."
         )
     return None
 
@@ -131,10 +131,10 @@ def _ended(message: str) -> HemfError | None:
         how = "was killed, as the system does where memory runs out" if killed[1] else "ended unexpectedly"
         return HemfError(
             f"A loader process {how}.",
-            "Take fewer --workers or --workers 0, a smaller --batch-size, or give the container more memory.",
+            "Take fewer `workers` or `workers=0`, a smaller `batch_size`, or give the container more memory.",
         )
     return HemfError(
-        f"A loader process was ended by a signal: {killed[1]}.", "Go on with --workers 0: what is wrong then shows."
+        f"A loader process was ended by a signal: {killed[1]}.", "Go on with `workers=0`: what is wrong then shows."
     )
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hemf.errors import BadInputError
-from train.recipe import Recipe
+from hemf_export.files.errors import BadInputError
+from hemf_export.train.recipe import Recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

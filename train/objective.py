@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor, nn
 
-from train import distillation, losses, mixing
-from train.distillation import Teacher
-from train.recipe import Recipe
+from hemf_export.train import distillation, losses, mixing
+from hemf_export.train.distillation import Teacher
+from hemf_export.train.recipe import Recipe
 
 
 class Judgement(NamedTuple):

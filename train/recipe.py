@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from hemf.errors import BadInputError, UsageError, did_you_mean
+from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
 
 Loss = Literal["cross-entropy", "class-balanced", "focal", "logit-adjusted"]
 Augmentation = Literal["crop-flip", "rand"]
@@ -52,7 +52,7 @@ class Recipe:
         weight_decay: of AdamW; not on biases and other 1-dimensional parameters.
         gradient_clip: largest norm of all gradients together (Pascanu et al. 2013); 0 for none.
         drop_path: stochastic depth (Huang et al. 2016), the share of images that the last residual branch is left
-            out for; rises from 0 linearly with depth. See `hemf.drop_path`.
+            out for; rises from 0 linearly with depth. See `networks.drop_path`.
         ema_decay: of the running average of the weights, which is what is evaluated and kept; 0 for none. See
             `train.weight_average`.
         loss: see `train.losses`.
@@ -147,7 +147,7 @@ class Recipe:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in ("distillation_weight", "temperature"):
             if getattr(self, name) != defaults[name]:
-                raise UsageError(f"{name} does nothing without a teacher.", f"Add --teacher CKPT, or leave {name} out.")
+                raise UsageError(f"{name} does nothing without a teacher.", f"Add `teacher=CKPT`, or leave {name} out.")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
         """Learning rate of one step, counted from 0: linear warm-up, then half a cosine over the remaining epochs."""

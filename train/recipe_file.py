@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hemf.errors import BadInputError, UsageError, did_you_mean
-from train.recipe import CHOICES, Recipe
+from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
+from hemf_export.train.recipe import CHOICES, Recipe
 
 # Names that stand for a recipe in place of a file. `best` has the extras that helped where they were measured
 # (benchmarks/extras.toml; the README has the figures): the others moved nothing beyond what another seed moves.
@@ -70,7 +70,7 @@ def load(source: str) -> dict[str, Any]:
     except OSError as error:
         raise BadInputError(f"{source} can't be read as a recipe: {error.strerror or error}.", named) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        hint = "Lines like `epochs = 50`; a whole file to start from: hemf-export train --print-recipe."
+        hint = "Lines like `epochs = 50`; a whole file to start from: `recipe_file()`."
         raise BadInputError(f"{source} is not a TOML file: {str(error).rstrip('.')}.", hint) from error
     return {name: checked(source, name, value) for name, value in values.items()}
 

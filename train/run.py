@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
-from hemf import artifacts, checkpoint, locks, variants
-from hemf.config import HemfConfig, registered
-from hemf.errors import CheckFailedError
-from hemf.folders import LabelledImages
-from hemf.images import Preprocess
-from hemf.processors import usable_cores
-from train import distillation, distributed, figures, freed_memory, hardware, metrics, trainer
-from train.datasets import checks
-from train.distillation import Teacher
-from train.hardware import Hardware
-from train.job import Job
-from train.recipe import Recipe
-from train.run_folder import RunFolder
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import artifacts, locks
+from hemf_export.files.errors import CheckFailedError
+from hemf_export.files.processors import usable_cores
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.folders import LabelledImages
+from hemf_export.images.images import Preprocess
+from hemf_export.metrics import classification
+from hemf_export.metrics.percentage import percentage
+from hemf_export.networks import variants
+from hemf_export.networks.config import HemfConfig, registered
+from hemf_export.train import distillation, distributed, figures, freed_memory, hardware, trainer
+from hemf_export.train.datasets import checks
+from hemf_export.train.distillation import Teacher
+from hemf_export.train.hardware import Hardware
+from hemf_export.train.job import Job
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is started with, besides its recipe; see `hemf-export train --help`.
+    """What a run is started with, besides its recipe.
 
     Args:
         amp: "off", "float16" or "bfloat16"; by default float16 on CUDA and off on a CPU.
@@ -80,14 +85,6 @@ class Options:
         return hardware.choose(self.device, self.amp, channels_last=self.channels_last, compile=self.compile)
 
 
-class Listener(trainer.Listener, Protocol):
-    """Also hears of the images being read before the first epoch."""
-
-    def checking(self, total: int) -> None: ...
-
-    def checked(self) -> None: ...
-
-
 @dataclass(frozen=True)
 class Images:
     """What a run reads: every image was decoded once. `notes` tell which were left out, and what else to know."""
@@ -104,7 +101,7 @@ class Run:
 
     trainer: trainer.Trainer
     test: LabelledImages | None
-    listener: Listener
+    progress: Progress
     headline: str
     notes: list[str]
 
@@ -120,7 +117,7 @@ class Run:
             return self._fit()
 
     def _fit(self) -> dict[str, Any]:
-        self.trainer.fit(self.listener)
+        self.trainer.fit(self.progress)
         folder, job, group = self.trainer.run, self.trainer.job, self.trainer.group
         best = group.from_first(lambda: checkpoint.load(folder.best))
         self.trainer.model.load_state_dict(best.state)
@@ -132,9 +129,9 @@ class Run:
             if bad := int((~np.isfinite(logits).all(1)).sum()):
                 raise CheckFailedError(
                     f"{folder.best}: the logits of {bad} of {len(images)} {name} images are not finite.",
-                    "Numbers overflow on the way: train anew with a lower --learning-rate.",
+                    "Numbers overflow on the way: train anew with a lower `learning_rate`.",
                 )
-            results[name] = metrics.summarize(images.labels, logits, images.classes)
+            results[name] = classification.summarize(images.labels, logits, images.classes)
         summary = {"epoch": best.metrics["epoch"], "checkpoint_sha256": best.sha256, "splits": results}
         if group.first:
             self._draw(summary)
@@ -146,9 +143,9 @@ class Run:
         folder, name, splits = self.trainer.run, self.trainer.job.config.name, summary["splits"]
         shown = "test" if "test" in splits else "val"
         result = splits[shown]
-        title = f"{name}, {shown}: {result['accuracy']:.2%} of {result['images']}"
+        title = f"{name}, {shown}: {percentage(result['accuracy'], result['images'])} of {result['images']}"
         matrix = figures.confusion(result["confusion"], self.trainer.job.train.classes, title)
-        curve = figures.learning_curve(folder.read_metrics(), summary["epoch"], f"{name}, {folder.path.name}")
+        curve = figures.learning_curve(folder.read_metrics(), summary["epoch"], f"{name}, {folder.name}")
         figures.save(matrix, folder.confusion)
         figures.save(curve, folder.curve)
 
@@ -167,7 +164,7 @@ def check(options: Options, recipe: Recipe) -> None:
     options.config(num_classes=2)
 
 
-def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images | None = None) -> Run:
+def prepare(options: Options, recipe: Recipe, progress: Progress = SILENT, images: Images | None = None) -> Run:
     """Check everything that can be checked before the first epoch.
 
     Of several processes (see `train.distributed`), the first one reads and checks the images for all.
@@ -175,7 +172,7 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
     Args:
         options: what is trained on what.
         recipe: how.
-        listener: hears of the progress.
+        progress: receives how far it is, now and when the run is trained; see `Trainer.fit`.
         images: those of `options.data`, where they were read already.
 
     Raises:
@@ -186,7 +183,7 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
     check(options, recipe)
     group = distributed.current()
     run, images = group.from_first(
-        lambda: (RunFolder(options.output, resume=options.resume), images or read_images(options, listener))
+        lambda: (RunFolder(options.output, resume=options.resume), images or read_images(options, progress))
     )
     job = describe(options, recipe, images)
     if job.hardware.device == "cpu":
@@ -200,7 +197,7 @@ def prepare(options: Options, recipe: Recipe, listener: Listener, images: Images
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
         f"validation images, {recipe.epochs} epochs of {made.steps} steps, {where}"
     )
-    return Run(made, images.test, listener, headline, list(images.notes))
+    return Run(made, images.test, progress, headline, list(images.notes))
 
 
 def describe(options: Options, recipe: Recipe, images: Images) -> Job:
@@ -221,7 +218,7 @@ def describe(options: Options, recipe: Recipe, images: Images) -> Job:
     )
 
 
-def read_images(options: Options, listener: Listener) -> Images:
+def read_images(options: Options, progress: Progress = SILENT) -> Images:
     """Every image of the splits, decoded once; see `train.datasets.checks`.
 
     Raises:
@@ -229,8 +226,7 @@ def read_images(options: Options, listener: Listener) -> Images:
     """
     splits = checks.load_splits(options.data)
     options.loaded_teacher(splits["train"].classes)  # one that can't teach is told before the images are read
-    listener.checking(sum(map(len, splits.values())))
-    checked = checks.check(splits, skip=options.skip_unreadable, progress=listener.checked)
+    checked = checks.check(splits, skip=options.skip_unreadable, progress=progress)
     return Images(checked.splits["train"], checked.splits["val"], checked.splits.get("test"), tuple(checked.notes))
 
 

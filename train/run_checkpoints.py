@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hemf import checkpoint
-from hemf.checkpoint import Checkpoint
-from hemf.errors import BadInputError
-from train.distributed import Group
-from train.job import Job
-from train.recipe import refuse_differences
-from train.run_folder import RunFolder
-from train.training_state import TrainingState
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.files.errors import BadInputError
+from hemf_export.train.distributed import Group
+from hemf_export.train.job import Job
+from hemf_export.train.recipe import refuse_differences
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.training_state import TrainingState
 
 
 class RunCheckpoints:
@@ -63,7 +63,7 @@ class RunCheckpoints:
             self.run.truncate_metrics(0)
             return None
         if not self.run.last.exists():
-            raise BadInputError(f"Nothing to resume: {self.run.last} does not exist.", "Leave out --resume.")
+            raise BadInputError(f"Nothing to resume: {self.run.last} does not exist.", "Leave out `resume`.")
         saved = checkpoint.load(self.run.last)
         if saved.training is None:
             raise BadInputError(

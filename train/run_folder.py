@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hemf import artifacts
-from hemf.errors import BadInputError
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
 
 
 class RunFolder:
@@ -33,8 +33,13 @@ class RunFolder:
         artifacts.check_folder(path)
         if not resume and (self.last.exists() or self.best.exists()):
             raise BadInputError(
-                f"{path} already holds a run.", "Go on with it with --resume, or choose another folder."
+                f"{path} already holds a run.", "Go on with it with `resume`, or choose another folder."
             )
+
+    @property
+    def name(self) -> str:
+        """The folder's own name, also where it was given as "." or ".."."""
+        return self.path.resolve().name or str(self.path)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines so far, oldest first."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from train.recipe import Sampling
+from hemf_export.train.recipe import Sampling
 
 
 def order(labels: Sequence[int], *, seed: int, epoch: int, sampling: Sampling) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from hemf.errors import MissingCapabilityError
+from hemf_export.files.errors import MissingCapabilityError
 
 
 def check() -> None:
@@ -19,7 +19,7 @@ def check() -> None:
     if find_spec("tensorboard") is None:
         raise MissingCapabilityError(
             "TensorBoard is not installed.",
-            "pip install tensorboard, or leave out --tensorboard: metrics.jsonl has all.",
+            "pip install tensorboard, or leave out `tensorboard`: metrics.jsonl has all.",
         )
 
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hemf.errors import CheckFailedError, HemfError
-from train.distributed import Group
-from train.hardware import Hardware
-from train.objective import Objective
-from train.recipe import Recipe
+from hemf_export.files.errors import CheckFailedError, HemfError
+from hemf_export.train.distributed import Group
+from hemf_export.train.hardware import Hardware
+from hemf_export.train.objective import Objective
+from hemf_export.train.recipe import Recipe
 
 MicroBatch = tuple[Tensor, Tensor]  # images (n, 3, size, size), labels (n,)
 
@@ -141,7 +141,7 @@ class Step:
                 raise CheckFailedError(
                     f"The teacher's logits of {bad} of {len(images)} training images are not finite.",
                     "Numbers overflow in it: nothing can be learned from them. Take another teacher"
-                    + (", or train without AMP (--amp off)." if self.hardware.amp != "off" else "."),
+                    + (", or train without AMP (`amp='off'`)." if self.hardware.amp != "off" else "."),
                 )
 
     def _last_of_all(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -152,7 +152,7 @@ class Step:
         return no_sync()  # DistributedDataParallel's, compiled or not
 
     def _norm(self) -> Tensor:
-        """Of all gradients together, clipped if the recipe says so."""
+        """Norm of all gradients together, clipped if the recipe says so."""
         if self.recipe.gradient_clip > 0:
             return nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
         return nn.utils.get_total_norm([each.grad for each in self.parameters if each.grad is not None])
@@ -160,9 +160,9 @@ class Step:
     def _too_large(self, images: int) -> HemfError:
         size, parts = self.recipe.batch_size, self.recipe.accumulation_steps
         smaller = max(2 * parts * self.group.size, size // 2)
-        again = f", or keep {size} with --accumulation-steps {2 * parts}" if size >= 4 * parts * self.group.size else ""
+        again = f", or keep {size} with `accumulation_steps={2 * parts}`" if size >= 4 * parts * self.group.size else ""
         return HemfError(
-            f"The GPU's memory doesn't hold a batch of {images} images.", f"Try --batch-size {smaller}{again}."
+            f"The GPU's memory doesn't hold a batch of {images} images.", f"Try `batch_size={smaller}`{again}."
         )
 
 

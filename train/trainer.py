@@ -1,10 +1,11 @@
-"""The epochs of a run: training, validation, checkpoints. Talks to its caller through a `Listener`; never prints."""
+"""The epochs of a run: training, validation, checkpoints. Reports through `Progress`; never prints."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +13,22 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hemf.drop_path import set_drop_path
-from hemf.errors import CheckFailedError
-from hemf.folders import LabelledImages
-from hemf.initialization import build
-from hemf.model import HEMF
-from train import data, distributed, inference, loader_processes, metrics, synchronized_norm
-from train.batches import Division
-from train.job import Job
-from train.objective import Objective
-from train.run_checkpoints import RunCheckpoints
-from train.run_folder import RunFolder
-from train.step import MicroBatch, Step
-from train.training_state import TrainingState, seed_of
-from train.weight_average import WeightAverage
+from hemf_export.files.errors import CheckFailedError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.folders import LabelledImages
+from hemf_export.metrics import classification
+from hemf_export.networks.drop_path import set_drop_path
+from hemf_export.networks.initialization import build
+from hemf_export.networks.model import HEMF
+from hemf_export.train import data, distributed, inference, loader_processes, synchronized_norm
+from hemf_export.train.batches import Division
+from hemf_export.train.job import Job
+from hemf_export.train.objective import Objective
+from hemf_export.train.run_checkpoints import RunCheckpoints
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.step import MicroBatch, Step
+from hemf_export.train.training_state import TrainingState, seed_of
+from hemf_export.train.weight_average import WeightAverage
 
 MAX_SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before a run is given up
 _CURVE = (
@@ -38,12 +41,23 @@ class DivergedError(CheckFailedError):
     """A training whose numbers are not finite: that is no result."""
 
 
-class Listener(Protocol):
-    """What a run reports while it goes on."""
+@dataclass(frozen=True)
+class Epoch:
+    """What is known at the end of an epoch.
 
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None: ...
+    Args:
+        number: counted from 1.
+        epochs: of the whole run.
+        figures: its line of metrics.jsonl.
+        training_images: that it saw, augmented.
+        validation_images: that it was judged on.
+    """
 
-    def epoch(self, line: dict[str, Any]) -> None: ...
+    number: int
+    epochs: int
+    figures: dict[str, Any]
+    training_images: int
+    validation_images: int
 
 
 class Trainer:
@@ -87,7 +101,7 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """Steps of an epoch."""
         return self.division.steps
 
     @property
@@ -96,8 +110,11 @@ class Trainer:
         return self.state.progress.next_epoch
 
     @loader_processes.translated()
-    def fit(self, listener: Listener) -> None:
+    def fit(self, progress: Progress = SILENT) -> None:
         """Train the remaining epochs; after each, `last.pt`, and `best.pt` where it is the best so far.
+
+        Args:
+            progress: receives how far it is, and each `Epoch` as an event.
 
         Raises:
             DivergedError: the gradients are not finite, step after step; or the run ends with an epoch that came to
@@ -110,8 +127,12 @@ class Trainer:
             rank=self.group.rank, workers=self.job.workers, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         try:
-            for epoch in range(self.next_epoch, self.job.recipe.epochs):
-                self._epoch(epoch, loader, listener)
+            epochs = self.job.recipe.epochs
+            with progress.task("Training", epochs, "epochs") as task:
+                task.advance(self.next_epoch)
+                for epoch in range(self.next_epoch, epochs):
+                    self._epoch(epoch, loader, progress)
+                    task.advance()
         finally:
             loader.close()
         if lost := self.state.progress.lost_epochs:
@@ -127,19 +148,19 @@ class Trainer:
             batch_size=max(1, self.job.recipe.batch_size // pieces), workers=self.job.workers,
         )  # fmt: skip
 
-    def _epoch(self, epoch: int, loader: data.TrainingLoader, listener: Listener) -> None:
+    def _epoch(self, epoch: int, loader: data.TrainingLoader, progress: Progress) -> None:
         started = time.monotonic()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         taken = self.state.progress.steps_taken
-        totals, waited = self._train(epoch, loader, listener)
+        totals, waited = self._train(epoch, loader, progress)
         seconds = time.monotonic() - started
         self._agree_on_statistics()
         figures = self._validate()
-        progress = self.state.progress
-        progress.next_epoch = epoch + 1
+        counters = self.state.progress
+        counters.next_epoch = epoch + 1
         judged = figures["loss"] is not None
-        progress.lost_epochs = 0 if judged and progress.steps_taken > taken else progress.lost_epochs + 1
+        counters.lost_epochs = 0 if judged and counters.steps_taken > taken else counters.lost_epochs + 1
         loss, correct, seen = np.sum(self.group.gather(totals), axis=0).tolist()
         line: dict[str, Any] = {
             "epoch": epoch + 1,
@@ -147,55 +168,59 @@ class Trainer:
             "accuracy": correct / seen if seen else None,
             **{f"val_{name}": figures[name] for name in _CURVE},
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
-            "skipped_steps": progress.skipped_steps,
+            "skipped_steps": counters.skipped_steps,
             "images_per_second": seen / seconds,
             "loader_share": waited / seconds,
             "seconds": time.monotonic() - started,
         }
         if self.device.type == "cuda":
             line["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
+        ended = Epoch(epoch + 1, self.job.recipe.epochs, line, len(self.job.train), len(self.job.validation))
         if not judged and not self.state.finite():
             if self.group.first:
                 self.run.append_metrics(line)
-            listener.epoch(line)
+            progress.event(ended)
             raise self._diverged(f"weights or BatchNorm's statistics are not finite after epoch {epoch + 1}")
         # A network that no step has changed is no result of training either.
-        better = judged and progress.steps_taken > 0 and progress.take(figures["accuracy"], figures["loss"])
+        better = judged and counters.steps_taken > 0 and counters.take(figures["accuracy"], figures["loss"])
         if self.group.first:
             self.checkpoints.save(self.state, figures, line, better=better)
-        listener.epoch(line)
+        progress.event(ended)
 
     def _diverged(self, how: str) -> DivergedError:
         best = self.run.best if self.state.progress.best_accuracy >= 0 else None
         kept = f"{best} keeps the best epoch before." if best else "No epoch had a finite result: there is no best.pt."
-        precision = "" if self.job.hardware.amp == "off" else ", or train without AMP (--amp off)"
+        precision = "" if self.job.hardware.amp == "off" else ", or train without AMP (`amp='off'`)"
         return DivergedError(
             f"The training diverged: {how}.",
-            f"{kept} Start anew with a lower --learning-rate or more --warmup-epochs{precision}.",
+            f"{kept} Start anew with a lower `learning_rate` or more `warmup_epochs`{precision}.",
             {"diverged": True, "best": None if best is None else str(best)},
         )
 
-    def _train(self, epoch: int, loader: data.TrainingLoader, listener: Listener) -> tuple[NDArray[np.float64], float]:
+    def _train(self, epoch: int, loader: data.TrainingLoader, progress: Progress) -> tuple[NDArray[np.float64], float]:
         """Sums over this process's images: loss, correct (on the augmented images as they came) and their number; and
         the seconds that were spent waiting for the loader."""
         torch.manual_seed(seed_of(self.job.recipe.seed, epoch, self.group.rank))
         self.model.train()
-        totals, progress = np.zeros(3), self.state.progress
+        totals, counters = np.zeros(3), self.state.progress
         batches = _Waiting(loader.epoch(epoch))
-        for step, batch in enumerate(batches):
-            rate = self.job.recipe.rate(progress.step_count, self.steps)
-            done = self.step(batch, self.division.size(step), rate=rate, drawing=(epoch, step))
-            progress.count_step(finite=done.finite)
-            if progress.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                skipped = progress.skipped_in_a_row
-                raise self._diverged(f"the loss or its gradient was not finite in {skipped} steps in a row, the last "
-                                     f"of them in epoch {epoch + 1}")  # fmt: skip
-            if not done.finite:
-                continue
-            if self.state.average is not None:
-                self.state.average.update(self.model)
-            totals += (done.loss, done.correct, done.images)
-            listener.step(epoch + 1, step + 1, self.steps, done.loss / done.images)
+        with progress.task(f"Epoch {epoch + 1}/{self.job.recipe.epochs}", self.steps, "steps") as task:
+            for step, batch in enumerate(batches):
+                rate = self.job.recipe.rate(counters.step_count, self.steps)
+                done = self.step(batch, self.division.size(step), rate=rate, drawing=(epoch, step))
+                counters.count_step(finite=done.finite)
+                task.advance()
+                if counters.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                    skipped = counters.skipped_in_a_row
+                    raise self._diverged(
+                        f"the loss or its gradient was not finite in {skipped} steps in a row, the last of them in "
+                        f"epoch {epoch + 1}"
+                    )
+                if not done.finite:
+                    continue
+                if self.state.average is not None:
+                    self.state.average.update(self.model)
+                totals += (done.loss, done.correct, done.images)
         return totals, batches.seconds
 
     def _validate(self) -> dict[str, Any]:
@@ -206,7 +231,7 @@ class Trainer:
         else:
             with average.applied_to(self.model):
                 found = self.predict(images)
-        return metrics.summarize(images.labels, found, images.classes)
+        return classification.summarize(images.labels, found, images.classes)
 
     def _agree_on_statistics(self) -> None:
         """Each process has seen other images: the mean of their BatchNorm statistics is what is evaluated and kept."""

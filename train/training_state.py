@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from train.weight_average import WeightAverage
+from hemf_export.train.weight_average import WeightAverage
 
 
 @dataclass
@@ -119,7 +119,7 @@ class TrainingState:
 
 
 def seed_of(seed: int, epoch: int, rank: int) -> int:
-    """Of torch's generators during an epoch: what drop path draws is a matter of seed, epoch and process alone."""
+    """Seed of torch's generators in an epoch: what drop path draws is a matter of seed, epoch and process alone."""
     return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0])
 
 

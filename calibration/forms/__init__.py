@@ -15,9 +15,9 @@ from typing import Any, Literal, get_args
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from calibration.forms import depthwise, layout, maps, mixed_attention, norms, patches, retention
-from calibration.forms.matching import constant, scope
-from calibration.shapes import infer
+from hemf_export.calibration.forms import depthwise, layout, maps, mixed_attention, norms, patches, retention
+from hemf_export.calibration.forms.matching import constant, scope
+from hemf_export.calibration.graphs import infer
 
 Form = Literal["cpu", "tensorrt", "tensorrt-rtx"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -81,8 +81,8 @@ class Rewriting:
         return {"for": self.form, "passes": dict(self.places)}
 
     def __str__(self) -> str:
-        found = ", ".join(f"{count} {name}" for name, count in self.places.items())
-        return f"{self.form}: {found or 'as it was'}"
+        counts = ", ".join(f"{count} {name}" for name, count in self.places.items())
+        return f"{self.form}: {counts or 'as it was'}"
 
 
 def first(form: Form) -> tuple[str, ...]:

@@ -19,7 +19,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.forms.matching import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Writer, attribute, constant, order, scope
+from hemf_export.calibration.forms.matching import (
+    MAPS_TO_PIXELS,
+    PIXELS_TO_MAPS,
+    Writer,
+    attribute,
+    constant,
+    order,
+    scope,
+)
 
 MOST_TAPS = 49  # of a kernel, 7×7: what more cost is arithmetic, which no count of bytes shows
 MOST_SHARED = 4  # pixels of an average that is worth it

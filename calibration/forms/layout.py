@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from calibration.forms.matching import constant, order, target_shape
+from hemf_export.calibration.forms.matching import constant, order, target_shape
 
 
 def cancel(model: ir.Model) -> None:
@@ -47,15 +47,15 @@ def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _keeps_first(node: ir.Node) -> bool:
-    """Whether a Reshape takes the size of the first axis from its input: of another input that would be another."""
+    """Return whether a Reshape takes the size of the first axis from its input: it differs for another input."""
     shape = constant(node.inputs[1])
     return shape is not None and shape[0] == 0
 
 
 def _bypass(node: ir.Node, given: ir.Value) -> bool:
     """Let the readers of `node` read what it is given; False where it gives a graph's output, or has no reader."""
-    made = node.outputs[0]
-    if made.is_graph_output() or not made.consumers():
+    output = node.outputs[0]
+    if output.is_graph_output() or not output.consumers():
         return False
-    ir.convenience.replace_all_uses_with(made, given)
+    ir.convenience.replace_all_uses_with(output, given)
     return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from calibration.forms.matching import (
+from hemf_export.calibration.forms.matching import (
     MAPS_TO_PIXELS,
     PIXELS_TO_MAPS,
     Writer,
@@ -191,7 +191,7 @@ class _Maps:
 
 
 def _is_normalized(product: ir.Node) -> bool:
-    """Whether a product's result goes straight into a layer norm, or is added to something that does."""
+    """Return whether a product's result goes straight into a layer norm, or is added to something that does."""
     readers = [user for reader in product.outputs[0].consumers() for user in _behind_sum(reader)]
     return any(user.op_type == "LayerNormalization" for user in readers)
 
@@ -207,7 +207,7 @@ def _channels(value: ir.Value) -> int:
 
 
 def _are_alike(first: ir.Value, second: ir.Value) -> bool:
-    """Whether two values are of one shape, as far as that is known, and none is broadcast."""
+    """Return whether two values are of one shape, as far as that is known, and none is broadcast."""
     if not _channels(first) or _channels(first) != _channels(second) or _rank(first) != _rank(second):
         return False
     assert first.shape is not None
@@ -220,7 +220,7 @@ def _are_alike(first: ir.Value, second: ir.Value) -> bool:
 
 
 def _is_map(value: ir.Value, size: tuple[int, int]) -> bool:
-    """Whether a value is (N, C, H, W) of this height and width."""
+    """Return whether a value is (N, C, H, W) of this height and width."""
     return value.shape is not None and len(value.shape) == 4 and tuple(value.shape[2:]) == size
 
 

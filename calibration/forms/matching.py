@@ -56,7 +56,7 @@ def find(model: ir.Model, pattern: Callable[..., Any]) -> Iterator[Match]:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Whether a Gemm multiplies and adds, no more: patterns don't see attributes that they don't name."""
+    """Return whether a Gemm multiplies and adds, no more: patterns don't see attributes that they don't name."""
     return node.op_type != "Gemm" or (
         attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1 and not attribute(node, "transA", 0)
     )
@@ -81,8 +81,8 @@ def aligned(channels: int) -> int:
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """An attribute's value, or its default."""
-    found = node.attributes.get(name)
-    return default if found is None else found.value
+    entry = node.attributes.get(name)
+    return default if entry is None else entry.value
 
 
 def order(node: ir.Node | None) -> tuple[int, ...] | None:
@@ -102,8 +102,8 @@ def target_shape(node: ir.Node | None) -> tuple[int, ...] | None:
 
 def taken_names(graph: ir.Graph) -> set[str | None]:
     """The names of a graph's nodes and values."""
-    found = {node.name for node in graph} | {value.name for node in graph for value in node.outputs}
-    return found | set(graph.initializers) | {value.name for value in graph.inputs}
+    names = {node.name for node in graph} | {value.name for node in graph for value in node.outputs}
+    return names | set(graph.initializers) | {value.name for value in graph.inputs}
 
 
 class Writer:

@@ -20,8 +20,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from calibration.forms.matching import PIXELS_TO_MAPS, Array, Match, Writer, aligned, attribute, constant, find, scope
-from calibration.forms.norms import STEPS
+from hemf_export.calibration.forms.matching import (
+    PIXELS_TO_MAPS,
+    Array,
+    Match,
+    Writer,
+    aligned,
+    attribute,
+    constant,
+    find,
+    scope,
+)
+from hemf_export.calibration.forms.norms import STEPS
 
 VALUES = "values"  # ends the scope of the node that has the values of the slots
 GATE = "gate"  # ends the scope of the nodes of a channel gate, whose factors are its weights
@@ -219,7 +229,7 @@ def _twins(attentions: list[_Attention]) -> Iterator[list[_Attention]]:
 
 
 def _depends(value: ir.Value, source: ir.Value) -> bool:
-    """Whether `value` is computed from `source`."""
+    """Return whether `value` is computed from `source`."""
     seen: set[ir.Value] = set()
     stack = [value]
     while stack:
@@ -273,11 +283,11 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
     if padded > own:
         mixed = w.op("Slice", mixed, *(np.array([number], np.int64) for number in (0, own, 4)))
     product = w.op("Mul", w.reshape(mixed, count, -1, tokens, channels), stacked)
-    made = _norm(Writer(graph, twins[-1].match.root, f"{scope(twins[-1].match.root)}/{STEPS}"), twins, product)
-    pieces = [made] if count == 1 else w.split(made, 0, [1] * count)
+    normed = _norm(Writer(graph, twins[-1].match.root, f"{scope(twins[-1].match.root)}/{STEPS}"), twins, product)
+    pieces = [normed] if count == 1 else w.split(normed, 0, [1] * count)
     for twin, piece in zip(twins, pieces, strict=True):
         w.replace(twin.maps, w.reshape(piece, -1, twin.height, twin.width, channels))
-    return made
+    return normed
 
 
 def _norm(w: Writer, twins: list[_Attention], value: ir.Value) -> ir.Value:

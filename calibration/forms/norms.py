@@ -14,7 +14,15 @@ from collections import Counter
 import numpy as np
 import onnx_ir as ir
 
-from calibration.forms.matching import MAPS_TO_PIXELS, Writer, attribute, constant, order, scope, target_shape
+from hemf_export.calibration.forms.matching import (
+    MAPS_TO_PIXELS,
+    Writer,
+    attribute,
+    constant,
+    order,
+    scope,
+    target_shape,
+)
 
 STEPS = "steps"  # ends the scope of the nodes of a norm
 _VIEWS = ("Reshape", "Transpose")
@@ -46,7 +54,7 @@ def _view(node: ir.Node) -> ir.Node | None:
 
 
 def _makes_pixels(view: ir.Node) -> bool:
-    """Whether a node makes pixels (N, H, W, C) of maps (N, C, H, W) or of rows (N·H·W, C)."""
+    """Return whether a node makes pixels (N, H, W, C) of maps (N, C, H, W) or of rows (N·H·W, C)."""
     if order(view) == MAPS_TO_PIXELS:
         return True
     shape, given = target_shape(view), view.inputs[0] if view.inputs else None
@@ -63,10 +71,10 @@ def _as_pixels(w: Writer, view: ir.Node, value: ir.Value) -> ir.Value:
 
 def _readers(value: ir.Value) -> list[ir.Node]:
     """List the nodes that read a value, directly or through views."""
-    found: list[ir.Node] = []
+    readers: list[ir.Node] = []
     for user in value.consumers():
-        found += _readers(user.outputs[0]) if user.op_type in _VIEWS else [user]
-    return found
+        readers += _readers(user.outputs[0]) if user.op_type in _VIEWS else [user]
+    return readers
 
 
 def _write(graph: ir.Graph, node: ir.Node, view: ir.Node) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from calibration.forms.matching import MAPS_TO_PIXELS, Writer, order, scope, target_shape
+from hemf_export.calibration.forms.matching import MAPS_TO_PIXELS, Writer, order, scope, target_shape
 
 
 def rewrite(model: ir.Model) -> int:

@@ -16,7 +16,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from calibration.forms.matching import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Array, Match, Writer, aligned, find, scope
+from hemf_export.calibration.forms.matching import (
+    MAPS_TO_PIXELS,
+    PIXELS_TO_MAPS,
+    Array,
+    Match,
+    Writer,
+    aligned,
+    find,
+    scope,
+)
 
 
 def rewrite(model: ir.Model) -> int:
@@ -110,7 +119,7 @@ def _read(match: Match) -> _Block | None:
 
 
 def _is_cut_alike(match: Match, sizes: Array) -> bool:
-    """Whether query, key and value have the same heads, and rows and pixels are of `sizes`, (N, H, W, heads, d)."""
+    """Check that query, key and value have equal heads, and rows and pixels are of `sizes`, (N, H, W, heads, d)."""
     channels = int(sizes[3] * sizes[4])
     wanted: dict[str, Any] = {
         "split_k": sizes, "split_v": sizes, "to_pixels": (*sizes[:3], channels), "to_rows": (-1, channels),
@@ -189,6 +198,6 @@ def _place(array: Array, heads: int, padded: int, slots: NDArray[np.int64], axis
     """Move each head's channels, along an axis, to their slots among `padded`; the other slots are zero."""
     moved = np.moveaxis(array, axis, 0)
     split = moved.reshape(heads, len(slots), *moved.shape[1:])
-    made = np.zeros((heads, padded, *moved.shape[1:]), array.dtype)
-    made[:, slots] = split
-    return np.ascontiguousarray(np.moveaxis(made.reshape(heads * padded, *moved.shape[1:]), 0, axis))
+    placed = np.zeros((heads, padded, *moved.shape[1:]), array.dtype)
+    placed[:, slots] = split
+    return np.ascontiguousarray(np.moveaxis(placed.reshape(heads * padded, *moved.shape[1:]), 0, axis))

@@ -1,4 +1,7 @@
-"""How accurate the files are that `bench` timed: from the JSON of a verification of them. Measures nothing itself."""
+"""How accurate the files are that `bench` timed, beside their latency: from the JSON of a verification of them.
+
+Measures nothing itself. Shown in plots and a table of the page, and in a table of Markdown.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemf.errors import BadInputError
-from hemf_export.verify import baseline
+from hemf_export.bench import plots
+from hemf_export.bench.plots import Point
+from hemf_export.bench.report import TimedFile, markdown_table
+from hemf_export.files.errors import BadInputError
+from hemf_export.pages.figures import milliseconds, percent, points
+from hemf_export.pages.report_page import escaped, figure, listed, table
+from hemf_export.verification import baseline
 
-
-@dataclass(frozen=True)
-class TimedFile:
-    """What a runner runs.
-
-    Args:
-        name: of the file.
-        sha256: of its bytes.
-    """
-
-    name: str
-    sha256: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Plain types, for JSON; named as in a verification's."""
-        return {"file": self.name, "sha256": self.sha256}
+_WHOSE = "Of the files, as their verification measured it; not of the runs that were timed here."
+_EMULATED = "* verified with float16 rounded as a GPU does; what was timed here need not round so."
+_UNLABELLED = "Without labels there is no accuracy: agreement with the checkpoint is in its place."
 
 
 @dataclass(frozen=True)
@@ -56,13 +51,13 @@ class Verified:
             raise BadInputError(
                 f"{self.path} is of the checkpoint {self.checkpoint_sha256[:16]}; what is to be timed was made from "
                 f"{checkpoint_sha256[:16]}.",
-                "Verify these files: hemf-export verify FILE… --data DIR --json.",
+                "Verify these files: `verify(*FILE, data=DIR).to_dict()`.",
             )
         if not any(_same(subject, file.name, file.sha256) for subject in self.subjects for file in files):
             known = ", ".join(str(subject["file"]) for subject in self.subjects)
             raise BadInputError(
                 f"{self.path} is of none of the files that are to be timed, as they are now: it has {known}.",
-                "Verify these files: hemf-export verify FILE… --data DIR --json.",
+                "Verify these files: `verify(*FILE, data=DIR).to_dict()`.",
             )
 
     def beside(self, timings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,7 +92,7 @@ class Verified:
 
 
 def read(path: Path) -> Verified:
-    """What `hemf-export verify --json` printed.
+    """Read the JSON of a verification.
 
     Raises:
         BadInputError: it can't be read, or is something else.
@@ -121,6 +116,7 @@ def _subject(values: Mapping[str, Any]) -> dict[str, Any]:
         "float16_emulated": values["float16_emulated"],
         "accuracy": None if values["metrics"] is None else values["metrics"]["accuracy"],
         "agreement": 1.0 if paired is None else paired["agreement"],
+        "logit_difference": None if paired is None else paired["logit_difference"],
         "accuracy_drop_points": None if paired is None else paired["accuracy_drop_points"],
         "accuracy_drop_interval_points": None if paired is None else paired["accuracy_drop_interval_points"],
         "passed": values.get("passed"),
@@ -128,7 +124,96 @@ def _subject(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(subject: Mapping[str, Any], name: str, sha256: str) -> bool:
-    """By the hash where both have one; a file is not its name."""
+    """Whether a subject is that file: by the hash where both have one, as a file is not its name."""
     if subject["sha256"] and sha256:
         return bool(subject["sha256"] == sha256)
     return bool(subject["file"] == name)
+
+
+def section(report: Mapping[str, Any]) -> str:
+    """Section of the page; empty where no verification was given."""
+    if "verified" not in report:
+        return ""
+    verified = report["verified"]
+    images, labelled = verified["images"], verified["figure"] == "accuracy"
+    lead = (
+        f"<p>From {escaped(verified['file'])}: {figure(report, 'verified/images/images')} images of "
+        f"{escaped(images['folder'])}{'' if labelled else ', without labels'}.</p>"
+    )
+    columns = ("accuracy", "drop, points (95 %)") if labelled else ()
+    places = {one["name"]: number for number, one in enumerate(verified["runners"])}
+    rows = [
+        (*_timed(report, index), *_measured(report, places[timing["name"]]))
+        for index, timing in enumerate(report["timings"])
+        if timing["name"] in places
+    ]
+    remarks = [_WHOSE] if labelled else [_WHOSE, _UNLABELLED]
+    if any(one["float16_emulated"] for one in verified["runners"]):
+        remarks.append(_EMULATED)
+    return (
+        lead
+        + f'<div class="grid plots">{_plots(report)}</div>'
+        + table(("runner", "batch", "p50 ms", *columns, "agreement", "verify"), rows)
+        + "".join(f'<p class="soft">{escaped(text)}</p>' for text in remarks)
+        + listed([f"{one['name']}: {one['reason']}." for one in verified["not_verified"]])
+    )
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Table for a pull request, a line a runner; empty where no verification was given."""
+    if "verified" not in report:
+        return ""
+    verified = report["verified"]
+    columns = ("accuracy", "drop, points") if verified["figure"] == "accuracy" else ()
+    verdicts = {None: "reference", True: "passed", False: "FAILED"}
+    rows = []
+    for runner in verified["runners"]:
+        drop = runner["accuracy_drop_points"]
+        shown = f"{runner['accuracy']:.2%}" + "*" * runner["float16_emulated"], "–" if drop is None else points(drop)
+        cells = shown if columns else ()
+        rows.append((runner["name"], *cells, f"{runner['agreement']:.2%}", verdicts[runner["passed"]]))
+    images = verified["images"]
+    lines = ["", f"### Accuracy, from {verified['file']}: {images['images']} images of {images['folder']}", ""]
+    lines += markdown_table(("runner", *columns, "agreement", "verify"), rows)
+    emulated = any(one["float16_emulated"] for one in verified["runners"])
+    lines += ["", f"{_WHOSE}{f' {_EMULATED}' if emulated else ''}".replace("*", "\\*")]
+    lines += [f"- {one['name']}: {one['reason']}." for one in verified["not_verified"]]
+    return "\n".join(lines) + "\n"
+
+
+def _plots(report: Mapping[str, Any]) -> str:
+    name = report["verified"]["figure"]
+    shares = {one["name"]: one[name] for one in report["verified"]["runners"] if one[name] is not None}
+    drawn = []
+    for batch in dict.fromkeys(timing["batch"] for timing in report["timings"]):
+        shown = [
+            Point(timing["name"], timing["latency_ms"]["p50"], shares[timing["name"]])
+            for timing in report["timings"]
+            if timing["batch"] == batch and timing["name"] in shares
+        ]
+        if shown:
+            drawn.append(
+                f'<div class="keep"><h3>Batch {escaped(batch)}</h3>{plots.accuracies(shown, name, batch)}</div>'
+            )
+    return "".join(drawn)
+
+
+def _timed(report: Mapping[str, Any], index: int) -> tuple[str, str, str]:
+    timing = report["timings"][index]
+    return (
+        escaped(timing["name"]), escaped(timing["batch"]),
+        figure(report, f"timings/{index}/latency_ms/p50", milliseconds),
+    )  # fmt: skip
+
+
+def _measured(report: Mapping[str, Any], number: int) -> tuple[str, ...]:
+    one, place = report["verified"]["runners"][number], f"verified/runners/{number}"
+    cells = []
+    if report["verified"]["figure"] == "accuracy":
+        drop = figure(report, f"{place}/accuracy_drop_points", points)
+        if one["accuracy_drop_interval_points"] is not None:
+            ends = (figure(report, f"{place}/accuracy_drop_interval_points/{end}", points) for end in (0, 1))
+            drop += f" ({' to '.join(ends)})"
+        cells = [figure(report, f"{place}/accuracy", percent) + "*" * one["float16_emulated"], drop]
+    verdicts = {None: "reference", True: '<span class="good">passed</span>', False: '<span class="bad">FAILED</span>'}
+    return *cells, figure(report, f"{place}/agreement", percent), verdicts[one["passed"]]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemf.errors import BadInputError
-from hemf_export.bench.intervals import Interval
+from hemf_export.files.errors import BadInputError
+from hemf_export.timing.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Change:
 
     @property
     def worse(self) -> bool:
-        """Beyond, and more than chance: the intervals don't touch."""
+        """Whether it is beyond, and more than chance: the intervals don't touch."""
         return self.beyond and self.now.low > self.before.high
 
     @property
     def outcome(self) -> str:
-        """In a word."""
+        """Verdict in a word: worse, uncertain or ok."""
         if self.worse:
             return "worse"
         return "uncertain" if self.beyond else "ok"
@@ -64,8 +64,8 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """This run beside an earlier one.
+class BaselineComparison:
+    """Ratios of this run beside those of an earlier one.
 
     Args:
         changes: of every runner and batch size that both have, but the first runner's, which is 1 in each.
@@ -79,24 +79,24 @@ class Comparison:
         """A table for a pull request, to be put after the report's."""
         lines = ["", "### Beside the baseline", "", "| runner | batch | ratio | before | change | |"]
         lines.append("|---|---:|---:|---:|---:|---|")
-        for one in self.changes:
-            ratios = f"{one.now.median:.2f} | {one.before.median:.2f} | {one.slowdown:+.0%}"
-            lines.append(f"| {one.name} | {one.batch} | {ratios} | {one.outcome} |")
+        for change in self.changes:
+            ratios = f"{change.now.median:.2f} | {change.before.median:.2f} | {change.slowdown:+.0%}"
+            lines.append(f"| {change.name} | {change.batch} | {ratios} | {change.outcome} |")
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
 
     @property
     def worse(self) -> list[Change]:
-        """Those that fail."""
+        """Changes that fail the comparison."""
         return [change for change in self.changes if change.worse]
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The JSON of an earlier run.
+    """Read the JSON of an earlier run.
 
     Raises:
         BadInputError: it isn't one.
     """
-    hint = "Make one: hemf-export bench … -o FILE."
+    hint = "Make one: `benchmark(*FILE, output=BENCH.json)`."
     try:
         values = json.loads(path.read_bytes())
     except OSError as error:
@@ -108,12 +108,12 @@ def read(path: Path) -> dict[str, Any]:
             raise ValueError("no format")
         _ratios(values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadInputError(f"The baseline {path} is not a report of hemf-export bench ({error}).", hint) from error
+        raise BadInputError(f"The baseline {path} is not a report of a benchmark ({error}).", hint) from error
     return dict(values)
 
 
-def compare(before: Mapping[str, Any], now: Mapping[str, Any], *, max_slowdown: float) -> Comparison:
-    """Two reports, as `BenchReport.to_dict` gives them.
+def compare(before: Mapping[str, Any], now: Mapping[str, Any], *, max_slowdown: float) -> BaselineComparison:
+    """Compare two reports, as `BenchReport.to_dict` gives them.
 
     Raises:
         BadInputError: their first runners differ at some batch size: the ratios are to different things.
@@ -141,24 +141,24 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any], *, max_slowdown: 
     if gone:
         notes.append(f"In the baseline, and not here: {'; '.join(gone)}.")
     changes = tuple(Change(name, batch, old[name, batch], new[name, batch], max_slowdown) for name, batch in both)
-    return Comparison(changes, tuple(notes))
+    return BaselineComparison(changes, tuple(notes))
 
 
 def _ratios(report: Mapping[str, Any]) -> dict[tuple[str, int], Interval]:
     return {
-        (str(one["name"]), int(one["batch"])): Interval(
-            *(float(one["ratio"][key]) for key in ("median", "low", "high"))
+        (str(timing["name"]), int(timing["batch"])): Interval(
+            *(float(timing["ratio"][key]) for key in ("median", "low", "high"))
         )
-        for one in report["timings"]
+        for timing in report["timings"]
     }
 
 
 def _references(report: Mapping[str, Any]) -> dict[int, str]:
     """The first runner of each batch size."""
-    found: dict[int, str] = {}
-    for one in report["timings"]:
-        found.setdefault(int(one["batch"]), str(one["name"]))
-    return found
+    references: dict[int, str] = {}
+    for timing in report["timings"]:
+        references.setdefault(int(timing["batch"]), str(timing["name"]))
+    return references
 
 
 def _lookup(report: Mapping[str, Any], place: tuple[str, str]) -> Any:

@@ -1,26 +1,134 @@
-"""What a measurement was made under: processor, GPU, threads, versions, and who else was busy meanwhile."""
+"""What a measurement was made under: processor, GPU, threads, versions, and who else was busy meanwhile.
+
+Clocks, power, temperature and throttling of the GPU are read through NVML, by ctypes: it comes with the driver, and its
+Python package would be one more to install. Nothing is changed.
+"""
 
 from __future__ import annotations
 
-import dataclasses
+import ctypes
 import datetime
 import os
 import platform
 import time
 from contextlib import suppress
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from hemf import artifacts
-from hemf.processors import usable_cores
-from hemf_export.bench.gpu_state import GpuSample, NvmlDevice
+from hemf_export.files import artifacts
+from hemf_export.files.processors import usable_cores
 
+# From nvml.h.
+_CLOCK_SM, _CLOCK_MEMORY = 1, 2
+_TEMPERATURE_GPU = 0
+# What slows a GPU down; that it is idle, or at a clock that its owner set, is not throttling.
+THROTTLING = {
+    0x4: "power cap", 0x8: "hardware slowdown", 0x20: "temperature", 0x40: "hardware, temperature",
+    0x80: "power brake",
+}  # fmt: skip
 SAMPLE_S = 0.5
 BUSY_SHARE = 0.15  # of the cores, for others, from which on latencies say little
 _TICK_NAMES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
+class GpuSample:
+    """State of the GPU at one moment; None where it doesn't tell.
+
+    Args:
+        sm_mhz: clock of the multiprocessors.
+        memory_mhz: clock of the memory.
+        power_w: drawn.
+        temperature_c: of the chip.
+        throttling: reasons, of `THROTTLING`.
+    """
+
+    sm_mhz: int | None
+    memory_mhz: int | None
+    power_w: float | None
+    temperature_c: int | None
+    throttling: tuple[str, ...]
+
+
+class Nvml:
+    """The GPUs of this machine, as the driver shows them.
+
+    Args:
+        library: NVML; loaded by default.
+
+    Raises:
+        OSError: it isn't here: no NVIDIA driver.
+    """
+
+    def __init__(self, library: Any = None) -> None:
+        name = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
+        self._library = library if library is not None else ctypes.CDLL(name)
+        if code := self._library.nvmlInit_v2():
+            raise OSError(f"NVML doesn't start: error {code}")
+
+    def count(self) -> int:
+        """How many GPUs the driver sees."""
+        number = ctypes.c_uint()
+        return 0 if self._library.nvmlDeviceGetCount_v2(ctypes.byref(number)) else number.value
+
+    def device(self, uuid: str | None = None) -> NvmlDevice | None:
+        """The GPU with a UUID (`GPU-…`), or the first one; None where there is none."""
+        handle = ctypes.c_void_p()
+        if uuid is not None:
+            code = self._library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle))
+        else:
+            code = self._library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
+        return None if code else NvmlDevice(self._library, handle)
+
+
+class NvmlDevice:
+    """One GPU."""
+
+    def __init__(self, library: Any, handle: ctypes.c_void_p) -> None:
+        self._library, self._handle = library, handle
+
+    def facts(self) -> dict[str, Any]:
+        """What doesn't change: name, driver, power limit in W."""
+        limit = self._number(ctypes.c_uint, "nvmlDeviceGetEnforcedPowerLimit")
+        return {
+            "name": self._text("nvmlDeviceGetName", self._handle),
+            "driver": self._text("nvmlSystemGetDriverVersion"),
+            "power_limit_w": None if limit is None else limit / 1000,
+        }
+
+    def sample(self) -> GpuSample:
+        """Read the GPU's state now."""
+        power = self._number(ctypes.c_uint, "nvmlDeviceGetPowerUsage")
+        reasons = self._number(ctypes.c_ulonglong, "nvmlDeviceGetCurrentClocksThrottleReasons") or 0
+        return GpuSample(
+            self._number(ctypes.c_uint, "nvmlDeviceGetClockInfo", _CLOCK_SM),
+            self._number(ctypes.c_uint, "nvmlDeviceGetClockInfo", _CLOCK_MEMORY),
+            None if power is None else power / 1000,
+            self._number(ctypes.c_uint, "nvmlDeviceGetTemperature", _TEMPERATURE_GPU),
+            tuple(name for bit, name in THROTTLING.items() if reasons & bit),
+        )
+
+    def _number(self, kind: Any, function: str, *arguments: int) -> int | None:
+        value = kind()
+        code = getattr(self._library, function)(self._handle, *arguments, ctypes.byref(value))
+        return None if code else int(value.value)
+
+    def _text(self, function: str, *arguments: Any) -> str | None:
+        text = ctypes.create_string_buffer(96)
+        code = getattr(self._library, function)(*arguments, text, len(text))
+        return None if code else text.value.decode(errors="replace")
+
+
+def open_gpu(uuid: str | None = None) -> NvmlDevice | None:
+    """The GPU with that UUID, or the first; None without a driver or a GPU."""
+    try:
+        return Nvml().device(uuid)
+    except OSError:
+        return None
+
+
+@dataclass(frozen=True)
 class CpuTimes:
     """Seconds of all cores since the start of the machine, and of this process; None where it isn't told."""
 
@@ -31,7 +139,7 @@ class CpuTimes:
 
 
 class Conditions:
-    """Watches from its making on.
+    """Conditions from the making of this object on.
 
     Args:
         threads: that each runner on the CPU is given.
@@ -46,7 +154,7 @@ class Conditions:
         self._sampled = -SAMPLE_S
 
     def look(self) -> None:
-        """Between rounds: a sample of the GPU, not more often than `SAMPLE_S`."""
+        """Sample the GPU, to be called between rounds; not more often than every `SAMPLE_S`."""
         if self._device is not None and time.monotonic() - self._sampled >= SAMPLE_S:
             self._samples.append(self._device.sample())
             self._sampled = time.monotonic()
@@ -75,14 +183,14 @@ class Conditions:
 
 def warnings(conditions: dict[str, Any]) -> list[str]:
     """What in `Conditions.to_dict()` spoils latencies."""
-    found = []
+    texts = []
     cpu, gpu = conditions["cpu"], conditions["gpu"]
     for share, who in ((cpu["others_share"], "Other processes"), (cpu["steal_share"], "Other virtual machines")):
         if share is not None and share > BUSY_SHARE:
-            found.append(f"{who} took {share:.0%} of the cores: latencies are too long, and ratios less certain.")
+            texts.append(f"{who} took {share:.0%} of the cores: latencies are too long, and ratios less certain.")
     if gpu and gpu["throttling"]:
-        found.append(f"The GPU was throttled ({', '.join(gpu['throttling'])}): latencies are too long.")
-    return found
+        texts.append(f"The GPU was throttled ({', '.join(gpu['throttling'])}): latencies are too long.")
+    return texts
 
 
 def cpu_model() -> str:
@@ -96,13 +204,13 @@ def cpu_model() -> str:
 
 def _ranges(samples: list[GpuSample]) -> dict[str, Any]:
     """Least and most of each figure over the samples, and every reason for throttling that was seen."""
-    names = [field.name for field in dataclasses.fields(GpuSample) if field.name != "throttling"]
-    found: dict[str, Any] = {"samples": len(samples)}
+    names = [field.name for field in fields(GpuSample) if field.name != "throttling"]
+    ranges: dict[str, Any] = {"samples": len(samples)}
     for name in names:
         values = [value for sample in samples if (value := getattr(sample, name)) is not None]
-        found[name] = [min(values), max(values)] if values else None
-    found["throttling"] = sorted({reason for sample in samples for reason in sample.throttling})
-    return found
+        ranges[name] = [min(values), max(values)] if values else None
+    ranges["throttling"] = sorted({reason for sample in samples for reason in sample.throttling})
+    return ranges
 
 
 def _cpu_times() -> CpuTimes | None:

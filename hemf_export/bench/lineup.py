@@ -5,31 +5,82 @@ Nothing is loaded here; what can't take part is listed with the reason.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from hemf import artifacts, checkpoint
-from hemf.errors import BadInputError, UsageError, did_you_mean
-from hemf.images import Preprocess
-from hemf.model_input import ModelInput
-from hemf.model_output import OutputType
-from hemf.reading import PLAIN, Reading
-from hemf_export import discover, graph_source, model_kind, onnx_file
-from hemf_export.bench.entry import ENGINE_KINDS, KINDS, ORT_KINDS, TORCH_KINDS, Entry, Kind
-from hemf_export.bench.measurement import NotRun
-from hemf_export.description import Description, InputType, Precision
+from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
+from hemf_export.files.model_output import ModelOutput
+from hemf_export.images.model_input import ModelInput
+from hemf_export.models import discover, graph_source
+from hemf_export.models.description import Description, Precision
+from hemf_export.models.model_file import CheckpointFile, EngineFile, ModelFile
+from hemf_export.models.model_file import Kind as FileKind
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.timing.measurement import NotRun
 
+Kind = Literal[
+    "eager", "channels-last", "amp", "compile", "compile-amp", "compile-graph", "ort-cpu", "ort-cuda", "ort-tensorrt",
+    "engine", "engine-no-graph",
+]  # fmt: skip
+KINDS: tuple[Kind, ...] = get_args(Kind)
+TORCH_KINDS: tuple[Kind, ...] = KINDS[:6]
+ORT_KINDS: tuple[Kind, ...] = KINDS[6:9]
+ENGINE_KINDS: tuple[Kind, ...] = KINDS[9:]
 Transfers = Literal["in", "out", "both"]
-
+_KINDS_OF: dict[FileKind, tuple[Kind, ...]] = {"checkpoint": TORCH_KINDS, "onnx": ORT_KINDS, "engine": ENGINE_KINDS}
 _NO_GPU = "needs an NVIDIA GPU that PyTorch can use"
 _ONLY_ASKED = {
-    "amp": "on a CPU it is bfloat16, which few of them multiply: name it in --runners to time it",
-    "compile": "compiles for minutes on a CPU: name it in --runners to time it",
-    "compile-amp": "compiles for minutes on a CPU: name it in --runners to time it",
+    "amp": "on a CPU it is bfloat16, which few of them multiply: timed only where it is asked for",
+    "compile": "compiles for minutes on a CPU: timed only where it is asked for",
+    "compile-amp": "compiles for minutes on a CPU: timed only where it is asked for",
 }
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file and what runs it; plain enough to be sent to a child process.
+
+    Args:
+        name: for reports; unique in its lineup.
+        kind: of runner.
+        path: the file.
+        device: "cpu" or "cuda".
+        transfers: whether input and logits cross to the GPU and back within the time; None on a CPU.
+        precision: of the file, or of PyTorch's products.
+        description: of the model: what the file takes and gives, and how a checkpoint is read.
+    """
+
+    name: str
+    kind: Kind
+    path: Path
+    device: str
+    transfers: bool | None
+    precision: Precision | Literal["bf16"]
+    description: Description
+
+    @property
+    def input(self) -> ModelInput:
+        """What the file takes of an image."""
+        return self.description.input
+
+    @property
+    def output(self) -> ModelOutput:
+        """What the file gives of an image."""
+        return self.description.output
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain types, for the child process that measures memory."""
+        return {**vars(self), "path": str(self.path), "description": self.description.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Entry:
+        """The inverse of `to_dict`."""
+        description = Description.from_dict(values["description"])
+        return cls(**{**values, "path": Path(values["path"]), "description": description})
 
 
 @dataclass(frozen=True)
@@ -39,7 +90,7 @@ class Lineup:
     Args:
         entries: in the order of the report.
         not_run: what suits no part of this machine, or was left out.
-        graphs: ONNX files, with what they say of themselves.
+        graphs: our ONNX files among them.
         input: what is kept of images for all of them: whole ones, where a file resizes them itself.
         batch: the fixed batch of their files, or None.
         checkpoint_sha256: what all were made from.
@@ -48,7 +99,7 @@ class Lineup:
 
     entries: tuple[Entry, ...]
     not_run: tuple[NotRun, ...]
-    graphs: tuple[tuple[Path, Description], ...]
+    graphs: tuple[OnnxFile, ...]
     input: ModelInput
     batch: int | None
     checkpoint_sha256: str
@@ -66,7 +117,7 @@ def parse_kinds(text: str | None) -> tuple[Kind, ...] | None:
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in KINDS:
-            raise UsageError(f"--runners has no {name!r}.", did_you_mean(name, KINDS))
+            raise UsageError(f"`runners` has no {name!r}.", did_you_mean(name, KINDS))
     return tuple(kind for kind in KINDS if kind in names)
 
 
@@ -79,7 +130,7 @@ def gather(
     gpu: bool,
     reading: Reading = PLAIN,
 ) -> Lineup:
-    """Look at what is to be compared.
+    """Gather what is to be compared, and what can't be.
 
     Args:
         files: a checkpoint, ONNX files and engines; empty for what lies in `folder`. One named twice runs twice.
@@ -92,150 +143,125 @@ def gather(
     Raises:
         BadInputError: nothing to compare, or files of different models.
     """
-    checkpoints, described, notes = _sorted_out(files, folder)
-    hashes = {description.checkpoint_sha256 for _, description in described}
-    hashes |= {artifacts.sha256(path) for path in checkpoints if path.is_file()}
+    checkpoints, exported, notes = _sorted_out(files, folder)
+    ours = tuple(file for file in exported if isinstance(file, OnnxFile) and file.is_ours)
+    hashes = {file.description.checkpoint_sha256 for file in exported}
+    hashes |= {file.sha256 for file in checkpoints}
     if len(hashes) > 1 or len(checkpoints) > 1:
-        names = ", ".join(path.name for path in (*checkpoints, *(path for path, _ in described)))
+        names = ", ".join(file.name for file in (*checkpoints, *exported))
         raise BadInputError(
             f"These are made from {len(hashes)} different checkpoints: {names}.", "Name files of one model."
         )
     if not checkpoints:
-        near = sorted({folder, *(path.parent for path, _ in described)})
+        near = sorted({folder, *(file.path.parent for file in exported)})
         origin = next(filter(None, (discover.origin_of(place, next(iter(hashes))) for place in near)), None)
         if origin is None:
             notes.append("The checkpoint these files were made from is not here: PyTorch is not timed.")
-        elif model_kind.kind_of(origin) == "checkpoint":
+        elif isinstance(origin, CheckpointFile):
             checkpoints = [origin]
-        elif all(model_kind.kind_of(path) == "engine" or onnx_file.is_ours(path) for path, _ in described):
-            described.append((origin, graph_source.read_origin(origin, [one for _, one in described]).description))
+        elif isinstance(origin, OnnxFile) and all(file.kind == "engine" or file in ours for file in exported):
+            exported.append(graph_source.origin(origin, [file.description for file in exported]))
     if reading == PLAIN:
-        reading = next((one.reading for _, one in described if one.reading != PLAIN), PLAIN)
-    timed = not described or kinds is None or any(kind in TORCH_KINDS for kind in kinds)
-    saved = checkpoint.load(checkpoints[0], reading=reading) if checkpoints and timed else None
-    if saved is not None:
-        notes += saved.notes
-    preprocess = saved.preprocess if saved is not None and not described else described[0][1].preprocess
-    candidates: list[tuple[Path, Kind, Description | None]]
-    candidates = [(path, kind, None) for path in checkpoints for kind in TORCH_KINDS]
+        readings = (file.description.reading for file in exported)
+        reading = next((reading for reading in readings if reading != PLAIN), PLAIN)
+    checkpoints = [file.read_as(reading=reading) for file in checkpoints]
+    if exported and kinds is not None and not any(kind in TORCH_KINDS for kind in kinds):
+        checkpoints = []  # not asked for, so not loaded
+    notes += [note for file in checkpoints for note in file.load().notes]
     # float32 first: it is the reference where the checkpoint is not here.
-    for path, description in sorted(described, key=lambda item: (_is_engine(item[0]), item[1].precision != "fp32")):
-        of_file = ENGINE_KINDS if _is_engine(path) else ORT_KINDS
-        candidates.extend((path, kind, description) for kind in of_file)
+    exported.sort(key=lambda file: (file.kind == "engine", file.precision != "fp32"))
     entries: list[Entry] = []
     not_run: list[NotRun] = []
-    for path, kind, told in candidates:
-        if kinds is not None and kind not in kinds:
-            continue
-        if reason := _refusal(kind, told, gpu=gpu, asked=kinds is not None):
-            not_run.append(NotRun(f"{kind}, {path.name}", reason))
-            continue
-        made = _entries(path, kind, told, preprocess, transfers, gpu=gpu)
-        entries.extend(dataclasses.replace(one, reading=reading) if kind in TORCH_KINDS else one for one in made)
+    for file in (*checkpoints, *exported):
+        for kind in _KINDS_OF[file.kind]:
+            if kinds is not None and kind not in kinds:
+                continue
+            if reason := _refusal(kind, file, gpu=gpu, asked=kinds is not None):
+                not_run.append(NotRun(f"{kind}, {file.name}", reason))
+                continue
+            entries.extend(_entries(file, kind, transfers, gpu=gpu))
     if gpu is False and any(entry.precision in ("fp16", "int8") for entry in entries):
         notes.append("float16 is emulated on this CPU: the latency of FP16 and INT8 here says nothing about a GPU.")
-    batches = {description.batch for _, description in described} - {None}
+    batches = {file.description.batch for file in exported} - {None}
     if len(batches) > 1:
         raise BadInputError(
             f"The files have different fixed batches: {', '.join(map(str, sorted(filter(None, batches))))}."
         )
-    sources = {description.source_size for _, description in described} - {None}
+    sources = {file.description.source_size for file in exported} - {None}
     if len(sources) > 1:
         raise BadInputError(
             f"The files take images of different sizes: {', '.join(sorted(map(str, sources)))}.",
-            "Name files of one --source-size.",
+            "Name files of one `source_size`.",
         )
     source = next(iter(sources), None)
-    graphs = tuple(pair for pair in described if not _is_engine(pair[0]) and onnx_file.is_ours(pair[0]))
+    preprocess = (exported or checkpoints)[0].description.preprocess
     return Lineup(
-        _one_of_a_kind(entries), tuple(not_run), graphs, ModelInput(preprocess, source is not None, source),
+        _numbered(entries), tuple(not_run), ours, ModelInput(preprocess, source is not None, source),
         next(iter(batches), None), next(iter(hashes)), tuple(notes),
     )  # fmt: skip
 
 
-def _sorted_out(files: Sequence[Path], folder: Path) -> tuple[list[Path], list[tuple[Path, Description]], list[str]]:
-    """Checkpoints; ONNX files and engines with their descriptions; and what a user should know of others' files."""
-    if not files:
-        found = [path for path, _ in discover.onnx_files(folder)]
-        found += [path for path in model_kind.found_in(folder, "engine") if artifacts.manifest_path(path).is_file()]
-        if not found:
+def _sorted_out(
+    files: Sequence[Path], folder: Path
+) -> tuple[list[CheckpointFile], list[OnnxFile | EngineFile], list[str]]:
+    """Split the files into checkpoints, and ONNX files and engines; with what a user should know of others' files."""
+    opened: list[ModelFile] = [ModelFile.open(path) for path in files]
+    if not opened:
+        opened += discover.onnx_files(folder)
+        opened += [file for file in EngineFile.all_in(folder) if artifacts.manifest_path(file.path).is_file()]
+        if not opened:
             raise BadInputError(
-                f"No ONNX file of ours lies in {folder.resolve()}.", "Make one: hemf-export onnx CKPT, or name files."
+                f"No ONNX file of ours lies in {folder.resolve()}.", "Make one: `export_onnx(CKPT)`, or name files."
             )
-        return [], [(path, describe(path)) for path in found], []
-    kinds = [(path, model_kind.kind_of(path)) for path in files]
-    others = [path for path, kind in kinds if kind == "onnx" and not onnx_file.is_ours(path)]
-    described = [(path, describe(path)) for path, kind in kinds if kind != "checkpoint" and path not in others]
+    exported: list[OnnxFile | EngineFile] = []
+    others: list[OnnxFile] = []
+    for file in opened:
+        if isinstance(file, OnnxFile) and file.is_ours:
+            file.read()  # checks the file
+            exported.append(file)
+        elif isinstance(file, OnnxFile):
+            others.append(file)
+        elif isinstance(file, EngineFile):
+            exported.append(file)
     notes: list[str] = []
-    for path in others:
-        source = graph_source.read(path)
-        own = next((one for _, one in described if one.checkpoint_sha256 == source.sha256), None)
+    for other in others:
+        source = graph_source.read(other.path)
+        own = next((file for file in exported if file.description.checkpoint_sha256 == source.sha256), None)
         notes += source.notes if own is None else ()
-        described.append((path, source.description if own is None else dataclasses.replace(own, precision="fp32")))
-    return [path for path, kind in kinds if kind == "checkpoint"], described, notes
+        exported.append(source.file if own is None else graph_source.origin(source.file, [own.description]))
+    return [file for file in opened if isinstance(file, CheckpointFile)], exported, notes
 
 
-def describe(path: Path) -> Description:
-    """What an ONNX file says of itself, or an engine's manifest of it.
-
-    Raises:
-        BadInputError: it isn't one, or not what it describes.
-    """
-    if not _is_engine(path):
-        return onnx_file.read(path)[1]
-    manifest = artifacts.read_manifest(path)
-    if manifest is None:
-        raise BadInputError(f"{path} has no manifest: nothing tells what it is.", "Build it again: hemf-export trt.")
-    return Description.from_manifest(path, manifest)
-
-
-def _refusal(kind: Kind, description: Description | None, *, gpu: bool, asked: bool) -> str | None:
-    """Why a kind is not run; None where it is."""
+def _refusal(kind: Kind, file: ModelFile, *, gpu: bool, asked: bool) -> str | None:
+    """Say why a kind is not run; None where it is."""
     if kind == "compile-graph" or kind in ("ort-cuda", "ort-tensorrt", *ENGINE_KINDS):
         if not gpu:
             return _NO_GPU
-        if description is not None and description.precision == "int8-cpu":
+        if file.precision == "int8-cpu":
             return "the file is for a CPU"
     if not asked and not gpu:
         return _ONLY_ASKED.get(kind)
     return None
 
 
-def _entries(
-    path: Path, kind: Kind, description: Description | None, preprocess: Preprocess, transfers: Transfers, *, gpu: bool
-) -> list[Entry]:
+def _entries(file: ModelFile, kind: Kind, transfers: Transfers, *, gpu: bool) -> list[Entry]:
     device = "cuda" if gpu and kind != "ort-cpu" else "cpu"
-    precision: Precision | Literal["bf16"]
-    if description is None:
-        half: Literal["fp16", "bf16"] = "fp16" if device == "cuda" else "bf16"
-        precision = half if kind in ("amp", "compile-amp", "compile-graph") else "fp32"
-    else:
-        precision = description.precision
-    input_type: InputType = "float32" if description is None else description.input_type
+    precision: Precision | Literal["bf16"] = file.precision
+    if kind in ("amp", "compile-amp", "compile-graph"):
+        precision = "fp16" if device == "cuda" else "bf16"
     crossing: dict[Transfers, tuple[bool, ...]] = {"in": (True,), "out": (False,), "both": (True, False)}
-    found = []
+    entries = []
     for inside in (None,) if device == "cpu" else crossing[transfers]:
-        name = f"{kind}, {path.name}" + (", on the GPU" if inside is False else "")
-        source = None if description is None else description.source_size
-        output: OutputType = "logits" if description is None else description.output_type
-        found.append(
-            Entry(
-                name, kind, path, device, inside, precision, input_type, preprocess, source_size=source,
-                output_type=output,
-            )
-        )  # fmt: skip
-    return found
+        name = f"{kind}, {file.name}" + (", on the GPU" if inside is False else "")
+        entries.append(Entry(name, kind, file.path, device, inside, precision, file.description))
+    return entries
 
 
-def _one_of_a_kind(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """A name that comes again gets a number."""
-    seen: dict[str, int] = {}
-    found = []
+def _numbered(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Add a number to each name that comes again."""
+    counts: dict[str, int] = {}
+    named = []
     for entry in entries:
-        seen[entry.name] = number = seen.get(entry.name, 0) + 1
-        found.append(entry if number == 1 else Entry(**{**vars(entry), "name": f"{entry.name} ({number})"}))
-    return tuple(found)
-
-
-def _is_engine(path: Path) -> bool:
-    return model_kind.kind_of(path) == "engine"
+        counts[entry.name] = number = counts.get(entry.name, 0) + 1
+        named.append(entry if number == 1 else Entry(**{**vars(entry), "name": f"{entry.name} ({number})"}))
+    return tuple(named)

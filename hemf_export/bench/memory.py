@@ -9,15 +9,15 @@ import json
 import subprocess
 from dataclasses import dataclass
 
-from hemf import child
-from hemf_export.bench.entry import Entry
+from hemf_export.bench.lineup import Entry
+from hemf_export.files import child
 
 TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Of one runner at one batch size.
+    """Peak memory of one runner at one batch size.
 
     Args:
         peak_rss_bytes: the most of the host's memory that the process held, its libraries included.
@@ -39,11 +39,11 @@ def measure(entry: Entry, batch: int, *, threads: int, timeout_s: float = TIMEOU
     request = json.dumps({"entry": entry.to_dict(), "batch": batch, "threads": threads})
     command = child.command("hemf_export.bench.memory_worker", request)
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=timeout_s,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
-        answer = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+        answer = json.loads(process.stdout.splitlines()[-1]) if process.returncode == 0 else None
     except (subprocess.TimeoutExpired, OSError, ValueError, IndexError):
         return None
     return None if answer is None else Memory(**answer)

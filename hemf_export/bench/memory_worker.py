@@ -1,4 +1,4 @@
-"""The child of `memory`: `python -m hemf_export.bench.memory_worker REQUEST` answers with one JSON line."""
+"""The child process of `memory`: `python -m hemf_export.bench.memory_worker REQUEST` answers with one JSON line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hemf_export.bench import contenders
-from hemf_export.bench.entry import Entry
+from hemf_export.bench.lineup import Entry
 
 
 def main(request: str) -> None:

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hemf_export.bench import accuracy_section, latency_plot
-from hemf_export.bench import conditions_section as bench_conditions
-from hemf_export.figures import billions, change, millions, milliseconds, rate, ratio, rough_percent, small
-from hemf_export.report_page import Section, escaped, figure, listed, page, table
+from hemf_export.bench import accuracy, plots
+from hemf_export.pages.figures import billions, change, millions, milliseconds, rate, ratio, rough_percent
+from hemf_export.pages.report_page import Section, escaped, figure, listed, page, table
 
 _NAMED = 4  # files in the title
 _LEGEND = (
     "Dot: the median (p50). Thick: to p90; thin: to p99, or to the highest percentile that the rounds tell. A dash: "
     "too few rounds to tell. Ratio: to the first runner, round by round; in brackets where another run's ratio falls "
-    "with 95 %. diff: largest difference of a logit from the first runner's. MB: peak of the host's memory."
+    "with 95 %. MB: peak of the host's memory."
 )
 _FLOOR = (
     "Counted operations and bytes over the rates that the GPU's maker publishes: not a measurement. As compiled: the "
     "kernels of that engine, with 2.5 µs for each launch; of all others fusion is assumed, and no kernel can be "
     "quicker as far as that holds. Least: what no fusion can beat."
 )
+_GPU_RANGES = (
+    ("clock, MHz", "sm_mhz"), ("memory clock, MHz", "memory_mhz"), ("power, W", "power_w"),
+    ("temperature, °C", "temperature_c"),
+)  # fmt: skip
 
 
 def html(report: Mapping[str, Any]) -> str:
-    """The page.
+    """Make the page.
 
     Args:
-        report: the JSON of `hemf-export bench`; parts that it lacks are left out.
+        report: the JSON of a benchmark; parts that it lacks are left out.
     """
     failed = "error" in report
     verdict = '<span class="bad">FAILED</span>' if failed else '<span class="good">No check failed</span>'
@@ -35,20 +39,20 @@ def html(report: Mapping[str, Any]) -> str:
     runners = len({timing["name"] for timing in report["timings"]})
     lead = (
         f"<p>{verdict}: {runners} runner{'s' * (runners != 1)} at batch {escaped(batches)} on "
-        f"{bench_conditions.machine(report)}; {escaped(report['conditions']['date'])}; checkpoint "
+        f"{_machine(report)}; {escaped(report['conditions']['date'])}; checkpoint "
         f"<code>{escaped(report['checkpoint_sha256'])}</code>.</p>"
         + (f'<p class="bad">{escaped(report["error"])}</p>' if failed else "")
         + listed([*report["notes"], *report.get("baseline", {}).get("notes", ())])
     )
     sections = [
         Section("Latency", _latency(report)),
-        Section("Accuracy against latency", accuracy_section.body(report)),
+        Section("Accuracy against latency", accuracy.section(report)),
         Section("Compared with the baseline", _baseline(report)),
         Section(f"Floor on a {report['roofline']['target']} by its roofline", _floors(report)),
         Section("Memory", _memory(report)),
         Section("Not run", _not_run(report)),
-        Section("What was run, and where", bench_conditions.tables(report)),
-        Section("How it was measured", bench_conditions.method(report)),
+        Section("What was run, and where", _conditions(report)),
+        Section("How it was measured", _method(report)),
     ]
     names = list(dict.fromkeys(one["file"] for one in report["timings"]))
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -68,7 +72,7 @@ def _latency(report: Mapping[str, Any]) -> str:
         timings = [timing for _, timing in members]
         shares = any(timing["share_of_floor"] is not None for timing in timings)
         used = any(timing["memory"] is not None for timing in timings)
-        columns = ["runner", "p50 ms", "p90", "p95", "p99", "images/s", "ratio (95 %)", "diff"]
+        columns = ["runner", "p50 ms", "p90", "p95", "p99", "images/s", "ratio (95 %)"]
         columns += ["MB"] * used + ["of floor"] * shares
         rows = []
         for index, timing in members:
@@ -76,11 +80,10 @@ def _latency(report: Mapping[str, Any]) -> str:
             row = [escaped(timing["name"])]
             row += [figure(report, f"{place}/latency_ms/{name}", milliseconds) for name in ("p50", "p90", "p95", "p99")]
             row += [figure(report, f"{place}/images_per_second", rate), _interval(report, f"{place}/ratio")]
-            row += [figure(report, f"{place}/max_logit_difference", small)]
             row += [figure(report, f"{place}/memory/peak_rss_bytes", millions)] if used else []
             row += [figure(report, f"{place}/share_of_floor", rough_percent)] if shares else []
             rows.append(row)
-        drawn = [latency_plot.latencies(timings), latency_plot.ratios(timings) if len(timings) > 1 else ""]
+        drawn = [plots.latencies(timings), plots.ratios(timings) if len(timings) > 1 else ""]
         rounds = figure(report, f"timings/{members[0][0]}/rounds")
         parts.append(
             f"<h3>Batch {escaped(batch)}, {rounds} rounds</h3>"
@@ -106,8 +109,8 @@ def _baseline(report: Mapping[str, Any]) -> str:
             )
         )  # fmt: skip
     allowed = figure(report, "baseline/max_slowdown", rough_percent)
-    said = f"<p>Beside {escaped(report['baseline']['file'])}; a ratio may grow by {allowed}.</p>"
-    return said + table(("runner", "batch", "ratio (95 %)", "in the baseline", "change", "verdict"), rows, words=(0, 5))
+    lead = f"<p>Beside {escaped(report['baseline']['file'])}; a ratio may grow by {allowed}.</p>"
+    return lead + table(("runner", "batch", "ratio (95 %)", "in the baseline", "change", "verdict"), rows, words=(0, 5))
 
 
 def _floors(report: Mapping[str, Any]) -> str:
@@ -163,3 +166,54 @@ def _interval(report: Mapping[str, Any], place: str) -> str:
     """A ratio, and its interval in brackets."""
     low, high = (figure(report, f"{place}/{end}", ratio) for end in ("low", "high"))
     return f"{figure(report, f'{place}/median', ratio)} ({low} to {high})"
+
+
+def _machine(report: Mapping[str, Any]) -> str:
+    """GPU, processor and threads in one line of HTML."""
+    gpu = report["conditions"]["gpu"]
+    cpu = (
+        f"{escaped(report['conditions']['cpu']['model'])}, {figure(report, 'conditions/cpu/threads')} of "
+        f"{figure(report, 'conditions/cpu/cores')} cores"
+    )
+    return f"{escaped(gpu['name'])}; {cpu}" if gpu else cpu
+
+
+def _conditions(report: Mapping[str, Any]) -> str:
+    """Conditions, files and versions."""
+    rows = [
+        ("date", escaped(report["conditions"]["date"])),
+        ("processor", escaped(report["conditions"]["cpu"]["model"])),
+        ("threads of each runner", figure(report, "conditions/cpu/threads")),
+        ("cores that may be used", figure(report, "conditions/cpu/cores")),
+        ("taken by other processes", figure(report, "conditions/cpu/others_share", rough_percent)),
+        ("taken by other virtual machines", figure(report, "conditions/cpu/steal_share", rough_percent)),
+        *_gpu(report),
+        ("images", escaped(report["images"])),
+        ("checkpoint, SHA-256", f"<code>{escaped(report['checkpoint_sha256'])}</code>"),
+    ]
+    files = {one["file"]: one["sha256"] for one in report["timings"]}
+    rows += [(f"{escaped(name)}, SHA-256", f"<code>{escaped(sha256)}</code>") for name, sha256 in files.items()]
+    versions = report["conditions"]["versions"]
+    rows += [("versions", ", ".join(f"{escaped(name)} {escaped(version)}" for name, version in versions.items()))]
+    return table(("", ""), rows, words=(0, 1), kind="facts")
+
+
+def _method(report: Mapping[str, Any]) -> str:
+    """How it was measured, in the JSON's own words."""
+    names = {name: re.sub(r" s$", ", s", name.replace("_", " ")) for name in report["method"]}
+    rows = [(escaped(names[name]), escaped(text)) for name, text in report["method"].items()]
+    return table(("", ""), rows, words=(0, 1), kind="facts")
+
+
+def _gpu(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    gpu = report["conditions"]["gpu"]
+    if not gpu:
+        return [("GPU", "none")]
+    rows = [("GPU", escaped(gpu["name"])), ("driver", escaped(gpu["driver"]))]
+    rows.append(("power limit, W", figure(report, "conditions/gpu/power_limit_w")))
+    for label, name in _GPU_RANGES:
+        if gpu[name] is not None:
+            ends = (figure(report, f"conditions/gpu/{name}/{end}") for end in (0, 1))
+            rows.append((label, " to ".join(ends)))
+    rows.append(("throttled by", ", ".join(map(escaped, gpu["throttling"])) or "nothing"))
+    return rows

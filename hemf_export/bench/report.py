@@ -1,4 +1,4 @@
-"""What `bench` found, as one value: for JSON, for a pull request in Markdown, and for a page made by others."""
+"""Result of a benchmark as one value: for JSON, for a pull request in Markdown, and for `bench.page`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hemf_export.bench.accuracy import TimedFile
-from hemf_export.bench.intervals import BETWEEN_RUNS, COVERAGE
-from hemf_export.bench.measurement import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
 from hemf_export.bench.memory import Memory
-from hemf_export.bench.roofline import Floor, target_with_figures
+from hemf_export.bench.roofline import Floor, target_with_chip
+from hemf_export.timing.intervals import BETWEEN_RUNS, COVERAGE
+from hemf_export.timing.measurement import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
 
 FORMAT = 1
 METHOD = {
@@ -24,13 +23,32 @@ METHOD = {
     "interval": f"another run's ratio falls in it with {COVERAGE:.0%}: block bootstrap over rounds, widened for the "
     f"other run's own chance and by {BETWEEN_RUNS:.0%} for what differs between processes",
     "percentiles": "null where no round lies beyond them: p90, p95, p99 need 10, 20, 100 rounds",
+    "check": "the logits of the timed batch are near the first runner's, before and after: what computes another model "
+    "is not timed; how accurate a file is, verify says",
     "memory": "peak of a process of its own that loads the runner and runs the batch twice, its libraries included",
 }
 
 
 @dataclass(frozen=True)
+class TimedFile:
+    """File that a runner runs.
+
+    Args:
+        name: of the file.
+        sha256: of its bytes.
+    """
+
+    name: str
+    sha256: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain types, for JSON; named as in a verification's."""
+        return {"file": self.name, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
 class BenchReport:
-    """All of a run.
+    """Everything that a run measured.
 
     Args:
         checkpoint_sha256: what every file was made from.
@@ -40,7 +58,7 @@ class BenchReport:
         memory: by name and batch size.
         target: of the roofline.
         floors: of the target, by precision and batch size.
-        conditions: see `hemf_export.bench.conditions`.
+        conditions: see `bench.conditions`.
         files: what each runner runs, by its name.
         notes: what a user should know.
     """
@@ -66,7 +84,7 @@ class BenchReport:
         gpu = self.conditions["gpu"]
         if self.target is None or not gpu or not timing.contender.on_gpu:
             return None
-        if not (gpu["name"] or "").startswith(target_with_figures(self.target)[1].product):
+        if not (gpu["name"] or "").startswith(target_with_chip(self.target)[1].product):
             return None
         for floor in self.floors:
             if (floor.precision, floor.batch) == (timing.contender.precision, timing.batch):
@@ -74,12 +92,12 @@ class BenchReport:
         return None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON; `hemf_export.bench.baseline` and reports read it."""
+        """Plain types, for JSON; `bench.baseline` and reports read it."""
         timings = []
         for timing in self.timings:
-            used = self.memory.get((timing.name, timing.batch))
+            memory = self.memory.get((timing.name, timing.batch))
             extra = {
-                "memory": None if used is None else used.to_dict(),
+                "memory": None if memory is None else memory.to_dict(),
                 "share_of_floor": self.share_of_floor(timing),
             }
             timings.append({**timing.to_dict(), **self.files[timing.name].to_dict(), **extra})
@@ -97,7 +115,7 @@ class BenchReport:
 
     def markdown(self) -> str:
         """Tables for a pull request."""
-        lines = ["## hemf-export bench", "", *_described(self.conditions)]
+        lines = ["## Benchmark by hemf-export", "", *_described(self.conditions)]
         for batch in dict.fromkeys(timing.batch for timing in self.timings):
             rows = [timing for timing in self.timings if timing.batch == batch]
             lines += ["", f"### Batch {batch}, {len(rows[0].latencies_ms)} rounds", ""]
@@ -114,7 +132,7 @@ class BenchReport:
 
     def cells(self, timing: Timing) -> tuple[str, ...]:
         """A line of the table, without the name; see `COLUMNS`."""
-        used = self.memory.get((timing.name, timing.batch))
+        memory = self.memory.get((timing.name, timing.batch))
         share = self.share_of_floor(timing)
         times = (timing.percentile(share_) for share_ in PERCENTILES)
         return (
@@ -122,13 +140,12 @@ class BenchReport:
             f"{timing.images_per_second:.1f}",
             f"{timing.ratio.median:.2f}",
             f"{timing.ratio.low:.2f}–{timing.ratio.high:.2f}",
-            f"{timing.max_difference:.0e}",
-            "–" if used is None else f"{used.peak_rss_bytes / 1e6:.0f}",
+            "–" if memory is None else f"{memory.peak_rss_bytes / 1e6:.0f}",
             *(() if share is None else (f"{share:.0%}",)),
         )
 
 
-COLUMNS = (*(f"p{share} ms" for share in PERCENTILES), "img/s", "ratio", "95 %", "diff", "MB")
+COLUMNS = (*(f"p{share} ms" for share in PERCENTILES), "img/s", "ratio", "95 %", "MB")
 FLOOR_COLUMNS = ("", "batch", "floor ms", "img/s", "least ms", "GOP", "MB", "waits for memory", "counted from")
 
 
@@ -142,12 +159,12 @@ def floor_cells(floor: Floor) -> tuple[str, ...]:
 
 
 def grouped(not_run: Sequence[NotRun]) -> list[tuple[str, str]]:
-    """Names by reason, in order of their first."""
-    found: dict[str, list[str]] = {}
+    """Group what was not run by its reason: names and reason, in order of the first name."""
+    names_by_reason: dict[str, list[str]] = {}
     for missing in not_run:
         name = missing.name if missing.batch is None else f"{missing.name} at batch {missing.batch}"
-        found.setdefault(missing.reason, []).append(name)
-    return [("; ".join(names), reason) for reason, names in found.items()]
+        names_by_reason.setdefault(missing.reason, []).append(name)
+    return [("; ".join(names), reason) for reason, names in names_by_reason.items()]
 
 
 def machine(conditions: dict[str, Any]) -> str:

@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engines import targets
-from hemf import artifacts, folders, processors
-from hemf.errors import HemfError, MissingCapabilityError, UsageError
-from hemf.reading import PLAIN, Reading
-from hemf_export import compiled_engines, onnx_file, parity, plausibility, predictor
-from hemf_export import predict as prediction
-from hemf_export.bench import conditions, contenders, gpu_state, graph_counter, lineup, measurement, memory
-from hemf_export.bench.accuracy import TimedFile, Verified
+from hemf_export.bench import (
+    accuracy,
+    baseline,
+    conditions,
+    contenders,
+    lineup,
+    memory,
+    page,
+    roofline,
+)
+from hemf_export.bench.accuracy import Verified
+from hemf_export.bench.baseline import BaselineComparison
 from hemf_export.bench.conditions import Conditions
-from hemf_export.bench.entry import ENGINE_KINDS, Entry, Kind
-from hemf_export.bench.graph_cost import CostPrecision
-from hemf_export.bench.lineup import Lineup, Transfers
-from hemf_export.bench.measurement import Contender, NotRun, Timing
+from hemf_export.bench.lineup import ENGINE_KINDS, Entry, Kind, Lineup, Transfers
 from hemf_export.bench.memory import Memory
-from hemf_export.bench.report import BenchReport
-from hemf_export.bench.roofline import Floor, of_engine, predict, target_with_figures
+from hemf_export.bench.report import BenchReport, TimedFile
+from hemf_export.bench.roofline import CostPrecision, Floor
+from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.engines import targets
+from hemf_export.export import parity
+from hemf_export.files import artifacts, processors
+from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabilityError, UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images import folders
+from hemf_export.models import plausibility, predictor
+from hemf_export.models.model_file import ModelFile
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.precision import compiled_engines
+from hemf_export.timing import measurement
+from hemf_export.timing.measurement import Contender, NotRun, Timing
 
 BATCHES = (1, 8, 32)
 TARGET = "t4"
-
-Progress = Callable[[str, float], None]
+MAX_SLOWDOWN = 0.1
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to compare and how; see `hemf-export bench --help`.
+    """What to compare and how.
 
     Args:
         files: empty for what lies in `folder`.
         folder: looked through.
         batches: sizes; None for `BATCHES`, or the files' own.
         seconds: at most, for each batch size.
-        threads: of each runner on the CPU; None for those of `hemf.processors.threads`.
+        threads: of each runner on the CPU; None for those of `files.processors.threads`.
         images: a folder; None for seeded noise.
         kinds: of runners; None for those that usually make sense here.
         transfers: of what runs on a GPU.
@@ -67,19 +81,103 @@ class Request:
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf") or (self.threads is not None and self.threads < 1):
-            raise UsageError("--seconds and --threads must be positive.")
+            raise UsageError("`seconds` and `threads` must be positive.")
         if self.batches is not None and (not self.batches or min(self.batches) < 1):
-            raise UsageError("--batch takes positive numbers, N or N,N.")
+            raise UsageError("`batch` takes positive numbers, N or N,N.")
         if self.target is not None:
-            target_with_figures(self.target)
+            roofline.target_with_chip(self.target)
 
 
-def run(request: Request, progress: Progress = lambda what, share: None) -> BenchReport:
+@dataclass(frozen=True)
+class Outcome:
+    """A benchmark, what was verified of its files, an earlier run beside it, and the verdict.
+
+    Args:
+        report: what was measured.
+        compared: with an earlier run; None where none was named.
+        values: the report in plain types, with all of it.
+        problem: what a check found, in a sentence; None where all is well.
+    """
+
+    report: BenchReport
+    compared: BaselineComparison | None
+    values: dict[str, Any]
+    problem: str | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know."""
+        return (*self.report.notes, *(self.compared.notes if self.compared else ()))
+
+    def require(self) -> None:
+        """Raise CheckFailedError where logits are not the reference's, or a ratio grew beyond what is allowed."""
+        if self.problem is not None:
+            raise CheckFailedError(self.problem)
+
+    def write(self, *, json: Path | None = None, markdown: Path | None = None, html: Path | None = None) -> None:
+        """Write the report in these forms, each atomically: all of it, tables for a pull request, a page.
+
+        Raises:
+            BadInputError: a place that can't be written.
+        """
+        if json is not None:
+            artifacts.write_json(json, self.values)
+        if markdown is not None:
+            text = self.report.markdown() + accuracy.markdown(self.values)
+            artifacts.write_bytes(markdown, (text + (self.compared.markdown() if self.compared else "")).encode())
+        if html is not None:
+            artifacts.write_bytes(html, page.html(self.values).encode())
+
+
+def benchmark(
+    request: Request, *, earlier: Path | None = None, max_slowdown: float = MAX_SLOWDOWN, progress: Progress = SILENT
+) -> Outcome:
+    """Time everything, and set it beside a verification and an earlier run where they are named.
+
+    Args:
+        request: what and how.
+        earlier: JSON of an earlier run, to compare ratios with.
+        max_slowdown: by which a ratio may grow since then, as a share.
+        progress: receives what is timed, and how far that is.
+
+    Raises:
+        BadInputError, CheckFailedError, MissingCapabilityError, UsageError: see `run`; or `earlier` is something else.
+    """
+    before = None if earlier is None else baseline.read(earlier)
+    report = run(request, progress)
+    values = report.to_dict()
+    if request.verified is not None:
+        values["verified"] = request.verified.beside(values["timings"])
+    compared = None
+    if before is not None:
+        compared = baseline.compare(before, values, max_slowdown=max_slowdown)
+        values["baseline"] = {
+            "file": str(earlier), "max_slowdown": max_slowdown, "notes": list(compared.notes),
+            "changes": [change.to_dict() for change in compared.changes],
+        }  # fmt: skip
+    problem = _problem(report, compared, max_slowdown)
+    if problem is not None:
+        values |= {"error": problem, "hint": None, "exit_code": CheckFailedError.exit_code}
+    return Outcome(report, compared, values, problem)
+
+
+def _problem(report: BenchReport, compared: BaselineComparison | None, max_slowdown: float) -> str | None:
+    """Describe the checks that failed; None where all passed."""
+    problems = [f"{missing.name} at batch {missing.batch}: {missing.reason}" for missing in report.failures]
+    for change in compared.worse if compared else ():
+        problems.append(
+            f"{change.name} at batch {change.batch} is {change.slowdown:.0%} slower than in the baseline, by its "
+            f"ratio (allowed {100 * max_slowdown:g} %)."
+        )
+    return " ".join(problems) or None
+
+
+def run(request: Request, progress: Progress = SILENT) -> BenchReport:
     """Time everything.
 
     Args:
         request: what and how.
-        progress: told what is done, and how far that is.
+        progress: receives what is timed, and how far that is.
 
     Raises:
         BadInputError: files of different models, nothing to compare, or a verification of other files.
@@ -90,12 +188,12 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
     threads = request.threads or processors.threads()
     torch.set_num_threads(threads)
     gpu = torch.cuda.is_available()
-    device = gpu_state.open_device(_uuid()) if gpu else None
-    progress("reading the files", 0.0)
-    field = lineup.gather(
-        request.files, request.folder, kinds=request.kinds, transfers=request.transfers, gpu=gpu,
-        reading=request.reading,
-    )  # fmt: skip
+    device = conditions.open_gpu(_uuid()) if gpu else None
+    with progress.task("Reading the files"):
+        field = lineup.gather(
+            request.files, request.folder, kinds=request.kinds, transfers=request.transfers, gpu=gpu,
+            reading=request.reading,
+        )  # fmt: skip
     pictures = parity.image_folder(request.images, None)
     sizes = _sizes(request, field)
     floors, target = _roofline(request, field, sizes)
@@ -110,40 +208,39 @@ def run(request: Request, progress: Progress = lambda what, share: None) -> Benc
     for size in sizes:
         samples = parity.Samples(field.input, pictures, size)
         source = samples.source
-
-        def tell(what: str, share: float, size: int = size) -> None:
-            watched.look()
-            progress(f"batch {size}, {what}", share)
-
-        found, missing = measurement.measure(opened, _pixels(samples, size), seconds=request.seconds, progress=tell)
-        timings.extend(found)
+        with progress.task(f"Timing batch {size}"):
+            measured, missing = measurement.measure(
+                opened, _pixels(samples, size), seconds=request.seconds, progress=progress, between_rounds=watched.look
+            )
+        timings.extend(measured)
         not_run.extend(missing)
-    seen = watched.to_dict()
+    observed = watched.to_dict()
     used = _memory(field.entries, timings, threads, progress) if request.memory else {}
-    notes = (*field.notes, *_doubts(request, field), *_unstable(timings), *conditions.warnings(seen))
-    return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, seen, files, notes)
+    notes = (*field.notes, *_doubts(request, field), *_unstable(timings), *conditions.warnings(observed))
+    return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, observed, files, notes)
 
 
 def _sizes(request: Request, field: Lineup) -> tuple[int, ...]:
     if field.batch is None:
         return tuple(dict.fromkeys(request.batches or BATCHES))
     if request.batches is not None and request.batches != (field.batch,):
-        raise UsageError(f"The files have the fixed batch {field.batch}.", "Leave out --batch.")
+        raise UsageError(f"The files have the fixed batch {field.batch}.", "Leave out `batch`.")
     return (field.batch,)
 
 
 def _open(field: Lineup, threads: int, progress: Progress) -> tuple[list[Contender], list[NotRun]]:
     opened: list[Contender] = []
     not_run = list(field.not_run)
-    for number, entry in enumerate(field.entries):
-        progress(f"loading {entry.name}", number / len(field.entries))
-        try:
-            opened.append(contenders.open_entry(entry, threads=threads, kept=field.input))
-        except MissingCapabilityError as error:
-            not_run.append(NotRun(entry.name, error.message))
+    with progress.task("Loading the runners", len(field.entries), "runners") as task:
+        for entry in field.entries:
+            task.update(len(opened) + len(not_run) - len(field.not_run), text=f"Loading {entry.name}")
+            try:
+                opened.append(contenders.open_entry(entry, threads=threads, kept=field.input))
+            except MissingCapabilityError as error:
+                not_run.append(NotRun(entry.name, error.message))
     if not opened:
         reasons = " ".join(f"{missing.name}: {missing.reason}" for missing in not_run)
-        raise MissingCapabilityError(f"Nothing of that runs here. {reasons}".strip(), "Leave out --runners.")
+        raise MissingCapabilityError(f"Nothing of that runs here. {reasons}".strip(), "Leave out `runners`.")
     return opened, not_run
 
 
@@ -156,13 +253,14 @@ def _memory(
     entries: Sequence[Entry], timings: Sequence[Timing], threads: int, progress: Progress
 ) -> dict[tuple[str, int], Memory]:
     by_name = {entry.name: entry for entry in entries}
-    found: dict[tuple[str, int], Memory] = {}
-    for number, timing in enumerate(timings):
-        progress(f"memory of {timing.name}, batch {timing.batch}", number / len(timings))
-        used = memory.measure(by_name[timing.name], timing.batch, threads=threads)
-        if used is not None:
-            found[timing.name, timing.batch] = used
-    return found
+    peaks: dict[tuple[str, int], Memory] = {}
+    with progress.task("Measuring memory", len(timings), "runners") as task:
+        for number, timing in enumerate(timings):
+            task.update(number, text=f"Measuring the memory of {timing.name}, batch {timing.batch}")
+            peak = memory.measure(by_name[timing.name], timing.batch, threads=threads)
+            if peak is not None:
+                peaks[timing.name, timing.batch] = peak
+    return peaks
 
 
 def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[list[Floor], str | None]:
@@ -172,40 +270,40 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
     """
     if not field.graphs:
         return [], None
-    name = request.target or _here() or TARGET
-    target, chip = target_with_figures(name)
+    name = request.target or _target_here() or TARGET
+    target, chip = roofline.target_with_chip(name)
     named = [entry.path for entry in field.entries if entry.kind in ENGINE_KINDS]
-    named += [path for path in request.files if path.suffix == ".engine"]
-    wanted: dict[CostPrecision, tuple[Path, CostPrecision | None, str]] = {}
-    for path, description in field.graphs:
-        if description.precision == "fp32":
-            wanted.setdefault("fp32", (path, None, path.name))
-            wanted.setdefault("fp16", (path, "fp16", f"{path.name}, all of it"))
-            wanted.setdefault("int8", (path, "int8", f"{path.name}, all products"))
-    for path, description in field.graphs:
-        if description.precision in ("fp16", "int8"):
-            wanted[description.precision] = (path, None, path.name)
+    named += [path for path in request.files if ModelFile.open(path).kind == "engine"]
+    wanted: dict[CostPrecision, tuple[OnnxFile, CostPrecision | None, str]] = {}
+    for file in field.graphs:
+        if file.precision == "fp32":
+            wanted.setdefault("fp32", (file, None, file.name))
+            wanted.setdefault("fp16", (file, "fp16", f"{file.name}, all of it"))
+            wanted.setdefault("int8", (file, "int8", f"{file.name}, all products"))
+    for file in field.graphs:
+        if file.precision == "fp16" or file.precision == "int8":
+            wanted[file.precision] = (file, None, file.name)
     floors: list[Floor] = []
     for precision in ("fp32", "fp16", "int8"):
         if precision in wanted:
-            path, assumed, source = wanted[precision]
-            cost = graph_counter.count(onnx_file.read(path)[0], assumed)
-            made = None if assumed else compiled_engines.for_target(path, named, target)
+            file, assumed, source = wanted[precision]
+            cost = roofline.count_graph(file.read(), assumed)
+            compiled = None if assumed else compiled_engines.for_target(file.path, named, target)
             for size in sizes:
                 floors.append(
-                    predict(cost, chip, size, precision=precision, source=source)
-                    if made is None
-                    else of_engine(made, cost, chip, size, precision=precision)
+                    roofline.floor_of_graph(cost, chip, size, precision=precision, source=source)
+                    if compiled is None
+                    else roofline.floor_of_engine(compiled, cost, chip, size, precision=precision)
                 )
     return floors, name
 
 
-def _here() -> str | None:
-    """The target that this machine's GPU is."""
+def _target_here() -> str | None:
+    """Name of the target that this machine's GPU is; None where it is none of them."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    known = [target for target in targets.TARGETS.values() if target.gpu and name.startswith(target.gpu)]
+    matching = [target for target in targets.TARGETS.values() if target.gpu and name.startswith(target.gpu)]
     # The longest: "NVIDIA A10" is in "NVIDIA A100" too.
-    return max(known, key=lambda target: len(target.gpu or "")).name if known else None
+    return max(matching, key=lambda target: len(target.gpu or "")).name if matching else None
 
 
 def _uuid() -> str | None:
@@ -216,30 +314,30 @@ def _uuid() -> str | None:
 
 
 def _doubts(request: Request, field: Lineup) -> tuple[str, ...]:
-    """What is to be doubted of the reference: by a verification, or on the images where they have its classes."""
+    """Reasons to doubt the reference: from a verification, or from the images where they have its classes."""
     if request.verified is not None:
         return request.verified.doubts
     if request.images is None or not field.entries:
         return ()
     path = field.entries[0].path
     try:
-        model = prediction.load(path)
+        model = ModelFile.open(path).predictor()
         images = parity.image_folder(request.images, model.classes)
     except HemfError:  # other classes, or a file that doesn't run here: there is nothing to look at
         return ()
     if images is None or images.labels is None:
         return ()
     images = images.spread(plausibility.IMAGES)
-    size = model.fixed_batch or model.filled(predictor.BATCH)
+    size = model.batch_size(predictor.BATCH)
     scores = np.concatenate([model.logits(pixels) for pixels in folders.batches(images, model.input, size)])
     return tuple(f"{path.name}: {text}" for text in plausibility.look(images, scores, model.input, model.infer, size))
 
 
 def _unstable(timings: Sequence[Timing]) -> list[str]:
-    found = sorted({timing.batch for timing in timings if not timing.stable})
-    if not found:
+    batches = sorted({timing.batch for timing in timings if not timing.stable})
+    if not batches:
         return []
-    named = ", ".join(map(str, found))
+    named = ", ".join(map(str, batches))
     return [
         f"Time was up before every median was known to {measurement.STABLE:.0%} (batch {named}): see the intervals."
     ]

@@ -1,10 +1,10 @@
 """What this machine has, which commands can work on it, and how to mend what they lack.
 
-    from hemf_export import doctor
-    report = doctor.examine()
+    from hemf_export.doctor import checkup
+    report = checkup.examine()
     print(report.fit, [ability.reason for ability in report.abilities if not ability.can])
 
-Nothing that may be broken is imported into this process: see `hemf_export.doctor.probing`.
+Nothing that may be broken is imported into this process: see `doctor.probing`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hemf_export import __version__
-from hemf_export.doctor import hardware
-from hemf_export.doctor.component import PACKAGES, Component, package
+from hemf_export.doctor import components
+from hemf_export.doctor.components import PACKAGES, Component, package
 from hemf_export.doctor.probing import TIMEOUT_S, Finding, probe_all
 
 
@@ -108,8 +108,8 @@ USES = (
     Use("predict", _GRAPH),
     Use("triton", (*_GRAPH, "tritonclient"), optional=True),
     Use("triton-client", (*_GRAPH, "tritonclient"), optional=True),
-    Use("bundle", (*_GRAPH, "zstandard"), gains={"tritonclient": "--no-triton has to be said"}),
-    Use("ship", (*_TRAIN, *_GRAPH, "zstandard"), gains={"tritonclient": "--no-triton has to be said"}),
+    Use("bundle", (*_GRAPH, "zstandard"), gains={"tritonclient": "no repository for Triton"}),
+    Use("ship", (*_TRAIN, *_GRAPH, "zstandard"), gains={"tritonclient": "no repository for Triton"}),
     Use("self-test", (*_GRAPH, "zstandard"), how="of bundles"),
     Use("train", (*_TRAIN, *_GPU), how="on GPU with AMP", optional=True),
     Use("trt", (*_GRAPH, "tensorrt-rtx"), how="with tensorrt-rtx", optional=True),
@@ -126,28 +126,28 @@ def examine(*, timeout_s: float = TIMEOUT_S) -> Report:
         timeout_s: for each import, in a child process of its own; one that takes longer counts as broken.
     """
     packages = {name: ("package", module) for name, (module, _) in PACKAGES.items()}
-    found = probe_all({**packages, "driver": ("driver",)}, timeout_s=timeout_s)
-    if found["driver"].facts.get("gpus") and found["torch"].facts.get("cuda_build"):
+    findings = probe_all({**packages, "driver": ("driver",)}, timeout_s=timeout_s)
+    if findings["driver"].facts.get("gpus") and findings["torch"].facts.get("cuda_build"):
         # Only here: without a GPU, torch would be imported again to no end.
-        found |= probe_all({"CUDA in torch": ("torch-cuda",)}, timeout_s=timeout_s)
-    return report(found)
+        findings |= probe_all({"CUDA in torch": ("torch-cuda",)}, timeout_s=timeout_s)
+    return report(findings)
 
 
-def report(found: Mapping[str, Finding]) -> Report:
+def report(findings: Mapping[str, Finding]) -> Report:
     """Components, and what commands can make of them, from the findings of all probes."""
-    driver = hardware.driver(found["driver"])
-    gpu = hardware.gpu(found["driver"], driver)
-    components = (
+    driver = components.driver(findings["driver"])
+    gpu = components.gpu(findings["driver"], driver)
+    examined = (
         Component("Python", "ok", f"{platform.python_version()}, {platform.system()} {platform.machine()}"),
         Component("hemf-export", "ok", __version__),
-        *(package(name, found[name]) for name in PACKAGES),
+        *(package(name, findings[name]) for name in PACKAGES),
         driver,
         gpu,
-        hardware.cuda_in_torch(gpu, found["torch"], found.get("CUDA in torch")),
-        *hardware.disks(),
-        hardware.processor(),
+        components.cuda_in_torch(gpu, findings["torch"], findings.get("CUDA in torch")),
+        *components.disks(),
+        components.processor(),
     )
-    complete = tuple(dataclasses.replace(component, needed_by=needed_by(component.name)) for component in components)
+    complete = tuple(dataclasses.replace(component, needed_by=needed_by(component.name)) for component in examined)
     return Report(complete, tuple(judge(use, complete) for use in USES))
 
 

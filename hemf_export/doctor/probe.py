@@ -1,4 +1,4 @@
-"""What runs in a child of `hemf_export.doctor.probing`: looks at one thing and answers with one JSON line.
+"""What runs in a child of `doctor.probing`: looks at one thing and answers with one JSON line.
 
 Anything in here may crash, hang or end the process: that is why it is a child. It imports nothing but the standard
 library before the package that it was asked for, so that a broken one can't hide behind another.
@@ -109,8 +109,8 @@ def _driver_version() -> str | None:
         if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
             return text.value.decode(errors="replace")
     with suppress(OSError):
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
-        return found[0] if found else None
+        match = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
+        return match[0] if match else None
     return None
 
 
@@ -135,12 +135,12 @@ def _gpu(cuda: Any, index: int) -> dict[str, Any]:
 
 def _nvidia_devices() -> int:
     """GPUs of NVIDIA's on the PCI bus, driver or none. Only Linux shows them as files."""
-    found = 0
+    count = 0
     for device in Path("/sys/bus/pci/devices").glob("*"):
         with suppress(OSError):
             vendor, kind = ((device / name).read_text(encoding="utf-8").strip() for name in ("vendor", "class"))
-            found += vendor == NVIDIA_PCI_VENDOR and kind.startswith(PCI_DISPLAY_CLASS)
-    return found
+            count += vendor == NVIDIA_PCI_VENDOR and kind.startswith(PCI_DISPLAY_CLASS)
+    return count
 
 
 PROBES: dict[str, Callable[..., dict[str, Any]]] = {

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Literal
 
-from hemf import child
+from hemf_export.files import child
 
 TIMEOUT_S = 60.0  # an import from a cold network disk takes tens of seconds
 AT_ONCE = 2  # each may take hundreds of megabytes
@@ -47,7 +47,7 @@ def probe_all(probes: Mapping[str, tuple[str, ...]], *, timeout_s: float = TIMEO
     """Run probes, each in a child of its own.
 
     Args:
-        probes: name → arguments of `hemf_export.doctor.probe`: `("package", "onnx")`.
+        probes: name → arguments of `doctor.probe`: `("package", "onnx")`.
         timeout_s: for each; a child that takes longer is killed.
     """
     stop = Event()

@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hemf import artifact_folder, artifacts, file_names
-from hemf.errors import HemfError
+from hemf_export.files import artifact_folder, artifacts, file_names
+from hemf_export.files.errors import HemfError
 
 KEPT = 8  # engines, those used last
 _ENGINE = "engine.name"
@@ -28,14 +28,14 @@ def take(key: str, folder: Path) -> list[Path] | None:
         name = (place / _ENGINE).read_text(encoding="utf-8")
         if not file_names.is_plain(name) or artifacts.read_manifest(place / name) is None:
             return None
-        found = sorted(path.name for path in place.iterdir() if path.name not in (_ENGINE, name))
-        for each in (name, *found):
+        others = sorted(path.name for path in place.iterdir() if path.name not in (_ENGINE, name))
+        for each in (name, *others):
             artifacts.copy_to(place / each, folder / each)
         os.utime(place)
     except (OSError, HemfError):
         shutil.rmtree(place, ignore_errors=True)
         return None
-    return [folder / each for each in (name, *found)]
+    return [folder / each for each in (name, *others)]
 
 
 def keep(key: str, files: Sequence[Path]) -> None:

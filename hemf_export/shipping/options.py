@@ -1,4 +1,4 @@
-"""How a checkpoint is shipped: what `hemf-export ship` can be told, on its line or in a TOML file."""
+"""How a checkpoint is shipped: what a user can choose, or write into a TOML file."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hemf.errors import BadInputError, UsageError, did_you_mean
-from hemf.reading import Reading
+from hemf_export.checkpoints.reading import Reading
+from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
 
 PrecisionChoice = Literal["auto", "fp16"]
 Metric = Literal["accuracy", "balanced-accuracy"]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemf import artifacts, file_names
-from hemf.errors import BadInputError
+from hemf_export.files import artifacts, file_names
+from hemf_export.files.errors import BadInputError
 
 NAME = "ship.json"
 FORMAT = 1
@@ -111,7 +111,7 @@ def key(step: str, inputs: Mapping[str, Any]) -> str:
 def require_folder(folder: Path) -> None:
     """Raise BadInputError where there is no folder of images."""
     if not folder.is_dir():
-        raise BadInputError(f"{folder} is not a folder of images.", "Say which: --data DIR.")
+        raise BadInputError(f"{folder} is not a folder of images.", "Say which: `data=DIR`.")
 
 
 def folder_digest(folder: Path) -> str:
@@ -127,8 +127,8 @@ def folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     try:
         with ThreadPoolExecutor(_THREADS) as pool:
-            for (name, _), found in zip(shown, pool.map(artifacts.sha256, (path for _, path in shown)), strict=True):
-                digest.update(f"{found}  {name}\n".encode(errors="surrogateescape"))
+            for (name, _), sha256 in zip(shown, pool.map(artifacts.sha256, (path for _, path in shown)), strict=True):
+                digest.update(f"{sha256}  {name}\n".encode(errors="surrogateescape"))
     except OSError as error:
         raise BadInputError(f"{error.filename} can't be read: {error.strerror or error}.") from error
     return digest.hexdigest()

@@ -1,8 +1,5 @@
 """One checkpoint → ONNX → precision by budget → engine → verification → benchmark → bundle, and a folder of them.
 
-    from hemf_export.shipping import shipment
-    shipped = shipment.ship(shipment.find(Path("run/best.pt"), Path("shipped")), data, Options(), listener)
-
 Each step that was done of the same is taken as it is, so that a call that was cut short goes on where it was.
 """
 
@@ -15,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines import machine
-from engines.batches import BatchProfile
-from hemf import artifacts, file_names, locks
-from hemf.errors import BadInputError, HemfError, UsageError
-from hemf_export import model_kind
+from hemf_export.engines import machine
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.files import artifacts, file_names, locks
+from hemf_export.files.errors import BadInputError, HemfError, UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.models import model_file
+from hemf_export.models.model_file import CheckpointFile
 from hemf_export.shipping import records, steps
-from hemf_export.shipping.listener import ShipListener
 from hemf_export.shipping.options import Options
 from hemf_export.shipping.records import Done, Records
 from hemf_export.shipping.steps import Job, Result
@@ -87,6 +85,34 @@ class Shipped:
         }
 
 
+@dataclass(frozen=True)
+class CheckpointBegun:
+    """A checkpoint is next.
+
+    Args:
+        name: of its files.
+        number: counted from 1.
+        total: of all checkpoints.
+    """
+
+    name: str
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StepBegun:
+    """A step of the checkpoint: onnx, precision, engine, verify, bench, bundle.
+
+    Args:
+        name: of the step.
+        done_before: it was done of the same inputs, and is not done again.
+    """
+
+    name: str
+    done_before: bool = False
+
+
 def find(path: Path, output: Path, name: str | None = None) -> list[Source]:
     """The checkpoints of a path: a file, those in a folder but for last.pt, or else each best.pt below it.
 
@@ -102,24 +128,23 @@ def find(path: Path, output: Path, name: str | None = None) -> list[Source]:
     if name is not None:
         require_name(name)
         if not path.is_file():
-            raise UsageError(f"A name is of one checkpoint; {path} is a folder.", "Leave out --name.")
+            raise UsageError(f"A name is of one checkpoint; {path} is a folder.", "Leave out `name`.")
     if path.is_file():
-        model_kind.require(path, "checkpoint", "Name the checkpoint that it was made from.")
-        return [_source(name or model_kind.stem(path), path, output)]
+        return [_source(name or CheckpointFile.open(path).stem, path, output)]
     if not path.is_dir():
         raise BadInputError(f"No checkpoint at {path}.", "A checkpoint, or a folder of them, is needed.")
-    files = [one for one in model_kind.found_in(path, "checkpoint") if one.name != LAST]
-    names = [model_kind.stem(one) for one in files]
+    files = [one.path for one in CheckpointFile.all_in(path) if one.name != LAST]
+    names = [model_file.stem(one) for one in files]
     if not files:
         files = sorted(path.rglob(BEST))
         names = ["-".join(one.parent.relative_to(path).parts) for one in files]
     if not files:
         raise BadInputError(f"No checkpoint lies in {path}, nor a {BEST} in a folder below it.")
-    found = [_source(name, one, output) for name, one in zip(names, files, strict=True)]
-    taken = [source.name.casefold() for source in found]
-    if twice := [source.name for source in found if taken.count(source.name.casefold()) > 1]:
+    sources = [_source(name, one, output) for name, one in zip(names, files, strict=True)]
+    folded = [source.name.casefold() for source in sources]
+    if twice := [source.name for source in sources if folded.count(source.name.casefold()) > 1]:
         raise UsageError(f"Two checkpoints would be called {twice[0]}.", "Rename one, or ship them one by one.")
-    return [dataclasses.replace(source, folder=output / source.name) for source in found]
+    return [dataclasses.replace(source, folder=output / source.name) for source in sources]
 
 
 def _source(called: str, checkpoint: Path, folder: Path) -> Source:
@@ -127,14 +152,14 @@ def _source(called: str, checkpoint: Path, folder: Path) -> Source:
     return Source(name, checkpoint, folder, "" if name == called else called)
 
 
-def ship(sources: Sequence[Source], data: Path, options: Options, listener: ShipListener) -> list[Shipped]:
+def ship(sources: Sequence[Source], data: Path, options: Options, progress: Progress = SILENT) -> list[Shipped]:
     """Take every checkpoint to its bundle. One that fails doesn't stop the others.
 
     Args:
         sources: see `find`.
         data: folder of images.
         options: how.
-        listener: hears of it.
+        progress: receives what the steps report, and each `CheckpointBegun` and `StepBegun` as an event.
 
     Raises:
         BadInputError: the images or a folder, told before any work.
@@ -144,26 +169,24 @@ def ship(sources: Sequence[Source], data: Path, options: Options, listener: Ship
     for source in sources:
         _check_folder(source.folder)
     with locks.owned(*(source.folder for source in sources)):
-        return _ship(sources, data, options, listener)
+        return _ship(sources, data, options, progress)
 
 
-def _ship(sources: Sequence[Source], data: Path, options: Options, listener: ShipListener) -> list[Shipped]:
-    with listener.spinner(f"Reading {data}"):
+def _ship(sources: Sequence[Source], data: Path, options: Options, progress: Progress) -> list[Shipped]:
+    with progress.task(f"Reading {data}"):
         digest = records.folder_digest(data)
     shipped = []
     for number, source in enumerate(sources, 1):
-        listener.begin(source.name, number, len(sources))
+        progress.event(CheckpointBegun(source.name, number, len(sources)))
         if source.called:
-            listener.note(f"The files of {source.called!r} are called {source.name}: names have to do for any system.")
-        found = Shipped(source)
-        job = Job(source.name, source.checkpoint, data, source.folder, options, listener)
+            progress.note(f"The files of {source.called!r} are called {source.name}: names have to do for any system.")
+        current = Shipped(source)
+        job = Job(source.name, source.checkpoint, data, source.folder, options, progress)
         try:
-            _Run(job, digest, found).all()
+            _Run(job, digest, current).all()
         except Exception as error:  # noqa: BLE001 - the next checkpoint may be well; the command raises it at the end
-            found.error = error
-        finally:
-            listener.close()
-        shipped.append(found)
+            current.error = error
+        shipped.append(current)
     return shipped
 
 
@@ -238,14 +261,11 @@ class _Run:
         self.shipped.failed_at = name
         done = self.records.find(name, key)
         if done is not None:
-            self.job.listener.cached(name)
+            self.job.progress.event(StepBegun(name, done_before=True))
             self.shipped.cached.append(name)
         else:
-            self.job.listener.doing(name)
-            try:
-                paths, facts = run(key)
-            finally:
-                self.job.listener.close()
+            self.job.progress.event(StepBegun(name))
+            paths, facts = run(key)
             done = self.records.keep(name, key, paths, facts)
             self.shipped.made.append(name)
         self.shipped.facts.update(done.facts)
@@ -257,14 +277,14 @@ def _gpu() -> str | None:
     """The GPU that is here; torch is asked only where there is a driver, for its import takes seconds."""
     if machine.driver() is None:
         return None
-    from engines import backends
+    from hemf_export.engines import backends
 
     return backends.gpu_name()
 
 
 def _runs(plan: Path) -> bool:
     """Whether an engine may run on this machine."""
-    from engines import preflight
+    from hemf_export.engines import preflight
 
     return preflight.look(plan, machine.here()).refusal is None
 
@@ -275,7 +295,7 @@ def _check_folder(folder: Path) -> None:
     if shown and not (folder / records.NAME).is_file():
         raise BadInputError(
             f"{folder} is not empty, and has no {records.NAME}: nothing is written there.",
-            "Choose a new or an empty folder with -o.",
+            "Choose a new or an empty folder with `output`.",
         )
     artifacts.check_folder(folder)
 

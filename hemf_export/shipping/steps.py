@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hemf import artifacts
-from hemf.errors import CheckFailedError
-from hemf_export import model_kind
-from hemf_export.shipping.listener import ShipListener
+from hemf_export.files import artifacts
+from hemf_export.files.progress import Progress
+from hemf_export.models import model_file
 from hemf_export.shipping.options import Options
 
 if TYPE_CHECKING:
-    from hemf.model_input import SourceSize
-    from hemf_export.trial_engine import Compiler
+    from hemf_export.images.model_input import SourceSize
+    from hemf_export.precision.trial_engine import Compiler
 
 Result = tuple[list[Path], dict[str, Any]]
 
@@ -30,7 +30,7 @@ class Job:
         data: folder of images.
         folder: that the files are made in.
         options: how.
-        listener: hears of it.
+        progress: receives what the steps report.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Job:
     data: Path
     folder: Path
     options: Options
-    listener: ShipListener
+    progress: Progress
 
     def file(self, suffix: str) -> Path:
         """A file of it."""
@@ -52,8 +52,8 @@ class Job:
 
 def onnx(job: Job) -> Result:
     """The float32 file, proven against PyTorch on the images; before that, what later steps need is looked at."""
-    from hemf.model_input import SourceSize
-    from hemf_export import onnx_export
+    from hemf_export.export import onnx_export
+    from hemf_export.images.model_input import SourceSize
 
     options = job.options
     size = SourceSize.parse(options.source_size) if options.source_size else None
@@ -61,7 +61,7 @@ def onnx(job: Job) -> Result:
     wanted = onnx_export.Options(input_type=options.input, source_size=size, images=job.data)
     done = onnx_export.export(
         job.checkpoint, job.file(".onnx"), wanted, classes=options.class_names, reading=options.reading,
-        step=job.listener.spinner,
+        progress=job.progress,
     )  # fmt: skip
     _tell(job, done.notes)
     return [done.path, artifacts.manifest_path(done.path)], {}
@@ -74,26 +74,27 @@ def _require(job: Job, size: SourceSize | None) -> None:
         BadInputError: the checkpoint or the images.
         MissingCapabilityError: no builder for the target.
     """
-    from calibration import selection
-    from engines import backends, targets
-    from hemf import checkpoint, folders
-    from hemf.model_input import ModelInput
+    from hemf_export.calibration import image_set
+    from hemf_export.checkpoints import checkpoint
+    from hemf_export.engines import backends, targets
+    from hemf_export.images import folders
+    from hemf_export.images.model_input import ModelInput
 
     options = job.options
     backends.load(backends.choose(options.backend, targets.find(options.target)))
-    with job.listener.spinner(f"Looking at {job.data}"):
+    with job.progress.task(f"Looking at {job.data}"):
         saved = checkpoint.load(job.checkpoint, classes=options.class_names)
         numbered = tuple(f"class_{index}" for index in range(len(saved.classes)))
         classes = None if saved.classes == numbered else saved.classes  # names of nobody's contradict none
-        selection.select(job.data, ModelInput(saved.preprocess, options.input == "uint8", size), classes)
+        image_set.select(job.data, ModelInput(saved.preprocess, options.input == "uint8", size), classes)
         folders.any_images(job.data, classes)
 
 
 def _compiler(job: Job) -> Compiler:
     """What the graph is for: the engine of a later step."""
-    from engines import backends, targets
-    from engines.batches import BatchProfile
-    from hemf_export.trial_engine import Compiler
+    from hemf_export.engines import backends, targets
+    from hemf_export.engines.batches import BatchProfile
+    from hemf_export.precision.trial_engine import Compiler
 
     options, target = job.options, targets.find(job.options.target)
     return Compiler(backends.choose(options.backend, target), target, BatchProfile.parse(options.batch).optimum)
@@ -101,19 +102,19 @@ def _compiler(job: Job) -> Compiler:
 
 def precision(job: Job) -> Result:
     """The FP16 or INT8 file."""
-    from calibration.budget import Budget
-    from hemf_export import precision as precisions
+    from hemf_export.calibration.budget import Budget
+    from hemf_export.precision import quantize
 
     options = job.options
     budget = Budget(options.max_drop, None, options.metric) if options.precision == "auto" else None
-    request = precisions.Request(
+    request = quantize.Request(
         source=job.file(".onnx"), precision="int8" if budget else "fp16", images=job.data, budget=budget,
-        compiler=_compiler(job), cache=artifacts.cache_folder(),
+        compiler=_compiler(job), cache=artifacts.cache_folder(), force=True,
     )  # fmt: skip
-    made = precisions.make(request, job.listener.calibration())
-    _tell(job, made.notes)
-    facts = {"graph": made.path.name, "precision": made.description.precision}
-    return [made.path, artifacts.manifest_path(made.path), *made.reports], facts
+    quantized = quantize.make(request, job.progress)
+    _tell(job, quantized.notes)
+    facts = {"graph": quantized.path.name, "precision": quantized.description.precision}
+    return [quantized.path, artifacts.manifest_path(quantized.path), *quantized.reports], facts
 
 
 def engine(job: Job, graph: Path, key: str) -> Result:
@@ -127,7 +128,7 @@ def engine(job: Job, graph: Path, key: str) -> Result:
     from hemf_export.shipping import engine_cache
 
     if (kept := engine_cache.take(key, job.folder)) is not None:
-        job.listener.note(f"{kept[0].name} was built on this machine before, of the same: it is taken from the cache.")
+        job.progress.note(f"{kept[0].name} was built on this machine before, of the same: it is taken from the cache.")
         return kept, {"engine": kept[0].name}
     files, facts = _build(job, graph)
     engine_cache.keep(key, files)
@@ -135,23 +136,21 @@ def engine(job: Job, graph: Path, key: str) -> Result:
 
 
 def _build(job: Job, graph: Path) -> Result:
-    from calibration.job import Listener
-    from engines import golden, targets
-    from engines.batches import BatchProfile
-    from hemf_export import trt_engine
-    from hemf_export.proven_graph import Wanted
+    from hemf_export.engines import golden, targets
+    from hemf_export.engines.batches import BatchProfile
+    from hemf_export.precision import build_engine
+    from hemf_export.precision.build_engine import Wanted
 
     options = job.options
-    listener: Listener = job.listener.calibration()
     target = targets.find(options.target)
-    output = graph.with_name(f"{model_kind.stem(graph)}.{target.name}.engine")
-    request = trt_engine.Request(
+    output = graph.with_name(f"{model_file.stem(graph)}.{target.name}.engine")
+    request = build_engine.Request(
         model=graph, target=target, output=output, backend=options.backend,
         profiles=(BatchProfile.parse(options.batch),), golden=options.golden,
-        wanted=Wanted(precision=None, images=job.golden_source),
+        wanted=Wanted(precision=None, images=job.golden_source), force=True,
     )  # fmt: skip
-    made = trt_engine.make(request, listener, step=job.listener.spinner, progress=job.listener.progress)
-    _tell(job, made.notes)
+    built = build_engine.make(request, job.progress)
+    _tell(job, built.notes)
     files = [output, artifacts.manifest_path(output), *([golden.place(output)] if options.golden else [])]
     return files, {"engine": output.name}
 
@@ -162,27 +161,19 @@ def verify(job: Job, candidates: list[Path]) -> Result:
     Raises:
         CheckFailedError: a bound is missed.
     """
-    from hemf_export.bundle.models import without_places
-    from hemf_export.verify import page as verification_page
-    from hemf_export.verify import scrutiny, verification
-    from hemf_export.verify import sheet as verification_sheet
-    from hemf_export.verify import text as verification_text
+    from hemf_export.bundles.contents import without_places
+    from hemf_export.verification import run
+    from hemf_export.verification.verification import Request
 
-    looking = scrutiny.plan(candidates, None, nodes=False)
-    request = verification.Request(
+    request = Request(
         candidates=tuple(candidates), data=job.data, reference=job.checkpoint, classes=job.options.class_names
     )
-    found = looking.add_to(verification.verify(request, job.listener.progress), job.listener.progress)
-    values = without_places(found.to_dict())  # moved elsewhere, the folder's files are the same
-    pictures = verification_sheet.thumbnails(found)
+    verification = run.run(request, progress=job.progress)
+    values = without_places(verification.values)  # moved elsewhere, the folder's files are the same
     report, page = job.file(".verify.json"), job.file(".verify.html")
     artifacts.write_json(report, values)
-    artifacts.write_bytes(page, verification_page.html(values, pictures).encode())
-    if problems := verification_text.missed(values):
-        raise CheckFailedError(
-            f"{len(problems)} bound{'s' * (len(problems) != 1)} missed:\n  " + "\n  ".join(problems),
-            f"{page} has all of it.",
-        )
+    dataclasses.replace(verification, values=values).write(html=page)
+    verification.require(f"{page} has all of it.")
     last, reference = values["candidates"][-1], values["reference"]
     labelled = last["metrics"] is not None and reference["metrics"] is not None
     facts = {
@@ -200,30 +191,23 @@ def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path)
     Raises:
         CheckFailedError: logits that are not the reference's.
     """
-    from hemf_export.bench import accuracy
-    from hemf_export.bench import page as bench_page
-    from hemf_export.bench import run as bench_run
+    from hemf_export.bench import accuracy, run
 
-    known = accuracy.read(verified)
-    request = bench_run.Request(
+    request = run.Request(
         files=(job.checkpoint, *files), batches=batches, seconds=job.options.bench_seconds, images=job.data,
-        memory=False, verified=known,
+        memory=False, verified=accuracy.read(verified),
     )  # fmt: skip
-    found = bench_run.run(request, lambda what, share: job.listener.progress(what, int(100 * share), 100))
-    if found.failures:
-        raise CheckFailedError(" ".join(f"{one.name} at batch {one.batch}: {one.reason}" for one in found.failures))
-    values = found.to_dict()
-    values["verified"] = known.beside(values["timings"])
+    benchmark = run.benchmark(request, progress=job.progress)
+    benchmark.require()
     report, page = job.file(".bench.json"), job.file(".bench.html")
-    artifacts.write_json(report, values)
-    artifacts.write_bytes(page, bench_page.html(values).encode())
-    _tell(job, found.notes)
+    benchmark.write(json=report, html=page)
+    _tell(job, benchmark.notes)
     return [report, page], {}
 
 
 def bundle(job: Job, files: list[Path], verified: Path, timed: Path | None) -> Result:
     """The bundle of the files."""
-    from hemf_export.bundle import making, model_card
+    from hemf_export.bundles import making, model_card
 
     options = job.options
     request = making.Request(
@@ -231,17 +215,17 @@ def bundle(job: Job, files: list[Path], verified: Path, timed: Path | None) -> R
         images=job.golden_source, use=model_card.read_use(Path(options.use)) if options.use else None,
         checkpoint=job.checkpoint, triton=options.triton, cpp=options.cpp, force=True,
     )  # fmt: skip
-    made = making.make(request, job.listener.spinner)
-    _tell(job, made.notes)
+    packed = making.make(request, job.progress)
+    _tell(job, packed.notes)
     facts = {
-        "bundle": made.path.name,
-        "size_bytes": made.path.stat().st_size,
-        "sha256": made.sha256,
-        "contents_sha256": made.index.contents_sha256,
+        "bundle": packed.path.name,
+        "size_bytes": packed.path.stat().st_size,
+        "sha256": packed.sha256,
+        "contents_sha256": packed.index.contents_sha256,
     }
-    return [made.path], facts
+    return [packed.path], facts
 
 
 def _tell(job: Job, notes: Iterable[str]) -> None:
     for note in notes:
-        job.listener.note(note)
+        job.progress.note(note)

@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hemf.errors import HemfError
-from hemf_export.triton import backend as backends
-from hemf_export.triton import model_file, parameters, protobuf, served_files, warmup
-from hemf_export.triton.model_file import NUMPY_TYPES, ModelFile, Tensor
-from hemf_export.triton.versions import VersionPolicy
+from hemf_export.files.errors import HemfError
+from hemf_export.triton import config_file, servable, served_files
+from hemf_export.triton.options import VersionPolicy
+from hemf_export.triton.servable import NUMPY_TYPES, Servable, Tensor
+from hemf_export.triton.served_files import WARMUP_FOLDER
 
 
 def find(folder: Path, name: str, config: Any, versions: Mapping[int, Path]) -> list[str]:
@@ -27,35 +27,37 @@ def find(folder: Path, name: str, config: Any, versions: Mapping[int, Path]) -> 
         config: a `ModelConfig`.
         versions: their folders, wherever they lie.
     """
-    found = [*_name(name, config), *_policy(config, versions)]
+    problems = [*_name(name, config), *_policy(config, versions)]
     classes: dict[tuple[str, ...], int] = {}
     single = False
     for version, place in versions.items():
         try:
-            model = model_file.read(_file(place))
+            model = servable.read(_file(place))
         except HemfError as error:
-            found.append(f"version {version}: {error.message}")
+            problems.append(f"version {version}: {error.message}")
             continue
         own = [
             *_model(config, model),
             *_hashes(config, model, version),
-            *served_files.faults(place, model, config, version),
+            *served_files.program_faults(place, model, config, version),
         ]
-        found += [f"version {version}: {fault}" for fault in own]
+        problems += [f"version {version}: {fault}" for fault in own]
         classes.setdefault(model.description.classes, version)
         single = single or model.description.output.single
     if len(classes) > 1:
-        found.append(f"versions {' and '.join(map(str, classes.values()))} have other classes than each other")
+        problems.append(f"versions {' and '.join(map(str, classes.values()))} have other classes than each other")
     if classes and not single:
-        found += _labels(folder, config, next(iter(classes)))
+        problems += _labels(folder, config, next(iter(classes)))
     elif single and config.output and config.output[0].label_filename:
-        found.append("the output names labels, but it is a single number: Triton would take the first for all images")
-    found += _warmup(folder, config)
-    return found
+        problems.append(
+            "the output names labels, but it is a single number: Triton would take the first for all images"
+        )
+    problems += _warmup(folder, config)
+    return problems
 
 
 def _file(version: Path) -> Path:
-    names = sorted(set(backends.FILE_NAMES.values()))
+    names = sorted(set(servable.FILE_NAMES.values()))
     return next((version / name for name in names if (version / name).is_file()), version / names[0])
 
 
@@ -66,22 +68,22 @@ def _name(name: str, config: Any) -> Iterator[str]:
 
 def _policy(config: Any, versions: Mapping[int, Path]) -> Iterator[str]:
     policy, there = VersionPolicy.of(config), tuple(versions)
-    known = parameters.described(config)
+    known = config_file.described_versions(config)
     missing = sorted({*policy.specific, *known} - set(there))
     for version in missing:
         why = "the version policy asks for it" if version in policy.specific else "its hash is in the parameters"
         yield f"version {version} has no folder, though {why}"
     for version in sorted(set(there) - set(known)):
-        yield f"version {version} is not described in the parameters: no {parameters.SHA256}.{version}"
+        yield f"version {version} is not described in the parameters: no {config_file.SHA256}.{version}"
     if not policy.served(there):
         yield "no version would be served"
 
 
-def _model(config: Any, model: ModelFile) -> Iterator[str]:
-    if refusal := backends.mismatch(model, config.backend):
+def _model(config: Any, model: Servable) -> Iterator[str]:
+    if refusal := servable.backend_mismatch(model, config.backend):
         yield refusal
         return
-    opened = backends.OPENED[config.backend]
+    opened = servable.OPENED[config.backend]
     if config.default_model_filename not in ("", opened):
         yield f"default_model_filename is {config.default_model_filename!r}; the {config.backend} backend has {opened}"
     yield from _batches(config, model)
@@ -91,7 +93,7 @@ def _model(config: Any, model: ModelFile) -> Iterator[str]:
     yield from _groups(config, model)
 
 
-def _batches(config: Any, model: ModelFile) -> Iterator[str]:
+def _batches(config: Any, model: Servable) -> Iterator[str]:
     largest, most = config.max_batch_size, model.largest_batch
     fills = config.backend == "python"  # what model.py gets, it cuts and fills up to what the file takes
     if largest < 0:
@@ -122,16 +124,16 @@ def _tensor(what: str, listed: Any, wanted: Tensor, lead: tuple[int, ...]) -> It
     (given,) = listed
     if given.name != wanted.name:
         yield f"the {what} is called {given.name!r}, in the model {wanted.name!r}"
-    kind = protobuf.name("DataType", given.data_type)
+    kind = config_file.enum_name("DataType", given.data_type)
     if kind != wanted.dtype:
         yield f"the {what} is {kind}, in the model {wanted.dtype}"
     if tuple(given.dims) != (*lead, *wanted.dims):
         yield f"the {what} has the dims {list(given.dims)}, in the model {[*lead, *wanted.dims]}"
 
 
-def _groups(config: Any, model: ModelFile) -> Iterator[str]:
+def _groups(config: Any, model: Servable) -> Iterator[str]:
     for group in config.instance_group:
-        kind = protobuf.name("ModelInstanceGroup.Kind", group.kind)
+        kind = config_file.enum_name("ModelInstanceGroup.Kind", group.kind)
         if model.flavour != "onnx" and kind not in ("KIND_GPU", "KIND_AUTO"):
             yield f"an engine can't run on {kind}"
         if model.flavour == "onnx" and kind == "KIND_GPU" and model.description.precision == "int8-cpu":
@@ -143,10 +145,10 @@ def _groups(config: Any, model: ModelFile) -> Iterator[str]:
             yield f"optimization profile {', '.join(sorted(left))} is not named: batches that only it takes would fail"
 
 
-def _hashes(config: Any, model: ModelFile, version: int) -> Iterator[str]:
-    for key, wanted in parameters.of(model, version).items():
+def _hashes(config: Any, model: Servable, version: int) -> Iterator[str]:
+    for key, wanted in config_file.version_parameters(model, version).items():
         given = config.parameters[key].string_value if key in config.parameters else None
-        if given != wanted and key.startswith(parameters.DESCRIPTION):
+        if given != wanted and key.startswith(config_file.DESCRIPTION):
             yield f"the parameter {key} is not the description in its manifest"
         elif given != wanted:
             yield f"the parameter {key} is {str(given)[:16]}…, by the manifest {wanted[:16]}…"
@@ -186,12 +188,13 @@ def _warmup(folder: Path, config: Any) -> Iterator[str]:
             if not inputs or image.data_type != inputs[0].data_type or list(image.dims) != list(inputs[0].dims):
                 yield f"warm-up {entry.name!r} has another input than the model: {name} {list(image.dims)}"
                 continue
-            path, kind = folder / warmup.FOLDER / image.input_data_file, protobuf.name("DataType", image.data_type)
+            path = folder / WARMUP_FOLDER / image.input_data_file
+            kind = config_file.enum_name("DataType", image.data_type)
             if kind not in NUMPY_TYPES:
                 yield f"warm-up {entry.name!r} has images of {kind}"
                 continue
             wanted = NUMPY_TYPES[kind]().itemsize * math.prod(image.dims)
             if not _is_plain(image.input_data_file) or not path.is_file():
-                yield f"warm-up {entry.name!r} reads {image.input_data_file!r}, which is not in {warmup.FOLDER}/"
+                yield f"warm-up {entry.name!r} reads {image.input_data_file!r}, which is not in {WARMUP_FOLDER}/"
             elif path.stat().st_size != wanted:
-                yield f"{warmup.FOLDER}/{path.name} has {path.stat().st_size:,} bytes, its shape needs {wanted:,}"
+                yield f"{WARMUP_FOLDER}/{path.name} has {path.stat().st_size:,} bytes, its shape needs {wanted:,}"

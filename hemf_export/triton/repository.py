@@ -1,26 +1,72 @@
 """A model repository of Triton: written from model files, and checked.
 
+    from pathlib import Path
     from hemf_export.triton import repository
-    repository.write([Path("best.fp16.t4.engine")], Path("models"), Options(name="hemf"))
+    from hemf_export.triton.options import Options
+    repository.write([Path("best.onnx")], Path("models"), Options(name="hemf"))
 
-What is written is checked before it takes its place.
+What is written is checked before it takes its place. A server that polls never sees half of a version: its folder
+appears with all that is in it, after a configuration that already speaks of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hemf import file_names, locks
-from hemf.errors import BadInputError, CheckFailedError, UsageError
-from hemf_export import model_kind
-from hemf_export.triton import faults, model_file, model_folder, parameters, protobuf, versions
-from hemf_export.triton.model_folder import CONFIG, WrittenModel
-from hemf_export.triton.options import Options, require_name
-from hemf_export.triton.versions import VersionPolicy
+from hemf_export.files import artifact_folder, artifacts, file_names, locks
+from hemf_export.files.errors import BadInputError, CheckFailedError, UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.models import model_file
+from hemf_export.triton import config_file, configuration, faults, servable, served_files
+from hemf_export.triton.config_file import CONFIG
+from hemf_export.triton.options import BackendName, Options, VersionPolicy, require_name
+from hemf_export.triton.servable import Servable
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """One model of a repository.
+
+    Args:
+        name: in Triton.
+        folder: of the model.
+        version: that the file is.
+        added: whether it was written now; False where the newest version was this very file already.
+        config: the `ModelConfig`, as written.
+        model: the file that was given.
+        warmed_by: what it is warmed up with, in words; empty for nothing.
+        notes: what a user should know.
+    """
+
+    name: str
+    folder: Path
+    version: int
+    added: bool
+    config: Any
+    model: Servable
+    warmed_by: str
+    notes: tuple[str, ...] = ()
+
+    @property
+    def backend(self) -> BackendName:
+        """Triton's backend that runs it."""
+        name: BackendName = self.config.backend
+        return name
+
+    @property
+    def perf_analyzer(self) -> str:
+        """The command that measures it on a server of this machine, with images of noise."""
+        words = ["perf_analyzer", "-m", self.name, "-u", "localhost:8001", "-i", "grpc"]
+        return " ".join([*words, "--concurrency-range", "1:16:5", "--percentile=95"])
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The versions that a server loads."""
+        return VersionPolicy.of(self.config).served(tuple(version_folders(self.folder)))
 
 
 @dataclass(frozen=True)
@@ -32,7 +78,7 @@ class Written:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Of all models."""
+        """What a user should know, of all models."""
         return tuple(note for model in self.models for note in model.notes)
 
 
@@ -72,7 +118,7 @@ def write(
     models: Sequence[Path],
     output: Path,
     options: Options,
-    step: Callable[[str], AbstractContextManager[None]] = lambda text: nullcontext(),
+    progress: Progress = SILENT,
 ) -> Written:
     """Put model files into a repository, each as a model of its own: new, or the next version of the one of its name.
 
@@ -80,7 +126,7 @@ def write(
         models: ONNX files of ours, and engines with their manifests.
         output: the repository; made where it isn't there.
         options: how to serve them; the name only for a single file.
-        step: shows what is under way.
+        progress: receives the steps.
 
     Raises:
         UsageError: options that make no sense for a file, two files of one name.
@@ -92,29 +138,29 @@ def write(
     if not models:
         raise UsageError("No model to serve: name an ONNX file or an engine.")
     if options.name is not None and len(models) > 1:
-        raise UsageError(f"--name is of one model; here are {len(models)}.", "Each is called as its file then.")
-    protobuf.messages()
+        raise UsageError(f"`name` is of one model; here are {len(models)}.", "Each is called as its file then.")
+    config_file.messages()
     names = [options.name or name_of(path) for path in models]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise UsageError(f"Two of the files would be called {twice[0]}.", "Write them one by one, with --name.")
+        raise UsageError(f"Two of the files would be called {twice[0]}.", "Write them one by one, with `name`.")
     _check_place(output)
-    with step(f"Reading {', '.join(path.name for path in models)}"):
-        files = [model_file.read(path) for path in models]
+    with progress.task(f"Reading {', '.join(path.name for path in models)}"):
+        files = [servable.read(path) for path in models]
     written = []
     for name, model in zip(names, files, strict=True):
-        with step(f"Writing {name}"), locks.exclusive(output / name):
-            made = model_folder.write(name, model, output / name, options)
+        with progress.task(f"Writing {name}"), locks.exclusive(output / name):
+            result = _write_model(name, model, output / name, options)
         notes = () if options.name else _renamed(model.path, name)
-        written.append(dataclasses.replace(made, notes=(*notes, *made.notes)))
+        written.append(dataclasses.replace(result, notes=(*notes, *result.notes)))
     return Written(output, tuple(written))
 
 
 def serve(output: Path, name: str, policy: VersionPolicy) -> CheckedModel:
-    """Change which versions of a model are served: see `model_folder.serve`."""
+    """Change which versions of a model are served: to go back to an earlier one for instance."""
     require_name(name)
     with locks.exclusive(output / name):
-        config = model_folder.serve(output / name, policy)
-    there = tuple(versions.found(output / name))
+        config = _serve_versions(output / name, policy)
+    there = tuple(version_folders(output / name))
     return CheckedModel(name, config.backend, there, policy.served(there))
 
 
@@ -130,29 +176,31 @@ def check(folder: Path) -> Checked:
         CheckFailedError: a fault; the message has all of them.
         MissingCapabilityError: tritonclient isn't installed.
     """
-    protobuf.messages()
+    config_file.messages()
     if not folder.is_dir():
-        raise BadInputError(f"{folder} is not a folder.", "A model repository is needed: hemf-export triton MODEL -o .")
+        raise BadInputError(
+            f"{folder} is not a folder.", "A model repository is needed: `write_repository(MODEL, output='.')`."
+        )
     alone = (folder / CONFIG).is_file()
     places = [folder] if alone else sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
     if not places:
         raise BadInputError(f"{folder} is no model repository: no folder of it has a {CONFIG}.")
     models, passed_over, wrong = [], [], {}
     for place in places:
-        config, name = protobuf.read(place / CONFIG), place.resolve().name
-        if not parameters.described(config):
+        config, name = config_file.read(place / CONFIG), place.resolve().name
+        if not config_file.described_versions(config):
             passed_over.append(name)
             continue
-        there = versions.found(place)
-        if found := faults.find(place, name, config, there):
-            wrong[name] = found
+        there = version_folders(place)
+        if problems := faults.find(place, name, config, there):
+            wrong[name] = problems
         served = VersionPolicy.of(config).served(tuple(there))
         models.append(CheckedModel(name, config.backend, tuple(there), served))
     if wrong:
-        listed = [f"{name}: {fault}" for name, found in wrong.items() for fault in found]
+        listed = [f"{name}: {fault}" for name, problems in wrong.items() for fault in problems]
         raise CheckFailedError(
             f"{folder} is not right:\n  " + "\n  ".join(listed),
-            "Write the model again with hemf-export triton, with --force to replace it whole.",
+            "Write the model again with `write_repository()`, with `force` to replace it whole.",
             {"faults": wrong},
         )
     return Checked(folder, tuple(models), tuple(passed_over))
@@ -161,21 +209,191 @@ def check(folder: Path) -> Checked:
 def _check_place(output: Path) -> None:
     """A new folder, an empty one, or one that holds models. Nothing is made yet."""
     if output.exists() and not output.is_dir():
-        raise BadInputError(f"{output} is a file, not a folder to write.", "Choose another folder with -o.")
+        raise BadInputError(f"{output} is a file, not a folder to write.", "Choose another folder with `output`.")
     if output.is_dir():
         shown = [path for path in output.iterdir() if not path.name.startswith(".")]
         if shown and not any((path / CONFIG).is_file() for path in shown):
             raise BadInputError(
                 f"{output} is not empty, and no model repository: no folder of it has a {CONFIG}.",
-                "Choose a new or an empty folder with -o.",
+                "Choose a new or an empty folder with `output`.",
             )
 
 
 def name_of(path: Path) -> str:
     """What a model is called in Triton that nobody names: as its file, made fit."""
-    return file_names.fit(model_kind.stem(path))
+    return file_names.fit(model_file.stem(path))
 
 
 def _renamed(path: Path, name: str) -> list[str]:
-    own = model_kind.stem(path)
+    own = model_file.stem(path)
     return [] if own == name else [f"{own!r} is called {name} in Triton, whose names have fewer signs."]
+
+
+def _write_model(name: str, model: Servable, folder: Path, options: Options) -> WrittenModel:
+    """Make `folder` the model `name`, or add a version to it. See `write`."""
+    before = _own_config(folder)
+    if before is None or options.force:
+        return _write_first(name, model, folder, options)
+    there = version_folders(folder)
+    _require_alike(name, model, folder, before, there)
+    config = configuration.changed(before, model, options)
+    newest = max(there, default=0)
+    known = config_file.parameters(before).get(f"{config_file.SHA256}.{newest}")
+    version = newest + (known != model.sha256)
+    image = served_files.plan_warmup(config, model, options)
+    written = WrittenModel(name, folder, version, version > newest, config, model, image.source)
+    with served_files.warmup_in_place(folder, image):
+        if written.added:
+            _add(written, before, there)
+        else:
+            _require_sound(folder, name, config, there)
+            _put_config(folder, config)
+    return _with_notes(written)
+
+
+def _add(written: WrittenModel, before: Any, there: Mapping[int, Path]) -> None:
+    """Put the new version beside the old ones, and the configuration that speaks of it."""
+    _describe(written.config, written.model, written.version)
+    # Until the folder is there, the old policy stands: the new one may ask for it.
+    first = config_file.messages().ModelConfig()
+    first.CopyFrom(written.config)
+    VersionPolicy.of(before).put(first)
+    with artifact_folder.whole(written.folder / str(written.version)) as temporary:
+        served_files.put_version(written.model, written.backend, temporary)
+        _require_sound(written.folder, written.name, written.config, {**there, written.version: temporary})
+        _put_config(written.folder, first)
+    _put_config(written.folder, written.config)
+
+
+def _serve_versions(folder: Path, policy: VersionPolicy) -> Any:
+    """Change which versions are served, to go back to an earlier one for instance; the new `ModelConfig`.
+
+    What the configuration says of versions that were removed is removed too.
+
+    Raises:
+        BadInputError: no model of ours there.
+        CheckFailedError: no such version, or the folder isn't right otherwise; nothing is changed.
+    """
+    config = _own_config(folder)
+    if config is None:
+        raise BadInputError(f"No model at {folder}.", "Say which: `output=REPO, name=NAME`.")
+    policy.put(config)
+    there = version_folders(folder)
+    for version in set(config_file.described_versions(config)) - set(there):
+        for key in [key for key in config.parameters if key.endswith(f".{version}")]:
+            del config.parameters[key]
+    _require_sound(folder, folder.resolve().name, config, there)
+    _put_config(folder, config)
+    return config
+
+
+def _own_config(folder: Path) -> Any | None:
+    """The `ModelConfig` of a model of ours; None where nothing is there yet.
+
+    Raises:
+        BadInputError: something else is there.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return None
+    if not (folder / CONFIG).is_file():
+        raise BadInputError(f"{folder} is not empty, and has no {CONFIG}.", "Choose another `name`, or another folder.")
+    config = config_file.read(folder / CONFIG)
+    if not config_file.described_versions(config):
+        raise BadInputError(
+            f"{folder} is a model that hemf-export didn't write: it is left alone.", "Choose another name with `name`."
+        )
+    return config
+
+
+def _put_config(folder: Path, config: Any) -> None:
+    """Write a configuration."""
+    artifacts.write_bytes(folder / CONFIG, config_file.to_text(config).encode())
+
+
+def _require_sound(folder: Path, name: str, config: Any, there: Mapping[int, Path]) -> None:
+    """Raise CheckFailedError where a configuration isn't right for the files beside it; all faults are named."""
+    if problems := faults.find(folder, name, config, there):
+        raise CheckFailedError(
+            f"{name} would not be right:\n  " + "\n  ".join(problems),
+            "Nothing was changed. Mend what is there, or replace it whole with `force`.",
+            {"faults": problems},
+        )
+
+
+def _write_first(name: str, model: Servable, folder: Path, options: Options) -> WrittenModel:
+    backend = servable.choose_backend(model, options.backend)
+    config = configuration.new(name, model, backend, options)
+    _describe(config, model, 1)
+    image, labels = served_files.plan_warmup(config, model, options), configuration.labels(model)
+    with artifact_folder.whole(folder, CONFIG, force=options.force) as temporary:
+        served_files.put_warmup(temporary, image)
+        if configuration.labelled(model):
+            artifacts.write_bytes(temporary / configuration.LABELS, labels)
+        (temporary / "1").mkdir()
+        served_files.put_version(model, backend, temporary / "1")
+        _put_config(temporary, config)
+        _require_sound(temporary, name, config_file.read(temporary / CONFIG), version_folders(temporary))
+    return _with_notes(WrittenModel(name, folder, 1, True, config, model, image.source))
+
+
+def _describe(config: Any, model: Servable, version: int) -> None:
+    for key, value in config_file.version_parameters(model, version).items():
+        config.parameters[key].string_value = value
+    if program := served_files.program_sha256(model, config.backend):
+        config.parameters[f"{served_files.PROGRAM}.{version}"].string_value = program
+
+
+def _require_alike(name: str, model: Servable, folder: Path, config: Any, there: Mapping[int, Path]) -> None:
+    """A new version answers the same requests as those before it: labels and shapes are of the whole model."""
+    hint = "Give it another name with `name`, or replace all versions with `force`."
+    if refusal := servable.backend_mismatch(model, config.backend):
+        raise BadInputError(f"The versions of {name} are served otherwise: {refusal}", hint)
+    lead = [] if config.max_batch_size or model.fixed_batch is None else [model.fixed_batch]
+    for what, own, listed in (("input", model.input, config.input), ("output", model.output, config.output)):
+        wanted = f"{own.name} {own.dtype} {[*lead, *own.dims]}"
+        known = [f"{one.name} {config_file.enum_name('DataType', one.data_type)} {list(one.dims)}" for one in listed]
+        if known != [wanted]:
+            raise BadInputError(
+                f"{model.path} has the {what} {wanted}; the versions of {name} have {'; '.join(known)}.", hint
+            )
+    if there:
+        newest = max(there)
+        before = config_file.description_of(config_file.parameters(config), newest, f"{folder / CONFIG}")
+        described = model.description
+        if (before.classes, before.input, before.output) != (described.classes, described.input, described.output):
+            raise BadInputError(
+                f"{model.path} has other classes, another preprocessing or another kind of output than version "
+                f"{newest} of {name}.",
+                hint,
+            )
+
+
+def _with_notes(written: WrittenModel) -> WrittenModel:
+    """With what a user should know of it."""
+    name, manifest, own = written.name, written.model.manifest, list(written.notes)
+    if not written.added:
+        own.append(f"{name} has this file as version {written.version} already: no new version was made.")
+    if written.version not in written.served:
+        own.append(f"{name}: version {written.version} is not served by the policy {VersionPolicy.of(written.config)}.")
+    if not configuration.labelled(written.model):
+        first, second = written.model.description.classes
+        own.append(
+            f"{name} gives {written.model.description.output.plural} an image: Triton can't name the class by it, "
+            f"`served()` does; {first} up to {written.model.description.output.border:g}, {second} beyond."
+        )
+    if written.model.flavour != "onnx":
+        compatible = bool(manifest.get("version_compatible"))
+        flavour = "TensorRT" if written.model.flavour == "tensorrt" else "TensorRT-RTX"
+        own.append(
+            f"{name}: the server has to have {flavour} {manifest.get('backend_version')}{' or later' * compatible} and "
+            f"a GPU of {manifest.get('compute_capability')}"
+            + ", and to be started with --backend-config=tensorrt,version-compatible=true." * compatible
+            + "." * (not compatible)
+        )
+    return WrittenModel(**{**vars(written), "notes": tuple(own)})
+
+
+def version_folders(folder: Path) -> dict[int, Path]:
+    """The version folders of a model, by number. Triton passes over names with leading zeros, and so is done here."""
+    paths = (path for path in folder.iterdir() if path.is_dir() and path.name.isascii() and path.name.isdigit())
+    return dict(sorted((int(path.name), path) for path in paths if not path.name.startswith("0")))

@@ -1,26 +1,41 @@
-"""The files of one version in a repository: the model, its manifest, golden images, and model.py for Triton's Python
-backend with what it runs."""
+"""The files that a model's folder has beside its configuration: of each version, and the image it is warmed up with.
+
+A version has the model, its manifest, golden images, and model.py for Triton's Python backend with what it runs.
+
+The warm-up is what a server runs before a model counts as ready: one real image, in batches of the sizes that will
+come. Triton makes a batch of N of one image by itself, N times the same. The file's name is ours: that of the input is
+out of the model's file, and could be any text.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines import golden
-from hemf import artifact_folder, artifacts
-from hemf_export.triton import backend as backends
-from hemf_export.triton.model_file import ModelFile
+import numpy as np
+
+from hemf_export.engines import golden
+from hemf_export.export import parity
+from hemf_export.export.parity import Samples
+from hemf_export.files import artifact_folder, artifacts
+from hemf_export.triton import servable
+from hemf_export.triton.options import Options
+from hemf_export.triton.servable import NUMPY_TYPES, Servable
 
 _OURS = Path(__file__).parent / "served"
 _RUNNERS = {"onnx": "onnx_runner.py", "tensorrt-rtx": "engine_runner.py"}
 PROGRAM = "program_sha256"
+WARMUP_FOLDER = "warmup"
+WARMUP_FILE = "warmup_0"
 
 
-def put(model: ModelFile, backend: str, folder: Path) -> None:
+def put_version(model: Servable, backend: str, folder: Path) -> None:
     """Copy a version's files into a new folder. The model's manifest comes with it, word for word."""
-    path = folder / backends.FILE_NAMES[model.flavour]
+    path = folder / servable.FILE_NAMES[model.flavour]
     artifact_folder.link_or_copy(model.path, path, copy=True)
     manifest = artifacts.manifest_path(model.path)
     if manifest.is_file():
@@ -34,14 +49,14 @@ def put(model: ModelFile, backend: str, folder: Path) -> None:
             artifact_folder.link_or_copy(source, folder / name, copy=True)
 
 
-def program_sha256(model: ModelFile, backend: str) -> str | None:
+def program_sha256(model: Servable, backend: str) -> str | None:
     """SHA-256 of what Triton's Python backend runs, all its files one after the other; None for another backend."""
     if backend != "python":
         return None
     return hashlib.sha256(b"".join(source.read_bytes() for source in _program(model).values())).hexdigest()
 
 
-def faults(folder: Path, model: ModelFile, config: Any, version: int) -> Iterator[str]:
+def program_faults(folder: Path, model: Servable, config: Any, version: int) -> Iterator[str]:
     """What is wrong with a version's program. It may be that of an earlier hemf-export: its hash was written then."""
     if config.backend != "python":
         return
@@ -49,12 +64,88 @@ def faults(folder: Path, model: ModelFile, config: Any, version: int) -> Iterato
     if missing := [name for name in names if not (folder / name).is_file()]:
         yield f"{', '.join(missing)} is missing, which the Python backend runs"
         return
-    found = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
+    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
     key = f"{PROGRAM}.{version}"
     known = config.parameters[key].string_value if key in config.parameters else None
-    if found != known:
-        yield f"{' or '.join(names)} was changed: SHA-256 {found[:16]}…, by the parameters {str(known)[:16]}…"
+    if digest != known:
+        yield f"{' or '.join(names)} was changed: SHA-256 {digest[:16]}…, by the parameters {str(known)[:16]}…"
 
 
-def _program(model: ModelFile) -> dict[str, Path]:
+def _program(model: Servable) -> dict[str, Path]:
     return {"model.py": _OURS / "model.py", "hemf_runner.py": _OURS / _RUNNERS[model.flavour]}
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """An image to warm up with.
+
+    Args:
+        source: where it is from, in words; empty where there is no warm-up.
+        data: as the model takes it, in the order of its axes; None where the one that is there stays.
+    """
+
+    source: str
+    data: bytes | None = None
+
+
+def plan_warmup(config: Any, model: Servable, options: Options) -> Warmup:
+    """Put into a `ModelConfig` what is to be run, and choose the image; nothing is written yet.
+
+    The image is of `options.images`, else the one of the versions before, else an engine's golden one, else noise.
+
+    Raises:
+        BadInputError: no images, or golden images that were changed.
+    """
+    before = {image.input_data_file for entry in config.model_warmup for image in entry.inputs.values()}
+    del config.model_warmup[:]
+    if not options.warmup:
+        return Warmup("")
+    if len(before) == 1 and options.images is None:
+        _request_warmup(config, model, *before)
+        return Warmup("the image of the version before")
+    _request_warmup(config, model, WARMUP_FILE)
+    return _warmup_image(model, options, 1 if config.max_batch_size else model.fixed_batch or 1)
+
+
+def put_warmup(folder: Path, image: Warmup) -> None:
+    """Write the image into a model's folder."""
+    if image.data is not None:
+        (folder / WARMUP_FOLDER).mkdir(exist_ok=True)
+        artifacts.write_bytes(folder / WARMUP_FOLDER / WARMUP_FILE, image.data)
+
+
+@contextmanager
+def warmup_in_place(folder: Path, image: Warmup) -> Iterator[None]:
+    """Write the image for a block; what was there before comes back if that fails."""
+    path = folder / WARMUP_FOLDER / WARMUP_FILE
+    before = path.read_bytes() if path.is_file() else None
+    put_warmup(folder, image)
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            artifacts.write_bytes(path, before)
+        elif image.data is not None:
+            path.unlink()
+        raise
+
+
+def _warmup_image(model: Servable, options: Options, count: int) -> Warmup:
+    known = model.file.golden() if options.images is None and model.flavour != "onnx" else None
+    model_input = model.description.input
+    samples = Samples(model_input, parity.image_folder(options.images, None), 1)
+    pixels = known.pixels[:1] if known else next(samples.pixels((1,)))
+    image = model_input.network(pixels).astype(NUMPY_TYPES[model.input.dtype])
+    assert image.shape[1:] == model.input.dims, "the description's images are the model's input"
+    source = f"a golden image ({known.source})" if known else samples.source
+    return Warmup(source, np.ascontiguousarray(np.repeat(image, count, axis=0)).tobytes())
+
+
+def _request_warmup(config: Any, model: Servable, file: str) -> None:
+    """Ask for a batch of 1, and of each preferred size. A fixed batch is one request, all of it."""
+    for size in sorted({1, *config.dynamic_batching.preferred_batch_size}):
+        entry = config.model_warmup.add(name=f"batch-{size}", batch_size=size)
+        image = entry.inputs[model.input.name]
+        image.data_type = config.input[0].data_type
+        image.dims.extend(config.input[0].dims)
+        image.input_data_file = file

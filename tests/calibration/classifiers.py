@@ -12,9 +12,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.graphs import prepare
-from hemf import folders
-from hemf.images import Preprocess
+from hemf_export.calibration.graphs import prepare
+from hemf_export.images import folders
+from hemf_export.images.images import Preprocess
 
 Nodes = list[onnx.NodeProto]
 Weights = dict[str, NDArray[np.generic]]

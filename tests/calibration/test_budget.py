@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -9,20 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration import budget as budgets
-from calibration.agreement import Comparison
-from calibration.budget import Budget, Step, Worth, search
-from calibration.chances import Chances
-from calibration.products import Product
-from calibration.sensitivity import BlockSensitivity, by_block, measure
-from hemf.errors import UsageError
+from hemf_export.calibration import budget as budgets
+from hemf_export.calibration.budget import Budget, Step, Worth, search
+from hemf_export.calibration.products import Product
+from hemf_export.calibration.trials import BlockSensitivity, by_block, measure_sensitivities
+from hemf_export.files.errors import UsageError
+from hemf_export.metrics.comparison import Comparison, LogitDifference
+from hemf_export.metrics.expected_changes import ExpectedChanges
+from tests.conftest import Recorder
 
 
 def comparison(drop: float = 0.0, *, changes: float = 0.0, kl: float = 0.0, **others) -> Comparison:
-    known = {"agreement": 1.0, "balanced_accuracy": 0.9, "reference_balanced_accuracy": 0.9, "finite": True} | others
+    known = {"balanced_accuracy": 0.9, "reference_balanced_accuracy": 0.9} | others
+    changed = round(100 * (1 - known.pop("agreement", 1.0)))
     return Comparison(
-        images=100, chances=Chances(changes, changes, 0.0), kl_divergence=kl, max_difference=0.0,
-        accuracy=0.9 - drop / 100, reference_accuracy=0.9, **known,
+        images=100, changed=tuple(range(changed)), not_finite=() if known.pop("finite", True) else (99,),
+        logit_difference=LogitDifference(0.0, 0.0, 0.0, 0.0), largest_logit=1.0, cosine=1.0, least_cosine=1.0,
+        kl_divergence=kl, expected=ExpectedChanges(changes, changes, 0.0), accuracy=0.9 - drop / 100,
+        reference_accuracy=0.9, **known,
     )  # fmt: skip
 
 
@@ -37,7 +42,7 @@ class Table:
         self.drops, self.pairs = drops, pairs or {}
         self.asked: list[tuple[str, ...]] = []
 
-    def compare(self, products, method, told=None) -> Comparison:
+    def compare(self, products, method, conclusive=None) -> Comparison:
         blocks = tuple(dict.fromkeys(product.block for product in products))
         self.asked.append(blocks)
         drop = sum(self.drops[block] for block in blocks)
@@ -82,14 +87,14 @@ def test_the_result_is_never_less_than_the_longest_prefix_and_never_misses(drops
     table = Table(dict(zip(names, drops, strict=True)))
     found = [sensitivity(name, 1 / len(drops), index + 1.0) for index, name in enumerate(names)]
     chosen = best(run(table, found[::-1], max_drop))
-    sums = [comparison(total).drop for total in itertools.accumulate(drops)]
+    sums = [comparison(total).accuracy_drop_points for total in itertools.accumulate(drops)]
     prefix = sum(total <= max_drop for total in sums)
     if chosen is None:
         assert prefix / len(drops) < 0.1 or prefix == 0
     else:
         assert len(chosen.blocks) >= prefix
         assert chosen.blocks[:prefix] == tuple(names[:prefix])
-        assert table.compare([product(name) for name in chosen.blocks], "max").drop <= max_drop
+        assert table.compare([product(name) for name in chosen.blocks], "max").accuracy_drop_points <= max_drop
 
 
 def test_the_longest_prefix_is_found_by_halving():
@@ -155,7 +160,7 @@ def test_a_block_that_gives_no_finite_logits_alone_comes_last():
 class Damages(Table):
     """Trials whose KL divergence is a sum over blocks as well, and whose drop is none."""
 
-    def compare(self, products, method, told=None) -> Comparison:
+    def compare(self, products, method, conclusive=None) -> Comparison:
         blocks = {product.block for product in products}
         self.asked.append(tuple(blocks))
         return comparison(0.0, kl=sum(self.drops[block] for block in blocks))
@@ -191,12 +196,12 @@ def test_no_blocks_at_all_give_no_steps():
     assert best([]) is None
 
 
-def test_the_listener_hears_every_step_as_it_ends():
-    heard: list = []
+def test_every_step_is_an_event_as_it_ends():
+    progress = Recorder()
     found = blocks(a=1, b=2)
-    steps = search(Table({"a": 0, "b": 9.0}), found, Budget(), "max", worth_of(found), heard.append)
-    assert heard == steps
-    assert {"int8", "share", "kept", "accuracy", "drop"} <= set(steps[0].to_dict())
+    steps = search(Table({"a": 0, "b": 9.0}), found, Budget(), "max", worth_of(found), progress)
+    assert progress.events == steps
+    assert {"int8", "share", "kept", "accuracy", "accuracy_drop_points"} <= set(steps[0].to_dict())
 
 
 @pytest.mark.parametrize(
@@ -235,7 +240,7 @@ def test_what_is_missed_is_told(budget, found, expected):
 
 
 def test_without_labels_the_expected_changes_decide():
-    unlabelled = Comparison(100, True, 0.9, Chances(0.02, 0.02, 0.0), 0.0, 0.0)
+    unlabelled = dataclasses.replace(comparison(changes=0.02), accuracy=None, reference_accuracy=None)
     assert Budget(4.0).missed(unlabelled)
     assert not Budget(5.0).missed(unlabelled)
 
@@ -245,17 +250,17 @@ def test_without_labels_the_expected_changes_decide():
                {"min_agreement": -0.1}, {"min_agreement": math.nan}]
 )  # fmt: skip
 def test_bounds_out_of_range_are_refused(values):
-    with pytest.raises(UsageError, match=r"--(max-drop|min-agreement) is"):
+    with pytest.raises(UsageError, match=r"`(max_drop|min_agreement)` is"):
         Budget(**values)
 
 
 def test_each_block_is_measured_alone_and_left_out():
     products = [product("a", 300), product("b", 100), product("a", 50, "the classifier"), product("c", 50, "short")]
     table = Table({"a": 1.0, "b": 2.0})
-    found = {each.block: each for each in measure(table, products, "max")}
+    found = {each.block: each for each in measure_sensitivities(table, products, "max")}
     assert {name: each.share for name, each in found.items()} == {"a": 0.6, "b": 0.2}
-    assert found["a"].alone.drop == pytest.approx(1)
-    assert found["a"].left_out.drop == pytest.approx(2)
+    assert found["a"].alone.accuracy_drop_points == pytest.approx(1)
+    assert found["a"].left_out.accuracy_drop_points == pytest.approx(2)
     assert by_block(products) == {"a": (products[0],), "b": (products[1],)}
 
 
@@ -271,14 +276,14 @@ def test_each_block_is_measured_alone_and_left_out():
     ],
 )
 def test_few_images_tell_enough_far_from_the_budget_alone(found, expected):
-    assert Budget(0.5).told(found, 500) is expected
+    assert Budget(0.5).conclusive(found, 500) is expected
 
 
 @given(st.floats(0, 0.2), st.floats(0, 3), st.floats(0, 5))
 @settings(deadline=None, max_examples=200)
 def test_what_few_images_tell_is_the_verdict_for_twice_and_half_the_changes(changes, max_drop, drop):
     budget, found = Budget(max_drop), comparison(drop, changes=changes)
-    if budget.told(found, found.images):
+    if budget.conclusive(found, found.images):
         assert budget.kept(found) == budget.kept(comparison(drop, changes=2 * changes))
         assert budget.kept(found) == budget.kept(comparison(drop, changes=changes / 2))
 
@@ -286,5 +291,5 @@ def test_what_few_images_tell_is_the_verdict_for_twice_and_half_the_changes(chan
 def test_blocks_are_measured_left_out_only_where_that_was_asked():
     products = [product("a", 300), product("b", 100)]
     table = Table({"a": 1.0, "b": 2.0})
-    assert all(block.left_out is None for block in measure(table, products, "max", left_out=False))
+    assert all(block.left_out is None for block in measure_sensitivities(table, products, "max", left_out=False))
     assert table.asked == [("a",), ("b",)]

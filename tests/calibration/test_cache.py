@@ -9,15 +9,15 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration import cache as module
-from calibration.cache import Cache, ranges
-from calibration.graphs import prepare
-from calibration.image_set import ImageSet
-from calibration.ranges import Ranges, record
-from hemf import folders
-from hemf.images import Preprocess
-from hemf.model_input import ModelInput
-from tests.conftest import write_images
+from hemf_export.calibration import cache as module
+from hemf_export.calibration.cache import Cache, ranges
+from hemf_export.calibration.graphs import prepare
+from hemf_export.calibration.image_set import ImageSet
+from hemf_export.calibration.ranges import Ranges, record
+from hemf_export.images import folders
+from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import ModelInput
+from tests.conftest import RecordedTask, Recorder, write_images
 
 SIZE = 48  # so that a value has more elements than are counted: 16 × 48 × 48 of an image
 
@@ -94,28 +94,27 @@ def test_ranges_are_those_that_are_recorded(tmp_path, model, images, exact, fold
 def test_a_second_call_runs_no_inference(tmp_path, monkeypatch, model, images, exact):
     ranges(Cache(tmp_path), model, "graph", images)
     no_inference(monkeypatch)
-    seen: list[int] = []
-    assert same(ranges(Cache(tmp_path), model, "graph", images, progress=seen.append), exact)
-    assert seen == [12]
+    seen = Recorder()
+    assert same(ranges(Cache(tmp_path), model, "graph", images, task=RecordedTask(seen)), exact)
+    assert seen.moves == [(12,)]
 
 
 @pytest.mark.parametrize("batches", [1, 2])
 def test_an_interrupted_pass_goes_on_to_exactly_the_same(tmp_path, monkeypatch, model, images, exact, batches):
     monkeypatch.setattr(module, "_SAVE_EVERY_S", -1.0)
-    seen: list[int] = []
 
-    def interrupt(count: int) -> None:
-        seen.append(count)
-        if len(seen) == 2 + batches:  # the start, the batches that are saved, and one more
-            raise KeyboardInterrupt
+    class Interrupted(RecordedTask):
+        def advance(self, count: float = 1) -> None:
+            super().advance(count)
+            if len(self.to.moves) == 2 + batches:  # the start, the batches that are saved, and one more
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ranges(Cache(tmp_path), model, "graph", images, progress=interrupt)
-    seen.clear()
-    cache = Cache(tmp_path)
-    assert same(ranges(cache, model, "graph", images, progress=lambda count: seen.append(count)), exact)
+        ranges(Cache(tmp_path), model, "graph", images, task=Interrupted(Recorder()))
+    cache, seen = Cache(tmp_path), Recorder()
+    assert same(ranges(cache, model, "graph", images, task=RecordedTask(seen)), exact)
     size = module.RECORD_BATCH
-    assert seen == [size * batches] + [size] * (12 // size - batches)
+    assert seen.moves == [(size * batches,)] + [(size,)] * (12 // size - batches)
     assert cache.notes == []
 
 

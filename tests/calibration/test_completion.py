@@ -8,14 +8,13 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration import graph_types, int8
-from calibration.budget import by_work
-from calibration.fp16 import FLOAT32_ALONE, to_float16
-from calibration.graphs import prepare
-from calibration.products import find_products
-from calibration.session import Session
-from calibration.shapes import image_shapes
-from hemf.errors import BadInputError
+from hemf_export.calibration import graph_types, int8
+from hemf_export.calibration.budget import by_work
+from hemf_export.calibration.fp16 import FLOAT32_ALONE, to_float16
+from hemf_export.calibration.graphs import image_shapes, prepare
+from hemf_export.calibration.products import find_products
+from hemf_export.calibration.session import Session
+from hemf_export.files.errors import BadInputError
 from tests.calibration.test_opsets import classifier, integers, node, values
 
 NOISE = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)

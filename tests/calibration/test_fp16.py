@@ -9,9 +9,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.fp16 import to_float16
-from calibration.islands import NORM, RENORMALIZED
-from hemf.errors import BadInputError
+from hemf_export.calibration.fp16 import NORM, RENORMALIZED, to_float16
+from hemf_export.files.errors import BadInputError
 
 
 def graph(nodes, weights, shape=(2, 8), output_shape=None) -> ir.Model:

@@ -9,46 +9,25 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration import budget, cpu_qdq, int8, repair, selection
-from calibration.agreement import compare
-from calibration.budget import Budget
-from calibration.cache import Cache
-from calibration.emulation import emulate
-from calibration.fp16 import to_float16
-from calibration.graphs import copy_of, prepare
-from calibration.job import Job
-from calibration.session import Session
-from calibration.trials import logits
-from hemf.images import Preprocess
-from hemf.model_input import ModelInput
+from hemf_export.calibration import budget, image_set, int8, qdq, repair
+from hemf_export.calibration.budget import Budget
+from hemf_export.calibration.cache import Cache
+from hemf_export.calibration.emulation import emulate
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import copy_of, prepare
+from hemf_export.calibration.job import Job
+from hemf_export.calibration.session import Session
+from hemf_export.calibration.trials import logits
+from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import ModelInput
+from hemf_export.metrics.comparison import compare
 from tests.calibration import classifiers
-
-
-class Quiet:
-    """Hears of a calibration and remembers its steps."""
-
-    def __init__(self) -> None:
-        self.steps: list[budget.Step] = []
-
-    def phase(self, text: str, count: int, unit: str = "images") -> None:
-        pass
-
-    def advance(self, count: int) -> None:
-        pass
-
-    def sensitivity(self, found: object) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
-
-    def step(self, step: budget.Step) -> None:
-        self.steps.append(step)
+from tests.conftest import Recorder
 
 
 def job_for(proto: onnx.ModelProto, pictures: Path, size: int) -> Job:
-    chosen = selection.select(pictures, ModelInput(Preprocess.for_size(size)), None)
-    return Job(prepare(proto), Session(ir.from_proto(proto)), "a graph", chosen, Cache(None), Quiet())
+    chosen = image_set.select(pictures, ModelInput(Preprocess.for_size(size)), None)
+    return Job(prepare(proto), Session(ir.from_proto(proto)), "a graph", chosen, Cache(None), Recorder())
 
 
 def plain_float16(job: Job) -> ir.Model:
@@ -113,18 +92,18 @@ def test_a_channel_that_ruins_int8_is_left_out_by_the_budget(pictures, for_cpu):
     job = job_for(classifiers.outlier_channel(pictures), pictures, 32)
     products = int8.products_of(job, for_cpu=for_cpu)
     everything = int8.plan(job, products, method="max", for_cpu=for_cpu)
-    assert everything.place is (cpu_qdq.quantize if for_cpu else everything.place)
+    assert everything.place is (qdq.quantize_for_cpu if for_cpu else everything.place)
     trials = job.trials(everything.statistics, job.selection.held_out, everything.place)
     ruined = trials.compare(everything.chosen, "max")
-    assert ruined.drop > 20, "in INT8 all of it is ruined"
+    assert ruined.accuracy_drop_points > 20, "in INT8 all of it is ruined"
 
     kept = int8.plan(job, products, method="max", budget=Budget(0.5), for_cpu=for_cpu)
     chosen = {product.node for product in kept.chosen}
     assert "third" not in chosen, "its input has the outlier channel"
     assert ("second" in chosen) is not for_cpu, "its output has it, which a CPU's integer convolution rounds as well"
     assert "first" in chosen
-    assert trials.compare(kept.chosen, "max").drop <= 0.5
+    assert trials.compare(kept.chosen, "max").accuracy_drop_points <= 0.5
     assert kept.share > 0.1
-    assert next(step.kept for step in job.listener.steps) is False
+    assert next(event.kept for event in job.progress.events if isinstance(event, budget.Step)) is False
     damage = {block.products[0].node: block.alone.kl_divergence for block in kept.sensitivities}
     assert damage["third"] > 1000 * damage["first"]

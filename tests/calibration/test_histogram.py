@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from calibration.histogram import Histogram
+from hemf_export.calibration.ranges import Histogram
 
 BIN = 1 / 128
 SMALLEST_COUNTED = 2.0**-133  # below, a value is in the bin of zero

@@ -8,8 +8,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.graphs import prepare
-from calibration.session import Session
+from hemf_export.calibration.graphs import prepare
+from hemf_export.calibration.session import Session
 
 IR_VERSIONS = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8}
 GENERATOR = np.random.default_rng(0)

@@ -7,11 +7,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration.blocks import GENERIC_GROUPS, OTHER, block_of, blocks
-from calibration.graphs import prepare
-from calibration.products import Product, find_products
-from calibration.shapes import image_shapes
-from hemf.count import count_parts
+from hemf_export.calibration.blocks import GENERIC_GROUPS, OTHER, block_of, blocks
+from hemf_export.calibration.graphs import image_shapes, prepare
+from hemf_export.calibration.products import Product, find_products
+from hemf_export.networks.count import count_parts
 from tests.calibration.classifiers import node, prepared
 from tests.conftest import TINY
 
@@ -232,8 +231,8 @@ def test_other_graphs_are_cut_into_runs_with_about_as_many_products(count):
 
 
 @pytest.fixture(scope="module")
-def tiny(made) -> ir.Model:
-    return prepare(onnx.load(made.onnx))
+def tiny(whole_network) -> ir.Model:
+    return prepare(onnx.load(whole_network.onnx))
 
 
 def test_a_networks_products_are_those_that_its_equations_have(tiny):

@@ -11,15 +11,14 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
-from calibration import cpu_qdq, qdq
-from calibration.fp16 import to_float16
-from calibration.graph_types import count_types
-from calibration.graphs import copy_of
-from calibration.products import find_products
-from calibration.qdq import Statistics
-from calibration.ranges import record
-from calibration.session import Session
-from calibration.shapes import image_shapes
+from hemf_export.calibration import qdq
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graph_types import count_types
+from hemf_export.calibration.graphs import copy_of, image_shapes
+from hemf_export.calibration.products import find_products
+from hemf_export.calibration.qdq import Statistics
+from hemf_export.calibration.ranges import record
+from hemf_export.calibration.session import Session
 from tests.calibration.classifiers import node, prepared
 
 
@@ -55,7 +54,8 @@ def every_kind() -> ir.Model:
 def quantized(model: ir.Model, x: np.ndarray, method="max", *, cpu: bool = False):
     products = [each for each in find_products(model.graph, image_shapes(model), for_cpu=cpu) if each.refusal is None]
     ranges, done = record(model, [x]), copy_of(model)
-    return done, (cpu_qdq if cpu else qdq).quantize(done, products, Statistics(ranges.histograms), method), ranges
+    quantize = qdq.quantize_for_cpu if cpu else qdq.quantize
+    return done, quantize(done, products, Statistics(ranges.histograms), method), ranges
 
 
 def values(model: ir.Model, x: np.ndarray, *names: str) -> list[np.ndarray]:

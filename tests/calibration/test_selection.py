@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibration.image_set import ImageSet, stratified
-from calibration.selection import HELD_OUT_SHARE, check_pictures, select
-from hemf.errors import BadInputError
-from hemf.folders import LabelledImages
-from hemf.images import Preprocess
-from hemf.model_input import ModelInput
+from hemf_export.calibration.image_set import HELD_OUT_SHARE, ImageSet, check_pictures, select, stratified
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.folders import LabelledImages
+from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import ModelInput
 from tests.conftest import CLASSES, write_images
 
 SIZE = ModelInput(Preprocess.for_size(16))
@@ -120,7 +119,7 @@ def test_copies_of_calibration_images_do_not_judge(image_data):
 def test_a_val_that_is_nothing_but_copies_is_refused(image_data):
     shutil.rmtree(image_data / "val")
     shutil.copytree(image_data / "train", image_data / "val")
-    with pytest.raises(BadInputError, match=r"left to judge by.*--held-out"):
+    with pytest.raises(BadInputError, match=r"left to judge by.*`held_out"):
         select(image_data, SIZE, CLASSES)
 
 
@@ -134,7 +133,7 @@ def test_another_folder_may_judge(image_data, plain):
 def test_one_class_is_refused_unless_allowed(plain, classes):
     for kind in CLASSES[1:]:
         shutil.rmtree(plain / kind)
-    with pytest.raises(BadInputError, match=r"one class only.*--allow-single-class"):
+    with pytest.raises(BadInputError, match=r"one class only.*`allow_single_class`"):
         select(plain, SIZE, classes)
     found = select(plain, SIZE, classes, allow_single_class=True)
     assert (len(found.calibration), len(found.held_out)) == (7, 3)
@@ -210,7 +209,7 @@ def test_a_fixed_batch_gives_whole_batches_only(image_data, batch):
 
 
 def test_a_fixed_batch_larger_than_what_there_is_is_refused(image_data):
-    with pytest.raises(BadInputError, match=r"gives 12 images; the graph's fixed batch is 13.*--batch dynamic"):
+    with pytest.raises(BadInputError, match=r"gives 12 images; the graph's fixed batch is 13.*`batch='dynamic'`"):
         select(image_data, SIZE, CLASSES, batch=13)
 
 

@@ -8,9 +8,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.session import Session
-from calibration.skeleton import skeleton
-from hemf.errors import BadInputError
+from hemf_export.calibration.session import Session, skeleton
+from hemf_export.files.errors import BadInputError
 
 SIZE = 64
 

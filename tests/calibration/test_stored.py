@@ -8,7 +8,8 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.stored import step_uses, weight_errors
+from hemf_export.calibration.stored import step_uses, weight_errors
+from tests.conftest import RecordedTask, Recorder
 
 WEIGHT = np.array([[1, -2, 3, -4], [0.5, 0.25, -1, 1], [10, 20, -30, 40]], np.float32)  # (outputs, inputs)
 X = np.array([[1, -2, 0.5, 4]], np.float32)
@@ -142,7 +143,7 @@ def test_a_step_that_is_none_fits_nothing(step):
 
 
 def test_every_batch_counts_and_is_told():
-    told: list[int] = []
-    (found,) = step_uses(exact(), quantized(4 / 127), [X / 4, np.concatenate([X, X / 2]), X / 2], told.append)
+    told = Recorder()
+    (found,) = step_uses(exact(), quantized(4 / 127), [X / 4, np.concatenate([X, X / 2]), X / 2], RecordedTask(told))
     assert found.excess == pytest.approx(1 / allowed(0.25, 1.0, 0.5))
-    assert told == [1, 3, 4]
+    assert told.moves == [(1,), (2,), (1,)]

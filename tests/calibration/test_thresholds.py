@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration.histogram import Histogram
-from calibration.qdq import half_up
-from calibration.thresholds import METHODS, interval, threshold
+from hemf_export.calibration.qdq import half_up
+from hemf_export.calibration.ranges import METHODS, Histogram, interval, threshold
 
 GAUSSIAN = np.random.default_rng(0).standard_normal(300_000).astype(np.float32)
 OUTLIER = np.append(GAUSSIAN, np.float32(60.0))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration import int8, qdq, trials
-from calibration.image_set import ImageSet
-from calibration.job import Job
-from calibration.session import Session
-from calibration.trials import Trials, logits
+from hemf_export.calibration import int8, qdq, trials
+from hemf_export.calibration.image_set import ImageSet
+from hemf_export.calibration.job import Job
+from hemf_export.calibration.session import Session
+from hemf_export.calibration.trials import Trials, logits
 from tests.calibration import classifiers
 from tests.calibration.test_hazards import job_for
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from calibration import moments
-from calibration.moments import View, record, view_of
-from calibration.products import find_products
-from calibration.session import Session
-from calibration.shapes import image_shapes
-from calibration.weights import Int8Weight, half, rounded
+from hemf_export.calibration import weights
+from hemf_export.calibration.graphs import image_shapes
+from hemf_export.calibration.products import find_products
+from hemf_export.calibration.session import Session
+from hemf_export.calibration.weights import Int8Weight, View, half, record_moments, rounded, view_of
 from tests.calibration.classifiers import node, normal, prepared
+from tests.conftest import RecordedTask, Recorder
 
 
 def moved_together(rows: int, inner: int) -> np.ndarray:
@@ -118,11 +118,11 @@ def test_moments_of_products_with_a_weight_on_either_side():
     nodes = {each.name: each for each in model.graph}
     views = {name: view_of(nodes[name], products[name]) for name in ("right", "left")}
     right = Session(model, outputs=["right"]).run(X)[0]
-    seen: list[int] = []
-    found = record(model, list(views.values()), [X[:2], X[2:]], seen.append)
+    seen = Recorder()
+    found = record_moments(model, list(views.values()), [X[:2], X[2:]], RecordedTask(seen))
     for name, rows in (("right", X.reshape(-1, 11)), ("left", np.moveaxis(right, -2, -1).reshape(-1, 9))):
         np.testing.assert_allclose(found[views[name]], rows.T @ rows / len(rows), rtol=1e-4, atol=1e-4)
-    assert seen == [2, 1]
+    assert seen.moves == [(2,), (1,)]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_other_products_are_rounded_to_the_nearest(made, weights):
 
 def test_long_sums_are_rounded_to_the_nearest():
     model = prepared(
-        [node("Gemm", "x k", "y")], {"k": normal(moments.LONGEST + 1, 16)}, ("n", moments.LONGEST + 1), ("n", 16)
+        [node("Gemm", "x k", "y")], {"k": normal(weights.LONGEST + 1, 16)}, ("n", weights.LONGEST + 1), ("n", 16)
     )
     product = next(iter(find_products(model.graph, image_shapes(model))))
     assert view_of(next(iter(model.graph)), product) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -93,8 +94,18 @@ def build(root: Path, *options: str, optimization: str = "-O0") -> None:
     run(("cmake", "--build", programs, "-j2"))
 
 
+def variables() -> dict[str, str]:
+    """The environment in which CMake finds nlohmann/json: the headers of a package that development needs, if they are
+    installed, else the system's."""
+    spec = importlib.util.find_spec("nlohmann_json")
+    folders = [] if spec is None else [str(place) for place in spec.submodule_search_locations or ()]
+    places = [*folders, *filter(None, [os.environ.get("CMAKE_PREFIX_PATH")])]
+    return {**os.environ, "CMAKE_PREFIX_PATH": os.pathsep.join(places)}
+
+
 def run(command: Sequence[str | Path], *, check: bool = True) -> subprocess.CompletedProcess[str]:
     """A step of a build; its whole output where it fails."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=variables())
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.hemf.tiff_files import Page, maximum, tiff
+from tests.images.tiff_files import Page, maximum, tiff
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 SHAPES = ((1, 1), (1, 5000), (5000, 1), (200, 61), (61, 61), (2, 3), (3, 700), (37, 41), (256, 256), (333, 250))

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from hemf.images import Preprocess
+from hemf_export.images.images import Preprocess
 
 TIMEOUT_S = 120
 

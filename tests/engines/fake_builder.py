@@ -25,7 +25,7 @@ from tests.engines.fake_network import (
     write_plan,
 )
 
-_GATE_TIMEOUT_S = 20
+_GATE_TIMEOUT_S = 240
 
 
 class IProgressMonitor:

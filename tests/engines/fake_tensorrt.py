@@ -17,14 +17,15 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from engines import builder, runtime, targets
-from engines.backends import Backend, BackendName
-from engines.batches import BatchProfile
-from engines.machine import Machine
-from engines.messages import BuildLog
-from engines.options import BuildOptions
-from engines.runner import EngineRunner
-from hemf import artifacts
+from hemf_export.engines import builder, runtime, targets
+from hemf_export.engines.backends import Backend, BackendName
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.machine import Machine
+from hemf_export.engines.messages import BuildLog
+from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.runner import EngineRunner
+from hemf_export.files import artifacts
+from hemf_export.files.progress import IDLE
 from tests.conftest import PROJECT
 from tests.engines import fake_flavours, fake_records
 from tests.engines.fake_network import VERSIONS
@@ -55,10 +56,10 @@ def installed(folder: Path | None = None) -> Iterator[pytest.MonkeyPatch]:
 
 def on_a_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (7, 5)) -> None:
     """This process sees a GPU, which computes what the fake does; without `installed`, no TensorRT."""
-    patch.setattr("engines.backends.gpu_capability", lambda: capability)
-    patch.setattr("engines.backends.gpu_name", lambda: GPU)
-    patch.setattr("engines.backends.cuda_major", lambda name: None)
-    patch.setattr("engines.device.CudaDevice", CpuDevice)
+    patch.setattr("hemf_export.engines.backends.gpu_capability", lambda: capability)
+    patch.setattr("hemf_export.engines.backends.gpu_name", lambda: GPU)
+    patch.setattr("hemf_export.engines.backends.cuda_major", lambda name: None)
+    patch.setattr("hemf_export.engines.device.CudaDevice", CpuDevice)
     patch.setattr("torch.cuda.get_device_name", lambda: GPU)
 
 
@@ -88,9 +89,7 @@ def engine(
     """An engine beside `graph`, built in this process; with its manifest, some fields of it changed."""
     told = BuildOptions(profiles=tuple(map(BatchProfile.parse, profiles)), **options)
     module = Backend(backend, fake_flavours.flavour(backend))
-    plan = builder.build_plan(
-        module, graph, targets.find("t4"), told, log=BuildLog(io.StringIO()), progress=lambda *_: None
-    )
+    plan = builder.build_plan(module, graph, targets.find("t4"), told, log=BuildLog(io.StringIO()), task=IDLE)
     path = graph.with_name(name)
     artifacts.write_bytes(path, plan.data)
     if manifest:

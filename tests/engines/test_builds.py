@@ -6,19 +6,23 @@ import dataclasses
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engines import backends, build, caches, golden, targets
-from engines.batches import BatchProfile
-from engines.golden import Golden
-from engines.options import BuildOptions
-from hemf import artifacts
-from hemf.errors import BadInputError
+from hemf_export.engines import backends, build, caches, golden, targets
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.golden import Golden
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.progress import Silent
+from tests.conftest import RecordedTask, Recorder
 from tests.engines import fake_tensorrt as fake
 from tests.engines.fake_network import VERSIONS, read_plan
 from tests.engines.test_engines import script
@@ -69,8 +73,8 @@ def other_bytes(engine: build.Engine) -> list[str]:
 
 
 def test_kernel_times_are_kept_for_the_next_build_and_other_bytes_are_told(graph):
-    phases: list[tuple[str, int, int]] = []
-    first = make(graph, fields={"classes": ["a"]}, progress=lambda *told: phases.append(told))
+    progress = Recorder()
+    first = make(graph, fields={"classes": ["a"]}, progress=progress)
     assert (first.manifest["timing_cache"], values(first)["hits"]) == ("begun", 0)
     assert first.notes == ("A fake warning.",), "once, however often it was said"
     assert first.manifest["classes"] == ["a"]
@@ -80,8 +84,8 @@ def test_kernel_times_are_kept_for_the_next_build_and_other_bytes_are_told(graph
     }  # fmt: skip
     assert first.manifest["network_layers"] == {"CAST FLOAT": 1, "MATRIX_MULTIPLY FLOAT": 1, "REDUCE FLOAT": 1}
     assert first.manifest == artifacts.read_manifest(first.path)
-    assert phases[0] == ("Building", 0, 5)
-    assert phases[-1] == ("Building", 5, 5)
+    assert progress.moves[0] == ("Building", 0, 5)
+    assert progress.moves[-1] == ("Building", 5, 5)
     assert sorted(path.name for path in graph.parent.iterdir()) == ["m.onnx", "m.t4.engine", "m.t4.engine.json"]
     second = make(graph)
     assert (second.manifest["timing_cache"], values(second)["hits"]) == ("used", values(second)["kernels"])
@@ -120,12 +124,18 @@ def test_what_two_builds_at_once_measure_is_merged(graph, tmp_path, monkeypatch)
     monkeypatch.setenv("FAKE_TENSORRT_GATE", str(gate))
     both = threading.Barrier(2, gate.touch)
 
-    def wait(phase: str, step: int, steps: int) -> None:
-        if step == 0 and not gate.exists():
-            both.wait(timeout=20)
+    class Waiting(RecordedTask):
+        def update(self, completed: float, total: float | None = None, text: str | None = None) -> None:
+            if completed == 0 and not gate.exists():
+                both.wait(timeout=240)
+
+    class Together(Silent):
+        @contextmanager
+        def task(self, text: str, total: float | None = None, unit: str = "") -> Iterator[Waiting]:
+            yield Waiting(Recorder())
 
     with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(make, one, f"{one.stem}.engine", progress=wait) for one in (graph, other)]
+        running = [pool.submit(make, one, f"{one.stem}.engine", progress=Together()) for one in (graph, other)]
         done = [one.result() for one in running]
     assert [(one.manifest["timing_cache"], values(one)["hits"]) for one in done] == [("begun", 0)] * 2
     assert len(kept_times()["times"]) > max(values(one)["kernels"] for one in done)
@@ -184,7 +194,7 @@ def test_a_flag_is_set_for_its_option_alone(graph, option, flags):
     ("failure", "reason", "way_out"),
     [
         ("no-plan", "Could not find any implementation for node the_node.", "another opset"),
-        ("no-memory", "OutOfMemory", "--workspace"),
+        ("no-memory", "OutOfMemory", "`workspace_mib`"),
     ],
 )
 def test_a_failed_build_tells_its_reason_and_leaves_all_as_it_was(graph, monkeypatch, failure, reason, way_out):

@@ -14,15 +14,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from engines import backends, build, census, child_build, kernels, targets
-from engines.batches import BatchProfile
-from engines.census import Census, Rates
-from engines.chips import Chip
-from engines.kernels import Kernel, Tensor
-from engines.messages import BuildLog
-from engines.options import BuildOptions
-from hemf import artifacts
-from hemf.errors import BadInputError, CheckFailedError
+from hemf_export.engines import backends, build, census, child_build, kernels, targets
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.census import Census, Rates
+from hemf_export.engines.chips import Chip
+from hemf_export.engines.kernels import Kernel, Tensor
+from hemf_export.engines.messages import BuildLog
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, CheckFailedError
 from tests.engines.test_kernels import FP16, lines
 
 # A rate of 1e9 of everything but INT8: operations and bytes are nanoseconds.

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.batches import BatchProfile
-from engines.golden import Golden
-from engines.options import BuildOptions
-from hemf import artifacts
-from hemf.images import Preprocess
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.golden import Golden
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files import artifacts
+from hemf_export.images.images import Preprocess
 from tests.engines.cpp_probe import Ended, Probe
 from tests.engines.test_cpp_manifest import MODEL
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemf.errors import BadInputError
-from hemf.folders import EXTENSIONS
-from hemf.images import MAX_RESIZED_PIXELS, Preprocess, decode
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.folders import EXTENSIONS
+from hemf_export.images.images import MAX_RESIZED_PIXELS, Preprocess, decode
 from tests.engines import cpp_images
 from tests.engines.cpp_images import jpeg_bytes, picture, png_chunk
 from tests.engines.cpp_probe import Probe, Refused

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines import golden, preflight
-from engines.batches import BatchProfile
-from engines.golden import Golden
-from engines.machine import Machine
-from engines.options import BuildOptions
-from engines.tensors import Interface, TensorInfo
-from hemf import artifacts
-from hemf.errors import BadInputError
-from hemf.images import Preprocess
+from hemf_export.cli.flags import in_flags
+from hemf_export.engines import golden, preflight
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.golden import Golden
+from hemf_export.engines.machine import Machine
+from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.tensors import Interface, TensorInfo
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
 from tests.engines.cpp_probe import Probe
 from tests.engines.test_preflight import RTX, engine, plan
 
@@ -46,7 +47,7 @@ def test_a_manifest_says_the_same(cpp: Probe, tmp_path: Path):
     path = described(tmp_path, preprocess=Preprocess(29, "squash", 31).to_dict(), input_type="uint8", batch=4)
     found = cpp.probe("manifest", path)
     names = " ".join(json.dumps(name) for name in MODEL["classes"])
-    command = preflight.rebuild_command(artifacts.read_manifest(path))
+    command = in_flags(preflight.rebuild_call(artifacts.read_manifest(path)))
     assert found.code == 0, found.err
     assert found.out.splitlines() == [
         '"test"', "29 squash 31", f"{names} ", "fp16 uint8 4", command, "any", "1:4:16 ",
@@ -64,7 +65,7 @@ def test_a_manifest_says_the_same(cpp: Probe, tmp_path: Path):
 @pytest.mark.parametrize("parent", ["m.fp16.onnx", "with a space's.onnx"])
 def test_the_command_that_builds_it_again_is_the_same(cpp: Probe, tmp_path: Path, options: BuildOptions, parent: str):
     path = described(tmp_path, build=options.to_dict(), parent=parent)
-    command = preflight.rebuild_command(artifacts.read_manifest(path))
+    command = in_flags(preflight.rebuild_call(artifacts.read_manifest(path)))
     assert cpp.probe("manifest", path).out.splitlines()[4] == command
 
 
@@ -92,7 +93,7 @@ def test_a_file_that_its_manifest_does_not_describe_is_refused(cpp: Probe, tmp_p
     found = cpp.probe("manifest", path)
     with pytest.raises(BadInputError) as python:
         artifacts.read_manifest(path)
-    assert (found.code, found.err) == (1, f"{python.value.message}\n{python.value.hint}\n")
+    assert (found.code, found.err) == (1, f"{python.value.message}\n{in_flags(str(python.value.hint))}\n")
 
 
 JSON = [
@@ -102,8 +103,14 @@ JSON = [
     "", "{", "[1,]", "{'a': 1}", '{"a": 1, "a": 2}', "[01]", "[1.]", "[.5]", "[+1]", "NaN", "[Infinity]",
     '"\\x41"', '"\\ud800"',
     '"tab\there"', "nul", "[1] 2", '{"a" 1}', "[1 2]", "// comment\n1", "1e", "--1", '"open', "[" * 100 + "]" * 100,
+    "[" * 65 + "]" * 65, "[" * 66 + "]" * 66, '{"a":' * 66 + "1" + "}" * 66, "-0", "18446744073709551615", "1e-400",
+    '{"a": {"a": 1}, "b": [{"a": 2}, {"a": 3}]}', '{"b": {"a": 1, "b": {}, "a": 2}}', "\ufeff{}",
+    '{"\\ud83d\\ude00": 1}',
 ]  # fmt: skip
-STRICTER = {'{"a": 1, "a": 2}', "NaN", "[Infinity]", '"\\ud800"', "[" * 100 + "]" * 100, "1E400"}
+STRICTER = {
+    '{"a": 1, "a": 2}', "NaN", "[Infinity]", '"\\ud800"', "[" * 100 + "]" * 100, "1E400", "[" * 66 + "]" * 66,
+    '{"a":' * 66 + "1" + "}" * 66, '{"b": {"a": 1, "b": {}, "a": 2}}',
+}  # fmt: skip
 
 
 def test_json_is_read_as_strictly_as_python_reads_it_or_more(cpp: Probe):
@@ -118,6 +125,55 @@ def test_json_is_read_as_strictly_as_python_reads_it_or_more(cpp: Probe):
             assert answer.startswith("malformed"), text
         else:
             assert answer == json.dumps(value, sort_keys=True), text
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"sha256": "%s"} \0 {}', "it contains a zero byte"),
+        (b'{"sha256": "%s\0"}', "it contains a zero byte"),
+        (b'\xef\xbb\xbf{"sha256": "%s"}', "it begins with a byte order mark"),
+        (b'{"sha256": "%s", "sha256": "%s"}', 'the key "sha256" is there twice'),
+        (b'{"sha256": "%s", "name": "\xff"}', "parse error at line 1"),
+        (b'{"sha256": "%s", "name": "\xc0\xaf"}', "parse error at line 1"),
+        (b'{"sha256": "%s", "batch": ' + b"9" * 400 + b"}", "a number is out of range"),
+        (b'{"sha256": "%s", "a": ' + b"[" * 100_000, "it is nested too deeply"),
+        (b'{"sha256": "%s", "a": "' + b"a" * 100_000, "parse error at line 1"),
+        (b'["%s"]', "'sha256' is missing"), (b'"sha256 %s"', "'sha256' is missing"),
+        (b'{"sha256": 5, "name": "%s"}', "sha256 is of another kind"),
+    ],
+)  # fmt: skip
+def test_a_hostile_manifest_is_refused_in_a_few_words(cpp: Probe, tmp_path: Path, content: bytes, reason: str):
+    path = described(tmp_path)
+    digest = artifacts.read_manifest(path)["sha256"].encode()
+    artifacts.manifest_path(path).write_bytes(content.replace(b"%s", digest))
+    found = cpp.probe("manifest", path)
+    assert found.code == 1, found
+    assert f"{artifacts.manifest_path(path)} is not a manifest: {reason}" in found.err
+    assert len(found.err) < 500 + len(str(path)), "what is quoted of a file is short"
+    assert "json.exception" not in found.err
+
+
+def test_a_manifest_that_is_too_large_is_not_read(cpp: Probe, tmp_path: Path):
+    path = described(tmp_path)
+    with artifacts.manifest_path(path).open("r+b") as file:
+        file.truncate((64 << 20) + 1)
+    found = cpp.probe("manifest", path)
+    assert (found.code, "is not a manifest: too large" in found.err) == (1, True), found
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a.png", "a.png"), ("ä é 画像 😀", "ä é 画像 😀"), ("a\tb\nc\rd", "a\\tb\\nc\\rd"),
+        ("\x1b[31m\x7f", "\\x1b[31m\\x7f"), ("\x9b", "\\x9b"),
+        ("\u202egnp.exe\u2066", "\\u202egnp.exe\\u2066"), ("\u2028\ufeff", "\\u2028\\ufeff"),
+        ("\udcff\udc80", "\\udcff\\udc80"), ("\U000e0001", "\\U000e0001"),
+    ],
+    ids=ascii,
+)  # fmt: skip
+def test_names_are_shown_without_what_a_terminal_obeys(cpp: Probe, name: str, shown: str):
+    assert cpp.probe("printable", listed=[name]).out == shown + "\n"
 
 
 def test_numbers_are_written_as_python_writes_them(cpp: Probe):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from engines.golden import Golden
-from hemf import artifacts
-from hemf.errors import BadInputError
-from hemf.model_output import ModelOutput
-from hemf_export.description import Description
+from hemf_export.engines.golden import Golden
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.model_output import ModelOutput
+from hemf_export.models.description import Description
 from tests.engines.cpp_images import picture
 from tests.engines.cpp_probe import Probe
 from tests.engines.test_cpp_manifest import described
@@ -41,7 +41,7 @@ def test_class_and_probabilities_are_pythons_to_the_last_digit(cpp: Probe, tmp_p
     raw = OUTPUTS[kind].astype(np.float32)
     raw.tofile(tmp_path / "raw")
     path = described(tmp_path, classes=names(kind), output_type=kind)
-    found = cpp.probe("predict", path, tmp_path / "raw", "json", 1, 3, *[image] * len(raw))
+    found = cpp.probe("predict", path, tmp_path / "raw", "json", 1, *[image] * len(raw))
     assert found.code == 0, found.err
     predictions = json.loads(found.out)["predictions"]
     output = ModelOutput(kind)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemf import artifacts
-from hemf.images import Preprocess, decode
+from hemf_export.files import artifacts
+from hemf_export.images.images import Preprocess, decode
 from tests.engines import cpp_build, cpp_images
 from tests.engines.cpp_images import picture
 from tests.engines.cpp_probe import Probe

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.golden import Golden
-from hemf import artifacts
-from hemf.errors import BadInputError
-from hemf.images import Preprocess, decode
-from hemf.model_input import ModelInput, SourceSize
-from hemf_export.description import Description
+from hemf_export.cli.flags import in_flags
+from hemf_export.engines.golden import Golden
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess, decode
+from hemf_export.images.model_input import ModelInput, SourceSize
+from hemf_export.models.description import Description
 from tests.engines import cpp_images
 from tests.engines.cpp_images import picture
 from tests.engines.cpp_probe import Probe
@@ -77,7 +78,7 @@ def test_a_size_without_sense_is_refused_as_python_refuses_it(cpp: Probe, tmp_pa
     assert found.code == 1
     assert "doesn't tell classes and preprocessing" in found.err
     if "A source size is" in python.value.message and value != [10**12, 1]:  # the last is no number of C's
-        assert found.err == f"{python.value.message}\n{python.value.hint}\n"
+        assert found.err == f"{python.value.message}\n{in_flags(str(python.value.hint))}\n"
     else:
         assert "source_size" in found.err
 
@@ -105,7 +106,7 @@ def test_images_of_another_size_are_all_named_in_pythons_words(cpp: Probe, tmp_p
     path = described(tmp_path, **RAW)
     found = cpp.probe("fed", path, listed=paths)
     assert (found.code, found.out) == (1, ""), "none is fed"
-    assert found.err == f"{python.value.message}\n{python.value.hint}\n"
+    assert found.err == f"{python.value.message}\n{in_flags(str(python.value.hint))}\n"
 
 
 def test_images_that_do_not_decode_are_named_before_those_of_another_size(cpp: Probe, tmp_path: Path):
@@ -141,7 +142,7 @@ def test_what_hemf_predict_prints_is_what_python_prints(cpp: Probe, tmp_path: Pa
     logits = np.random.default_rng(0).normal(0, 3, (len(paths), len(LOGITS[0]))).astype(np.float32)
     logits.tofile(tmp_path / "logits")
     path = described(tmp_path, **RAW)
-    found = cpp.probe("predict", path, tmp_path / "logits", "json", 1, 3, *paths)
+    found = cpp.probe("predict", path, tmp_path / "logits", "json", 1, *paths)
     assert found.code == 0, found.err
     top = [one["class"] for one in json.loads(found.out)["predictions"]]
     classes = artifacts.read_manifest(path)["classes"]

@@ -11,10 +11,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from engines import backends, build, targets
-from engines.batches import BatchProfile
-from engines.options import BuildOptions
-from hemf.errors import BadInputError, MissingCapabilityError, UsageError
+from hemf_export.engines import backends, build, targets
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files.errors import BadInputError, MissingCapabilityError, UsageError
+from tests.conftest import Recorder
 
 
 def test_profiles():
@@ -47,13 +48,13 @@ def make(graph: Path, output: Path, **changes: object) -> build.Engine:
 
 def test_a_real_engine_with_its_manifest(tmp_path):
     pytest.importorskip("tensorrt_rtx")
-    phases: list[str] = []
+    progress = Recorder()
     done = make(
         tiny_graph(tmp_path / "m.onnx"), tmp_path / "m.engine",
-        progress=lambda phase, step, steps: phases.append(phase), fields={"classes": ["a"]},
+        progress=progress, fields={"classes": ["a"]},
     )  # fmt: skip
     assert done.path.stat().st_size > 1000
-    assert phases
+    assert progress.moves
     manifest = json.loads((tmp_path / "m.engine.json").read_text())
     assert manifest["classes"] == ["a"]
     assert manifest["backend_version"] == done.version
@@ -64,7 +65,7 @@ def test_float32_on_turing_is_refused_with_the_way_out(tmp_path):
     (tmp_path / "m.engine").write_bytes(b"old")
     with pytest.raises(BadInputError, match="the_node") as refused:
         make(tiny_graph(tmp_path / "m.onnx", np.float32), tmp_path / "m.engine")
-    assert "--fp16" in str(refused.value.hint)
+    assert "`precision='fp16'`" in str(refused.value.hint)
     assert (tmp_path / "m.engine").read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.engine", "m.onnx"]
 

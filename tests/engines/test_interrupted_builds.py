@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from engines import preflight
-from engines.machine import Machine
-from hemf import artifacts
+from hemf_export.engines import preflight
+from hemf_export.engines.machine import Machine
+from hemf_export.files import artifacts
 from tests.conftest import PROJECT
 from tests.engines.test_engines import tiny_graph
 
@@ -22,12 +22,20 @@ pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this p
 
 BUILD = """
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from engines import build, targets
-from engines.options import BuildOptions
+from hemf_export.engines import build, targets
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files.progress import Silent
+class Told(Silent):
+    @contextmanager
+    def task(self, *told):
+        yield self
+    def update(self, *told):
+        print(told, flush=True)
 build.build_engine(
     Path(sys.argv[1]), Path(sys.argv[2]), backend="tensorrt-rtx", target=targets.find("t4"), options=BuildOptions(),
-    fields={"builder": sys.argv[3]}, progress=lambda *told: print(told, flush=True),
+    fields={"builder": sys.argv[3]}, progress=Told(),
 )
 """
 
@@ -39,11 +47,12 @@ def start(graph: Path, output: Path, name: str, **environment: str) -> subproces
     )  # fmt: skip
 
 
+@pytest.mark.extended
 def test_two_builds_of_one_output_at_once_leave_one_whole_engine(tmp_path):
     graph, output = tiny_graph(tmp_path / "m.onnx"), tmp_path / "m.engine"
     builds = [start(graph, output, name) for name in ("first", "second")]
     for running in builds:
-        assert running.communicate(timeout=120)[1] == ""
+        assert running.communicate(timeout=240)[1] == ""
         assert running.returncode == 0
     manifest = artifacts.read_manifest(output)
     assert manifest is not None, "it describes the very file"
@@ -53,6 +62,7 @@ def test_two_builds_of_one_output_at_once_leave_one_whole_engine(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.engine", "m.engine.json", "m.onnx"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("wait_for", ["worker", "build"])
 def test_kill_9_in_the_middle_leaves_everything_as_it_was(tmp_path, wait_for):
     work, scratch = tmp_path / "work", tmp_path / "scratch"
@@ -75,7 +85,7 @@ def test_kill_9_in_the_middle_leaves_everything_as_it_was(tmp_path, wait_for):
     running.communicate()
 
 
-def _until(true: object, timeout_s: float = 60) -> None:
+def _until(true: object, timeout_s: float = 240) -> None:
     end = time.monotonic() + timeout_s
     while not true():  # type: ignore[operator]
         assert time.monotonic() < end, "it takes too long"

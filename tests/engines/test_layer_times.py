@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from engines import census, layer_times, runtime
-from engines.census import Rates
-from engines.kernels import Kernel
-from hemf.errors import BadInputError, HemfError
+from hemf_export.engines import census, layer_times, runtime
+from hemf_export.engines.census import Rates
+from hemf_export.engines.kernels import Kernel
+from hemf_export.files.errors import BadInputError, HemfError
 from tests.engines import fake_tensorrt as fake
 from tests.engines.test_census import SLOW, WHERE, addition, product, tensor
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from engines import layers, runtime
-from engines.layers import Layer
+from hemf_export.engines import layers, runtime
+from hemf_export.engines.layers import Layer
 from tests.engines import fake_tensorrt as fake
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines import backends, machine
+from hemf_export.engines import backends, machine
 from tests.engines import fake_tensorrt as fake
 
 

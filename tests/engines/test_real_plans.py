@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engines import plan_header, preflight
-from engines.machine import Machine
-from hemf import artifacts
-from hemf.errors import BadInputError, MissingCapabilityError
+from hemf_export.cli.flags import in_flags
+from hemf_export.engines import plan_header, preflight
+from hemf_export.engines.machine import Machine
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, MissingCapabilityError
 from tests.engines.test_engines import make, tiny_graph
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
@@ -55,7 +56,9 @@ def test_another_gpu_or_version_is_exit_4_with_the_command_that_rebuilds(built, 
     assert isinstance(refusal, MissingCapabilityError)
     assert found in refusal.message
     target = "t4" if gpu == (7, 5) else f"sm_{gpu[0]}{gpu[1]}"
-    assert f"hemf-export trt m.onnx --target {target} --backend tensorrt-rtx --batch 1:2:4" in str(refusal.hint)
+    assert f"hemf-export trt m.onnx --target {target} --backend tensorrt-rtx --batch 1:2:4" in in_flags(
+        str(refusal.hint)
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from calibration.session import Session
-from engines import runtime
-from hemf.errors import BadInputError, MissingCapabilityError
+from hemf_export.calibration.session import Session
+from hemf_export.engines import runtime
+from hemf_export.files.errors import BadInputError, MissingCapabilityError
 from tests.engines import fake_tensorrt as fake
 
 
@@ -137,7 +137,7 @@ def test_a_changed_byte_is_refused_before_tensorrt_sees_it(tmp_path, tensorrt):
 
 def test_a_plan_without_a_manifest_needs_trust_and_is_tried_in_a_child_first(tmp_path, tensorrt):
     path = fake.engine(fake.classifier(tmp_path / "m.onnx"), manifest=False)
-    with pytest.raises(BadInputError, match="--trust"):
+    with pytest.raises(BadInputError, match="`trust`"):
         fake.load(path)
     tried: list[Path] = []
     tensorrt.setattr(runtime, "_try_in_a_child", lambda plan, backend: tried.append(plan))

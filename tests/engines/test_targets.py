@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
-from engines import chips, targets
-from engines.chips import Abilities
-from hemf.errors import UsageError
-from tests.conftest import PROJECT
+from hemf_export.engines import chips, targets
+from hemf_export.engines.chips import Abilities
+from hemf_export.files.errors import UsageError
+from tests.engines import test_tensorrt_names
 
 CAPABILITIES = {
     "t4": (7, 5),
@@ -105,7 +103,6 @@ def test_abilities_by_compute_capability(capability, expected):
 
 def test_tensorrt_rtx_has_no_name_for_hopper_and_orin():
     """As `abilities` says; engines for these need TensorRT, on the GPU itself."""
-    names = json.loads((PROJECT / "tests/engines/tensorrt_names.json").read_text())
-    known = names["tensorrt-rtx 1.7"]["ComputeCapability"]
+    known = test_tensorrt_names.STUBS["tensorrt-rtx"]["ComputeCapability"]
     unknown = {name for name, target in targets.TARGETS.items() if target.sm.replace("_", "").upper() not in known}
     assert unknown == {"orin", "h100", "h200"}

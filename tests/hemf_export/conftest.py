@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 
-from hemf import artifacts
-from hemf_export import onnx_export, precision, runners
-from tests.conftest import Made, Quiet, once, write_class_folders
+from hemf_export.export import onnx_export
+from hemf_export.files import artifacts
+from hemf_export.models import runners
+from hemf_export.precision import quantize
+from tests.conftest import Made, once, write_class_folders
 from tests.engines import cpp_build
 from tests.engines.cpp_probe import Probe
 
@@ -28,36 +31,59 @@ def copies(made: Made, tmp_path: Path) -> Made:
     return Made(tmp_path, *(tmp_path / path.name for path in (made.checkpoint, made.onnx, made.half)))
 
 
+@pytest.fixture
+def exported_before(made: Made, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The checkpoint of `made`, whose graph is there at once, for what comes after it."""
+    monkeypatch.setattr(onnx_export, "export_graph", lambda *_: ir.load(made.onnx))
+    return made.checkpoint
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders with five images each."""
-    return write_class_folders(tmp_path_factory.mktemp("images"), 5, seed=3)
+    return once(tmp_path_factory, "images", lambda root: write_class_folders(root, 5, seed=3))
 
 
 @pytest.fixture(scope="session")
 def trained(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The ONNX file of a tiny network that learned to tell the pictures apart, beside its checkpoint."""
+    """The ONNX file of a third of the network, which learned to tell the pictures apart, beside its checkpoint."""
+    return exported(tmp_path_factory, "trained", trained_checkpoint)
 
+
+@pytest.fixture(scope="session")
+def whole_trained(whole_trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of a network with every kind of block, beside its checkpoint."""
+    return exported(tmp_path_factory, "whole_trained", whole_trained_checkpoint)
+
+
+def exported(factory: pytest.TempPathFactory, name: str, checkpoint: Path) -> Path:
     def make(folder: Path) -> None:
-        shutil.copy(trained_checkpoint, folder / "best.pt")
+        shutil.copy(checkpoint, folder / "best.pt")
         onnx_export.export(folder / "best.pt", folder / "best.onnx", onnx_export.Options())
 
-    return once(tmp_path_factory, "trained", make) / "best.onnx"
+    return once(factory, name, make) / "best.onnx"
 
 
 @pytest.fixture(scope="session")
 def int8(trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An INT8 file of the trained network, beside copies of all that it was made from; no budget, so quickly made."""
+    return quantized_beside(tmp_path_factory, "int8", trained, pictures)
 
+
+@pytest.fixture(scope="session")
+def whole_int8(whole_trained: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An INT8 file of the network with every kind of block, beside copies of all that it was made from."""
+    return quantized_beside(tmp_path_factory, "whole_int8", whole_trained, pictures)
+
+
+def quantized_beside(factory: pytest.TempPathFactory, folder_name: str, trained: Path, pictures: Path) -> Path:
     def make(folder: Path) -> None:
         for name in ("best.pt", trained.name, artifacts.manifest_path(trained).name):
             shutil.copy(trained.parent / name, folder)
         source, output = folder / trained.name, folder / "best.int8.onnx"
-        precision.make(
-            precision.Request(source, "int8", pictures, count=12, judges=12, method="max", output=output), Quiet()
-        )
+        quantize.make(quantize.Request(source, "int8", pictures, count=12, judges=12, method="max", output=output))
 
-    return once(tmp_path_factory, "int8", make) / "best.int8.onnx"
+    return once(factory, folder_name, make) / "best.int8.onnx"
 
 
 def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:

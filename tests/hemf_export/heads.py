@@ -11,8 +11,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from hemf import folders
-from hemf.images import Preprocess
+from hemf_export.images import folders
+from hemf_export.images.images import Preprocess
 from tests.calibration.classifiers import node, normal
 
 SIDE, FEATURES = 32, 16

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hemf import checkpoint, published
-from hemf.folders import LabelledImages
-from hemf_export import ablation_report
+from hemf_export.checkpoints import checkpoint
+from hemf_export.cli import ablation_report
+from hemf_export.images.folders import LabelledImages
+from hemf_export.networks import published
+from hemf_export.train import ablation, configurations, run_checkpoints
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.run import Images, Options
 from tests.conftest import write_class_folders
-from train import ablation, configurations, run_checkpoints
-from train.recipe import Recipe
-from train.run import Images, Options
 
 TRAINING = ["--model", "hemf-tiny", "--image-size", "32", "--batch-size", "8", "--learning-rate", "1e-3"]
 SHORT = [*TRAINING, "--epochs", "2"]
@@ -33,7 +34,7 @@ def shallow(monkeypatch):
     """Networks of one block a stage: quicker, and as right here."""
     import dataclasses
 
-    from hemf import config
+    from hemf_export.networks import config
 
     sizes = {name: dataclasses.replace(size, elf_depth=1, egf_depth=1) for name, size in config.SIZES.items()}
     monkeypatch.setattr(config, "SIZES", sizes)
@@ -192,7 +193,7 @@ def test_an_unknown_key_in_the_list_is_exit_2_with_the_nearest(image_data, tmp_p
 
 
 def test_it_takes_every_option_of_a_training_that_is_not_each_runs_own():
-    from hemf_export.commands.ablate import command
+    from hemf_export.cli.commands.ablate import command
 
     names = {parameter.name for parameter in command.params}
     wanted = {*Recipe().to_dict(), *Options.__dataclass_fields__} - {"variant", "resume"}

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from hemf_export import cli, console
-from train.recipe import Recipe
-from train.recipe_file import NAMED
+from hemf_export import cli
+from hemf_export.cli import console
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.recipe_file import NAMED
 
 
 def test_help_imports_nothing_heavy():
@@ -54,7 +55,7 @@ def test_a_misspelt_command_is_exit_2_with_the_nearest(run_cli):
     ids=["defect", "Ctrl-C", "memory"],
 )
 def test_whatever_escapes_has_its_exit_code(run_cli, monkeypatch, raised, code, tmp_path):
-    from hemf import checkpoint
+    from hemf_export.checkpoints import checkpoint
 
     def fail(*_: object, **__: object) -> None:
         raise raised
@@ -105,7 +106,7 @@ def test_info_of_nothing_known(run_cli):
 
 
 def test_train_has_a_flag_for_each_field_of_the_recipe_with_its_default():
-    from hemf_export.commands.train import command
+    from hemf_export.cli.commands.train import command
 
     flags = {parameter.name: parameter.default for parameter in command.params}
     fields = Recipe().to_dict()

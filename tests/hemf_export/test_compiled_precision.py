@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 import zstandard
 
-from engines.census import Census
-from engines.kernels import Kernel, Tensor
-from hemf import artifacts
-from hemf.errors import BadInputError, CheckFailedError
-from hemf_export import census_text, compiled_engines, compiled_precision
+from hemf_export.engines.census import Census
+from hemf_export.engines.kernels import Kernel, Tensor
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, CheckFailedError
+from hemf_export.pages import census_text
+from hemf_export.precision import compiled_engines, compiled_precision
 from tests.conftest import once
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
@@ -28,35 +29,43 @@ BROKEN = "are computed in half by the engine"
 
 
 @dataclasses.dataclass(frozen=True)
-class Engines:
-    """Of one INT8 file: for sm_75, whose convolutions TensorRT-RTX computes in half, and for sm_86."""
+class Built:
+    """An engine in a folder of its own, with the INT8 file and all that this was made from; what `trt` said."""
 
     folder: Path
     graph: Path
-    t4: Path
-    a10: Path
+    engine: Path
     said: str
 
 
 @pytest.fixture(scope="module")
-def engines(int8: Path, tmp_path_factory: pytest.TempPathFactory) -> Engines:
+def t4(int8: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """For sm_75, whose convolutions TensorRT-RTX computes in half."""
+    return build(int8, "t4", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def a10(int8: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """For sm_86, which has convolutions in INT8."""
+    return build(int8, "a10", tmp_path_factory)
+
+
+def build(int8: Path, target: str, factory: pytest.TempPathFactory) -> Built:
     def make(folder: Path) -> None:
         for path in int8.parent.iterdir():
             shutil.copy(path, folder)
-        for target in ("t4", "a10"):
-            command = ["trt", folder / int8.name, "--target", target, "--golden", "0", "--batch", "1:2:4"]
-            done = subprocess.run(
-                [sys.executable, "-m", "hemf_export.cli", *map(str, command)],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
-            folder.joinpath(f"{target}.said").write_text(done.stderr + done.stdout)
+        command = ["trt", folder / int8.name, "--target", target, "--golden", "0", "--batch", "1:2:4"]
+        done = subprocess.run(
+            [sys.executable, "-m", "hemf_export", *map(str, command)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        folder.joinpath("said").write_text(done.stderr + done.stdout)
 
-    folder = once(tmp_path_factory, "compiled", make)
-    t4, a10 = (folder / f"best.int8.{target}.engine" for target in ("t4", "a10"))
-    return Engines(folder, folder / int8.name, t4, a10, (folder / "t4.said").read_text())
+    folder = once(factory, f"compiled-{target}", make)
+    return Built(folder, folder / int8.name, folder / f"best.int8.{target}.engine", (folder / "said").read_text())
 
 
 def manifest(path: Path) -> dict[str, Any]:
@@ -65,8 +74,8 @@ def manifest(path: Path) -> dict[str, Any]:
     return found
 
 
-def test_trt_names_the_products_that_the_engine_computes_in_half(engines):
-    said, found = " ".join(engines.said.split()), manifest(engines.t4)["compiled_precision"]
+def test_trt_names_the_products_that_the_engine_computes_in_half(t4):
+    said, found = " ".join(t4.said.split()), manifest(t4.engine)["compiled_precision"]
     assert BROKEN in said
     assert all(one["operator"] == "Conv" and one["computed_in"] == "fp16" for one in found["broken"])
     assert found["promised_int8_products"] == found["int8_products"] + len(found["broken"]) + len(found["unlisted"])
@@ -74,25 +83,26 @@ def test_trt_names_the_products_that_the_engine_computes_in_half(engines):
     assert 0 < found["share_of_multiply_adds"] < found["promised_share_of_multiply_adds"]
     share, promised = (found[name] for name in ("share_of_multiply_adds", "promised_share_of_multiply_adds"))
     assert f"{share:.1%} of the multiply-adds as compiled (the file has {promised:.1%})" in said
-    summary = manifest(engines.t4)["census"]
+    summary = manifest(t4.engine)["census"]
     assert f"{summary['kernels']} kernels, " in said
     blocks = {one["block"] for one in found["broken"]}
     assert blocks
     assert blocks <= set(summary["by_block"])
 
 
-def test_for_a_gpu_with_int8_convolutions_the_promise_is_kept(engines):
-    found = manifest(engines.a10)["compiled_precision"]
+@pytest.mark.extended
+def test_for_a_gpu_with_int8_convolutions_the_promise_is_kept(t4, a10):
+    found = manifest(a10.engine)["compiled_precision"]
     assert found["broken"] == found["unlisted"] == []
     assert found["int8_products"] == found["promised_int8_products"]
     assert found["share_of_multiply_adds"] == found["promised_share_of_multiply_adds"]
-    assert BROKEN not in (engines.folder / "a10.said").read_text()
-    assert manifest(engines.a10)["census"]["products"]["int8"] > manifest(engines.t4)["census"]["products"]["int8"]
+    assert BROKEN not in a10.said
+    assert manifest(a10.engine)["census"]["products"]["int8"] > manifest(t4.engine)["census"]["products"]["int8"]
 
 
-def test_strict_precision_is_exit_3_and_writes_nothing(engines, run_cli, tmp_path):
+def test_strict_precision_is_exit_3_and_writes_nothing(t4, run_cli, tmp_path):
     output = tmp_path / "engine"
-    code, out, err = run_cli("trt", engines.graph, "-o", output, "--golden", "0", "--strict-precision", "--json")
+    code, out, err = run_cli("trt", t4.graph, "-o", output, "--golden", "0", "--strict-precision", "--json")
     assert code == 3, err
     assert list(tmp_path.iterdir()) == []
     report = json.loads(out)
@@ -102,21 +112,22 @@ def test_strict_precision_is_exit_3_and_writes_nothing(engines, run_cli, tmp_pat
         """What a kernel is called may differ from build to build."""
         return [{name: value for name, value in one.items() if name != "kernel"} for one in broken]
 
-    shipped = manifest(engines.t4)["compiled_precision"]["broken"]
+    shipped = manifest(t4.engine)["compiled_precision"]["broken"]
     assert without_kernels(report["broken"]) == without_kernels(shipped), "all of them"
 
 
-def test_strict_precision_lets_an_engine_through_that_keeps_it(engines, run_cli, tmp_path):
+@pytest.mark.extended
+def test_strict_precision_lets_an_engine_through_that_keeps_it(t4, run_cli, tmp_path):
     output = tmp_path / "kept.engine"
     code, _, err = run_cli(
-        "trt", engines.graph, "-o", output, "--target", "sm_86", "--batch", "1", "--golden", "0", "--strict-precision"
+        "trt", t4.graph, "-o", output, "--target", "sm_86", "--batch", "1", "--golden", "0", "--strict-precision"
     )
     assert code == 0, err
     assert output.is_file()
 
 
-def test_inspect_shows_blocks_kinds_and_what_is_broken_without_a_gpu(engines, run_cli):
-    _, out, err = run_cli("inspect", engines.t4)
+def test_inspect_shows_blocks_kinds_and_what_is_broken_without_a_gpu(t4, run_cli):
+    _, out, err = run_cli("inspect", t4.engine)
     text = " ".join((out + err).split())
     assert BROKEN in text
     assert "precision as compiled" in out
@@ -127,13 +138,13 @@ def test_inspect_shows_blocks_kinds_and_what_is_broken_without_a_gpu(engines, ru
     assert "gemm in int8" in out
     assert "a twin, built for batch 2 alone and not shipped" in text
     assert "in launch order" not in out
-    _, out, _ = run_cli("inspect", engines.t4, "--layers")
+    _, out, _ = run_cli("inspect", t4.engine, "--layers")
     assert "kernels, in launch order" in out
     assert "kernels of the twin for batch 2 alone" in out
 
 
-def test_inspect_gives_programs_every_kernel(engines, run_cli):
-    _, out, _ = run_cli("inspect", engines.t4, "--layers", "--json")
+def test_inspect_gives_programs_every_kernel(t4, run_cli):
+    _, out, _ = run_cli("inspect", t4.engine, "--layers", "--json")
     found = json.loads(out)
     census = found["manifest"]["census"]
     assert "lists" not in census, "packed lists are for the manifest alone"
@@ -141,13 +152,13 @@ def test_inspect_gives_programs_every_kernel(engines, run_cli):
     assert {kernel["block"] or "other" for kernel in found["kernels"]} == set(census["by_block"])
     counted = [kernel for kernel in found["kernels"] if kernel["product_type"] == "int8"]
     assert len(counted) == census["products"]["int8"]
-    _, out, _ = run_cli("inspect", engines.t4, "--json")
+    _, out, _ = run_cli("inspect", t4.engine, "--json")
     assert "kernels" not in json.loads(out)
 
 
-def test_an_engine_built_without_a_census_is_still_inspected(engines, run_cli, tmp_path):
-    engine = Path(shutil.copy(engines.t4, tmp_path))
-    known = manifest(engines.t4)
+def test_an_engine_built_without_a_census_is_still_inspected(t4, run_cli, tmp_path):
+    engine = Path(shutil.copy(t4.engine, tmp_path))
+    known = manifest(t4.engine)
     old = {name: value for name, value in known.items() if name not in ("census", "compiled_precision")}
     artifacts.write_json(artifacts.manifest_path(engine), old)
     for arguments in ((), ("--layers",)):
@@ -166,9 +177,9 @@ def test_an_engine_built_without_a_census_is_still_inspected(engines, run_cli, t
     ],
     ids=str,
 )  # fmt: skip
-def test_a_manifest_with_a_damaged_census_is_told_and_stops_nothing(engines, run_cli, tmp_path, damage):
-    engine = Path(shutil.copy(engines.t4, tmp_path))
-    artifacts.write_json(artifacts.manifest_path(engine), {**manifest(engines.t4), **damage})
+def test_a_manifest_with_a_damaged_census_is_told_and_stops_nothing(t4, run_cli, tmp_path, damage):
+    engine = Path(shutil.copy(t4.engine, tmp_path))
+    artifacts.write_json(artifacts.manifest_path(engine), {**manifest(t4.engine), **damage})
     code, _, err = run_cli("inspect", engine, "--layers")
     assert code in (0, 4), err
     assert "can't be read" in " ".join(err.split())
@@ -176,52 +187,52 @@ def test_a_manifest_with_a_damaged_census_is_told_and_stops_nothing(engines, run
     assert compiled_engines.read(engine) is None
 
 
-def test_a_bundle_tells_it_in_its_index_its_card_and_on_the_way(engines, run_cli, tmp_path):
+def test_a_bundle_tells_it_in_its_index_its_card_and_on_the_way(t4, run_cli, tmp_path):
     path = tmp_path / "b.tar.zst"
-    code, _, err = run_cli("bundle", engines.t4, "-o", path, "--no-cpp", "--golden", "0", "--json")
+    code, _, err = run_cli("bundle", t4.engine, "-o", path, "--no-cpp", "--golden", "0", "--json")
     assert code == 0, err
     assert BROKEN in " ".join(err.split())
     with zstandard.open(path, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
         files = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
     (model,) = json.loads(files["bundle.json"])["models"]
-    assert model["census"]["kernels"] == manifest(engines.t4)["census"]["kernels"]
+    assert model["census"]["kernels"] == manifest(t4.engine)["census"]["kernels"]
     assert model["compiled_precision"]["broken"]
     card = files["MODEL_CARD.md"].decode()
     assert f"was compiled to {model['census']['kernels']} kernels" in card
     assert BROKEN in card
-    staged = json.loads(files[f"models/{engines.t4.name}.json"])
-    assert Census.from_dict(staged["census"]) == Census.from_dict(manifest(engines.t4)["census"]), "the whole list"
+    staged = json.loads(files[f"models/{t4.engine.name}.json"])
+    assert Census.from_dict(staged["census"]) == Census.from_dict(manifest(t4.engine)["census"]), "the whole list"
 
 
-def test_a_verification_of_the_graph_tells_of_its_engines(engines, run_cli, folder, tmp_path):
+def test_a_verification_of_the_graph_tells_of_its_engines(t4, run_cli, folder, tmp_path):
     page = tmp_path / "page.html"
     code, out, err = run_cli(
-        "verify", engines.graph, "--data", folder, "--reference", engines.folder / "best.pt", "--max-drop", "100",
+        "verify", t4.graph, "--data", folder, "--reference", t4.folder / "best.pt", "--max-drop", "100",
         "--min-agreement", "0", "--max-logit-diff", "1000", "--max-recall-drop", "100", "--json", "--report", page,
     )  # fmt: skip
     assert code == 0, err
     (candidate,) = json.loads(out)["candidates"]
-    assert [engine["file"] for engine in candidate["engines"]] == [engines.a10.name, engines.t4.name]
+    assert [engine["file"] for engine in candidate["engines"]] == [t4.engine.name]
     text = page.read_text(encoding="utf-8")
     assert "Kernels of the engines" in text
     assert BROKEN in text
-    assert f'candidates/0/engines/1/census/kernels">{candidate["engines"][1]["census"]["kernels"]}<' in text
+    assert f'candidates/0/engines/0/census/kernels">{candidate["engines"][0]["census"]["kernels"]}<' in text
 
 
-def test_the_roofline_counts_the_kernels_of_an_engine_for_that_gpu(engines, run_cli, monkeypatch):
+def test_the_roofline_counts_the_kernels_of_an_engine_for_that_gpu(t4, run_cli, monkeypatch):
     def floors(target: str) -> dict[int, dict[str, Any]]:
         code, out, err = run_cli(
-            "bench", engines.graph, "--runners", "ort-cpu", "--seconds", "0.1", "--batch", "1,2", "--no-memory",
+            "bench", t4.graph, "--runners", "ort-cpu", "--seconds", "0.1", "--batch", "1,2", "--no-memory",
             "--target", target, "--json",
         )  # fmt: skip
         assert code == 0, err
         found = json.loads(out)["roofline"]["floors"]
         return {floor["batch"]: floor for floor in found if floor["precision"] == "int8"}
 
-    census = Census.from_dict(manifest(engines.t4)["census"])
+    census = Census.from_dict(manifest(t4.engine)["census"])
     compiled = floors("t4")
-    assert compiled[2]["source"] == f"{engines.t4.name}, as compiled"
-    assert compiled[1]["source"] == f"{engines.t4.name}, as compiled for 2"
+    assert compiled[2]["source"] == f"{t4.engine.name}, as compiled"
+    assert compiled[1]["source"] == f"{t4.engine.name}, as compiled for 2"
     assert compiled[2]["kernels"] == census.launches
     assert compiled[2]["moved_bytes"] == census.moved_bytes
     assert compiled[2]["operations"]["fp16"] == 2 * census.multiply_adds["fp16"]
@@ -229,7 +240,7 @@ def test_the_roofline_counts_the_kernels_of_an_engine_for_that_gpu(engines, run_
     assert floors("rtx-20")[2]["kernels"] == census.launches, "of the same compute capability"
     assumed = floors("l4")
     assert assumed[2]["kernels"] is None
-    assert assumed[2]["source"] == engines.graph.name
+    assert assumed[2]["source"] == t4.graph.name
     assert assumed[2]["operations"].keys() == {"int8", "fp16"}
 
 

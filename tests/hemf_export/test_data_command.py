@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hemf_export.train.datasets import checks, split_file
 from tests.conftest import CLASSES, write_class_folders
 from tests.train.datasets import downloads
-from train.datasets import checks, split_file
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import torch
 from scipy.special import softmax
 from sklearn import metrics
 
-from hemf import checkpoint
+from hemf_export.checkpoints import checkpoint
+from hemf_export.metrics.percentage import percentage
 from tests.conftest import CLASSES, Made, tiny_checkpoint, write_class_folders
 from tests.hemf_export.conftest import no_inference
 
@@ -30,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plots that nobody looks at take seconds."""
-    monkeypatch.setattr("train.figures.encode", lambda figure, kind: b"")
+    monkeypatch.setattr("hemf_export.train.figures.encode", lambda figure, kind: b"")
 
 
 def labels_and_probabilities(folder: Path, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -103,7 +104,7 @@ def test_the_folder_has_figures_plots_and_every_image(model: Path, folder: Path,
     np.testing.assert_allclose(found, shares, atol=1e-5)
     assert all((folder / row["image"]).is_file() for row in rows)
     values = json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"][0]["metrics"]
-    assert f"{values['accuracy']:.2%}" in out
+    assert percentage(values["accuracy"], values["images"]) in out
     assert f"{values['kappa']:.4f}" in out
     assert "next: hemf-export explain" in err
     wrong = {path.name for path, label, top in zip(
@@ -169,7 +170,7 @@ def test_folds_are_averaged_each_with_its_own_images(tmp_path: Path, run_cli, mo
     recalls = [one["by_class"]["dark"]["recall"] for one in found["models"]]
     assert found["mean"]["by_class"]["dark"]["recall"] == pytest.approx(statistics.mean(recalls))
     rows = [line.split() for line in out.splitlines()]
-    assert ["mean", f"{statistics.mean(scores['accuracy']):.2%}"] in [row[:2] for row in rows]
+    assert ["mean", f"{statistics.mean(scores['accuracy']):.0%}"] in [row[:2] for row in rows]
     names = [row[0] for row in rows if row]
     assert {"fold0/best.pt", "fold1/best.pt"} <= set(names), "a row for each, told apart"
     for number in (1, 2):

@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from hemf import artifacts, checkpoint
-from hemf.images import decode
-from hemf_export import explanation
-from tests.conftest import CLASSES, Made, tiny_checkpoint, write_images
+from hemf_export.checkpoints import checkpoint
+from hemf_export.evaluation import explanation
+from hemf_export.files import artifacts
+from hemf_export.images.images import decode
+from tests.conftest import CLASSES, TINY, Made, tiny_checkpoint, write_images
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.pt"
-    checkpoint.save(tiny_checkpoint(), path)
+    checkpoint.save(tiny_checkpoint(config=TINY), path)
     return path
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures that nobody looks at take seconds."""
-    monkeypatch.setattr("train.figures.encode", lambda figure, kind: b"")
+    monkeypatch.setattr("hemf_export.train.figures.encode", lambda figure, kind: b"")
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def explained(run_cli, *arguments: object) -> dict:
 def by_hooks(path: Path, label: int | None) -> tuple[np.ndarray, np.ndarray, int]:
     """Map, probabilities and class of an image, from the gradients of a whole pass, in float64; the formula as it is
     printed, in NumPy."""
-    saved = tiny_checkpoint()
+    saved = tiny_checkpoint(config=TINY)
     model = saved.model().double()
     kept = []
     model.fusion_stages[-1].register_forward_hook(lambda module, inputs, output: kept.append(output))

@@ -15,11 +15,12 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
-from calibration import graphs
-from hemf import folders
-from hemf.errors import CheckFailedError
-from hemf.images import Preprocess
-from hemf_export import onnx_file, written
+from hemf_export.calibration import graphs
+from hemf_export.export import written
+from hemf_export.files.errors import CheckFailedError
+from hemf_export.images import folders
+from hemf_export.images.images import Preprocess
+from hemf_export.models.onnx_file import OnnxFile
 from tests.calibration import classifiers
 from tests.calibration.test_opsets import CASES, classifier, node
 from tests.conftest import once
@@ -37,7 +38,7 @@ def shared_files(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
             location="theirs.onnx.data", size_threshold=0,
         )  # fmt: skip
         words = ["calibrate", folder / "theirs.onnx", "--images", pictures, "--precision", "fp16", "--no-cache"]
-        done = subprocess.run([sys.executable, "-m", "hemf_export.cli", *words], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "hemf_export", *words], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
 
     return once(tmp_path_factory, "files_of_others", make)
@@ -61,11 +62,12 @@ def logits(path: Path, images: Path, side: int) -> np.ndarray:
 
 def test_the_manifest_tells_of_the_emulation_and_of_the_file_itself(theirs, pictures):
     manifest = json.loads((theirs.parent / "theirs.fp16.onnx.json").read_text())
-    assert manifest["figures"]["float16_emulated"] is True
-    plain = manifest["file_as_written"]
-    assert (plain["images"], plain["finite"], plain["agreement"]) == (16, True, 1.0)
-    assert 0 <= plain["max_difference"] < 0.05
-    assert manifest["parent_sha256"] == manifest["checkpoint_sha256"] == onnx_file.sha256(theirs)
+    assert manifest["proof"]["float16_emulated"] is True
+    plain = manifest["proof"]["file_as_written"]
+    compared = plain["against_proven"]
+    assert (compared["images"], compared["finite"], compared["agreement"]) == (16, True, 1.0)
+    assert 0 <= compared["logit_difference"]["max"] < 0.05
+    assert manifest["parent_sha256"] == manifest["checkpoint_sha256"] == OnnxFile.open(theirs).content_sha256
 
 
 def test_the_float32_file_is_the_reference_of_verify_named_or_beside_it(theirs, pictures, run_cli, tmp_path):
@@ -76,7 +78,7 @@ def test_the_float32_file_is_the_reference_of_verify_named_or_beside_it(theirs, 
         found = json.loads(out)
         assert found["reference"]["file"] == "theirs.onnx"
         (candidate,) = found["candidates"]
-        assert candidate["file_as_written"]["agreement"] == 1
+        assert candidate["file_as_written"]["against_proven"]["agreement"] == 1
         assert candidate["stored"]["weights"]["compared"] > 4, "its weights are compared with the float32 file's"
 
 
@@ -115,9 +117,9 @@ def test_what_is_written_is_the_users_file(case, pictures, run_cli, tmp_path):
     onnx.save(classifier(opset, nodes, constants), tmp_path / "old.onnx")
     code, out, err = run_cli("calibrate", tmp_path / "old.onnx", *CONVERT, "--images", pictures, "--json")
     assert code == 0, err
-    figures = json.loads(out)["figures"]
+    figures = json.loads(out)["proof"]["figures"]
     exact, half = (logits(tmp_path / name, pictures, 32) for name in ("old.onnx", "old.fp16.onnx"))
-    assert np.abs(exact - half).max() <= max(0.01, 5 * figures["max_difference"])
+    assert np.abs(exact - half).max() <= max(0.01, 5 * figures["logit_difference"]["max"])
 
 
 def test_a_lift_to_another_meaning_is_told_before_any_calibration(pictures, run_cli, tmp_path, monkeypatch):
@@ -167,7 +169,8 @@ def test_a_dynamically_quantized_file_is_refused(pictures, run_cli, tmp_path):
 def test_a_written_file_with_other_logits_is_not_kept(theirs):
     images = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     exact = onnxruntime.InferenceSession(str(theirs)).run(None, {"x": images})[0]
-    assert written.check(theirs, "made.onnx", [images], exact, exact)["max_difference"] < 1e-5
+    plain = written.check(theirs, "made.onnx", [images], exact, exact)["against_proven"]
+    assert plain["logit_difference"]["max"] < 1e-5
     with pytest.raises(CheckFailedError, match=r"made\.onnx as written, in ONNX Runtime: its logits differ by"):
         written.check(theirs, "made.onnx", [images], exact + 1, exact + 1)
     (theirs.parent / "cut.onnx").write_bytes(theirs.read_bytes()[:-50])
@@ -250,7 +253,7 @@ def test_a_tensor_larger_than_memory_is_refused_by_its_shape(theirs, run_cli):
 
 
 def test_engines_say_the_names_of_their_own_tensors(theirs):
-    assert onnx_file.ends(theirs) == ("x", "logits")
+    assert OnnxFile.open(theirs).ends == ("x", "logits")
 
 
 def test_intermediate_files_go_where_the_engine_goes(theirs, run_cli, tmp_path):

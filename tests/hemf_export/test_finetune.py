@@ -13,14 +13,15 @@ import pytest
 import torch
 from onnx_ir.passes import common
 
-from calibration.emulation import of_file
-from calibration.session import Session
-from hemf import artifacts, checkpoint
-from hemf_export import onnx_file
-from hemf_export.finetuning_source import trained_initializers
+from hemf_export.calibration.emulation import of_file
+from hemf_export.calibration.session import Session
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import artifacts
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.precision.finetune import trained_initializers
+from hemf_export.train.graph_network import GraphNetwork
 from tests.conftest import CLASSES, tiny_checkpoint, write_images
-from tests.hemf_export.verify import faults
-from train.graph_network import GraphNetwork
+from tests.hemf_export.verification import faults
 
 QUICK = ["--epochs", "2", "--batch-size", "8", "--learning-rate", "1e-3"]
 
@@ -37,14 +38,14 @@ def shuffled(model: onnx.ModelProto) -> None:
     """The int8 weights of one product of the last block in another order: what it knew is lost, and nothing else."""
     generator = np.random.default_rng(0)
     for tensor in model.graph.initializer:
-        if tensor.name.startswith("fusion_stages.3.mlp.squeeze") and tensor.name.endswith("_int8"):
+        if tensor.name.startswith("local_steps.3.patches.projection") and tensor.name.endswith("_int8"):
             array = generator.permuted(onnx.numpy_helper.to_array(tensor).ravel()).reshape(tensor.dims)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
 
 
 def test_the_network_in_torch_computes_the_int8_file_and_not_the_float_one(quantized, int8, pictures):
     """A sound file is as near to the float one as float16 is to itself; one that lost a block's weights is not."""
-    described = onnx_file.read(int8)[1]
+    described = OnnxFile.open(int8).read_ours()[1]
     images = [described.preprocess.load(path) for path in sorted((pictures / "val").rglob("*.png"))[::4]]
     batch = described.preprocess.normalize(np.stack(images))
     faults.plant(quantized, quantized, shuffled)
@@ -58,8 +59,9 @@ def test_the_network_in_torch_computes_the_int8_file_and_not_the_float_one(quant
     assert np.median(np.abs(found - expected)) < 0.02 * np.median(np.abs(expected - exact))
 
 
-def test_what_is_trained_is_weights_and_no_table(int8):
-    model = ir.load(int8)
+@pytest.mark.extended
+def test_what_is_trained_is_weights_and_no_table(whole_int8):
+    model = ir.load(whole_int8)
     names = set(trained_initializers(model.graph))
     assert not [name for name in names if "tables" in name or name.endswith(("_scale", "_zero", "_scale_fp16"))]
     quantized = {name for name, value in model.graph.initializers.items() if value.dtype == ir.DataType.INT8}
@@ -82,12 +84,12 @@ def test_an_int8_file_that_lost_its_accuracy_gets_it_back(quantized, pictures, r
     made = json.loads(out)
     path = quantized.with_name("best.qat.int8.onnx")
     assert made["file"] == str(path)
-    tuned, figures = made["fine_tuning"], made["figures"]
+    tuned, figures = made["fine_tuning"], made["proof"]["figures"]
     assert tuned["before"]["accuracy"] < 0.7
     assert figures["accuracy"] > tuned["before"]["accuracy"] + 0.1
     assert (made["parent"], made["parent_sha256"]) == (quantized.name, artifacts.sha256(quantized))
     assert made["checkpoint_sha256"] == artifacts.sha256(quantized.with_name("best.pt"))
-    assert (made["precision"], made["held_out_images"]["images"]) == ("int8", 48)
+    assert (made["precision"], made["proof"]["images"]["images"]) == ("int8", 48)
     assert tuned["training_images"]["classes"] == dict.fromkeys(CLASSES, 16)
     assert [line["epoch"] for line in tuned["epochs"]] == [0, 1, 2]
     assert tuned["recipe"]["learning_rate"] == 1e-3
@@ -135,7 +137,7 @@ def test_a_file_for_a_cpu_keeps_its_kind(trained, pictures, tmp_path, run_cli):
     code, out, err = run_cli("finetune", made, "--data", pictures, *QUICK)
     assert code == 0, err
     path = tmp_path / "best.qat.int8-cpu.onnx"
-    assert onnx_file.read(path)[1].precision == "int8-cpu"
+    assert OnnxFile.open(path).read_ours()[1].precision == "int8-cpu"
     assert "best.qat.int8-cpu.onnx" in out
     assert "next: hemf-export verify" in err
     types = [{tensor.name: tensor.data_type for tensor in onnx.load(each).graph.initializer} for each in (made, path)]
@@ -157,7 +159,9 @@ def test_what_is_not_better_or_misses_the_budget_is_not_written(quantized, pictu
 
 
 def test_what_cannot_be_fine_tuned(quantized, trained, pictures, tmp_path, run_cli, monkeypatch):
-    monkeypatch.setattr("train.finetuning.finetune", lambda *_, **__: pytest.fail("refused before any work"))
+    monkeypatch.setattr(
+        "hemf_export.train.finetuning.finetune", lambda *_, **__: pytest.fail("refused before any work")
+    )
 
     def refused(*arguments: object, code: int = 1) -> str:
         found, _, err = run_cli("finetune", *arguments)

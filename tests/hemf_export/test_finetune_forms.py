@@ -10,17 +10,16 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from calibration import forms
-from calibration.emulation import emulate
-from calibration.fp16 import to_float16
-from calibration.graphs import parse
-from calibration.shapes import infer
-from hemf.errors import BadInputError
-from hemf_export.finetuning_source import trained_initializers
+from hemf_export.calibration import forms
+from hemf_export.calibration.emulation import emulate
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import infer, parse
+from hemf_export.files.errors import BadInputError
+from hemf_export.precision.finetune import trained_initializers
+from hemf_export.train.graph_network import GraphNetwork
 from tests.calibration.forms import blocks
 from tests.calibration.forms.blocks import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Builder
 from tests.calibration.forms.checks import images, run
-from train.graph_network import GraphNetwork
 
 
 def norm_and_depthwise() -> onnx.ModelProto:

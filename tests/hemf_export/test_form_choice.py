@@ -11,14 +11,14 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from calibration import forms
-from calibration.graphs import prepare
-from engines import census, targets
-from hemf import artifacts
-from hemf.errors import BadInputError
-from hemf.images import Preprocess
-from hemf_export import form_choice
-from hemf_export.description import Description
+from hemf_export.calibration import forms
+from hemf_export.calibration.graphs import prepare
+from hemf_export.engines import census, targets
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
+from hemf_export.models.description import Description
+from hemf_export.precision import form_choice
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 
@@ -135,6 +135,7 @@ def test_tune_is_of_a_graph_that_is_made(made, run_cli):
     assert "--tune" in err
 
 
+@pytest.mark.extended
 def test_what_was_tried_is_in_the_manifests(made, run_cli, tmp_path):
     code, out, err = run_cli(
         "trt", made.onnx, "--fp16", "--tune", "--batch", "1:1:1", "-o", tmp_path / "m.engine", "--json"

@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from hemf.errors import BadInputError
-from hemf_export import graph_source, onnx_file, value_bounds
-from hemf_export.graph_source import Assumptions
+from hemf_export.files.errors import BadInputError
+from hemf_export.models import graph_output, graph_source, onnx_file
+from hemf_export.models.graph_source import Assumptions
 from tests.calibration.classifiers import node
 from tests.hemf_export import heads
 from tests.hemf_export.heads import FLAT, Head
@@ -103,7 +103,7 @@ def test_bounds_of_one_operator(operator: str):
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
     )  # fmt: skip
-    assert value_bounds.of_outputs(helper.make_model(graph)) == [expected]
+    assert graph_output.output_bounds(helper.make_model(graph)) == [expected]
 
 
 def test_bounds_hold_of_random_graphs():
@@ -130,7 +130,7 @@ def test_bounds_hold_of_random_graphs():
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
         found = session.run(None, {"x": (random.standard_normal((2, 5)) * 4).astype(np.float32)})
-        for value, (low, high) in zip(found, value_bounds.of_outputs(model), strict=True):
+        for value, (low, high) in zip(found, graph_output.output_bounds(model), strict=True):
             finite = value[np.isfinite(value)]
             slack = 1e-4 * (1 + np.abs(finite))
             assert ((finite >= low - slack) & (finite <= high + slack)).all(), (trial, nodes)

@@ -8,9 +8,9 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.session import Session
-from hemf.errors import BadInputError
-from hemf_export import graph_writing
+from hemf_export.calibration.session import Session
+from hemf_export.export import graph_writing
+from hemf_export.files.errors import BadInputError
 
 
 @pytest.fixture

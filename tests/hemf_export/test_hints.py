@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hemf import artifacts
+from hemf_export.files import artifacts
 from tests.conftest import Made
 
 QUICK = {
@@ -51,7 +51,7 @@ def hint_of(run_cli: Callable[..., tuple[int, str, str]], *line: object) -> list
     return found
 
 
-def test_a_folder_without_a_file_of_ours(copies: Made, run_cli, follow, monkeypatch):
+def test_a_folder_without_a_file_of_ours(copies: Made, exported_before, run_cli, follow, monkeypatch):
     monkeypatch.chdir(copies.folder)
     for path in (copies.onnx, copies.half):
         path.unlink()
@@ -115,7 +115,7 @@ def test_a_baseline_that_is_none(copies: Made, run_cli, pictures, tmp_path):
     [("inspect", "{half}"), ("inspect", "{checkpoint}"), ("verify", "{half}", "--data", "{pictures}")],
     ids=lambda line: " ".join(line),
 )
-def test_the_next_command(line, copies: Made, run_cli, follow, pictures):
+def test_the_next_command(line, copies: Made, exported_before, run_cli, follow, pictures):
     """The last line of a result."""
     known = {"half": copies.half, "checkpoint": copies.checkpoint, "pictures": pictures}
     code, _, err = run_cli(*(word.format(**known) for word in line))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hemf.errors import BadInputError
-from hemf_export import image_list
+from hemf_export.files.errors import BadInputError
+from hemf_export.images import image_list
 from tests.conftest import CLASSES, write_images
 
 

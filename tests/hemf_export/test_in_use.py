@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from hemf import checkpoint, locks
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import locks
+from hemf_export.train.run_folder import RunFolder
 from tests.conftest import Made
 from tests.train.runs import ARGUMENTS, command, environment, free_port
-from train.run_folder import RunFolder
 
 SMALL = [*ARGUMENTS, "--variant", "local-only", "--epochs", "1"]
 
@@ -92,9 +93,10 @@ def test_what_is_in_use_is_refused(made: Made, image_data, tmp_path, run_cli, na
     assert not [path for path, data in added.items() if data is not None], "folders alone may be there"
 
 
+@pytest.mark.extended
 def test_two_trainings_into_one_folder(image_data, tmp_path, run_cli, monkeypatch):
     """The second one is refused, from another home as well; what the first one has written is its own alone."""
-    run, line = tmp_path / "run", ["-o", tmp_path / "run", *SMALL[:-1], "200"]
+    run, line = tmp_path / "run", ["-o", tmp_path / "run", *SMALL[:-1], "5000"]
     with subprocess.Popen(
         command(image_data, *line), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as first:
@@ -119,7 +121,7 @@ def test_several_processes_of_one_run_are_refused_together(image_data, tmp_path)
     with in_use(run):
         line, environments = command(image_data, "-o", run, *SMALL), [environment(rank, 2, port) for rank in range(2)]
         both = [subprocess.Popen(line, env=each, stderr=subprocess.PIPE, text=True) for each in environments]
-        told = [each.communicate(timeout=120)[1] for each in both]
+        told = [each.communicate(timeout=240)[1] for each in both]
     assert [each.returncode for each in both] == [1, 1], told
     assert ["is in use" in each for each in told] == [True, False], "the first one speaks for both"
 
@@ -131,5 +133,5 @@ def test_several_processes_of_one_run_do_not_stand_in_each_others_way(image_data
     both = [
         subprocess.Popen(line, env=environment(rank, 2, port), stderr=subprocess.PIPE, text=True) for rank in range(2)
     ]
-    told = [each.communicate(timeout=120)[1] for each in both]
+    told = [each.communicate(timeout=240)[1] for each in both]
     assert [each.returncode for each in both] == [0, 0], told

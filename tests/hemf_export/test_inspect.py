@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemf import artifacts, checkpoint
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import artifacts
 from tests.conftest import CLASSES, tiny_checkpoint
 from tests.engines.test_preflight import engine
 
@@ -26,7 +27,7 @@ def test_a_checkpoint_tells_its_network_classes_and_hash(made, run_cli):
     assert code == 0, err
     assert all(name in out for name in CLASSES)
     assert artifacts.sha256(made.checkpoint) in out
-    assert f"next: hemf-export onnx {made.checkpoint}" in err
+    assert f"next: hemf-export trt {made.half}" in err, "what is made already is not proposed"
 
 
 @pytest.mark.parametrize(("name", "precision"), [("onnx", "float32"), ("half", "float16")])
@@ -77,7 +78,7 @@ def test_weights_that_are_not_finite_are_exit_1_and_name_the_tensor(tmp_path, ru
 
 
 def test_an_engine_for_elsewhere_is_whole_and_not_refused(tmp_path, run_cli, monkeypatch):
-    monkeypatch.setattr("engines.backends.gpu_capability", lambda: None)
+    monkeypatch.setattr("hemf_export.engines.backends.gpu_capability", lambda: None)
     code, out, err = run_cli("inspect", engine(tmp_path))
     assert code == 0, err
     assert "t4 (sm_75)" in out
@@ -85,7 +86,7 @@ def test_an_engine_for_elsewhere_is_whole_and_not_refused(tmp_path, run_cli, mon
 
 
 def test_an_engine_of_another_gpu_is_exit_4_with_the_command(tmp_path, run_cli, monkeypatch):
-    monkeypatch.setattr("engines.backends.gpu_capability", lambda: (9, 0))
+    monkeypatch.setattr("hemf_export.engines.backends.gpu_capability", lambda: (9, 0))
     code, out, err = run_cli("inspect", engine(tmp_path), "--json")
     assert code == 4
     assert json.loads(out)["exit_code"] == 4
@@ -120,7 +121,7 @@ def test_no_file_at_all_is_exit_1(tmp_path, run_cli):
 
 
 def test_an_engine_without_a_manifest_needs_trust(tmp_path, run_cli, monkeypatch):
-    monkeypatch.setattr("engines.backends.gpu_capability", lambda: None)
+    monkeypatch.setattr("hemf_export.engines.backends.gpu_capability", lambda: None)
     path = engine(tmp_path)
     artifacts.manifest_path(path).unlink()
     code, _, err = run_cli("inspect", path)

@@ -12,16 +12,15 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from calibration.fp16 import to_float16
-from calibration.graphs import parse, prepare
-from calibration.products import find_products
-from calibration.qdq import quantize
-from calibration.shapes import image_shapes
-from engines import census, targets
-from hemf import artifacts
-from hemf.errors import BadInputError, MissingCapabilityError
-from hemf_export import int8_choice, trial_engine
-from hemf_export.trial_engine import Compiler
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import image_shapes, parse, prepare
+from hemf_export.calibration.products import find_products
+from hemf_export.calibration.qdq import quantize
+from hemf_export.engines import census, targets
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, MissingCapabilityError
+from hemf_export.precision import int8_choice, trial_engine
+from hemf_export.precision.trial_engine import Compiler
 from tests.calibration import classifiers
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
@@ -162,7 +161,7 @@ def test_the_command_gives_fp16_and_says_why(convolutional, pictures, run_cli):
     assert gain["chosen"]["model_ms"] == gain["fp16"]["model_ms"]
     assert all(gain[name]["figures"]["images"] for name in ("fp16", "chosen", "best", "all_int8"))
     assert made["search"] == [], "no budget has to be searched"
-    assert made["budget"] is None, "an FP16 file has FP16's bounds"
+    assert made["proof"]["budget"] is None, "an FP16 file has FP16's bounds"
     assert gain["budget"]["max_drop"] == 1
     assert made["int8"]["never_quantized"][int8_choice.TOO_LITTLE] == 3
     code, out, err = run_cli(*said, "-o", convolutional.with_name("again.onnx"), "--batch", "2")
@@ -258,7 +257,7 @@ def test_a_budget_that_int8_keeps_gives_the_fastest_engine_and_its_figures(pictu
     assert gain["chosen"]["model_ms"] == min(trial["model_ms"] for trial in gain["tried"])
     assert gain["chosen"]["int8_products"] == made["int8"]["int8_products"] == 2, "the dense convolutions"
     assert len({gain[name]["figures"]["images"] for name in ("fp16", "chosen", "best", "all_int8")}) == 1
-    assert made["budget"]["max_drop"] == 5
+    assert made["proof"]["budget"]["max_drop"] == 5
 
 
 def test_an_engine_for_another_target_than_int8_was_chosen_for_is_remarked_on():

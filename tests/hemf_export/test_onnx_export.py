@@ -15,10 +15,13 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from hemf import artifacts, checkpoint
-from hemf_export import fp16, onnx_export, onnx_file, simplify
-from hemf_export.fold import fold
-from hemf_export.runners import OnnxRunner, TorchRunner
+from hemf_export.checkpoints import checkpoint
+from hemf_export.export import onnx_export, simplify
+from hemf_export.export.fold import fold
+from hemf_export.files import artifacts
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.runners import OnnxRunner, TorchRunner
+from hemf_export.precision import quantize
 from tests.conftest import TINY, tiny_checkpoint
 
 
@@ -61,7 +64,7 @@ def test_transposes_that_cancel_are_gone(made):
 
 
 def test_the_metadata_and_the_manifest_tell_the_same(made):
-    _, description = onnx_file.read(made.onnx)
+    _, description = OnnxFile.open(made.onnx).read_ours()
     manifest = artifacts.read_manifest(made.onnx)
     assert description.classes == ("bright", "dark", "striped")
     assert description.checkpoint_sha256 == artifacts.sha256(made.checkpoint)
@@ -70,20 +73,20 @@ def test_the_metadata_and_the_manifest_tell_the_same(made):
         key: description.to_dict()[key]
         for key in ("classes", "preprocess", "precision", "checkpoint_sha256", "versions")
     }
-    assert manifest["parity"]["batches"] == [1, 3, 2]
-    assert manifest["parity"]["max_difference"] < 1e-4
+    assert manifest["proof"]["images"]["images"] == 6
+    assert manifest["proof"]["figures"]["logit_difference"]["max"] < 1e-4
 
 
-@pytest.mark.parametrize("opset", [17, 23])
+@pytest.mark.parametrize("opset", [17, pytest.param(23, marks=pytest.mark.extended)])
 def test_other_opsets(tmp_path, checkpoint_file, opset):
     done = onnx_export.export(checkpoint_file, tmp_path / "m.onnx", onnx_export.Options(opset=opset))
     model = onnx.load(done.path)
     assert next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) == opset
 
 
-def test_raw_pixels_as_input_are_normalized_inside(tmp_path, one_branch):
-    done = onnx_export.export(one_branch, tmp_path / "raw.onnx", onnx_export.Options(input_type="uint8"))
-    saved = checkpoint.load(one_branch)
+def test_raw_pixels_as_input_are_normalized_inside(tmp_path, made):
+    done = onnx_export.export(made.checkpoint, tmp_path / "raw.onnx", onnx_export.Options(input_type="uint8"))
+    saved = checkpoint.load(made.checkpoint)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     expected = TorchRunner(saved.model()).infer(saved.preprocess.normalize(pixels))
     assert np.abs(logits_of(done.path, pixels) - expected).max() < 1e-4
@@ -91,22 +94,29 @@ def test_raw_pixels_as_input_are_normalized_inside(tmp_path, one_branch):
     assert first.op_type == "Cast", "TensorRT refuses a transpose of uint8"
 
 
-def test_a_fixed_batch_is_kept(tmp_path, one_branch):
-    done = onnx_export.export(one_branch, tmp_path / "m.onnx", onnx_export.Options(batch=3))
-    assert onnx.load(done.path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
-    assert logits_of(done.path, np.zeros((3, 3, 64, 64), np.float32)).shape == (3, 3)
+def test_a_fixed_batch_is_kept_and_proven_on_images_where_they_are_given(made, image_data, run_cli, tmp_path):
+    path = tmp_path / "m.onnx"
+    code, out, err = run_cli("onnx", made.checkpoint, "-o", path, "--batch", "3", "--images", image_data, "--json")
+    assert code == 0, err
+    proof = json.loads(out)["proof"]
+    assert proof["images"]["folder"] == "test"
+    assert {"accuracy", "reference_accuracy"} <= set(proof["figures"])
+    assert onnx.load(path).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+    assert logits_of(path, np.zeros((3, 3, 64, 64), np.float32)).shape == (3, 3)
 
 
+@pytest.mark.extended
 def test_the_smallest_input_goes_all_the_way(tmp_path):
     """At 32 pixels stage 4 is one pixel, and onnxsim makes constants of its softmaxes."""
     small = dataclasses.replace(TINY, image_size=32)
     checkpoint.save(tiny_checkpoint(config=small), tmp_path / "m.pt")
     onnx_export.export(tmp_path / "m.pt", tmp_path / "m.onnx", onnx_export.Options())
-    assert fp16.convert(tmp_path / "m.onnx", tmp_path / "h.onnx").parity.agreement == 1.0
+    half = quantize.make(quantize.Request(tmp_path / "m.onnx"))
+    assert half.proof.figures.agreement == 1.0
 
 
 def test_folding_changes_no_function():
-    saved = tiny_checkpoint()
+    saved = tiny_checkpoint(config=TINY)
     plain, folded = saved.model(), saved.model()
     fold(folded)
     images = torch.randn(2, 3, 64, 64)
@@ -115,7 +125,7 @@ def test_folding_changes_no_function():
     assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in folded.modules())
 
 
-def test_a_graph_that_is_wrong_is_not_kept_and_exits_with_3(tmp_path, one_branch, run_cli, monkeypatch):
+def test_a_graph_that_is_wrong_is_not_kept_and_exits_with_3(tmp_path, exported_before, run_cli, monkeypatch):
     def damaged(_, graph):
         weight = next(value for name, value in graph.graph.initializers.items() if name.endswith("head.weight"))
         weight.const_value = ir.Tensor(weight.const_value.numpy() * np.float32(1.01), name=weight.name)
@@ -123,7 +133,7 @@ def test_a_graph_that_is_wrong_is_not_kept_and_exits_with_3(tmp_path, one_branch
 
     monkeypatch.setattr(simplify.Simplifier, "simplify", damaged)
     output = tmp_path / "out" / "m.onnx"
-    code, out, err = run_cli("onnx", one_branch, "-o", output, "--json")
+    code, out, err = run_cli("onnx", exported_before, "-o", output, "--json")
     assert code == 3
     assert "a logit differs by" in err
     assert json.loads(out)["exit_code"] == 3
@@ -158,14 +168,14 @@ def test_a_failure_of_onnxsim_is_told_and_leaves_the_graph(made, monkeypatch, re
     assert len(ir.to_proto(graph).SerializeToString()) == len(before)
 
 
-def test_a_crash_of_onnxsim_costs_only_the_simplification(tmp_path, one_branch, monkeypatch):
+def test_a_crash_of_onnxsim_costs_only_the_simplification(tmp_path, exported_before, monkeypatch):
     replace_onnxsim(monkeypatch, FAILURES["signal 11"])
-    done = onnx_export.export(one_branch, tmp_path / "m.onnx", onnx_export.Options())
+    done = onnx_export.export(exported_before, tmp_path / "m.onnx", onnx_export.Options())
     assert any("onnxsim failed (signal 11)" in note for note in done.notes)
-    assert done.parity.max_difference < 1e-4
+    assert done.parity.comparison.logit_difference.max < 1e-4
 
 
-def test_an_interrupted_export_leaves_the_old_file(tmp_path, one_branch, monkeypatch):
+def test_an_interrupted_export_leaves_the_old_file(tmp_path, exported_before, monkeypatch):
     output = tmp_path / "out" / "m.onnx"
     output.parent.mkdir()
     output.write_bytes(b"old")
@@ -175,17 +185,9 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, one_branch, monkeyp
 
     monkeypatch.setattr(onnx_export, "_prove", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        onnx_export.export(one_branch, output, onnx_export.Options())
+        onnx_export.export(exported_before, output, onnx_export.Options())
     assert output.read_bytes() == b"old"
     assert list(output.parent.iterdir()) == [output]
-
-
-def test_images_are_proven_on_where_they_are_given(one_branch, image_data, run_cli, tmp_path):
-    code, out, _ = run_cli("onnx", one_branch, "-o", tmp_path / "m.onnx", "--images", image_data, "--json")
-    assert code == 0
-    proof = json.loads(out)["parity"]
-    assert proof["source"].endswith("test")
-    assert set(proof["accuracy"]) == {"candidate", "reference"}
 
 
 @pytest.mark.parametrize(
@@ -213,7 +215,7 @@ def test_the_authors_file_goes_through_onnx_and_trt_with_no_other_step(tmp_path,
     assert "class_0" in err
     code, _, err = run_cli("trt", tmp_path / "ckpt.onnx", "--fp16")
     assert code == 0, err
-    proof = artifacts.read_manifest(tmp_path / "ckpt.fp16.onnx")["parity"]
-    assert proof["max_difference"] < 0.02
+    proof = artifacts.read_manifest(tmp_path / "ckpt.fp16.onnx")["proof"]
+    assert proof["figures"]["logit_difference"]["max"] < 0.02
     assert (tmp_path / "ckpt.fp16.t4.engine").stat().st_size > 50e6
     shutil.rmtree(tmp_path)

@@ -14,12 +14,14 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, recall_score
 
-from hemf import artifacts
-from hemf.images import Preprocess
-from hemf.model_output import ModelOutput
-from hemf_export import golden_images, onnx_file, predict
 from hemf_export.bench import contenders, lineup
-from hemf_export.fp16 import Bounds
+from hemf_export.files import artifacts
+from hemf_export.files.model_output import ModelOutput
+from hemf_export.images.images import Preprocess
+from hemf_export.models.model_file import ModelFile
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.precision import golden_images, quantize
+from hemf_export.precision.bounds import Bounds
 from tests.conftest import CLASSES
 from tests.hemf_export import heads
 from tests.hemf_export.heads import Head
@@ -69,9 +71,9 @@ def test_fp16_predicts_and_evaluates_what_the_users_file_says(name: str, picture
     assert code == 0, err
     manifest = json.loads(out)
     half = tmp_path / "m.fp16.onnx"
-    assert manifest["output_type"] == onnx_file.read(half)[1].output_type
+    assert manifest["output_type"] == OnnxFile.open(half).read_ours()[1].output_type
     probabilities, labels, files = truth(source, head, data / "val")
-    assert manifest["figures"]["reference_accuracy"] == accuracy_score(labels, probabilities.argmax(1)) > 0.9
+    assert manifest["proof"]["figures"]["reference_accuracy"] == accuracy_score(labels, probabilities.argmax(1)) > 0.9
     assert "guessing" not in err
     code, out, err = run_cli("predict", half, *files, "--json")
     assert code == 0, err
@@ -124,7 +126,7 @@ def test_the_budget_of_int8_is_proven_on_decisions(name: str, pair, tmp_path, ru
     command = ("calibrate", source, "--precision", "int8", "--method", "max", "--images", pair, "--sensitivity")
     code, out, err = run_cli(*command, "--for", "cpu", "--json")
     assert code == 0, err
-    figures = json.loads(out)["figures"]
+    figures = json.loads(out)["proof"]["figures"]
     images, labels, _ = heads.loaded(pair / "val")
     border = ModelOutput("probability" if name == "sigmoid" else "logit").border
     before = heads.run(source, images)[:, 0] > border
@@ -149,7 +151,7 @@ def test_bounds_of_a_file_of_probabilities_are_bounds_of_probabilities(pictures,
     assert code == 0, err
     assert "largest probability difference" in out
     assert "It gives probabilities" in " ".join(err.split())
-    code, _, err = run_cli(*command, "--max-logit-diff", "1e-9")
+    code, _, err = run_cli(*command, "--max-logit-diff", "1e-9", "-o", tmp_path / "other.onnx")
     assert code == 3
     assert "a probability differs by" in err
     assert Bounds().score_bound(ModelOutput("probabilities"), 1.0) == 0.025
@@ -159,9 +161,8 @@ def test_bounds_of_a_file_of_probabilities_are_bounds_of_probabilities(pictures,
 @pytest.fixture(scope="module")
 def halves(pictures: Path, pair: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An FP16 file of each kind."""
-    from hemf_export import precision
-    from hemf_export.graph_source import Assumptions
-    from tests.conftest import Quiet
+    from hemf_export.models.graph_source import Assumptions
+    from hemf_export.precision import quantize
 
     made = {}
     for name in ("sigmoid", "logit", "softmax", "logits (N, K, 1, 1)"):
@@ -169,15 +170,15 @@ def halves(pictures: Path, pair: Path, tmp_path_factory: pytest.TempPathFactory)
         data = pair if HEADS[name].width == 1 else pictures
         source = heads.write(folder / "m.onnx", HEADS[name], data=data)
         names = tuple(sorted(TWO if HEADS[name].width == 1 else CLASSES))
-        request = precision.Request(source, "fp16", data, judges=8, assumptions=Assumptions(classes=names))
-        made[name] = precision.make(request, Quiet()).path  # type: ignore[arg-type]
+        request = quantize.Request(source, "fp16", data, judges=8, assumptions=Assumptions(classes=names))
+        made[name] = quantize.make(request).path  # type: ignore[arg-type]
     return made
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "logit", "softmax", "logits (N, K, 1, 1)"])
 def test_golden_images_and_benchmarks_are_of_scores(name: str, halves):
     path = halves[name]
-    described = onnx_file.read(path)[1]
+    described = OnnxFile.open(path).read_ours()[1]
     golden = golden_images.make(path, described, None, 3)
     assert golden.logits.shape == (3, len(described.classes))
     assert golden.max_logit_difference <= (0.1 if described.output.of_probabilities else 1.0)
@@ -226,7 +227,7 @@ def test_what_a_server_answers_is_read_as_the_file_is(name: str, halves):
     from hemf_export.triton.client import ServedRunner
 
     path = halves[name]
-    model = predict.load(path)
+    model = ModelFile.open(path).predictor()
     metadata = {"inputs": [{"name": "x", "datatype": "FP32"}], "outputs": [{"name": "y"}]}
     runner = ServedRunner(Answers(path), "m", "1", metadata, 2, model.output)  # type: ignore[arg-type]
     inputs = Preprocess.for_size(heads.SIDE).normalize(
@@ -260,20 +261,18 @@ def test_inspect_says_what_a_file_gives(halves, run_cli):
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "logit, a vector", "softmax (N, K, 1, 1) of opset 11"])
-def test_float16_without_calibration_is_proven_on_scores(name: str, pictures, pair, tmp_path):
-    """As `trt --fp16` makes it of a file that isn't ours."""
-    from hemf_export import fp16
-
+def test_float16_of_another_file_is_proven_on_scores(name: str, pictures, pair, tmp_path):
+    """As `trt --fp16 --images` makes it."""
     head = HEADS[name]
     data = pair if head.width == 1 else pictures
     source = heads.write(tmp_path / "m.onnx", head, data=data)
-    made = fp16.convert(source, tmp_path / "h.onnx", images=data / "val", count=16)
+    made = quantize.make(quantize.Request(source, images=data, judges=16))
     probabilities, labels, _ = truth(source, head, data / "val")
-    assert made.parity.accuracy is not None
-    assert made.parity.accuracy[1] == pytest.approx((probabilities.argmax(1) == labels).mean(), abs=0.1)
-    assert made.bound == (0.025 if made.description.output.of_probabilities else pytest.approx(made.bound))
+    assert made.proof.figures.reference_accuracy == pytest.approx((probabilities.argmax(1) == labels).mean(), abs=0.1)
+    if made.description.output.of_probabilities:
+        assert made.proof.bound == 0.025
     assert not any("guessing" in note for note in made.notes)
-    model = predict.load(made.path)
+    model = ModelFile.open(made.path).predictor()
     images, _, _ = heads.loaded(data / "val")
     found = model.output.probabilities(model.infer(images))
     np.testing.assert_allclose(found, probabilities, atol=5e-3)
@@ -292,8 +291,8 @@ def test_an_int8_file_of_a_single_logit_is_fine_tuned(pair, tmp_path, run_cli):
     if code == 3:
         assert "No epoch was better" in err
         return
-    figures = json.loads(out)["figures"]
-    model = predict.load(tmp_path / "m.qat.int8.onnx", for_proof=True)
+    figures = json.loads(out)["proof"]["figures"]
+    model = ModelFile.open(tmp_path / "m.qat.int8.onnx").predictor(for_proof=True)
     images, labels, _ = heads.loaded(pair / "val")
     assert figures["accuracy"] == pytest.approx((model.infer(images).argmax(1) == labels).mean())
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from hemf_export import plausibility
+from hemf_export.models import plausibility
 from tests.conftest import CLASSES, Made, write_images
 from tests.hemf_export import heads
 

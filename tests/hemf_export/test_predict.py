@@ -14,13 +14,15 @@ import onnx_ir as ir
 import pytest
 import torch
 
-from engines.machine import Machine
-from hemf import artifacts, checkpoint
-from hemf.errors import CheckFailedError, UsageError
-from hemf.images import Preprocess
-from hemf_export import onnx_file, predict, runners
-from hemf_export.description import Description, InputType
-from tests.conftest import CLASSES, tiny_checkpoint, write_images
+from hemf_export.checkpoints import checkpoint
+from hemf_export.engines.machine import Machine
+from hemf_export.files import artifacts
+from hemf_export.files.errors import CheckFailedError, UsageError
+from hemf_export.images.images import Preprocess
+from hemf_export.models import onnx_file, predictor, runners
+from hemf_export.models.description import Description, InputType
+from hemf_export.models.model_file import ModelFile
+from tests.conftest import CLASSES, TINY, tiny_checkpoint, write_images
 from tests.engines.test_preflight import RTX, engine
 
 PREPROCESS = Preprocess.for_size(64)
@@ -72,7 +74,7 @@ def fixed_file(path: Path, input_type: InputType) -> Path:
     return path
 
 
-def probabilities(found: list[predict.Prediction]) -> np.ndarray:
+def probabilities(found: list[predictor.Prediction]) -> np.ndarray:
     return np.array([prediction.probabilities for prediction in found])
 
 
@@ -90,7 +92,7 @@ def overflowing(tmp_path: Path) -> Path:
     ("kind", "precision", "tolerance"), [("checkpoint", "fp32", 1e-6), ("onnx", "fp32", 1e-5), ("half", "fp16", 1e-2)]
 )
 def test_every_file_gives_the_probabilities_of_the_network(made, images, expected, kind, precision, tolerance):
-    model = predict.load(getattr(made, kind))
+    model = ModelFile.open(getattr(made, kind)).predictor()
     assert (model.classes, model.precision) == (CLASSES, precision)
     assert getattr(made, kind).name in model.name
     for batch in (1, 4, 8):
@@ -105,7 +107,7 @@ def test_every_file_gives_the_probabilities_of_the_network(made, images, expecte
 
 @pytest.mark.parametrize("input_type", ["uint8", "float32"])
 def test_a_fixed_batch_is_filled_up(images, tmp_path, monkeypatch, input_type):
-    model = predict.load(fixed_file(tmp_path / "fixed.onnx", input_type))
+    model = ModelFile.open(fixed_file(tmp_path / "fixed.onnx", input_type)).predictor()
     seen: list[np.ndarray] = []
     infer = model.runner.infer
     monkeypatch.setattr(model.runner, "infer", lambda batch: seen.append(batch) or infer(batch))
@@ -130,8 +132,8 @@ def test_another_batch_than_the_fixed_one_is_refused(images, tmp_path, run_cli):
 
 
 THREE_LINES = """
-from hemf_export import predict
-model = predict.load("run/best.onnx")
+from hemf_export.models.model_file import ModelFile
+model = ModelFile.open("run/best.onnx").predictor()
 print(model.predict(["a.png"]))
 """
 
@@ -143,7 +145,7 @@ def test_three_lines_of_python_do_the_same(made, images, tmp_path, monkeypatch, 
     shutil.copy(images[0], "a.png")
     exec(THREE_LINES, {})
     assert "[Prediction(path=PosixPath('a.png'), label='" in capsys.readouterr().out
-    model = predict.load("run/best.onnx")
+    model = ModelFile.open("run/best.onnx").predictor()
     assert model.predict("a.png") == model.predict([Path("a.png")]), "a single path is not a list of letters"
     assert model.predict([]) == []
     with pytest.raises(UsageError, match="at least 1"):
@@ -227,7 +229,7 @@ def test_every_bad_image_is_named_before_any_is_classified(made, images, tmp_pat
 
 def test_logits_that_are_not_finite_are_no_prediction(overflowing, images, run_cli):
     with pytest.raises(CheckFailedError, match=f"{images[0].name}.* not finite"):
-        predict.load(overflowing).predict(images)
+        ModelFile.open(overflowing).predictor().predict(images)
     code, out, err = run_cli("predict", overflowing, images[1], "--json")
     assert code == 3
     assert images[1].name in err
@@ -244,19 +246,20 @@ def test_weights_that_are_not_finite_are_named(images, tmp_path, run_cli):
 
 
 def test_large_logits_do_not_overflow_the_softmax():
-    found = predict.softmax(np.array([[1e4, 1e4, -1e4], [3e38, -3e38, 0]], np.float32))
+    found = predictor.softmax(np.array([[1e4, 1e4, -1e4], [3e38, -3e38, 0]], np.float32))
     np.testing.assert_array_equal(found, [[0.5, 0.5, 0], [1, 0, 0]])
 
 
-def test_a_file_without_class_names_takes_them_from_the_command(images, expected, tmp_path, run_cli):
-    torch.save(tiny_checkpoint().state, tmp_path / "best_model.pth")
+def test_a_file_without_class_names_takes_them_from_the_command(images, tmp_path, run_cli):
+    torch.save(tiny_checkpoint(config=TINY).state, tmp_path / "best_model.pth")
     code, out, err = run_cli("predict", tmp_path / "best_model.pth", images[0], "--json")
     assert code == 0
     assert "--classes a,b,c" in err
     assert json.loads(out)["classes"] == ["class_0", "class_1", "class_2"]
+    number = int(json.loads(out)["predictions"][0]["class"].removeprefix("class_"))
     code, out, _ = run_cli("predict", tmp_path / "best_model.pth", images[0], "--classes", "a, b,c", "--json")
     assert code == 0
-    assert json.loads(out)["predictions"][0]["class"] == "abc"[expected[0].argmax()]
+    assert json.loads(out)["predictions"][0]["class"] == "abc"[number]
 
 
 def test_a_checkpoint_in_the_authors_layout(authors, images, tmp_path, run_cli):
@@ -298,12 +301,12 @@ def test_files_that_cannot_be_taken(images, tmp_path, run_cli, name, code, messa
 
 def test_a_sound_engine_on_a_machine_without_a_gpu_is_exit_4_with_the_way_out(images, tmp_path, run_cli, monkeypatch):
     path = engine(tmp_path)
-    monkeypatch.setattr("engines.machine.here", lambda *_: Machine(None, {"tensorrt-rtx": RTX}))
+    monkeypatch.setattr("hemf_export.engines.machine.here", lambda *_: Machine(None, {"tensorrt-rtx": RTX}))
     code, out, err = run_cli("predict", path, images[0], "--json")
     assert code == 4
     assert f"{path} needs a GPU of sm_75; none is seen here." in json.loads(out)["error"]
     assert "The ONNX file that it was built from runs on a CPU." in err
-    monkeypatch.setattr("engines.machine.here", lambda *_: Machine((7, 5), {}))
+    monkeypatch.setattr("hemf_export.engines.machine.here", lambda *_: Machine((7, 5), {}))
     code, out, err = run_cli("predict", path, images[0], "--json")
     assert code == 4
     assert f"{path} needs tensorrt-rtx {RTX}, which is not installed here." in json.loads(out)["error"]

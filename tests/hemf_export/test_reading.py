@@ -9,19 +9,21 @@ import numpy as np
 import pytest
 import torch
 
-from hemf import artifacts
-from hemf.reading import Reading
-from hemf_export import discover, onnx_export, predict
 from hemf_export.bench import lineup
-from hemf_export.bundle import training
-from hemf_export.commands import ship as ship_command
+from hemf_export.bundles import model_card
+from hemf_export.checkpoints.reading import Reading
+from hemf_export.cli.commands import ship as ship_command
+from hemf_export.export import onnx_export
+from hemf_export.files import artifacts
+from hemf_export.models import predictor
+from hemf_export.models.onnx_file import OnnxFile
 from hemf_export.shipping.options import Options
-from hemf_export.triton import model_file
-from hemf_export.verify import verification
-from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders
+from hemf_export.triton import servable
+from hemf_export.verification import verification
+from tests.conftest import CLASSES, TINY, tiny_checkpoint, write_class_folders
 
 SIZE = 64
-OWN, MEAN = tiny_checkpoint(), tiny_checkpoint(seed=1)
+OWN, MEAN = tiny_checkpoint(config=TINY), tiny_checkpoint(seed=1, config=TINY)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_onnx_file_and_its_manifest_say_how_the_checkpoint_was_read(exported: Path):
-    described = discover.description_of(exported)
+    described = OnnxFile.open(exported).stored_description
     assert described is not None
     assert described.reading == Reading("ema", SIZE)
     manifest = artifacts.read_manifest(exported)
@@ -58,9 +60,9 @@ def test_verify_compares_with_the_weights_that_were_exported(exported: Path, ima
 
 def test_bench_and_bundle_read_it_likewise(exported: Path):
     found = lineup.gather([exported], Path(), kinds=("eager",), transfers="in", gpu=False)
-    assert [entry.reading for entry in found.entries] == [Reading("ema", SIZE)]
+    assert [entry.description.reading for entry in found.entries] == [Reading("ema", SIZE)]
     assert any("taken from 'ema'" in note for note in found.notes)
-    told = training.read(exported.parent / "best.ckpt", [model_file.read(exported)])
+    told = model_card.read_training(exported.parent / "best.ckpt", [servable.read(exported)])
     assert told is not None
     assert told["weights"] == "ema"
 
@@ -75,7 +77,7 @@ def test_predict_takes_the_weights_that_are_named(exported: Path, images: Path, 
         with torch.no_grad():
             logits = saved.model()(torch.from_numpy(saved.preprocess.normalize(saved.preprocess.load(picture)[None])))
         taken[key] = list(json.loads(out)["predictions"][0]["probabilities"].values())
-        np.testing.assert_allclose(taken[key], predict.softmax(logits.numpy())[0], atol=1e-6)
+        np.testing.assert_allclose(taken[key], predictor.softmax(logits.numpy())[0], atol=1e-6)
     assert taken["model"] != taken["ema"]
 
 

@@ -10,13 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from hemf import artifacts
-from hemf.images import Preprocess
-from hemf.model_input import ModelInput
-from hemf_export import fp16, onnx_file
-from hemf_export.parity import Samples, image_folder
-from hemf_export.runners import OnnxRunner
-from hemf_export.trial_engine import Compiler
+from hemf_export.files import artifacts
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.runners import OnnxRunner
+from hemf_export.precision import quantize
+from hemf_export.precision.bounds import Bounds
+from hemf_export.precision.trial_engine import Compiler
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 
@@ -28,8 +27,7 @@ def folder(made, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_without_a_file_the_one_onnx_file_of_the_folder_is_taken(one_branch, tmp_path, run_cli, monkeypatch):
-    folder = shutil.copytree(one_branch.parent, tmp_path / "files")
+def test_without_a_file_the_one_onnx_file_of_the_folder_is_taken(folder, run_cli, monkeypatch):
     monkeypatch.chdir(folder)
     onnx.save(
         onnx.helper.make_model(onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [], [])),
@@ -46,7 +44,7 @@ def test_without_a_file_the_one_onnx_file_of_the_folder_is_taken(one_branch, tmp
     assert manifest["build"]["profiles"] == ["1:8:32"]
     assert manifest["precision"] == "fp16"
     assert manifest["parent_sha256"] == artifacts.sha256(folder / "model.fp16.onnx")
-    assert manifest["checkpoint_sha256"] == onnx_file.read(folder / "model.onnx")[1].checkpoint_sha256
+    assert manifest["checkpoint_sha256"] == OnnxFile.open(folder / "model.onnx").read_ours()[1].checkpoint_sha256
     # A second call finds the float16 file beside the float32 one, and is not confused by it.
     assert run_cli("trt", "--fp16")[0] == 0
 
@@ -63,17 +61,18 @@ def test_no_file_or_several_are_listed(folder, run_cli, monkeypatch, tmp_path_fa
     assert "model.onnx, second.onnx" in err
 
 
-def test_from_a_checkpoint_in_one_step(one_branch, run_cli, tmp_path):
-    shutil.copy(one_branch, tmp_path / "best.pt")
+def test_from_a_checkpoint_in_one_step(made, run_cli, tmp_path):
+    shutil.copy(made.checkpoint, tmp_path / "best.pt")
     code, _, err = run_cli("trt", tmp_path / "best.pt", "--fp16", "--batch", "1:2:4")
     assert code == 0, err
     names = {path.name for path in tmp_path.iterdir()}
     assert names >= {"best.onnx", "best.fp16.onnx", "best.fp16.t4.engine", "best.fp16.t4.engine.json"}
 
 
-def test_raw_pixels_build_too(one_branch, run_cli, tmp_path):
+@pytest.mark.extended
+def test_raw_pixels_build_too(made, run_cli, tmp_path):
     path = tmp_path / "raw.onnx"
-    assert run_cli("onnx", one_branch, "-o", path, "--input", "uint8", "--batch", "2")[0] == 0
+    assert run_cli("onnx", made.checkpoint, "-o", path, "--input", "uint8", "--batch", "2")[0] == 0
     code, out, err = run_cli("trt", path, "--fp16", "--json")
     assert code == 0, err
     assert json.loads(out)["build"]["profiles"] == ["2:2:2"]
@@ -86,7 +85,8 @@ def test_a_missed_bound_builds_nothing_and_exits_with_3(folder, run_cli):
     before = sorted(path.name for path in folder.iterdir())
     code, _, err = run_cli("trt", folder / "model.onnx", "--fp16", "--max-logit-diff", "1e-9")
     assert code == 3
-    assert "the bound is 1e-09" in err
+    assert "bound 1e-09" in err
+    assert "--max-logit-diff" in err
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
@@ -94,10 +94,10 @@ HALF, SINGLE = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
 
 
 @pytest.fixture(scope="module")
-def plain_half(made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain_half(whole_network, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The float16 file of the graph as it was exported, in no backend's form."""
     output = tmp_path_factory.mktemp("plain") / "model.fp16.onnx"
-    return fp16.convert(made.onnx, output, compiler=Compiler("cpu")).path
+    return quantize.make(quantize.Request(whole_network.onnx, output=output, compiler=Compiler("cpu"))).path
 
 
 def float_types(path: Path) -> tuple[onnx.GraphProto, dict[str, int]]:
@@ -114,8 +114,8 @@ def taken(node: onnx.NodeProto, types: dict[str, int]) -> set[int]:
     return {types[name] for name in node.input if name in types}
 
 
-def test_the_float16_graph_is_strongly_typed_with_the_islands_in_float32(made):
-    graph, types = float_types(made.half)
+def test_the_float16_graph_is_strongly_typed_with_the_islands_in_float32(whole_network):
+    graph, types = float_types(whole_network.half)
     for node in graph.node:
         if node.op_type in ("Gemm", "MatMul", "Conv"):
             assert taken(node, types) == {HALF}, node.name
@@ -124,9 +124,9 @@ def test_the_float16_graph_is_strongly_typed_with_the_islands_in_float32(made):
     assert types["images"] == types["logits"] == SINGLE
 
 
-def test_what_the_softmax_over_tokens_is_divided_by_never_sees_float16(made):
+def test_what_the_softmax_over_tokens_is_divided_by_never_sees_float16(whole_network):
     """MHEA as a softmax over the slots: from the logarithm of the sums to that softmax all is float32."""
-    graph, types = float_types(made.half)
+    graph, types = float_types(whole_network.half)
     producers = {output: node for node in graph.node for output in node.output}
     masked = [node for node in graph.node if node.op_type == "Softmax" and types[node.input[0]] == SINGLE]
     assert len(masked) == 4, "one for both attentions of a fusion block"
@@ -155,23 +155,22 @@ def test_in_the_plain_graph_the_division_of_the_softmax_never_sees_float16(plain
 
 
 def test_accuracy_is_kept_on_images(made, image_data, tmp_path):
-    done = fp16.convert(made.onnx, tmp_path / "half.onnx", images=image_data)
-    assert done.parity.images == 12
-    assert done.parity.agreement == 1.0
-    assert done.parity.accuracy is not None
+    request = quantize.Request(made.onnx, images=image_data, output=tmp_path / "half.onnx")
+    done = quantize.make(request)
+    assert (done.proof.images.folder, done.proof.images.images) == ("val", 12)
+    assert done.proof.figures.agreement == 1.0
+    assert done.proof.figures.accuracy is not None
     images = np.random.default_rng(0).standard_normal((3, 3, 64, 64), dtype=np.float32)
     difference = np.abs(OnnxRunner(done.path).infer(images) - OnnxRunner(made.onnx).infer(images)).max()
     assert 0 < difference < 0.05, "float16 is not float32, and not far from it"
 
 
-def test_one_image_of_few_may_change_its_class_and_more_may_not(image_data):
-    taken = ModelInput(Preprocess.for_size(64))
-    twelve, four = (Samples(taken, image_folder(image_data, None), count) for count in (12, 4))
-    assert fp16.Bounds().agreement_bound(twelve) == pytest.approx(11 / 12)
-    assert fp16.Bounds().agreement_bound(four) == pytest.approx(3 / 4)
-    assert fp16.Bounds(min_agreement=1.0).agreement_bound(twelve) == 1.0
-    assert fp16.Bounds().agreement_bound(Samples(taken, None, 8)) == 0.0, "noise has no classes"
-    assert fp16.Bounds(min_agreement=0.5).agreement_bound(Samples(taken, None, 8)) == 0.5
+def test_one_image_of_few_may_change_its_class_and_more_may_not():
+    assert Bounds().least_agreement(12) == pytest.approx(11 / 12)
+    assert Bounds().least_agreement(4) == pytest.approx(3 / 4)
+    assert Bounds(min_agreement=1.0).least_agreement(12) == 1.0
+    assert Bounds().least_agreement(8, noise=True) == 0.0, "noise has no classes"
+    assert Bounds(min_agreement=0.5).least_agreement(8, noise=True) == 0.5
 
 
 @pytest.mark.parametrize(

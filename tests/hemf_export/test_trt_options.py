@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines import preflight
-from engines.batches import BatchProfile
-from engines.options import HIGHEST_LEVEL, BuildOptions
-from hemf.errors import UsageError
-from hemf_export.commands.trt import command
+from hemf_export.cli.commands.trt import command
+from hemf_export.cli.flags import in_flags
+from hemf_export.engines import preflight
+from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.options import HIGHEST_LEVEL, BuildOptions
+from hemf_export.files.errors import UsageError
 from tests.engines import fake_tensorrt as fake
 
 # What `trt` takes apart from how to build, by the names in its own signature; `reading` is made of two options.
+TRT = "hemf-export trt "
 OWN = {name for name, one in inspect.signature(command.callback).parameters.items() if one.kind != one.VAR_KEYWORD}
 OWN = OWN - {"reading"} | {"weights", "image_size"}
 profiles = st.lists(st.integers(1, 600), min_size=3, max_size=3).map(lambda sizes: BatchProfile(*sorted(sizes)))
@@ -52,13 +54,14 @@ def test_every_field_has_its_option_and_every_other_option_its_parameter():
 
 def test_defaults_agree():
     assert options(parsed("m.onnx --fp16")) == BuildOptions()
-    assert BuildOptions().flags() == ""
+    assert BuildOptions().changed() == {}
 
 
 @given(build_options)
 @settings(max_examples=100, deadline=None)
 def test_flags_come_back_through_the_parser_and_the_manifest(told):
-    assert options(parsed(f"m.onnx --fp16{told.flags()}")) == told
+    settings = "".join(f", {name}={value!r}" for name, value in told.changed().items())
+    assert options(parsed(in_flags(f"`build_engine('m.onnx', precision='fp16'{settings})`").removeprefix(TRT))) == told
     assert BuildOptions.from_dict(told.to_dict()) == told
 
 
@@ -66,7 +69,7 @@ def test_flags_come_back_through_the_parser_and_the_manifest(told):
 @settings(max_examples=30, deadline=None)
 def test_the_command_that_rebuilds_builds_the_same(told, backend, precision):
     manifest = {"parent": "m.onnx", "target": "l4", "backend": backend, "precision": precision, "build": told.to_dict()}
-    line = preflight.rebuild_command(manifest).removeprefix("hemf-export trt ")
+    line = in_flags(preflight.rebuild_call(manifest)).removeprefix(TRT)
     values = parsed(line)
     assert options(values) == told
     assert (str(values["model"]), values["target_name"], values["backend"]) == ("m.onnx", "l4", backend)
@@ -75,12 +78,12 @@ def test_the_command_that_rebuilds_builds_the_same(told, backend, precision):
 
 @pytest.mark.parametrize("build", [None, {}, {"profiles": [3]}, {"profiles": ["1"], "new": 1}, [1]])
 def test_the_manifest_of_another_version_still_gives_a_command(build):
-    line = preflight.rebuild_command({"parent": "m.onnx", "target": "t4", "build": build})
+    line = in_flags(preflight.rebuild_call({"parent": "m.onnx", "target": "t4", "build": build}))
     assert line == "hemf-export trt m.onnx --target t4"
 
 
 def test_without_a_manifest_the_command_has_a_place_for_the_model():
-    assert preflight.rebuild_command({}) == "hemf-export trt MODEL.onnx --fp16 --target t4"
+    assert in_flags(preflight.rebuild_call({})) == "hemf-export trt MODEL.onnx --fp16 --target t4"
 
 
 @pytest.mark.parametrize(
@@ -102,8 +105,8 @@ def test_values_out_of_range_are_wrong_usage(changes):
 )
 def test_what_cannot_be_built_is_told_before_any_work(tmp_path, run_cli, monkeypatch, flag, code, message):
     (tmp_path / "m.onnx").touch()
-    monkeypatch.setattr("engines.backends.gpu_capability", lambda: None)
-    monkeypatch.setattr("hemf_export.proven_graph.provide", lambda *_: pytest.fail("it was begun"))
+    monkeypatch.setattr("hemf_export.engines.backends.gpu_capability", lambda: None)
+    monkeypatch.setattr("hemf_export.precision.build_engine.provide", lambda *_: pytest.fail("it was begun"))
     with fake.installed():
         found, _, err = run_cli("trt", tmp_path / "m.onnx", "--fp16", *flag.split())
     assert (found, message in err) == (code, True), err

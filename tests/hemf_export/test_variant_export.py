@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from hemf import artifacts, checkpoint
-from hemf.variants import VARIANTS, vary
-from hemf_export import onnx_export, precision
-from hemf_export.fp16 import Bounds
-from tests.conftest import TINY, Quiet, once, tiny_checkpoint
+from hemf_export.checkpoints import checkpoint
+from hemf_export.export import onnx_export
+from hemf_export.files import artifacts
+from hemf_export.networks.variants import VARIANTS, vary
+from hemf_export.precision import quantize
+from hemf_export.precision.bounds import Bounds
+from tests.conftest import TINY, once, tiny_checkpoint
 
+pytestmark = pytest.mark.extended  # a third of the network and the whole one are exported by other tests
 SMALL = dataclasses.replace(TINY, image_size=32)
 
 
@@ -33,7 +36,7 @@ def test_the_file_is_proven_and_named_and_no_norm_that_folds_is_left(exported):
 
     variant, path = exported
     manifest = artifacts.read_manifest(path)
-    assert manifest["parity"]["max_difference"] < 1e-4
+    assert manifest["proof"]["figures"]["logit_difference"]["max"] < 1e-4
     assert manifest["name"] == f"test-{variant}"
     kinds = {node.op_type for node in onnx.load(path).graph.node}
     assert "BatchNormalization" not in kinds
@@ -48,9 +51,9 @@ def test_it_is_calibrated(exported, kind, pictures, tmp_path):
     """Untrained, it knows its classes too little to agree in INT8; that it runs, and what is written, is the point."""
     variant, path = exported
     loose = Bounds(max_logit_difference=100.0, min_agreement=0.0)
-    request = precision.Request(
+    request = quantize.Request(
         path, kind, pictures, count=6, judges=6, method="max", output=tmp_path / f"m.{kind}.onnx", bounds=loose
     )
-    made = precision.make(request, Quiet())
+    made = quantize.make(request)
     manifest = artifacts.read_manifest(made.path)
     assert (manifest["precision"], manifest["name"]) == (kind, f"test-{variant}")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hemf import checkpoint
-from hemf.checkpoint_files import content_digest
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint_files import content_digest
 from tests.conftest import TINY, tiny_checkpoint
 
 SMALL = dataclasses.replace(TINY, name="small", width=16, heads=2)  # a quarter of the bytes

@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from hemf import checkpoint
-from hemf.errors import BadInputError
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files.errors import BadInputError
 from tests.conftest import CLASSES, TINY, tiny_checkpoint
 from tests.hostile.conftest import SMALL
 
@@ -221,14 +221,16 @@ def test_a_tensor_of_another_shape_or_type_is_named(altered, change, told):
 @pytest.mark.parametrize("change", [torch.Tensor.to_sparse, lambda value: value.to("meta")], ids=["sparse", "meta"])
 def test_a_tensor_without_plain_data_is_named(tmp_path: Path, refused, change):
     path = tmp_path / "bare.pth"
-    state = tiny_checkpoint().state
+    state = tiny_checkpoint(config=TINY).state
     torch.save({**state, "head.weight": change(state["head.weight"])}, path)
     assert "1 of another type: head.weight" in refused("info", path, names=path)
 
 
 def test_integer_weights_in_a_safetensors_file_are_refused(tmp_path: Path, refused):
     path = tmp_path / "quantized.safetensors"
-    path.write_bytes(to_safetensors({name: value.to(torch.int8) for name, value in dense(tiny_checkpoint().state)}))
+    path.write_bytes(
+        to_safetensors({name: value.to(torch.int8) for name, value in dense(tiny_checkpoint(config=TINY).state)})
+    )
     assert "of another type" in refused("info", path, names=path)
 
 
@@ -262,7 +264,7 @@ def test_class_names_and_outputs_that_disagree_are_counted(refused, altered):
 @pytest.mark.parametrize("source", ["--classes", "class_indices.json"])
 def test_class_names_given_for_a_bare_file_must_be_as_many_as_its_outputs(tmp_path: Path, refused, source):
     path = tmp_path / "best_model.pth"
-    torch.save(tiny_checkpoint().state, path)
+    torch.save(tiny_checkpoint(config=TINY).state, path)
     arguments = ["info", path]
     if source == "--classes":
         arguments += ["--classes", "bright,dark,striped,plain"]
@@ -304,7 +306,7 @@ def test_a_header_that_makes_no_sense_is_refused(altered, change, told):
     [("module.", "bare"), ("_orig_mod.", "net"), ("module._orig_mod.", "net"), ("_orig_mod.module.", "bare")],
 )
 def test_prefixes_of_wrappers_are_accepted(tmp_path: Path, prefix, place):
-    saved = tiny_checkpoint()
+    saved = tiny_checkpoint(config=TINY)
     state = {prefix + name: value for name, value in saved.state.items()}
     path = tmp_path / "wrapped.pth"
     torch.save({"net": state, "epoch": 3} if place == "net" else state, path)
@@ -316,20 +318,20 @@ def test_prefixes_of_wrappers_are_accepted(tmp_path: Path, prefix, place):
 def test_a_tensor_with_and_without_a_prefix_is_refused(tmp_path: Path, refused):
     """Which of the two was meant can't be known."""
     path = tmp_path / "both.pth"
-    state = tiny_checkpoint().state
+    state = tiny_checkpoint(config=TINY).state
     torch.save({**state, "module.head.bias": state["head.bias"] + 1}, path)
     assert "1 tensors are there twice, with a prefix and without: head.bias" in refused("info", path, names=path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_non_finite_weights_end_an_export_before_it_starts(tmp_path: Path, refused, monkeypatch, value):
-    from hemf_export import onnx_export
+    from hemf_export.export import onnx_export
 
     def forbidden(*arguments: object) -> None:
         raise AssertionError("the graph was exported")
 
     monkeypatch.setattr(onnx_export, "export_graph", forbidden)
-    saved = tiny_checkpoint()
+    saved = tiny_checkpoint(config=TINY)
     for name in ("local_steps.0.norm.weight", "head.bias"):
         saved.state[name][0] = value
     path = tmp_path / "diverged.pt"

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from hemf import artifact_folder
-from hemf.errors import BadInputError
+from hemf_export.files import artifact_folder
+from hemf_export.files.errors import BadInputError
+from hemf_export.train.datasets import published_sets
 from tests.conftest import CLASSES, write_class_folders, write_images
 from tests.hostile.conftest import contents, one_message
 from tests.train.datasets import downloads
-from train.datasets import published_sets
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hemf import folders
-from hemf.errors import BadInputError
-from hemf.images import FORMATS, Preprocess, decode
-from hemf.model_input import ModelInput
+from hemf_export.files.errors import BadInputError
+from hemf_export.images import folders
+from hemf_export.images.images import FORMATS, Preprocess, decode
+from hemf_export.images.model_input import ModelInput
+from hemf_export.train.run import Run
 from tests.conftest import CLASSES, write_images
-from train.run import Run
 
 GREY = np.array([[0, 40, 80], [120, 160, 255]], np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -60,8 +60,8 @@ def grey_as_rgb(values: list[list[int]]) -> list[list[list[int]]]:
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from hemf.errors import BadInputError
-from hemf.images import decode
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import decode
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     decode(Path(sys.argv[1]))
@@ -293,9 +293,9 @@ def test_exif_orientations_give_the_same_tensor(tmp_path: Path, orientation, kin
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_lies_on_no_side_for_training_and_for_proofs(tmp_path: Path, orientation):
-    from hemf_export.parity import Samples
-    from train.data import TrainingImages
-    from train.recipe import Recipe
+    from hemf_export.export.parity import Samples
+    from hemf_export.train.data import TrainingImages
+    from hemf_export.train.recipe import Recipe
 
     preprocess, upright = Preprocess.for_size(32), Image.new("RGB", (64, 48), "white")
     upright.paste("black", (0, 0, 32, 24))  # 8-pixel blocks of one colour: JPEG keeps them
@@ -639,7 +639,7 @@ def decodes_or_is_refused(folder: Path, data: bytes) -> None:
 
 
 @given(data=st.binary(max_size=400))
-@settings(max_examples=100, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_random_bytes_decode_or_are_refused(tmp_path: Path, data):
     decodes_or_is_refused(tmp_path, data)
 
@@ -650,7 +650,7 @@ def test_random_bytes_decode_or_are_refused(tmp_path: Path, data):
     ),
     data=st.binary(max_size=200),
 )
-@settings(max_examples=150, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_random_bytes_behind_a_true_beginning_decode_or_are_refused(tmp_path: Path, start, data):
     decodes_or_is_refused(tmp_path, start + data)
 
@@ -660,7 +660,7 @@ def test_random_bytes_behind_a_true_beginning_decode_or_are_refused(tmp_path: Pa
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8),
     length=st.integers(1, 10**6),
 )
-@settings(max_examples=250, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=250, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 def test_a_mutated_image_decodes_or_is_refused(tmp_path: Path, kind, changes, length):
     data = bytearray(SEEDS[kind])
     for index, (position, value) in enumerate(changes):

@@ -19,12 +19,14 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from hemf import artifacts
-from hemf.errors import BadInputError
-from hemf.images import Preprocess
-from hemf.model_input import SourceSize
-from hemf_export import fp16, onnx_file
-from hemf_export.description import Description
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import SourceSize
+from hemf_export.models import onnx_file
+from hemf_export.models.description import Description
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.precision import quantize
 
 DESCRIPTION = Description(
     name="test",
@@ -81,7 +83,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_the_whole_file_of_these_tests_is_taken(path: Path, run_cli):
-    _, description = onnx_file.read(save(make(), path))
+    _, description = OnnxFile.open(save(make(), path)).read_ours()
     assert description == DESCRIPTION
     code, stdout, _ = run_cli("bench", path, "--batch", "1", "--no-memory", "--seconds", "0.05", "--json")
     assert (code, len(json.loads(stdout)["timings"])) == (0, 1)
@@ -192,7 +194,7 @@ def test_external_data_is_refused_and_not_opened(path: Path, refused, opened: Op
     save(model, path)
     opened.watching = True
     with pytest.raises(BadInputError, match=r"model\.onnx keeps 1 tensors in other files \(outside\): refused"):
-        onnx_file.read(path)
+        OnnxFile.open(path).read_ours()
     opened.watching = False
     assert set(opened.paths) == {str(path)}
     assert "self-contained" in refused("bench", path, names=path)
@@ -211,7 +213,7 @@ def test_external_data_without_the_mark_of_its_location_is_refused(path: Path):
     model = make()
     in_initializer(model, tensor)
     with pytest.raises(BadInputError, match="other files"):
-        onnx_file.read(save(model, path))
+        OnnxFile.open(save(model, path)).read_ours()
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 100, random.Random(0).randbytes(2000), b"<html>"])
@@ -232,7 +234,7 @@ def test_a_file_cut_anywhere_is_refused(path: Path):
     for length in range(0, len(data), 3):
         path.write_bytes(data[:length])
         with pytest.raises(BadInputError, match=path.name):
-            onnx_file.read(path)
+            OnnxFile.open(path).read_ours()
 
 
 def test_damaged_bytes_are_refused_or_leave_the_signature_as_it_was(path: Path):
@@ -244,7 +246,7 @@ def test_damaged_bytes_are_refused_or_leave_the_signature_as_it_was(path: Path):
             changed[draw.randrange(len(changed))] = draw.randrange(256)
         path.write_bytes(changed)
         try:
-            model, description = onnx_file.read(path)
+            model, description = OnnxFile.open(path).read_ours()
         except BadInputError as error:
             messages.append(error.message)
         else:
@@ -288,7 +290,7 @@ def test_an_input_that_is_no_tensor_is_told(path: Path):
     model = make()
     model.graph.input[0].CopyFrom(helper.make_tensor_sequence_value_info("images", TensorProto.FLOAT, None))
     with pytest.raises(BadInputError, match=r"found the inputs sequence_type \(no tensor\); expected float32"):
-        onnx_file.read(save(model, path))
+        OnnxFile.open(save(model, path)).read_ours()
 
 
 @pytest.mark.parametrize(
@@ -362,12 +364,12 @@ def test_metadata_that_make_no_sense_are_refused(path: Path, text):
     model = make(description=None)
     model.metadata_props.add(key="hemf", value=text)
     with pytest.raises(BadInputError, match=r"model\.onnx: its hemf-export metadata"):
-        onnx_file.read(save(model, path))
+        OnnxFile.open(save(model, path)).read_ours()
 
 
 def test_a_file_that_is_not_the_one_of_its_manifest_is_refused(path: Path, refused):
     artifacts.write_manifest(save(make(), path), {"kind": "onnx"})
-    onnx_file.read(path)
+    OnnxFile.open(path).read_ours()
     model = make()
     model.graph.initializer[0].float_data[:] = []
     model.graph.initializer[0].raw_data = b"\0\0\0\1"
@@ -389,7 +391,7 @@ def test_a_refused_file_leaves_an_earlier_float16_file_as_it_was(path: Path):
     output = path.with_name("model.fp16.onnx")
     output.write_bytes(b"earlier")
     with pytest.raises(BadInputError, match="other files"):
-        fp16.convert(save(model, path), output)
+        quantize.make(quantize.Request(save(model, path), output=output))
     assert output.read_bytes() == b"earlier"
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["model.fp16.onnx", "model.onnx"]
 
@@ -402,6 +404,6 @@ def test_bad_files_in_a_folder_do_not_stop_the_search_for_ours(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     refused("bench", names=tmp_path)
     save(make(), tmp_path / "ours.onnx")
-    from hemf_export import discover
+    from hemf_export.models import discover
 
-    assert [found.name for found, _ in discover.onnx_files(tmp_path)] == ["ours.onnx"]
+    assert [found.name for found in discover.onnx_files(tmp_path)] == ["ours.onnx"]

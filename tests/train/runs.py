@@ -1,4 +1,4 @@
-"""What tests of training share: small jobs, a listener that remembers, command lines, and what of a run must agree."""
+"""What tests of training share: small jobs, a receiver of epochs, command lines, and what of a run must agree."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hemf.checkpoint_files import read_pickle
-from hemf.config import HemfConfig
-from hemf.images import Preprocess
-from tests.conftest import TINY
-from train.datasets import checks
-from train.job import Job
-from train.recipe import Recipe
+from hemf_export.checkpoints.checkpoint_files import read_pickle
+from hemf_export.files.progress import Silent
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.config import HemfConfig
+from hemf_export.train.datasets import checks
+from hemf_export.train.job import Job
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.trainer import Epoch
+from tests.conftest import THIRD
 
-ARGUMENTS = ["--model", "hemf-tiny", "--image-size", "32", "--batch-size", "8", "--learning-rate", "1e-3"]
+# A third of the network, as in `conftest.THIRD`.
+ARGUMENTS = [
+    "--model", "hemf-tiny", "--variant", "local-only", "--image-size", "32", "--batch-size", "8",
+    "--learning-rate", "1e-3",
+]  # fmt: skip
 # All that draws at random, or that has a state of its own.
 EXTRAS = [
     "--ema-decay", "0.9", "--drop-path", "0.3", "--mixup-alpha", "0.2", "--cutmix-alpha", "1", "--augmentation", "rand",
@@ -26,20 +32,21 @@ EXTRAS = [
 TIMES = ("images_per_second", "seconds", "loader_share")
 
 
-class Quiet:
-    """A listener that only remembers."""
+class Quiet(Silent):
+    """Remembers the figures of each epoch."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
-    def step(self, *_: object) -> None:
-        pass
+    def event(self, event: object) -> None:
+        if isinstance(event, Epoch):
+            self.epoch(event.figures)
 
     def epoch(self, line: dict[str, Any]) -> None:
         self.lines.append(line)
 
 
-def job(image_data: Path, *, config: HemfConfig = TINY, **recipe: object) -> Job:
+def job(image_data: Path, *, config: HemfConfig = THIRD, **recipe: object) -> Job:
     splits = checks.load_splits(image_data)
     train, validation = splits["train"], splits["val"]
     settings: dict[str, Any] = {"epochs": 6, "batch_size": 8, "learning_rate": 1e-3, **recipe}
@@ -47,7 +54,7 @@ def job(image_data: Path, *, config: HemfConfig = TINY, **recipe: object) -> Job
 
 
 def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "train", *(str(argument) for argument in arguments)]
+    return [sys.executable, "-m", "hemf_export", "train", *(str(argument) for argument in arguments)]
 
 
 def environment(rank: int, size: int, port: int) -> dict[str, str]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from train import augmentation
-from train.recipe import Recipe
+from hemf_export.train import augmentation
+from hemf_export.train.recipe import Recipe
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 60, 3)).astype(np.uint8))
 RAND = Recipe(augmentation="rand")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemf.errors import BadInputError, UsageError
-from train.batches import Division
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.train.batches import Division
 
 
 @given(st.integers(6, 200), st.integers(1, 4), st.integers(1, 3), st.integers(2, 12))
@@ -44,7 +44,7 @@ def test_one_process_has_the_batches_that_it_always_had():
 
 @pytest.mark.parametrize(("micro_batches", "processes"), [(5, 1), (2, 3)])
 def test_a_batch_too_small_to_divide_is_a_usage_error(micro_batches, processes):
-    with pytest.raises(UsageError, match=f"--batch-size {2 * micro_batches * processes}"):
+    with pytest.raises(UsageError, match=f"`batch_size={2 * micro_batches * processes}`"):
         Division(100, 8, micro_batches, processes)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hemf.errors import BadInputError, UsageError
-from hemf.variants import TABLE_10
-from train import ablation, configurations
-from train.recipe import Recipe
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.networks.variants import TABLE_10
+from hemf_export.train import ablation, configurations
+from hemf_export.train.recipe import Recipe
 
 BASE = Recipe(epochs=7, learning_rate=1e-3)
 

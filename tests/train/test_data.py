@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from hemf.images import Preprocess
-from train import data
-from train.batches import Division
-from train.datasets import checks
-from train.recipe import Recipe
+from hemf_export.images.images import Preprocess
+from hemf_export.train import data
+from hemf_export.train.batches import Division
+from hemf_export.train.datasets import checks
+from hemf_export.train.recipe import Recipe
 
 
 @pytest.fixture

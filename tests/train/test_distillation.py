@@ -12,15 +12,16 @@ from PIL import Image
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from hemf import artifacts, checkpoint
-from hemf.config import HemfConfig
-from hemf.errors import BadInputError
-from hemf.images import Preprocess
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.config import HemfConfig
+from hemf_export.train import distillation
+from hemf_export.train.distillation import Teacher
+from hemf_export.train.objective import Objective
+from hemf_export.train.recipe import Recipe
 from tests.conftest import CLASSES, TINY, tiny_checkpoint
-from train import distillation
-from train.distillation import Teacher
-from train.objective import Objective
-from train.recipe import Recipe
 
 SMALL = ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8"]
 
@@ -113,9 +114,12 @@ def test_a_run_with_a_teacher_says_so_and_resumes_with_that_one_alone(image_data
     command = ("train", image_data, "-o", tmp_path / "run", *SMALL, "--teacher")
     code, _, err = run_cli(*command, teachers[0], "--distillation-weight", "0.7")
     assert code == 0, err
-    assert "taught by a test" in err
+    assert "taught by a test-local-only" in err
     saved = checkpoint.load(tmp_path / "run" / "best.pt")
-    assert saved.provenance["teacher"] == {"model": "test", "checkpoint_sha256": artifacts.sha256(teachers[0])}
+    assert saved.provenance["teacher"] == {
+        "model": "test-local-only",
+        "checkpoint_sha256": artifacts.sha256(teachers[0]),
+    }
     assert saved.provenance["recipe"]["distillation_weight"] == 0.7
     code, _, err = run_cli(*command, teachers[1], "--distillation-weight", "0.7", "--resume")
     assert code == 1

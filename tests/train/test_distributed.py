@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from hemf import checkpoint
-from hemf.errors import MissingCapabilityError, UsageError
-from hemf.initialization import build
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files.errors import MissingCapabilityError, UsageError
+from hemf_export.networks.initialization import build
+from hemf_export.train import distributed
+from hemf_export.train.distributed import Group, launched
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.trainer import Trainer
 from tests.conftest import TINY, write_class_folders
 from tests.train.runs import ARGUMENTS, Quiet, environment, free_port, job, lines
 from tests.train.two_processes import EPOCHS, SCENARIOS
-from train import distributed
-from train.distributed import Group, launched
-from train.run_folder import RunFolder
-from train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def alone(two_class_data: Path, tmp_path_factory: pytest.TempPathFactory):
 
     def train(**recipe: object) -> tuple[dict[str, torch.Tensor], list[dict]]:
         listener, folder = Quiet(), tmp_path_factory.mktemp("alone")
-        whole = job(two_class_data, epochs=EPOCHS, **recipe)
+        whole = job(two_class_data, config=TINY, epochs=EPOCHS, **recipe)
         # The two images that two processes leave out at the end of an epoch: here, too.
         trainer = Trainer(whole, RunFolder(folder, resume=False), resume=False)
         object.__setattr__(trainer.division, "images", 24)
@@ -77,6 +77,7 @@ def difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, 
     return float((parts[0] / parts[1]) ** 0.5)
 
 
+@pytest.mark.extended
 def test_with_synchronized_statistics_two_processes_are_one_of_the_same_batch(together, alone):
     """Losses, weights and BatchNorm's statistics: all that there is, to the rounding of another order of sums."""
     expected, expected_lines = alone()
@@ -90,6 +91,7 @@ def test_with_synchronized_statistics_two_processes_are_one_of_the_same_batch(to
     assert found.keys() == expected.keys()
 
 
+@pytest.mark.extended
 def test_without_them_two_processes_are_one_of_two_micro_batches(together, alone):
     """Each piece has statistics of its own, in both; what is made of the running ones differs."""
     expected, expected_lines = alone(accumulation_steps=2)
@@ -101,15 +103,17 @@ def test_without_them_two_processes_are_one_of_two_micro_batches(together, alone
     assert ours[0] != pytest.approx(alone()[1][0]["loss"], rel=1e-4), "which is not one process of one piece"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("scenario", list(SCENARIOS))
 def test_both_processes_end_with_the_same_network(together, scenario):
     first, second = (torch.load(together / f"{scenario}{rank}.pt") for rank in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.extended
 def test_validation_is_shared_out_and_put_together_in_order(together, two_class_data):
     found = [torch.load(together / f"logits{rank}.pt", weights_only=False) for rank in range(2)]
-    trainer = Trainer(job(two_class_data), RunFolder(together / "check", resume=False), resume=False)
+    trainer = Trainer(job(two_class_data, config=TINY), RunFolder(together / "check", resume=False), resume=False)
     trainer.model.load_state_dict(torch.load(together / "apart0.pt"))
     expected = trainer.predict(trainer.job.validation)
     assert len(expected) == 15, "not the same number for each process"
@@ -117,6 +121,7 @@ def test_validation_is_shared_out_and_put_together_in_order(together, two_class_
         assert torch.allclose(torch.from_numpy(logits), torch.from_numpy(expected), atol=1e-5)
 
 
+@pytest.mark.extended
 def test_an_error_of_the_first_process_ends_all(together):
     first, second = json.loads((together / "told.json").read_text())
     assert first == ["BadInputError", "The disk is full. Make room.", 1]
@@ -124,6 +129,7 @@ def test_an_error_of_the_first_process_ends_all(together):
     assert "The disk is full." in second[1]
 
 
+@pytest.mark.extended
 def test_only_the_first_process_wrote(together):
     assert {path.name for path in (together / "apart").iterdir()} == {"best.pt", "last.pt", "metrics.jsonl"}
     assert checkpoint.load(together / "apart" / "last.pt").training["description"]["processes"] == 2
@@ -165,9 +171,21 @@ def test_more_processes_than_gpus_is_exit_4(monkeypatch):
         pass
 
 
+@pytest.mark.extended
 def test_a_process_that_dies_ends_the_other_with_a_message(image_data, tmp_path):
     """kill -9, as the kernel does where memory runs out; and Ctrl-C of the first one is heard."""
-    line = [sys.executable, "-m", "train", str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--epochs", "500"]
+    line = [
+        sys.executable,
+        "-m",
+        "hemf_export",
+        "train",
+        str(image_data),
+        "-o",
+        str(tmp_path / "run"),
+        *ARGUMENTS,
+        "--epochs",
+        "5000",
+    ]
     port = free_port()
     started = [
         subprocess.Popen(
@@ -181,7 +199,7 @@ def test_a_process_that_dies_ends_the_other_with_a_message(image_data, tmp_path)
             if text.startswith("epoch   1"):
                 break
         started[1].send_signal(signal.SIGKILL)
-        rest = started[0].communicate(timeout=60)[1]
+        rest = started[0].communicate(timeout=240)[1]
     finally:
         for process in started:
             process.kill()
@@ -197,8 +215,9 @@ def test_a_process_that_dies_ends_the_other_with_a_message(image_data, tmp_path)
 @pytest.mark.slow
 def test_sigterm_to_torchrun_ends_all_and_keeps_the_checkpoint(image_data, tmp_path):
     line = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train",
-        str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--epochs", "500",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "hemf_export", "train",
+        str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--epochs", "5000",
     ]  # fmt: skip
     with subprocess.Popen(
         line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -214,7 +233,7 @@ def test_sigterm_to_torchrun_ends_all_and_keeps_the_checkpoint(image_data, tmp_p
     assert not (tmp_path / "run" / "summary.json").exists()
     assert checkpoint.load(tmp_path / "run" / "last.pt").training is not None
     assert not list((tmp_path / "run").glob(".*.tmp"))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while _alive(agent.pid) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not _alive(agent.pid), "no process of the run is left"
@@ -238,7 +257,8 @@ def test_two_gpus_train_one_network(image_data, tmp_path, options):
     if torch.cuda.device_count() < 2:
         pytest.skip("needs two CUDA GPUs")
     line = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "train",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "hemf_export", "train",
         str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--epochs", "4", *options,
     ]  # fmt: skip
     subprocess.run(line, check=True, capture_output=True, timeout=280)

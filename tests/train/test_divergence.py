@@ -8,14 +8,14 @@ import math
 import numpy as np
 import pytest
 
-from hemf import checkpoint
-from hemf.errors import CheckFailedError
-from hemf.variants import vary
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files.errors import CheckFailedError
+from hemf_export.networks.variants import vary
+from hemf_export.train.distillation import Teacher
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.trainer import DivergedError, Trainer
 from tests.conftest import TINY, tiny_checkpoint
 from tests.train.runs import ARGUMENTS, Quiet, job, lines
-from train.distillation import Teacher
-from train.run_folder import RunFolder
-from train.trainer import DivergedError, Trainer
 
 SMALL = vary(TINY, "local-only")  # all that a run has to keep, a third of the work
 WILD = [*ARGUMENTS[:-1], "1e30", "--variant", "local-only", "--warmup-epochs", "0"]  # a learning rate

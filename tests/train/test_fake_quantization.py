@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnxruntime import InferenceSession
 
-from train.fake_quantization import dequantize, quantize, to_half
+from hemf_export.train.fake_quantization import dequantize, quantize, to_half
 
 
 @pytest.mark.parametrize(("kind", "zero", "limits"), [("int8", 0, (-128.0, 127.0)), ("uint8", 7, (0.0, 255.0))])

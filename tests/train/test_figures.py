@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from hemf.images import decode
-from train import figures, heatmap_figures
-from train.class_metrics import RocCurve, mean_curve
-from train.heatmap_figures import HeatMap
+from hemf_export.images.images import decode
+from hemf_export.metrics.classification import RocCurve, mean_curve
+from hemf_export.train import figures, heatmap_figures
+from hemf_export.train.heatmap_figures import HeatMap
 
 NAMES = ("plain", "costs $5 or $6", "線\n", "a name that is much too long for any axis of a plot")
 
@@ -90,6 +92,33 @@ def test_the_curve_shows_each_epoch_and_leaves_a_gap_where_a_loss_was_not_finite
     np.testing.assert_equal(validation.get_ydata(), [2.0, np.nan, 1.25])
     assert list(best.get_xdata()) == [2, 2]
     assert list(accuracy.get_lines()[1].get_ydata()) == [0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("accuracies", [[0.3, 0.9], [0.9, 0.95], [1.0, 1.0], [0.99975, 1.0]])
+def test_a_curve_names_its_panels_above_them_and_no_text_lies_over_another(accuracies: list[float], monkeypatch):
+    lines = [
+        {"epoch": epoch, "loss": 1.0, "val_loss": 0.5, "accuracy": accuracy, "val_accuracy": accuracy}
+        for epoch, accuracy in enumerate(accuracies, 1)
+    ]
+    figure = figures.learning_curve(lines, 1, "hemf-tiny, run")
+    drawn: dict[Text, Bbox] = {}
+
+    def draw(text: Text, renderer, *arguments, **more):
+        if text.get_text() and text.get_visible():
+            drawn[text] = text.get_window_extent(renderer).frozen()
+        return real(text, renderer, *arguments, **more)
+
+    real = Text.draw
+    monkeypatch.setattr(Text, "draw", draw)
+    figures.encode(figure, "png")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "accuracy"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["", ""], "beside the ticks there is no room for names"
+    shares = [float(text.get_text()[:-1]) for text in drawn if text.get_text().endswith("%")]
+    assert len(shares) >= 2
+    assert max(shares) <= 100, "no accuracy is above 100 %"
+    for first, second in itertools.combinations(drawn, 2):
+        both = Bbox.intersection(drawn[first], drawn[second])
+        assert both is None or min(both.width, both.height) == 0, f"{first} lies over {second}"
 
 
 @pytest.mark.parametrize("epochs", [0, 1, 150])

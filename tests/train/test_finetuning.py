@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from hemf.errors import CheckFailedError, UsageError
-from hemf.images import Preprocess
+from hemf_export.files.errors import CheckFailedError, UsageError
+from hemf_export.files.progress import IDLE, Silent, Task
+from hemf_export.images.images import Preprocess
+from hemf_export.train import finetuning
+from hemf_export.train.datasets import checks
+from hemf_export.train.finetuning_recipe import FineTuning
 from tests.conftest import write_class_folders
-from train import finetuning
-from train.datasets import checks
-from train.finetuning_recipe import FineTuning
 
 SMALL = Preprocess.for_size(32)
 
 
-class Listener:
+class Listener(Silent):
     def __init__(self) -> None:
         self.lines: list[dict] = []
         self.steps = 0
 
-    def step(self, *_: object) -> None:
-        self.steps += 1
+    @contextmanager
+    def task(self, text: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+        self.steps += int(total or 0) * (unit == "steps")
+        yield IDLE
 
-    def epoch(self, line: dict) -> None:
-        self.lines.append(line)
+    def event(self, event: object) -> None:
+        assert isinstance(event, finetuning.TunedEpoch)
+        self.lines.append(event.figures)
 
 
 @pytest.fixture
@@ -102,13 +108,13 @@ def test_a_teacher_that_is_not_finite_is_refused(splits):
         return network(1)(images).detach() * torch.tensor([1.0, torch.inf, 1.0])
 
     with pytest.raises(CheckFailedError, match="of the float network of 18 of 18"):
-        finetuning.finetune(network(), teacher, *splits, SMALL, FineTuning(), Listener())
+        finetuning.finetune(network(), teacher, *splits, SMALL, FineTuning())
 
 
 def test_validation_logits_that_overflow_are_never_the_best_epoch(splits, monkeypatch):
     """All of class 0 by NumPy's argmax: that could have been the most images that were ever right."""
     model = network()
-    monkeypatch.setattr(Listener, "epoch", lambda _, line: line["epoch"] or model[4].bias.data.fill_(torch.nan))
+    monkeypatch.setattr(Listener, "event", lambda _, event: event.number or model[4].bias.data.fill_(torch.nan))
     monkeypatch.setattr(finetuning._Tuning, "epoch", lambda *_: 0.1)
     with pytest.raises(CheckFailedError, match=r"after epoch 1 of 18 of 18 .* nothing was kept"):
         run(splits, model)

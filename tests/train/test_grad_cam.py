@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hemf.model import StageFeatures
+from hemf_export.networks.model import StageFeatures
+from hemf_export.train.grad_cam import channel_weights, grad_cam_plus_plus
 from tests.conftest import tiny_checkpoint
-from train.grad_cam import channel_weights, grad_cam_plus_plus
 
 
 class Averaged(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from onnx_ir.passes import common
 from onnxruntime import InferenceSession
 
-from hemf.errors import BadInputError
-from train.graph_network import GraphNetwork
+from hemf_export.files.errors import BadInputError
+from hemf_export.train.graph_network import GraphNetwork
 
 WEIGHTS = ("kernel", "shift", "matrix", "bias", "gain", "offset")
 

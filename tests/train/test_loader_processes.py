@@ -9,20 +9,23 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hemf.errors import BadInputError, HemfError, MissingCapabilityError
-from hemf.images import Preprocess
-from hemf.variants import vary
+from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
+from hemf_export.files.progress import IDLE, Task
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.variants import vary
+from hemf_export.train import data, loader_processes
+from hemf_export.train.batches import Division
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.trainer import Trainer
 from tests.conftest import TINY
 from tests.train.runs import ARGUMENTS, Quiet, job
-from train import data, loader_processes
-from train.batches import Division
-from train.run_folder import RunFolder
-from train.trainer import Trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
 
@@ -49,7 +52,7 @@ def test_room_is_asked_for_before_the_first_epoch(image_data, tmp_path, monkeypa
         return
     with pytest.raises(MissingCapabilityError, match=r"has 1\.2 MB free, .* need 1\.2 MB") as raised:
         trainer.fit(Quiet())
-    assert "--workers 0" in str(raised.value.hint)
+    assert "`workers=0`" in str(raised.value.hint)
     assert "--shm-size" in str(raised.value.hint)
 
 
@@ -81,7 +84,7 @@ def test_a_process_that_is_ended_by_a_signal(image_data, tmp_path, monkeypatch, 
     with pytest.raises(HemfError, match=message) as raised:
         prepared(image_data, tmp_path).fit(Quiet())
     assert type(raised.value) is kind
-    assert "--workers 0" in str(raised.value.hint)
+    assert "`workers=0`" in str(raised.value.hint)
 
 
 def test_a_process_that_dies_while_the_network_computes(image_data, tmp_path, monkeypatch, capfd):
@@ -95,7 +98,12 @@ def test_a_process_that_dies_while_the_network_computes(image_data, tmp_path, mo
         return found
 
     class Killing(Quiet):
-        def step(self, *_: object) -> None:
+        @contextmanager
+        def task(self, text: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
+            yield _Killer() if unit == "steps" else IDLE
+
+    class _Killer:
+        def advance(self, count: float = 1) -> None:
             os.kill(workers[0].pid, signal.SIGKILL)
             for _ in range(500):
                 time.sleep(0.01)
@@ -128,7 +136,7 @@ def test_processes_that_cannot_be_started(image_data, tmp_path, monkeypatch, num
     monkeypatch.setattr(synchronize._multiprocessing, "SemLock", refuse)
     with pytest.raises(HemfError) as raised:
         prepared(image_data, tmp_path).fit(Quiet())
-    assert "--workers 0" in str(raised.value.hint)
+    assert "`workers=0`" in str(raised.value.hint)
     assert raised.value.exit_code == (4 if number in (28, 38, 13) else 1)
 
 
@@ -163,7 +171,7 @@ UNSHARE = shutil.which("unshare")
 def test_a_small_shared_memory_is_exit_4(image_data, tmp_path, size, asked):
     """The real thing: what Docker gives, and less."""
     look = "" if asked else "loader_processes.free_bytes = lambda: None; "
-    code = f"from train import loader_processes; {look}from hemf_export.cli import main; main()"
+    code = f"from hemf_export.train import loader_processes; {look}from hemf_export.cli import main; main()"
     words = ["train", str(image_data), "-o", str(tmp_path / "run"), *ARGUMENTS, "--image-size", "224", "--workers", "2"]
     line = [sys.executable, "-c", code, *words, "--variant", "local-only", "--epochs", "1"]
     small = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"'

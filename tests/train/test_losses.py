@@ -10,9 +10,9 @@ import torch
 from scipy.special import log_softmax
 from torch.nn import functional as F
 
-from hemf.errors import BadInputError
-from train import losses
-from train.recipe import Recipe
+from hemf_export.files.errors import BadInputError
+from hemf_export.train import losses
+from hemf_export.train.recipe import Recipe
 
 COUNTS = (6705, 1113, 115)
 LABELS = torch.tensor([0, 2, 1, 0, 2])

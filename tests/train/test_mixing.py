@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from train.mixing import box, mix
+from hemf_export.train.mixing import box, mix
 
 LABELS = torch.tensor([0, 1, 2, 3])
 # Image i is full of the value i: what a pixel holds tells which image it is from.

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from hemf.errors import BadInputError, UsageError
-from train.recipe import Recipe, differences, refuse_differences
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.train.recipe import Recipe, differences, refuse_differences
 
 
 def test_the_rate_warms_up_then_follows_half_a_cosine():

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hemf.errors import BadInputError, UsageError
-from train.recipe import Recipe
-from train.recipe_file import GROUPS, dump, load, resolve
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.recipe_file import GROUPS, dump, load, resolve
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_what_is_not_toml_is_refused_with_a_start_for_a_file(write, content):
     with pytest.raises(BadInputError, match="is not a TOML file") as caught:
         load(source)
     assert source in caught.value.message
-    assert "--print-recipe" in caught.value.hint
+    assert "`recipe_file()`" in caught.value.hint
 
 
 def test_no_file_no_name_and_a_folder(tmp_path):

@@ -5,114 +5,103 @@ With all that draws at random or has a state of its own: averaged weights, drop 
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from hemf import checkpoint
-from hemf.checkpoint_files import read_pickle
-from hemf.errors import BadInputError
-from tests.train.runs import ARGUMENTS, EXTRAS, Quiet, command, environment, free_port, job, lines, outcome
-from train.hardware import Hardware
-from train.run_folder import RunFolder
-from train.trainer import Trainer
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint_files import read_pickle
+from hemf_export.files.errors import BadInputError
+from hemf_export.train.hardware import Hardware
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.trainer import Trainer
+from tests import kills
+from tests.conftest import TINY
+from tests.train.runs import ARGUMENTS, EXTRAS, Quiet, environment, free_port, job, lines, outcome
 
-DEADLINE_S = 300
+Process = subprocess.Popen[bytes]
+
+DEADLINE_S = 240
 
 
 def start(
-    data: Path, output: Path, epochs: int, processes: int = 1, variant: str = "full"
-) -> list[subprocess.Popen[bytes]]:
-    """The processes of one start; it resumes what is there."""
+    data: Path, output: Path, epochs: int, *, processes: int = 1, kill_at: int = 0, variant: str
+) -> list[Process]:
+    """The processes of one start, the first of which may kill itself; it resumes what is there."""
     resume = ["--resume"] if (output / "last.pt").exists() or (output / "best.pt").exists() else []
-    line = command(data, "-o", output, *ARGUMENTS, *EXTRAS, "--epochs", epochs, "--variant", variant, *resume)
+    line = ["train", data, "-o", output, *ARGUMENTS, *EXTRAS, "--epochs", epochs, "--variant", variant, *resume]
     port = free_port()
-    environments = [environment(rank, processes, port) for rank in range(processes)] if processes > 1 else [None]
-    return [
-        subprocess.Popen(line, env=each, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for each in environments
-    ]
+    started = []
+    for rank in range(processes):
+        counted = output.with_suffix(".operations") if rank == 0 else None
+        command = kills.program(line, output, data, kill_at=kill_at if rank == 0 else 0, counted=counted)
+        environ = environment(rank, processes, port) if processes > 1 else None
+        started.append(subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+    return started
 
 
-def finish(running: list[subprocess.Popen[bytes]]) -> None:
+def finish(running: list[Process]) -> None:
     told = [process.communicate(timeout=DEADLINE_S)[1] for process in running]
     assert [process.returncode for process in running] == [0] * len(running), told
 
 
-def killed(running: list[subprocess.Popen[bytes]], epochs: int, wait_s: float) -> bool:
-    """Wait for as many epochs of this start, and a little, then kill -9; whether that came before the end."""
-    out = running[0].stderr
-    assert out is not None
-    for text in out:
-        epochs -= text.startswith(b"epoch")
-        if epochs < 0:
-            break
-    time.sleep(wait_s)
-    for process in running:
-        os.kill(process.pid, signal.SIGKILL)
-    for process in running:
+def die(running: list[Process]) -> None:
+    """Wait for the first process to kill itself, and kill the others."""
+    told = running[0].communicate(timeout=DEADLINE_S)[1]
+    assert running[0].returncode == -signal.SIGKILL, told
+    for process in running[1:]:
+        process.kill()
         process.communicate()
-    return running[0].returncode == -signal.SIGKILL
 
 
 def kill_and_resume(
-    data: Path, folder: Path, *, epochs: int, kills: int, processes: int = 1, variant: str = "full"
+    data: Path, folder: Path, *, epochs: int, times: int, processes: int = 1, variant: str = "full"
 ) -> None:
-    """A whole run; another one with kills at random moments of its epochs and of writing them down; the same outcome.
-
-    How long to wait for a kill is measured by the whole run's epochs. Where it comes too late, the run that has come to
-    its end is compared all the same, and a new one begun.
-    """
+    """A whole run; another one that is killed at moments spread over it, and goes on each time; the same outcome."""
     whole, cut = folder / "whole", folder / "cut"
-    finish(start(data, whole, epochs, processes, variant))
-    told = RunFolder(whole, resume=True).read_metrics()
-    epoch_s = float(np.median([line["seconds"] for line in told]))
-    generator, done, starts = np.random.default_rng(0), 0, 0
-    while done < kills:
-        starts += 1
-        assert starts < 3 * kills, "most starts must end by a kill"
-        running = start(data, cut, epochs, processes, variant)
-        if killed(running, int(generator.random() < 0.5), float(generator.uniform(0, 1.5 * epoch_s))):
-            done += 1
-            continue
-        assert outcome(cut) == outcome(whole)
-        shutil.rmtree(cut)
-    finish(start(data, cut, epochs, processes, variant))
+    finish(start(data, whole, epochs, processes=processes, variant=variant))
+    operations = int(whole.with_suffix(".operations").read_text())
+    generator = np.random.default_rng(0)
+    for _ in range(times):
+        # Of each start the same share: what a resumed one still has to do is less.
+        kill_at = int(generator.uniform(0.1, 1.5) * operations / (times + 1))
+        die(start(data, cut, epochs, processes=processes, kill_at=kill_at, variant=variant))
+    finish(start(data, cut, epochs, processes=processes, variant=variant))
     assert outcome(cut) == outcome(whole)
 
 
+@pytest.mark.extended
 def test_a_run_killed_at_two_moments_ends_as_one_that_was_not(image_data, tmp_path):
     """One branch of the network, which has all that a run has to keep, and is three times as quick."""
-    kill_and_resume(image_data, tmp_path, epochs=6, kills=2, variant="local-only")
+    kill_and_resume(image_data, tmp_path, epochs=6, times=2, variant="local-only")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_killed_at_twenty_moments_ends_as_one_that_was_not(image_data, tmp_path):
-    kill_and_resume(image_data, tmp_path, epochs=40, kills=20)
+    kill_and_resume(image_data, tmp_path, epochs=40, times=20)
 
 
+@pytest.mark.extended
 def test_two_processes_killed_end_as_two_that_were_not(image_data, tmp_path):
-    kill_and_resume(image_data, tmp_path, epochs=3, kills=1, processes=2, variant="local-only")
+    kill_and_resume(image_data, tmp_path, epochs=3, times=1, processes=2, variant="local-only")
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_processes_killed_at_twenty_moments_end_as_two_that_were_not(image_data, tmp_path):
-    kill_and_resume(image_data, tmp_path, epochs=40, kills=20, processes=2)
+    kill_and_resume(image_data, tmp_path, epochs=40, times=20, processes=2)
 
 
 def test_resumed_in_the_same_process_too(image_data, tmp_path, monkeypatch):
     """Nothing that a run depends on lives outside its files. With float16's gradient scaler, which grows on the way."""
     monkeypatch.setattr(Hardware, "scaler", lambda _: torch.amp.GradScaler("cpu", 2.0**10, growth_interval=2))
     extras = {
-        "epochs": 3, "ema_decay": 0.9, "drop_path": 0.3, "mixup_alpha": 0.2, "cutmix_alpha": 1.0,
+        "config": TINY, "epochs": 2, "ema_decay": 0.9, "drop_path": 0.3, "mixup_alpha": 0.2, "cutmix_alpha": 1.0,
         "augmentation": "rand", "sampling": "class-balanced", "accumulation_steps": 2,
     }  # fmt: skip
     whole, cut = RunFolder(tmp_path / "whole", resume=False), RunFolder(tmp_path / "cut", resume=False)

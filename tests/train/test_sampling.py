@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from train.sampling import order
+from hemf_export.train.sampling import order
 
 LABELS = [0] * 67 + [1] * 11 + [2] * 1 + [4] * 21
 

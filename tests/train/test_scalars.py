@@ -8,7 +8,8 @@ from typing import ClassVar
 
 import pytest
 
-from train import scalars
+from hemf_export.train import scalars
+from tests.train.runs import ARGUMENTS
 
 
 def test_where_it_is_missing_the_command_says_so_before_any_work(image_data, tmp_path, run_cli, monkeypatch):
@@ -59,8 +60,7 @@ def test_numbers_go_by_name_and_epoch(fake, tmp_path):
 
 
 def test_a_run_and_its_resumption_send_each_epoch_once(fake, image_data, tmp_path, run_cli):
-    line = ("train", image_data, "-o", tmp_path / "run", "--tensorboard", "--model", "hemf-tiny", "--image-size", 32,
-            "--batch-size", 8, "--epochs", 2)  # fmt: skip
+    line = ("train", image_data, "-o", tmp_path / "run", "--tensorboard", *ARGUMENTS, "--epochs", 2)  # fmt: skip
     assert run_cli(*line)[0] == 0
     losses = [(name, step) for name, _, step in fake.made[0].values if name == "val_loss"]
     assert losses == [("val_loss", 1), ("val_loss", 2)]

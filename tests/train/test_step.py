@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hemf.errors import HemfError
-from train.distributed import Group
-from train.hardware import Hardware
-from train.objective import Objective
-from train.recipe import Recipe
-from train.step import Step
+from hemf_export.files.errors import HemfError
+from hemf_export.train.distributed import Group
+from hemf_export.train.hardware import Hardware
+from hemf_export.train.objective import Objective
+from hemf_export.train.recipe import Recipe
+from hemf_export.train.step import Step
 
 IMAGES = torch.randn(10, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(10) % 3
@@ -98,7 +98,7 @@ def test_gradients_that_are_not_finite_do_not_reach_the_weights_though_the_loss_
 
 
 @pytest.mark.parametrize(
-    ("accumulation", "hint"), [(1, "--batch-size 5, or keep 10 with --accumulation-steps 2"), (4, "--batch-size 8")]
+    ("accumulation", "hint"), [(1, "`batch_size=5`, or keep 10 with `accumulation_steps=2`"), (4, "`batch_size=8`")]
 )
 def test_out_of_memory_suggests_a_batch_size(accumulation, hint):
     """torch raises the error at the allocation; here the objective does."""

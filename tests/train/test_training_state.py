@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from hemf.initialization import build
+from hemf_export.networks.initialization import build
+from hemf_export.train.training_state import Progress, TrainingState, seed_of
+from hemf_export.train.weight_average import WeightAverage
 from tests.conftest import TINY
-from train.training_state import Progress, TrainingState, seed_of
-from train.weight_average import WeightAverage
 
 
 def test_the_best_epoch_is_that_of_the_highest_accuracy_then_of_the_lowest_loss():

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from hemf_export.train.weight_average import WeightAverage
 from tests.conftest import tiny_checkpoint
-from train.weight_average import WeightAverage
 
 
 def network(value: float) -> nn.Sequential:

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from hemf.errors import BadInputError
+from hemf_export.files.errors import BadInputError
+from hemf_export.train import distributed
+from hemf_export.train.distributed import FailedElsewhereError
+from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.trainer import Trainer
+from tests.conftest import TINY  # it has BatchNorms
 from tests.train.runs import Quiet, job
-from train import distributed
-from train.distributed import FailedElsewhereError
-from train.run_folder import RunFolder
-from train.trainer import Trainer
 
 SCENARIOS: dict[str, dict[str, Any]] = {
     "synchronized": {"sync_batch_norm": True},
@@ -32,7 +33,7 @@ def main(image_data: Path, output: Path) -> None:
     with distributed.joined("cpu") as group:
         for name, recipe in SCENARIOS.items():
             folder = group.from_first(lambda name=name: RunFolder(output / name, resume=False))
-            trainer = Trainer(job(image_data, epochs=EPOCHS, **recipe), folder, resume=False)
+            trainer = Trainer(job(image_data, config=TINY, epochs=EPOCHS, **recipe), folder, resume=False)
             trainer.fit(Quiet())
             if name == "apart":
                 torch.save(trainer.predict(trainer.job.validation), output / f"logits{group.rank}.pt")

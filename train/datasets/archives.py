@@ -6,18 +6,18 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
-from hemf import artifact_folder
-from hemf.errors import BadInputError
-from hemf.folders import EXTENSIONS
+from hemf_export.files import artifact_folder
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.folders import EXTENSIONS
 
 _KEPT = (*EXTENSIONS, ".csv", ".txt")
 
 
-def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+def unpack(path: Path, folder: Path, progress: Progress = SILENT) -> None:
     """Write the images and lists of an archive below `folder`, with the folders that they lie in.
 
     Raises:
@@ -31,14 +31,15 @@ def unpack(path: Path, folder: Path, progress: Callable[[int, int], None] = lamb
             if needed > shutil.disk_usage(folder).free:
                 raise BadInputError(
                     f"{path} holds {needed / 1e9:.1f} GB; the disk of {folder.parent} has no room for it.",
-                    "Choose another output folder with -o.",
+                    "Choose another output folder with `output`.",
                 )
-            for done, member in enumerate(members, 1):
-                target = folder.joinpath(*_place(member).parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(member) as file:
-                    artifact_folder.write_stream(target, cast(BinaryIO, file))
-                progress(done, len(members))
+            with progress.task(f"Unpacking {path.name}", len(members), "files") as task:
+                for member in members:
+                    target = folder.joinpath(*_place(member).parts)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(member) as file:
+                        artifact_folder.write_stream(target, cast(BinaryIO, file))
+                    task.advance()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         # RuntimeError is how the module says that a password is asked for.
         raise BadInputError(f"{path} can't be unpacked: {error}.", "Download it again.") from error

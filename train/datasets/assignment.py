@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hemf import artifacts
-from hemf.errors import UsageError
-from hemf.folders import LabelledImages
-from train.datasets import authors_split, groups, published_sets, splits
-from train.datasets.groups import GroupColumn
-from train.datasets.published_sets import SETS
-from train.datasets.split_file import Origin
-from train.datasets.splits import Shares, Split
+from hemf_export.files import artifacts
+from hemf_export.files.errors import UsageError
+from hemf_export.images.folders import LabelledImages
+from hemf_export.train.datasets import authors_split, groups, published_sets, splits
+from hemf_export.train.datasets.groups import GroupColumn
+from hemf_export.train.datasets.published_sets import SETS
+from hemf_export.train.datasets.split_file import Origin
+from hemf_export.train.datasets.splits import Shares, Split
 
 DEFAULT_SHARES = Shares.parse("0.7/0.1/0.2")
 
@@ -54,11 +54,11 @@ class Request:
 
     def __post_init__(self) -> None:
         if self.fold is not None and (self.data_set != "kvasir" or self.shares or self.group_column):
-            raise UsageError("A fold is one of the two halves of Kvasir; it goes without --split and --groups.")
+            raise UsageError("A fold is one of the two halves of Kvasir; it goes without `split` and `groups`.")
         if self.published and (
             self.data_set != "covid-ct" or self.shares or self.group_column or self.seed is not None
         ):
-            raise UsageError("The published split is that of COVID-CT; it goes without --split, --groups and --seed.")
+            raise UsageError("The published split is that of COVID-CT; it goes without `split`, `groups` and `seed`.")
 
     @property
     def method(self) -> Literal["authors", "folds", "published", "stratified", "grouped"]:
@@ -114,7 +114,7 @@ def assign(request: Request, images: LabelledImages) -> Assignment:
         assigned = authors_split.fold(images, fold, seed=seed)
         notes = [
             "val is the other half, as in the paper: the best epoch is chosen on the images that it is judged on. "
-            f"Train on --fold {3 - fold} as well, and average."
+            f"Train on `fold={3 - fold}` as well, and average."
         ]
     elif method == "authors":
         assigned = authors_split.authors(images, shares, seed=seed)

@@ -10,8 +10,8 @@ import math
 import random
 from typing import Literal
 
-from hemf.folders import LabelledImages
-from train.datasets.splits import Shares, Split
+from hemf_export.images.folders import LabelledImages
+from hemf_export.train.datasets.splits import Shares, Split
 
 SEED = 123
 

@@ -6,16 +6,17 @@ Everything that is wrong is told at once. Reads images; changes nothing.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from hemf.errors import BadInputError
-from hemf.folders import LabelledImages, class_folders, class_names, listed, unreadable
-from hemf.grey_levels import GreyLevels
-from train.datasets.splits import SPLITS
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.folders import LabelledImages, class_folders, class_names, listed, unreadable
+from hemf_export.images.grey_levels import GreyLevels
+from hemf_export.train.datasets.splits import SPLITS
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,13 @@ def load_splits(root: Path) -> dict[str, LabelledImages]:
     return splits
 
 
-def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callable[[], None]) -> Checked:
+def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Progress = SILENT) -> Checked:
     """Decode every image once.
 
     Args:
         splits: by name.
         skip: leave unreadable images out, with a note, in place of refusing them.
-        progress: called per image.
+        progress: receives how many are read.
 
     Raises:
         BadInputError: unreadable images, each named; or too few images or classes for training.
@@ -81,7 +82,7 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callabl
     told = {name: told_unreadable(images, contents[name].bad) for name, images in splits.items() if contents[name].bad}
     if told and not skip:
         raise BadInputError(
-            "\n  ".join(told.values()), "Mend or remove them, or leave them out with --skip-unreadable."
+            "\n  ".join(told.values()), "Mend or remove them, or leave them out with `skip_unreadable`."
         )
     notes: list[str] = []
     readable: dict[str, LabelledImages] = {}
@@ -96,9 +97,7 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Callabl
     return Checked(readable, [*notes, *repeated(splits, {name: each.digests for name, each in contents.items()})])
 
 
-def look_at(
-    images: LabelledImages, progress: Callable[[], None] = lambda: None, levels: GreyLevels | None = None
-) -> Contents:
+def look_at(images: LabelledImages, progress: Progress = SILENT, levels: GreyLevels | None = None) -> Contents:
     """Decode every image of a list, on several threads; `levels` takes in their grey levels."""
     digests: list[str | None] = [None] * len(images)
 
@@ -120,7 +119,7 @@ def told_unreadable(images: LabelledImages, bad: Mapping[int, str]) -> str:
 
 
 def told_left_out(images: LabelledImages, bad: Mapping[int, str]) -> str:
-    """The same, where they are left out."""
+    """Say which images are left out."""
     reasons = "\n  ".join(bad.values())
     return f"{len(bad)} unreadable images left out below {images.root}:\n  {reasons}"
 

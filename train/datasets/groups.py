@@ -6,9 +6,9 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from hemf import names
-from hemf.errors import BadInputError, did_you_mean
-from hemf.folders import LabelledImages, listed
+from hemf_export.files import names
+from hemf_export.files.errors import BadInputError, did_you_mean
+from hemf_export.images.folders import LabelledImages, listed
 
 _SEPARATORS = (",", ";", "\t")  # programs for tables write the second where the comma stands in decimals
 
@@ -21,7 +21,7 @@ class GroupColumn:
         path: a CSV file with a header, UTF-8, separated by commas, semicolons or tabs.
         column: the column of the groups.
         image_column: the column of the images: `name.jpg`, `name`, or `class/name.jpg` where names alone are not
-            unique. Names meet those on disk whatever system wrote them (see `hemf.names`).
+            unique. Names meet those on disk whatever system wrote them (see `files.names`).
     """
 
     path: Path

@@ -7,21 +7,18 @@ all.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
-from hemf import artifact_folder, artifacts
-from hemf.errors import BadInputError
-from hemf.folders import LabelledImages, class_folders
-from hemf.grey_levels import GreyLevels
-from train.datasets import checks, published_sets, split_file, splits
-from train.datasets.assignment import Assignment, Request, assign
-from train.datasets.split_file import Entry, Origin
-from train.datasets.splits import SPLITS, Split
-
-Progress = Callable[[str, int, int], None]  # what is done, how many, of how many
+from hemf_export.files import artifact_folder, artifacts
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.folders import LabelledImages, class_folders
+from hemf_export.images.grey_levels import GreyLevels
+from hemf_export.train.datasets import checks, published_sets, split_file, splits
+from hemf_export.train.datasets.assignment import Assignment, Request, assign
+from hemf_export.train.datasets.split_file import Entry, Origin
+from hemf_export.train.datasets.splits import SPLITS, Split
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Prepared:
     notes: list[str]
 
 
-def prepare(request: Request, progress: Progress = lambda phase, done, total: None) -> Prepared:
+def prepare(request: Request, progress: Progress = SILENT) -> Prepared:
     """Divide a set of images and write it as a data folder.
 
     Raises:
@@ -91,9 +88,7 @@ def prepare(request: Request, progress: Progress = lambda phase, done, total: No
 def _find(request: Request, unpacked: Path, progress: Progress) -> LabelledImages:
     if request.data_set == "class-folders":
         return class_folders(request.source)
-    return published_sets.find(
-        request.data_set, request.source, unpacked, lambda done, total: progress("unpacking", done, total)
-    )
+    return published_sets.find(request.data_set, request.source, unpacked, progress)
 
 
 def _below(path: Path, source: Path, unpacked: Path) -> str:
@@ -110,13 +105,12 @@ def _read(
     Raises:
         BadInputError: unreadable images that are not to be skipped.
     """
-    done = count(1)
     levels = GreyLevels()
-    contents = checks.look_at(images, lambda: progress("reading", next(done), len(images)), levels)
+    contents = checks.look_at(images, progress, levels)
     if contents.bad and not request.skip_unreadable:
         raise BadInputError(
             checks.told_unreadable(images, contents.bad),
-            "Mend or remove them, or leave them out with --skip-unreadable.",
+            "Mend or remove them, or leave them out with `skip_unreadable`.",
         )
     notes = [checks.told_left_out(images, contents.bad)] if contents.bad else []
     notes += levels.notes(str(request.source))
@@ -140,19 +134,20 @@ def _write(
     assert images.labels is not None
     entries: list[Entry] = []
     linked = 0
-    for index, (path, label, split) in enumerate(zip(images.paths, images.labels, assigned, strict=True)):
-        progress("writing", index + 1, len(images))
-        if split is None:
-            continue
-        target = folder / split / images.classes[label] / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        linked += artifact_folder.link_or_copy(path, target, copy=request.copy)
-        entries.append(
-            Entry(
-                file=target.relative_to(folder).as_posix(),
-                source=places[index],
-                sha256=artifacts.sha256(target),
-                group=None if assignment.groups is None else assignment.groups[index],
+    with progress.task(f"Writing {request.output}", len(images), "images") as task:
+        for index, (path, label, split) in enumerate(zip(images.paths, images.labels, assigned, strict=True)):
+            task.advance()
+            if split is None:
+                continue
+            target = folder / split / images.classes[label] / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            linked += artifact_folder.link_or_copy(path, target, copy=request.copy)
+            entries.append(
+                Entry(
+                    file=target.relative_to(folder).as_posix(),
+                    source=places[index],
+                    sha256=artifacts.sha256(target),
+                    group=None if assignment.groups is None else assignment.groups[index],
+                )
             )
-        )
     return entries, linked

@@ -11,19 +11,18 @@ Each folder may be there as it is, or as the ZIP file that is downloaded.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hemf import names as spelling
-from hemf.errors import BadInputError
-from hemf.folders import EXTENSIONS, LabelledImages, class_folders, image_files, listed
-from train.datasets import archives, groups
-from train.datasets.splits import SPLITS, Shares, Split
+from hemf_export.files import names as spelling
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.folders import EXTENSIONS, LabelledImages, class_folders, image_files, listed
+from hemf_export.train.datasets import archives, groups
+from hemf_export.train.datasets.splits import SPLITS, Shares, Split
 
 Name = Literal["isic2018", "kvasir", "covid-ct"]
-Unpacking = Callable[[int, int], None]
 
 _ISIC_IMAGES = "ISIC2018_Task3_Training_Input"
 _ISIC_TRUTH = "ISIC2018_Task3_Training_GroundTruth"
@@ -59,14 +58,14 @@ SETS: dict[Name, PublishedSet] = {
 }  # fmt: skip
 
 
-def find(name: Name, source: Path, unpacked: Path, progress: Unpacking = lambda done, total: None) -> LabelledImages:
+def find(name: Name, source: Path, unpacked: Path, progress: Progress = SILENT) -> LabelledImages:
     """The images of a download and their classes, in the order that the authors' split takes them in.
 
     Args:
         name: which set.
         source: the folder of the download.
         unpacked: where archives are unpacked; made if it is needed.
-        progress: members unpacked, of how many.
+        progress: receives how many members are unpacked.
 
     Raises:
         BadInputError: something of the published layout is missing, or says what it can't mean.
@@ -109,7 +108,7 @@ def published_split(source: Path, images: LabelledImages) -> tuple[Split, ...]:
                 names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
             except (OSError, UnicodeDecodeError) as error:
                 raise BadInputError(
-                    f"Can't read {path}: {error}.", "Leave out --published-split for the paper's own split."
+                    f"Can't read {path}: {error}.", "Leave out `published` for the paper's own split."
                 ) from error
             for name in names:
                 other = named.setdefault((label, spelling.image_key(name)), split)
@@ -128,7 +127,7 @@ def published_split(source: Path, images: LabelledImages) -> tuple[Split, ...]:
     return tuple(named[key] for key in keys)
 
 
-def _isic2018(source: Path, unpacked: Path, progress: Unpacking) -> LabelledImages:
+def _isic2018(source: Path, unpacked: Path, progress: Progress) -> LabelledImages:
     folder = _folder(source, _ISIC_IMAGES, unpacked, progress)
     truth = source / f"{_ISIC_TRUTH}.csv"
     if not truth.is_file():
@@ -161,7 +160,7 @@ def _isic2018(source: Path, unpacked: Path, progress: Unpacking) -> LabelledImag
     return LabelledImages(source, classes, tuple(files[n] for n in names), tuple(labels[n] for n in names))
 
 
-def _covid_ct(source: Path, unpacked: Path, progress: Unpacking) -> LabelledImages:
+def _covid_ct(source: Path, unpacked: Path, progress: Progress) -> LabelledImages:
     root = source / "Images-processed" if (source / "Images-processed").is_dir() else source
     paths: list[Path] = []
     labels: list[int] = []
@@ -173,7 +172,7 @@ def _covid_ct(source: Path, unpacked: Path, progress: Unpacking) -> LabelledImag
     return LabelledImages(source, tuple(_COVID), tuple(paths), tuple(labels))
 
 
-def _folder(source: Path, name: str, unpacked: Path, progress: Unpacking) -> Path:
+def _folder(source: Path, name: str, unpacked: Path, progress: Progress) -> Path:
     """A folder of the download, unpacked if it is there as a ZIP file only."""
     if (source / name).is_dir():
         return source / name

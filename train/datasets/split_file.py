@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hemf import artifacts, names
-from hemf.errors import BadInputError, CheckFailedError
+from hemf_export.files import artifacts, names
+from hemf_export.files.errors import BadInputError, CheckFailedError
+from hemf_export.files.progress import SILENT, Progress
 
 NAME = "split.json"
 FORMAT = 1
@@ -109,15 +109,13 @@ def read(folder: Path) -> dict[str, Any]:
         if digest(entries) != values["digest"]:
             raise BadInputError(f"{path} was changed: its digest is not that of its images.", "Make the split again.")
     except OSError as error:
-        raise BadInputError(
-            f"Can't read {path}: {error.strerror or error}.", "hemf-export data … -o DIR writes one."
-        ) from error
+        raise BadInputError(f"Can't read {path}: {error.strerror or error}.", "`split_data()` writes one.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(f"{path} is no split file: {error!r}.") from error
     return {**values, "images": entries}
 
 
-def verify(folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
+def verify(folder: Path, progress: Progress = SILENT) -> dict[str, Any]:
     """See that a data folder holds exactly the images that its `split.json` lists, with their bytes; the record.
 
     Raises:
@@ -131,13 +129,14 @@ def verify(folder: Path, progress: Callable[[int, int], None] = lambda done, tot
     others = names.by_key((names.image_key(name), path) for name, path in left.items())
     missing: list[str] = []
     changed: list[str] = []
-    for done, entry in enumerate(entries, 1):
-        path = there.get(entry.file) or others.pop(names.image_key(entry.file), None)
-        if path is None:
-            missing.append(entry.file)
-        elif artifacts.sha256(path) != entry.sha256:
-            changed.append(entry.file)
-        progress(done, len(entries))
+    with progress.task(f"Comparing the images of {folder}", len(entries), "images") as task:
+        for entry in entries:
+            path = there.get(entry.file) or others.pop(names.image_key(entry.file), None)
+            if path is None:
+                missing.append(entry.file)
+            elif artifacts.sha256(path) != entry.sha256:
+                changed.append(entry.file)
+            task.advance()
     not_listed = sorted(path.relative_to(folder).as_posix() for path in others.values())
     found = {"missing": sorted(missing), "changed": changed, "not listed": not_listed}
     if any(found.values()):

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from hemf.errors import BadInputError, UsageError
-from hemf.folders import LabelledImages
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.images.folders import LabelledImages
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")

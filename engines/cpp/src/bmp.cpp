@@ -79,9 +79,9 @@ Header read_header(Bytes file) {
         }
         end += step * header.colours;
     }
-    const std::uint32_t said = file.u32(10, false);
+    const std::uint32_t offset = file.u32(10, false);
     // Some writers give the end of the header, where the palette still is.
-    header.pixels = said == 0 || (bits <= 8 && said == 14 + size) ? end : said;
+    header.pixels = offset == 0 || (bits <= 8 && offset == 14 + size) ? end : offset;
     return header;
 }
 
@@ -126,12 +126,12 @@ std::vector<std::uint8_t> unrolled(Bytes file, const Header& header) {
         const std::size_t count = file.data[at], value = file.data[at + 1];
         at += 2;
         if (count > 0) {
-            const std::size_t room = x < width ? width - x : 0, taken = count < room ? count : room;
-            for (std::size_t index = 0; index < taken; ++index)
+            const std::size_t room = x < width ? width - x : 0, length = count < room ? count : room;
+            for (std::size_t index = 0; index < length; ++index)
                 indices.push_back(static_cast<std::uint8_t>(!nibbles         ? value
                                                             : index % 2 == 0 ? value >> 4
                                                                              : value & 15));
-            x += taken;
+            x += length;
         } else if (value == 0) {
             while (indices.size() % width != 0) indices.push_back(0);
             x = 0;

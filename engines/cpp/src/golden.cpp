@@ -7,7 +7,6 @@
 #include "file.hpp"
 #include "hemf/error.hpp"
 #include "json.hpp"
-#include "members.hpp"
 #include "sha256.hpp"
 
 namespace hemf {
@@ -15,38 +14,37 @@ namespace hemf {
 namespace {
 
 using json::member;
-using json::Nonsense;
-using Kind = json::Value::Kind;
+using json::Value;
 
-constexpr std::size_t largest_golden = std::size_t{1} << 30;
+constexpr std::size_t max_golden_bytes = std::size_t{1} << 30;
 
-Golden golden_of(const json::Value& entry) {
-    Golden found;
-    const json::Value& shape = member(entry, "shape", Kind::array);
+Golden without_pixels(const Value& entry) {
+    Golden golden;
+    const Value& shape = member(entry, "shape", &Value::is_array);
     int sizes[4] = {0, 0, 0, 0};
-    for (std::size_t axis = 0; axis < 4 && axis < shape.items.size(); ++axis)
-        sizes[axis] = shape.items[axis].whole().value_or(0);
-    if (shape.items.size() != 4 || std::min({sizes[0], sizes[1], sizes[2]}) < 1 || sizes[3] != 3)
-        throw Nonsense{"their shape is not that of images"};
-    found.images = sizes[0], found.height = sizes[1], found.width = sizes[2];
-    const json::Value& rows = member(entry, "logits", Kind::array);
-    if (rows.items.size() != static_cast<std::size_t>(found.images))
-        throw Nonsense{"their logits are those of other images"};
-    for (const json::Value& row : rows.items) {
-        if (!row.is(Kind::array) || row.items.empty() || row.items.size() != rows.items[0].items.size())
-            throw Nonsense{"their logits are no table"};
-        for (const json::Value& logit : row.items) {
-            if (!logit.is(Kind::number) || !std::isfinite(static_cast<float>(logit.number)))
-                throw Nonsense{"their logits are not finite"};
-            found.logits.push_back(static_cast<float>(logit.number));
+    for (std::size_t axis = 0; axis < 4 && axis < shape.size(); ++axis)
+        sizes[axis] = json::whole(shape[axis]).value_or(0);
+    if (shape.size() != 4 || std::min({sizes[0], sizes[1], sizes[2]}) < 1 || sizes[3] != 3)
+        throw bad_input("their shape is not that of images.");
+    golden.images = sizes[0], golden.height = sizes[1], golden.width = sizes[2];
+    const Value& rows = member(entry, "logits", &Value::is_array);
+    if (rows.size() != static_cast<std::size_t>(golden.images))
+        throw bad_input("their logits are those of other images.");
+    for (const Value& row : rows) {
+        if (!row.is_array() || row.empty() || row.size() != rows[0].size())
+            throw bad_input("their logits are no table.");
+        for (const Value& logit : row) {
+            if (!logit.is_number() || !std::isfinite(logit.get<float>()))
+                throw bad_input("their logits are not finite.");
+            golden.logits.push_back(logit.get<float>());
         }
-        found.classes = static_cast<int>(row.items.size());
+        golden.classes = static_cast<int>(row.size());
     }
-    found.max_logit_difference = member(entry, "max_logit_difference", Kind::number).number;
-    if (!(found.max_logit_difference >= 0)) throw Nonsense{"their bound is negative"};
-    const json::Value* source = entry.find("source");
-    if (source != nullptr) found.source = source->string;
-    return found;
+    golden.max_logit_difference = member(entry, "max_logit_difference", &Value::is_number).get<double>();
+    if (!(golden.max_logit_difference >= 0)) throw bad_input("their bound is negative.");
+    const Value* source = json::find(entry, "source");
+    if (source != nullptr && source->is_string()) golden.source = source->get<std::string>();
+    return golden;
 }
 
 std::string three_digits(double value) {
@@ -58,27 +56,27 @@ std::string three_digits(double value) {
 }  // namespace
 
 std::optional<Golden> Golden::read(const std::string& engine, const Manifest& manifest) {
-    const json::Value* entry = manifest.root().find("golden");
-    if (entry == nullptr || entry->is(Kind::null)) return std::nullopt;
+    const Value* entry = json::find(manifest.document().root, "golden");
+    if (entry == nullptr || entry->is_null()) return std::nullopt;
     const std::string path = engine + ".golden";
     const std::string hint = "Take it along with " + files::name(engine) + ", or build again.";
     if (!files::exists(path))
         throw bad_input(path + ", the golden images of " + files::name(engine) + ", is missing.", hint);
-    std::string problem, expected;
-    Golden found;
+    std::string problem, hash;
+    Golden golden;
     try {
-        found = golden_of(*entry);
-        expected = member(*entry, "sha256", Kind::string).string;
-        found.pixels = files::read(path, largest_golden, problem);
-        if (!problem.empty()) throw Nonsense{problem};
-    } catch (const Nonsense& nonsense) {
-        throw bad_input("The golden images of " + engine + " can't be read: " + nonsense.what + ".", hint);
+        golden = without_pixels(*entry);
+        hash = json::string(*entry, "sha256");
+        golden.pixels = files::read(path, max_golden_bytes, problem);
+        if (!problem.empty()) throw bad_input(problem + ".");
+    } catch (const Error& error) {
+        throw bad_input("The golden images of " + engine + " can't be read: " + error.message(), hint);
     }
-    const double size = 3.0 * found.images * found.height * found.width;
-    if (sha256(found.pixels.data(), found.pixels.size()) != expected ||
-        size != static_cast<double>(found.pixels.size()))
+    const double size = 3.0 * golden.images * golden.height * golden.width;
+    if (sha256(golden.pixels.data(), golden.pixels.size()) != hash ||
+        size != static_cast<double>(golden.pixels.size()))
         throw bad_input(path + " is not what the manifest of " + files::name(engine) + " describes.", hint);
-    return found;
+    return golden;
 }
 
 SelfTest self_test(Runner& runner, const Golden& golden, const Description& description) {
@@ -97,26 +95,28 @@ SelfTest self_test(Runner& runner, const Golden& golden, const Description& desc
         pixels.insert(pixels.end(), begin, begin + static_cast<std::ptrdiff_t>(bytes));
     }
     const std::vector<float> logits = description.output.scores(input.infer(runner, pixels.data(), count));
-    SelfTest found{count, 0, golden.max_logit_difference, true};
+    SelfTest result{count, 0, golden.max_logit_difference, true};
     for (std::size_t index = 0; index < logits.size(); ++index) {
-        found.finite = found.finite && std::isfinite(logits[index]);
+        result.finite = result.finite && std::isfinite(logits[index]);
         const double expected = golden.logits[index % golden.logits.size()];
-        found.max_difference = std::max(found.max_difference, std::fabs(static_cast<double>(logits[index]) - expected));
+        const double difference = std::fabs(static_cast<double>(logits[index]) - expected);
+        result.max_difference = std::max(result.max_difference, difference);
     }
-    return found;
+    return result;
 }
 
 bool require_golden(Runner& runner, const std::string& engine, const Manifest& manifest,
                     const Description& description) {
-    const std::optional<Golden> known = Golden::read(engine, manifest);
-    if (!known) return false;
-    const SelfTest found = self_test(runner, *known, description);
-    if (found.passed()) return true;
-    const std::string what = found.finite ? std::string("a ") + description.output.noun() + " differs by " + three_digits(found.max_difference) + ", bound " +
-                                                three_digits(found.bound)
-                                          : "NaN";
+    const std::optional<Golden> golden = Golden::read(engine, manifest);
+    if (!golden) return false;
+    const SelfTest result = self_test(runner, *golden, description);
+    if (result.passed()) return true;
+    const std::string what = result.finite ? std::string("a ") + description.output.noun() + " differs by " +
+                                                 three_digits(result.max_difference) + ", bound " +
+                                                 three_digits(result.bound)
+                                           : "NaN";
     throw Error(ExitCode::check_failed,
-                engine + " doesn't compute what its graph does: " + what + " (" + std::to_string(found.images) +
+                engine + " doesn't compute what its graph does: " + what + " (" + std::to_string(result.images) +
                     " golden images).",
                 "Don't use it on this machine. Build it again here, and test again.");
 }

@@ -5,7 +5,7 @@
 
 #include "file.hpp"
 #include "formats.hpp"
-#include "numbers.hpp"
+#include "hemf/text.hpp"
 
 namespace hemf {
 
@@ -14,6 +14,7 @@ namespace {
 constexpr std::size_t largest_file = std::size_t{1} << 30;
 constexpr const char* scale_down = "Scale it down.";
 
+using formats::Bytes;
 using Decoder = formats::Decoded (*)(Bytes);
 
 Decoder decoder_for(Bytes file) {
@@ -51,6 +52,20 @@ Image blank(std::uint32_t width, std::uint32_t height) {
     return image;
 }
 
+[[maybe_unused]] static Refused not_built(const char* format, const char* library) {
+    return {std::string(" is a ") + format + " file, which this build doesn't read.",
+            std::string("Build the C++ library where ") + library + " is, or save the image as PNG.",
+            ExitCode::missing_capability};
+}
+
+#if !defined(HEMF_WITH_TIFF)
+Decoded tiff(Bytes) { throw not_built("TIFF", "libtiff"); }
+#endif
+
+#if !defined(HEMF_WITH_WEBP)
+Decoded webp(Bytes) { throw not_built("WebP", "libwebp"); }
+#endif
+
 }  // namespace formats
 
 Image decode(const std::uint8_t* data, std::size_t size, const std::string& name) {
@@ -62,7 +77,7 @@ Image decode(const std::uint8_t* data, std::size_t size, const std::string& name
         formats::Decoded decoded = decoder(file);
         return formats::upright(std::move(decoded.image), decoded.orientation);
     } catch (const formats::Refused& refused) {
-        throw Error(refused.code, name + refused.told, refused.hint);
+        throw Error(refused.code, name + refused.reason, refused.hint);
     } catch (const std::bad_alloc&) {
         throw bad_input(name + " needs more memory than there is.", scale_down);
     }

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdio>
 #include <memory>
+#include <string>
 
 #include <jpeglib.h>
 
@@ -11,6 +12,63 @@
 namespace hemf::formats {
 
 namespace {
+
+// What the segments before the pixels state. Further pictures in the file (MPO) are ignored.
+struct Metadata {
+    int orientation = 1;
+    int bits = 8;  // a sample
+};
+
+constexpr std::uint8_t app1 = 0xe1, start_of_scan = 0xda;
+
+bool has_parameters(std::uint8_t marker) {
+    return !((marker >= 0xd0 && marker <= 0xd9) || marker == 0x01 || marker == 0xc8 ||
+             (marker >= 0xf0 && marker <= 0xfd));
+}
+
+// Whether a segment states the size and the bits of the image.
+bool starts_frame(std::uint8_t marker) {
+    return marker >= 0xc0 && marker <= 0xcf && marker != 0xc4 && marker != 0xc8 && marker != 0xcc;
+}
+
+Metadata read_metadata(Bytes file) {
+    std::string exif;
+    Bytes xmp;
+    Metadata metadata;
+    std::size_t at = 2;
+    while (file.has(at, 2)) {
+        if (file.data[at] != 0xff) {
+            ++at;
+            continue;
+        }
+        const std::uint8_t marker = file.data[at + 1];
+        if (marker == 0xff || marker == 0) {  // padding, or an escaped byte
+            ++at;
+            continue;
+        }
+        if (marker == start_of_scan) break;
+        if (!has_parameters(marker)) {
+            at += 2;
+            continue;
+        }
+        if (!file.has(at, 4)) break;
+        const std::size_t length = file.u16(at + 2, true);
+        if (length < 2 || !file.has(at + 4, length - 2)) break;  // libjpeg reports what is wrong
+        const Bytes segment{file.data + at + 4, length - 2};
+        if (marker == app1 && segment.starts_with("Exif\0\0", 6)) {
+            const std::size_t skipped = exif.empty() ? 0 : 6;
+            exif.append(reinterpret_cast<const char*>(segment.data) + skipped, segment.size - skipped);
+        } else if (marker == app1 && segment.starts_with("http://ns.adobe.com/xap/1.0/\0", 29)) {
+            xmp = segment.from(29);
+        } else if (starts_frame(marker) && segment.size > 0) {
+            metadata.bits = segment.data[0];
+        }
+        at += 2 + length;
+    }
+    metadata.orientation = exif_orientation({reinterpret_cast<const std::uint8_t*>(exif.data()), exif.size()});
+    if (metadata.orientation == 0) metadata.orientation = xmp_orientation(xmp);
+    return metadata;
+}
 
 struct Failure {
     jpeg_error_mgr manager;
@@ -77,7 +135,7 @@ void put(const Reader& reader, std::uint8_t* out) {
     }
 }
 
-// False where libjpeg gave up. Holds no object with a destructor: longjmp would pass it by.
+// False where libjpeg gave up. No local has a destructor: longjmp would skip it.
 bool read(Reader& reader, Bytes file) {
     jpeg_decompress_struct& info = reader.info;
     info.err = jpeg_std_error(&reader.failure.manager);
@@ -116,13 +174,13 @@ bool read(Reader& reader, Bytes file) {
         jpeg_read_scanlines(&info, &row, 1);
         put(reader, reader.image.rgb.data() + at * info.output_width * 3);
     }
-    return true;  // what follows the last row makes no pixel
+    return true;  // what follows the last row doesn't matter
 }
 
 }  // namespace
 
 Decoded jpeg(Bytes file) {
-    const JpegMetadata metadata = jpeg_metadata(file);
+    const Metadata metadata = read_metadata(file);
     const auto reader = std::make_unique<Reader>();
     if (metadata.bits != 8) throw Refused{" is a JPEG file of other than 8 bits a sample.", eight_or_sixteen};
     if (!read(*reader, file)) {

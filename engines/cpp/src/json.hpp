@@ -1,39 +1,32 @@
-// A strict reader of JSON (RFC 8259): no comments, no NaN, no repeated keys, valid UTF-8, bounded depth.
+// JSON by nlohmann/json, behind the limits that a manifest from elsewhere calls for.
 #pragma once
 
-#include <cstdint>
-#include <map>
+#include <nlohmann/json.hpp>
+
 #include <optional>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace hemf::json {
 
-// What is wrong with a text, and where.
-struct Malformed : std::runtime_error {
-    using std::runtime_error::runtime_error;
+using Value = nlohmann::json;
+
+// What a Manifest holds; nlohmann/json stays out of the public headers.
+struct Document {
+    Value root;
 };
 
-struct Value {
-    enum class Kind { null, boolean, number, string, array, object };
-
-    Kind kind = Kind::null;
-    bool boolean = false;
-    double number = 0;
-    bool integral = false;  // written without point and exponent, and small enough to be exact
-    std::string string;     // UTF-8; of a number, as it was written
-    std::vector<Value> items;
-    std::map<std::string, Value> members;
-
-    bool is(Kind other) const { return kind == other; }
-    // A member of an object; null where there is none.
-    const Value* find(const std::string& key) const;
-    // As an int, where it is a whole number that fits.
-    std::optional<int> whole() const;
-};
-
-// Throws Malformed.
+// Parse UTF-8 text by RFC 8259: no comments, no NaN, no numbers beyond a double, no repeated keys, at most 64 levels.
+// Throws Error (bad_input), the only exception that JSON leads to. Its message names no file: the caller knows which.
 Value parse(const std::string& text);
+
+// A member, or null where `object` has none or is no object.
+const Value* find(const Value& object, const char* key);
+
+// A member of a given type, such as &Value::is_string. Throws Error (bad_input) where it is missing or of another type.
+const Value& member(const Value& object, const char* key, bool (Value::*is_type)() const noexcept);
+const std::string& string(const Value& object, const char* key);
+
+// A whole number, written as one, that fits an int.
+std::optional<int> whole(const Value& value);
 
 }  // namespace hemf::json

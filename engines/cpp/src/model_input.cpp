@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "hemf/error.hpp"
-#include "numbers.hpp"
+#include "hemf/text.hpp"
 
 namespace hemf {
 
@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t shown = 5;  // images in a message
 
-// As Python orders paths: folder by folder.
+// The order of paths in Python: folder by folder.
 bool by_parts(const std::string& left, const std::string& right) {
     const auto before = [](char a, char b) {
         const auto rank = [](char sign) { return sign == '/' ? 0 : static_cast<unsigned char>(sign); };

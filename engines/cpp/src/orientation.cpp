@@ -1,4 +1,4 @@
-// The EXIF orientation: where it is said, and what it asks for.
+// The EXIF orientation: where a file states it, and turning an image upright by it.
 #include <cstring>
 #include <string>
 
@@ -13,14 +13,14 @@ constexpr std::uint32_t orientation_tag = 0x0112;
 }  // namespace
 
 int exif_orientation(Bytes block) {
-    for (int twice = 0; twice < 2 && block.starts_with("Exif\0\0", 6); ++twice) block = block.from(6);
+    for (int prefix = 0; prefix < 2 && block.starts_with("Exif\0\0", 6); ++prefix) block = block.from(6);
     if (block.size < 8) return 0;
     const bool big = block.starts_with("MM", 2);
     if (!big && !block.starts_with("II", 2)) return 0;
     const std::size_t place = block.u32(4, big);
     if (!block.has(place, 2)) return 0;
     const std::uint32_t entries = block.u16(place, big);
-    int found = 0;
+    int orientation = 0;
     for (std::uint32_t entry = 0; entry < entries; ++entry) {
         const std::size_t at = place + 2 + std::size_t{12} * entry;
         if (!block.has(at, 12)) break;
@@ -28,9 +28,9 @@ int exif_orientation(Bytes block) {
         const std::uint32_t type = block.u16(at + 2, big);  // 3: 16 bits, 4: 32 bits
         if (type != 3 && type != 4) continue;
         const std::uint32_t value = type == 3 ? block.u16(at + 8, big) : block.u32(at + 8, big);
-        found = value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
+        orientation = value >= 1 && value <= 8 ? static_cast<int>(value) : 1;
     }
-    return found;
+    return orientation;
 }
 
 int xmp_orientation(Bytes packet) {

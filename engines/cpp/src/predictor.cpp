@@ -39,7 +39,7 @@ void require_readable(const std::vector<std::string>& paths, const ModelInput& i
     for (const std::string& message : bad) listed += (listed.empty() ? "" : "\n  ") + message;
     throw bad_input(
         std::to_string(bad.size()) + " of " + std::to_string(paths.size()) + " images can't be read:\n  " + listed,
-        "Mend them or leave them out; none was classified.");
+        "Mend them or leave them out.");
 }
 
 bool ends_with(const std::string& text, const std::string& end) {
@@ -54,13 +54,15 @@ Predictor::Predictor(std::string name, Description description, std::shared_ptr<
     const std::size_t classes = description_.classes.size();
     const int width = static_cast<int>(description_.output.width(classes));
     if (runner_->classes() != width) {
-        throw bad_input(name_ + " gives " + std::to_string(runner_->classes()) + " numbers an image, its manifest names " + std::to_string(classes) + " classes.",
+        throw bad_input(name_ + " gives " + std::to_string(runner_->classes()) +
+                            " numbers an image, its manifest names " + std::to_string(classes) + " classes.",
                         "Build the engine again.");
     }
 }
 
 Predictor Predictor::load(const std::string& engine) {
-    if (!files::is_regular(engine)) throw bad_input("No engine at " + engine + ".", "Build one: hemf-export trt MODEL.onnx --fp16.");
+    if (!files::is_regular(engine))
+        throw bad_input("No engine at " + engine + ".", "Build one: hemf-export trt MODEL.onnx --fp16.");
     if (ends_with(engine, ".onnx")) {
         throw missing_capability(
             engine + " is an ONNX file; this library runs engines.",
@@ -78,30 +80,30 @@ Predictor Predictor::load(const std::string& engine) {
         const std::string hint = error.hint().empty() ? "" : error.hint() + " ";
         throw missing_capability(error.message(), hint + "The ONNX file that it was built from runs on a CPU.");
     }
-    Predictor made(loaded->name(), loaded->manifest().description(engine), loaded);
-    const ModelInput input = made.description_.input();
+    Predictor predictor(loaded->name(), loaded->manifest().description(engine), loaded);
+    const ModelInput input = predictor.description_.input();
     if (loaded->input_shape() != input.shape() || loaded->input_bytes() != input.fed_bytes()) {
         throw bad_input("The manifest of " + engine + " describes another input than the engine takes.",
                         "Build the engine again.");
     }
-    // Whatever the graph took: the engine's own profiles say how many images may come.
+    // The engine's profiles decide how many images it takes, whatever the graph took.
     const Profiles& profiles = loaded->profiles();
-    made.description_.batch.reset();
-    if (profiles.smallest() == profiles.largest()) made.description_.batch = profiles.smallest();
-    const bool tried = require_golden(*loaded, engine, loaded->manifest(), made.description_);
-    if (!tried) {
-        made.notes_.push_back(files::name(engine) +
+    predictor.description_.batch.reset();
+    if (profiles.smallest() == profiles.largest()) predictor.description_.batch = profiles.smallest();
+    const bool checked = require_golden(*loaded, engine, loaded->manifest(), predictor.description_);
+    if (!checked) {
+        predictor.notes_.push_back(files::name(engine) +
                               " has no golden images: nothing shows that it computes what its graph does.");
     }
-    made.notes_.insert(made.notes_.end(), loaded->notes().begin(), loaded->notes().end());
-    return made;
+    predictor.notes_.insert(predictor.notes_.end(), loaded->notes().begin(), loaded->notes().end());
+    return predictor;
 }
 
 std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) const {
     const ModelInput input = description_.input();
     const std::size_t classes = description_.classes.size(), bytes = input.pixel_bytes();
     const int step = description_.batch.value_or(images);
-    std::vector<float> found;
+    std::vector<float> results;
     for (int start = 0; start < images; start += step) {
         const int count = std::min(step, images - start), whole = description_.batch.value_or(runner_->filled(count));
         const std::uint8_t* first = pixels + bytes * static_cast<std::size_t>(start);
@@ -111,10 +113,10 @@ std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) con
             batch.insert(batch.end(), first + bytes * static_cast<std::size_t>(count - 1),
                          first + bytes * static_cast<std::size_t>(count));
         const std::vector<float> rows = description_.output.scores(input.infer(*runner_, batch.data(), whole));
-        found.insert(found.end(), rows.begin(),
+        results.insert(results.end(), rows.begin(),
                      rows.begin() + static_cast<std::ptrdiff_t>(classes * static_cast<std::size_t>(count)));
     }
-    return found;
+    return results;
 }
 
 std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths, int batch,
@@ -124,7 +126,7 @@ std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths
     require_readable(paths, input, progress);
     const std::size_t step = static_cast<std::size_t>(description_.batch.value_or(runner_->filled(batch)));
     const std::size_t classes = description_.classes.size(), bytes = input.pixel_bytes();
-    std::vector<Prediction> found;
+    std::vector<Prediction> results;
     tell(progress, "classifying", 0, paths.size());
     for (std::size_t start = 0; start < paths.size(); start += step) {
         const std::size_t count = std::min(step, paths.size() - start);
@@ -147,11 +149,11 @@ std::vector<Prediction> Predictor::predict(const std::vector<std::string>& paths
         for (std::size_t index = 0; index < count; ++index) {
             const float* row = rows.data() + index * classes;
             const auto top = static_cast<std::size_t>(std::max_element(row, row + classes) - row);
-            found.push_back({paths[start + index], top, description_.output.probabilities(row, classes)});
+            results.push_back({paths[start + index], top, description_.output.probabilities(row, classes)});
         }
-        tell(progress, "classifying", found.size(), paths.size());
+        tell(progress, "classifying", results.size(), paths.size());
     }
-    return found;
+    return results;
 }
 
 }  // namespace hemf

@@ -1,5 +1,11 @@
-// Integrity first (a manifest, its hash, the plan's own header), then what the machine has: as engines/preflight.py.
+// Integrity first (a manifest, its hash, the plan's own header), then what the machine has, as in engines/preflight.py.
 #include "hemf/preflight.hpp"
+
+#include <cstdio>
+#include <cstring>
+#include <memory>
+
+#include "file.hpp"
 
 namespace hemf {
 
@@ -39,17 +45,17 @@ Check agreement(const std::string& path, const PlanHeader& header, const Manifes
 }
 
 std::vector<int> numbers(const std::string& version) {
-    std::vector<int> found;
+    std::vector<int> result;
     int number = -1;
     for (const char sign : version + ".") {
         if (sign >= '0' && sign <= '9' && number < 100'000'000) {
             number = (number < 0 ? 0 : number) * 10 + (sign - '0');
         } else if (number >= 0) {
-            found.push_back(number);
+            result.push_back(number);
             number = -1;
         }
     }
-    return found;
+    return result;
 }
 
 Check version_here(const std::string& path, const PlanHeader& header, const Manifest& manifest,
@@ -71,7 +77,7 @@ Check version_here(const std::string& path, const PlanHeader& header, const Mani
                                       "Build it again here: " + again));
 }
 
-// Nothing where the driver or the CUDA of the linked TensorRT isn't known.
+// None where the driver, or the CUDA version of the linked TensorRT, isn't known.
 std::optional<Check> driver_here(const std::string& path, const PlanHeader& header, const Machine& machine) {
     const auto wanted = machine.cuda.find(header.backend);
     if (!machine.driver || wanted == machine.cuda.end()) return std::nullopt;
@@ -123,6 +129,31 @@ std::string platform_here() {
 #endif
 }
 
+// The layout is the one that trtexec's --getPlanVersionOnly reads: a tag, a serialization version of 0, and the four
+// numbers of the version at byte 24. TensorRT-RTX has another tag.
+PlanHeader read_plan_header(const std::string& path) {
+    if (!files::is_regular(path))
+        throw bad_input("No engine at " + path + ".", "Build one: hemf-export trt MODEL.onnx --fp16.");
+    unsigned char start[28] = {};
+    std::size_t count = 0;
+    if (const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file{std::fopen(path.c_str(), "rb"), std::fclose})
+        count = std::fread(start, 1, sizeof start, file.get());
+    else
+        throw bad_input(path + " can't be read.");
+    const bool plain = std::memcmp(start, "ftrt", 4) == 0, rtx = std::memcmp(start, "vtrt", 4) == 0;
+    if (count < sizeof start || (!plain && !rtx)) {
+        throw bad_input(
+            path + " is not a TensorRT plan: " + (count == 0 ? "it is empty." : "it does not begin as one."),
+            "Build it again: hemf-export trt.");
+    }
+    PlanHeader header{rtx ? "tensorrt-rtx" : "tensorrt", std::nullopt};
+    if (start[4] == 0 && start[5] == 0 && start[6] == 0 && start[7] == 0) {
+        header.version = std::to_string(start[24]) + "." + std::to_string(start[25]) + "." + std::to_string(start[26]) +
+                         "." + std::to_string(start[27]);
+    }
+    return header;
+}
+
 const Error* Preflight::refusal() const {
     for (const Check& check : checks)
         if (check.error) return &*check.error;
@@ -130,34 +161,34 @@ const Error* Preflight::refusal() const {
 }
 
 Preflight look(const std::string& path, const Machine& machine) {
-    Preflight found;
+    Preflight result;
     try {
-        found.header = read_plan_header(path);
-        found.manifest = Manifest::read(path);
-        found.checks.push_back(origin(path, found.manifest));
-        if (!found.manifest) return found;
-        found.checks.push_back(agreement(path, *found.header, *found.manifest));
+        result.header = read_plan_header(path);
+        result.manifest = Manifest::read(path);
+        result.checks.push_back(origin(path, result.manifest));
+        if (!result.manifest) return result;
+        result.checks.push_back(agreement(path, *result.header, *result.manifest));
     } catch (const Error& error) {
-        found.checks.push_back(refused("file", error.message(), error));
-        return found;
+        result.checks.push_back(refused("file", error.message(), error));
+        return result;
     }
-    const PlanHeader& header = *found.header;
-    const Manifest& manifest = *found.manifest;
+    const PlanHeader& header = *result.header;
+    const Manifest& manifest = *result.manifest;
     if (const std::optional<std::string> platform = manifest.text("platform")) {
         if (*platform == machine.platform) {
-            found.checks.push_back(fine("platform", machine.platform));
+            result.checks.push_back(fine("platform", machine.platform));
         } else {
-            found.checks.push_back(
+            result.checks.push_back(
                 refused("platform", "built on " + *platform + ", here is " + machine.platform,
                         missing_capability(path + " was built on " + *platform + "; here is " + machine.platform +
                                                ", and plans don't cross platforms.",
                                            "Build it again here: " + manifest.rebuild_command())));
         }
     }
-    found.checks.push_back(version_here(path, header, manifest, machine));
-    if (std::optional<Check> driver = driver_here(path, header, machine)) found.checks.push_back(std::move(*driver));
-    found.checks.push_back(capability_here(path, manifest, machine));
-    return found;
+    result.checks.push_back(version_here(path, header, manifest, machine));
+    if (std::optional<Check> driver = driver_here(path, header, machine)) result.checks.push_back(std::move(*driver));
+    result.checks.push_back(capability_here(path, manifest, machine));
+    return result;
 }
 
 }  // namespace hemf

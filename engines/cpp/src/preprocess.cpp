@@ -11,7 +11,7 @@ namespace hemf {
 
 namespace {
 
-// Half of it, halves to the even neighbour, as Python rounds.
+// Half of a value, rounded to even as Python rounds.
 std::int64_t half_of(std::int64_t value) {
     const std::int64_t below = value / 2;  // never negative: the crop is no larger than the image
     return value % 2 == 0 || below % 2 == 0 ? below : below + 1;
@@ -19,7 +19,7 @@ std::int64_t half_of(std::int64_t value) {
 
 Side whole(int source, int outputs) { return {0.0F, static_cast<float>(source), outputs, 0, outputs}; }
 
-// The part of one side that an extreme shape's crop is made from, all of it.
+// The part of one side that becomes the crop of an image of an extreme shape.
 Side part(int source, std::int64_t scaled, std::int64_t begin, int size) {
     const double scale = static_cast<double>(source) / static_cast<double>(scaled);
     const double from = static_cast<double>(begin) * scale;
@@ -70,7 +70,7 @@ std::vector<std::uint8_t> Preprocess::pixels(const Image& image) const {
 }
 
 void Preprocess::normalize(const std::uint8_t* pixels, std::size_t images, float* out) const {
-    float table[3][256];  // a value and a channel have one result
+    float table[3][256];  // the result for each value in each channel
     for (std::size_t channel = 0; channel < 3; ++channel) {
         const auto middle = static_cast<float>(mean[channel]), spread = static_cast<float>(deviation[channel]);
         for (int value = 0; value < 256; ++value) {

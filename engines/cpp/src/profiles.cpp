@@ -37,8 +37,8 @@ std::optional<int> Profiles::find(int count) const {
 }
 
 std::vector<int> Profiles::parts(int count) const {
-    std::vector<int> found = divided(count);
-    if (!found.empty()) return found;
+    std::vector<int> sizes = divided(count);
+    if (!sizes.empty()) return sizes;
     std::string ranges;
     for (const BatchProfile& one : profiles_) {
         if (!ranges.empty()) ranges += " and ";

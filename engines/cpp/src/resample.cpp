@@ -12,7 +12,7 @@ namespace {
 constexpr int fraction_bits = 22;  // 32, less 8 of a byte and 2 to spare
 constexpr std::int32_t half = 1 << (fraction_bits - 1);
 
-// Where an output's window begins in the source, and its weights there.
+// The source pixels that one output is made from, and their weights.
 struct Window {
     int begin = 0;
     std::size_t weights = 0;  // index of the first in Filter::weights
@@ -30,7 +30,7 @@ Filter filter(const Side& side, int source) {
     const double step = static_cast<double>(side.to - side.from) / side.outputs;
     const double reach = std::max(step, 1.0);
     const double narrowing = 1.0 / reach;
-    Filter made;
+    Filter result;
     std::vector<double> triangle;
     for (int index = side.first; index < side.first + side.count; ++index) {
         const double centre = side.from + (index + 0.5) * step;
@@ -44,13 +44,13 @@ Filter filter(const Side& side, int source) {
             triangle[static_cast<std::size_t>(tap)] = distance < 1.0 ? 1.0 - distance : 0.0;
             sum += triangle[static_cast<std::size_t>(tap)];
         }
-        made.windows.push_back({begin, made.weights.size(), length});
+        result.windows.push_back({begin, result.weights.size(), length});
         for (const double weight : triangle) {
             const double scaled = sum != 0.0 ? weight / sum : weight;
-            made.weights.push_back(static_cast<std::int32_t>(0.5 + scaled * (1 << fraction_bits)));
+            result.weights.push_back(static_cast<std::int32_t>(0.5 + scaled * (1 << fraction_bits)));
         }
     }
-    return made;
+    return result;
 }
 
 std::uint8_t rounded(std::int32_t value) {
@@ -118,8 +118,8 @@ void down_first(const Image& image, const Filter& columns, const Filter& rows, s
 
 void resample(const Image& image, const Side& across, const Side& down, std::uint8_t* out) {
     const Filter columns = filter(across, image.width), rows = filter(down, image.height);
-    // Bytes lie between the passes, so that their order shows. Since version 13, Pillow begins with the height where
-    // that shrinks by more than twice what the width does.
+    // Values are rounded to bytes between the passes, so their order matters. Since version 13, Pillow begins with the
+    // height where it shrinks by more than twice as much as the width.
     const std::int64_t shorter = std::int64_t{image.height} - down.outputs,
                        narrower = std::int64_t{image.width} - across.outputs;
     const bool height_first = shorter > 0 && shorter > 2 * narrower;

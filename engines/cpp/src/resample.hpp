@@ -7,13 +7,13 @@
 
 namespace hemf {
 
-// How one side of an image is resized. Of all outputs only those of the crop are computed.
+// How one side of an image is resized. Only the outputs inside the crop are computed.
 struct Side {
-    float from = 0;  // of the source, in pixels; Pillow keeps a box in single precision
+    float from = 0;  // the stretch of the source, in pixels; Pillow keeps a box in single precision
     float to = 0;
-    int outputs = 0;  // that this stretch becomes
-    int first = 0;    // of the outputs that are wanted
-    int count = 0;    // of them
+    int outputs = 0;  // pixels that the stretch becomes
+    int first = 0;    // the first output that is computed
+    int count = 0;    // how many are
 };
 
 // Resized image → across.count × down.count RGB pixels at `out`, one side after the other.

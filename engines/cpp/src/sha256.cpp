@@ -61,9 +61,9 @@ void Sha256::add(const std::uint8_t* data, std::size_t size) {
             data += sizeof pending_, size -= sizeof pending_;
             continue;
         }
-        const std::size_t room = sizeof pending_ - held_, taken = size < room ? size : room;
-        std::memcpy(pending_ + held_, data, taken);
-        held_ += taken, data += taken, size -= taken;
+        const std::size_t room = sizeof pending_ - held_, count = size < room ? size : room;
+        std::memcpy(pending_ + held_, data, count);
+        held_ += count, data += count, size -= count;
         if (held_ == sizeof pending_) {
             block(pending_);
             held_ = 0;

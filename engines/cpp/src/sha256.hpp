@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4), so that a hash needs no further library.
+// SHA-256 (FIPS 180-4), to need no further library for hashes.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,7 @@ private:
 
 std::string sha256(const std::uint8_t* data, std::size_t size);
 
-// Of a file's bytes; `problem` says why there is none, and is empty otherwise.
+// The hash of a file; `problem` says why there is none, and is empty otherwise.
 std::string sha256_of_file(const std::string& path, std::string& problem);
 
 }  // namespace hemf

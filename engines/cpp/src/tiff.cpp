@@ -1,5 +1,6 @@
 // TIFF by libtiff, of the layouts that Python reads: grey, palette, RGB and CMYK of up to 16 bits, JPEG inside
-// included. Which page is the picture, which samples are taken, and what MaxSampleValue means, is told in hemf/tiff.py.
+// included. hemf_export/images/tiff.py explains which page is the picture, which samples are read, and what
+// MaxSampleValue means.
 #include <cstdarg>
 #include <cstring>
 #include <memory>
@@ -46,18 +47,18 @@ int close(thandle_t) { return 0; }
 toff_t size(thandle_t handle) { return static_cast<Source*>(handle)->file.size; }
 
 #if TIFFLIB_VERSION >= 20221213
-int quiet(TIFF*, void*, const char*, const char*, std::va_list) { return 1; }
+int ignore(TIFF*, void*, const char*, const char*, std::va_list) { return 1; }
 
 TIFF* open(Source& source) {
     const std::unique_ptr<TIFFOpenOptions, void (*)(TIFFOpenOptions*)> options(TIFFOpenOptionsAlloc(),
                                                                                TIFFOpenOptionsFree);
-    TIFFOpenOptionsSetErrorHandlerExtR(options.get(), quiet, nullptr);
-    TIFFOpenOptionsSetWarningHandlerExtR(options.get(), quiet, nullptr);
+    TIFFOpenOptionsSetErrorHandlerExtR(options.get(), ignore, nullptr);
+    TIFFOpenOptionsSetWarningHandlerExtR(options.get(), ignore, nullptr);
     return TIFFClientOpenExt("image", "rm", &source, take, give, seek, close, size, nullptr, nullptr, options.get());
 }
 #else
 TIFF* open(Source& source) {
-    TIFFSetErrorHandler(nullptr);  // an older libtiff has but one for the whole program, which would print
+    TIFFSetErrorHandler(nullptr);  // before 4.5 there is one for the whole program, which would print
     TIFFSetWarningHandler(nullptr);
     return TIFFClientOpen("image", "rm", &source, take, give, seek, close, size, nullptr, nullptr);
 }
@@ -158,54 +159,54 @@ void check_packing(TIFF* file, const Layout& of) {
 }
 
 Layout layout(TIFF* file) {
-    Layout found;
-    if (TIFFGetField(file, TIFFTAG_IMAGEWIDTH, &found.width) == 0 ||
-        TIFFGetField(file, TIFFTAG_IMAGELENGTH, &found.height) == 0)
+    Layout of;
+    if (TIFFGetField(file, TIFFTAG_IMAGEWIDTH, &of.width) == 0 ||
+        TIFFGetField(file, TIFFTAG_IMAGELENGTH, &of.height) == 0)
         throw broken("it doesn't tell its size");
-    check_size(found.width, found.height);
-    TIFFGetFieldDefaulted(file, TIFFTAG_BITSPERSAMPLE, &found.bits);
-    TIFFGetFieldDefaulted(file, TIFFTAG_SAMPLESPERPIXEL, &found.samples);
-    TIFFGetFieldDefaulted(file, TIFFTAG_PLANARCONFIG, &found.planar);
-    TIFFGetFieldDefaulted(file, TIFFTAG_COMPRESSION, &found.compression);
-    TIFFGetFieldDefaulted(file, TIFFTAG_SAMPLEFORMAT, &found.format);
-    const bool jpeg = found.compression == COMPRESSION_JPEG || found.compression == COMPRESSION_OJPEG;
-    if (TIFFGetField(file, TIFFTAG_PHOTOMETRIC, &found.photometric) == 0 && !jpeg)
+    check_size(of.width, of.height);
+    TIFFGetFieldDefaulted(file, TIFFTAG_BITSPERSAMPLE, &of.bits);
+    TIFFGetFieldDefaulted(file, TIFFTAG_SAMPLESPERPIXEL, &of.samples);
+    TIFFGetFieldDefaulted(file, TIFFTAG_PLANARCONFIG, &of.planar);
+    TIFFGetFieldDefaulted(file, TIFFTAG_COMPRESSION, &of.compression);
+    TIFFGetFieldDefaulted(file, TIFFTAG_SAMPLEFORMAT, &of.format);
+    const bool jpeg = of.compression == COMPRESSION_JPEG || of.compression == COMPRESSION_OJPEG;
+    if (TIFFGetField(file, TIFFTAG_PHOTOMETRIC, &of.photometric) == 0 && !jpeg)
         throw Refused{" doesn't say whether black or white is zero.", eight_or_sixteen};
-    found.stated = stated_bits(file, found.bits);
-    found.used = found.bits < most_bits ? found.bits : most_bits;
+    of.stated = stated_bits(file, of.bits);
+    of.used = of.bits < most_bits ? of.bits : most_bits;
     std::uint16_t count = 0;
     std::uint16_t* kinds = nullptr;
-    if (TIFFGetField(file, TIFFTAG_EXTRASAMPLES, &count, &kinds) != 0 && count > 0) found.extra = kinds[0];
-    if (found.photometric == PHOTOMETRIC_YCBCR && found.compression == COMPRESSION_JPEG) {
+    if (TIFFGetField(file, TIFFTAG_EXTRASAMPLES, &count, &kinds) != 0 && count > 0) of.extra = kinds[0];
+    if (of.photometric == PHOTOMETRIC_YCBCR && of.compression == COMPRESSION_JPEG) {
         TIFFSetField(file, TIFFTAG_JPEGCOLORMODE, JPEGCOLORMODE_RGB);  // libtiff converts as libjpeg does
-        found.photometric = PHOTOMETRIC_RGB;
-        found.stated = 0;
+        of.photometric = PHOTOMETRIC_RGB;
+        of.stated = 0;
     }
-    if (found.photometric == PHOTOMETRIC_PALETTE &&
-        TIFFGetField(file, TIFFTAG_COLORMAP, &found.red, &found.green, &found.blue) == 0)
+    if (of.photometric == PHOTOMETRIC_PALETTE &&
+        TIFFGetField(file, TIFFTAG_COLORMAP, &of.red, &of.green, &of.blue) == 0)
         throw broken("its palette is missing");
-    check_samples(found);
-    if (is_packed(found)) {
-        check_packing(file, found);
-        return found;
+    check_samples(of);
+    if (is_packed(of)) {
+        check_packing(file, of);
+        return of;
     }
-    const bool grey = found.photometric == PHOTOMETRIC_MINISBLACK || found.photometric == PHOTOMETRIC_MINISWHITE;
-    const bool indexed = found.photometric == PHOTOMETRIC_PALETTE;
-    const bool small = found.bits == 1 || found.bits == 2 || found.bits == 4;
-    const bool colours = (found.photometric == PHOTOMETRIC_RGB && found.samples >= 3) ||
-                         (found.photometric == PHOTOMETRIC_SEPARATED && found.samples >= 4);
-    const bool known = found.samples >= 1 && found.samples <= most_samples &&
-                       (found.bits == 8 || (found.bits == 16 && (colours || is_grey(found))) ||
-                        (small && found.samples == 1 && (grey || indexed))) &&
-                       (grey || indexed ? found.samples <= 2 : colours);
+    const bool grey = of.photometric == PHOTOMETRIC_MINISBLACK || of.photometric == PHOTOMETRIC_MINISWHITE;
+    const bool indexed = of.photometric == PHOTOMETRIC_PALETTE;
+    const bool small = of.bits == 1 || of.bits == 2 || of.bits == 4;
+    const bool colours = (of.photometric == PHOTOMETRIC_RGB && of.samples >= 3) ||
+                         (of.photometric == PHOTOMETRIC_SEPARATED && of.samples >= 4);
+    const bool known = of.samples >= 1 && of.samples <= most_samples &&
+                       (of.bits == 8 || (of.bits == 16 && (colours || is_grey(of))) ||
+                        (small && of.samples == 1 && (grey || indexed))) &&
+                       (grey || indexed ? of.samples <= 2 : colours);
     // White as zero is not inverted by Pillow where a second sample follows; one would not know what to show.
-    const bool unclear = (found.samples == 2 && found.photometric == PHOTOMETRIC_MINISWHITE) ||
-                         (found.samples == 2 && found.extra == EXTRASAMPLE_ASSOCALPHA);
+    const bool unclear = (of.samples == 2 && of.photometric == PHOTOMETRIC_MINISWHITE) ||
+                         (of.samples == 2 && of.extra == EXTRASAMPLE_ASSOCALPHA);
     if (!known || unclear) {
-        throw broken("unknown pixel mode (photometric " + std::to_string(found.photometric) + ", " +
-                     std::to_string(found.samples) + " samples of " + std::to_string(found.bits) + " bits)");
+        throw broken("unknown pixel mode (photometric " + std::to_string(of.photometric) + ", " +
+                     std::to_string(of.samples) + " samples of " + std::to_string(of.bits) + " bits)");
     }
-    return found;
+    return of;
 }
 
 // Every plane's rows, one behind the other.
@@ -364,36 +365,36 @@ std::vector<Page> pages(Bytes file) {
     const bool big = file.size > 3 && (file.data[2] == 43 || file.data[3] == 43);
     const Directories read{file, file.starts_with("MM", 2), big};
     const std::size_t counter = read.big ? 8 : 2, entry = read.big ? 20 : 12;
-    std::vector<Page> found;
+    std::vector<Page> all;
     if (!file.has(read.big ? 8 : 4, read.width())) throw truncated();
     for (std::uint64_t place = read.offset(read.big ? 8 : 4); place != 0;) {
-        for (const Page& page : found)
-            if (page.offset == place) return found;
-        if (found.size() == most_pages) throw broken("more than " + std::to_string(most_pages) + " pages");
+        for (const Page& page : all)
+            if (page.offset == place) return all;
+        if (all.size() == most_pages) throw broken("more than " + std::to_string(most_pages) + " pages");
         if (place > file.size || !file.has(place, counter)) throw truncated();
         const std::uint64_t entries = read.big ? read.offset(place) : file.u16(place, read.big_endian);
         const std::size_t start = place + counter;
         if (entries > file.size / entry || !file.has(start, entries * entry + read.width())) throw truncated();
         Page page{place, false};
         for (std::size_t at = start; at < start + entries * entry; at += entry) page.copy = page.copy || read.copy(at);
-        found.push_back(page);
+        all.push_back(page);
         place = read.offset(start + entries * entry);
     }
-    return found;
+    return all;
 }
 
 // Make the only page that is no copy of another the one that is read.
 void choose(TIFF* file, Bytes content) {
-    const std::vector<Page> found = pages(content);
+    const std::vector<Page> all = pages(content);
     std::size_t originals = 0;
-    const Page* chosen = found.empty() ? nullptr : &found.front();
-    for (const Page& page : found) {
+    const Page* chosen = all.empty() ? nullptr : &all.front();
+    for (const Page& page : all) {
         if (!page.copy && originals++ == 0) chosen = &page;
     }
-    const std::size_t count = originals == 0 ? found.size() : originals;
+    const std::size_t count = originals == 0 ? all.size() : originals;
     if (count > 1) throw frames(count);
     if (chosen == nullptr) throw broken("it has no page");
-    if (chosen != &found.front() && TIFFSetSubDirectory(file, chosen->offset) == 0)
+    if (chosen != &all.front() && TIFFSetSubDirectory(file, chosen->offset) == 0)
         throw broken("its page can't be read");
     std::uint16_t below = 0;
     void* places = nullptr;

@@ -11,17 +11,17 @@ namespace {
 
 using Parts = std::unique_ptr<WebPDemuxer, void (*)(WebPDemuxer*)>;
 
-int orientation(const WebPDemuxer* parts) {
-    int found = 0;
+int read_orientation(const WebPDemuxer* parts) {
+    int orientation = 0;
     for (const char* kind : {"EXIF", "XMP "}) {
         WebPChunkIterator chunk;
-        if (found == 0 && WebPDemuxGetChunk(parts, kind, 1, &chunk) != 0) {
+        if (orientation == 0 && WebPDemuxGetChunk(parts, kind, 1, &chunk) != 0) {
             const Bytes content{chunk.chunk.bytes, chunk.chunk.size};
-            found = kind[0] == 'E' ? exif_orientation(content) : xmp_orientation(content);
+            orientation = kind[0] == 'E' ? exif_orientation(content) : xmp_orientation(content);
             WebPDemuxReleaseChunkIterator(&chunk);
         }
     }
-    return found;
+    return orientation;
 }
 
 }  // namespace
@@ -45,7 +45,7 @@ Decoded webp(Bytes file) {
     if (!decoder || WebPAnimDecoderGetInfo(decoder.get(), &info) == 0 ||
         WebPAnimDecoderGetNext(decoder.get(), &pixels, &time) == 0)
         throw broken("failed to decode a frame of the WebP file");
-    Decoded decoded{blank(info.canvas_width, info.canvas_height), orientation(parts.get())};
+    Decoded decoded{blank(info.canvas_width, info.canvas_height), read_orientation(parts.get())};
     const std::size_t area = static_cast<std::size_t>(info.canvas_width) * info.canvas_height;
     for (std::size_t place = 0; place < area; ++place)
         for (std::size_t channel = 0; channel < 3; ++channel)

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession, SessionOptions
 
-from calibration import forms
-from calibration.forms import Form, Rewriting
-from calibration.graphs import parse
+from hemf_export.calibration import forms
+from hemf_export.calibration.forms import Form, Rewriting
+from hemf_export.calibration.graphs import parse
 
 TOLERANCE = 1e-5  # of the largest number: sums run in another order, and nothing else differs
 

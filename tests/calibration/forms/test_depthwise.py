@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from calibration import forms
-from calibration.forms.matching import WIDE
-from calibration.graphs import parse
+from hemf_export.calibration import forms
+from hemf_export.calibration.forms.matching import WIDE
+from hemf_export.calibration.graphs import parse
 from tests.calibration.forms.blocks import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Builder
 from tests.calibration.forms.checks import assert_same, kinds, rewritten
 

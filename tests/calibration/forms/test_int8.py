@@ -9,16 +9,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration import forms, moments, qdq, ranges
-from calibration.blocks import OTHER, block_of, blocks
-from calibration.emulation import emulate
-from calibration.fp16 import to_float16
-from calibration.graphs import parse, prepare
-from calibration.histogram import Histogram
-from calibration.products import Product, find_products
-from calibration.ranges import source_of
-from calibration.session import Session
-from calibration.shapes import image_shapes
+from hemf_export.calibration import forms, qdq, ranges, weights
+from hemf_export.calibration.blocks import OTHER, block_of, blocks
+from hemf_export.calibration.emulation import emulate
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import image_shapes, parse, prepare
+from hemf_export.calibration.products import Product, find_products
+from hemf_export.calibration.ranges import Histogram, source_of
+from hemf_export.calibration.session import Session
 from tests.calibration.forms import blocks as written
 from tests.calibration.forms.blocks import Builder
 from tests.calibration.forms.checks import images, run
@@ -146,17 +144,17 @@ def test_products_on_maps_are_those_on_rows():
     moment = []
     for model, products in zip((before, after), told, strict=True):
         nodes = {node.name: node for node in model.graph}
-        views = [moments.view_of(nodes[product.node], product) for product in products]
-        recorded = moments.record(model, [view for view in views if view is not None], [x])
+        views = [weights.view_of(nodes[product.node], product) for product in products]
+        recorded = weights.record_moments(model, [view for view in views if view is not None], [x])
         moment.append([recorded[view] for view in views if view is not None])
     for one, other in zip(*moment, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
-def network(made: Made) -> tuple[ir.Model, ir.Model]:
+def network(whole_network: Made) -> tuple[ir.Model, ir.Model]:
     """The tiny network as it was exported, and in its form."""
-    plain, model = (prepare(onnx.load(made.onnx)) for _ in range(2))
+    plain, model = (prepare(onnx.load(whole_network.onnx)) for _ in range(2))
     forms.rewrite(model, "tensorrt-rtx")
     return plain, model
 

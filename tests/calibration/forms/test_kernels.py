@@ -6,11 +6,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration import forms
-from calibration.fp16 import to_float16
-from calibration.graphs import parse
-from engines import census, targets
-from engines.census import Census
+from hemf_export.calibration import forms
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import parse
+from hemf_export.engines import census, targets
+from hemf_export.engines.census import Census
 from tests.calibration.forms import blocks
 from tests.calibration.forms.blocks import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Builder
 

@@ -6,9 +6,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration.forms import layout
-from calibration.graphs import parse
-from calibration.shapes import infer
+from hemf_export.calibration.forms import layout
+from hemf_export.calibration.graphs import infer, parse
 from tests.calibration.forms.blocks import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Builder
 from tests.calibration.forms.checks import assert_same, kinds, rewritten
 

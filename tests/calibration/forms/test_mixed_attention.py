@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration import forms
-from calibration.forms.matching import WIDE
-from calibration.forms.mixed_attention import GATE
-from calibration.graphs import parse
+from hemf_export.calibration import forms
+from hemf_export.calibration.forms.matching import WIDE
+from hemf_export.calibration.forms.mixed_attention import GATE
+from hemf_export.calibration.graphs import parse
 from tests.calibration.forms import blocks
 from tests.calibration.forms.blocks import Builder
 from tests.calibration.forms.checks import TOLERANCE, assert_same, difference, images, kinds, rewritten, run

@@ -10,16 +10,16 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from calibration import forms
-from calibration.emulation import emulate
-from calibration.forms import PASSES
-from calibration.fp16 import to_float16
-from calibration.graphs import parse, prepare
-from calibration.session import Session
-from hemf.config import HemfConfig
-from hemf.images import Preprocess
-from hemf.initialization import build
-from hemf.variants import vary
+from hemf_export.calibration import forms
+from hemf_export.calibration.emulation import emulate
+from hemf_export.calibration.forms import PASSES
+from hemf_export.calibration.fp16 import to_float16
+from hemf_export.calibration.graphs import parse, prepare
+from hemf_export.calibration.session import Session
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.config import HemfConfig
+from hemf_export.networks.initialization import build
+from hemf_export.networks.variants import vary
 from tests.calibration.forms.checks import assert_same, images, kinds, rewritten, run
 from tests.conftest import TINY, Made, tiny_checkpoint
 
@@ -57,9 +57,9 @@ CASES = (
 
 
 @pytest.fixture(scope="module")
-def plain(made: Made) -> onnx.ModelProto:
+def plain(whole_network: Made) -> onnx.ModelProto:
     """The tiny network of four heads' channels, as it was exported and simplified."""
-    return onnx.load(made.onnx)
+    return onnx.load(whole_network.onnx)
 
 
 def test_all_passes_find_their_blocks_and_change_no_number(plain):
@@ -120,6 +120,7 @@ def float16_errors(plain: onnx.ModelProto, count: int = 16) -> tuple[float, floa
     return found[0], found[1]
 
 
+@pytest.mark.extended
 def test_float16_costs_no_more_than_before(plain):
     before, after = float16_errors(plain)
     assert 0 < after < 1.5 * before
@@ -127,7 +128,7 @@ def test_float16_costs_no_more_than_before(plain):
 
 def exported(case: Case) -> onnx.ModelProto:
     """Before onnxsim."""
-    from hemf_export import onnx_export
+    from hemf_export.export import onnx_export
 
     saved = tiny_checkpoint(case.seed, case.config)
     model = build(case.config, seed=case.seed)

@@ -6,13 +6,12 @@ import numpy as np
 import onnx
 import pytest
 
-from calibration import forms
-from calibration.emulation import emulate
-from calibration.forms.matching import WIDE
-from calibration.fp16 import to_float16
-from calibration.graphs import parse
-from calibration.islands import find_islands
-from calibration.session import Session
+from hemf_export.calibration import forms
+from hemf_export.calibration.emulation import emulate
+from hemf_export.calibration.forms.matching import WIDE
+from hemf_export.calibration.fp16 import find_islands, to_float16
+from hemf_export.calibration.graphs import parse
+from hemf_export.calibration.session import Session
 from tests.calibration.forms.blocks import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Builder
 from tests.calibration.forms.checks import assert_same, images, kinds, rewritten, run
 

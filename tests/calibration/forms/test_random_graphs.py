@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from calibration.forms import PASSES
+from hemf_export.calibration.forms import PASSES
 from tests.calibration.forms.blocks import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Builder
 from tests.calibration.forms.checks import assert_same, rewritten
 
@@ -150,7 +150,7 @@ def networks(draw) -> onnx.ModelProto:
     return made.model({"x": made.input}, made.outputs, draw(st.sampled_from([20, 21, 23])))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plain=networks())
 def test_all_passes_together(plain):
     for form in ("tensorrt", "tensorrt-rtx"):
@@ -158,7 +158,7 @@ def test_all_passes_together(plain):
         assert_same(plain, made, (1, 3), TOLERANCE)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plain=networks(), name=st.sampled_from(["maps", "patches", "depthwise", "norms"]))
 def test_a_pass_alone(plain, name):
     made, _ = rewritten(plain, name)

@@ -7,7 +7,7 @@
 #include "hemf/error.hpp"
 #include "hemf/golden.hpp"
 #include "hemf/predictor.hpp"
-#include "paths.hpp"
+#include "image_list.hpp"
 #include "probe.hpp"
 #include "report.hpp"
 
@@ -74,20 +74,14 @@ int golden(const std::string& engine, const std::string& logits, int least) {
 }
 
 int predict(const Words& words) {
-    const bool json = words[2] == "json";
-    const std::string file = predict::plain_path(words[0]);
+    const std::string file = predict::plain(words[0]).string();
     const hemf::Description description = hemf::Manifest::read(file)->description(file);
-    const int least = std::atoi(words[3].c_str());
-    auto runner = std::make_shared<Told>(words[1], width(description), least);
+    auto runner = std::make_shared<Told>(words[1], width(description), std::atoi(words[3].c_str()));
     const hemf::Predictor model("told", description, runner);
-    const Words named(words.begin() + 5, words.end());
-    predict::ImageList list = predict::collect(named);
-    Words paths;
-    for (const predict::Listed& image : list.images) paths.push_back(image.path);
-    std::vector<hemf::Prediction> predictions = model.predict(paths);
-    const predict::Report report{file, named, std::move(list), description, std::move(predictions)};
-    const std::string text =
-        json ? predict::as_json(report) : predict::as_table(report, std::atoi(words[4].c_str()), 130);
+    predict::ImageList list = predict::collect({words.begin() + 4, words.end()});
+    std::vector<hemf::Prediction> predictions = model.predict(list.paths());
+    const predict::Report report{file, std::move(list), description.classes, std::move(predictions)};
+    const std::string text = words[2] == "json" ? predict::as_json(report) : predict::as_lines(report);
     put(text.data(), text.size());
     return 0;
 }

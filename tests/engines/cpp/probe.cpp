@@ -141,38 +141,36 @@ int profiles(const Words& words) {
     return 0;
 }
 
-std::string told(const hemf::json::Value& value) {
-    using Kind = hemf::json::Value::Kind;
+std::string written(const hemf::json::Value& value) {
     std::string out;
-    switch (value.kind) {
-        case Kind::null:
-            return "null";
-        case Kind::boolean:
-            return value.boolean ? "true" : "false";
-        case Kind::number:
-            return value.integral ? value.string : hemf::json_number(value.number);
-        case Kind::string:
-            return hemf::json_string(value.string);
-        case Kind::array:
-            for (const auto& item : value.items) out += (out.empty() ? "" : ", ") + told(item);
-            return "[" + out + "]";
-        case Kind::object:
-            for (const auto& [key, item] : value.members)
-                out += (out.empty() ? "" : ", ") + hemf::json_string(key) + ": " + told(item);
-            return "{" + out + "}";
+    if (value.is_string()) return hemf::json_string(value.get<std::string>());
+    if (value.is_number_float()) return hemf::json_number(value.get<double>());
+    if (value.is_array()) {
+        for (const auto& item : value) out += (out.empty() ? "" : ", ") + written(item);
+        return "[" + out + "]";
     }
-    return out;
+    if (value.is_object()) {
+        for (const auto& [key, item] : value.items())
+            out += (out.empty() ? "" : ", ") + hemf::json_string(key) + ": " + written(item);
+        return "{" + out + "}";
+    }
+    return value.dump();
 }
 
 // Each text read and written again, or what is wrong with it; one a line.
 int json() {
     for (const std::string& text : listed()) {
         try {
-            std::printf("%s\n", told(hemf::json::parse(text)).c_str());
-        } catch (const hemf::json::Malformed& error) {
+            std::printf("%s\n", written(hemf::json::parse(text)).c_str());
+        } catch (const hemf::Error& error) {
             std::printf("malformed: %s\n", error.what());
         }
     }
+    return 0;
+}
+
+int printable() {
+    for (const std::string& text : listed()) std::printf("%s\n", hemf::printable(text).c_str());
     return 0;
 }
 
@@ -198,6 +196,7 @@ int run(const std::string& what, const Words& words) {
     if (what == "fed") return fed(words[0]);
     if (what == "profiles") return profiles(words);
     if (what == "json") return json();
+    if (what == "printable") return printable();
     if (what == "sha256") return hashes();
     if (what == "fuzz") return fuzz(std::atoi(words[0].c_str()), std::atoi(words[1].c_str()), listed());
     return 2;

@@ -21,7 +21,7 @@ int fuzz(int seed, int rounds, const Words& paths);
 // Tries an engine's golden images with logits from a file, `least` images at a time or a multiple.
 int golden(const std::string& engine, const std::string& logits, int least);
 
-// ENGINE LOGITS json|table LEAST TOP IMAGE…: as hemf-predict prints it, with logits from a file.
+// ENGINE LOGITS json|lines LEAST IMAGE…: what hemf-predict prints, with logits from a file.
 int predict(const Words& words);
 
 // What an engine is fed of the images that are listed, two at a time.

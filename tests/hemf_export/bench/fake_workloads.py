@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hemf_export.bench.measurement import Contender
+from hemf_export.timing.measurement import Contender
 
 PIXELS = np.zeros((1, 4, 4, 3), np.uint8)
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from hemf.errors import BadInputError
 from hemf_export.bench import baseline as bench_baseline
+from hemf_export.files.errors import BadInputError
 
 
 def report(*timings: tuple[str, int, tuple[float, float, float]], model: str = "a CPU", threads: int = 2) -> dict:

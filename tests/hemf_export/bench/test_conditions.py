@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hemf_export.bench import conditions, gpu_state
-from hemf_export.bench.conditions import Conditions, CpuTimes
-from hemf_export.bench.gpu_state import Nvml
+from hemf_export.bench import conditions
+from hemf_export.bench.conditions import Conditions, CpuTimes, Nvml
 
 
 class FakeNvml:
@@ -94,8 +93,8 @@ def test_a_machine_without_a_driver_has_no_device(monkeypatch):
     def missing(name):
         raise OSError("cannot open shared object file")
 
-    monkeypatch.setattr(gpu_state.ctypes, "CDLL", missing)
-    assert gpu_state.open_device() is None
+    monkeypatch.setattr(conditions.ctypes, "CDLL", missing)
+    assert conditions.open_gpu() is None
     assert Conditions(1, None).to_dict()["gpu"] is None
 
 

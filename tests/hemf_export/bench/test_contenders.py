@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from hemf import checkpoint
-from hemf.errors import CheckFailedError, HemfError, MissingCapabilityError
-from hemf_export.bench import contenders, lineup, measurement, memory, torch_modes
-from hemf_export.bench.entry import ENGINE_KINDS, Entry, Kind
-from hemf_export.bench.provider_runner import OrtWorkload, ProviderRunner
-from hemf_export.bench.workloads import HostWorkload, TensorWorkload
+from hemf_export.bench import contenders, lineup, memory
+from hemf_export.bench.contenders import OrtWorkload, ProviderRunner
+from hemf_export.bench.lineup import ENGINE_KINDS, Entry, Kind
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabilityError
+from hemf_export.models.model_file import ModelFile
+from hemf_export.timing import measurement
+from hemf_export.timing.workloads import HostWorkload, TensorWorkload
 from tests.conftest import TINY
 
 
@@ -98,7 +100,7 @@ def test_a_compiler_that_is_missing_or_fails_is_told(made, pixels, monkeypatch, 
 
 def test_float32_is_no_tf32(made):
     torch.backends.cuda.matmul.allow_tf32 = True
-    torch_modes.function(checkpoint.load(made.checkpoint).model(), torch_modes.MODES["eager"], "cpu")
+    contenders.torch_function(checkpoint.load(made.checkpoint).model(), contenders.TORCH_MODES["eager"], "cpu")
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
 
@@ -116,7 +118,7 @@ def test_a_gpu_whose_memory_is_full_suggests_smaller_batches():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
     work = TensorWorkload(full, np.zeros((1, 3, 4, 4), np.float32), "cpu", transfers=True)
-    with pytest.raises(HemfError, match="--batch"):
+    with pytest.raises(HemfError, match="`batch`"):
         work.run()
 
 
@@ -207,7 +209,7 @@ def test_a_provider_takes_batches_from_the_host_or_leaves_them_on_the_gpu(monkey
 
 
 def test_an_engine_is_timed_with_its_graph_and_without(made, pixels, monkeypatch):
-    from hemf_export.runners import OnnxRunner
+    from hemf_export.models.runners import OnnxRunner
 
     asked = []
 
@@ -217,7 +219,7 @@ def test_an_engine_is_timed_with_its_graph_and_without(made, pixels, monkeypatch
 
     monkeypatch.setattr(contenders.engines, "load", load)
     for kind in ENGINE_KINDS:
-        told = Entry("e", kind, made.half, "cuda", True, "fp16", "float32", lineup.describe(made.half).preprocess)
+        told = Entry("e", kind, made.half, "cuda", True, "fp16", ModelFile.open(made.half).description)
         work = contenders.open_entry(told, threads=1).prepare(pixels)
         work.run()
         assert work.logits().shape == (2, 3)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from hemf_export.bench import intervals
+from hemf_export.timing import intervals
 
 
 def series(seed: int, count: int, memory: float) -> np.ndarray:

@@ -6,14 +6,16 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import onnx_ir as ir
 import pytest
 from PIL import Image
 
-from hemf import artifacts, checkpoint
-from hemf.errors import BadInputError, UsageError
-from hemf_export.bench import lineup
-from hemf_export.bench.entry import KINDS, ORT_KINDS, Entry
-from hemf_export.bench.lineup import gather, parse_kinds
+from hemf_export.bench.lineup import KINDS, ORT_KINDS, Entry, gather, parse_kinds
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import artifacts
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.models import onnx_file
+from hemf_export.models.model_file import ModelFile
 from tests.conftest import tiny_checkpoint
 
 
@@ -27,7 +29,7 @@ def engine(made, tmp_path) -> Path:
     """A file that its manifest calls an engine of the same checkpoint."""
     path = tmp_path / "model.t4.engine"
     artifacts.write_bytes(path, b"a plan")
-    artifacts.write_manifest(path, lineup.describe(made.half).to_dict())
+    artifacts.write_manifest(path, ModelFile.open(made.half).description.to_dict())
     return path
 
 
@@ -40,7 +42,7 @@ def test_a_cpu_runs_what_gains_there_and_the_rest_is_listed_with_the_reason(made
         == "needs an NVIDIA GPU that PyTorch can use"
     )
     assert "bfloat16" in missing["amp, model.pt"]
-    assert "--runners" in missing["compile, model.pt"]
+    assert "only where it is asked for" in missing["compile, model.pt"]
     assert {name.split(",")[0] for name in (*found, *missing)} == set(KINDS), "nothing is silently dropped"
 
 
@@ -61,11 +63,12 @@ def test_what_is_asked_for_runs_on_a_cpu_too(made):
     assert [(entry.precision, entry.device) for entry in on_gpu.entries] == [("fp16", "cuda")]
 
 
-def test_a_file_for_a_cpu_does_not_run_on_a_gpu(made, monkeypatch):
-    description = dataclasses.replace(lineup.describe(made.onnx), precision="int8-cpu")
-    monkeypatch.setattr(lineup, "describe", lambda path: description)
-    found, missing = names([made.onnx], gpu=True, kinds=ORT_KINDS)
-    assert found == ["ort-cpu, model.onnx"]
+def test_a_file_for_a_cpu_does_not_run_on_a_gpu(made, tmp_path):
+    model, path = ir.load(made.onnx), tmp_path / "model.int8-cpu.onnx"
+    onnx_file.describe(model, dataclasses.replace(ModelFile.open(made.onnx).description, precision="int8-cpu"))
+    ir.save(model, path)
+    found, missing = names([path], gpu=True, kinds=ORT_KINDS)
+    assert found == ["ort-cpu, model.int8-cpu.onnx"]
     assert set(missing.values()) == {"the file is for a CPU"}
 
 

@@ -16,7 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from hemf import checkpoint
+from hemf_export.checkpoints import checkpoint
 from tests.conftest import tiny_checkpoint, write_class_folders
 
 OWN = ".cache/hemf-export"
@@ -54,7 +54,7 @@ def run(arguments: list[object], place: Path, *, watch: bool = False, home: str 
         folder.mkdir(parents=True)
     environment = {key: value for key, value in os.environ.items() if key not in _SET}
     environment |= {"HOME": home or str(own), "TMPDIR": str(temporary), "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "hemf_export.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "hemf_export", *map(str, arguments)]
     strace = shutil.which("strace") if watch else None
     if strace:
         command = [strace, "-f", "-qq", "-o", str(trace), "-e", "trace=connect,sendto", *command]

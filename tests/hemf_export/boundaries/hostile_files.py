@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from hemf import artifacts
-from hemf_export import onnx_file
+from hemf_export.files import artifacts
+from hemf_export.models import onnx_file
 from tests.conftest import CLASSES
 from tests.hemf_export.triton.models import described, means
 

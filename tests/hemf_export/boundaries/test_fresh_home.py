@@ -50,14 +50,14 @@ def test_plots_leave_a_list_of_fonts_in_our_cache_or_nothing(tmp_path, home):
 def test_onnx_runtime_is_imported_in_one_place():
     """Where its telemetry is off; what a server runs beside it says so itself."""
     found = []
-    for room in ("hemf", "train", "calibration", "engines", "hemf_export"):
+    for room in ("train", "calibration", "engines", "hemf_export"):
         for path in (ROOT / room).rglob("*.py"):
             if _IMPORTS.search(path.read_text(encoding="utf-8")):
                 found.append(str(path.relative_to(ROOT)))
     assert sorted(found) == ["calibration/session.py", "hemf_export/triton/served/onnx_runner.py"]
 
 
-@pytest.mark.parametrize("room", ["hemf", "train", "calibration", "engines", "hemf_export"])
+@pytest.mark.parametrize("room", ["hemf_export", "hemf_export.train", "hemf_export.engines"])
 def test_each_room_turns_telemetry_off_before_anything_is_loaded(room):
     wrong = "os.environ.get('ORT_DISABLE_TELEMETRY') != '1' or 'onnxruntime' in sys.modules"
     code = f"import {room}, os, sys; sys.exit({wrong})"
@@ -93,13 +93,13 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, number):
     home, temporary = tmp_path / "home", tmp_path / "tmp"
     environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary)}
     environment.pop("HEMF_EXPORT_CACHE")
-    command = [sys.executable, "-m", "hemf_export.cli", *map(str, commands["trt"])]
+    command = [sys.executable, "-m", "hemf_export", *map(str, commands["trt"])]
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not any(temporary.iterdir()) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(number)
-        assert process.wait(60) in (130, 0)
+        assert process.wait(240) in (130, 0)
     assert list(temporary.iterdir()) == []
     made = {path.name for path in tmp_path.iterdir()} - set(before)
     assert not {name for name in made if name.endswith(".tmp")}

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from hemf import artifacts, checkpoint, file_names
-from hemf.errors import BadInputError
-from hemf.variants import vary
-from hemf_export.bundle import unpacking
+from hemf_export.bundles import archive
+from hemf_export.checkpoints import checkpoint
+from hemf_export.files import artifacts, file_names
+from hemf_export.files.errors import BadInputError
+from hemf_export.networks.variants import vary
 from hemf_export.shipping import engine_cache, records, shipment
-from hemf_export.verify import scrutiny
+from hemf_export.verification import run
 from tests.conftest import CLASSES, TINY, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf_export.boundaries.hostile_files import NAMES, classifier
 from tests.hemf_export.triton.models import means
@@ -122,7 +123,7 @@ def test_files_of_any_name_are_bundled_and_served_under_fit_ones(within, tmp_pat
     code, _, err = within("bundle", path, "-o", place / "b.tar.zst", "--no-cpp", "--golden", 1)
     assert code == 0, err
     (place / "unpacked").mkdir()
-    found = unpacking.unpack(place / "b.tar.zst", place / "unpacked")
+    found = archive.unpack(place / "b.tar.zst", place / "unpacked")
     assert all(file_names.is_plain(part) for name in found.members for part in name.split("/"))
     assert found.about["triton"] == [Path(found.about["models"][0]["file"]).stem]
     assert within("triton", path, "-o", place / "models")[0] == 0
@@ -172,7 +173,7 @@ def test_a_manifest_cannot_name_a_parent_elsewhere(tmp_path):
     elsewhere = means(tmp_path / "m.onnx")
     fields = {"parent": "../m.onnx", "parent_sha256": artifacts.sha256(elsewhere)}
     path = means(tmp_path / "a" / "half.onnx", **fields)
-    assert scrutiny.plan([path]).parents == {}
+    assert run.plan_scrutiny([path]).parents == {}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="limits are POSIX's")

@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-from hemf_export import home
+from hemf_export.cli import home
 
 FAILURES = {
     "disk full, named": (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/x.onnx"), 1, "/data/x.onnx: No space"),
@@ -31,7 +31,7 @@ FAILURES = {
     "native library": (ImportError("libcudart.so.12: cannot open it", name="onnxruntime"), 4, "libcudart"),
     "a library by ctypes": (OSError("libnvinfer.so.10: cannot open shared object file: No such file"), 4, "libnvinfer"),
     "raised from it": (None, 1, "No space left"),
-    "own module": (ModuleNotFoundError("No module named 'hemf.nothing'", name="hemf.nothing"), 70, "defect"),
+    "own module": (ModuleNotFoundError("No module named 'hemf_export.x'", name="hemf_export.x"), 70, "defect"),
     "defect": (RuntimeError("index 3 is out of range"), 70, "defect"),
     "defect of a call": (OSError(errno.EINVAL, "Invalid argument"), 70, "defect"),
     "wrong key": (KeyError("logits"), 70, "defect"),
@@ -40,7 +40,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("what", FAILURES)
 def test_failures_around_us(run_cli, monkeypatch, tmp_path, what):
-    from hemf import checkpoint
+    from hemf_export.checkpoints import checkpoint
 
     raised, code, told = FAILURES[what]
     if raised is None:
@@ -60,8 +60,8 @@ def test_failures_around_us(run_cli, monkeypatch, tmp_path, what):
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
-    from hemf import artifacts
-    from hemf.errors import BadInputError
+    from hemf_export.files import artifacts
+    from hemf_export.files.errors import BadInputError
 
     for name in ("HEMF_EXPORT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

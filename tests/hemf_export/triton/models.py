@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from engines.golden import Golden
-from engines.options import BuildOptions
-from hemf import artifacts
-from hemf.images import Preprocess
-from hemf.model_input import SourceSize
-from hemf_export import onnx_file
-from hemf_export.description import Description
+from hemf_export.engines.golden import Golden
+from hemf_export.engines.options import BuildOptions
+from hemf_export.files import artifacts
+from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import SourceSize
+from hemf_export.models import onnx_file
+from hemf_export.models.description import Description
 from tests.conftest import CLASSES
 from tests.engines import test_preflight
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hemf.errors import HemfError
+from hemf_export.files.errors import HemfError
 from hemf_export.triton import repository
 from hemf_export.triton.options import Options
 from tests.hemf_export.triton.models import means, plan
@@ -272,7 +272,7 @@ def test_bytes_that_are_no_text(repo, run_cli):
     assert "can't be read" in err
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
 @given(data=st.data())
 def test_whatever_the_text_says_it_is_right_or_refused(repo, data):
     """Lines lost, doubled, moved, and values swapped for others: never an error of our own."""

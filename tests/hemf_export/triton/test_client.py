@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from hemf.errors import UsageError
-from hemf_export.triton.server import Server
+from hemf_export.files.errors import UsageError
+from hemf_export.triton.client import Server
 from tests.hemf_export.triton.triton_server import _free_ports
 
 

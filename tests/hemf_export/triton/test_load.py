@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemf_export import predict
-from hemf_export.predictor import Predictor
+from hemf_export.models.model_file import ModelFile
+from hemf_export.models.predictor import Predictor
 from hemf_export.triton import client, repository
+from hemf_export.triton.client import Server
 from hemf_export.triton.options import Options
-from hemf_export.triton.server import Server
 
 CLIENTS = 16
 SECONDS = float(os.environ.get("HEMF_EXPORT_LOAD_SECONDS", "60"))
@@ -52,7 +52,7 @@ def test_a_minute_with_sixteen_clients(made, server, images):
     path = Path(os.environ.get("HEMF_EXPORT_LOAD_MODEL") or made.onnx)
     repository.write([path], server.repository, Options(name="loaded", backend="python", max_batch=16, preferred=(8,)))
     server.load("loaded")
-    local = predict.load(path)
+    local = ModelFile.open(path).predictor()
     pixels = np.stack([local.input.load(image) for image in images])
     expected = local.logits(pixels)
     alone = images_per_second(local, pixels[:8])

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemf import artifacts
-from hemf.errors import UsageError
-from hemf.model_input import SourceSize
-from hemf_export.triton import protobuf, repository
-from hemf_export.triton.options import Options
-from hemf_export.triton.versions import VersionPolicy
+from hemf_export.files import artifacts
+from hemf_export.files.errors import UsageError
+from hemf_export.images.model_input import SourceSize
+from hemf_export.triton import config_file, repository
+from hemf_export.triton.options import Options, VersionPolicy
 from tests.conftest import CLASSES
 from tests.hemf_export.triton.models import SIDE, means, plan
 from tests.hostile.conftest import contents, one_message
@@ -287,7 +286,8 @@ def test_killed_between_its_two_steps_it_leaves_what_the_next_writing_mends(tmp_
     assert run_cli("triton", means(tmp_path / "m.onnx"), "-o", repo)[0] == 0
     second = means(tmp_path / "second.onnx", scale=2.0)
     script = (
-        "import os, pathlib, sys; from hemf import artifact_folder; from hemf_export.triton import repository; "
+        "import os, pathlib, sys; from hemf_export.files import artifact_folder; "
+        "from hemf_export.triton import repository; "
         "from hemf_export.triton.options import Options; "
         "artifact_folder._replace = lambda *_: os._exit(9); "
         "repository.write([pathlib.Path(sys.argv[1])], pathlib.Path(sys.argv[2]), Options(name='m'))"
@@ -381,7 +381,7 @@ def test_files_that_can_not_be_served(tmp_path, refused, make, message):
 
 
 def test_a_stripped_engine_has_no_weights_to_serve(tmp_path, refused):
-    from engines.options import BuildOptions
+    from hemf_export.engines.options import BuildOptions
 
     engine = plan(tmp_path / "m.engine", build={**BuildOptions().to_dict(), "stripped": True})
     assert "has no weights" in refused("triton", engine, "-o", tmp_path / "repo", code=1)
@@ -459,10 +459,10 @@ def test_policies_read_and_written():
     for text in ("all", "latest:1", "latest:3", "2", "1,3"):
         policy = VersionPolicy.parse(text)
         assert str(policy) == text
-        config = protobuf.messages().ModelConfig()
+        config = config_file.messages().ModelConfig()
         policy.put(config)
-        assert VersionPolicy.of(protobuf.parse(protobuf.text(config))) == policy
-    assert VersionPolicy.of(protobuf.messages().ModelConfig()).served((1, 2, 10)) == (10,)
+        assert VersionPolicy.of(config_file.parse(config_file.to_text(config))) == policy
+    assert VersionPolicy.of(config_file.messages().ModelConfig()).served((1, 2, 10)) == (10,)
     assert VersionPolicy.parse("latest:2").served((1, 2, 10)) == (2, 10)
     assert VersionPolicy.parse("3,1").served((1, 2)) == (1,)
     assert VersionPolicy.parse("all").served((2, 1)) == (1, 2)

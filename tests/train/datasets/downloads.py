@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from train.datasets.published_sets import SETS
+from hemf_export.train.datasets.published_sets import SETS
 
 ISIC_INPUT, ISIC_TRUTH = "ISIC2018_Task3_Training_Input", "ISIC2018_Task3_Training_GroundTruth"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hemf.errors import BadInputError
-from train.datasets import archives
+from hemf_export.files.errors import BadInputError
+from hemf_export.train.datasets import archives
 
 
 def make(path: Path, members: dict[str, bytes]) -> Path:

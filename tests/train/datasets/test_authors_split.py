@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemf.folders import LabelledImages
-from train.datasets import authors_split, published_sets
-from train.datasets.published_sets import SETS
-from train.datasets.splits import Shares
+from hemf_export.images.folders import LabelledImages
+from hemf_export.train.datasets import authors_split, published_sets
+from hemf_export.train.datasets.published_sets import SETS
+from hemf_export.train.datasets.splits import Shares
 
 # Table 4 of the paper; 10,015 images.
 ISIC = {"MEL": 1113, "NV": 6705, "BCC": 514, "AKIEC": 327, "BKL": 1099, "DF": 115, "VASC": 142}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hemf.errors import BadInputError
-from hemf.folders import LabelledImages
-from train.datasets import groups
-from train.datasets.groups import GroupColumn
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.folders import LabelledImages
+from hemf_export.train.datasets import groups
+from hemf_export.train.datasets.groups import GroupColumn
 
 IMAGES = LabelledImages(
     Path("scans"), ("a", "b"), tuple(Path("scans", name) for name in ("a/1.png", "a/2.png", "b/3.png")), (0, 0, 1)

@@ -1,126 +1,131 @@
 #include "image_list.hpp"
 
-#include <dirent.h>
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
+#include <iterator>
 #include <set>
-#include <utility>
+#include <system_error>
 
 #include "hemf/error.hpp"
-#include "paths.hpp"
 
 namespace predict {
 
-namespace {
+namespace fs = std::filesystem;
 
-using Place = std::pair<dev_t, ino_t>;
+namespace {
 
 constexpr const char* extensions[] = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"};
 
-bool is_image(const std::string& path) {
-    std::string lower = path;
-    for (char& sign : lower)
-        if (sign >= 'A' && sign <= 'Z') sign = static_cast<char>(sign - 'A' + 'a');
-    return std::any_of(std::begin(extensions), std::end(extensions), [&lower](const std::string& end) {
-        return lower.size() >= end.size() && lower.compare(lower.size() - end.size(), end.size(), end) == 0;
+bool is_image(const fs::path& path) {
+    std::string name = path.filename().string();
+    for (char& letter : name)
+        if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+    return std::any_of(std::begin(extensions), std::end(extensions), [&name](const std::string& end) {
+        return name.size() >= end.size() && name.compare(name.size() - end.size(), end.size(), end) == 0;
     });
 }
 
-std::vector<std::string> entries(const std::string& folder) {
-    DIR* opened = ::opendir(folder.c_str());
-    if (opened == nullptr) throw hemf::bad_input("Can't read the folder " + folder + ": " + std::strerror(errno) + ".");
-    std::vector<std::string> found;
-    while (const dirent* entry = ::readdir(opened))
-        if (entry->d_name[0] != '.') found.emplace_back(entry->d_name);  // hidden ones don't count
-    ::closedir(opened);
-    std::sort(found.begin(), found.end());
-    return found;
-}
-
-// Links to folders are followed, but never in a circle.
-void walk(const std::string& folder, std::set<Place> above, std::vector<std::string>& files) {
-    struct stat status {};
-    if (::stat(folder.c_str(), &status) != 0 || !above.insert({status.st_dev, status.st_ino}).second) return;
-    for (const std::string& entry : entries(folder)) {
-        const std::string path = folder == "." ? entry : folder == "/" ? "/" + entry : folder + "/" + entry;
-        if (is_folder(path))
+// Links to folders are followed, but never in a circle: `above` has the folders that lead here.
+void walk(const fs::path& folder, std::set<fs::path> above, std::vector<fs::path>& files) {
+    std::error_code error;
+    const fs::path real = fs::canonical(folder, error);
+    if (error || !above.insert(real).second) return;
+    std::vector<fs::path> entries;
+    for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
+        if (const fs::path name = entry->path().filename(); name.native()[0] != '.')  // hidden ones don't count
+            entries.push_back(folder == "." ? name : folder / name);
+    if (error) throw hemf::bad_input("Can't read the folder " + folder.string() + ": " + error.message() + ".");
+    std::sort(entries.begin(), entries.end(),
+              [](const fs::path& left, const fs::path& right) { return left.native() < right.native(); });
+    for (const fs::path& path : entries) {
+        if (fs::is_directory(path, error))
             walk(path, above, files);
         else
             files.push_back(path);
     }
 }
 
-std::string known_names() {
+std::string known_extensions() {
     std::string text;
     for (const char* extension : extensions) text += (text.empty() ? "" : ", ") + std::string(extension);
     return text;
 }
 
-}  // namespace
-
-bool is_folder(const std::string& path) {
-    struct stat status {};
-    return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode);
-}
-
-ImageList collect(const std::vector<std::string>& named) {
-    std::string missing;
-    for (const std::string& place : named) {
-        struct stat status {};
-        if (::stat(place.c_str(), &status) != 0)
-            missing += (missing.empty() ? "" : ", ") + plain_path(place) + " (" + std::strerror(errno) + ")";
-    }
-    if (!missing.empty()) throw hemf::bad_input("No image or folder at " + missing + ".", "Is the path right?");
-    ImageList list;
-    for (const std::string& given : named) {
-        const std::string place = plain_path(given);
-        if (!is_folder(place)) {
-            list.images.push_back({place, std::nullopt});
-            continue;
-        }
-        std::vector<std::string> files;
-        walk(place, {}, files);
-        const std::size_t before = list.images.size();
-        for (const std::string& path : files) {
-            if (is_image(path))
-                list.images.push_back({path, place});
-            else
-                list.passed_over.push_back(path);
-        }
-        if (list.images.size() == before)
-            throw hemf::bad_input(place + " has no images.", "They are known by their names: " + known_names() + ".");
-    }
-    return list;
-}
-
-std::optional<std::string> class_folder(const Listed& image, const std::vector<std::string>& classes) {
+// The nearest folder above an image, up to the named one, whose name is that of a class.
+std::optional<fs::path> class_folder(const Listed& image, const std::vector<std::string>& classes) {
     if (!image.folder) return std::nullopt;
-    const std::size_t depth = parts(image.path).size() - parts(*image.folder).size();
-    std::string folder = image.path;
-    for (std::size_t level = 0; level < depth; ++level) {
-        folder = parent(folder);
-        if (std::find(classes.begin(), classes.end(), name(folder)) != classes.end()) return folder;
+    const bool here = *image.folder == ".";
+    const auto steps = std::distance(image.path.begin(), image.path.end()) -
+                       (here ? 0 : std::distance(image.folder->begin(), image.folder->end()));
+    fs::path folder = image.path;
+    for (auto step = steps; step > 0 && folder.has_parent_path(); --step) {
+        folder = folder.parent_path();
+        if (std::find(classes.begin(), classes.end(), folder.filename().string()) != classes.end()) return folder;
     }
     return std::nullopt;
 }
 
+}  // namespace
+
+std::vector<std::string> ImageList::paths() const {
+    std::vector<std::string> all;
+    for (const Listed& image : images) all.push_back(image.path.string());
+    return all;
+}
+
+fs::path plain(const std::string& path) {
+    fs::path result;
+    for (const fs::path& part : fs::path(path))
+        if (!part.empty() && part != ".") result /= part;
+    return result.empty() ? fs::path(".") : result;
+}
+
+ImageList collect(const std::vector<std::string>& named) {
+    std::string missing;
+    for (const std::string& name : named) {
+        std::error_code error;
+        if (!fs::exists(name, error)) {
+            if (!error) error = std::make_error_code(std::errc::no_such_file_or_directory);
+            missing += (missing.empty() ? "" : ", ") + plain(name).string() + " (" + error.message() + ")";
+        }
+    }
+    if (!missing.empty()) throw hemf::bad_input("No image or folder at " + missing + ".", "Is the path right?");
+    ImageList list;
+    for (const std::string& name : named) {
+        const fs::path place = plain(name);
+        std::error_code error;
+        if (!fs::is_directory(place, error)) {
+            list.images.push_back({place, std::nullopt});
+            continue;
+        }
+        std::vector<fs::path> files;
+        walk(place, {}, files);
+        const std::size_t before = list.images.size();
+        for (const fs::path& path : files) {
+            if (is_image(path))
+                list.images.push_back({path, place});
+            else
+                list.passed_over.push_back(path.string());
+        }
+        if (list.images.size() == before)
+            throw hemf::bad_input(place.string() + " has no images.",
+                                  "They are known by their names: " + known_extensions() + ".");
+    }
+    return list;
+}
+
 std::vector<FolderShare> shares(const ImageList& list, const std::vector<std::string>& classes,
                                 const std::vector<std::string>& labels) {
-    std::vector<FolderShare> found;
+    std::vector<FolderShare> all;
     for (std::size_t index = 0; index < list.images.size(); ++index) {
-        const std::optional<std::string> folder = class_folder(list.images[index], classes);
+        const std::optional<fs::path> folder = class_folder(list.images[index], classes);
         if (!folder) continue;
-        const std::string above = parent(*folder);
-        auto share =
-            std::find_if(found.begin(), found.end(), [&](const FolderShare& one) { return one.folder == above; });
-        if (share == found.end()) share = found.insert(found.end(), FolderShare{above, 0, 0});
+        const std::string above = plain(folder->parent_path().string()).string();
+        auto share = std::find_if(all.begin(), all.end(), [&](const FolderShare& one) { return one.folder == above; });
+        if (share == all.end()) share = all.insert(all.end(), FolderShare{above, 0, 0});
         ++share->images;
-        if (labels[index] == name(*folder)) ++share->right;
+        if (labels[index] == folder->filename().string()) ++share->right;
     }
-    return found;
+    return all;
 }
 
 }  // namespace predict

@@ -1,7 +1,4 @@
-// hemf-predict ENGINE IMAGE…: classes and probabilities, as hemf-export predict prints them, with the same exit codes.
-#include <sys/ioctl.h>
-#include <unistd.h>
-
+// hemf-predict ENGINE IMAGE…: the class and probability of each image, with the exit codes of hemf-export.
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -11,31 +8,28 @@
 
 #include "hemf/error.hpp"
 #include "hemf/predictor.hpp"
-#include "paths.hpp"
+#include "hemf/text.hpp"
+#include "image_list.hpp"
 #include "report.hpp"
-#include "table.hpp"
 
 namespace {
 
-constexpr int plain_width = 130;  // of a table that goes to a file or a pipe, where there is no window to fit
-constexpr std::size_t shown = 5;  // names in a warning
+constexpr std::size_t max_names = 5;  // in a warning
 
 constexpr const char* usage =
     "Usage: hemf-predict [OPTIONS] ENGINE IMAGE…\n\n"
-    "  Show the class of each IMAGE, and how likely it and the next classes are.\n\n"
+    "  Print the class of each IMAGE and its probability, one tab-separated line an image.\n\n"
     "  ENGINE is what hemf-export trt built, with its manifest ENGINE.json beside it. An IMAGE may be a folder: all\n"
     "  images below it are taken.\n\n"
     "Options:\n"
-    "  --top N      Classes shown for an image.  [default: 3]\n"
-    "  --batch N    Images at a time.  [default: 8, or the engine's own]\n"
-    "  --json       Print the result as JSON.\n"
+    "  --batch N    Classify N images at a time.  [default: 8, or the engine's own]\n"
+    "  --json       Print JSON, with the probability of every class.\n"
     "  -h, --help   Show this message and exit.\n";
 
 struct Arguments {
     std::string file;
     std::vector<std::string> images;
-    int top = 3;
-    int batch = 0;  // none given
+    int batch = 0;  // 0: not given
     bool json = false;
     bool help = false;
 };
@@ -56,7 +50,7 @@ int positive(const std::string& option, const std::string& text) {
 }
 
 Arguments parse(int count, char** words) {
-    Arguments found;
+    Arguments arguments;
     bool options = true;
     std::vector<std::string> plain;
     for (int index = 1; index < count; ++index) {
@@ -68,46 +62,52 @@ Arguments parse(int count, char** words) {
         } else if (word == "--") {
             options = false;
         } else if (word == "--json") {
-            found.json = true;
+            arguments.json = true;
         } else if (word == "--help" || word == "-h") {
-            found.help = true;
-        } else if (key == "--top" || key == "--batch") {
+            arguments.help = true;
+        } else if (key == "--batch") {
             if (equals == std::string::npos && index + 1 == count)
                 throw wrong("Option '" + key + "' requires an argument.");
             const std::string value = equals == std::string::npos ? words[++index] : word.substr(equals + 1);
-            (key == "--top" ? found.top : found.batch) = positive(key, value);
+            arguments.batch = positive(key, value);
         } else {
             throw wrong("No such option '" + key + "'.");
         }
     }
-    if (found.help) return found;
+    if (arguments.help) return arguments;
     if (plain.empty()) throw wrong("Missing argument 'ENGINE'.");
     if (plain.size() < 2) throw wrong("Missing argument 'IMAGE…'.");
-    found.file = predict::plain_path(plain[0]);
-    found.images.assign(plain.begin() + 1, plain.end());
-    return found;
+    arguments.file = predict::plain(plain[0]).string();
+    arguments.images.assign(plain.begin() + 1, plain.end());
+    return arguments;
 }
 
-void warn(const std::string& note) { std::fprintf(stderr, "warning: %s\n", predict::printable_lines(note).c_str()); }
+// A message with its own line breaks, which two blanks follow; whatever else the names in it hold is escaped.
+std::string message_lines(const std::string& text) {
+    static const std::string line_break = "\n  ";
+    std::string out;
+    std::size_t start = 0;
+    for (std::size_t end = text.find(line_break); end != std::string::npos; end = text.find(line_break, start)) {
+        out += hemf::printable(text.substr(start, end - start)) + line_break;
+        start = end + line_break.size();
+    }
+    return out + hemf::printable(text.substr(start));
+}
+
+void warn(const std::string& note) { std::fprintf(stderr, "warning: %s\n", message_lines(note).c_str()); }
 
 void warn_of(const std::vector<std::string>& passed_over) {
     if (passed_over.empty()) return;
     std::string names;
-    for (std::size_t index = 0; index < passed_over.size() && index < shown; ++index)
+    for (std::size_t index = 0; index < passed_over.size() && index < max_names; ++index)
         names += (index > 0 ? ", " : "") + passed_over[index];
-    if (passed_over.size() > shown) names += " and " + std::to_string(passed_over.size() - shown) + " more";
+    if (passed_over.size() > max_names) names += " and " + std::to_string(passed_over.size() - max_names) + " more";
     warn("Passed over, as not images by their names: " + names + ".");
-}
-
-int window() {
-    winsize size{};
-    if (::isatty(STDOUT_FILENO) == 0) return plain_width;
-    return ::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
 }
 
 void run(const Arguments& arguments) {
     predict::ImageList list = predict::collect(arguments.images);
-    std::fprintf(stderr, "Reading %s …\n", predict::printable(predict::name(arguments.file)).c_str());
+    std::fprintf(stderr, "Reading %s …\n", hemf::printable(arguments.file).c_str());
     const hemf::Predictor model = hemf::Predictor::load(arguments.file);
     const std::optional<int> fixed = model.description().batch;
     if (arguments.batch != 0 && fixed && *fixed != arguments.batch) {
@@ -115,23 +115,19 @@ void run(const Arguments& arguments) {
                           arguments.file + " has the fixed batch " + std::to_string(*fixed) + ".",
                           "Leave out --batch.");
     }
-    std::vector<std::string> paths;
-    for (const predict::Listed& image : list.images) paths.push_back(image.path);
     std::fprintf(stderr, "Predicting …\n");
-    std::vector<hemf::Prediction> predictions = model.predict(paths, arguments.batch == 0 ? 8 : arguments.batch);
+    std::vector<hemf::Prediction> predictions = model.predict(list.paths(), arguments.batch == 0 ? 8 : arguments.batch);
     for (const std::string& note : model.notes()) warn(note);
     warn_of(list.passed_over);
-    const predict::Report report{arguments.file, arguments.images, std::move(list), model.description(),
-                                 std::move(predictions)};
-    const std::string text =
-        arguments.json ? predict::as_json(report) : predict::as_table(report, arguments.top, window());
+    const predict::Report report{arguments.file, std::move(list), model.description().classes, std::move(predictions)};
+    const std::string text = arguments.json ? predict::as_json(report) : predict::as_lines(report);
     if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
         throw hemf::bad_input(std::string("Can't write to standard output: ") + std::strerror(errno) + ".");
 }
 
 int fail(int code, const std::string& message, const std::string& hint, bool json) {
-    std::fprintf(stderr, "error: %s\n", predict::printable_lines(message).c_str());
-    if (!hint.empty()) std::fprintf(stderr, "  %s\n", predict::printable_lines(hint).c_str());
+    std::fprintf(stderr, "error: %s\n", message_lines(message).c_str());
+    if (!hint.empty()) std::fprintf(stderr, "  %s\n", message_lines(hint).c_str());
     if (json) std::fputs(predict::failure(message, hint, code).c_str(), stdout);
     return code;
 }

@@ -1,4 +1,4 @@
-// What hemf-export predict prints of predictions: a table, or JSON.
+// What hemf-predict prints: tab-separated lines, or the JSON of hemf-export predict.
 #pragma once
 
 #include <string>
@@ -10,19 +10,19 @@
 namespace predict {
 
 struct Report {
-    std::string file;                // of the model, as pathlib writes it
-    std::vector<std::string> named;  // images and folders on the command line
+    std::string file;  // the model's
     ImageList list;
-    hemf::Description description;
+    std::vector<std::string> classes;
     std::vector<hemf::Prediction> predictions;
 };
 
 std::string as_json(const Report& report);
 
-// `top`: classes shown for an image; `width`: columns of the window.
-std::string as_table(const Report& report, int top, int width);
+// A header, then a line an image: its class, the probability of that, and its path. Names are escaped where a control
+// character would break the line.
+std::string as_lines(const Report& report);
 
-// One line for a failure, in JSON.
+// A failure as one line of JSON.
 std::string failure(const std::string& message, const std::string& hint, int exit_code);
 
 }  // namespace predict

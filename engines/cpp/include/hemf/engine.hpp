@@ -1,4 +1,4 @@
-// An engine that runs: any batch that its profiles take, from any thread, or on a CUDA stream of the caller's.
+// A loaded engine: runs any batch that its profiles take, from any thread, or on the caller's CUDA stream.
 #pragma once
 
 #include <cstddef>
@@ -15,12 +15,12 @@ namespace hemf {
 
 struct EngineOptions {
     bool cuda_graphs = true;  // launch each batch size as one captured graph
-    int contexts = 4;         // so many threads run at the same time; each holds the engine's scratch memory
+    int contexts = 4;         // threads that run at the same time; each holds the engine's scratch memory
 };
 
 class Engine;
 
-// One execution context with its stream, buffers and CUDA graphs. Of one thread at a time; outlived by its engine.
+// One execution context with its stream, buffers and CUDA graphs. For one thread at a time; its engine must outlive it.
 class Stream {
 public:
     ~Stream();
@@ -30,9 +30,8 @@ public:
     // Host memory → host memory; waits for the result. `images` must fit one profile.
     void infer(const void* batch, int images, float* logits);
 
-    // Memory of the GPU → memory of the GPU, given to the stream and not waited for: both stay where they are until
-    // `wait`, or until the stream has come there. Logits are in the engine's own output type. `images` must fit one
-    // profile.
+    // GPU memory → GPU memory, enqueued and not waited for: both must stay valid until `wait` returns or the stream has
+    // got there. Logits are in the engine's output type. `images` must fit one profile.
     void enqueue(const void* device_batch, int images, void* device_logits);
 
     void wait();
@@ -64,16 +63,16 @@ public:
     int classes() const override;
     int filled(int images) const override;
 
-    // A stream of the caller's own; on `cuda_stream` (a cudaStream_t) if one is given, else on a new one.
+    // A stream for the caller, on `cuda_stream` (a cudaStream_t) if one is given, else on a new one.
     Stream stream(void* cuda_stream = nullptr);
 
-    const std::string& name() const;  // what computes it and the file, for reports
+    const std::string& name() const;  // TensorRT's version and the file, for reports
     const Manifest& manifest() const;
     const Profiles& profiles() const;
-    std::size_t input_bytes() const;                // of an image
-    std::vector<std::int64_t> input_shape() const;  // of an image: (3, H, W), or (H, W, 3) of raw pixels
-    std::size_t output_bytes() const;               // of an image's logits
-    // What a user should know, caches that couldn't be used among them.
+    std::size_t input_bytes() const;                // bytes of an image
+    std::vector<std::int64_t> input_shape() const;  // (3, H, W), or (H, W, 3) for raw pixels
+    std::size_t output_bytes() const;               // bytes of an image's logits
+    // Notes for the user, such as on caches that couldn't be used.
     std::vector<std::string> notes() const;
 
 private:

@@ -8,14 +8,14 @@
 namespace hemf {
 
 enum class ExitCode : int {
-    bad_input = 1,           // a file or value that the user can mend
+    bad_input = 1,           // a file or value that the user can correct
     usage = 2,               // a wrong call
     check_failed = 3,        // a check ran and found a difference beyond its bound
     missing_capability = 4,  // this machine lacks something: a GPU, TensorRT
-    defect = 70,             // of this library
+    defect = 70,             // a defect of this library
 };
 
-// A failure that the user can act on: what failed, and how to mend it.
+// A failure that the user can act on: what failed, and what to do about it.
 class Error : public std::runtime_error {
 public:
     Error(ExitCode code, const std::string& message, std::string hint = {})

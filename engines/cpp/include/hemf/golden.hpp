@@ -14,31 +14,31 @@ namespace hemf {
 struct Golden {
     int images = 0, height = 0, width = 0, classes = 0;
     std::vector<std::uint8_t> pixels;  // (images, height, width, 3), RGB
-    std::vector<float> logits;         // scores (images, classes), of the graph, float16 emulated
-    std::string source;                // where the images are from, in words
-    double max_logit_difference = 0;   // of any logit, from here to the engine's
+    std::vector<float> logits;         // scores (images, classes) of the graph, float16 emulated
+    std::string source;                // a description of where the images are from
+    double max_logit_difference = 0;   // the largest allowed difference of an engine's logit
 
-    // Nothing where the manifest has none.
+    // Read the golden images of an engine; none where the manifest has none.
     // Throws Error (bad_input): the file is missing, or not the one of the manifest.
     static std::optional<Golden> read(const std::string& engine, const Manifest& manifest);
 };
 
-// What an engine made of its golden images.
+// How an engine did on its golden images.
 struct SelfTest {
     int images = 0;
-    double max_difference = 0;  // of a logit
-    double bound = 0;           // that it was held to
-    bool finite = true;         // whether every logit was
+    double max_difference = 0;  // the largest, of a logit
+    double bound = 0;           // the largest allowed
+    bool finite = true;         // whether every logit is
 
     bool passed() const { return finite && max_difference <= bound; }
 };
 
-// Run the golden images, repeated until the runner takes as many.
+// Run the golden images, repeated to fill the smallest batch.
 // Throws Error (bad_input): the runner takes other images, or has other classes.
 SelfTest self_test(Runner& runner, const Golden& golden, const Description& description);
 
-// The same for an engine that is loaded; throws Error (check_failed) where it doesn't compute what its graph does.
-// False where it has no golden images.
+// Read and run the golden images of a loaded engine; false where it has none.
+// Throws Error (check_failed): the engine doesn't compute what its graph does.
 bool require_golden(Runner& runner, const std::string& engine, const Manifest& manifest,
                     const Description& description);
 

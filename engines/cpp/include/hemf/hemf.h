@@ -1,8 +1,8 @@
-/* hemf in C, for other languages. No call throws: each that can fail gives a status, and hemf_message and hemf_hint
- * tell of the last one that failed in the calling thread.
+/* hemf in C, for other languages. No call throws: each that can fail returns a status, and hemf_message and hemf_hint
+ * describe the last failure in the calling thread.
  *
- * Paths and texts are bytes that end with zero, UTF-8 where they are shown. What a function gave to be freed is freed
- * by the function whose name ends with _free, which takes null. Pointers into an object live as long as it.
+ * Paths and texts end with a zero byte; texts are UTF-8. Objects are freed by the function whose name ends with _free,
+ * which accepts null. Pointers into an object are valid as long as it is.
  */
 #ifndef HEMF_H
 #define HEMF_H
@@ -17,18 +17,18 @@ extern "C" {
 /* The exit codes of hemf-export. */
 typedef enum hemf_status {
     HEMF_OK = 0,
-    HEMF_BAD_INPUT = 1,          /* a file or value that the user can mend */
+    HEMF_BAD_INPUT = 1,          /* a file or value that the user can correct */
     HEMF_USAGE = 2,              /* a wrong call: a null pointer, a negative number */
     HEMF_CHECK_FAILED = 3,       /* golden images, or logits that are not finite */
     HEMF_MISSING_CAPABILITY = 4, /* a GPU, TensorRT, a format that this build doesn't read */
-    HEMF_DEFECT = 70             /* of the library */
+    HEMF_DEFECT = 70             /* a defect of the library */
 } hemf_status;
 
 /* "0.1.0" */
 const char* hemf_version(void);
 /* "off", "tensorrt" or "tensorrt-rtx": what the library was built with. */
 const char* hemf_engine_flavour(void);
-/* What failed, and how to mend it; empty before the first failure. */
+/* What failed, and what to do about it; empty before the first failure. */
 const char* hemf_message(void);
 const char* hemf_hint(void);
 
@@ -36,7 +36,7 @@ const char* hemf_hint(void);
 typedef struct hemf_image hemf_image;
 hemf_status hemf_image_decode(const char* path, hemf_image** image);
 hemf_status hemf_image_decode_bytes(const uint8_t* data, size_t size, const char* name, hemf_image** image);
-/* From RGB pixels of the caller's, which are copied. */
+/* An image from the caller's RGB pixels, which are copied. */
 hemf_status hemf_image_from_rgb(const uint8_t* rgb, int width, int height, hemf_image** image);
 int hemf_image_width(const hemf_image* image);
 int hemf_image_height(const hemf_image* image);
@@ -64,12 +64,12 @@ int hemf_manifest_classes(const hemf_manifest* manifest);
 const char* hemf_manifest_class(const hemf_manifest* manifest, int index); /* null where there is none */
 /* 1: raw pixels (N, H, W, 3) bytes; 0: normalized (N, 3, H, W) floats */
 int hemf_manifest_takes_pixels(const hemf_manifest* manifest);
-/* The only batch that the file takes; 0 for any */
+/* The only batch size that the file takes; 0 for any */
 int hemf_manifest_batch(const hemf_manifest* manifest);
-/* Of the pixels that the file takes of an image */
+/* Height and width of the pixels that the file takes of an image */
 int hemf_manifest_height(const hemf_manifest* manifest);
 int hemf_manifest_width(const hemf_manifest* manifest);
-/* 1: it resizes and crops whole images of that height and width, and takes no others; 0: they come to it resized */
+/* 1: the file itself resizes whole images of that height and width, and takes no others; 0: it takes resized ones */
 int hemf_manifest_resizes(const hemf_manifest* manifest);
 /* What the file takes of an image, height * width * 3 bytes: resized and cropped, or the whole image; then one of
  * another size is HEMF_BAD_INPUT. */
@@ -78,10 +78,10 @@ hemf_status hemf_manifest_pixels(const hemf_manifest* manifest, const hemf_image
 hemf_status hemf_manifest_preprocess(const hemf_manifest* manifest, hemf_preprocess* preprocess);
 void hemf_manifest_free(hemf_manifest* manifest);
 
-/* May this engine run here? Nothing of it is run. */
+/* Check whether an engine may run here, without running anything of it. */
 hemf_status hemf_preflight(const char* engine);
 
-/* An engine that is ready: preflight passed, golden images tried. All calls may come from several threads. */
+/* An engine that passed its preflight and its golden images. All calls are thread-safe. */
 typedef struct hemf_model hemf_model;
 hemf_status hemf_model_load(const char* engine, hemf_model** model);
 const hemf_manifest* hemf_model_manifest(const hemf_model* model);

@@ -1,4 +1,4 @@
-// Image files → RGB pixels, by the rules of hemf/images.py.
+// Image files → RGB pixels, by the rules of hemf_export/images/images.py.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace hemf {
 
-constexpr std::int64_t max_pixels = 100'000'000;  // a larger image is taken for a decompression bomb
+constexpr std::int64_t max_pixels = 100'000'000;  // a larger image is refused as a decompression bomb
 
 // Pixels in rows from the top, three bytes a pixel: red, green, blue.
 struct Image {
@@ -17,7 +17,7 @@ struct Image {
     std::vector<std::uint8_t> rgb;
 };
 
-// Read an image file as RGB, turned upright by its EXIF orientation. The content tells the format, not the name.
+// Read an image file as RGB, turned upright by its EXIF orientation. Its content decides the format, not its name.
 //
 // 16-bit greyscale is scaled to 8 bits, palettes are resolved, alpha is dropped, CMYK is converted as Pillow does.
 // JPEG, PNG and BMP are read; TIFF and WebP where the library was built with libtiff and libwebp.
@@ -26,7 +26,7 @@ struct Image {
 // a format that this build doesn't read (missing_capability).
 Image decode(const std::string& path);
 
-// The same of a file's bytes; `name` stands for it in messages.
+// Decode the bytes of a file; messages call it `name`.
 Image decode(const std::uint8_t* data, std::size_t size, const std::string& name);
 
 }  // namespace hemf

@@ -1,4 +1,4 @@
-// What this machine can run engines with: its first GPU and driver, and the TensorRT that the library was built with.
+// What this machine runs engines with: its first GPU and driver, and the TensorRT that the library was built with.
 #pragma once
 
 #include <map>
@@ -10,7 +10,7 @@ namespace hemf {
 
 struct Machine {
     std::optional<std::pair<int, int>> gpu;       // compute capability of the first; none where there is no GPU
-    std::map<std::string, std::string> versions;  // of "tensorrt" or "tensorrt-rtx", the one that is linked
+    std::map<std::string, std::string> versions;  // of the linked one, "tensorrt" or "tensorrt-rtx"
     std::string platform;                         // operating system and processor, "linux-x86_64"
     std::optional<std::pair<int, int>> driver;    // the latest CUDA version that the NVIDIA driver serves
     std::map<std::string, int> cuda;              // major version of CUDA that the linked TensorRT is used with

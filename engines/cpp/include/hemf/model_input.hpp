@@ -1,5 +1,5 @@
-// How an image becomes what a file takes: normalized, raw and resized, or raw as it is, of one size: as
-// hemf.model_input has it.
+// What a model is fed: normalized floats, raw resized pixels, or whole raw images of one size, as in
+// hemf_export/images/model_input.py.
 #pragma once
 
 #include <cstddef>
@@ -16,46 +16,46 @@
 
 namespace hemf {
 
-constexpr int max_source_side = 10'000;  // of raw images that a file resizes itself
+constexpr int max_source_side = 10'000;  // pixels
 
-// The size of the raw images that a file resizes itself, in pixels.
+// The size in pixels of the raw images that a model resizes itself.
 struct SourceSize {
     int height = 0;
     int width = 0;
 
-    // Throws Error (usage): a side below 1 or beyond max_source_side, or more pixels than are decoded.
+    // Throws Error (usage): a side below 1 or above max_source_side, or more than max_pixels in all.
     void check() const;
 
     std::string text() const;  // HEIGHTxWIDTH
 };
 
-// Pixels, (height, width, 3) bytes, are what is kept of an image: the resized crop, or of a file that resizes itself
-// the whole image. What a runner is fed is those, or for a file that doesn't take them raw, those normalized.
+// An image's pixels are (height, width, 3) bytes: the resized crop, or the whole image for a model that resizes it
+// itself. A runner is fed the pixels, or their normalized values if the model doesn't take raw pixels.
 struct ModelInput {
     Preprocess preprocess;
-    bool raw = false;                  // the file takes (N, H, W, 3) bytes, not normalized (N, 3, H, W) floats
-    std::optional<SourceSize> source;  // none where images come to the file resized
+    bool raw = false;                  // the model takes (N, H, W, 3) bytes, not normalized (N, 3, H, W) floats
+    std::optional<SourceSize> source;  // set if the model resizes images itself
 
-    // Height and width of images by their paths.
+    // Height and width of each image, by path.
     using Sizes = std::map<std::string, std::pair<int, int>>;
 
     int height() const { return source ? source->height : preprocess.size; }  // of the pixels
     int width() const { return source ? source->width : preprocess.size; }
-    std::size_t pixel_bytes() const;          // of one image's pixels
-    std::size_t fed_bytes() const;            // of what the file is fed of one image
-    std::vector<std::int64_t> shape() const;  // of that
+    std::size_t pixel_bytes() const;          // bytes of one image's pixels
+    std::size_t fed_bytes() const;            // bytes of one image as the model is fed it
+    std::vector<std::int64_t> shape() const;  // shape of one image as the model is fed it
 
-    // Throws Error (usage): a source size without sense, or one of a file that doesn't take raw pixels.
+    // Throws Error (usage): an impossible source size, or one for a model that doesn't take raw pixels.
     void check() const;
 
-    // Throws Error (bad_input): some are of another size than the file takes; found and expected are told.
+    // Throws Error (bad_input) with both sizes where an image is of another size than the model takes.
     void require_sizes(const Sizes& sizes) const;
 
-    // The pixels of an image; `name` stands for it in messages. Throws Error (bad_input) as `require_sizes` does.
+    // The pixels of an image; messages call it `name`. Throws Error (bad_input) as `require_sizes` does.
     void pixels(const Image& image, const std::string& name, std::uint8_t* out) const;
     std::vector<std::uint8_t> pixels(const Image& image, const std::string& name = "the image") const;
 
-    // Logits of pixels (images, height, width, 3): normalized where the runner takes them so.
+    // Pixels (images, height, width, 3) → logits; normalizes them if the runner needs that.
     std::vector<float> infer(Runner& runner, const std::uint8_t* pixels, int images) const;
 };
 

@@ -1,4 +1,4 @@
-// A model that is ready to classify images, and what it makes of them.
+// A model that is ready to classify images, and its predictions.
 #pragma once
 
 #include <functional>
@@ -15,19 +15,19 @@ namespace hemf {
 struct Prediction {
     std::string path;
     std::size_t top = 0;                // index of the most likely class
-    std::vector<double> probabilities;  // of every class, in the order of the model's classes
+    std::vector<double> probabilities;  // one for each class, in the model's order
 };
 
 class Predictor {
 public:
-    // Told the phase, how many images are through it, and of how many.
+    // Called with the phase, the number of images done, and their total.
     using Progress = std::function<void(const char* phase, std::size_t done, std::size_t total)>;
 
-    // `name` says for messages what computes. Throws Error: the runner has other classes (bad_input), or
-    // the description has a source size without sense (usage).
+    // Messages call the model `name`. Throws Error: the runner has other classes (bad_input), or the description has an
+    // impossible source size (usage).
     Predictor(std::string name, Description description, std::shared_ptr<Runner> runner);
 
-    // An engine, after its preflight, tried on its golden images.
+    // Load an engine after its preflight, and test it on its golden images.
     // Throws Error: anything wrong with the file or its manifest (bad_input), an engine that doesn't compute what its
     // graph does (check_failed), or that can't run here (missing_capability).
     static Predictor load(const std::string& engine);
@@ -35,7 +35,7 @@ public:
     const std::string& name() const { return name_; }
     const Description& description() const { return description_; }
     Runner& runner() const { return *runner_; }
-    // What a user should know about how the file was read.
+    // Notes for the user on how the file was loaded.
     const std::vector<std::string>& notes() const { return notes_; }
 
     // Classify image files, `batch` at a time (a fixed batch keeps to its own). All are decoded once before the first
@@ -44,8 +44,8 @@ public:
     std::vector<Prediction> predict(const std::vector<std::string>& paths, int batch = 8,
                                     const Progress& progress = {}) const;
 
-    // Pixels of `images` images, as `description().input()` takes them from images → scores (images, classes):
-    // logits, or what `description().output` says.
+    // Pixels of `images` images, made by `description().input()` → scores (images, classes): logits, or probabilities
+    // if `description().output` says so.
     std::vector<float> logits(const std::uint8_t* pixels, int images) const;
 
 private:

@@ -11,7 +11,7 @@
 
 namespace hemf {
 
-// What the first bytes of a plan tell: its flavour, and the version that serialized it.
+// The first bytes of a plan: its flavour, and the version that serialized it.
 struct PlanHeader {
     std::string backend;                 // "tensorrt" or "tensorrt-rtx"
     std::optional<std::string> version;  // "10.16.1.11"; none where a newer layout hides it
@@ -25,7 +25,7 @@ struct Check {
 
     std::string what;  // hash, plan header, platform, TensorRT, driver, compute capability
     Outcome outcome = Outcome::fine;
-    std::string found;           // in words
+    std::string found;           // a description
     std::optional<Error> error;  // to throw before the plan is run
 };
 
@@ -34,11 +34,11 @@ struct Preflight {
     std::optional<Manifest> manifest;
     std::vector<Check> checks;
 
-    // The first reason not to run it here, a missing GPU or TensorRT among them; null if there is none.
+    // The first reason not to run it here, such as a missing GPU or TensorRT; null if there is none.
     const Error* refusal() const;
 };
 
-// Check an engine against its manifest and a machine; nothing of it is run.
+// Check an engine against its manifest and a machine, without running anything of it.
 Preflight look(const std::string& path, const Machine& machine);
 
 }  // namespace hemf

@@ -1,5 +1,4 @@
-// How an image becomes the network's input: the description that is in every manifest, as hemf.images.Preprocess has
-// it.
+// How an image becomes the network's input, as every manifest describes it: Preprocess in hemf_export/images/images.py.
 #pragma once
 
 #include <array>
@@ -11,7 +10,7 @@
 
 namespace hemf {
 
-constexpr std::int64_t max_resized_pixels = 16'000'000;  // beyond it only the crop of a resized image is made
+constexpr std::int64_t max_resized_pixels = 16'000'000;  // of a larger resized image only the crop is computed
 
 struct Preprocess {
     enum class Mode { crop, squash };
@@ -33,7 +32,7 @@ struct Preprocess {
     std::vector<float> normalize(const std::uint8_t* pixels, std::size_t images) const;
     void normalize(const std::uint8_t* pixels, std::size_t images, float* out) const;
 
-    // Bytes of one image's pixels.
+    // Bytes of the pixels of one image.
     std::size_t pixel_bytes() const { return static_cast<std::size_t>(size) * static_cast<std::size_t>(size) * 3; }
 };
 

@@ -1,4 +1,4 @@
-// The batch sizes that an engine takes: an optimization profile's minimum, optimum and maximum, and several of them.
+// The batch sizes that an engine takes: one or several optimization profiles, each with a minimum, optimum and maximum.
 #pragma once
 
 #include <optional>
@@ -21,17 +21,17 @@ public:
     explicit Profiles(std::vector<BatchProfile> profiles);
 
     const std::vector<BatchProfile>& all() const { return profiles_; }
-    int smallest() const;  // images that can be run
+    int smallest() const;  // number of images that can be run
     int largest() const;
 
     // Index of the first profile that takes `count` images.
     std::optional<int> find(int count) const;
 
     // Sizes that each fit a profile, together `count`: as many of the largest as fit, else even ones.
-    // Throws Error (bad_input) where there are none; the message has the range.
+    // Throws Error (bad_input) with the range where that is impossible.
     std::vector<int> parts(int count) const;
 
-    // The least number of images that can be run, `count` or more: to that, a batch has to be filled up.
+    // The smallest number of images, at least `count`, that can be run: a batch is filled up to it.
     int filled(int count) const;
 
 private:

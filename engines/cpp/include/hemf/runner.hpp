@@ -1,4 +1,4 @@
-// Anything that computes logits, or probabilities in their place.
+// Anything that computes logits or probabilities.
 #pragma once
 
 #include <vector>
@@ -10,13 +10,13 @@ public:
     virtual ~Runner() = default;
 
     // Network input of `images` images, as the manifest describes it → the output, row by row.
-    // Throws Error (bad_input) where no such batch is taken; the range is told.
+    // Throws Error (bad_input) with the range where it takes no such batch.
     virtual std::vector<float> infer(const void* batch, int images) = 0;
 
-    // Numbers of an image: its classes, or a single one; see `ModelOutput`.
+    // Numbers for an image: one for each class, or a single one; see `ModelOutput`.
     virtual int classes() const = 0;
 
-    // The least number of images that can be run, `images` or more.
+    // The smallest number of images, at least `images`, that can be run.
     virtual int filled(int images) const { return images; }
 };
 

@@ -1,4 +1,4 @@
-// What of CUDA an engine needs, each freed by itself.
+// CUDA resources that free themselves.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -34,14 +34,14 @@ using Device = std::unique_ptr<void, FreeDevice>;
 using Pinned = std::unique_ptr<void, FreePinned>;
 using Graph = std::unique_ptr<CUgraphExec_st, DestroyGraph>;
 
-// Memory of the GPU.
+// GPU memory.
 inline Device device(std::size_t size) {
     void* memory = nullptr;
     require(cudaMalloc(&memory, size), "Memory of the GPU");
     return Device(memory);
 }
 
-// Memory of the host that the GPU copies from and to by itself.
+// Host memory that the GPU copies from and to by itself.
 inline Pinned pinned(std::size_t size) {
     void* memory = nullptr;
     require(cudaMallocHost(&memory, size), "Pinned memory");

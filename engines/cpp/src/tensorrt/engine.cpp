@@ -1,11 +1,14 @@
 #include "hemf/engine.hpp"
 
+#include <NvInferRuntime.h>
+#include <cuda_runtime_api.h>
+
 #include <condition_variable>
 #include <set>
 
 #include "../file.hpp"
-#include "flavour.hpp"
 #include "hemf/error.hpp"
+#include "hemf/machine.hpp"
 #include "hemf/preflight.hpp"
 #include "loaded.hpp"
 #include "stream.hpp"
@@ -20,17 +23,17 @@ struct Engine::State {
     std::mutex lock;
     std::condition_variable given_back;
     std::vector<std::unique_ptr<Stream::State>> idle;
-    int out = 0;             // streams that threads have now
-    std::set<int> compiled;  // batch sizes whose kernels were kept
+    int out = 0;             // streams in use
+    std::set<int> compiled;  // batch sizes whose kernels are in the cache
 
     std::unique_ptr<Stream::State> take() {
         std::unique_lock<std::mutex> hold(lock);
         given_back.wait(hold, [this] { return out < loaded->options.contexts; });
         ++out;
         if (idle.empty()) return nullptr;
-        std::unique_ptr<Stream::State> found = std::move(idle.back());
+        std::unique_ptr<Stream::State> stream = std::move(idle.back());
         idle.pop_back();
-        return found;
+        return stream;
     }
 
     void give_back(std::unique_ptr<Stream::State> stream) {
@@ -57,6 +60,24 @@ Manifest checked(const std::string& path) {
 }
 
 }  // namespace
+
+Machine this_machine() {
+    Machine machine;
+    machine.platform = platform_here();
+    machine.versions[flavour] =
+        std::to_string(getInferLibMajorVersion()) + "." + std::to_string(getInferLibMinorVersion()) + "." +
+        std::to_string(getInferLibPatchVersion()) + "." + std::to_string(getInferLibBuildVersion());
+    machine.cuda[flavour] = CUDART_VERSION / 1000;
+    int version = 0;
+    if (cudaDriverGetVersion(&version) == cudaSuccess && version > 0)
+        machine.driver = std::pair(version / 1000, version % 1000 / 10);
+    int count = 0, major = 0, minor = 0;
+    if (cudaGetDeviceCount(&count) == cudaSuccess && count > 0 &&
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
+        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess)
+        machine.gpu = std::pair(major, minor);
+    return machine;
+}
 
 Engine::Engine(const std::string& path, const EngineOptions& options) {
     if (options.contexts < 1)
@@ -90,7 +111,7 @@ std::vector<float> Engine::infer(const void* batch, int images) {
             to += part * classes();
         }
     } catch (...) {
-        state_->give_back(nullptr);  // what failed on a stream is not tried on it again
+        state_->give_back(nullptr);  // a stream that failed is not used again
         throw;
     }
     state_->give_back(std::move(stream));

@@ -6,7 +6,6 @@
 
 #include "../file.hpp"
 #include "../sha256.hpp"
-#include "flavour.hpp"
 #include "hemf/error.hpp"
 
 namespace hemf {
@@ -32,14 +31,14 @@ std::size_t size_of(nvinfer1::DataType type, const std::string& path, const std:
 }
 
 Tensor tensor(const nvinfer1::ICudaEngine& engine, const std::string& name, const std::string& path) {
-    Tensor found{name, {}, engine.getTensorDataType(name.c_str())};
-    size_of(found.type, path, name);
+    Tensor result{name, {}, engine.getTensorDataType(name.c_str())};
+    size_of(result.type, path, name);
     const nvinfer1::Dims shape = engine.getTensorShape(name.c_str());
     for (int axis = 1; axis < shape.nbDims; ++axis) {
         if (shape.d[axis] < 1) throw bad_input(path + ": its tensor " + name + " has an open size beside the batch.");
-        found.shape.push_back(shape.d[axis]);
+        result.shape.push_back(shape.d[axis]);
     }
-    return found;
+    return result;
 }
 
 void read_interface(Loaded& loaded, const std::string& path) {
@@ -81,7 +80,7 @@ void require_valid(Loaded& loaded, const std::vector<std::uint8_t>& plan, const 
         loaded.runtime->getEngineValidity(plan.data(), static_cast<std::int64_t>(plan.size()), &diagnostics);
     if (validity == nvinfer1::EngineValidity::kINVALID) {
         throw missing_capability(path + ": TensorRT-RTX says that it can't run here (diagnostics " +
-                                     std::to_string(diagnostics) + "). " + loaded.logger.said(),
+                                     std::to_string(diagnostics) + "). " + loaded.logger.messages(),
                                  "Build it again here: " + again);
     }
     if (validity == nvinfer1::EngineValidity::kSUBOPTIMAL) {
@@ -105,7 +104,7 @@ void Logger::log(Severity severity, const char* message) noexcept {
     }
 }
 
-std::string Logger::said() const {
+std::string Logger::messages() const {
     const std::lock_guard<std::mutex> hold(lock_);
     std::string all;
     for (const std::string& message : messages_) all += (all.empty() ? "" : "; ") + message;
@@ -122,12 +121,12 @@ std::size_t Tensor::bytes() const { return count() * size_of(type, {}, name); }
 
 std::unique_ptr<nvinfer1::IExecutionContext> Loaded::context() {
     const std::lock_guard<std::mutex> hold(lock);
-    auto made = cache->context(options.cuda_graphs);
-    if (!made) {
-        throw missing_capability("TensorRT gives no execution context: " + logger.said() + ".",
+    auto created = cache->context(options.cuda_graphs);
+    if (!created) {
+        throw missing_capability("TensorRT gives no execution context: " + logger.messages() + ".",
                                  "The GPU's memory may be full: fewer contexts at once, or smaller batches.");
     }
-    return made;
+    return created;
 }
 
 std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, const EngineOptions& options) {
@@ -153,7 +152,7 @@ std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, 
     loaded->options = options;
     loaded->runtime.reset(nvinfer1::createInferRuntime(loaded->logger));
     if (!loaded->runtime)
-        throw missing_capability(std::string(flavour) + " can't start: " + loaded->logger.said() + ".");
+        throw missing_capability(std::string(flavour) + " can't start: " + loaded->logger.messages() + ".");
     require_valid(*loaded, plan, path, again);
 #if !defined(HEMF_TENSORRT_RTX)
     // Lets the plan run code of its own on the host: only ever after its hash was seen to be the manifest's.
@@ -161,7 +160,7 @@ std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, 
 #endif
     loaded->engine.reset(loaded->runtime->deserializeCudaEngine(plan.data(), plan.size()));
     if (!loaded->engine) {
-        throw bad_input(std::string(flavour) + " can't load " + path + ": " + loaded->logger.said() + ".",
+        throw bad_input(std::string(flavour) + " can't load " + path + ": " + loaded->logger.messages() + ".",
                         "Build it again: " + again);
     }
     read_interface(*loaded, path);

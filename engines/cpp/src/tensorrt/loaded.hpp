@@ -1,4 +1,4 @@
-// A deserialized engine with all that has to live as long as it does.
+// A deserialized engine with everything that must live as long.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -13,11 +13,18 @@
 
 namespace hemf {
 
-// Keeps the last warnings and errors: TensorRT gives null for what fails, the reason is only ever told to the logger.
+// Which TensorRT the library was built with, as manifests call it.
+#if defined(HEMF_TENSORRT_RTX)
+inline constexpr const char* flavour = "tensorrt-rtx";
+#else
+inline constexpr const char* flavour = "tensorrt";
+#endif
+
+// Keeps the last warnings and errors: where TensorRT returns null, only the logger learns the reason.
 class Logger : public nvinfer1::ILogger {
 public:
     void log(Severity severity, const char* message) noexcept override;
-    std::string said() const;
+    std::string messages() const;
 
 private:
     mutable std::mutex lock_;
@@ -31,10 +38,10 @@ struct Tensor {
     nvinfer1::DataType type = nvinfer1::DataType::kFLOAT;
 
     std::size_t bytes() const;  // of one image
-    std::size_t count() const;  // of its elements
+    std::size_t count() const;  // elements of one image
 };
 
-// TensorRT-RTX's kernels as compiled for this GPU, kept beside the engine for the next start. Elsewhere it does
+// TensorRT-RTX's kernels as compiled for this GPU, kept beside the engine for the next start. With TensorRT it does
 // nothing.
 class RuntimeCache {
 public:
@@ -64,13 +71,13 @@ struct Loaded {
     std::unique_ptr<Profiles> profiles;
     std::unique_ptr<RuntimeCache> cache;
     EngineOptions options;
-    std::mutex lock;  // TensorRT makes contexts of an engine one at a time
+    std::mutex lock;  // an engine creates one context at a time
     std::vector<std::string> notes;
 
     std::unique_ptr<nvinfer1::IExecutionContext> context();
 };
 
-// Checked and deserialized. Throws Error, see Engine.
+// Check and deserialize an engine. Throws Error as Engine does.
 std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, const EngineOptions& options);
 
 }  // namespace hemf

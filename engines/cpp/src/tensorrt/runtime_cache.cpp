@@ -1,4 +1,4 @@
-// A file is its own SHA-256 in hexadecimal, a line feed, and what TensorRT-RTX serialized: as engines/caches.py.
+// The file holds a SHA-256 in hexadecimal, a line feed, and what TensorRT-RTX serialized, as in engines/caches.py.
 #include <cuda_runtime_api.h>
 #include <unistd.h>
 

@@ -49,64 +49,64 @@ nvinfer1::IExecutionContext& Stream::State::context(int images) {
         throw bad_input("A batch of " + std::to_string(images) + " doesn't fit one profile.",
                         "Divide it, or call Engine::infer.");
     }
-    std::unique_ptr<nvinfer1::IExecutionContext>& found = contexts[*profile];
-    if (!found) {
-        found = loaded->context();
-        if (*profile != 0 && !found->setOptimizationProfileAsync(*profile, stream)) {
-            found.reset();
+    std::unique_ptr<nvinfer1::IExecutionContext>& created = contexts[*profile];
+    if (!created) {
+        created = loaded->context();
+        if (*profile != 0 && !created->setOptimizationProfileAsync(*profile, stream)) {
+            created.reset();
             throw Error(ExitCode::defect, "TensorRT refuses optimization profile " + std::to_string(*profile) + ": " +
-                                              loaded->logger.said() + ".");
+                                              loaded->logger.messages() + ".");
         }
     }
-    return *found;
+    return *created;
 }
 
-void Stream::State::bind(nvinfer1::IExecutionContext& made, const void* input, void* output, int images) {
+void Stream::State::bind(nvinfer1::IExecutionContext& execution, const void* input, void* output, int images) {
     nvinfer1::Dims shape{};
     shape.nbDims = static_cast<int>(loaded->input.shape.size()) + 1;
     shape.d[0] = images;
     for (std::size_t axis = 0; axis < loaded->input.shape.size(); ++axis)
         shape.d[axis + 1] = static_cast<std::remove_reference_t<decltype(shape.d[0])>>(loaded->input.shape[axis]);
-    const bool taken = made.setInputShape(loaded->input.name.c_str(), shape) &&
-                       made.setTensorAddress(loaded->input.name.c_str(), const_cast<void*>(input)) &&
-                       made.setTensorAddress(loaded->output.name.c_str(), output);
-    if (!taken) {
+    const bool accepted = execution.setInputShape(loaded->input.name.c_str(), shape) &&
+                       execution.setTensorAddress(loaded->input.name.c_str(), const_cast<void*>(input)) &&
+                       execution.setTensorAddress(loaded->output.name.c_str(), output);
+    if (!accepted) {
         throw Error(ExitCode::defect,
-                    "TensorRT refuses a batch of " + std::to_string(images) + ": " + loaded->logger.said() + ".");
+                    "TensorRT refuses a batch of " + std::to_string(images) + ": " + loaded->logger.messages() + ".");
     }
 }
 
-void Stream::State::launch(nvinfer1::IExecutionContext& made, int images) {
-    if (!made.enqueueV3(stream)) {
+void Stream::State::launch(nvinfer1::IExecutionContext& execution, int images) {
+    if (!execution.enqueueV3(stream)) {
         throw Error(ExitCode::defect,
-                    "TensorRT can't run a batch of " + std::to_string(images) + ": " + loaded->logger.said() + ".");
+                    "TensorRT can't run a batch of " + std::to_string(images) + ": " + loaded->logger.messages() + ".");
     }
 }
 
-void Stream::State::capture(nvinfer1::IExecutionContext& made, Slot& slot_) {
+void Stream::State::capture(nvinfer1::IExecutionContext& execution, Slot& fresh) {
     // Other threads go on meanwhile: only this thread's own calls are held to what a capture allows.
     cuda::require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capturing a CUDA graph");
-    const bool done = made.enqueueV3(stream);
+    const bool done = execution.enqueueV3(stream);
     cudaGraph_t graph = nullptr;
     const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
     cudaGraphExec_t ready = nullptr;
     const bool usable = done && ended == cudaSuccess && cudaGraphInstantiateWithFlags(&ready, graph, 0) == cudaSuccess;
     if (graph != nullptr) cudaGraphDestroy(graph);
     if (usable)
-        slot_.graph.reset(ready);
+        fresh.graph.reset(ready);
     else
         cudaGetLastError();  // it runs without a graph
 }
 
 Stream::State::Slot& Stream::State::slot(int images) {
-    for (auto found = slots.begin(); found != slots.end(); ++found) {
-        if (found->images != images) continue;
-        slots.splice(slots.begin(), slots, found);
+    for (auto slot_place = slots.begin(); slot_place != slots.end(); ++slot_place) {
+        if (slot_place->images != images) continue;
+        slots.splice(slots.begin(), slots, slot_place);
         return slots.front();
     }
     const std::size_t count = static_cast<std::size_t>(images);
     const std::size_t input = count * loaded->input.bytes(), output = count * loaded->output.bytes();
-    nvinfer1::IExecutionContext& made = context(images);
+    nvinfer1::IExecutionContext& execution = context(images);
     if (slots.size() >= kept_sizes) {
         wait();
         slots.pop_back();
@@ -114,10 +114,10 @@ Stream::State::Slot& Stream::State::slot(int images) {
     Slot fresh{images, cuda::device(input), cuda::device(output), cuda::pinned(input), cuda::pinned(output), nullptr};
     cuda::require(cudaMemsetAsync(fresh.input.get(), 0, input, stream), "Memory of the GPU");
     // The first run of a size prepares what a capture must not: it is never captured itself.
-    bind(made, fresh.input.get(), fresh.output.get(), images);
-    launch(made, images);
+    bind(execution, fresh.input.get(), fresh.output.get(), images);
+    launch(execution, images);
     wait();
-    if (loaded->options.cuda_graphs && own && !RuntimeCache::captures()) capture(made, fresh);
+    if (loaded->options.cuda_graphs && own && !RuntimeCache::captures()) capture(execution, fresh);
     slots.push_front(std::move(fresh));
     return slots.front();
 }
@@ -132,9 +132,9 @@ void Stream::State::infer(const void* batch, int images, float* logits) {
     if (used.graph) {
         cuda::require(cudaGraphLaunch(used.graph.get(), stream), "A CUDA graph");
     } else {
-        nvinfer1::IExecutionContext& made = context(images);
-        bind(made, used.input.get(), used.output.get(), images);
-        launch(made, images);
+        nvinfer1::IExecutionContext& execution = context(images);
+        bind(execution, used.input.get(), used.output.get(), images);
+        launch(execution, images);
     }
     cuda::require(cudaMemcpyAsync(used.host_output.get(), used.output.get(), output, cudaMemcpyDeviceToHost, stream),
                   "From the GPU");
@@ -149,9 +149,9 @@ void Stream::State::infer(const void* batch, int images, float* logits) {
 }
 
 void Stream::State::enqueue(const void* device_batch, int images, void* device_logits) {
-    nvinfer1::IExecutionContext& made = context(images);
-    bind(made, device_batch, device_logits, images);
-    launch(made, images);
+    nvinfer1::IExecutionContext& execution = context(images);
+    bind(execution, device_batch, device_logits, images);
+    launch(execution, images);
 }
 
 Stream::Stream(std::unique_ptr<State> state) : state_(std::move(state)) {}

@@ -33,14 +33,14 @@ struct Stream::State {
     void bind(nvinfer1::IExecutionContext& context, const void* input, void* output, int images);
     void launch(nvinfer1::IExecutionContext& context, int images);
     Slot& slot(int images);
-    void capture(nvinfer1::IExecutionContext& context, Slot& made);
+    void capture(nvinfer1::IExecutionContext& context, Slot& fresh);
 
     std::shared_ptr<Loaded> loaded;
     cudaStream_t stream = nullptr;
     bool own = false;
-    // A context keeps to its profile: what was captured with it stays valid.
+    // A context keeps its profile, so that what was captured with it stays valid.
     std::map<int, std::unique_ptr<nvinfer1::IExecutionContext>> contexts;
-    std::list<Slot> slots;  // the one used last is first
+    std::list<Slot> slots;  // the most recently used first
 };
 
 }  // namespace hemf

@@ -1,0 +1,363 @@
+"""Checkpoints: a network's weights and all that inference needs, in plain types.
+
+A `.pt` file of ours is read with `weights_only=True` and nothing else: no code in it can run. It carries a digest of
+its own content, so that a changed bit is seen. `.safetensors` is written and read too. Files of other trainers are
+taken as they are: see `checkpoints.weight_sets` for where their weights are, and `checkpoints.authors` for the
+authors' names.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hemf_export.checkpoints import authors, checkpoint_files, class_names, state_dict, weight_sets
+from hemf_export.checkpoints.checkpoint_files import Content, content_digest, safetensors_bytes
+from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.checkpoints.weight_sets import WeightSet
+from hemf_export.files import artifacts, names
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.config import HemfConfig
+from hemf_export.networks.model import HEMF
+
+FORMAT = "hemf-checkpoint"
+FORMAT_VERSION = 1
+CLASS_KEYS = ("classes", "class_names", "class_to_idx")  # under which trainers keep names beside the weights
+CLASS_INDICES = "class_indices.json"  # what the authors' training script writes beside its checkpoints
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network.
+
+    Args:
+        config: the network's configuration.
+        classes: class names, in the order of the logits.
+        preprocess: how images become its input.
+        state: parameters and buffers by name, on the CPU, float32 (int64 for BatchNorm's counters).
+        metrics: figures measured when it was saved.
+        provenance: how it came to be: recipe, seed, data, versions.
+        training: what resuming needs; only in `last.pt`.
+        dropped: parameters of the authors' file that take no part, left out.
+        notes: what a user should know about how the file was read.
+        sha256: of the file that it was read from; empty before it was saved.
+    """
+
+    config: HemfConfig
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    state: dict[str, Tensor]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] | None = None
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.config.num_classes:
+            raise BadInputError(
+                f"{len(self.classes)} class names for {self.config.num_classes} outputs.",
+                "Give as many names as the classifier has outputs with `classes=(a, b, c)`.",
+            )
+        if self.config.num_classes < 2:
+            raise BadInputError(
+                "The network has a single output, where a checkpoint has one for each class.",
+                "Train it with two outputs, or export it yourself: ONNX files of a single output are taken.",
+            )
+        if len(set(self.classes)) != len(self.classes) or not all(self.classes):
+            raise BadInputError(f"Class names must differ and not be empty: {', '.join(self.classes)}.")
+        if self.preprocess.size != self.config.image_size:
+            raise BadInputError(
+                f"The preprocessing gives {self.preprocess.size} pixels, the network takes {self.config.image_size}."
+            )
+
+    def model(self) -> HEMF:
+        """The network with a copy of these weights, in evaluation mode."""
+        model = state_dict.build_empty(self.config)
+        model.load_state_dict(self.state)
+        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+    def check_finite(self) -> None:
+        """Raise BadInputError where a weight is NaN or infinite, with its name."""
+        bad = [name for name, value in self.state.items() if not torch.isfinite(value).all()]
+        if bad:
+            raise BadInputError(
+                f"Non-finite values in {len(bad)} tensors: {state_dict.first(bad)}.",
+                "The training diverged: take an earlier checkpoint.",
+            )
+
+
+def save(checkpoint: Checkpoint, path: Path) -> None:
+    """Write atomically, as `.safetensors` if the name says so (without what resuming needs), else as a `.pt` file.
+
+    The same content gives the same bytes.
+    """
+    header = _header(checkpoint)
+    if path.suffix.lower() == ".safetensors":
+        artifacts.write_bytes(path, safetensors_bytes(checkpoint.state, header))
+        return
+    content = {**header, "model": checkpoint.state}
+    if checkpoint.training is not None:
+        content["training"] = checkpoint.training
+    buffer = io.BytesIO()
+    torch.save({**content, "sha256": content_digest(content)}, buffer)
+    artifacts.write_bytes(path, buffer.getbuffer())
+
+
+def load(path: Path, *, classes: Sequence[str] | None = None, reading: Reading = PLAIN) -> Checkpoint:
+    """Read a checkpoint: ours, the authors', or a state dict as other trainers keep it, in a pickle or safetensors.
+
+    Args:
+        path: the file, whatever its name.
+        classes: class names, for a file that has none; for one that has, they must agree.
+        reading: which of several sets of weights, and the size of the images, where the file leaves it open.
+
+    Raises:
+        BadInputError: anything wrong with the file; see `checkpoints.checkpoint_files` for what is refused.
+    """
+    if not path.is_file():
+        raise BadInputError(f"No checkpoint at {path}.", "Is the path right?")
+    content = checkpoint_files.read(path)
+    try:
+        if content.values.get("format") == FORMAT:
+            checkpoint = _ours(content.values)
+            _require_own(checkpoint, reading)
+        else:
+            checkpoint = _foreign(path, content, classes, reading)
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error.message}", error.hint) from error
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else ""
+        raise BadInputError(f"{path} is not a whole checkpoint: {type(error).__name__} {reason}.") from error
+    if classes is not None and not names.same(classes, checkpoint.classes):
+        raise BadInputError(
+            f"{path} has the classes {', '.join(checkpoint.classes)}, not {', '.join(classes)}.", "Leave out `classes`."
+        )
+    return dataclasses.replace(checkpoint, sha256=artifacts.sha256(path))
+
+
+def _header(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "config": checkpoint.config.to_dict(),
+        "classes": list(checkpoint.classes),
+        "preprocess": checkpoint.preprocess.to_dict(),
+        "metrics": checkpoint.metrics,
+        "provenance": checkpoint.provenance,
+    }
+
+
+def _ours(content: dict[str, Any]) -> Checkpoint:
+    if content["version"] != FORMAT_VERSION:
+        raise BadInputError(
+            f"format version {content['version']}; this program reads {FORMAT_VERSION}.", "Update hemf-export."
+        )
+    digest = content.pop("sha256")
+    if digest != content_digest(content):
+        raise BadInputError("its content is not what was saved (the digest disagrees).", "Copy or make it again.")
+    _check_kinds(content)
+    config = HemfConfig.from_dict(content["config"])
+    state_dict.check(content["model"], config)
+    return Checkpoint(
+        config=config,
+        classes=tuple(content["classes"]),
+        preprocess=Preprocess.from_dict(content["preprocess"]),
+        state=dict(content["model"]),
+        metrics=content["metrics"],
+        provenance=content["provenance"],
+        training=content.get("training"),
+    )
+
+
+def _check_kinds(content: dict[str, Any]) -> None:
+    """Raise BadInputError where a part of our own format is of another kind than `save` writes."""
+    kinds = {"config": dict, "classes": list, "preprocess": dict, "model": dict, "metrics": dict, "provenance": dict}
+    if "training" in content:
+        kinds["training"] = dict
+    for name, kind in kinds.items():
+        if not isinstance(content[name], kind):
+            raise BadInputError(f"its {name!r} is a {type(content[name]).__name__}, not a {kind.__name__}.")
+    if not all(isinstance(name, str) for name in content["classes"]):
+        raise BadInputError(f"class names must be text, not {content['classes']!r}.")
+
+
+def _require_own(checkpoint: Checkpoint, reading: Reading) -> None:
+    """Raise BadInputError where a file of ours, which says everything, is to be read otherwise."""
+    if reading.weights is not None:
+        raise BadInputError(f"it has one set of weights, and none called {reading.weights!r}.", "Leave out `weights`.")
+    if reading.image_size not in (None, checkpoint.config.image_size):
+        raise BadInputError(
+            f"it says itself that its images have {checkpoint.config.image_size} pixels, not {reading.image_size}.",
+            "Leave out `image_size`.",
+        )
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A set of weights as a network's state, in our layout and types.
+
+    Args:
+        config: of the network.
+        state: tensors by our names.
+        dropped: parameters of the authors' that take no part.
+        counters: how many of BatchNorm's counters were filled in.
+        kinds: types of the file's tensors that were made float32.
+    """
+
+    config: HemfConfig
+    state: dict[str, Tensor]
+    dropped: tuple[str, ...]
+    counters: int
+    kinds: tuple[str, ...]
+
+
+def _network(weights: WeightSet, image_size: int) -> _Network:
+    """Raises BadInputError where the tensors are not those of a whole network."""
+    tensors = weights.tensors
+    dropped: list[str] = []
+    if authors.is_authors_layout(tensors):
+        tensors, dropped = authors.convert(tensors)
+    floats = [value for value in tensors.values() if value.is_floating_point()]
+    kinds = sorted({str(value.dtype).removeprefix("torch.") for value in floats} - {"float32"})
+    tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    config = authors.infer_config(tensors, image_size)
+    tensors, counters = state_dict.fill_counters(tensors, config)
+    state_dict.check(tensors, config, weights.beside)
+    return _Network(config, tensors, tuple(dropped), counters, tuple(kinds))
+
+
+def _foreign(path: Path, content: Content, classes: Sequence[str] | None, reading: Reading) -> Checkpoint:
+    """A state dict in the authors' names or ours, wherever in the file it is."""
+    sets = weight_sets.find(content.values)
+    if not sets:
+        keys = state_dict.first([str(key) for key in content.values]) or "none"
+        raise BadInputError(
+            f"holds no state dict of a HEMF network; its keys: {keys}.",
+            "A HEMF checkpoint or a state dict is needed: torch.save(model.state_dict(), path).",
+        )
+    image_size = authors.IMAGE_SIZE if reading.image_size is None else reading.image_size
+
+    networks: dict[WeightSet, _Network] = {}
+
+    def refusal(one: WeightSet) -> BadInputError | None:
+        try:
+            networks[one] = _network(one, image_size)
+        except BadInputError as error:
+            return error
+        return None
+
+    chosen = weight_sets.choose(sets, reading.weights, refusal)
+    network = networks.get(chosen) or _network(chosen, image_size)
+    assumed: dict[str, Any] = {} if reading.image_size else {"image_size": image_size}
+    own = _told_classes(content, classes)
+    if own is not None and classes is not None and len(own) != network.config.num_classes:
+        own = None  # of something else: who gives the names knows better
+    beside = _beside(path, ignored=classes is not None) if own is None else None
+    named = own or (tuple(classes) if classes is not None else beside)
+    if named is None:
+        named = tuple(f"class_{index}" for index in range(network.config.num_classes))
+        assumed["classes"] = list(named)
+    provenance: dict[str, Any] = {"layout": "authors" if network.dropped else "state dict", "file": path.name}
+    return Checkpoint(
+        config=network.config,
+        classes=named,
+        preprocess=Preprocess.for_size(image_size),
+        state=network.state,
+        provenance={
+            **provenance,
+            **({"weights": chosen.name} if chosen.name else {}),
+            **({"assumed": assumed} if assumed else {}),
+        },
+        dropped=network.dropped,
+        notes=(
+            *_notes_of_weights(content.values, chosen, sets, network),
+            *_notes_of_names(named, beside, assumed),
+        ),
+    )
+
+
+def _notes_of_weights(
+    content: Mapping[str, Any], chosen: WeightSet, sets: Sequence[WeightSet], network: _Network
+) -> list[str]:
+    """Remarks on what was taken from the file, left out, and changed."""
+    notes = []
+    others = [one for one in sets if one is not chosen and 2 * len(one.tensors) > len(chosen.tensors)]
+    left_out = [name for name in chosen.left_out(content) if name not in CLASS_KEYS]
+    if chosen.name or left_out:
+        rest = f"; left out: {state_dict.first(left_out)} ({len(left_out)} in all)" if left_out else ""
+        notes.append(f"The weights were taken from {chosen.shown}{rest}.")
+    if others:
+        notes.append(
+            f"It has other sets of weights, under {', '.join(one.shown for one in others)}: "
+            f"`weights={others[0].name or weight_sets.NO_NAME!r}` takes them."
+        )
+    if network.dropped:
+        notes.append(f"Authors' layout: {len(network.dropped)} tensors that take no part were left out.")
+    if network.kinds:
+        notes.append(f"Its weights are {' and '.join(network.kinds)}: taken as float32.")
+    if network.counters:
+        notes.append(
+            f"{network.counters} counters of BatchNorm ({state_dict.COUNTERS}), which inference never reads, are not "
+            "in the file: set to 0."
+        )
+    return notes
+
+
+def _notes_of_names(named: Sequence[str], beside: Sequence[str] | None, assumed: Mapping[str, Any]) -> list[str]:
+    """Assumptions where the file says nothing, or a file beside it disagrees."""
+    notes = []
+    if beside is not None and beside != named:
+        notes.append(f"{CLASS_INDICES} beside it has other names than were given: {', '.join(beside)}.")
+    if "image_size" in assumed:
+        notes.append(
+            f"The file doesn't say its image size: {assumed['image_size']} pixels are assumed (`image_size=N` says "
+            "another)."
+        )
+    if "classes" in assumed:
+        notes.append("The file names no classes: they are called class_0, class_1 … (give `classes=(a, b, c)`).")
+    return notes
+
+
+def _told_classes(content: Content, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Class names that the file has beside its weights; a number of classes is none.
+
+    Raises:
+        BadInputError: it doesn't say which is which, and no names are given.
+    """
+    inner = content.values.get("hyper_parameters")
+    for place in (content.metadata, content.values, inner if isinstance(inner, dict) else {}):
+        for key in CLASS_KEYS:
+            value = place.get(key)
+            if not value or isinstance(value, int | float | Tensor) or (isinstance(value, str) and value.isdigit()):
+                continue
+            try:
+                return class_names.parse(value, f"its {key!r}")
+            except BadInputError:
+                if given is None:
+                    raise
+    return None
+
+
+def _beside(path: Path, *, ignored: bool) -> tuple[str, ...] | None:
+    """Class names in the file that the authors' training writes beside its checkpoints; None where there is none.
+
+    Raises:
+        BadInputError: it can't be understood, and is not `ignored` for names that were given.
+    """
+    place = path.parent / CLASS_INDICES
+    try:
+        return class_names.read(place) if place.exists() else None
+    except BadInputError:
+        if ignored:
+            return None
+        raise

@@ -1,0 +1,185 @@
+"""Where in a checkpoint of another trainer the network's weights are.
+
+Trainers nest state dicts (`state_dict`, `model`, `ema` …), put an attribute's name before each key (`model.`,
+`module.model.`), and keep optimizers, criteria and metrics beside them. There is no list of their names here: a set of
+weights is known by the network's own keys, whatever they lie under. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hemf_export.checkpoints import authors, state_dict
+from hemf_export.files.errors import BadInputError
+
+NO_NAME = "."  # stands for the set that lies in the file itself
+_DEEPEST = 4  # dictionaries within each other
+_AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averag\w*|shadow)([._]|$)", re.IGNORECASE)
+_ROOTS = state_dict.ROOTS | authors.ROOTS
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSet:
+    """One network's tensors.
+
+    Args:
+        place: keys of the dictionaries that lead to them.
+        prefix: before each of their names: `model.`, or empty.
+        tensors: by the network's own names.
+        beside: other tensors of the same dictionary, by their whole names.
+    """
+
+    place: tuple[str, ...]
+    prefix: str
+    tensors: dict[str, Tensor]
+    beside: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called by: `state_dict.model`; empty where the keys of the file itself are the network's."""
+        return ".".join((*self.place, *([self.prefix[:-1]] if self.prefix else [])))
+
+    @property
+    def shown(self) -> str:
+        """Where it lies, in a sentence."""
+        prefix = f"the prefix {self.prefix!r}" if self.prefix else ""
+        if not self.place:
+            return f"the keys with {prefix}" if prefix else "the file's own keys"
+        return repr(".".join(self.place)) + (f" with {prefix}" if prefix else "")
+
+    @property
+    def averaged(self) -> bool:
+        """Whether it is called a mean over the training (EMA, SWA)."""
+        return bool(_AVERAGED.search(self.name))
+
+    def left_out(self, content: Mapping[str, Any]) -> list[str]:
+        """What else the file has, by the keys of its dictionaries."""
+        found = list(self.beside)
+        for depth in range(len(self.place) + 1):
+            inside: Any = content
+            for key in self.place[:depth]:
+                inside = inside[key]
+            own = self.place[depth] if depth < len(self.place) else None
+            names = [str(key) for key, value in inside.items() if not isinstance(value, Tensor) and str(key) != own]
+            if own is not None:
+                names += [str(key) for key, value in inside.items() if isinstance(value, Tensor)]
+            found += [".".join((*self.place[:depth], name)) for name in names]
+        return found
+
+
+def find(content: Mapping[str, Any]) -> list[WeightSet]:
+    """Every set of weights in a dictionary, in its order."""
+    return list(_walk((), content, set()))
+
+
+def _walk(place: tuple[str, ...], content: Mapping[str, Any], seen: set[int]) -> Iterator[WeightSet]:
+    seen.add(id(content))
+    groups: dict[str, dict[str, Tensor]] = {}
+    own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    for key, value in own.items():
+        if (prefix := _prefix(key)) is not None:
+            groups.setdefault(prefix, {})[key.removeprefix(prefix)] = value.detach()
+    for prefix, tensors in groups.items():
+        beside = [".".join((*place, key)) for key in own if _prefix(key) != prefix]
+        yield WeightSet(place, prefix, tensors, tuple(beside))
+    if len(place) < _DEEPEST:
+        for key, value in content.items():
+            if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
+                yield from _walk((*place, key), value, seen)
+
+
+def _prefix(key: str) -> str | None:
+    """What stands before the network's own name of a tensor; None where there is no such name in it."""
+    parts = key.split(".")
+    for index, part in enumerate(parts[:-1]):
+        if part in _ROOTS:
+            return "".join(f"{before}." for before in parts[:index])
+    return None
+
+
+def choose(
+    sets: Sequence[WeightSet], wanted: str | None, refusal: Callable[[WeightSet], BadInputError | None]
+) -> WeightSet:
+    """The set that is meant.
+
+    Args:
+        sets: all, at least one.
+        wanted: the name of one; None for the network's own, where that is clear.
+        refusal: why a set is no whole network; None where it is one.
+
+    Raises:
+        BadInputError: none is whole, several could be meant, or none has that name.
+    """
+    if wanted is not None:
+        return _named(sets, wanted)
+    largest = max(len(one.tensors) for one in sets)
+    candidates = [one for one in sets if 2 * len(one.tensors) > largest]
+    reasons = [refusal(one) for one in candidates]
+    whole = _different([one for one, reason in zip(candidates, reasons, strict=True) if reason is None])
+    if not whole:
+        first = next(reason for reason in reasons if reason is not None)
+        if len(candidates) == 1:
+            raise first
+        pairs = zip(candidates, reasons, strict=True)
+        texts = " ".join(f"{one.shown}: {reason.message}" for one, reason in pairs if reason is not None)
+        raise BadInputError(f"None of its {len(candidates)} sets of weights is a whole network. {texts}", first.hint)
+    own = [one for one in whole if not one.averaged] or whole
+    if len(own) > 1:
+        raise BadInputError(
+            f"{len(own)} sets of weights could be meant: {', '.join(one.shown for one in own)}.",
+            f"Say which: {' or '.join(f'`weights={one.name or NO_NAME!r}`' for one in own)}.",
+        )
+    _refuse_mixture(own[0], sets)
+    return own[0]
+
+
+def _named(sets: Sequence[WeightSet], wanted: str) -> WeightSet:
+    """The set of that name, or the one that lies under it."""
+    found = [one for one in sets if (one.name or NO_NAME) == wanted] or [
+        one for one in sets if one.name.startswith(f"{wanted}.") or one.name.endswith(f".{wanted}")
+    ]
+    known = ", ".join(one.shown for one in sets)
+    if not found:
+        raise BadInputError(f"It has no weights under {wanted!r}.", f"It has them under {known}.")
+    largest = max(found, key=lambda one: len(one.tensors))
+    if any(one is not largest and 2 * len(one.tensors) > len(largest.tensors) for one in found):
+        raise BadInputError(
+            f"Several sets of weights are under {wanted!r}: {', '.join(one.shown for one in found)}.", "Name one whole."
+        )
+    return largest
+
+
+def _different(sets: Sequence[WeightSet]) -> list[WeightSet]:
+    """Without those that repeat an earlier one, value for value."""
+    found: list[WeightSet] = []
+    for one in sets:
+        if not any(_equal(one.tensors, other.tensors) for other in found):
+            found.append(one)
+    return found
+
+
+def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(
+        value.shape == second[name].shape and value.dtype == second[name].dtype and torch.equal(value, second[name])
+        for name, value in first.items()
+    )
+
+
+def _refuse_mixture(chosen: WeightSet, sets: Sequence[WeightSet]) -> None:
+    """Raise BadInputError where a tensor is there with the prefix of a wrapper and without: which was meant?"""
+    for other in sets:
+        same_module = state_dict.strip_prefixes(other.prefix) == state_dict.strip_prefixes(chosen.prefix)
+        if other is chosen or other.place != chosen.place or not same_module:
+            continue
+        twice = [name for name in other.tensors if name in chosen.tensors]
+        if twice and not all(torch.equal(other.tensors[name], chosen.tensors[name]) for name in twice):
+            raise BadInputError(
+                f"{len(twice)} tensors are there twice, with a prefix and without: {state_dict.first(sorted(twice))}.",
+                "Keep one of each.",
+            )

@@ -1,0 +1,237 @@
+"""What commands share: how they are declared, types of their options, and the options that several have.
+
+Numbers have a range each, and none is NaN, infinite or one that no machine could mean.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hemf_export.checkpoints.reading import Reading
+from hemf_export.cli.flags import in_flags
+from hemf_export.files.errors import HemfError, UsageError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[tuple[Any, ...]]
+else:
+    _ParamType = click.ParamType  # generic since click 8.4 alone
+
+_LARGEST_COUNT = 2**31 - 1  # what the fields of files and of other programs hold
+_LARGEST_SEED = 2**63 - 1
+
+
+class Command(click.Command):
+    """A command whose errors name its flags in place of the API's parameters.
+
+    Args:
+        groups: of `--help`: heading → names of parameters, after the options that are in no group.
+    """
+
+    def __init__(self, *args: Any, groups: Mapping[str, Collection[str]] | None = None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.groups = groups or {}
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HemfError as error:
+            error.message = in_flags(error.message)
+            error.hint = None if error.hint is None else in_flags(error.hint)
+            raise
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        grouped = {name for names in self.groups.values() for name in names}
+        options = [each for each in self.get_params(ctx) if isinstance(each, click.Option)]
+        records = [(each.name, record) for each in options if (record := each.get_help_record(ctx)) is not None]
+        sections = {"Options": [record for name, record in records if name not in grouped]}
+        for heading, names in self.groups.items():
+            sections[heading] = [record for name, record in records if name in names]
+        for heading, lines in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(lines)
+
+
+class Group(click.Group):
+    """A command with subcommands."""
+
+    command_class = Command
+
+
+class Count(click.IntRange):
+    """A whole number of things."""
+
+    name = "integer"
+
+    def __init__(self, least: int = 1, most: int | None = None, *, largest: int = _LARGEST_COUNT) -> None:
+        super().__init__(least, most)
+        self.largest = largest
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, which a range without an upper end would let grow without one."""
+        number = super().convert(value, param, ctx)
+        if number > self.largest:
+            self.fail(f"{value} is more than {self.largest}.", param, ctx)
+        return number
+
+
+class Seed(Count):
+    """What random numbers begin with."""
+
+    def __init__(self) -> None:
+        super().__init__(0, largest=_LARGEST_SEED)
+
+
+class Number(click.FloatRange):
+    """A finite number."""
+
+    name = "float"
+
+    def __init__(self, least: float = 0.0, most: float | None = None, *, above: bool = False) -> None:
+        super().__init__(least, most, min_open=above)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; the range alone would let NaN pass."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Listed(_ParamType):
+    """Several values in one text, with commas between them, as a tuple.
+
+    Args:
+        name: shown in `--help`.
+        takes: what it takes, in words, for the message that refuses a text.
+        parse: one of them; raises ValueError where it isn't one.
+        count: how many there must be; None for any number.
+    """
+
+    def __init__(self, name: str, takes: str, parse: Callable[[str], Any], count: int | None = None) -> None:
+        self.name, self._takes, self._parse, self._count = name, takes, parse, count
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The tuple; None for no name at all."""
+        if isinstance(value, tuple):
+            return value
+        if not value and self._parse is str:
+            return None
+        parts = [part.strip() for part in value.split(",")]
+        try:
+            if self._count not in (None, len(parts)):
+                raise ValueError("another number of them")
+            return tuple(map(self._parse, parts))
+        except ValueError as error:
+            option = param.opts[0] if param is not None else self.name
+            raise UsageError(f"{option} takes {self._takes}, not {value!r}.") from error
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The name, as it is spelled."""
+        return self.name
+
+
+def _digits(text: str, most: int) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most)) and int(text) <= most):
+        raise ValueError(text)
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if (number := _digits(text, _LARGEST_COUNT)) == 0:
+        raise ValueError(text)
+    return number
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
+
+
+PATH = click.Path(path_type=Path)
+POINTS = Number(0.0, 100.0)
+SHARE = Number(0.0, 1.0)
+SECONDS = Number(above=True, most=1e6)
+GOLDEN = Count(0, 1024)
+NAMES = Listed("A,B,C", "names", str)
+COUNTS = Listed("N[,N…]", "positive numbers, N or N,N", _positive)
+SEEDS = Listed("N,N…", "whole numbers, as 0,1,2", lambda text: _digits(text, _LARGEST_SEED))
+CHANNELS = Listed("R,G,B", "three numbers R,G,B", _finite, 3)
+
+WEIGHTS_HELP = "Which weights of a checkpoint that has several: state_dict_ema.  [default: the network's own]"
+IMAGE_SIZE_HELP = "Pixels of the input, for a checkpoint that doesn't say it.  [default: its own, else 224]"
+
+
+def json_option(what: str = "result") -> Callable[[Decorated], Decorated]:
+    """Add --json, which the command gets as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help=f"Print the {what} as JSON.")
+
+
+def classes_option(whose: str = "a checkpoint that has none") -> Callable[[Decorated], Decorated]:
+    """Add --classes, a tuple of names or None."""
+    return click.option("--classes", type=NAMES, help=f"Class names a,b,c for {whose}.")
+
+
+def batch_option(default: str | None = None) -> Callable[[Decorated], Decorated]:
+    """Add --batch, how many images go through a model at a time: 8, or None where `default` tells what that means."""
+    if default is not None:
+        return click.option("--batch", type=Count(), help=f"Images at a time.  [default: {default}]")
+    return click.option("--batch", type=Count(), default=8, show_default=True, help="Images at a time.")
+
+
+def seed_option(whose: str, default: int = 0) -> Callable[[Decorated], Decorated]:
+    """Add --seed."""
+    return click.option("--seed", type=Seed(), default=default, show_default=True, help=f"Of {whose}.")
+
+
+def images_option(text: str, *, required: bool = False) -> Callable[[Decorated], Decorated]:
+    """Add --images, a folder."""
+    return click.option("--images", type=PATH, required=required, help=text)
+
+
+def force_option(what: str) -> Callable[[Decorated], Decorated]:
+    """Add --force."""
+    return click.option("--force", is_flag=True, help=f"Replace {what}.")
+
+
+def golden_option(text: str) -> Callable[[Decorated], Decorated]:
+    """Add --golden, how many images are kept to test a file with."""
+    return click.option("--golden", type=GOLDEN, default=4, show_default=True, help=text)
+
+
+def metric_option(function: Decorated) -> Decorated:
+    """Add --metric, what a drop is measured in."""
+    kinds = click.Choice(["accuracy", "balanced-accuracy"])
+    return click.option("--metric", type=kinds, default="accuracy", show_default=True)(function)
+
+
+def device_option(function: Decorated) -> Decorated:
+    """Add --device, where training runs."""
+    return click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)(
+        function
+    )
+
+
+def page_option(function: Decorated) -> Decorated:
+    """Add --report, where a page goes."""
+    return click.option("--report", type=PATH, metavar="FILE.html", help="Write a page to read and print.")(function)
+
+
+def reading_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Add --weights and --image-size to a command, which gets them as `reading`: what a checkpoint leaves open."""
+
+    @click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)
+    @click.option("--image-size", type=click.IntRange(min=1), help=IMAGE_SIZE_HELP)
+    @functools.wraps(function)
+    def call(*arguments: Any, weights: str | None, image_size: int | None, **others: Any) -> None:
+        function(*arguments, **others, reading=Reading(weights, image_size))
+
+    return call

@@ -1,0 +1,288 @@
+"""What commands need, as `checkup` shows it: Python packages, and the driver, GPU, disks, cores and memory.
+
+What is asked of a package is in hemf-export's own metadata: its versions, and so the command that installs it. Imports
+none of the packages that it speaks of: they are judged by their probes.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from hemf_export.doctor.probing import Finding
+from hemf_export.engines.targets import TARGETS
+from hemf_export.files import artifacts, processors
+
+GPU_RUNTIME, CPU_RUNTIME = "onnxruntime-gpu", "onnxruntime"
+# The distribution of ONNX Runtime for this platform, as pyproject.toml says.
+RUNTIME = GPU_RUNTIME if sys.platform == "linux" and platform.machine() == "x86_64" else CPU_RUNTIME
+Status = Literal["ok", "warning", "missing", "broken"]
+
+# Name → (what is imported, the distribution that brings it).
+PACKAGES = {
+    "torch": ("torch", "torch"),
+    "onnx": ("onnx", "onnx"),
+    "onnxruntime": ("onnxruntime", RUNTIME),
+    "onnxsim": ("onnxsim", "onnxsim"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx-cu12"),
+    "numpy": ("numpy", "numpy"),
+    "onnx-ir": ("onnx_ir", "onnx-ir"),
+    "onnxscript": ("onnxscript", "onnxscript"),
+    "safetensors": ("safetensors", "safetensors"),
+    "filelock": ("filelock", "filelock"),
+    "Pillow": ("PIL", "Pillow"),
+    "scikit-learn": ("sklearn", "scikit-learn"),
+    "scipy": ("scipy", "scipy"),
+    "matplotlib": ("matplotlib", "matplotlib"),
+    "zstandard": ("zstandard", "zstandard"),
+    "tritonclient": ("tritonclient.grpc", "tritonclient"),
+}
+OTHER_PACKAGES = (
+    "numpy", "onnx-ir", "onnxscript", "safetensors", "filelock", "Pillow", "scikit-learn", "scipy", "matplotlib",
+    "zstandard",
+)  # fmt: skip
+LEAST_FREE_BYTES = 5e9
+CUDA_BUILDS = "pytorch.org/get-started/locally"
+_NO_DEVICE = "(CUDA error 100)"
+
+
+@dataclass(frozen=True)
+class Component:
+    """One thing that commands need, or may use.
+
+    Args:
+        name: torch, GPU, …
+        status: "missing" where it isn't there, "broken" where it doesn't work, "warning" where it may not do.
+        found: version and details, or what is wrong.
+        fix: how to mend it; empty where there is nothing to mend.
+        facts: the same for programs.
+        needed_by: commands.
+    """
+
+    name: str
+    status: Status
+    found: str
+    fix: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    needed_by: tuple[str, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether commands can work with it."""
+        return self.status in ("ok", "warning")
+
+
+def has_tensorrt_rtx() -> bool:
+    """Whether TensorRT-RTX is made for this platform."""
+    return sys.platform in ("linux", "win32") and platform.machine() in ("x86_64", "AMD64")
+
+
+def requirement(distribution: str) -> str:
+    """`onnx>=1.22`; the name alone where our metadata doesn't tell, as in a folder that was never installed."""
+    try:
+        lines = metadata.requires("hemf-export") or []
+    except metadata.PackageNotFoundError:
+        lines = []
+    for line in lines:
+        match = re.match(r"([\w.-]+)(?:\[[^]]*\])?([^;]*)", line)  # the name, its extras, its bounds
+        if match and match[1].lower() == distribution.lower():
+            bounds = match[2].strip()
+            return match[1] + ",".join(sorted(bounds.split(","), reverse=True))  # the floor first: >=2.10,<2.14
+    return distribution
+
+
+def satisfies(version: str, wanted: str) -> bool:
+    """Whether a version keeps to the bounds (>=, <) of a requirement; what can't be compared does."""
+    release = _release(version)
+    if not release:
+        return True
+    floors = (_release(bound) for bound in re.findall(r">=\s*([\w.]+)", wanted))
+    ceilings = (_release(bound) for bound in re.findall(r"<\s*([\w.]+)", wanted))
+    return all(release >= floor for floor in floors) and all(release < ceiling for ceiling in ceilings)
+
+
+def install_command(distribution: str, *, again: bool = False) -> str:
+    """The command that installs a distribution, or installs it again over a broken one."""
+    wanted = requirement(distribution)
+    quoted = f"'{wanted}'" if re.search(r"[<>]", wanted) else wanted
+    return f"pip install {'--force-reinstall ' if again else ''}{quoted}"
+
+
+def installed(distribution: str) -> bool:
+    """Whether pip knows of it, which says nothing of whether it works."""
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """`2.13.0+cpu` → (2, 13), without the zeros at the end: 2.10 is 2.10.0."""
+    match = re.match(r"\d+(\.\d+)*", version)
+    numbers = [int(part) for part in match[0].split(".")] if match else []
+    while len(numbers) > 1 and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)
+
+
+def package(name: str, finding: Finding) -> Component:
+    """A package of PACKAGES, from its import in a child process."""
+    distribution = PACKAGES[name][1]
+    two_runtimes = name == "onnxruntime" and all(installed(each) for each in (CPU_RUNTIME, GPU_RUNTIME))
+    if finding.outcome != "ok":
+        fix = _one_runtime() if two_runtimes else _install(name, broken=finding.outcome == "broken")
+        return Component(name, finding.outcome, finding.reason, fix, finding.facts)
+    version = finding.facts.get("version") or "of an unknown version"
+    shown = ", ".join((version, *_details(name, finding.facts)))
+    wanted = requirement(distribution)
+    if not satisfies(version, wanted):
+        fix = install_command(distribution)
+        return Component(name, "warning", f"{shown}; hemf-export is made for {wanted}", fix, finding.facts)
+    if two_runtimes:
+        # They share the folder `onnxruntime`: which one works is a matter of which came last.
+        shown += "; onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
+        return Component(name, "warning", shown, _one_runtime(), finding.facts)
+    return Component(name, "ok", shown, facts=finding.facts)
+
+
+def _details(name: str, facts: Mapping[str, Any]) -> list[str]:
+    if name == "torch":
+        return [f"for CUDA {facts['cuda_build']}" if facts.get("cuda_build") else "built without CUDA"]
+    providers = [provider.removesuffix("ExecutionProvider") for provider in facts.get("providers", ())]
+    return [f"providers {', '.join(providers)}"] if providers else []
+
+
+def _install(name: str, *, broken: bool) -> str:
+    distribution = PACKAGES[name][1]
+    if name == "tensorrt" and not broken:
+        return "On a host with a GPU: pip install 'hemf-export[tensorrt]'"
+    if name == "tritonclient" and not broken:
+        return "pip install 'hemf-export[triton]'"
+    if name == "tensorrt-rtx" and not has_tensorrt_rtx():
+        return "None: it is made for Linux and Windows on x86-64."
+    return install_command(distribution, again=broken)
+
+
+def _one_runtime() -> str:
+    both = f"{CPU_RUNTIME} {GPU_RUNTIME}"
+    return f"pip uninstall -y {both}; {install_command(RUNTIME)}"
+
+
+def driver(finding: Finding) -> Component:
+    """NVIDIA's driver."""
+    facts = finding.facts
+    if finding.outcome == "missing":
+        if facts.get("pci"):
+            fix = "Install the NVIDIA driver; in a container, start it with --gpus all."
+            return Component("driver", "missing", "none, though an NVIDIA GPU is in this machine", fix, facts)
+        fix = "With a GPU, install its driver; in a container, start it with --gpus all."
+        return Component("driver", "missing", "none", fix, facts)
+    error = finding.reason or str(facts.get("error", ""))
+    if error and not error.endswith(_NO_DEVICE):
+        fix = "Restart the machine; if that doesn't help, install the NVIDIA driver again."
+        return Component("driver", "broken", error, fix, facts)
+    shown = f"{facts.get('driver') or 'of an unknown version'}, CUDA up to {facts.get('cuda', '?')}"
+    return Component("driver", "ok", shown, facts=facts)
+
+
+def gpu(finding: Finding, shown_by: Component) -> Component:
+    """The GPUs that the driver `shown_by` shows; commands use the first."""
+    gpus = finding.facts.get("gpus") or []
+    if gpus:
+        return Component("GPU", "ok", "; ".join(map(_described, gpus)), facts={"gpus": gpus})
+    if shown_by.status == "broken" or (finding.facts.get("pci", 0) > 0 and shown_by.status == "missing"):
+        return Component("GPU", "missing", "not seen without its driver", "Mend the driver.")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown_by.usable and hidden is not None:
+        shown = f"none is shown: CUDA_VISIBLE_DEVICES is {hidden!r}"
+        return Component("GPU", "missing", shown, "Unset CUDA_VISIBLE_DEVICES, or set it to 0.")
+    return Component("GPU", "missing", "none", "Work on a machine with an NVIDIA GPU, such as a T4.")
+
+
+def cuda_in_torch(shown: Component, torch: Finding, tried: Finding | None) -> Component:
+    """Whether PyTorch can compute on the GPU, in float16, as training with AMP does.
+
+    Args:
+        shown: the GPU.
+        torch: its import.
+        tried: a product on the GPU; None where there was nothing to try.
+    """
+    name = "CUDA in torch"
+    if tried is not None:
+        if tried.outcome == "ok":
+            return Component(name, "ok", f"computes in float16 on {tried.facts['gpu']}", facts=tried.facts)
+        fix = f"Update the NVIDIA driver, or install a build of torch that fits driver and GPU: {CUDA_BUILDS}"
+        return Component(name, "broken", tried.reason, fix)
+    if torch.outcome != "ok":
+        return Component(name, "missing", "torch can't be imported", "Mend torch.")
+    if torch.facts.get("cuda_build"):
+        return Component(name, "missing", "not tried without a GPU", "See GPU.")
+    condition = "Install" if shown.usable else "With a GPU, install"
+    return Component(name, "missing", "torch is built without it", f"{condition} a build for CUDA: {CUDA_BUILDS}")
+
+
+def disks() -> tuple[Component, ...]:
+    """Free space in the current folder and in the folder of our cache."""
+    cache = disk("disk, cache", artifacts.cache_folder(), "Set HEMF_EXPORT_CACHE to a folder of your own.")
+    try:
+        here = Path.cwd()
+    except OSError as error:  # it was removed
+        shown = f"this folder can't be read: {error.strerror or error}"
+        return Component("disk, here", "broken", shown, "Change to another folder."), cache
+    return disk("disk, here", here, "Change to a folder of your own."), cache
+
+
+def disk(name: str, folder: Path, elsewhere: str) -> Component:
+    """Free space where `folder` is, or would be made; `elsewhere` is the fix where it can't be written."""
+    try:
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        usage = shutil.disk_usage(place)
+        writable = os.access(place, os.W_OK)
+    except (OSError, StopIteration) as error:
+        return Component(name, "broken", f"{folder} can't be read: {error}", elsewhere)
+    facts = {"folder": str(folder), "free_bytes": usage.free, "total_bytes": usage.total, "writable": writable}
+    shown = f"{usage.free / 1e9:.1f} GB free: {folder}"
+    if not writable:
+        return Component(name, "warning", f"not writable: {folder}", elsewhere, facts)
+    if usage.free < LEAST_FREE_BYTES:
+        fix = f"Free some space: checkpoints and exports soon use up {LEAST_FREE_BYTES / 1e9:.0f} GB."
+        return Component(name, "warning", shown, fix, facts)
+    return Component(name, "ok", shown, facts=facts)
+
+
+def processor() -> Component:
+    """Cores and memory that this process may use."""
+    cores, quota, memory = processors.usable_cores(), processors.quota(), _memory_bytes()
+    facts = {"cores": cores, "cores_quota": quota, "memory_bytes": memory}
+    shown = f"{memory / 1e9:.1f} GB" if memory else "memory unknown"
+    limit = f" (of {processors.cores_by_affinity()}, by a quota of {quota:g})" if quota is not None else ""
+    return Component("cores, memory", "ok", f"{cores} usable{limit}, {shown}", facts=facts)
+
+
+def _described(facts: dict[str, Any]) -> str:
+    major, minor = facts["compute_capability"]
+    t4_class = (major, minor) == TARGETS["t4"].compute_capability
+    kind = "T4-class" if t4_class else "not T4-class"
+    return f"{facts['name']}, compute capability {major}.{minor} ({kind}), {facts['memory_bytes'] / 1e9:.1f} GB"
+
+
+def _memory_bytes() -> int | None:
+    """Memory of the machine, or of the container where that has less."""
+    limits = []
+    with suppress(ValueError, OSError, AttributeError):  # not on Windows
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # ValueError: "max" is no limit
+            limits.append(int(Path(limit).read_text(encoding="utf-8")))
+    return min(limits, default=None)

@@ -1,0 +1,1 @@
+"""Checkpoint → ONNX file, cleaned, simplified, and proven before it is kept."""

@@ -1,0 +1,119 @@
+"""Small rewrites of a freshly exported ONNX graph, in memory: what torch's exporter leaves behind is taken out.
+
+Every rewrite keeps the values that the graph computes. Works on `onnx_ir` models with static shapes; knows nothing
+of HEMF.
+"""
+
+from __future__ import annotations
+
+import ast
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript.optimizer import fold_constants
+
+from hemf_export.calibration.forms import layout
+from hemf_export.files.errors import UsageError
+
+# A constant of more elements than this is a weight, which no folding may touch or copy.
+FOLD_LIMIT = 1024
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_REDUCTIONS_OF_18 = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp")
+_OTHERS_OF_18 = (
+    "Split",
+    "Pad",
+    "Resize",
+    "ScatterElements",
+    "ScatterND",
+    "GroupNormalization",
+    "CenterCropPad",
+    "Mish",
+)
+
+
+def clean(model: ir.Model) -> None:
+    """Fold constant shapes, take out layout changes that cancel and what nothing uses; in place."""
+    fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.IdentityEliminationPass()(model)
+    layout.cancel(model)
+    common.DeduplicateInitializersPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+
+
+def name_by_scope(model: ir.Model) -> None:
+    """Name each node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`; in place.
+
+    torch's exporter keeps the module path in the node's metadata, which is dropped then: it is longer than the graph.
+    """
+    taken: set[str] = set()
+    for node in model.graph:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+        if len(scopes) > 1:
+            name = f"{scopes[-2]}/{scopes[-1]}" if scopes[-2] else scopes[-1]
+            node.name = name if name not in taken else f"{name}/{node.outputs[0].name}"
+        assert node.name is not None
+        taken.add(node.name)
+        node.metadata_props.clear()
+
+
+def free_batch(model: ir.Model, name: str) -> None:
+    """Give the first axis of inputs and outputs the symbolic size `name`; in place.
+
+    Every Reshape of an activation has the batch in its first axis alone, so -1 there makes it serve any batch. The
+    caller proves the result on several batch sizes: a Reshape of another kind would show.
+    """
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        assert value.shape is not None
+        value.shape = ir.Shape([name, *value.shape[1:]])
+    for node in list(model.graph):
+        if node.op_type == "Reshape":
+            target = _constant(node.inputs[1])
+            if target is not None and -1 not in target[1:]:
+                shape = np.array([-1, *target[1:]], dtype=np.int64)
+                node.replace_input_with(1, _initializer(model.graph, shape))
+        for output in node.outputs:
+            output.shape = None if output not in model.graph.outputs else output.shape
+    common.DeduplicateInitializersPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+
+
+def lower_to_opset_17(model: ir.Model) -> None:
+    """From opset 18, the oldest that torch exports, to 17: there, reductions take their axes as an attribute.
+
+    Raises:
+        UsageError: an operator whose definition differs in another way.
+    """
+    for node in model.graph:
+        if node.op_type in _REDUCTIONS_OF_18 and len(node.inputs) > 1:
+            axes = _constant(node.inputs[1])
+            if axes is None:
+                raise UsageError(f"{node.op_type} with computed axes has no form in opset 17.", "Use a newer opset.")
+            node.resize_inputs(1)
+            node.attributes.pop("noop_with_empty_axes", None)
+            node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+        elif node.op_type in _OTHERS_OF_18:
+            raise UsageError(f"{node.op_type} has another definition in opset 17.", "Use a newer opset.")
+    model.graph.opset_imports[""] = 17
+    for node in model.graph:
+        node.version = None
+    common.RemoveUnusedNodesPass()(model)
+
+
+def _constant(value: ir.Value | None) -> list[int] | None:
+    if value is None or value.const_value is None:
+        return None
+    return [int(size) for size in value.const_value.numpy()]
+
+
+def _initializer(graph: ir.Graph, array: np.ndarray) -> ir.Value:
+    name = "shape_" + "_".join(str(size).replace("-", "minus") for size in array)
+    if name not in graph.initializers:
+        tensor = ir.Tensor(array, name=name)
+        value = ir.Value(
+            name=name, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(array.shape), const_value=tensor
+        )
+        graph.register_initializer(value)
+    return graph.initializers[name]

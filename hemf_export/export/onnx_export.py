@@ -1,0 +1,274 @@
+"""Checkpoint → ONNX: exported by torch's dynamo exporter, folded, cleaned, simplified, and proven before it is kept.
+
+The graph is exported for one batch size, which is quicker, and its batch axis is freed afterwards; the proof runs
+several batch sizes, so a graph that kept the first one would not pass.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from hemf_export.calibration import forms
+from hemf_export.calibration.forms import Form, Rewriting
+from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.export import graph_cleanup, graph_writing
+from hemf_export.export.fold import fold
+from hemf_export.export.parity import Parity, Samples
+from hemf_export.export.raw_pixels import RawPixels
+from hemf_export.export.simplify import SimplificationError, Simplifier
+from hemf_export.files import artifacts, locks
+from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images import image_labels
+from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import ModelInput, SourceSize
+from hemf_export.metrics.comparison import compare
+from hemf_export.models import model_file, onnx_file, proof
+from hemf_export.models.description import Description, InputType
+from hemf_export.models.model_file import CheckpointFile
+from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.proof import Figures, ImageRecord, Proof
+from hemf_export.models.runners import OnnxRunner, TorchRunner
+from hemf_export.networks.model import HEMF
+
+OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
+_TORCH_OPSET_MIN = 18  # what torch's exporter writes at the least; it leaves 18 where 17 is asked for
+TOLERANCE = 1e-4  # of a logit, ONNX Runtime against PyTorch, both float32
+PROOF_BATCHES = (1, 3, 2)
+_TRACED_BATCH = 2  # any but 1, which torch would take for a broadcast axis
+_TOLD = ("layout", "weights", "assumed")  # of another trainer's checkpoint, how it was read
+INPUT_NAME, OUTPUT_NAME = "images", "logits"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to export."""
+
+    opset: int = OPSET_DEFAULT
+    batch: int | None = None
+    input_type: InputType = "float32"
+    source_size: SourceSize | None = None
+    images: Path | None = None
+    tolerance: float = TOLERANCE
+    form: Form = "cpu"
+
+    def __post_init__(self) -> None:
+        if not OPSET_MIN <= self.opset <= OPSET_MAX:
+            raise UsageError(f"opset must be {OPSET_MIN} to {OPSET_MAX}, not {self.opset}.")
+        if self.form != "cpu" and self.opset < forms.MIN_OPSET:
+            raise UsageError(f"The form for {self.form} needs opset {forms.MIN_OPSET} or newer, not {self.opset}.")
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch must be at least 1 or dynamic, not {self.batch}.")
+        if self.source_size is not None and self.input_type != "uint8":
+            raise UsageError("`source_size` is for raw pixels.", "Add `input='uint8'`.")
+
+    def input(self, preprocess: Preprocess) -> ModelInput:
+        """What the file takes of an image."""
+        return ModelInput(preprocess, self.input_type == "uint8", self.source_size)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished ONNX file: where it is, what it says of itself, how it was proven, what a user should know."""
+
+    path: Path
+    description: Description
+    parity: Parity
+    proof: Proof
+    nodes: int
+    rewriting: Rewriting
+    notes: tuple[str, ...]
+
+
+def default_output(source: Path) -> Path:
+    """`best.pt` and `best.pth.tar` → `best.onnx`, beside it.
+
+    Raises:
+        BadInputError: a file of another program has that name.
+    """
+    output = source.with_name(f"{model_file.stem(source)}.onnx")
+    if output.exists() and not output.samefile(source) and not _is_ours(output):
+        raise BadInputError(
+            f"{output} is there already, and hemf-export didn't write it: it is left alone.",
+            "Move it away, or choose another output with `output`.",
+        )
+    return output
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return OnnxFile.open(path).stored_description is not None
+    except BadInputError:
+        return False
+
+
+@locks.owning(lambda source, output, *_, **__: (output,))
+def export(
+    source: Path,
+    output: Path,
+    options: Options,
+    *,
+    classes: tuple[str, ...] | None = None,
+    reading: Reading = PLAIN,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Export the checkpoint `source`, prove the file, and only then put it and its manifest at `output`.
+
+    Args:
+        source: a checkpoint; see `checkpoints.checkpoint.load`.
+        output: the ONNX file.
+        options: how.
+        classes: names, for a checkpoint without.
+        reading: how the checkpoint is read; the file says it, so that whoever compares reads it likewise.
+        progress: receives the steps.
+
+    Raises:
+        BadInputError: the checkpoint or the images.
+        InUseError: another process makes that file.
+        CheckFailedError: the file's logits are not PyTorch's; nothing is left behind.
+    """
+    file = CheckpointFile.open(source, classes=classes, reading=reading)
+    artifacts.check_writable(output)
+    artifacts.check_distinct(source, output)
+    with progress.task(f"Reading {source.name}"):
+        saved = file.load()
+        saved.check_finite()
+        images = None if options.images is None else image_labels.read(options.images, saved.classes)[0]
+    notes = list(saved.notes)
+    samples = Samples(options.input(saved.preprocess), images, sum(_proof_batches(options.batch)))
+    if samples.count < sum(_proof_batches(options.batch)) and options.batch is not None:
+        raise BadInputError(
+            f"{options.images} has {samples.count} images; a proof of batch {options.batch} needs more."
+        )
+    with progress.task("Computing PyTorch's logits"):
+        model = saved.model()
+        reference = _reference(model, samples, _proof_batches(options.batch))
+    with Simplifier() as simplifier:  # it starts on the second core: the export has use for one
+        with progress.task("Exporting the graph"):
+            graph = export_graph(model, saved.preprocess, options)
+        del model
+        with progress.task("Simplifying"):
+            graph = _simplified(simplifier, graph, notes)
+    rewriting = forms.rewrite(graph, options.form)
+    description = _describe(saved, options, reading)
+    onnx_file.describe(graph, description)
+    nodes = len(list(graph.graph))
+    with artifacts.atomic_path(output) as temporary:
+        with progress.task("Writing"):
+            graph_writing.save(graph, temporary)
+            del graph
+        with progress.task("Proving ONNX Runtime against PyTorch"):
+            compared = _prove(temporary, samples, reference, options)
+            compared.require(f"{output.name} against PyTorch", option="`tolerance`", max_difference=options.tolerance)
+    fields = {"kind": "onnx", "parent": source.name, **description.to_dict(), "opset": options.opset, "nodes": nodes,
+              "form": rewriting.to_dict()}  # fmt: skip
+    if told := {name: saved.provenance[name] for name in _TOLD if name in saved.provenance}:
+        fields["provenance"] = told
+    evidence = _evidence(compared, samples, options)
+    artifacts.write_manifest(output, {**fields, proof.KEY: evidence.to_dict()})
+    return Exported(output, description, compared, evidence, nodes, rewriting, tuple(notes))
+
+
+def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Model:
+    """The cleaned float32 graph of `model`, which is folded in place for it."""
+    fold(model)
+    model.requires_grad_(False)
+    taken = options.input(preprocess)
+    traced: nn.Module = RawPixels(model, taken).eval() if taken.raw else model
+    pixels = np.zeros((options.batch or _TRACED_BATCH, taken.height, taken.width, 3), np.uint8)
+    example = torch.from_numpy(np.ascontiguousarray(taken.network(pixels)))
+    graph = _torch_export(traced, example, max(options.opset, _TORCH_OPSET_MIN))
+    graph_cleanup.clean(graph)
+    graph_cleanup.name_by_scope(graph)
+    if options.opset < _TORCH_OPSET_MIN:
+        graph_cleanup.lower_to_opset_17(graph)
+    if options.batch is None:
+        graph_cleanup.free_batch(graph, "batch")
+    return graph
+
+
+def _torch_export(model: nn.Module, example: Tensor, opset: int) -> ir.Model:
+    """torch's dynamo exporter, without its own optimization: `graph_cleanup` does it in a tenth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()  # millions of small objects are made and none is garbage before the end
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                optimize=False,
+                verbose=False,
+            )
+    finally:
+        if collecting:
+            gc.enable()
+    assert program is not None
+    return program.model
+
+
+def _simplified(simplifier: Simplifier, graph: ir.Model, notes: list[str]) -> ir.Model:
+    try:
+        return simplifier.simplify(graph)
+    except SimplificationError as error:
+        notes.append(f"onnxsim failed ({error}); the graph was kept as it was.")
+        return graph
+
+
+def _describe(saved: Checkpoint, options: Options, reading: Reading) -> Description:
+    return Description(
+        name=saved.config.name,
+        classes=saved.classes,
+        preprocess=saved.preprocess,
+        precision="fp32",
+        input_type=options.input_type,
+        batch=options.batch,
+        checkpoint_sha256=saved.sha256,
+        versions=artifacts.versions(),
+        source_size=options.source_size,
+        reading=reading,
+    )
+
+
+def _proof_batches(batch: int | None) -> tuple[int, ...]:
+    return PROOF_BATCHES if batch is None else (batch, batch)
+
+
+def _reference(model: HEMF, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """PyTorch's logits, of images that Pillow resized and NumPy normalized."""
+    runner, taken = TorchRunner(model), samples.taken
+    return np.concatenate(
+        [runner.infer(taken.preprocess.normalize(taken.resized(pixels))) for pixels in samples.pixels(sizes)]
+    )
+
+
+def _prove(path: Path, samples: Samples, reference: np.ndarray[Any, np.dtype[np.float32]], options: Options) -> Parity:
+    runner = OnnxRunner(path)
+    parts = [runner.infer(samples.taken.network(pixels)) for pixels in samples.pixels(_proof_batches(options.batch))]
+    sizes = tuple(len(part) for part in parts)
+    return Parity(compare(np.concatenate(parts), reference, samples.labels), samples.source, sizes)
+
+
+def _evidence(compared: Parity, samples: Samples, options: Options) -> Proof:
+    """The manifest's account of a comparison with PyTorch."""
+    if samples.files is None:
+        images = ImageRecord(samples.source, samples.count, noise=True)
+    else:
+        images = ImageRecord.from_dict(samples.files.to_dict())
+    return Proof(images, Figures.from_dict(compared.comparison.to_dict()), bound=options.tolerance)

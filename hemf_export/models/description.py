@@ -1,0 +1,118 @@
+"""What a model file says of itself: the same stands in an ONNX file's metadata, its manifest and an engine's."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.model_output import ModelOutput, OutputType
+from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import ModelInput, SourceSize
+
+Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # the last: ONNX Runtime on a CPU, float32 in between
+InputType = Literal["float32", "uint8"]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What one of our files says of itself.
+
+    Args:
+        name: of the network's configuration.
+        classes: class names, in the order of the scores.
+        preprocess: images to input.
+        precision: of the graph.
+        input_type: float32 takes normalized (N, 3, H, W); uint8 takes raw RGB pixels (N, H, W, 3).
+        batch: fixed batch size, or None for any.
+        checkpoint_sha256: of the checkpoint file that it was made from.
+        versions: of the tools that made it.
+        source_size: of the raw images that the graph resizes itself; None where they come to it resized.
+        reading: how that checkpoint was to be read, where its file leaves a choice.
+        output_type: what the numbers are that the graph gives; see `files.model_output`.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    precision: Precision
+    input_type: InputType
+    batch: int | None
+    checkpoint_sha256: str
+    versions: dict[str, str]
+    source_size: SourceSize | None = None
+    reading: Reading = PLAIN
+    output_type: OutputType = "logits"
+
+    @property
+    def input(self) -> ModelInput:
+        """What the file takes of an image."""
+        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
+
+    @property
+    def output(self) -> ModelOutput:
+        """What the file gives of an image."""
+        return ModelOutput(self.output_type)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for metadata and manifests; a source size is [height, width]."""
+        source = self.source_size
+        own = dict(vars(self))
+        reading = own.pop("reading").to_dict()
+        return {
+            **own,
+            "classes": list(self.classes),
+            "preprocess": self.preprocess.to_dict(),
+            "source_size": None if source is None else [source.height, source.width],
+            **({"reading": reading} if reading else {}),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Description:
+        """The inverse of `to_dict`; what was written before there were source sizes and output types gives logits."""
+        _check_kinds(values)
+        special = {
+            "classes": tuple(values["classes"]),
+            "preprocess": Preprocess.from_dict(values["preprocess"]),
+            "source_size": SourceSize.from_list(values.get("source_size")),
+            "reading": Reading.from_dict(values.get("reading")),
+        }
+        return cls(**{**values, **special})
+
+    @classmethod
+    def from_manifest(cls, path: Path, manifest: dict[str, Any]) -> Description:
+        """What the manifest of the engine `path` says of the model.
+
+        Raises:
+            BadInputError: it says nothing of it, or nonsense.
+        """
+        try:
+            told = {"source_size": None, "reading": None, "output_type": "logits", **manifest}
+            return cls.from_dict({field.name: told[field.name] for field in dataclasses.fields(cls)})
+        except (BadInputError, KeyError, TypeError, ValueError) as error:
+            raise BadInputError(
+                f"The manifest of {path} doesn't tell classes and preprocessing: {error}.", "Build the engine again."
+            ) from error
+
+
+def _check_kinds(values: dict[str, Any]) -> None:
+    """Raise ValueError where a value is not of the kind that `Description.to_dict` gives."""
+    batch, classes = values["batch"], values["classes"]
+    right = {
+        "name": isinstance(values["name"], str),
+        "classes": isinstance(classes, list) and len(classes) > 1 and all(isinstance(name, str) for name in classes),
+        "precision": values["precision"] in get_args(Precision),
+        "input_type": values["input_type"] in get_args(InputType),
+        "batch": batch is None or (type(batch) is int and batch > 0),
+        "checkpoint_sha256": isinstance(values["checkpoint_sha256"], str),
+        "versions": isinstance(values["versions"], dict),
+        "source_size": values.get("source_size") is None or values["input_type"] == "uint8",
+        "output_type": values.get("output_type", "logits") in get_args(OutputType),
+    }
+    for name in (name for name, fine in right.items() if not fine):
+        raise ValueError(f"{name} is {values[name]!r}")
+    if ModelOutput(values.get("output_type", "logits")).single and len(classes) != 2:
+        raise ValueError(f"output_type is {values['output_type']!r} and classes is {classes!r}")

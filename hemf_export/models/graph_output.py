@@ -1,0 +1,333 @@
+"""What a classifier of unknown origin gives of an image, by its operators and by running it on a few images.
+
+Ends in a softmax, a sigmoid or anything else that stays between 0 and 1: probabilities. So are rows that sum to 1
+wherever they come from, as of a softmax that is written out, or of several networks averaged. All else are logits.
+
+What operators tell is interval arithmetic from the output back to what bounds it: a sigmoid lies between 0 and 1, and
+so does what is cut from it, averaged over it or written out as 1 / (1 + exp(-x)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import inliner, numpy_helper
+
+from hemf_export.files.errors import BadInputError
+from hemf_export.files.model_output import ModelOutput
+
+Interval = tuple[float, float]
+Given = Literal["logits", "probabilities"]
+IMAGES = 4  # of noise: rows of logits that sum to 1 in all of them are no accident
+_SEED = 20250
+_ROUNDING = 1e-5  # what float32 and float16 lose of a value, and of a sum of a thousand of them
+_SUM_ROUNDING = 2e-3
+FLOATS = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+_OTHER_FLOATS = onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16
+
+_ANY: Interval = (-math.inf, math.inf)
+_LARGEST_CONSTANT = 1_000_000  # numbers that are looked through
+_DEEPEST = 100  # nodes behind each other that are followed
+
+_KNOWN: dict[str, Interval] = {
+    **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), (0.0, 1.0)),
+    **dict.fromkeys(("Tanh", "Erf", "Sin", "Cos", "Softsign"), (-1.0, 1.0)),
+    **dict.fromkeys(("Softplus", "ReduceL1", "ReduceL2", "ReduceSumSquare"), (0.0, math.inf)),
+    "LogSoftmax": (-math.inf, 0.0),
+}
+# Operators that give values which they take, or means of them.
+_KEPT = (
+    *("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "CastLike", "Transpose", "Dropout", "Expand"),
+    *("Slice", "Split", "Gather", "GatherND", "GatherElements", "Tile", "ReduceMean", "ReduceMax", "ReduceMin"),
+    *("GlobalAveragePool", "GlobalMaxPool", "MaxPool"),
+)
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """What was found out of a graph's output.
+
+    Args:
+        output: what its numbers are.
+        classes: how many it tells apart.
+        sizes: of the output as it comes, None for the batch.
+        notes: what a user should know of it.
+    """
+
+    output: ModelOutput
+    classes: int
+    sizes: tuple[int | None, ...]
+    notes: tuple[str, ...] = ()
+
+
+def recognize(
+    model: onnx.ModelProto,
+    image: tuple[int, ...],
+    batch: int | None,
+    infer: Callable[[NDArray[np.float32]], NDArray[np.generic]],
+    *,
+    name: str,
+    given: Given | None = None,
+) -> Recognized:
+    """Look at the graph, and run it on seeded noise.
+
+    Args:
+        model: with one output.
+        image: shape of an image as the graph takes it, (3, S, S).
+        batch: that the graph takes alone; None for any.
+        infer: images (n, 3, S, S) → the output as it comes.
+        name: of the file, for messages.
+        given: what the output's numbers are, where a user says it.
+
+    Raises:
+        BadInputError: an output that isn't one row of numbers an image, or that may be either.
+    """
+    require_floats(model.graph.output[0], name)
+    rows, sizes = _run(image, batch, infer, name)
+    classes = rows.shape[1]
+    low, high = output_bounds(model)[0]
+    bounded = low >= -_ROUNDING and high <= 1 + _ROUNDING
+    if given is None and not bounded and _inside(rows) and not _sum_to_one(rows):
+        raise BadInputError(
+            f"{name} gives numbers between 0 and 1 for images of noise, and its operators don't tell whether they are "
+            "probabilities or logits.",
+            "Say which: `quantize(FILE, gives='probabilities')`, or `gives='logits'`.",
+        )
+    if given is None and rows.min() >= 0 and np.abs(rows.sum(1) - 100).max() < 100 * _SUM_ROUNDING:
+        raise BadInputError(f"{name} gives percentages.", "Let it end before they are multiplied by 100.")
+    bounded = bounded if given is None else given == "probabilities"
+    if classes == 1:
+        if bounded and (rows == 1).all():
+            raise BadInputError(
+                f"{name} gives 1 for every image: a softmax over a single output decides nothing.",
+                "End it with a sigmoid, or with the number before it.",
+            )
+        output = ModelOutput("probability" if bounded else "logit")
+        note = (
+            f"It has a single output: it is taken for a {output.noun} that decides between two classes, the second "
+            f"beyond {output.border:g}."
+        )
+        return Recognized(output, 2, sizes, (note,))
+    if _sum_to_one(rows) and given != "logits":
+        note = "It gives probabilities: they are taken as they are, and bounds are bounds of probabilities."
+        return Recognized(ModelOutput("probabilities"), classes, sizes, (note,))
+    if bounded:
+        note = (
+            "It gives numbers between 0 and 1 that don't sum to 1, as sigmoids do: each is taken for the probability "
+            "of its class, and the largest for the class of the image."
+        )
+        return Recognized(ModelOutput("probabilities"), classes, sizes, (note,))
+    return Recognized(ModelOutput("logits"), classes, sizes)
+
+
+def require_floats(output: onnx.ValueInfoProto, name: str) -> None:
+    """Refuse what can't be scores, as the index of the largest of them.
+
+    Raises:
+        BadInputError: the output isn't a tensor of floating-point numbers.
+    """
+    kind = output.type.tensor_type.elem_type if output.type.HasField("tensor_type") else 0
+    if kind in _OTHER_FLOATS:
+        shown = onnx.TensorProto.DataType.Name(kind).lower()
+        raise BadInputError(
+            f"{name}: its output {output.name} is {shown}, which TensorRT doesn't give.",
+            "Let it end with a Cast to float32.",
+        )
+    if kind not in FLOATS:
+        shown = onnx.TensorProto.DataType.Name(kind).lower() if kind else "no tensor"
+        raise BadInputError(
+            f"{name}: its output {output.name} is {shown}, not a number for each class.",
+            "Let it end where it gives scores, before the classes are made of them.",
+        )
+
+
+def is_row(sizes: tuple[int | None, ...], width: int, batch: int | None) -> bool:
+    """Whether an output of these sizes, None for any, is one row of `width` numbers for each image of a batch."""
+    own = sizes if batch == 1 else sizes[1:]  # the axis of a single image may be left out
+    known = [size for size in own if size not in (None, 1)]
+    fits = batch == 1 or (bool(sizes) and sizes[0] in (None, batch))
+    return fits and known in ([], [width]) and (width == 1 or None in own or known == [width])
+
+
+def output_bounds(model: onnx.ModelProto) -> list[Interval]:
+    """Bound each output of a graph for any input; infinite where operators don't tell."""
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    graph = _Graph(model.graph)
+    return [graph.interval(output.name) for output in model.graph.output]
+
+
+def _run(
+    image: tuple[int, ...],
+    batch: int | None,
+    infer: Callable[[NDArray[np.float32]], NDArray[np.generic]],
+    name: str,
+) -> tuple[NDArray[np.float64], tuple[int | None, ...]]:
+    """What the graph gives of some images of noise, a row each, and the sizes of its output."""
+    generator = np.random.default_rng(_SEED)
+    size = batch or IMAGES
+    parts: list[NDArray[np.float64]] = []
+    sizes: tuple[int | None, ...] = ()
+    for _ in range(-(-IMAGES // size)):
+        raw = np.asarray(infer(generator.standard_normal((size, *image), np.float32)))
+        sizes = tuple(raw.shape) if size == 1 and raw.shape[:1] != (1,) else (None, *raw.shape[1:])
+        if not raw.size or raw.size % size or not is_row(raw.shape, raw.size // size, size):
+            raise BadInputError(
+                f"{name} gives numbers of the shape {tuple(raw.shape)} for {size} image{'s' * (size > 1)}; expected "
+                f"one row an image, ({size}, classes).",
+                "A classifier of whole images is needed; heat maps and several heads are none.",
+            )
+        parts.append(raw.reshape(size, -1).astype(np.float64))
+    return np.concatenate(parts), sizes
+
+
+def _inside(rows: NDArray[np.float64]) -> bool:
+    return bool(rows.min() >= -_ROUNDING and rows.max() <= 1 + _ROUNDING)
+
+
+def _sum_to_one(rows: NDArray[np.float64]) -> bool:
+    return _inside(rows) and rows.shape[1] > 1 and bool(np.abs(rows.sum(1) - 1).max() < _SUM_ROUNDING)
+
+
+class _Graph:
+    """A graph's values by their names."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._nodes = {name: node for node in graph.node for name in node.output if name}
+        self._weights = {weight.name: weight for weight in graph.initializer}
+        self._known: dict[str, Interval] = {}
+
+    def interval(self, name: str, depth: int = 0) -> Interval:
+        if name not in self._known:
+            self._known[name] = self._find(name, depth)
+        return self._known[name]
+
+    def _find(self, name: str, depth: int) -> Interval:
+        if name in self._weights:
+            return _of_constant(self._weights[name])
+        node = self._nodes.get(name)
+        if node is None or depth > _DEEPEST:
+            return _ANY
+        if node.domain not in ("", "ai.onnx"):
+            fused = [entry.s.decode(errors="replace") for entry in node.attribute if entry.name == "activation"]
+            return _KNOWN.get(fused[0], _ANY) if fused else _ANY
+        if node.op_type == "Constant":
+            values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+            numbers = [attribute.f for attribute in node.attribute if attribute.name == "value_float"]
+            return _of_constant(values[0]) if values else (numbers[0], numbers[0]) if numbers else _ANY
+        if node.op_type in _KNOWN:
+            return _KNOWN[node.op_type]
+        if node.op_type in _RULES:
+            return _RULES[node.op_type](self, node, [self.interval(one, depth + 1) for one in node.input if one])
+        if node.op_type in _KEPT:
+            return self.interval(node.input[0], depth + 1)
+        return _ANY
+
+    def is_part(self, numerator: str, denominator: str) -> bool:
+        """Whether a value is a sum of `numerator`, which isn't negative, and other values that aren't."""
+        node = self._nodes.get(denominator)
+        if node is None:
+            return False
+        if node.op_type in ("Add", "Sum"):
+            return numerator in node.input and all(self.interval(one)[0] >= 0 for one in node.input)
+        if node.op_type in ("ReduceSum", "ReduceL1"):
+            return node.input[0] == numerator and self.interval(numerator)[0] >= 0
+        return node.op_type in ("Identity", "Expand", "Unsqueeze", "Reshape") and self.is_part(numerator, node.input[0])
+
+
+_Rule = Callable[[_Graph, onnx.NodeProto, list[Interval]], Interval]
+
+
+def _of_constant(tensor: onnx.TensorProto) -> Interval:
+    if math.prod(tensor.dims) > _LARGEST_CONSTANT or tensor.external_data or not math.prod(tensor.dims):
+        return _ANY
+    values = numpy_helper.to_array(tensor)
+    if values.dtype.kind not in "fiub" or not np.isfinite(values).all():
+        return _ANY
+    return float(values.min()), float(values.max())
+
+
+def _product(one: float, other: float) -> float:
+    return 0.0 if one == 0 or other == 0 else one * other
+
+
+def _hull(found: list[Interval]) -> Interval:
+    return min(low for low, _ in found), max(high for _, high in found)
+
+
+def _multiplied(one: Interval, other: Interval) -> Interval:
+    ends = [_product(a, b) for a in one for b in other]
+    return min(ends), max(ends)
+
+
+def _inverse(of: Interval) -> Interval:
+    low, high = of
+    if low < 0 < high or low == high == 0:
+        return _ANY
+    ends = [math.inf if end == 0 and low >= 0 else -math.inf if end == 0 else 1 / end for end in of]
+    return min(ends), max(ends)
+
+
+def _divided(graph: _Graph, node: onnx.NodeProto, found: list[Interval]) -> Interval:
+    if found[0][0] >= 0 and graph.is_part(node.input[0], node.input[1]):
+        return 0.0, 1.0
+    return _multiplied(found[0], _inverse(found[1]))
+
+
+def _clipped(graph: _Graph, node: onnx.NodeProto, found: list[Interval]) -> Interval:
+    ends = {attribute.name: attribute.f for attribute in node.attribute}  # before opset 11
+    low, high = ends.get("min", -math.inf), ends.get("max", math.inf)
+    if len(node.input) > 1 and node.input[1]:
+        low = graph.interval(node.input[1])[0]
+    if len(node.input) > 2 and node.input[2]:
+        high = graph.interval(node.input[2])[1]
+    return min(max(found[0][0], low), high), max(min(found[0][1], high), low)
+
+
+def _summed(of: Interval) -> Interval:
+    return (0.0 if of[0] >= 0 else -math.inf), (0.0 if of[1] <= 0 else math.inf)
+
+
+def _exponential(of: Interval) -> Interval:
+    low, high = (math.exp(end) if end < 700 else math.inf for end in of)
+    return low, high
+
+
+def _magnitude(of: Interval) -> Interval:
+    low, high = abs(of[0]), abs(of[1])
+    return (0.0 if of[0] < 0 < of[1] else min(low, high)), max(low, high)
+
+
+def _averaged(graph: _Graph, node: onnx.NodeProto, found: list[Interval]) -> Interval:
+    return _hull([*found, (0.0, 0.0)])  # padding may count
+
+
+_RULES: dict[str, _Rule] = {
+    "Add": lambda graph, node, found: (found[0][0] + found[1][0], found[0][1] + found[1][1]),
+    "Sum": lambda graph, node, found: (sum(one[0] for one in found), sum(one[1] for one in found)),
+    "Sub": lambda graph, node, found: (found[0][0] - found[1][1], found[0][1] - found[1][0]),
+    "Mul": lambda graph, node, found: _multiplied(found[0], found[1]),
+    "Div": _divided,
+    "Reciprocal": lambda graph, node, found: _inverse(found[0]),
+    "Neg": lambda graph, node, found: (-found[0][1], -found[0][0]),
+    "Abs": lambda graph, node, found: _magnitude(found[0]),
+    "Relu": lambda graph, node, found: (max(0.0, found[0][0]), max(0.0, found[0][1])),
+    "Exp": lambda graph, node, found: _exponential(found[0]),
+    "Sqrt": lambda graph, node, found: (
+        math.sqrt(max(0.0, found[0][0])), math.sqrt(max(0.0, found[0][1]))
+    ),
+    "Clip": _clipped,
+    "ReduceSum": lambda graph, node, found: _summed(found[0]),
+    "AveragePool": _averaged,
+    "Max": lambda graph, node, found: (max(one[0] for one in found), max(one[1] for one in found)),
+    "Min": lambda graph, node, found: (min(one[0] for one in found), min(one[1] for one in found)),
+    "Mean": lambda graph, node, found: _hull(found),
+    "Concat": lambda graph, node, found: _hull(found),
+    "Where": lambda graph, node, found: _hull(found[1:]),
+}  # fmt: skip

@@ -1,0 +1,1 @@
+"""The networks: architecture, configurations, parameters and multiply-adds. No files, no ONNX."""

@@ -1,0 +1,52 @@
+"""The initialization of the authors' code.
+
+In the branches and the head: Linears truncated normal with standard deviation 0.02, convolutions 0.2, cut at ±2;
+biases 0. The fusion blocks keep PyTorch's defaults, but for MHEA's memory: normal, 0.001.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hemf_export.networks.config import HemfConfig
+from hemf_export.networks.local_branch import PatchProjection
+from hemf_export.networks.mixed_attention import MHEA
+from hemf_export.networks.model import HEMF
+
+CONVOLUTION_STD = 0.2
+LINEAR_STD = 0.02
+MEMORY_STD = 0.001
+CUT = 2.0  # absolute, not in standard deviations
+
+
+def build(config: HemfConfig, *, seed: int | None = None) -> HEMF:
+    """A new network with the authors' initialization, in channels-last memory.
+
+    Args:
+        config: sizes and depths.
+        seed: makes the weights reproducible, and leaves the global random state as it was.
+    """
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        model = HEMF(config)
+        initialize(model)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def initialize(model: HEMF) -> None:
+    """Set every weight of `model` in place, from torch's global generator."""
+    strided = {module.projection for module in model.modules() if isinstance(module, PatchProjection)}
+    for branch in (model.local_steps, model.local_stages, model.global_steps, model.global_stages, model.head):
+        for module in branch.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                # A strided convolution is kept as a Linear over patches; it is a convolution all the same.
+                std = CONVOLUTION_STD if isinstance(module, nn.Conv2d) or module in strided else LINEAR_STD
+                nn.init.trunc_normal_(module.weight, std=std, a=-CUT, b=CUT)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    for module in model.fusion_stages.modules():
+        if isinstance(module, MHEA):
+            nn.init.normal_(module.memory_key.weight, std=MEMORY_STD)
+            nn.init.normal_(module.memory_value.weight, std=MEMORY_STD)

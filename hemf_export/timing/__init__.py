@@ -1,0 +1,1 @@
+"""Timing of runners side by side: what is timed, how, and with which interval."""

@@ -1,0 +1,97 @@
+"""Work that can be timed: a batch that lies ready where it is taken from, and one call that ends when the logits are
+there.
+
+On a GPU the input lies in the host's memory, and the logits come back to it (transfers in), or both stay on the GPU
+(transfers out), where the call waits for them. Knows nothing of clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hemf_export.files.errors import HemfError
+from hemf_export.models.runners import Runner
+
+
+class Workload(Protocol):
+    """One batch of one runner."""
+
+    def run(self) -> None:
+        """Compute the logits once. Returns when they are there.
+
+        Raises:
+            HemfError: the runner can't: too large a batch, for instance.
+        """
+        ...
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last run's logits, (batch, classes), on the host."""
+        ...
+
+
+class HostWorkload:
+    """A runner that takes and gives arrays of the host.
+
+    Args:
+        runner: whose.
+        batch: its input.
+    """
+
+    def __init__(self, runner: Runner, batch: NDArray[np.generic]) -> None:
+        self._runner, self._batch = runner, batch
+        self._logits = np.empty((0, 0), np.float32)
+
+    def run(self) -> None:
+        """Compute the logits; they and the input are on the host."""
+        self._logits = self._runner.infer(self._batch)
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last run's logits, on the host."""
+        return self._logits
+
+
+class TensorWorkload:
+    """A function of PyTorch tensors.
+
+    Args:
+        compute: network input → logits, of any float type, on the same device.
+        batch: the input, on the host.
+        device: that `compute` runs on.
+        transfers: copy input and logits within the time; False leaves them on the device.
+        channels_last: how the input lies in memory, for inputs of four axes that PyTorch's convolutions take.
+    """
+
+    def __init__(
+        self, compute: Callable[[Any], Any], batch: NDArray[np.generic], device: str, *, transfers: bool,
+        channels_last: bool = False,
+    ) -> None:  # fmt: skip
+        self._compute, self._device, self._transfers = compute, torch.device(device), transfers
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        host = torch.from_numpy(np.ascontiguousarray(batch))
+        self._gpu = self._device.type == "cuda"
+        # Memory of the host that the GPU copies from by itself, as a server would keep its batches.
+        self._input = host.pin_memory() if self._gpu and transfers else self._placed(host)
+        self._logits = torch.empty(0)
+
+    def run(self) -> None:
+        """Compute the logits, and copy them to the host where transfers are in."""
+        try:
+            logits = self._compute(self._placed(self._input) if self._transfers else self._input)
+            self._logits = logits.to("cpu") if self._transfers else logits
+            if self._gpu:
+                torch.cuda.synchronize()
+        except torch.OutOfMemoryError as error:
+            raise HemfError("The GPU's memory is too small for this batch.", "Take smaller ones: `batch`.") from error
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return the last run's logits, on the host."""
+        logits: NDArray[np.float32] = self._logits.to("cpu", torch.float32).numpy()
+        return logits
+
+    def _placed(self, images: torch.Tensor) -> torch.Tensor:
+        return images.to(self._device, non_blocking=True, memory_format=self._format)

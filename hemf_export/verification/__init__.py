@@ -1,0 +1,1 @@
+"""Verify that files compute what their checkpoint computes: logits, accuracy, agreement, and where they diverge."""

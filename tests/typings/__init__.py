@@ -1,0 +1,1 @@
+"""Stubs for mypy, and what writes them."""
