@@ -57,7 +57,7 @@ def with_output(text: str, folder: Path) -> str:
 
 
 def output(command: str, folder: Path) -> list[str]:
-    """What a command prints as its result; progress and the proposal of the next command are left out."""
+    """Run a command and return the lines of its result, without progress and the proposed next command."""
     print(f"$ {command}", flush=True)
     words = [sys.executable, "-m", "hemf_export", *shlex.split(command)[1:]]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}

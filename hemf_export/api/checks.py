@@ -5,23 +5,18 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hemf_export.api.results import PathLike, Report, paths_of
+from hemf_export.api.results import PathLike, Report, Written, paths_of
 from hemf_export.files.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from hemf_export.bench.run import Outcome as BenchOutcome
-    from hemf_export.verification.run import Outcome as VerifyOutcome
+from hemf_export.metrics.percentage import percentage
 
 
 @dataclass(frozen=True)
-class Verification(Report):
-    """What a verification found: every image through the reference and each candidate."""
-
-    _outcome: VerifyOutcome | None = field(default=None, repr=False)
+class Verification(Written):
+    """Result of a verification: every image through the reference and each candidate."""
 
     @property
     def passed(self) -> bool:
@@ -35,49 +30,22 @@ class Verification(Report):
 
         return text.missed(self.values)
 
-    def save(self, path: PathLike) -> Path:
-        """Write the result: a page for `.html`, a summary for `.md`, all of it as JSON for any other name."""
-        target = Path(path)
-        if self._outcome is not None and target.suffix == ".html":
-            self._outcome.write(html=target)
-        elif self._outcome is not None and target.suffix == ".md":
-            self._outcome.write(markdown=target)
-        else:
-            super().save(target)
-        return target
-
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
         rows = {"verdict": "passed" if self.passed else "failed: " + "; ".join(self.missed)}
         images = self.values["images"]["images"]
         for candidate in self.values["candidates"]:
-            rows[candidate["file"]] = (
-                f"{candidate['against_reference']['agreement']:.1%} of {images} images keep their class"
-            )
+            agreement = percentage(candidate["against_reference"]["agreement"], images)
+            rows[candidate["file"]] = f"{agreement} of {images} images keep their class"
         return rows
 
 
 @dataclass(frozen=True)
-class Benchmark(Report):
+class Benchmark(Written):
     """Latencies of runners, measured side by side."""
 
-    _outcome: BenchOutcome | None = field(default=None, repr=False)
-
-    @property
-    def passed(self) -> bool:
-        """Whether every runner that was timed gave the reference's logits."""
-        return self._outcome is None or self._outcome.problem is None
-
-    def save(self, path: PathLike) -> Path:
-        """Write the result: a page for `.html`, tables for `.md`, all of it as JSON for any other name."""
-        target = Path(path)
-        if self._outcome is not None and target.suffix == ".html":
-            self._outcome.write(html=target)
-        elif self._outcome is not None and target.suffix == ".md":
-            self._outcome.write(markdown=target)
-        else:
-            super().save(target)
-        return target
+    passed: bool = True
+    """Whether every runner that was timed gave the reference's logits, and none is slower than the baseline allows."""
 
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
@@ -99,7 +67,10 @@ class Evaluation(Report):
 
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
-        return {model["file"]: f"accuracy {model['metrics']['accuracy']:.1%}" for model in self.values["models"]}
+        return {
+            model["file"]: f"accuracy {percentage(model['metrics']['accuracy'], model['images']['images'])}"
+            for model in self.values["models"]
+        }
 
 
 @dataclass(frozen=True)
@@ -224,7 +195,7 @@ def benchmark(
             request, earlier=None if baseline is None else Path(baseline), max_slowdown=max_slowdown / 100,
             progress=progress,
         )  # fmt: skip
-    return Benchmark(outcome.values, outcome.notes, outcome)
+    return Benchmark(outcome.values, outcome.notes, outcome, passed=outcome.problem is None)
 
 
 def evaluate(
@@ -256,17 +227,19 @@ def evaluate(
     """
     from hemf_export.checkpoints.reading import Reading
     from hemf_export.evaluation import evaluation
-    from hemf_export.files import artifact_folder
+    from hemf_export.files import artifact_folder, locks
 
     request = evaluation.Request(
         paths_of(models), paths_of(data), None if classes is None else tuple(classes), batch,
         Reading(weights, image_size),
     )  # fmt: skip
-    if output is not None:
-        artifact_folder.check(Path(output), evaluation.MARK, force=force)
-    result = evaluation.evaluate(request, progress)
-    if output is not None:
-        evaluation.write(result, Path(output), force=force)
+    folder = None if output is None else Path(output)
+    with locks.owned(*([] if folder is None else [folder])):
+        if folder is not None:
+            artifact_folder.check(folder, evaluation.MARK, force=force)
+        result = evaluation.evaluate(request, progress)
+        if folder is not None:
+            evaluation.write(result, folder, force=force)
     notes = [note for one in result.models for note in one.model.notes]
     return Evaluation(result.to_dict(), tuple(dict.fromkeys([*notes, *result.notes])))
 
@@ -301,7 +274,7 @@ def explain(
     """
     from hemf_export.checkpoints.reading import Reading
     from hemf_export.evaluation import explanation
-    from hemf_export.files import artifact_folder
+    from hemf_export.files import artifact_folder, locks
 
     source = Path(checkpoint)
     request = explanation.Request(
@@ -309,8 +282,9 @@ def explain(
         Reading(weights, image_size),
     )  # fmt: skip
     folder = explanation.default_folder(source) if output is None else Path(output)
-    artifact_folder.check(folder, explanation.MARK, force=force)
-    values = explanation.explain(request, folder, force=force, progress=progress)
+    with locks.owned(folder):
+        artifact_folder.check(folder, explanation.MARK, force=force)
+        values = explanation.explain(request, folder, force=force, progress=progress)
     return Explanation(values, tuple(values["notes"]), folder)
 
 

@@ -14,7 +14,7 @@ from hemf_export.files.progress import SILENT, Progress
 
 @dataclass(frozen=True)
 class Shipment(Shown):
-    """What became of a checkpoint.
+    """Bundle of a checkpoint, and the steps that led to it.
 
     Args:
         path: the finished bundle.
@@ -25,7 +25,7 @@ class Shipment(Shown):
     values: Mapping[str, Any] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """What each step gave, in plain types."""
+        """Results of all steps, in plain types."""
         return dict(self.values)
 
     def facts(self) -> dict[str, str]:

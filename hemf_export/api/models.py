@@ -54,12 +54,12 @@ class Model(Shown):
 
     @property
     def description(self) -> Description:
-        """What the file says of itself."""
+        """Description that the file carries."""
         return self.file.description
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know about how the file was read."""
+        """Remarks for the user on how the file was read."""
         return self._predictor.notes
 
     def predict(self, images: Picture | Iterable[Picture], *, batch: int = 8) -> list[Prediction]:
@@ -102,7 +102,7 @@ class Model(Shown):
         return self._predictor.logits(pixels)
 
     def to_dict(self) -> dict[str, object]:
-        """What a report says of the model, in plain types."""
+        """Describe the model as reports do, in plain types."""
         return {"file": str(self.path), "sha256": self.file.sha256, **self._predictor.to_dict()}
 
     def facts(self) -> dict[str, str]:

@@ -1,23 +1,27 @@
-"""What the functions of the Python API return: files with their manifests, and results that a notebook can show."""
+"""Results of the Python API: files with their manifests, and reports; a notebook shows either as a table."""
 
 from __future__ import annotations
 
 import html
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from hemf_export.metrics.percentage import percentage
+from hemf_export.pages.figures import size
 
 PathLike = str | os.PathLike[str]
 
 
-class Shown:
+class Shown(ABC):
     """Show a result in a notebook, as a table of its main facts."""
 
+    @abstractmethod
     def facts(self) -> dict[str, str]:
         """Names and values that come first when the result is read."""
-        raise NotImplementedError
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -51,8 +55,7 @@ class FileResult(Shown):
 
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
-        size = self.path.stat().st_size if self.path.exists() else 0
-        return {"file": str(self.path), "size": f"{size / 1e6:.1f} MB", **self._facts()}
+        return {"file": str(self.path), "size": size(self.path.stat().st_size), **self._facts()}
 
     def _facts(self) -> dict[str, str]:
         return {}
@@ -84,8 +87,10 @@ class TrainResult(Shown):
 
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
-        splits = self.manifest["splits"]
-        shares = {f"{split} accuracy": f"{values['accuracy']:.1%}" for split, values in splits.items()}
+        shares = {
+            f"{split} accuracy": percentage(values["accuracy"], values["images"])
+            for split, values in self.manifest["splits"].items()
+        }
         return {"checkpoint": str(self.checkpoint), "epoch": str(self.manifest["epoch"]), **shares}
 
 
@@ -150,6 +155,28 @@ class Report(Shown):
 
         target = Path(path)
         artifacts.write_json(target, self.to_dict())
+        return target
+
+
+class _Outcome(Protocol):
+    def write(self, *, html: Path | None = None, markdown: Path | None = None) -> None: ...
+
+
+@dataclass(frozen=True)
+class Written(Report):
+    """A report that can be a page or a summary, too."""
+
+    _outcome: _Outcome | None = field(default=None, repr=False)
+
+    def save(self, path: PathLike) -> Path:
+        """Write the result: a page for `.html`, a summary for `.md`, all of it as JSON for any other name."""
+        target = Path(path)
+        if self._outcome is None or target.suffix not in (".html", ".md"):
+            return super().save(target)
+        if target.suffix == ".html":
+            self._outcome.write(html=target)
+        else:
+            self._outcome.write(markdown=target)
         return target
 
 

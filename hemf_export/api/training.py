@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,7 +78,6 @@ def resolve_recipe(recipe: Recipe | PathLike | Mapping[str, Any] | None) -> Reci
     Raises:
         BadInputError, UsageError: no such file or field, or a value that makes no sense.
     """
-    import os
 
     from hemf_export.train import recipe_file
     from hemf_export.train.recipe import Recipe

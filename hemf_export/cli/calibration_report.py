@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from hemf_export.models.description import Description
 from hemf_export.models.proof import Proof
 from hemf_export.precision import int8_choice
 from hemf_export.precision.compiled_precision import INT8_WORK
-from hemf_export.precision.earlier_file import WouldReplaceError
 from hemf_export.precision.graph_file import QuantizedFile
 from hemf_export.precision.int8_choice import milliseconds
-from hemf_export.precision.quantize import BoundMissedError
 
 _ISLANDS_SHOWN = 12
 _DEFAULT_TARGET = "t4"  # of `trt`
@@ -139,22 +136,6 @@ def graph_rows(
     if (gain := int8_choice.of_manifest(manifest)) is not None:
         rows.append(("INT8 beside FP16", int8_choice.beside(gain)))
     return [*rows, *proof_rows(proof, description.output.noun)]
-
-
-@contextmanager
-def hints(replace: str) -> Iterator[None]:
-    """Tell which options help where a library refuses: it knows none.
-
-    Args:
-        replace: what to do about a file that would be replaced.
-    """
-    try:
-        yield
-    except WouldReplaceError as error:
-        raise WouldReplaceError(error.message, replace) from error
-    except BoundMissedError as error:
-        more = "To allow more: --max-logit-diff, --min-agreement or --max-drop."
-        raise BoundMissedError(error.message, f"{error.hint or 'No file was kept.'} {more}", error.report) from error
 
 
 def _sensitivities(found: tuple[BlockSensitivity, ...], inside: set[str]) -> None:

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hemf_export.files.errors import UsageError
+from hemf_export.files.errors import CheckFailedError, UsageError
 from hemf_export.files.model_output import ModelOutput
+from hemf_export.metrics.comparison import Comparison
 
 MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
 MAX_PROBABILITY_DIFFERENCE = 0.025  # what two logits that differ by their bound do to a probability at most
 MIN_AGREEMENT = 0.99
+
+
+class BoundMissedError(CheckFailedError):
+    """No graph keeps the bounds or the budget.
+
+    Args:
+        what: the graph.
+        problems: the bounds that it missed, in words.
+        images: that it was proven on.
+    """
+
+    def __init__(self, what: str, problems: Sequence[str], images: str) -> None:
+        super().__init__(
+            f"{what}: {'; '.join(problems)} ({images}).",
+            "No file was kept. The float32 file keeps its figures. "
+            "To allow more: `max_logit_diff`, `min_agreement` or `max_drop`.",
+        )
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,25 @@ class Bounds:
         if self.max_logit_difference is not None:
             return self.max_logit_difference
         return max(MAX_LOGIT_DIFFERENCE, MAX_SHARE_OF_LOGITS * largest_logit)
+
+    def missed(self, comparison: Comparison, output: ModelOutput, *, noise: bool = False) -> list[str]:
+        """List, in words, the bounds that a graph misses.
+
+        Args:
+            comparison: of the graph with the float32 file.
+            output: what the file gives.
+            noise: whether the images are noise.
+        """
+        if not comparison.finite:
+            return ["logits that are not finite"]
+        bound = self.score_bound(output, comparison.largest_logit)
+        problems, difference = [], comparison.logit_difference.max
+        if not difference <= bound:
+            problems.append(f"a {output.noun} differs by {difference:.3g}, bound {bound:.3g}")
+        least = self.least_agreement(comparison.images, noise=noise)
+        if comparison.agreement < least:
+            problems.append(f"{comparison.agreement:.2%} keep their class, bound {least:.2%}")
+        return problems
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest: None stands for the default."""

@@ -52,11 +52,11 @@ RTX_ON_T4 = (
     "TensorRT-RTX engines for sm_75 are promised for GeForce RTX 20; NVIDIA does not name the T4. "
     "Check the engine on the T4, or build there with `backend='tensorrt'`."
 )
+_REPLACE = (
+    "To build from a graph that is there, name it instead of the model; to keep it, write elsewhere with "
+    "`output='OTHER/NAME.engine'`, whose folder gets the graph too; to replace it, say `force`."
+)
 _OF_THE_GRAPH = ("form", "types", "conversion", "int8", "int8_gain", "fine_tuning")  # in the engine's manifest too
-
-
-class PrecisionNeededError(UsageError):
-    """A float32 file, and no word of the engine's precision."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,13 @@ def make(request: Request, progress: Progress = SILENT) -> BuiltEngine:
             engine is written.
         MissingCapabilityError: no builder for the target here.
     """
+    try:
+        return _make(request, progress)
+    except WouldReplaceError as error:
+        raise WouldReplaceError(error.message, _REPLACE) from error
+
+
+def _make(request: Request, progress: Progress) -> BuiltEngine:
     model = request.model
     if ModelFile.open(model).kind == "engine":
         raise BadInputError(f"{model} is an engine already.", "An ONNX file of ours or a checkpoint is needed.")
@@ -305,9 +312,14 @@ def _ready(path: Path, precision: Literal["fp32"] | None = None) -> ProvenGraph:
     """A file that is built as it is: it has its precision already, which a float32 one has only if that was said."""
     _, description = OnnxFile.open(path).read_ours()
     if precision is not None and description.precision != precision:
-        raise UsageError(f"{path} is {description.precision}, not {precision}.", f"Leave out --{precision}.")
+        raise UsageError(
+            f"{path} is {description.precision}, not {precision}.", f"Leave out `precision={precision!r}`."
+        )
     if description.precision == "fp32" and precision is None:
-        raise PrecisionNeededError(f"{path} is float32, and an engine's precision is that of its graph: say which.")
+        raise UsageError(
+            f"{path} is float32, and an engine's precision is that of its graph: say which.",
+            "Say `precision='fp16'`, or `precision='int8', images=DIR`, or `precision='fp32'`.",
+        )
     if description.precision == "int8-cpu":
         raise BadInputError(
             f"{path} is an INT8 graph for a CPU, whose types TensorRT doesn't fuse.",

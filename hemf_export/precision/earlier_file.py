@@ -35,6 +35,11 @@ _OF_ENGINES = ("checkpoint_sha256", "backend", "compute_capability")
 class WouldReplaceError(BadInputError):
     """A file that was made otherwise lies where one is to be written."""
 
+    def __init__(
+        self, message: str, hint: str = "Write another file with `output`, or replace that one with `force`."
+    ) -> None:
+        super().__init__(message, hint)
+
 
 @dataclass(frozen=True)
 class Recipe:

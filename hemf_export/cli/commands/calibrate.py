@@ -111,8 +111,7 @@ def command(
         ),
         cache=artifacts.cache_folder() if cache else None, force=force,
     )  # fmt: skip
-    with calibration_report.hints("Write another file with -o, or replace that one with --force."):
-        made = quantize.make(request, ConsoleProgress(calibration_report.SearchSteps()))
+    made = quantize.make(request, ConsoleProgress(calibration_report.SearchSteps()))
     for note in made.notes:
         console.warn(note)
     if as_json:

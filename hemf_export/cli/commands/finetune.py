@@ -87,7 +87,7 @@ def command(
         raise UsageError("--metric is of --max-drop.")
 
     from hemf_export.calibration.budget import Budget
-    from hemf_export.cli import calibration_report, console
+    from hemf_export.cli import console
     from hemf_export.cli.progress import ConsoleProgress
     from hemf_export.precision import finetune
 
@@ -97,8 +97,7 @@ def command(
         budget=Budget(max_drop, min_agreement, metric) if asked else None, device=device,
         workers=workers, reading=reading, force=force,
     )  # fmt: skip
-    with calibration_report.hints("Write another file with -o, or replace that one with --force."):
-        made = finetune.make(request, ConsoleProgress(show_epoch))
+    made = finetune.make(request, ConsoleProgress(show_epoch))
     for note in made.notes:
         console.warn(note)
     if as_json:

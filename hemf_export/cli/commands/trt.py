@@ -28,11 +28,6 @@ if TYPE_CHECKING:
     from hemf_export.engines.build import Engine
     from hemf_export.precision.build_engine import BuiltEngine
 
-_REPLACE = (
-    "To build from a graph that is there, name it instead of the model; to keep it, write elsewhere with "
-    "-o OTHER/NAME.engine, whose folder gets the graph too; to replace it, say --force."
-)
-
 
 @click.command("trt", cls=Command)
 @click.argument("model", required=False, type=PATH)
@@ -127,7 +122,7 @@ def command(
     from hemf_export.pages import census_text
     from hemf_export.precision import build_engine
     from hemf_export.precision.bounds import Bounds
-    from hemf_export.precision.build_engine import PrecisionNeededError, Wanted
+    from hemf_export.precision.build_engine import Wanted
 
     if model is None:
         model = the_float32_file(Path())
@@ -146,11 +141,7 @@ def command(
         wanted=wanted,
         classes=classes, reading=reading, strict_precision=strict_precision, tune=tune, force=force,
     )  # fmt: skip
-    try:
-        with calibration_report.hints(_REPLACE):
-            done = build_engine.make(request, ConsoleProgress(calibration_report.SearchSteps()))
-    except PrecisionNeededError as error:
-        raise UsageError(error.message, "Say --fp16, or --int8 --images DIR, or --fp32.") from error
+    done = build_engine.make(request, ConsoleProgress(calibration_report.SearchSteps()))
     for note in done.notes:
         console.warn(note)
     if as_json:
