@@ -17,6 +17,7 @@ from hemf_export.engines.machine import Machine
 from hemf_export.engines.plan_header import PlanHeader
 from hemf_export.files.errors import BadInputError, HemfError
 from hemf_export.images.images import Preprocess
+from hemf_export.metrics.percentage import percentage
 from hemf_export.models import onnx_file, proof
 from hemf_export.models.model_file import CheckpointFile, EngineFile, Kind, ModelFile
 from hemf_export.models.onnx_file import OnnxFile
@@ -331,11 +332,13 @@ def _proven(evidence: Proof | None, output_type: str) -> list[tuple[str, str]]:
         return []
     figures, calibrated = evidence.figures, evidence.calibration_images
     noun = "probability" if output_type.startswith("probabilit") else "logit"
-    texts = [f"{figures.agreement:.2%} agree"]
+    images = evidence.images.images
+    texts = [f"{percentage(figures.agreement, images)} agree"]
     if figures.max_logit_difference is not None:
         texts.append(f"largest {noun} difference {figures.max_logit_difference:.1e}")
     if figures.accuracy is not None and figures.reference_accuracy is not None:
-        texts.append(f"accuracy {figures.accuracy:.2%} (reference {figures.reference_accuracy:.2%})")
+        both = (percentage(share, images) for share in (figures.accuracy, figures.reference_accuracy))
+        texts.append("accuracy {} (reference {})".format(*both))
     rows = [] if calibrated is None else [("calibrated on", str(calibrated))]
     emulated = ", float16 emulated" if evidence.float16_emulated else ""
     return [*rows, ("proven on", f"{evidence.images}{emulated}"), ("proof", ", ".join(texts))]
