@@ -1,7 +1,7 @@
-"""What a cache of decoded images could save: the time to decode beside that of a training step, on one core.
+"""Estimate what a cache of decoded images could save: decoding time against the time of a training step, on one core.
 
-The sample's blood cells are enlarged to the sizes of the paper's originals, with grain as cameras give it, so that JPEG
-has something to do. A cache would read raw RGB back, which takes time too: what it saves is the difference.
+The sample's blood cells are enlarged to the sizes of the paper's originals, with noise like a camera's, for realistic
+JPEG files. A cache would read raw RGB, which takes time too: it saves the difference.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from hemf_export.cli import console
 from hemf_export.images.images import Preprocess, decode
 from hemf_export.networks.config import registered
 from hemf_export.networks.initialization import build
-from hemf_export.train import data
+from hemf_export.train.augmentation import augment
+from hemf_export.train.recipe import Recipe
 
 ORIGINALS = {"COVID-CT": (350, 256), "ISIC2018": (600, 450), "Kvasir": (1280, 1024)}
 STEPS = (("hemf-tiny", 128, 32), ("hemf-base", 224, 8))
@@ -29,7 +30,7 @@ ROUNDS = 3
 
 
 def originals(source: Path, folder: Path, size: tuple[int, int], count: int) -> list[Path]:
-    """`count` images of the sample, enlarged, as JPEG files."""
+    """Write `count` images of the sample, enlarged, as JPEG files."""
     generator = np.random.default_rng(0)
     paths = []
     for index, path in enumerate(sorted(source.glob("*/*/*.jpg"))[::7][:count]):
@@ -42,7 +43,7 @@ def originals(source: Path, folder: Path, size: tuple[int, int], count: int) -> 
 
 
 def milliseconds(work: Callable[[Any], object], items: Iterable[Any]) -> float:
-    """The best mean time of an item in `ROUNDS` rounds."""
+    """Return the best mean time of an item in `ROUNDS` rounds, in ms."""
     items, best = list(items), float("inf")
     for _ in range(ROUNDS):
         started = time.perf_counter()
@@ -53,7 +54,7 @@ def milliseconds(work: Callable[[Any], object], items: Iterable[Any]) -> float:
 
 
 def step_ms(name: str, size: int, batch: int) -> float:
-    """A training step's time for an image."""
+    """Return the time of a training step per image, in ms."""
     model = build(registered(name, num_classes=7, image_size=size), seed=0).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.train().parameters())
     images = torch.randn(batch, 3, size, size).to(memory_format=torch.channels_last)
@@ -89,7 +90,7 @@ def main() -> None:
             for model, side, _ in STEPS:
                 preprocess, generator = Preprocess.for_size(side), np.random.default_rng(0)
                 augmenting = milliseconds(
-                    lambda image, p=preprocess, g=generator: p.normalize(data.augment(image, p.size, g)), images
+                    lambda image, p=preprocess, g=generator: p.normalize(augment(image, p.size, g, Recipe())), images
                 )
                 whole = decoding + augmenting + steps[model]
                 saved = (decoding - reading) / whole

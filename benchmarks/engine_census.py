@@ -1,8 +1,8 @@
-"""`make bench-engine`: what TensorRT-RTX compiles from the authors' architecture and from ours, pass by pass.
+"""`make bench-engine`: count the kernels of TensorRT-RTX for the authors' architecture and for ours, pass by pass.
 
-No GPU is needed: kernels and bytes are counted in the builder's own list, and the time is `engines.census`'s model of
-them. The yardstick is the architecture written naively, exported plainly for one batch size. Weights are from a seed:
-which kernels are compiled doesn't depend on their values, nor do INT8's on the ranges, which are made up here.
+No GPU is needed: kernels and bytes are counted in the builder's own list, and the time is modelled by
+`engines.census`. The baseline is a naive implementation of the architecture, exported for one batch size. Weights are
+random: the kernels don't depend on their values, nor do those of INT8 on the ranges, which are synthetic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hemf_export.calibration.products import find_products
 from hemf_export.checkpoints.authors import convert, infer_config
 from hemf_export.cli import console
 from hemf_export.cli.progress import ConsoleProgress
-from hemf_export.engines import census, chips, targets
+from hemf_export.engines import census, targets
 from hemf_export.engines.census import Census
 from hemf_export.export import onnx_export
 from hemf_export.images.images import Preprocess
@@ -54,8 +54,8 @@ def compare(network: str, batch: int, target: targets.Target, *, every_pass: boo
     """Print one table: a network at one batch size on one target."""
     compiler = Compiler("tensorrt-rtx", target, batch)
     rows: list[tuple[str, Census]] = []
-    plain, yardstick = exported(SIZES[network], batch)
-    for name, model in halves(plain, yardstick, every_pass=every_pass):
+    plain, baseline = exported(SIZES[network], batch)
+    for name, model in halves(plain, baseline, every_pass=every_pass):
         with SHOWN.task(f"{network}, batch {batch}, {target.sm}: {name}"):
             rows.append((name, trial_engine.count(model, compiler)))
     choice = int8_choice.choose(int8_trials(plain, compiler))
@@ -64,31 +64,31 @@ def compare(network: str, batch: int, target: targets.Target, *, every_pass: boo
         rows.append((f"in INT8, {choice.best.name}", choice.best.census))
     title = f"{network} at batch {batch} for {target.sm}, modelled at the published rates of {compiler.chip.product}"
     headings = ("graph", "kernels", "MB of activations", "of weights", "model ms", "of the first", "fitted ms")
-    console.table(title, headings, [_cells(name, found, rows[0][1], compiler) for name, found in rows])
-    console.say(f"{'INT8 is worth it' if choice.worthwhile else 'The answer is FP16'}: {choice.summary}.")
+    console.table(title, headings, [_cells(name, own, rows[0][1], compiler) for name, own in rows])
+    console.say(f"{'INT8 is worth it' if choice.worthwhile else 'The result is FP16'}: {choice.summary}.")
 
 
 def exported(config: HemfConfig, batch: int) -> tuple[ir.Model, ir.Model | None]:
-    """Our graph in float32 as it is exported, and the authors' architecture where it has this size."""
-    yardstick = None
+    """Return our exported float32 graph, and that of the authors' architecture if it has this size."""
+    baseline = None
     if config.name == "hemf-base":
         state = naive_weights(0, CLASSES)
-        yardstick = parse(naive_graph(state, CLASSES, batch))
+        baseline = parse(naive_graph(state, CLASSES, batch))
         converted, _ = convert(state)
         model = HEMF(infer_config(converted))
         model.load_state_dict(converted)
     else:
         model = build(config, seed=0)
     options = onnx_export.Options(batch=batch)
-    made = onnx_export.export_graph(model.eval(), Preprocess.for_size(config.image_size), options)
-    return prepare(ir.to_proto(made)), yardstick
+    exported_model = onnx_export.export_graph(model.eval(), Preprocess.for_size(config.image_size), options)
+    return prepare(ir.to_proto(exported_model)), baseline
 
 
-def halves(plain: ir.Model, yardstick: ir.Model | None, *, every_pass: bool) -> Iterator[tuple[str, ir.Model]]:
-    """The graphs to compare in float16: the authors' architecture, ours plain, and with each pass."""
-    if yardstick is not None:
-        yield AUTHORS, in_float16(copy_of(yardstick))
-    yield "ours, as a CPU likes it", in_float16(copy_of(plain))
+def halves(plain: ir.Model, baseline: ir.Model | None, *, every_pass: bool) -> Iterator[tuple[str, ir.Model]]:
+    """Yield the float16 graphs to compare: the authors' architecture, ours unchanged, and with each pass."""
+    if baseline is not None:
+        yield AUTHORS, in_float16(copy_of(baseline))
+    yield "ours, for a CPU", in_float16(copy_of(plain))
     names = [step.name for step in forms.PASSES]
     for number in range(1 if every_pass else len(names), len(names) + 1):
         rewritten = copy_of(plain)
@@ -106,24 +106,24 @@ def int8_trials(plain: ir.Model, compiler: Compiler) -> int8_choice.EngineTrials
 
 
 def in_float16(model: ir.Model) -> ir.Model:
-    """Float16 with the islands that the structure asks for; in place."""
+    """Convert to float16 in place, with the islands by structure."""
     to_float16(model)
     return model
 
 
-def _cells(name: str, found: Census, first: Census, compiler: Compiler) -> tuple[str, ...]:
+def _cells(name: str, own: Census, first: Census, compiler: Compiler) -> tuple[str, ...]:
     chip, batch = compiler.chip, compiler.batch
-    time, yardstick = found.model_ms(chip, batch), first.model_ms(chip, batch)
-    fitted = found.model_ms(chip, batch, rates=census.FITTED_TO_T4)
+    time, baseline = own.model_ms(chip, batch), first.model_ms(chip, batch)
+    fitted = own.model_ms(chip, batch, rates=census.FITTED_TO_T4)
     assert time is not None
-    assert yardstick is not None
+    assert baseline is not None
     assert fitted is not None
-    assert found.activation_bytes is not None
-    assert found.weight_bytes is not None
+    assert own.activation_bytes is not None
+    assert own.weight_bytes is not None
     return (
-        name, str(found.launches), f"{found.activation_bytes / 1e6:.0f}",
-        f"{found.weight_bytes / 1e6:.0f}", f"{time:.2f}", f"{time / yardstick:.2f}",
-        f"{fitted:.2f}" if chip is chips.T4 else "–",
+        name, str(own.launches), f"{own.activation_bytes / 1e6:.0f}",
+        f"{own.weight_bytes / 1e6:.0f}", f"{time:.2f}", f"{time / baseline:.2f}",
+        f"{fitted:.2f}" if chip is targets.T4 else "–",
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""`python -m benchmarks.engine_matrix FILE…`: every file built for every target and batch profile with TensorRT-RTX.
+"""`python -m benchmarks.engine_matrix FILE…`: build files for every target and batch profile with TensorRT-RTX.
 
-No GPU is needed. Each row says what was built, how large it is and how long it took.
+No GPU is needed. Each row has an engine's size and build time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from hemf_export.calibration.graph_types import count_types
 from hemf_export.cli import console
 from hemf_export.cli.progress import ConsoleProgress
 from hemf_export.engines import targets
-from hemf_export.engines.batches import BatchProfile
 from hemf_export.engines.build import build_engine
-from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.files.errors import HemfError
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 
 TARGETS = ("sm_75", "sm_86", "sm_89", "sm_120")
 PROFILES = ("1:8:32", "1:1:1")
@@ -49,7 +48,7 @@ def main() -> None:
 
 
 def build(graph: Path, target: targets.Target, profile: BatchProfile) -> tuple[str, str]:
-    """Size and seconds; nothing where it was refused, and the reason as a warning."""
+    """Build an engine; return its size and seconds, or empty texts and a warning with the reason if it was refused."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             engine = build_engine(

@@ -1,9 +1,8 @@
-"""`python -m benchmarks.engine_model`: the model of an engine's time beside latencies that others published for a T4.
+"""`python -m benchmarks.engine_model`: compare the model of an engine's time with published latencies on a T4.
 
 Each network is written in plain torch, exported in float16, and compiled with TensorRT-RTX for sm_75; no GPU is needed.
-The published figures are of TensorRT's or of hand-written kernels: where those differ from TensorRT-RTX's, so do the
-times. The table says by how much, and the last line which rates would make the least error; docs/engine-model.md has
-what to make of it.
+The published figures are for TensorRT's or hand-written kernels: where those differ from TensorRT-RTX's, so do the
+times. The table shows by how much, and the last line the rates with the smallest error; see docs/engine-model.md.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import nn
 from benchmarks import published_networks
 from hemf_export.cli import console
 from hemf_export.cli.progress import ConsoleProgress
-from hemf_export.engines import census, chips, targets
+from hemf_export.engines import build, targets
 from hemf_export.engines.census import FITTED_TO_T4, PEAKS, Census, Rates
 from hemf_export.files.errors import HemfError
 
@@ -36,13 +35,13 @@ FASTER = "FasterTransformer, CUDA 11.4"
 
 @dataclass(frozen=True)
 class Known:
-    """A network, and what was published of it.
+    """Network with its published latencies.
 
     Args:
-        make: the network.
+        make: builds the network.
         published_ms: latency on a T4 in float16, by source and batch size.
-        fits: whether the rates are fitted to it; not where TensorRT-RTX's kernels are known to be others than those
-            that were measured.
+        fits: whether the rates are fitted to it; False if TensorRT-RTX's kernels are known to differ from the measured
+            ones.
     """
 
     make: Callable[[], nn.Module]
@@ -54,7 +53,7 @@ KNOWN = {
     "ResNet-50": Known(
         published_networks.resnet50, {MMDEPLOY: {1: 1.26}, PADDLE: {1: 1.3045, 2: 1.8964, 4: 3.1821}}
     ),
-    # TensorRT has depthwise convolutions; TensorRT-RTX spreads them to dense ones.
+    # TensorRT has depthwise kernels; TensorRT-RTX expands them to dense convolutions.
     "MobileNetV2": Known(published_networks.mobilenet_v2, {PADDLE: {1: 0.5926, 2: 0.9131, 4: 1.4491}}, fits=False),
     "ViT-B/16": Known(published_networks.vit_b16, {FASTER: {1: 3.43, 8: 14.46, 16: 28.77, 32: 57.22}}),
     "Swin-T": Known(published_networks.swin_t, {FASTER: {1: 1.43, 8: 6.60, 16: 13.12, 32: 25.25}}),
@@ -81,15 +80,15 @@ def main() -> None:
         for batch in sorted({batch for figures in known.published_ms.values() for batch in figures}):
             with ConsoleProgress().task(f"Compiling {name} at batch {batch}"):
                 try:
-                    found = census.take(graph, targets.find("t4"), batch=batch)
+                    census = build.take_census(graph, targets.find("t4"), batch=batch)
                 except HemfError as error:
                     console.warn(f"{name} at batch {batch}: {error}")
                     continue
             for source, figures in known.published_ms.items():
                 if batch in figures:
-                    rows.append(row(name, batch, found, figures[batch], source))
+                    rows.append(row(name, batch, census, figures[batch], source))
                     ratios.append(float(rows[-1][7]))
-                    fitted += [(found, figures[batch])] if known.fits else []
+                    fitted += [(census, figures[batch])] if known.fits else []
     console.table(
         "Model and published latency on a T4, float16, ms",
         ("network", "batch", "kernels", "MB", "compute", "memory", "model", "by published", "fitted", "by published",
@@ -101,26 +100,26 @@ def main() -> None:
         print(fit(fitted))
 
 
-def row(name: str, batch: int, found: Census, published: float, source: str) -> tuple[str, ...]:
-    """A line of the table; times in milliseconds."""
-    times, moved = found.kernel_times_s(chips.T4), found.moved_bytes
-    peak, fitted = found.model_ms(chips.T4), found.model_ms(chips.T4, rates=FITTED_TO_T4)
+def row(name: str, batch: int, census: Census, published: float, source: str) -> tuple[str, ...]:
+    """Return a row of the table; times in milliseconds."""
+    times, moved = census.kernel_times_s(targets.T4), census.moved_bytes
+    peak, fitted = census.model_ms(targets.T4), census.model_ms(targets.T4, rates=FITTED_TO_T4)
     assert times is not None
     assert moved is not None
     assert peak is not None
     assert fitted is not None
     compute, memory = (1000 * sum(pair[index] for pair in times) for index in (0, 1))
     return (
-        name, str(batch), str(found.launches), f"{moved / 1e6:.0f}", f"{compute:.2f}", f"{memory:.2f}", f"{peak:.2f}",
+        name, str(batch), str(census.launches), f"{moved / 1e6:.0f}", f"{compute:.2f}", f"{memory:.2f}", f"{peak:.2f}",
         f"{peak / published:.2f}", f"{fitted:.2f}", f"{fitted / published:.2f}", f"{published:.2f}", source,
     )  # fmt: skip
 
 
 def fit(known: list[tuple[Census, float]]) -> str:
-    """The rates that make the least squared error of the logarithm, with what is left of it; and of the peaks."""
+    """Describe the rates with the least squared error of the logarithm, its residual, and the errors of other rates."""
 
     def error(rates: Rates) -> float:
-        logs = [math.log((found.model_ms(chips.T4, rates=rates) or 0) / published) for found, published in known]
+        logs = [math.log((census.model_ms(targets.T4, rates=rates) or 0) / published) for census, published in known]
         return math.sqrt(statistics.fmean(log**2 for log in logs))
 
     def loss(values: tuple[float, float, float]) -> float:
@@ -136,7 +135,7 @@ def fit(known: list[tuple[Census, float]]) -> str:
 
 
 def exported(network: nn.Module, *, channels: int = 3, kind: torch.dtype = torch.float16) -> bytes:
-    """The network as an ONNX file whose batch is open, in one type."""
+    """Export the network to an ONNX file with a dynamic batch, in one type."""
     buffer = io.BytesIO()
     images = torch.zeros(2, channels, PIXELS, PIXELS, dtype=kind)
     program = torch.onnx.export(

@@ -1,8 +1,8 @@
-"""`make bench`: hemf-base in ONNX Runtime, our graph against the architecture written naively, in one run.
+"""`make bench`: time hemf-base in ONNX Runtime, our graph against a naive implementation of the architecture.
 
 Both have the same weights and go through the same exporter and onnxsim; their logits are compared before anything is
-timed. Ratios are taken round by round. With --weights and --int8, a file for the CPU that `hemf-export calibrate` made
-of those weights runs beside them, and so does PyTorch.
+timed. Ratios are computed per round. With --weights and --int8, an INT8 file for the CPU of those weights, made by
+`hemf-export calibrate`, is timed too, and so is PyTorch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from hemf_export.timing.workloads import HostWorkload
 
 
 def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
-    """A state dict in the authors' names, of a spread that goes through all layers."""
+    """Return a random state dict with the authors' names, scaled so that signals pass through all layers."""
     torch.manual_seed(seed)
     model = NaiveHEMF(classes)
     for name, value in model.state_dict().items():
@@ -54,7 +54,7 @@ def naive_weights(seed: int, classes: int) -> dict[str, Tensor]:
 
 
 def export_naive(state: dict[str, Tensor], classes: int, path: Path) -> None:
-    """torch's exporter with its own optimization, then onnxsim."""
+    """Export the naive network with torch's exporter and optimizer, then onnxsim."""
     onnx.save(naive_graph(state, classes), path)
     simplified, valid = onnxsim.simplify(onnx.load(path))
     assert valid
@@ -62,9 +62,9 @@ def export_naive(state: dict[str, Tensor], classes: int, path: Path) -> None:
 
 
 def naive_graph(state: dict[str, Tensor], classes: int, batch: int | None = None) -> onnx.ModelProto:
-    """The naive network as torch's exporter gives it, for one batch size or for any."""
+    """Export the naive network with torch's exporter, for one batch size or a dynamic batch."""
     model = NaiveHEMF(classes).eval()
-    # The authors' files carry parameters that take no part.
+    # The authors' files have unused parameters.
     model.load_state_dict({name: state[name] for name in model.state_dict()})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -110,7 +110,7 @@ def main() -> None:
         checkpoint.save(Checkpoint(infer_config(converted), names, preprocess, converted), Path(folder, "ours.pt"))
         onnx_export.export(Path(folder, "ours.pt"), ours, onnx_export.Options(), progress=ConsoleProgress())
         files = {"naive": naive, "ours": ours} | ({} if arguments.int8 is None else {"ours, INT8": arguments.int8})
-        # How far INT8 may be off is for `calibrate` to prove: here its file only has to be one of the same weights.
+        # `calibrate` proves the accuracy of INT8: here its file must only have the same weights.
         contenders = [
             _contender(OnnxRunner(path, name), preprocess, lambda largest, name=name: _bound(name, largest))
             for name, path in files.items()

@@ -1,10 +1,10 @@
-"""`make bench-int8`: what a backend makes of each kind of product in FP16 and in INT8, found by small builds.
+"""`make bench-int8`: compile each kind of product in FP16 and in INT8, and show the kernels that a backend chooses.
 
-Each product stands between two pointwise operators, in the sizes of HEMF's stages, and is compiled with TensorRT-RTX
-for a compute capability, in FP16 and with quantization in front of it as `calibrate` puts it. A dense convolution is
-compiled a third time: its patches gathered to rows, an int8 matrix product, and the rows put back. No GPU is needed:
-types and kernels are the builder's own, the time is the model of `engines.census` at the target's peak rates. What was
-built before is in the cache, by the builder's version.
+Each product is between two pointwise operators, in the sizes of HEMF's stages, and is compiled with TensorRT-RTX for a
+compute capability, in FP16 and with the quantization that `calibrate` inserts. A dense convolution is compiled a third
+time as gathered patches, an int8 matrix product, and a reshape back. No GPU is needed: types and kernels are the
+builder's, the time is modelled by `engines.census` at the target's peak rates. Earlier results are cached by the
+builder's version.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from hemf_export.cli import console
 from hemf_export.cli.progress import ConsoleProgress
 from hemf_export.engines import targets
 from hemf_export.engines.census import Census
-from hemf_export.engines.chips import Chip
+from hemf_export.engines.targets import Chip
 from hemf_export.files.errors import BadInputError
 from hemf_export.precision import trial_engine
 from hemf_export.precision.trial_engine import Compiler
 
-STAGES = ((96, 56), (192, 28), (384, 14), (768, 7))  # channels, and pixels a side
+STAGES = ((96, 56), (192, 28), (384, 14), (768, 7))  # channels, and side in pixels
 
 
 class Graph:
-    """Writes a small classifier: a map of features, the product, two logits."""
+    """Writer of a small classifier: a feature map, the product, two logits."""
 
     def __init__(self, channels: int, side: int) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -47,7 +47,7 @@ class Graph:
         self.side, self.channels = side, channels
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node of one output."""
+        """Add a node with one output."""
         name = f"{kind.lower()}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name, **attributes))
         return name
@@ -62,12 +62,12 @@ class Graph:
         return self.weights[-1].name
 
     def reshape(self, value: str, *shape: int) -> str:
-        """Give it another shape."""
+        """Reshape a value."""
         return self.op("Reshape", value, self.constant(np.array(shape, np.int64)))
 
-    def finish(self, made: str, *, axis: int = 1) -> ir.Model:
-        """Put an activation, the mean and a classifier behind the product's result, whose channels are at `axis`."""
-        value = self.op("Relu", made)
+    def finish(self, product: str, *, axis: int = 1) -> ir.Model:
+        """Append an activation, the mean and a classifier to the product, whose channels are at `axis`."""
+        value = self.op("Relu", product)
         if axis != 1:
             value = self.op("Transpose", value, perm=[0, 2, 1])
         flat = self.reshape(value, -1, self.channels, self.side**2)
@@ -80,7 +80,7 @@ class Graph:
 
 
 def convolution(channels: int, side: int, *, kernel: int, groups: int = 1) -> ir.Model:
-    """A convolution that keeps the map's size."""
+    """Build a convolution that keeps the map's size."""
     graph = Graph(channels, side)
     weight = graph.weight(channels, channels // groups, kernel, kernel)
     return graph.finish(graph.op("Conv", graph.maps, weight, pads=[kernel // 2] * 4, group=groups))
@@ -101,12 +101,12 @@ def gathered(channels: int, side: int, *, kernel: int) -> ir.Model:
             taps.append(graph.op("Slice", padded, *ends, axes))
         pixels = graph.op("Concat", *taps, axis=-1)
     rows = graph.reshape(pixels, -1, kernel**2 * channels)
-    made = graph.op("MatMul", rows, graph.weight(kernel**2 * channels, channels))
-    return graph.finish(graph.op("Transpose", graph.reshape(made, -1, side, side, channels), perm=[0, 3, 1, 2]))
+    product = graph.op("MatMul", rows, graph.weight(kernel**2 * channels, channels))
+    return graph.finish(graph.op("Transpose", graph.reshape(product, -1, side, side, channels), perm=[0, 3, 1, 2]))
 
 
 def product_of_rows(channels: int, side: int) -> ir.Model:
-    """A matrix product of rows and a weight."""
+    """Build a matrix product of rows and a weight."""
     graph = Graph(channels, side)
     rows = graph.op("Transpose", graph.reshape(graph.maps, -1, channels, side**2), perm=[0, 2, 1])
     rows = graph.op("Sigmoid", rows)
@@ -114,7 +114,7 @@ def product_of_rows(channels: int, side: int) -> ir.Model:
 
 
 def product_of_activations(channels: int, side: int) -> ir.Model:
-    """A matrix product of two activations, with no softmax near it."""
+    """Build a matrix product of two activations, without a softmax."""
     graph = Graph(channels, side)
     maps = graph.reshape(graph.maps, -1, channels, side**2)
     turned = graph.op("Transpose", graph.op("Sigmoid", maps), perm=[0, 2, 1])
@@ -123,7 +123,7 @@ def product_of_activations(channels: int, side: int) -> ir.Model:
 
 
 def cases() -> Iterator[tuple[str, Callable[[], ir.Model], Callable[[], ir.Model] | None]]:
-    """Name, graph, and the graph of gathered rows where there is one."""
+    """Yield name, graph, and the graph of gathered rows, if any."""
     for channels, side in STAGES:
         size = f"{channels}×{side}×{side}"
         for kernel in (3, 1):
@@ -145,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", default="sm_75,sm_86,sm_89,sm_120")
     parser.add_argument("--backend", choices=["tensorrt-rtx", "tensorrt"], default="tensorrt-rtx",
-                        help="tensorrt lists its kernels on a GPU of the target's kind alone")  # fmt: skip
+                        help="tensorrt lists its kernels only on a GPU of the target's kind")  # fmt: skip
     parser.add_argument("--batch", type=int, default=8)
     arguments = parser.parse_args()
     for name in arguments.targets.split(","):
@@ -173,34 +173,34 @@ def main() -> None:
 
 
 def counted(model: ir.Model, compiler: Compiler, batch: int, *, int8: bool) -> Census | None:
-    """The census of a graph in FP16, its middle products in INT8 or not; None where the backend doesn't take it."""
-    made = copy_of(model)
+    """Count the kernels of a graph in FP16, its middle products optionally in INT8; None if the backend refuses it."""
+    copy = copy_of(model)
     if int8:
-        shapes = image_shapes(made)
-        middle = find_products(made.graph, shapes)[1:-1]  # behind the first convolution, before the classifier
-        quantize(made, [_allowed(each) for each in middle], trial_engine.made_up_statistics(), "max")
-    to_float16(made, {})
+        shapes = image_shapes(copy)
+        middle = find_products(copy.graph, shapes)[1:-1]  # after the first convolution, before the classifier
+        quantize(copy, [_allowed(each) for each in middle], trial_engine.synthetic_statistics(), "max")
+    to_float16(copy, {})
     try:
-        return trial_engine.count(made, replace(compiler, batch=batch))
+        return trial_engine.count(copy, replace(compiler, batch=batch))
     except BadInputError:
         return None
 
 
 def _allowed(product: Product) -> Product:
-    """Take a product's refusal away: the question here is what would come of it."""
+    """Remove a product's refusal, to measure what quantizing it would give."""
     return replace(product, refusal=None)
 
 
-def _cells(found: Census | None, half: Census | None, chip: Chip) -> tuple[str, str, str, str]:
-    if found is None or half is None:
+def _cells(census: Census | None, half: Census | None, chip: Chip) -> tuple[str, str, str, str]:
+    if census is None or half is None:
         return "–", "–", "–", "–"
-    time, base = found.model_ms(chip), half.model_ms(chip)
+    time, base = census.model_ms(chip), half.model_ms(chip)
     assert time is not None
     assert base is not None
-    kinds = [kernel.product_type for kernel in found.kernels if kernel.product_type is not None]
-    inner = kinds[1:-1] or kinds  # the first convolution and the classifier are in half
+    kinds = [kernel.product_type for kernel in census.kernels if kernel.product_type is not None]
+    inner = kinds[1:-1] or kinds  # the first convolution and the classifier are in float16
     return (
-        ", ".join(dict.fromkeys(map(str, inner))), str(found.launches), f"{1000 * time:.0f}", f"{time / base:.2f}"
+        ", ".join(dict.fromkeys(map(str, inner))), str(census.launches), f"{1000 * time:.0f}", f"{time / base:.2f}"
     )  # fmt: skip
 
 

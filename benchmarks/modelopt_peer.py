@@ -1,6 +1,6 @@
-"""NVIDIA ModelOpt's AutoCast on one file, run by `benchmarks.precision` with the Python of an environment of its own.
+"""Run NVIDIA ModelOpt's AutoCast on one file, for `benchmarks.precision`, in a virtual environment of its own.
 
-A script that imports nothing of ours: ModelOpt pins older versions of onnx than we need.
+The script imports nothing of ours: ModelOpt pins older versions of onnx than we need.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Convert, and report the seconds from the file to the file; imports and their side effects aren't counted."""
+    """Convert a file, and report the seconds from file to file, without imports and their side effects."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=Path, help="float32 ONNX file")
     parser.add_argument("output", type=Path, help="FP16 ONNX file")
@@ -26,7 +26,7 @@ def main() -> None:
     import onnx
     from modelopt.onnx.autocast import convert_to_mixed_precision
 
-    # Without a bound on the data AutoCast has no use for a run of the float32 graph, and leaves it out.
+    # Without a bound on the data AutoCast skips the run of the float32 graph, which it doesn't need then.
     options: dict[str, Any] = {} if arguments.ranges else {"data_max": math.inf}
     start = time.perf_counter()
     converted = convert_to_mixed_precision(

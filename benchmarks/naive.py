@@ -1,9 +1,9 @@
-"""HEMF transcribed plainly from the paper's equations: the yardstick that our own network is measured against.
+"""Naive implementation of HEMF from the paper's equations: the baseline that our network is measured against.
 
 Layer norm written out, feature maps (N, C, H, W) with general permutations around each product over channels,
 position tables computed in the forward pass. Its parameters have the authors' names, so their state dicts load as
-they are (`strict=False`, for the unused ones). Written from the description, without a line in common with `hemf`: the
-tests use it as an independent oracle too.
+they are (`strict=False`, for the unused ones). Written independently of `hemf_export.networks`: the tests use
+it as an oracle too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over C, of (N, C, H, W) or (N, H, W, C), written out."""
+    """Layer norm over C of (N, C, H, W) or (N, H, W, C), written out."""
 
     def __init__(self, channels: int, channel_axis: int = 1) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class Fusion(nn.Module):
 
 
 class NaiveHEMF(nn.Module):
-    """(N, 3, H, W), H and W multiples of 32 → logits (N, classes)."""
+    """Network from images (N, 3, H, W), H and W multiples of 32, to logits (N, classes)."""
 
     def __init__(
         self, classes: int = 7, width: int = 96, heads: int = 8, elf: int = 4, egf: int = 3, slots: int = 64

@@ -1,9 +1,10 @@
-"""`python -m benchmarks.other_forms FILE…`: what the passes and INT8 do to other people's networks.
+"""`python -m benchmarks.other_forms FILE…`: measure what the passes and INT8 gain on other architectures.
 
-FILEs are float32 ONNX files; `python -m benchmarks.other_networks` writes ten. Each is compiled with TensorRT-RTX as it
-is and rewritten, as `trt` does for files that aren't ours, and then with this and that in INT8, as `calibrate` does for
-a budget; no engine is kept. The tables have all of them, and what was chosen. No GPU is needed: kernels and bytes are
-counted, the time is the model of `engines.census` at the target's peak rates, or a T4's for a compute capability.
+FILEs are float32 ONNX files; `python -m benchmarks.other_networks` writes ten. Each is compiled with TensorRT-RTX
+unchanged and rewritten, as `trt` does for other exporters' files, and then with several sets of products in INT8, as
+`calibrate` does for a budget; no engine is kept. The tables show all variants, and the choice. No GPU is needed:
+kernels and bytes are counted, the time is modelled by `engines.census` at the target's peak rates, or a T4's for a
+compute capability.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from hemf_export.cli.progress import ConsoleProgress
 from hemf_export.engines import targets
 from hemf_export.images.images import Preprocess
 from hemf_export.models.description import Description
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.precision import form_choice, int8_choice
 from hemf_export.precision.form_choice import Tried
 from hemf_export.precision.trial_engine import Compiler
 
 SHOWN = ConsoleProgress()
 
-# Nothing of it changes what is compiled: the batch is open in every file.
+# Doesn't affect what is compiled: every file has a dynamic batch.
 ANY = Description(
     name="other", classes=("a", "b"), preprocess=Preprocess(), precision="fp32", input_type="float32", batch=None,
     checkpoint_sha256="0" * 64, versions={},
@@ -50,13 +51,13 @@ def main() -> None:
         model = prepare(OnnxFile.open(path).read())
         choice = form_choice.choose(model, compiler, ANY, ours=False, progress=SHOWN)
         places = forms.rewrite(copy_of(model), "tensorrt-rtx", only=choice.passes).places
-        found = ", ".join(f"{count} {name}" for name, count in places.items()) or "none"
+        matches = ", ".join(f"{count} {name}" for name, count in places.items()) or "none"
         plain = next((tried for tried in choice.tried if not tried.passes), None)
-        taken = next((tried for tried in choice.tried if tried.passes == choice.passes), None)
-        if plain is None or taken is None:
+        chosen = next((tried for tried in choice.tried if tried.passes == choice.passes), None)
+        if plain is None or chosen is None:
             rows.append((path.stem, choice.note or "no pass finds anything", "", "", "", ""))
         else:
-            rows.append((path.stem, found, *_pair(plain, taken), f"{taken.model_ms / plain.model_ms:.2f}"))
+            rows.append((path.stem, matches, *_pair(plain, chosen), f"{chosen.model_ms / plain.model_ms:.2f}"))
         int8.append((path.stem, *_int8(model, choice, compiler)))
     where = f"at batch {arguments.batch} for {arguments.target}"
     forms_columns = ("network", "places", "kernels", "MB", "model ms", "of the plain one")
@@ -66,26 +67,26 @@ def main() -> None:
 
 
 def _int8(model: ir.Model, form: form_choice.Choice, compiler: Compiler) -> tuple[str, ...]:
-    """Compile it with this and that in INT8, the islands of its structure in float32."""
+    """Compile a model with several sets of products in INT8, structural islands in float32; return a table row."""
     forms.rewrite(model, compiler.form, only=form.among(forms.first(compiler.form)))
     products = find_products(model.graph, image_shapes(model))
     last = form.among(forms.last(compiler.form))
-    found = int8_choice.choose(
+    choice = int8_choice.choose(
         int8_choice.EngineTrials(model, products, find_islands(model.graph), compiler, last=last, progress=SHOWN)
     )
-    half = found.fp16.model_ms
+    half = choice.fp16.model_ms
     cells = [f"{half:.3f}"]
-    for trial in (found.everything, found.best):
+    for trial in (choice.everything, choice.best):
         cells += ["–", "–"] if trial is None else [f"{trial.model_ms:.3f}", f"{trial.model_ms / half:.2f}"]
-    return (*cells, "–" if found.best is None else found.best.name, "INT8" if found.worthwhile else "FP16")
+    return (*cells, "–" if choice.best is None else choice.best.name, "INT8" if choice.worthwhile else "FP16")
 
 
-def _pair(plain: Tried, taken: Tried) -> tuple[str, str, str]:
-    moved = [f"{(tried.bytes or 0) / 1e6:.0f}" for tried in (plain, taken)]
+def _pair(plain: Tried, chosen: Tried) -> tuple[str, str, str]:
+    moved = [f"{(tried.bytes or 0) / 1e6:.0f}" for tried in (plain, chosen)]
     return (
-        f"{plain.kernels} → {taken.kernels}",
+        f"{plain.kernels} → {chosen.kernels}",
         " → ".join(moved),
-        f"{plain.model_ms:.2f} → {taken.model_ms:.2f}",
+        f"{plain.model_ms:.2f} → {chosen.model_ms:.2f}",
     )
 
 

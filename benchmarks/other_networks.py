@@ -1,9 +1,9 @@
-"""Networks of other people, in plain torch with random weights: what holds for ours has to hold for these too.
+"""Other published architectures, in plain torch with random weights, to test what must hold for any network.
 
     python -m benchmarks.other_networks FOLDER [--precision fp32|fp16] [--only resnet-50,…]
 
-writes an ONNX file of each into FOLDER, its batch open, whose census `python -m benchmarks.file_census` takes.
-Written from the papers; only what shapes the kernels is kept.
+writes an ONNX file of each with a dynamic batch into FOLDER, for `python -m benchmarks.file_census`. Written from the
+papers, with only what determines the kernels.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Gate(nn.Module):
 
 
 class Around(nn.Module):
-    """A shortcut around a body, where their shapes agree, or through `shortcut`."""
+    """Residual connection around a body, if the shapes agree, or through `shortcut`."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None, after: nn.Module | None = None) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Around(nn.Module):
 def mobile(
     cin: int, cout: int, wide: int, kernel: int, stride: int, squeezed: int, act: nn.Module, gate: nn.Module
 ) -> nn.Module:  # fmt: skip
-    """MobileNetV3's and EfficientNet's block; `squeezed` 0 for no gate."""
+    """Build the block of MobileNetV3 and EfficientNet; `squeezed` 0 for no gate."""
     body = nn.Sequential(
         *([conv(cin, wide, 1, act=act)] if wide != cin else []), conv(wide, wide, kernel, stride, wide, act),
         *([Gate(wide, squeezed, nn.ReLU() if isinstance(gate, nn.Hardsigmoid) else act, gate)] if squeezed else []),
@@ -142,7 +142,7 @@ def vit_s() -> nn.Module:
 
 
 class Dense(nn.Module):
-    """A layer whose output is laid beside its input."""
+    """Layer whose output is concatenated to its input."""
 
     def __init__(self, cin: int, growth: int) -> None:
         super().__init__()

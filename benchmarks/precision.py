@@ -1,7 +1,7 @@
-"""`make bench-precision`: what FP16 and INT8 files cost to make, beside ModelOpt's AutoCast and plain inference.
+"""`make bench-precision`: measure the cost of making FP16 and INT8 files, against ModelOpt's AutoCast and inference.
 
-Each measured thing runs in a process of its own, so that it neither finds warm what another left nor holds its memory,
-and in turn with what it is compared with. A ratio is to the first row of its kind.
+Each measurement runs in its own process, so that it shares neither warm caches nor memory with others, and alternates
+with what it is compared with. Ratios are to the first row of the same kind.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ from hemf_export.files.progress import IDLE, Silent, Task
 from hemf_export.images import folders, image_labels
 from hemf_export.models import graph_source
 from hemf_export.precision import quantize
+from hemf_export.precision.quantization_request import Request
 
 ROOT = Path(__file__).parent.parent
-COMPARED_IMAGES = 64  # whose logits tell how far an FP16 file is from float32
+COMPARED_IMAGES = 64  # images for the logit differences of FP16 files from float32
 RESAMPLES = 2000
-BUDGET = 0.5  # points
-# Without a range pass, as ours; and with one on noise, which is what AutoCast does by default.
+BUDGET = 0.5  # percentage points
+# Without a pass to record ranges, like ours; and with one on noise, AutoCast's default.
 _AUTOCAST: dict[str, tuple[str, ...]] = {"AutoCast": (), "AutoCast, ranges of noise": ("--ranges",)}
 
 
 @dataclass
 class Measured:
-    """One row: seconds, one a round; most memory; how far each image's logits are. Zero and None where nobody looked.
+    """Measurements of one row: seconds per round, peak memory, logit differences per image; 0 or None if not measured.
 
-    Seconds of processor time tell what the work costs where others use the machine, too. Differences are of the mean
-    logit of each image, and the largest of all.
+    Processor time shows the cost even on a busy machine. Differences are the mean over each image's logits, and the
+    largest of all.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -61,7 +62,7 @@ class Measured:
     largest: float = 0.0
 
     def row(self, name: str, first: Measured) -> tuple[str, ...]:
-        """Its cells, with the ratio to `first`, round by round."""
+        """Return the cells of the row, with the median ratio to `first` over rounds."""
         ratio = statistics.median(own / its for own, its in zip(self.seconds, first.seconds, strict=True))
         processor = f"{self.processor_s / first.processor_s:.2f}" if self.processor_s and first.processor_s else ""
         difference = "" if self.differences is None else f"{self.largest:.1e}"
@@ -70,7 +71,7 @@ class Measured:
         return name, f"{statistics.median(self.seconds):.1f}", f"{ratio:.2f}", processor, difference, mean, memory
 
     def _against(self, first: Measured) -> str:
-        """The ratio of the means and its 95 % interval over images."""
+        """Return the ratio of the means with its 95 % interval over images, as text."""
         if self is first or self.differences is None or first.differences is None:
             return ""
         own, its = self.differences, first.differences
@@ -80,7 +81,7 @@ class Measured:
 
 
 class Phases(Silent):
-    """The seconds of each of a calibration's outermost tasks by its name, and of processor time."""
+    """Progress that records the wall-clock and processor seconds of each outermost task by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}
@@ -88,7 +89,7 @@ class Phases(Silent):
 
     @contextmanager
     def task(self, text: str, total: float | None = None, unit: str = "") -> Iterator[Task]:
-        """Time it."""
+        """Time a task."""
         start, self._depth = _now(), self._depth + 1
         yield IDLE
         self._depth -= 1
@@ -98,13 +99,13 @@ class Phases(Silent):
 
 
 def _now() -> tuple[float, float]:
-    """Seconds on the clock, and of processor time of this process."""
+    """Return wall-clock and processor seconds of this process."""
     return time.perf_counter(), time.process_time()
 
 
 def export_seeded(classes: tuple[str, ...], output: Path) -> None:
-    """hemf-base with weights from a seed."""
-    from benchmarks.export_speed import naive_weights  # here alone: the other processes need nothing of training
+    """Export hemf-base with random weights."""
+    from benchmarks.export_speed import naive_weights  # imported here, as other processes don't need training code
     from hemf_export.checkpoints import checkpoint
     from hemf_export.checkpoints.authors import convert, infer_config
     from hemf_export.export import onnx_export
@@ -117,9 +118,9 @@ def export_seeded(classes: tuple[str, ...], output: Path) -> None:
 
 
 def make_fp16(source: Path, output: Path) -> float:
-    """Seconds from the float32 file to an FP16 file, with float32 where the graph's structure alone asks for it."""
+    """Make an FP16 file with the structural float32 islands; return the seconds from file to file."""
     start = time.perf_counter()
-    model = prepare(onnx.load(source))  # counted, as AutoCast's own cleaning of the graph is
+    model = prepare(onnx.load(source))  # timed, as is AutoCast's own preparation of the graph
     to_float16(model)
     ir.save(model, output)
     return time.perf_counter() - start
@@ -128,16 +129,16 @@ def make_fp16(source: Path, output: Path) -> float:
 def make_int8(
     source: Path, folder: Path, count: int, output: Path, max_drop: float | None
 ) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
-    """Seconds of the phases of an INT8 calibration with its defaults, or within a budget, and the images it took."""
+    """Run an INT8 calibration, optionally within a budget; return the seconds of its phases, and its images."""
     allowed = None if max_drop is None else Budget(max_drop)
     phases = Phases()
-    request = quantize.Request(source, "int8", folder, output, count=count, budget=allowed, cache=None)
+    request = Request(source, "int8", folder, output, count=count, budget=allowed, cache=None)
     made = quantize.make(request, phases)
     return phases.seconds, made.manifest["proof"]["calibration_images"]
 
 
 def infer(source: Path, folder: Path, count: int) -> tuple[tuple[float, float], dict[str, Any]]:
-    """Seconds of the float32 graph's logits of the calibration images, decoding included, and these images."""
+    """Run the float32 graph on the calibration images; return the seconds, including decoding, and the images."""
     model, selected = _read(source, folder, count)
     start = _now()
     trials.logits(model, selected.calibration)
@@ -146,7 +147,7 @@ def infer(source: Path, folder: Path, count: int) -> tuple[tuple[float, float], 
 
 
 def logit_differences(source: Path, folder: Path, files: dict[str, Path]) -> dict[str, NDArray[np.float64]]:
-    """How far each file's logits (images, classes) are from the float32 file's, on the same held-out images.
+    """Compute the differences of each file's logits (images, classes) from the float32 file's on held-out images.
 
     Float16 is emulated as a GPU rounds it: ONNX Runtime on a CPU computes most of such a graph in float32.
     """
@@ -163,7 +164,7 @@ def _emulated(path: Path) -> ir.Model:
 
 
 def _read(source: Path, folder: Path, count: int) -> tuple[ir.Model, image_set.Selection]:
-    """The float32 graph and the images, as `precision.quantize.make` takes them."""
+    """Read the float32 graph and select the images as `precision.quantize.make` does."""
     read = graph_source.read(source)
     described = read.description
     classes = described.classes if image_labels.are_names(described.classes) else None
@@ -171,7 +172,7 @@ def _read(source: Path, folder: Path, count: int) -> tuple[ir.Model, image_set.S
 
 
 def autocast(peer: Path, source: Path, output: Path, *options: str) -> dict[str, Any] | str:
-    """The report of a run of AutoCast, or in a line why there is none."""
+    """Run AutoCast; return its report, or why there is none, in one line."""
     if not peer.is_file():
         return "it isn't installed"
     script, report = Path(__file__).with_name("modelopt_peer.py"), output.with_suffix(".json")
@@ -183,58 +184,60 @@ def autocast(peer: Path, source: Path, output: Path, *options: str) -> dict[str,
 
 
 def measure_fp16(source: Path, images: Path, rounds: int, peer: Path, scratch: Path) -> dict[str, Measured]:
-    """Ours and AutoCast both ways, in turn; AutoCast is left out, and that said, where it doesn't run."""
-    found, files, ways = {"FP16": Measured()}, {"FP16": scratch / "ours.onnx"}, dict(_AUTOCAST)
+    """Measure ours and AutoCast both ways, alternately; AutoCast is left out with a warning if it doesn't run."""
+    measured, files, ways = {"FP16": Measured()}, {"FP16": scratch / "ours.onnx"}, dict(_AUTOCAST)
     for number in range(1, rounds + 1):
         with ConsoleProgress().task(f"FP16, round {number} of {rounds}"):
-            found["FP16"].seconds.append(in_process(make_fp16, source, files["FP16"])[0])
+            measured["FP16"].seconds.append(in_process(make_fp16, source, files["FP16"])[0])
             for way, options in ways.items():
                 path = scratch / f"peer{len(options)}.onnx"
                 answer = autocast(peer, source, path, *options)
                 if isinstance(answer, str):
                     console.warn(f"ModelOpt's AutoCast is missing from the table: {answer}.")
-                    ways, found, files = {}, {"FP16": found["FP16"]}, {"FP16": files["FP16"]}
+                    ways, measured, files = {}, {"FP16": measured["FP16"]}, {"FP16": files["FP16"]}
                     break
                 name = f"FP16, ModelOpt {answer['version']} {way}"
                 files[name] = path
-                found.setdefault(name, Measured()).seconds.append(answer["seconds"])
+                measured.setdefault(name, Measured()).seconds.append(answer["seconds"])
     with ConsoleProgress().task("Comparing logits"):
         for name, differences in in_process(logit_differences, source, images, files)[0].items():
-            found[name].differences, found[name].largest = differences.mean(1), float(differences.max())
-    return found
+            measured[name].differences, measured[name].largest = differences.mean(1), float(differences.max())
+    return measured
 
 
 def measure_int8(source: Path, images: Path, count: int, scratch: Path) -> tuple[dict[str, Measured], int]:
-    """Float32 inference, INT8 without and with a budget, by phases, inference again; and how many images that were."""
+    """Measure float32 inference, INT8 without and with a budget by phases, and inference again, on how many images."""
     with ConsoleProgress().task("Float32 inference"):
-        (before, taken), peak = in_process(infer, source, images, count)
-    made: dict[str, Measured] = {}
+        (before, images_run), peak = in_process(infer, source, images, count)
+    int8: dict[str, Measured] = {}
     for name, max_drop in (("INT8", None), (f"INT8 within {BUDGET:g} points", BUDGET)):
         with ConsoleProgress().task(f"Calibrating {name}"):
             (phases, calibrated), int8_peak = in_process(
                 make_int8, source, images, count, scratch / "int8.onnx", max_drop
             )
-        if calibrated != taken:
+        if calibrated != images_run:
             raise SystemExit("INT8 was calibrated on other images than the float32 graph was run on.")
         clock, processor = (sum(own) for own in zip(*phases.values(), strict=True))
-        made[name] = Measured([clock], processor, int8_peak)
-        made |= {f"  {name}: {phase}": Measured([own[0]], own[1]) for phase, own in phases.items()}
+        int8[name] = Measured([clock], processor, int8_peak)
+        int8 |= {f"  {name}: {phase}": Measured([own[0]], own[1]) for phase, own in phases.items()}
     with ConsoleProgress().task("Float32 inference again"):
         (after, _), _ = in_process(infer, source, images, count)
-    # Both are shown, since they tell how steady the machine was.
+    # Both are shown, as they show how steady the machine was.
     plain = f"float32 inference ({before[0]:.1f} before, {after[0]:.1f} after)"
-    found = {plain: Measured([(before[0] + after[0]) / 2], (before[1] + after[1]) / 2, peak)}
-    return found | made, taken["images"]
+    inference = {plain: Measured([(before[0] + after[0]) / 2], (before[1] + after[1]) / 2, peak)}
+    return inference | int8, images_run["images"]
 
 
 def main() -> None:
     """Export, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, help="float32 ONNX file; by default hemf-base with weights from a seed")
+    parser.add_argument("--model", type=Path, help="float32 ONNX file; by default hemf-base with random weights")
     parser.add_argument("--images", type=Path, default=ROOT / "examples" / "blood_cells", help="real images")
-    parser.add_argument("--count", type=int, default=512, help="calibration images, at most")
-    parser.add_argument("--rounds", type=int, default=2, help="of FP16")
-    parser.add_argument("--peer", type=Path, default=ROOT / ".venv-modelopt" / "bin" / "python", help="has ModelOpt")
+    parser.add_argument("--count", type=int, default=512, help="largest number of calibration images")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds of FP16")
+    parser.add_argument(
+        "--peer", type=Path, default=ROOT / ".venv-modelopt" / "bin" / "python", help="Python with ModelOpt"
+    )
     arguments = parser.parse_args()
     images = arguments.images
     with tempfile.TemporaryDirectory() as folder:

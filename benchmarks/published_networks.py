@@ -1,6 +1,6 @@
-"""Networks whose latency on a T4 others have published, in plain torch with random weights, for a check of the model.
+"""Networks with published latencies on a T4, in plain torch with random weights, to check the model of engine times.
 
-Written from their papers. Only what shapes the kernels is kept: no dropout, no initialization.
+Written from their papers, with only what determines the kernels: no dropout, no initialization.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def mobilenet_v2() -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Attention of several heads over (B, L, C), with an additive bias where it has one."""
+    """Multi-head attention over (B, L, C), with an optional additive bias."""
 
     def __init__(self, channels: int, heads: int, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """A transformer's block with norms in front; in windows where `window` is given, shifted where `shift` is."""
+    """Pre-norm transformer block, in windows if `window` is given, shifted if `shift` is."""
 
     def __init__(self, channels: int, heads: int, size: int = 0, window: int = 0, shift: int = 0) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Block(nn.Module):
 
 
 class Patches(nn.Module):
-    """Patches of an image → (B, L, C), with a class token and positions where they are wanted."""
+    """Patch embedding of an image to (B, L, C), with an optional class token and positions."""
 
     def __init__(self, channels: int, patch: int, positions: int = 0) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ class Patches(nn.Module):
 
 
 class Take(nn.Module):
-    """The first token, or the mean of all, to the classes."""
+    """Classifier on the first token, or on the mean of all."""
 
     def __init__(self, channels: int, first: bool) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class Take(nn.Module):
 
 
 class Merge(nn.Module):
-    """2×2 neighbours → one with twice the channels."""
+    """Patch merging: 2×2 neighbours to one with twice the channels."""
 
     def __init__(self, channels: int, size: int) -> None:
         super().__init__()
@@ -194,7 +194,7 @@ def swin_t() -> nn.Module:
 
 
 def _shifted_mask(size: int, window: int, shift: int) -> Tensor:
-    """(windows, tokens, tokens): far below zero between tokens that were no neighbours before the shift."""
+    """Return a mask (windows, tokens, tokens), very negative between tokens not adjacent before the shift."""
     line = torch.zeros(size)
     line[-window:-shift], line[-shift:] = 1, 2
     region = (3 * line[:, None] + line[None]).reshape(size // window, window, size // window, window)

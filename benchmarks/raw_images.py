@@ -1,8 +1,8 @@
-"""The resize inside the graph beside Pillow's, on real images: pixels, logits and classes, in float32 and float16.
+"""Compare the resize in the graph with Pillow's on real images: pixels, logits and classes, in float32 and float16.
 
-First the resize alone, of each image at its own size. Then whole files: for the most frequent sizes among the images,
-for one size that all of them are brought to, and for shapes that a few are brought to, a file is exported that takes
-raw images of that size. Float16 is emulated, and compared with a float16 file that is given Pillow's pixels.
+First the resize alone, of each image at its own size. Then whole files that take raw images: for the most frequent
+sizes of the images, for one common size that all are resized to, and for extreme shapes that a few are resized to.
+Float16 is emulated, and compared with a float16 file on Pillow's pixels.
 """
 
 from __future__ import annotations
@@ -33,20 +33,21 @@ from hemf_export.images.model_input import SourceSize
 from hemf_export.metrics import comparison
 from hemf_export.models.runners import TorchRunner
 from hemf_export.precision import quantize
+from hemf_export.precision.quantization_request import Request
 
 HOSTILE = ("1x1", "1x5000", "5000x1", "61x640", "640x61", "900x400", "480x640", "1024x1280")
 BATCH = 8
 
 
 def main() -> None:
-    """Print the table; exit 1 where a pixel is off by more than a level, a logit by 0.02, or a class changed."""
+    """Print the table; exit with 1 if a pixel is off by more than one level, a logit by 0.02, or a class changed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of images")
-    parser.add_argument("--count", type=int, default=100, help="images of each folder, at most")
-    parser.add_argument("--sizes", type=int, default=2, help="how many of the images' own sizes")
-    parser.add_argument("--common", default="450x600", help="HxW that all images are brought to")
-    parser.add_argument("--shapes", nargs="*", default=HOSTILE, help="HxW; few images are brought to each")
+    parser.add_argument("--count", type=int, default=100, help="largest number of images per folder")
+    parser.add_argument("--sizes", type=int, default=2, help="number of the images' own sizes")
+    parser.add_argument("--common", default="450x600", help="HxW that all images are resized to")
+    parser.add_argument("--shapes", nargs="*", default=HOSTILE, help="HxW; a few images are resized to each")
     arguments = parser.parse_args()
     listed = [path for folder in arguments.data for path in folders.any_images(folder).spread(arguments.count).paths]
     images = [decode(path) for path in listed]
@@ -74,12 +75,12 @@ def main() -> None:
 
 
 def resized_alone(preprocess: Preprocess, images: Sequence[Image.Image]) -> int:
-    """Print how the graph's resize, run in PyTorch, differs from Pillow's; 1 where that is by more than a level."""
+    """Print the difference of the graph's resize, run in PyTorch, from Pillow's; return 1 if over one level."""
     off = []
     for image in images:
         pixels = torch.from_numpy(np.array(image)[None])
-        made = Resize(preprocess, SourceSize(image.height, image.width))(pixels)[0].permute(1, 2, 0).numpy()
-        off.append(np.abs(made - preprocess.pixels(image)))
+        resized = Resize(preprocess, SourceSize(image.height, image.width))(pixels)[0].permute(1, 2, 0).numpy()
+        off.append(np.abs(resized - preprocess.pixels(image)))
     sizes = len({image.size for image in images})
     exact, largest = float(np.mean([one == 0 for one in off])), float(np.max(off))
     console.facts(
@@ -95,26 +96,26 @@ def resized_alone(preprocess: Preprocess, images: Sequence[Image.Image]) -> int:
 def compare(
     source: Path, folder: Path, groups: Sequence[tuple[str, SourceSize, list[PixelArray]]]
 ) -> tuple[list[tuple[str, ...]], int]:
-    """A row for each group, and how many differ by more than they may."""
+    """Return a row for each group, and the number of groups beyond the tolerance."""
     saved = checkpoint.load(source)
     runner, plain = TorchRunner(saved.model()), folder / "plain.onnx"
     onnx_export.export(source, plain, onnx_export.Options(input_type="uint8"))
-    quantize.make(quantize.Request(plain, output=folder / "plain.fp16.onnx"))
+    quantize.make(Request(plain, output=folder / "plain.fp16.onnx"))
     half = Session(emulation.of_file(onnx.load(folder / "plain.fp16.onnx")))
     rows, bad = [], 0
     for kind, size, images in groups:
         console.say(f"{len(images)} images of {size} …")
         path, path16 = folder / "whole.onnx", folder / "whole.fp16.onnx"
         onnx_export.export(source, path, onnx_export.Options(input_type="uint8", source_size=size))
-        quantize.make(quantize.Request(path, output=path16, force=True))
+        quantize.make(Request(path, output=path16, force=True))
         raw = np.stack(images)
         pixels = np.stack([saved.preprocess.pixels(Image.fromarray(one)) for one in images])
         expected = np.concatenate([runner.infer(saved.preprocess.normalize(part)) for part in parts(pixels)])
         expected16 = np.concatenate([half.logits(part) for part in parts(pixels)])
-        found, made = run(ir.load(path), raw)
-        found16, made16 = run(emulation.of_file(onnx.load(path16)), raw)
-        off = np.stack([np.abs(levels - pixels) for levels in (made, made16)])
-        compared = [comparison.compare(found, expected), comparison.compare(found16, expected16)]
+        logits, levels32 = run(ir.load(path), raw)
+        logits16, levels16 = run(emulation.of_file(onnx.load(path16)), raw)
+        off = np.stack([np.abs(levels - pixels) for levels in (levels32, levels16)])
+        compared = [comparison.compare(logits, expected), comparison.compare(logits16, expected16)]
         differences = [one.logit_difference.max for one in compared]
         changed = [len(one.changed) for one in compared]
         largest = compared[0].largest_logit
@@ -127,16 +128,16 @@ def compare(
 
 
 def run(model: ir.Model, raw: PixelArray) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """A graph's logits, and what it makes of the images before it normalizes them: (n, size, size, 3)."""
+    """Return a graph's logits (n, classes), and the resized images before normalization, (n, size, size, 3)."""
     name = [str(node.outputs[0].name) for node in model.graph if block_of(str(node.name)) == RESIZE][-1]
     session = Session(model, outputs=[str(model.graph.outputs[0].name), name])
-    made = [session.run(part) for part in parts(raw)]
-    logits, levels = (np.concatenate(values) for values in zip(*made, strict=True))
+    outputs = [session.run(part) for part in parts(raw)]
+    logits, levels = (np.concatenate(values) for values in zip(*outputs, strict=True))
     return logits, levels.transpose(0, 2, 3, 1)
 
 
 def parts(images: PixelArray) -> list[PixelArray]:
-    """A few at a time."""
+    """Split images into batches."""
     return [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
 
 

@@ -1,8 +1,8 @@
-"""Count how the code is cut up: modules, who imports them, types that report progress, dispatches on file suffixes.
+"""Count structural figures of the code: modules, importers, progress types, dispatches on file suffixes.
 
     python -m benchmarks.structure [REPOSITORY]
 
-Reads sources only, so any earlier checkout can be counted beside this one.
+Reads sources only, so any earlier checkout can be compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SUFFIXES = re.compile(r"\.suffix\b|endswith\(\(?\"\.|kind_of\(|\.kind [!=]= \"")
 
 
 def sources(root: Path) -> dict[str, Path]:
-    """Module name → file. The rooms' links within hemf_export are not followed twice."""
+    """Map module names to files; symbolic links within hemf_export aren't followed twice."""
     files = {}
     for room in ROOMS:
         for path in sorted((root / room).rglob("*.py")):
@@ -30,7 +30,7 @@ def sources(root: Path) -> dict[str, Path]:
 
 
 def importers(files: dict[str, Path]) -> dict[str, set[str]]:
-    """Module → the modules that import it."""
+    """Map each module to the modules that import it."""
     by = defaultdict(set)
     for name, path in files.items():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -45,13 +45,13 @@ def importers(files: dict[str, Path]) -> dict[str, set[str]]:
 
 
 def docstrings(tree: ast.Module) -> list[str]:
-    """All docstrings of a module."""
+    """List all docstrings of a module."""
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return [text for node in ast.walk(tree) if isinstance(node, kinds) and (text := ast.get_docstring(node))]
 
 
 def progress_types(tree: ast.Module) -> int:
-    """Classes and aliases that receive progress."""
+    """Count the classes and aliases that receive progress."""
     count = 0
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
@@ -64,7 +64,7 @@ def progress_types(tree: ast.Module) -> int:
 
 
 def main() -> None:
-    """Print the counts, one a line."""
+    """Print the counts, one per line."""
     files = sources(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1])
     texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
     trees = {name: ast.parse(text) for name, text in texts.items()}

@@ -1,11 +1,11 @@
-"""`make bench`: a training step of hemf-base, ours as `train` takes it against the architecture written naively.
+"""`make bench`: time a training step of hemf-base, as in `train`, against a naive implementation.
 
 The naive network (contiguous feature maps, layer norm written out, `benchmarks/naive.py`) has the same weights and a
 plain loop: forward, cross-entropy, backward, AdamW. Before anything is timed, the losses and gradients of both are
-compared. On a CPU both run in turn, each in a process of its own, and the ratio is taken round by round. `train` keeps
-the memory that a step frees, so ours does; the naive network once more with that memory kept shows what is the
-network's and what the memory's. On CUDA, images a second of our step with float16, with and without channels-last and
-`torch.compile`, and the loader's share of the time.
+compared. On a CPU both run alternately, each in its own process, with ratios per round. `train` keeps the memory that a
+step frees, so ours does too; a second run of the naive network with that memory kept separates the gain of the network
+from that of the memory. On CUDA: throughput of our step in float16, with and without channels-last and `torch.compile`,
+and the data loader's share of the time.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from hemf_export.networks.config import registered
 from hemf_export.networks.initialization import build
 from hemf_export.networks.model import HEMF
 from hemf_export.timing import intervals
-from hemf_export.train import freed_memory
-from hemf_export.train.batches import Division
+from hemf_export.train import hardware
 from hemf_export.train.data import TrainingImages, TrainingLoader
 from hemf_export.train.distributed import Group
 from hemf_export.train.hardware import Hardware
-from hemf_export.train.objective import Objective
+from hemf_export.train.losses import Objective
 from hemf_export.train.recipe import Recipe
+from hemf_export.train.sampling import Division
 from hemf_export.train.step import Step
 
 CLASSES = 7
-LARGEST_GRADIENT_DIFFERENCE = 1e-3  # of the gradient's norm: the same function, differently rounded
-_WARM_UP = 2  # rounds that find no memory and no kernels ready
+LARGEST_GRADIENT_DIFFERENCE = 1e-3  # share of the gradient's norm: the same function up to rounding
+_WARM_UP = 2  # warm-up rounds, before memory and kernels are ready
 _SAMPLES = Path(__file__).parent.parent / "examples" / "blood_cells" / "train"
 
 
 def optimizer(network: nn.Module) -> torch.optim.AdamW:
-    """Both networks' alike."""
+    """Return the optimizer for either network."""
     parameters = list(network.parameters())
     decayed, plain = ([each for each in parameters if (each.ndim > 1) is many] for many in (True, False))
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
@@ -59,7 +59,7 @@ def optimizer(network: nn.Module) -> torch.optim.AdamW:
 
 
 def naive_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], float]:
-    """A training step as it is written in a tutorial."""
+    """Return a training step as in a tutorial."""
     chosen = optimizer(network)
 
     def step() -> float:
@@ -73,7 +73,7 @@ def naive_step(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[
 
 
 def our_step(network: HEMF, images: Tensor, labels: Tensor, hardware: Hardware) -> Callable[[], float]:
-    """A training step as `train.trainer` takes it."""
+    """Return a training step as in `train.trainer`."""
     recipe, forward = Recipe(batch_size=len(labels)), torch.compile(network) if hardware.compile else network
     objective = Objective(recipe, [1] * CLASSES)
     step = Step(
@@ -89,7 +89,7 @@ def our_step(network: HEMF, images: Tensor, labels: Tensor, hardware: Hardware) 
 
 
 def compare(naive: NaiveHEMF, ours: HEMF, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """How far apart both are: the losses, and the gradient, as the norm of the difference over the norm."""
+    """Return the differences of the losses and of the gradients, the latter relative to the norm."""
     losses = []
     for network in (naive, ours):
         loss = F.cross_entropy(network(images), labels)
@@ -105,19 +105,19 @@ def compare(naive: NaiveHEMF, ours: HEMF, images: Tensor, labels: Tensor) -> tup
 
 
 def an_input(batch: int) -> tuple[Tensor, Tensor]:
-    """The same images and labels in every process."""
+    """Return images and labels, the same in every process."""
     return torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)), torch.arange(batch) % CLASSES
 
 
 def naive_network() -> NaiveHEMF:
-    """The architecture written naively."""
+    """Build the naive network."""
     network = NaiveHEMF(CLASSES).train()
     network.load_state_dict(naive_weights(0, CLASSES))
     return network
 
 
 def our_network() -> HEMF:
-    """Ours, with the same weights, as `train` lays them out."""
+    """Build our network with the same weights, in the memory format of `train`."""
     converted, _ = convert(naive_weights(0, CLASSES))
     network = HEMF(infer_config(converted))
     network.load_state_dict(converted)
@@ -125,7 +125,7 @@ def our_network() -> HEMF:
 
 
 def compared(batch: int) -> tuple[float, float]:
-    """`compare` of both networks, refused where they aren't the same function."""
+    """Compare both networks; exit if they aren't the same function."""
     loss, gradient = compare(naive_network(), our_network(), *an_input(batch))
     assert loss < 1e-4, loss
     assert gradient < LARGEST_GRADIENT_DIFFERENCE, gradient
@@ -133,10 +133,10 @@ def compared(batch: int) -> tuple[float, float]:
 
 
 def take_steps(calls: Connection, name: str, batch: int) -> None:
-    """In a process of its own: a step at each call, and its seconds as the answer."""
+    """Child process: take a step at each call, and answer with its seconds."""
     images, labels = an_input(batch)
     if name != "naive":
-        freed_memory.keep()
+        hardware.keep_freed_memory()
     if name == "ours":
         step = our_step(our_network(), images, labels, Hardware())
     else:
@@ -148,7 +148,7 @@ def take_steps(calls: Connection, name: str, batch: int) -> None:
 
 
 def on_cpu(batch: int, seconds: float) -> None:
-    """All in turn, and the ratios."""
+    """Time all networks alternately, and print the ratios."""
     (loss, gradient), _ = processes.in_process(compared, batch)
     context = multiprocessing.get_context("spawn")
     calls: dict[str, Connection] = {}
@@ -170,8 +170,8 @@ def on_cpu(batch: int, seconds: float) -> None:
         each.send(False)
     rows = []
     for name, each in times.items():
-        found = intervals.of_median(np.divide(each, times["naive"]))
-        share, interval = f"{found.median:.3f}", f"{found.low:.3f}–{found.high:.3f}"
+        ratio = intervals.of_median(np.divide(each, times["naive"]))
+        share, interval = f"{ratio.median:.3f}", f"{ratio.low:.3f}–{ratio.high:.3f}"
         own = ("1", "") if name == "naive" else (share, interval)
         rows.append((name, f"{np.median(each):.2f}", f"{batch / np.median(each):.2f}", *own))
     where = f"CPU, {torch.get_num_threads()} threads, {len(times['ours'])} rounds"
@@ -184,7 +184,7 @@ def on_cpu(batch: int, seconds: float) -> None:
 
 
 def on_gpu(batch: int, seconds: float, workers: int) -> None:
-    """Images a second by mode, and the loader's share."""
+    """Print the throughput by mode, and the data loader's share of the time."""
     images, labels = torch.randn(batch, 3, 224, 224).cuda(), (torch.arange(batch) % CLASSES).cuda()
     rows = []
     for channels_last, compiled in itertools.product((True, False), (False, True)):
@@ -213,7 +213,7 @@ def on_gpu(batch: int, seconds: float, workers: int) -> None:
 
 
 def our_step_on(network: HEMF, hardware: Hardware, batch: int) -> Callable[[Tensor, Tensor, int], None]:
-    """A step on images that come from a loader."""
+    """Return a step on images from a data loader."""
     recipe = Recipe(batch_size=batch)
     step = Step(
         network, network, Objective(recipe, [1] * CLASSES), recipe, optimizer(network), hardware.scaler(), hardware,
@@ -229,7 +229,7 @@ def our_step_on(network: HEMF, hardware: Hardware, batch: int) -> Callable[[Tens
 def _with_loader(
     step: Callable[[Tensor, Tensor, int], None], batch: int, workers: int, seconds: float
 ) -> tuple[float, float, int]:
-    """Seconds waited for the loader, seconds in all, and steps."""
+    """Return the seconds waited for the loader, the total seconds, and the number of steps."""
     images = class_folders(_SAMPLES)
     images = images.select([index % len(images) for index in range(batch * 100)])
     loader = TrainingLoader(

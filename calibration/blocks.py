@@ -10,8 +10,8 @@ import re
 
 import onnx_ir as ir
 
-RESIZE = "resize"  # of raw images: no block of the paper, and its precision is nobody's choice
-_ROOT = r"(?:model\.)?"  # the network's own place where the graph takes raw pixels
+RESIZE = "resize"  # of raw images: no block of the paper, and its precision can't be chosen
+_ROOT = r"(?:model\.)?"  # prefix of the network where the graph takes raw pixels
 _PARTS = (
     (r"resize[./]", RESIZE),
     (r"local_steps\.(\d)[./]", "local step {}"),
@@ -28,7 +28,7 @@ OTHER = "other"
 
 
 def block_of(name: str) -> str | None:
-    """The block of a node (or of a weight) of our graphs: `ELF 1` to `HEF 4 SIRMLP`; None for any other name."""
+    """Return the block of a node or weight of our graphs, `ELF 1` to `HEF 4 SIRMLP`; None for any other name."""
     for pattern, label in _PARTS:
         if match := re.match(_ROOT + pattern, name):
             return label.format(*(int(digit) + 1 for digit in match.groups()))
@@ -64,5 +64,5 @@ def blocks(graph: ir.Graph) -> dict[str, str]:
 
 
 def node_name(node: ir.Node) -> str:
-    """A node's name, or one made of what it computes."""
+    """Return a node's name, or one derived from its operator and outputs."""
     return node.name or f"{node.op_type}_{node.outputs[0].name}"

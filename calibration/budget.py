@@ -1,9 +1,9 @@
-"""The search for the most that int8 can give within what a user can afford to lose.
+"""Search for the int8 graph that gains most within a budget of accuracy.
 
-Blocks are taken in the order of their damage for what they give; how far down that order a graph can go is found by
-halving, each step measured on images that ranges were not taken from: on a few of them where these are enough, for
-the graph that is taken is proven on all. Then what the halving skipped is tried, and what hardly gives anything is put
-back: nobody would notice it in the latency, but in the logits.
+Blocks are ordered by their damage relative to their gain; bisection finds the longest prefix of that order that keeps
+to the budget. Each step is measured on held-out images, on a few of them where these are conclusive: the graph that is
+chosen is proven on all. Then blocks that the bisection skipped are tried, and blocks with next to no gain return to
+float16: the latency wouldn't show them, the logits would.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from hemf_export.metrics.comparison import Comparison
 
 Metric = Literal["accuracy", "balanced-accuracy"]
 MIN_WORTH = 0.1  # share of the work: an int8 graph with less is not worth its quantization
-SAME_WORTH = 0.02  # of the most that int8 gives: graphs that are closer than that count as equally fast
-_LARGEST_SET = 100_000  # images to think of where a budget is tiny
-_FILL_SHARE = 0.01  # of all that int8 gives: a block with less is not tried once more
+SAME_WORTH = 0.02  # of the largest gain: graphs that are closer than that count as equally fast
+_LARGEST_SET = 100_000  # upper limit of the size of another set where a budget is tiny
+_FILL_SHARE = 0.01  # of the whole gain: a block with less is not tried again
 _FILL_TRIES = 4
-_UNSURE = 2.0  # the expected changes in other images are known from a few to such a factor
+_UNSURE = 2.0  # factor by which the expected changes, estimated on a few images, may be off
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Budget:
     """The loss that is allowed.
 
     Args:
-        max_drop: of the metric, in points of a percent; None for no bound.
-        min_agreement: share of the images that keep their class; None for no bound.
-        metric: accuracy, or balanced accuracy, which a rare class weighs as much in as a common one.
+        max_drop: largest drop of the metric, in percentage points; None for no bound.
+        min_agreement: smallest share of the images that keep their class, 0 to 1; None for no bound.
+        metric: accuracy, or balanced accuracy, the mean over the classes.
 
     Raises:
         UsageError: a value out of range.
@@ -64,7 +64,7 @@ class Budget:
         return [*self._seen(comparison), *self._expected(comparison, comparison.images)]
 
     def conclusive(self, comparison: Comparison, images: int) -> bool:
-        """Return whether a part of `images` is enough: half or twice the changes would leave the verdict as it is."""
+        """Return whether a part of `images` is enough: with half or twice the changes the verdict would be the same."""
         if not comparison.finite:
             return True
         many, few = (
@@ -104,16 +104,16 @@ class Budget:
         return problems
 
     def likely_drop(self, comparison: Comparison) -> float:
-        """The drop in accuracy, in points, that another set of images exceeds once in 20 times at most."""
+        """Return the drop in accuracy, in percentage points, that at most one in 20 other sets of images exceeds."""
         return comparison.expected.likely_drop(self.likely_set(comparison.images))
 
     def likely_set(self, images: int) -> int:
-        """The size of another set that a likely drop is of, where so many images were looked at."""
+        """Return the size of the other set that a likely drop refers to, given the number of images measured."""
         return self._set_of(images, (self.max_drop or 0) / 100)
 
     @staticmethod
     def _set_of(images: int, share: float) -> int:
-        """Images of another set: as many, or those of which one is `share`. Less would measure luck alone."""
+        """Return the size of another set: `images`, or more where one image would be over `share` of them."""
         return max(images, math.ceil(min(_LARGEST_SET, 1 / share)) if share > 0 else 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,12 +123,12 @@ class Budget:
 
 @dataclass(frozen=True)
 class Worth:
-    """The value of int8 by block: the share of work that goes into it, or of time that a compiled engine saves.
+    """The gain from int8 by block: its share of the multiply-adds, or of the time that a compiled engine saves.
 
     Args:
-        by_block: what each block gives, as a share.
-        nodes: names of the products that give it; others stay out of int8.
-        least: what an int8 graph must give together.
+        by_block: each block's gain, as a share.
+        nodes: names of the products that gain; others stay out of int8.
+        least: smallest total gain of an int8 graph that is worth it.
     """
 
     by_block: Mapping[str, float]
@@ -137,7 +137,7 @@ class Worth:
 
 
 def by_work(products: Sequence[Product]) -> Worth:
-    """Blocks are worth their share of the multiply-adds, where nothing is known of the engine."""
+    """Return the worth of blocks by their share of the multiply-adds, where no engine was compiled."""
     work = sum(product.multiply_adds for product in products) or 1
     able = [product for product in products if product.refusal is None]
     shares: dict[str, float] = {}
@@ -151,11 +151,11 @@ class Step:
     """One graph that the search tried.
 
     Args:
-        blocks: in int8.
-        share: of the multiply-adds in int8.
-        worth: what that gives; see `Worth`.
+        blocks: names of the blocks in int8.
+        share: share of the multiply-adds in int8.
+        worth: its gain; see `Worth`.
         comparison: with the reference on the held-out images, or on as many as were enough for a verdict.
-        likely_drop: in points, of other images; see `Budget.likely_drop`.
+        likely_drop: on other images, in percentage points; see `Budget.likely_drop`.
         kept: whether the budget holds.
     """
 
@@ -189,15 +189,15 @@ def search(
     """Find the blocks to put into int8.
 
     Args:
-        trials: on the held-out images.
-        sensitivities: of all blocks, on other images.
-        budget: what must hold.
-        method: of the ranges.
-        worth: what each of the blocks gives.
+        trials: runs variants on the held-out images.
+        sensitivities: sensitivity of every block, measured on calibration images.
+        budget: allowed loss.
+        method: calibration method of the ranges.
+        worth: gain of each block.
         progress: receives each `Step` as an event.
 
     Returns:
-        All steps in order; for the one to take see `best`.
+        All steps in order; `best` picks one.
     """
     gives = worth.by_block
     order = sorted(sensitivities, key=lambda block: _damage(block, gives))
@@ -234,12 +234,12 @@ def search(
 
 
 def _damage(block: BlockSensitivity, gives: Mapping[str, float]) -> float:
-    """KL divergence for what a block gives: what the budget spends least on first; infinite where it is unknown."""
+    """Return a block's KL divergence per gain, the cheapest first in the search; infinite where it is unknown."""
     return block.alone.kl_divergence / max(gives[block.block], 1e-12) if block.alone.finite else math.inf
 
 
 def _spared(chosen: Sequence[BlockSensitivity], gives: Mapping[str, float]) -> list[BlockSensitivity]:
-    """`chosen` without its most damaging blocks, as many as give next to nothing together."""
+    """Return `chosen` without its most damaging blocks, as many as together gain next to nothing."""
     left = sorted(chosen, key=lambda block: _damage(block, gives))
     least = (1 - SAME_WORTH) * sum(gives[block.block] for block in chosen)
     while left and sum(gives[block.block] for block in left[:-1]) >= least:
@@ -248,12 +248,12 @@ def _spared(chosen: Sequence[BlockSensitivity], gives: Mapping[str, float]) -> l
 
 
 def kept_steps(steps: Sequence[Step], worth: Worth) -> list[Step]:
-    """Sort the kept steps that are worth it, the best first: of those that give about the most the least damaging."""
+    """Sort the kept steps that are worth it, the best first: least damage among those with about the largest gain."""
     kept = sorted((step for step in steps if step.kept and step.worth >= worth.least), key=lambda step: -step.worth)
     most = [step for step in kept if step.worth >= (1 - SAME_WORTH) * kept[0].worth]
     return [*sorted(most, key=lambda step: step.comparison.kl_divergence), *kept[len(most) :]]
 
 
 def best(steps: Sequence[Step], worth: Worth) -> Step | None:
-    """The step to take; None where none is worth it."""
+    """Return the best step; None where none is worth it."""
     return next(iter(kept_steps(steps, worth)), None)

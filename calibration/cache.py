@@ -1,7 +1,7 @@
-"""The results of a calibration so far, kept on disk: a second run, or one after `kill -9`, doesn't do it again.
+"""Cache of a calibration's results on disk: a second run, or one after `kill -9`, continues from them.
 
-Keyed by what the result depends on: the graph's and the images' bytes, what was asked, the versions. A file that
-can't be read is reported, and made again. Nothing else reads these files, and any of them may be deleted.
+Keys cover everything that a result depends on: the bytes of graph and images, the options, the versions. A file that
+can't be read is reported and computed again. Nothing else reads these files, and any of them may be deleted.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.files.progress import IDLE, Task
 
 FORMAT = 4
-RECORD_BATCH = 2  # whose values are held at a time, several batches of them
-LIMIT_BYTES = 1 << 30  # of all files together; the oldest go
+RECORD_BATCH = 2  # images whose values are held at a time, for several batches
+LIMIT_BYTES = 1 << 30  # of all files together; the oldest are deleted
 _SAVE_EVERY_S = 10.0
 _VERSIONS = ("hemf-export", "numpy", "onnxruntime", "onnxruntime-gpu", "onnx-ir")
 
 
 class Cache:
-    """A folder of results.
+    """Cache of results in a folder.
 
     Args:
-        folder: made if it isn't there; None for no cache at all.
+        folder: created if needed; None for no cache.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -51,7 +51,7 @@ class Cache:
                 self.folder = None
 
     def path(self, kind: str, **key: Any) -> Path | None:
-        """Return where the result for a key lies."""
+        """Return the path of the result for a key; None without a cache."""
         if self.folder is None:
             return None
         versions = {name: version for name, version in artifacts.versions().items() if name in _VERSIONS}
@@ -59,22 +59,22 @@ class Cache:
         return self.folder / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npz"
 
     def read(self, path: Path | None) -> dict[str, NDArray[Any]] | None:
-        """Read the arrays at `path`; None where there are none, or where they can't be read, which is noted."""
+        """Read the arrays at `path`; None where there are none or they can't be read, which is noted."""
         if path is None or not path.exists():
             return None
         try:
-            # From memory: numpy leaves the file open where it isn't a whole archive.
+            # From memory: numpy leaves the file open where the archive is truncated.
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in archive.files}
         except Exception as error:  # noqa: BLE001 - numpy and zipfile raise whatever a damaged file makes them
             self.notes.append(f"The cached {path.name} is damaged ({type(error).__name__}): it is made again.")
             return None
-        with suppress(OSError):  # another user's, or gone by now: it only tells which are the oldest
+        with suppress(OSError):  # another user's, or deleted by now: the time only shows which are the oldest
             os.utime(path)
         return arrays
 
     def write(self, path: Path | None, arrays: dict[str, NDArray[Any]]) -> None:
-        """Keep arrays at `path`; a disk that takes none is noted, not an error."""
+        """Write arrays to `path`; a failed write is noted, not an error."""
         if path is None or self.folder is None:
             return
         buffer = io.BytesIO()
@@ -85,7 +85,7 @@ class Cache:
             self.notes.append(f"Nothing more is cached: {error.message}")
             self.folder = None
             return
-        with suppress(OSError):  # another run may take files away at the same time
+        with suppress(OSError):  # another run may delete files at the same time
             files = sorted(self.folder.glob("*.npz"), key=lambda file: file.stat().st_mtime, reverse=True)
             sizes = np.cumsum([file.stat().st_size for file in files])
             for file, size in zip(files, sizes, strict=True):
@@ -166,7 +166,7 @@ def _unpacked(cache: Cache, arrays: dict[str, NDArray[Any]] | None) -> Ranges | 
 
 
 def packed_arrays(groups: Mapping[tuple[str, int], Sequence[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Pack groups of arrays to keep, each of them under a name and a number."""
+    """Pack groups of arrays, each with a name and a number as its key, for `Cache.write`."""
     arrays: dict[str, NDArray[Any]] = {"names": np.array(json.dumps([[*key, len(own)] for key, own in groups.items()]))}
     for index, own in enumerate(groups.values()):
         arrays |= {f"{index}_{place}": array for place, array in enumerate(own)}
@@ -174,7 +174,7 @@ def packed_arrays(groups: Mapping[tuple[str, int], Sequence[NDArray[Any]]]) -> d
 
 
 def unpacked_arrays(arrays: dict[str, NDArray[Any]] | None) -> dict[tuple[str, int], tuple[NDArray[Any], ...]] | None:
-    """Unpack the groups that were kept; None where there are none."""
+    """Unpack the groups of `packed_arrays`; None where there are none."""
     if arrays is None or "names" not in arrays:
         return None
     return {

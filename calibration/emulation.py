@@ -1,4 +1,4 @@
-"""A float16 graph as a GPU computes it, for a CPU that has no float16: float32 sums, every result rounded to float16.
+"""Emulation of a float16 graph on a CPU as a GPU computes it: float32 sums, every result rounded to float16.
 
 ONNX Runtime alone would not show what float16 does: on a CPU it runs such a graph in float32, and leaves out the
 rounding between nodes, so that a square beyond 65,504 never becomes infinite. Here the rounding is in the graph.
@@ -14,7 +14,7 @@ from onnx_ir.passes import common
 
 from hemf_export.calibration.graphs import copy_of, infer, parse, replace_by_constant
 
-# Their results are among the values that they take, which are rounded already.
+# Their results are among their inputs, which are rounded already.
 _EXACT = (
     *("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Concat", "Slice", "Split", "Gather"),
     *("Relu", "Neg", "Abs", "Max", "Min", "MaxPool", "ReduceMax", "ReduceMin", "GlobalMaxPool", "Expand", "Pad"),
@@ -26,7 +26,7 @@ def emulate(model: ir.Model) -> ir.Model:
     """Return a float32 graph that computes what the float16 (or int8) `model` does; values keep their names.
 
     Args:
-        model: with the types of its values; left as it is.
+        model: with the types of its values; not changed.
     """
     emulated = copy_of(model)
     graph = emulated.graph
@@ -50,14 +50,14 @@ def emulate(model: ir.Model) -> ir.Model:
 
 
 def of_file(proto: onnx.ModelProto) -> ir.Model:
-    """Emulate a parsed file, see `emulate`; the types of its values are inferred where it doesn't say them."""
+    """Emulate a parsed file, see `emulate`; missing types of values are inferred."""
     model = parse(proto)
     infer(model)
     return emulate(model)
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Put casts to float16 and back behind a value; what comes out of them takes its name."""
+    """Insert casts to float16 and back behind a value; their result takes over its name."""
     name = str(value.name)
     down = ir.node("Cast", [value], {"to": _HALF}, name=f"{name}_round")
     up = ir.node("Cast", [down.outputs[0]], {"to": _SINGLE}, name=f"{name}_widen")
@@ -70,7 +70,7 @@ def _round(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
 
 
 def dequantized(node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-    """Compute a DequantizeLinear of a constant in float32; its steps and the axis that they lie along come with it."""
+    """Dequantize a constant DequantizeLinear in float32; return the values, the scales and the axis of the scales."""
     stored, steps = (_array(node.inputs[index]) for index in (0, 1))
     zero = _array(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, stored.dtype)
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
@@ -80,7 +80,7 @@ def dequantized(node: ir.Node) -> tuple[NDArray[np.float32], NDArray[np.float32]
 
 
 def fold_weights(graph: ir.Graph) -> None:
-    """Make constants of dequantized weights: a CPU would compute them anew in every run."""
+    """Fold dequantized weights into constants: a CPU would dequantize them in every run."""
     for node in list(graph):
         if node.op_type != "DequantizeLinear" or any(
             value is None or value.const_value is None for value in node.inputs

@@ -1,6 +1,6 @@
 """A float32 ONNX graph → a strongly typed float16 graph with float32 islands where float16 is not safe.
 
-Precision is in the graph: TensorRT 11 and TensorRT-RTX compile the types that they find, and ONNX Runtime runs the
+Precision is in the graph: TensorRT 11 and TensorRT-RTX compile the types of the graph, and ONNX Runtime runs the
 same graph, so it can be checked without a GPU. Unlike per-node converters, values that pass between two nodes of one
 island stay float32: a softmax that is divided by its own sum never goes through float16 in between.
 
@@ -8,10 +8,10 @@ Islands come from the graph's structure alone, or better from the ranges measure
 (a layer norm's squares, values beyond 65,504) and underflow that changes a result (a softmax over thousands of values
 that is divided by its own sum: in float16 whole rows become 0/0; variances below what float16 can tell from zero).
 
-The resize of raw images (`export.raw_pixels`) takes x·W - floor(x·W). In float16, x·W has lost what that is about:
-of 200.3, it has 200.25. But a product sums in float32 and rounds its result alone; so the difference is made part of
-the sum, as [x, floor(x·W)]·[W; -1], and is exact, as it is small. Where x·W was rounded up to a whole number, the
-remainder comes out below zero: both together are what they were.
+The resize of raw images (`export.raw_pixels`) computes x·W - floor(x·W). In float16, x·W has lost the fraction: 200.3
+is 200.25. But a product sums in float32 and rounds only its result; so the difference becomes part of the sum, as
+[x, floor(x·W)]·[W; -1], which is exact, as it is small. Where x·W was rounded up to a whole number, the remainder is
+negative: the sum of both is the same.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from hemf_export.files.errors import BadInputError
 
 FLOAT32_ALONE = "its operator has no float16"
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-# Inputs that no type conversion may touch: their position, by operator. Shapes, axes and sizes are not float anyway.
+# Positions, by operator, of inputs whose type must stay. Shapes, axes and sizes are not float anyway.
 _FLOAT32_INPUTS: dict[str, frozenset[int]] = {"Resize": frozenset({1, 2})}
 
 FLOAT16_MAX = 65504.0
 FLOAT16_SMALLEST_NORMAL = 2.0**-14
-MARGIN = 4.0  # other images may have values so many times larger
+MARGIN = 4.0  # factor by which values of other images may be larger
 
 NORM = "layer norm: its squares can exceed 65,504, and its epsilon is subnormal"
 RENORMALIZED = "softmax divided by its own sum: rows can become 0/0"
@@ -54,19 +54,19 @@ _ALL_NORMS = (*NORMS, "InstanceNormalization", "GroupNormalization", "RMSNormali
 _SUMS = ("ReduceMean", "ReduceSum", "GlobalAveragePool")
 _SINGULAR = {"Div": 1, "Reciprocal": 0, "Sqrt": 0, "Log": 0}  # the input that must not be small
 _CHAIN = ("Add", "Mul", "Pow", "ReduceMean", "ReduceSum", "Softmax", "Sqrt", "Sub", "Exp")
-_SMALLEST_SUM = 2.0**-7  # of a softmax over other values than those summed: below, float16 loses digits of it
+_SMALLEST_SUM = 2.0**-7  # of a softmax over other values than those summed: float16 loses digits of smaller ones
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """The outcome of a conversion.
+    """Outcome of a conversion.
 
     Args:
-        nodes: nodes of the graph before it.
-        islands: names of those left in float32, with the reason of each.
-        inside_kernels: nodes beside them that compute in float32 within a kernel, whose memory holds float16.
-        casts: Cast nodes put at the borders.
-        saturated: names of weights with values outside float16's range, and so the nodes that use them left in float32.
+        nodes: number of nodes before the conversion.
+        islands: names of the nodes left in float32, with the reason of each.
+        inside_kernels: other nodes that compute in float32 within a kernel; its inputs and outputs are float16.
+        casts: number of Cast nodes inserted at the borders.
+        saturated: names of weights with values outside float16's range; the nodes that use them stay in float32.
         flushed: share of non-zero weights that became zero.
     """
 
@@ -98,8 +98,8 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
 
     Args:
         model: float32, quantized or not.
-        islands: names of the nodes that stay in float32, and why; by default what the structure alone tells. Weights
-            beyond float16 add to them.
+        islands: names of the nodes that stay in float32, and why; by default those that `find_islands` names. Nodes
+            with weights beyond float16 are added.
 
     Raises:
         BadInputError: a graph with subgraphs or functions, or that is float16 already.
@@ -133,7 +133,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
         if node.op_type == "Cast":
             _retarget(node, wanted)
         elif not any(value is not None and value.dtype in _FLOATS for value in node.inputs):
-            continue  # makes its values from nothing (ConstantOfShape): what needs float16 casts them
+            continue  # has no float input (ConstantOfShape): nodes that need float16 cast its output
         for output in node.outputs:
             if output.dtype == ir.DataType.FLOAT:
                 output.dtype = wanted
@@ -146,7 +146,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
 
 
 def _takes_float16(node: ir.Node, opset: int) -> bool:
-    """Return whether ONNX lets every float32 input and output of a node be float16; other domains are unknown."""
+    """Return whether ONNX allows float16 for every float32 input and output of a node; False for other domains."""
     if not any(value is not None and value.dtype == ir.DataType.FLOAT for value in (*node.inputs, *node.outputs)):
         return True
     if node.domain not in ("", "ai.onnx"):
@@ -168,20 +168,20 @@ def _takes_float16(node: ir.Node, opset: int) -> bool:
 
 
 class _Halves:
-    """Values in the other type: a converted weight, or a Cast, made once each."""
+    """Values in the other type: a converted weight or a Cast, created once each."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self.made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
+        self._converted: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
         self.casts = 0
         self.flushed = 0
         self.nonzero = 0
 
     def of(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         key = (value, dtype)
-        if key not in self.made:
-            self.made[key] = self._weight(value) if value.const_value is not None else self._cast(value, dtype)
-        return self.made[key]
+        if key not in self._converted:
+            self._converted[key] = self._weight(value) if value.const_value is not None else self._cast(value, dtype)
+        return self._converted[key]
 
     def _weight(self, value: ir.Value) -> ir.Value:
         assert value.const_value is not None
@@ -214,7 +214,7 @@ class _Halves:
 
 
 def _float32_output(graph: ir.Graph, output: ir.Value) -> ir.Value:
-    """Put a Cast that takes over its name behind a float16 output."""
+    """Insert a Cast behind a float16 output, which takes over its name."""
     name = output.name
     output.name = f"{name}_fp16"
     node = ir.node("Cast", [output], attributes={"to": ir.DataType.FLOAT}, name=f"{name}_to_fp32")
@@ -225,7 +225,7 @@ def _float32_output(graph: ir.Graph, output: ir.Value) -> ir.Value:
 
 
 def _retarget(node: ir.Node, wanted: ir.DataType) -> None:
-    """Let a Cast to float32 give the type that its surroundings have now."""
+    """Change the target of a Cast to float32 to the type of its converted surroundings."""
     if node.attributes["to"].as_int() == ir.DataType.FLOAT:
         node.attributes["to"] = ir.AttrInt64("to", int(wanted))
 
@@ -254,7 +254,7 @@ def _check(model: ir.Model) -> None:
 
 
 def find_islands(graph: ir.Graph) -> dict[str, str]:
-    """Name the nodes that must stay in float32 whatever the images, with the reason: for a conversion without any."""
+    """Find the nodes that must stay in float32 by the graph's structure alone, with the reason."""
     islands: dict[str, str] = {}
     for node in graph:
         if node.op_type in _ALL_NORMS:
@@ -265,12 +265,12 @@ def find_islands(graph: ir.Graph) -> dict[str, str]:
 
 
 def measured_islands(graph: ir.Graph, ranges: Ranges, shapes: Mapping[str, Shape]) -> dict[str, str]:
-    """Name the nodes that must stay in float32 for values like those recorded, with the reason.
+    """Find the nodes that must stay in float32 for values like those recorded, with the reason.
 
     Args:
         graph: float32.
-        ranges: of all its values, and of the rows of its layer norms.
-        shapes: of its values for one image.
+        ranges: ranges of all its values and of the rows of its layer norms.
+        shapes: shapes of its values for one image.
     """
     islands: dict[str, str] = {}
     for node in graph:
@@ -296,7 +296,7 @@ def _norm_hazard(node: ir.Node, ranges: Ranges) -> str | None:
     assert value is not None
     rows, histogram = ranges.rows.get(str(value.name)), _histogram(value, ranges)
     if rows is None or histogram is None:
-        return NORM  # nothing was measured: no risk is taken
+        return NORM  # nothing was measured: stays in float32
     # A row's deviations are at most twice the largest value; the mean of their squares is its variance.
     if max(rows.high, histogram.largest**2) > FLOAT16_MAX / MARGIN:
         return LARGE_SQUARES
@@ -314,7 +314,7 @@ def _longest_sum(node: ir.Node, ranges: Ranges, shapes: Mapping[str, Shape]) -> 
 
 
 def _small_sources(value: ir.Value, ranges: Ranges) -> list[ir.Node]:
-    """The nodes behind a small value that compute it from small values: in float16 it would be lost before."""
+    """List the nodes that compute a small value from small values: in float16 these would underflow already."""
     nodes: list[ir.Node] = []
     waiting = [value]
     while waiting:
@@ -332,13 +332,13 @@ def _histogram(value: ir.Value | None, ranges: Ranges) -> Histogram | None:
 
 
 def _least(value: ir.Value, ranges: Ranges) -> float:
-    """The smallest magnitude that was seen, exact zeros apart; infinite where nothing was measured."""
+    """Return the smallest magnitude recorded, without exact zeros; infinite where nothing was measured."""
     histogram = _histogram(value, ranges)
     return math.inf if histogram is None else histogram.smallest
 
 
 def _renormalization(division: ir.Node) -> list[ir.Node]:
-    """[Softmax, ReduceSum, Div] where `division` is softmax(x) / sum(softmax(x)), over whatever axes; else empty."""
+    """Return [Softmax, ReduceSum, Div] where `division` is softmax(x) / sum(softmax(x)), over any axes; else empty."""
     if division.op_type != "Div":
         return []
     numerator, denominator = division.inputs[:2]
@@ -351,7 +351,7 @@ def _renormalization(division: ir.Node) -> list[ir.Node]:
 
 
 def remainders_into_products(graph: ir.Graph) -> int:
-    """Replace each such difference of the resize by a product, in place; return how many there were.
+    """Replace each x·W - floor(x·W) of the resize by a product, in place; return the number of them.
 
     Values and nodes keep their names.
     """
@@ -368,7 +368,7 @@ def remainders_into_products(graph: ir.Graph) -> int:
 
 
 def _remainder_source(difference: ir.Node) -> ir.Node | None:
-    """The product that a difference takes the whole part from; None where it is another difference."""
+    """Return the product whose whole part `difference` subtracts; None for any other difference."""
     value, whole = difference.inputs
     source = None if value is None else value.producer()
     floor = None if whole is None else whole.producer()
@@ -406,7 +406,7 @@ def _replace_remainder(graph: ir.Graph, difference: ir.Node, source: ir.Node) ->
 
 
 def _extended(weight: NDArray[np.generic], *, from_left: bool) -> NDArray[np.generic]:
-    """The weight with what takes the whole part away: beside it, or below it."""
+    """Append the -1 that subtracts the whole part to a weight: as columns, or as rows."""
     size = weight.shape[0 if from_left else 1]
     return np.concatenate([weight, -np.eye(size, dtype=weight.dtype)], axis=1 if from_left else 0)
 

@@ -1,4 +1,4 @@
-"""The types that a finished graph computes in, read from the graph itself: no flag and no report is believed."""
+"""Count the types that a finished graph computes in, from the graph itself rather than from options or reports."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NAMES = {ir.DataType.FLOAT: "float32", ir.DataType.FLOAT16: "float16"}
 
 
 def count_types(model: ir.Model) -> dict[str, Any]:
-    """Count nodes by the type that they compute in, and the products among them.
+    """Count nodes and products by the type that they compute in.
 
-    A product whose inputs all come out of DequantizeLinear (its bias apart) is an int8 product: that pair of nodes is
-    what TensorRT and ONNX Runtime take for one. Casts and the quantization's own nodes are counted apart.
+    A product whose inputs (except the bias) all come from DequantizeLinear is an int8 product: TensorRT and ONNX
+    Runtime fuse that pattern. Casts, QuantizeLinear and DequantizeLinear are counted separately.
 
     Returns:
         {"nodes": {"float32": …, "float16": …}, "products": {"int8": …, "float16": …}, "casts": …, "quantization": …}
@@ -37,7 +37,7 @@ def count_types(model: ir.Model) -> dict[str, Any]:
         kinds = {value.dtype for value in (*node.inputs, *node.outputs) if value is not None and value.dtype in _NAMES}
         if not kinds:
             continue
-        # One float32 value makes the node compute in float32: strong typing has no mixed nodes.
+        # One float32 value makes the node compute in float32: strongly typed graphs have no mixed nodes.
         kind = _NAMES[ir.DataType.FLOAT if ir.DataType.FLOAT in kinds else ir.DataType.FLOAT16]
         if node.op_type in PRODUCTS and is_int8(node):
             kind = "int8"
@@ -48,6 +48,6 @@ def count_types(model: ir.Model) -> dict[str, Any]:
 
 
 def is_int8(product: ir.Node) -> bool:
-    """Return whether both factors of a product come out of DequantizeLinear."""
+    """Return whether both factors of a product come from DequantizeLinear."""
     sources = [value.producer() if value is not None else None for value in product.inputs[:2]]
     return all(source is not None and source.op_type == "DequantizeLinear" for source in sources)

@@ -1,9 +1,9 @@
-"""Prepare float32 graphs as the work here needs them: constants as initializers, norms folded, every node named, every
-value with its type and shape.
+"""Prepare float32 graphs for calibration: constants as initializers, norms folded, every node named, every value with
+its type and shape.
 
-Takes any image classifier with one input, not only ours. Static inference stops at an operator that it doesn't know
-(those of ONNX Runtime's own domain) and at padding that the graph computes from its input's shape. What it leaves open
-is read off ONNX Runtime, at several batch sizes; shape arithmetic becomes constants.
+Accepts any image classifier with one input, not only ours. Static inference stops at operators that it doesn't know
+(ONNX Runtime's own domain) and at padding that the graph computes from its input's shape. The missing shapes are
+observed in ONNX Runtime at several batch sizes; shape arithmetic is folded into constants.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from hemf_export.files.errors import BadInputError
 
 _IR_VERSION = 9  # of the files that have opset 19; those of 3 list weights as inputs
 MIN_OPSET = 19  # the first whose QuantizeLinear takes float16
-_RESIZE_COORDINATES = 11  # the first opset whose Resize says where its pixels lie
+_RESIZE_COORDINATES = 11  # the first opset whose Resize has a coordinate_transformation_mode
 _SOFTMAX_ONE_AXIS = 13  # the first whose Softmax, LogSoftmax and Hardmax run over one axis
 _QUANTIZED = (
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger"),
     *("QAttention", "QGemm", "QMoE", "MatMulIntegerToFloat", "MatMulNBits", "MatMulBnb4"),
 )
 _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-_BATCHES = (1, 2, 3, 5)  # that shape arithmetic is run at: what is the same at all of them depends on no batch
-_LARGE = 1 << 20  # elements of a constant that is not folded, where no weight is as large: Expand makes them of nothing
+_BATCHES = (1, 2, 3, 5)  # batch sizes of shape arithmetic: what is equal at all of them doesn't depend on the batch
+_LARGE = 1 << 20  # elements above which a constant isn't folded, unless a weight is as large: Expand can create them
 _SHAPES = ("Shape", "Size")
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 Shape = tuple[int, ...]
-IMAGE_SHAPE = "image_shape"  # in a value's `meta`: its shape for one image, where a run showed it
+IMAGE_SHAPE = "image_shape"  # key in a value's `meta`: its shape for one image, observed in a run
 
 
 def prepare(proto: onnx.ModelProto) -> ir.Model:
-    """Read the graph of a parsed float32 file, and make it ready to be recorded, converted and quantized.
+    """Read the graph of a parsed float32 file and prepare it for recording, conversion and quantization.
 
-    An older opset is lifted to 19 by onnx's own converter, and what that leaves with another meaning is mended here;
-    BatchNorms go into the convolutions and products before them, by onnxscript's rules. Whether the result computes
-    what the file does is for the caller to prove, against the file itself.
+    An older opset is converted to 19 by onnx's version converter, whose errors with Resize and Hardmax are corrected
+    here; BatchNorms are folded into the convolutions and products before them, by onnxscript's rules. The caller must
+    prove that the result computes the same as the file.
 
     Raises:
         BadInputError: not one input and one output, subgraphs, no float32 weights, or an opset that can't be lifted.
@@ -79,14 +79,14 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
 
 
 def parse(proto: onnx.ModelProto) -> ir.Model:
-    """Read the graph of a parsed file, nothing of it changed.
+    """Read the graph of a parsed file unchanged.
 
     Raises:
-        BadInputError: it is no valid graph: a name is given twice, a node takes what nobody gives …
+        BadInputError: the graph is invalid: duplicate names, inputs that nothing computes …
     """
     try:
         return ir.serde.deserialize_model(proto)
-    except Exception as error:  # SerdeError around whatever onnx-ir met
+    except Exception as error:  # a SerdeError around onnx-ir's own error
         cause = error.__cause__ or error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -94,7 +94,7 @@ def parse(proto: onnx.ModelProto) -> ir.Model:
 
 
 def _refuse_training_mode(proto: onnx.ModelProto) -> None:
-    """Refuse norms over the batch that is run: an image's logits would depend on its neighbours.
+    """Refuse norms that use batch statistics: an image's logits would depend on the rest of its batch.
 
     Raises:
         BadInputError: a BatchNormalization that was exported in training mode.
@@ -109,7 +109,7 @@ def _refuse_training_mode(proto: onnx.ModelProto) -> None:
 
 
 def _free_batch(graph: ir.Graph) -> None:
-    """Give a batch of -1, as some exporters write any, a name: ONNX has names for what is open."""
+    """Replace a batch of -1, which some exporters write for a dynamic one, by a name, as ONNX requires."""
     for value in graph.inputs:
         if value.shape is not None and len(value.shape) and isinstance(size := value.shape[0], int) and size < 0:
             value.shape = ir.Shape(["batch", *value.shape[1:]])
@@ -131,7 +131,7 @@ def _lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     try:
         lifted: onnx.ModelProto = onnx.version_converter.convert_version(proto, MIN_OPSET)
-    except Exception as error:  # the converter raises RuntimeError, and more, where it knows no way
+    except Exception as error:  # the converter raises RuntimeError and others where it can't convert
         reason = str(error).strip().splitlines()[0]
         raise BadInputError(
             f"The graph's opset {opset} can't be lifted to {MIN_OPSET}, which FP16 and INT8 need: {reason}",
@@ -147,8 +147,8 @@ def _lifted(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _keep_resizes(lifted: onnx.ModelProto) -> None:
     """Give every Resize the coordinates that Upsample and Resize had before opset 11.
 
-    There output pixel i was at i / scale, where Resize's default has been (i + 0.5) / scale - 0.5 since; the nearest
-    pixel was below that place, or above it where the image shrinks.
+    Output pixel i was at i / scale then, and the default has been (i + 0.5) / scale - 0.5 since; the nearest pixel was
+    the one below that position, or above it where the image shrinks.
     """
     constants = _constants(lifted.graph)
     for node in lifted.graph.node:
@@ -165,9 +165,9 @@ def _keep_resizes(lifted: onnx.ModelProto) -> None:
 
 
 def _keep_hardmaxes(lifted: onnx.ModelProto) -> None:
-    """Let every Hardmax see its input as it did before opset 13: as rows of all axes from its own on.
+    """Let every Hardmax see its input as before opset 13: flattened to rows from its axis on.
 
-    The converter does this for Softmax and LogSoftmax, and leaves out Hardmax.
+    The converter does this for Softmax and LogSoftmax, but not for Hardmax.
     """
     nodes = []
     for node in lifted.graph.node:
@@ -198,7 +198,7 @@ def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
 
 
 def _is_quantized(node: ir.Node) -> bool:
-    """Return whether an operator computes on quantized numbers, ONNX's own or ONNX Runtime's."""
+    """Return whether an operator computes on quantized values, in ONNX's domain or ONNX Runtime's."""
     kind = node.op_type
     return kind in _QUANTIZED or kind.startswith("QLinear") or (node.domain == "com.microsoft" and "Quantize" in kind)
 
@@ -230,7 +230,7 @@ def _check(model: ir.Model) -> None:
 
 @contextmanager
 def _errors_only() -> Iterator[None]:
-    """Log onnxscript's errors alone: it logs each rule that doesn't apply."""
+    """Silence onnxscript's log below errors: it logs each rule that doesn't apply."""
     logger = logging.getLogger("onnxscript")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -263,7 +263,7 @@ def complete(model: ir.Model) -> None:
 
 
 def _shape_arithmetic(graph: ir.Graph) -> Iterator[ir.Node]:
-    """Nodes whose results depend on shapes and constants alone, in graph order."""
+    """Yield the nodes whose results depend on shapes and constants alone, in graph order."""
     known: set[ir.Value] = set(graph.initializers.values())
     for node in graph:
         if node.op_type in _RANDOM or node.domain not in ("", "ai.onnx"):
@@ -302,7 +302,7 @@ def _fold(graph: ir.Graph, constants: dict[str, NDArray[np.generic]]) -> None:
 
 
 def replace_by_constant(graph: ir.Graph, value: ir.Value, array: NDArray[np.generic]) -> None:
-    """Let all that take `value` take `array` instead, a new initializer; the node that computes it stays."""
+    """Replace all uses of `value` by `array`, a new initializer; the node that computes it stays."""
     name = f"{value.name}_folded"
     constant = ir.Value(
         name=name, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=ir.Shape(array.shape),
@@ -313,7 +313,7 @@ def replace_by_constant(graph: ir.Graph, value: ir.Value, array: NDArray[np.gene
 
 
 def _observe(model: ir.Model, unknown: Collection[ir.Value]) -> None:
-    """Set the types of `unknown`, the sizes that are the same at every batch, and the shapes for one image."""
+    """Set types, sizes that don't depend on the batch, and shapes for one image of `unknown`, as observed in runs."""
     probe = model.clone()
     values = {str(value.name): value for node in probe.graph for value in node.outputs}
     names = [str(value.name) for value in unknown]
@@ -336,13 +336,13 @@ def _observe(model: ir.Model, unknown: Collection[ir.Value]) -> None:
 
 
 def _has_fixed_size(graph: ir.Graph) -> bool:
-    """Return whether the batch alone is open in the graph's input: only then is it known what to run."""
+    """Return whether only the batch of the graph's input is dynamic: otherwise no input can be generated."""
     shapes = [value.shape for value in graph.inputs]
     return all(shape is not None and all(isinstance(size, int) for size in shape[1:]) for shape in shapes)
 
 
 def _inputs(graph: ir.Graph) -> Iterator[NDArray[np.generic]]:
-    """Generate noise for the graph's input, at several batch sizes, or at its fixed one."""
+    """Yield noise for the graph's input at several batch sizes, or at its fixed one."""
     (value,) = graph.inputs
     assert value.shape is not None
     assert value.dtype is not None
@@ -357,29 +357,27 @@ def _inputs(graph: ir.Graph) -> Iterator[NDArray[np.generic]]:
 
 
 def _dtype(name: str) -> ir.DataType:
-    """`tensor(float)` → FLOAT."""
+    """Convert ONNX Runtime's name of a type: `tensor(float)` → FLOAT."""
     inner = name.removeprefix("tensor(").removesuffix(")")
     return ir.DataType[{"float16": "FLOAT16", "bfloat16": "BFLOAT16"}.get(inner, inner.upper())]
 
 
 def infer(model: ir.Model) -> None:
-    """Set the types and shapes that static inference tells, in place; values that it can't tell keep theirs."""
+    """Set the types and shapes that static inference derives, in place; other values keep theirs."""
     logger = logging.getLogger("onnx_ir")
     before = logger.level
-    logger.setLevel(logging.ERROR)  # what it can't infer is no warning to whoever converts a file
+    logger.setLevel(logging.ERROR)  # failed inference is not a warning for users
     try:
-        # Strict inference would give up on the whole graph at one operator that it can't infer.
+        # Strict inference would fail on the whole graph at one unknown operator.
         common.ShapeInferencePass(strict_mode=False)(model)
     finally:
         logger.setLevel(before)
 
 
 def image_shapes(model: ir.Model) -> dict[str, Shape]:
-    """Shapes by name of the values that a batch of one image gives: inferred, or else observed in a run.
+    """Return the shapes of values, by name, for a batch of one image: inferred, or else observed in a run.
 
-    Values whose shape is known neither way are left out; see `complete`.
-
-    A graph with a fixed batch keeps that batch.
+    Values of unknown shape are left out; see `complete`. A graph with a fixed batch keeps that batch.
     """
     graph = model.graph
     computed = [value for node in graph for value in node.outputs]

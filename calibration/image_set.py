@@ -1,7 +1,7 @@
-"""Sets of images with what a graph takes of them: which calibrate it, and which judge it.
+"""Select the calibration set and the held-out set of a graph.
 
-Drawn stratified by class, seeded, never the same image in both. Refused is what would give ranges of nothing: no
-images, one class only, all black.
+Both are drawn stratified by class, with a seed, and share no image. Images that would give meaningless ranges are
+refused: none, of one class only, all black.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from hemf_export.images.model_input import ModelInput
 
 CALIBRATION_IMAGES = 512
 HELD_OUT_SHARE = 0.3  # of a folder without splits
-_SPLITS = (("train", "val"), ("val", None))  # of a data folder: calibration, held out
+_SPLITS = (("train", "val"), ("val", None))  # of a data folder: calibration set, held-out set
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with what a graph takes of them.
+    """Set of images with their preprocessing to a graph's input.
 
     Args:
         images: files, and labels where the folder has classes.
-        taken: how they become the graph's input.
-        batch: the graph's fixed batch; images beyond a whole number of batches are left out. None for any.
+        input: the graph's input and the preprocessing for it.
+        batch: the graph's fixed batch; images beyond a whole number of batches are left out. None if dynamic.
     """
 
     images: LabelledImages
-    taken: ModelInput
+    input: ModelInput
     batch: int | None = None
 
     def __len__(self) -> int:
@@ -54,9 +54,9 @@ class ImageSet:
         return None if self.images.labels is None else np.asarray(self.images.labels, np.int64)
 
     def batches(self, size: int) -> Iterator[NDArray[np.generic]]:
-        """Network input, `size` images at a time, or the graph's fixed batch."""
-        for pixels in folders.batches(self.images, self.taken, self.batch or size):
-            yield self.taken.network(pixels)
+        """Yield network input, `size` images at a time, or the graph's fixed batch."""
+        for pixels in folders.batches(self.images, self.input, self.batch or size):
+            yield self.input.network(pixels)
 
     def only(self, indices: Sequence[int]) -> ImageSet:
         """Select the images at `indices`; repeated to fill the last batch of a fixed size."""
@@ -83,19 +83,19 @@ class ImageSet:
         return dataclasses.replace(self, images=chosen)
 
     def content_sha256(self) -> str:
-        """Hash of the files' bytes in their order, and of what is taken of them."""
-        digest = hashlib.sha256(repr((self.taken, self.batch)).encode())
+        """Return a hash of the files' bytes in their order and of the preprocessing."""
+        digest = hashlib.sha256(repr((self.input, self.batch)).encode())
         for path in self.images.paths:
             digest.update(file_digest(path))
         return digest.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """The images used, for a manifest: the folder, how many of each class, and a hash of the names."""
+        """Return a record of the images for a manifest: folder, count of each class, hash of the names."""
         return self.images.to_dict()
 
 
 def stratified(images: LabelledImages, count: int, seed: int) -> LabelledImages:
-    """Draw `count` of the images, without order within each class, each class by its share but at least one."""
+    """Draw `count` of the images at random, each class by its share but at least one."""
     if count >= len(images):
         return images
     generator = np.random.default_rng(seed)
@@ -103,7 +103,7 @@ def stratified(images: LabelledImages, count: int, seed: int) -> LabelledImages:
     for index, label in enumerate(images.labels or (0,) * len(images)):
         by_class[label].append(index)
     order = {label: list(generator.permutation(indices)) for label, indices in sorted(by_class.items())}
-    # Of every class the share count/len; what rounding leaves over goes to those that lost most by it.
+    # Each class gets its share of `count`; the rest goes to the classes that lost most by rounding.
     exact = {label: len(indices) * count / len(images) for label, indices in order.items()}
     quotas = {label: min(len(order[label]), max(1, int(share))) for label, share in exact.items()}
     by_loss = sorted(exact, key=lambda label: quotas[label] - exact[label])
@@ -117,7 +117,7 @@ def stratified(images: LabelledImages, count: int, seed: int) -> LabelledImages:
 
 
 def file_digest(path: Path) -> bytes:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     try:
         return hashlib.sha256(path.read_bytes()).digest()
     except OSError as error:
@@ -126,12 +126,12 @@ def file_digest(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Selection:
-    """Images to calibrate on, and others to judge by.
+    """Calibration set and held-out set.
 
     Args:
-        calibration: what ranges are taken from.
-        held_out: what accuracy is measured on.
-        notes: what a user should know.
+        calibration: images that ranges are measured on.
+        held_out: images that accuracy is measured on.
+        notes: remarks for the user.
     """
 
     calibration: ImageSet
@@ -141,7 +141,7 @@ class Selection:
 
 def select(
     folder: Path,
-    taken: ModelInput,
+    input: ModelInput,
     classes: Sequence[str] | None,
     *,
     held_out: Path | None = None,
@@ -150,16 +150,16 @@ def select(
     allow_single_class: bool = False,
     batch: int | None = None,
 ) -> Selection:
-    """Choose the images of `folder`.
+    """Select the calibration set and the held-out set from `folder`.
 
     Args:
-        folder: a data folder with train/ and val/ (calibrates on the first, judges by the second; test/ is left
-            alone), or one with class folders or plain images, which is divided.
-        taken: what the graph takes of an image.
-        classes: of the model; the folder's must be the same.
-        held_out: another folder to judge by.
-        count: calibration images, at most.
-        seed: of the choice.
+        folder: a data folder, whose train/ calibrates and whose val/ is held out (test/ is never used), or one
+            with class folders or plain images, which is divided.
+        input: the graph's input and the preprocessing for it.
+        classes: the model's class names; the folder's must be the same.
+        held_out: another folder for the held-out set.
+        count: largest number of calibration images.
+        seed: seed of the selection.
         allow_single_class: take images of one class only.
         batch: see `ImageSet`.
 
@@ -168,33 +168,37 @@ def select(
             that the graph doesn't take.
     """
     notes: list[str] = []
-    pool, judges = _pools(folder, classes, allow_single_class)
+    pool, held_out_images = _pools(folder, classes, allow_single_class)
     if held_out is not None:
-        judges = _images(held_out, classes, allow_single_class)
-    if judges is None:
-        pool, judges = _divide(pool, seed)
-        notes.append(f"{folder} has no splits: {len(judges)} of its images are held out, the others calibrate.")
+        held_out_images = _images(held_out, classes, allow_single_class)
+    if held_out_images is None:
+        pool, held_out_images = _divide(pool, seed)
+        notes.append(
+            f"{folder} has no splits: {len(held_out_images)} of its images are held out, the others calibrate."
+        )
     if not allow_single_class and pool.labels is not None and len(set(pool.labels)) < 2:
         raise BadInputError(
             f"{pool.root} has images of one class only: ranges would fit that class.",
             "Add the others, or say `allow_single_class`.",
         )
     chosen = stratified(pool, min(count, len(pool)), seed)
-    for images in (chosen, judges):
-        _require_sizes(images, taken)
-    notes += check_pictures(ImageSet(chosen, taken, batch))
-    judges, same = _without_copies(judges, chosen)
-    if same:
-        notes.append(f"{same} held-out images are also among those that calibrate; they don't judge.")
-    if not len(judges):
-        raise BadInputError(f"No image of {folder} is left to judge by.", "Give others with `held_out=DIR`.")
-    sets = ImageSet(chosen, taken, batch), ImageSet(judges, taken, batch)
+    for images in (chosen, held_out_images):
+        _require_sizes(images, input)
+    notes += check_pictures(ImageSet(chosen, input, batch))
+    held_out_images, duplicates = _without_copies(held_out_images, chosen)
+    if duplicates:
+        notes.append(f"{duplicates} held-out images are also in the calibration set; they are not counted.")
+    if not len(held_out_images):
+        raise BadInputError(
+            f"No image of {folder} is left for the held-out set.", "Give other images with `held_out=DIR`."
+        )
+    sets = ImageSet(chosen, input, batch), ImageSet(held_out_images, input, batch)
     return Selection(sets[0].whole(), sets[1].whole(), tuple(notes))
 
 
-def _require_sizes(images: LabelledImages, taken: ModelInput) -> None:
-    """Refuse images that a graph doesn't take, before any work; those that don't decode are refused as they come."""
-    if taken.source is None:
+def _require_sizes(images: LabelledImages, input: ModelInput) -> None:
+    """Refuse images of a size that the graph doesn't take, before any work; undecodable ones are refused later."""
+    if input.source is None:
         return
     sizes: dict[Path, tuple[int, int]] = {}
 
@@ -202,11 +206,11 @@ def _require_sizes(images: LabelledImages, taken: ModelInput) -> None:
         sizes[images.paths[index]] = image.height, image.width
 
     folders.unreadable(images, look=look)
-    taken.require_sizes(dict(sorted(sizes.items())))
+    input.require_sizes(dict(sorted(sizes.items())))
 
 
 def check_pictures(images: ImageSet) -> list[str]:
-    """Decode images until one has any light in it and they use enough of their range; notes where they don't.
+    """Decode images until one isn't black and their grey levels use enough of the range; return notes where they don't.
 
     Raises:
         BadInputError: all are black, or one doesn't decode.
@@ -215,7 +219,7 @@ def check_pictures(images: ImageSet) -> list[str]:
     for path in images.images.paths:
         image = decode(path)
         levels.look(image)
-        lit = lit or bool(images.taken.pixels(image).any())
+        lit = lit or bool(images.input.pixels(image).any())
         if lit and not levels.suspicious:
             return []
     if not lit:
@@ -232,8 +236,8 @@ def _pools(folder: Path, classes: Sequence[str] | None, single: bool) -> tuple[L
     for first, second in _SPLITS:
         if (folder / first).is_dir() and (classes is None or first not in classes):
             has_second = second is not None and (folder / second).is_dir()
-            judges = _images(folder / second, classes, single) if second is not None and has_second else None
-            return _images(folder / first, classes, single), judges
+            held_out_images = _images(folder / second, classes, single) if second is not None and has_second else None
+            return _images(folder / first, classes, single), held_out_images
     return _images(folder, classes, single), None
 
 
@@ -249,21 +253,21 @@ def _images(folder: Path, classes: Sequence[str] | None, single: bool) -> Labell
                 f"{images.root} has images of one class only, {images.classes[0]}: ranges would fit that class.",
                 "Add the others, or say `allow_single_class`.",
             )
-        return folders.class_folders(images.root, classes)  # refuses, and tells the difference
+        return folders.class_folders(images.root, classes)  # raises, with the difference in the message
     own = [label for label in labels if label is not None]
     return LabelledImages(images.root, tuple(classes), images.paths, tuple(own[label] for label in images.labels))
 
 
 def _divide(pool: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImages]:
     if len(pool) < 2:
-        raise BadInputError(f"{pool.root} has one image; some must calibrate and others judge.", "Add images.")
-    judges = stratified(pool, max(1, round(len(pool) * HELD_OUT_SHARE)), seed)
-    held_out = set(judges.paths)
-    return pool.select([index for index, path in enumerate(pool.paths) if path not in held_out]), judges
+        raise BadInputError(f"{pool.root} has one image: none would be left for the held-out set.", "Add images.")
+    held_out_images = stratified(pool, max(1, round(len(pool) * HELD_OUT_SHARE)), seed)
+    held_out = set(held_out_images.paths)
+    return pool.select([index for index, path in enumerate(pool.paths) if path not in held_out]), held_out_images
 
 
-def _without_copies(judges: LabelledImages, chosen: LabelledImages) -> tuple[LabelledImages, int]:
-    """The judges whose content is in none of the chosen files, and how many were left out."""
+def _without_copies(held_out_images: LabelledImages, chosen: LabelledImages) -> tuple[LabelledImages, int]:
+    """Drop the held-out images whose content is in the calibration set; return the rest and the number dropped."""
     known = {file_digest(path) for path in chosen.paths}
-    kept = [index for index, path in enumerate(judges.paths) if file_digest(path) not in known]
-    return judges.select(kept), len(judges) - len(kept)
+    kept = [index for index, path in enumerate(held_out_images.paths) if file_digest(path) not in known]
+    return held_out_images.select(kept), len(held_out_images) - len(kept)

@@ -1,4 +1,4 @@
-"""The choice of the products that go into int8, and of the method: everything, or the most that a budget allows."""
+"""Choose the products to quantize, all or as many as a budget allows, and the calibration method."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from hemf_export.files.errors import BadInputError
 MethodChoice = Literal["auto"] | Method
 NO_FASTER = "no faster in INT8 as the engine is compiled"
 _SHOWN = 3  # nodes in a message
-TRIAL_IMAGES = 32  # of those that calibrate: the search alone sees the held-out ones
-ORDER_IMAGES = 16  # that tell the order of the blocks, where no report of them was asked for
+TRIAL_IMAGES = 32  # calibration images that variants are compared on: only the search uses held-out ones
+ORDER_IMAGES = 16  # calibration images for the order of the blocks, if no report on them is requested
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The products to quantize, and what was learned on the way.
+    """Products to quantize, with the measurements that led to the choice.
 
     Args:
-        products: all of the graph, those with a refusal among them.
-        chosen: those that go into int8.
-        method: of the ranges.
-        methods: the KL divergence of everything in int8, by method, where several were tried.
-        statistics: what quantization is taken from.
-        sensitivities: of each block; empty where nobody asked.
-        steps: of the search; empty without a budget.
-        place: puts the quantization into a graph.
-        worth: what the blocks give.
+        products: all products of the graph, including refused ones.
+        chosen: products to quantize.
+        method: calibration method of the ranges.
+        methods: KL divergence of the fully quantized graph by method, where several were tried.
+        statistics: histograms and int8 weights to quantize with.
+        sensitivities: sensitivity of each block; empty if not requested.
+        steps: steps of the search; empty without a budget.
+        place: inserts the quantization into a graph.
+        worth: gain of the blocks.
     """
 
     products: tuple[Product, ...]
@@ -58,7 +58,7 @@ class Plan:
         return share_of(self.products, self.chosen)
 
     def products_of(self, blocks: Sequence[str]) -> tuple[Product, ...]:
-        """The quantizable products of some blocks, in graph order."""
+        """Return the quantizable products of some blocks, in graph order."""
         return tuple(product for product in self.products if product.refusal is None and product.block in blocks)
 
     @property
@@ -102,24 +102,24 @@ def _named(nodes: Sequence[str]) -> str:
 
 
 def share_of(products: Sequence[Product], chosen: Sequence[Product]) -> float:
-    """The chosen products' share of all multiply-adds, rounded down to a thousandth: 1 only where all are chosen."""
+    """Return the chosen products' share of all multiply-adds, rounded down to a thousandth: 1 only for all of them."""
     work = sum(product.multiply_adds for product in products)
     return 1000 * sum(product.multiply_adds for product in chosen) // max(1, work) / 1000
 
 
 def products_of(job: Job, islands: Collection[str] = (), *, for_cpu: bool = False) -> tuple[Product, ...]:
-    """All products of a job's graph, those with a refusal among them.
+    """Return all products of a job's graph, including refused ones.
 
     Args:
-        job: the graph.
+        job: holds the graph.
         islands: nodes that stay in float32.
-        for_cpu: as ONNX Runtime runs it fast on a CPU; see `qdq.quantize_for_cpu`.
+        for_cpu: quantize for ONNX Runtime on a CPU; see `qdq.quantize_for_cpu`.
     """
     return tuple(find_products(job.model.graph, job.shapes, islands=() if for_cpu else islands, for_cpu=for_cpu))
 
 
 def require_quantizable(products: Sequence[Product]) -> None:
-    """Raise BadInputError where int8 can be used for none of a graph's products."""
+    """Raise BadInputError if none of a graph's products can be quantized."""
     if all(product.refusal is not None for product in products):
         optimized = any(":" in product.operator for product in products)
         refusals = list(dict.fromkeys(str(product.refusal) for product in products))
@@ -139,16 +139,16 @@ def plan(
     with_sensitivity: bool = False,
     for_cpu: bool = False,
 ) -> Plan:
-    """Decide what goes into int8.
+    """Decide which products to quantize, and how.
 
     Args:
-        job: the graph and its images.
-        products: of the graph; see `products_of`.
-        method: of the ranges; "auto" takes the one that changes the logits least.
-        budget: what may be lost on the held-out images; None quantizes everything.
-        worth: what int8 gives, and which products give it, for the search; None goes by the work.
-        with_sensitivity: measure each block even where no budget needs it, and everything but it, too.
-        for_cpu: as ONNX Runtime runs it fast on a CPU; see `qdq.quantize_for_cpu`.
+        job: holds the graph and its images.
+        products: products of the graph; see `products_of`.
+        method: calibration method of the ranges; "auto" chooses the one that changes the logits least.
+        budget: allowed loss on the held-out images; None quantizes everything.
+        worth: gain by block and the products that gain, for the search; None for the share of multiply-adds.
+        with_sensitivity: measure each block, quantized alone and left out, even without a budget.
+        for_cpu: quantize for ONNX Runtime on a CPU; see `qdq.quantize_for_cpu`.
     """
     able = tuple(product for product in products if product.refusal is None)
     worth = worth or budgets.by_work(products)
@@ -180,9 +180,9 @@ def plan(
     steps: list[Step] = []
     chosen = able
     if budget is not None:
-        judges = job.trials(statistics, job.selection.held_out, place)
+        held_out = job.trials(statistics, job.selection.held_out, place)
         with job.progress.task("Searching on held-out images"):
-            steps = budgets.search(judges, sensitivities, budget, chosen_method, worth, job.progress)
+            steps = budgets.search(held_out, sensitivities, budget, chosen_method, worth, job.progress)
         best = budgets.best(steps, worth)
         names = () if best is None else best.blocks
         chosen = tuple(product for product in candidates if product.refusal is None and product.block in names)
@@ -190,7 +190,7 @@ def plan(
 
 
 def refusing(products: Sequence[Product], gaining: Collection[str], reason: str = NO_FASTER) -> tuple[Product, ...]:
-    """Give a refusal to the quantizable products whose node isn't among those that gain in int8."""
+    """Refuse the quantizable products whose node isn't in `gaining`, with `reason`."""
     return tuple(
         product
         if product.refusal is not None or product.node in gaining
@@ -200,5 +200,5 @@ def refusing(products: Sequence[Product], gaining: Collection[str], reason: str 
 
 
 def _some(job: Job, count: int) -> ImageSet:
-    """Draw so many of the calibration images, or one batch of a fixed size that is larger."""
+    """Draw `count` of the calibration images, or one batch if a fixed batch is larger."""
     return job.selection.calibration.whole(max(count, job.selection.calibration.batch or 1))

@@ -1,4 +1,4 @@
-"""One calibration: a prepared graph, its images, the cache of its results and its progress."""
+"""State of one calibration: a prepared graph, its images, the cache of its results and its progress."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from hemf_export.calibration.weights import Int8Weight, Moment, View, half, reco
 from hemf_export.files.model_output import ModelOutput
 from hemf_export.files.progress import Progress
 
-FLOAT16_IMAGES = 16  # that every value of the graph is recorded on
-MOMENT_IMAGES = 64  # that weights are rounded for
-_FLOAT16_BATCH = 1  # all values of a large graph at once take 0.5 GB an image
-# Part of the cache's keys: other names would make all that is cached anew.
+FLOAT16_IMAGES = 16  # images on which every value of the graph is recorded
+MOMENT_IMAGES = 64  # images whose second moments guide the rounding of weights
+_FLOAT16_BATCH = 1  # all values of a large graph take 0.5 GB per image
+# Part of the cache's keys: other names would invalidate everything cached.
 _PLACEMENT_KEYS: dict[Placement, str] = {
     quantize: "calibration.qdq",
     quantize_for_cpu: "calibration.cpu_qdq",
@@ -41,7 +41,7 @@ _PLACEMENT_KEYS: dict[Placement, str] = {
 
 @dataclass(frozen=True)
 class _Weight:
-    """A weight, and how the products that use it see their inputs."""
+    """Weight with the views of the inputs of the products that use it."""
 
     array: NDArray[np.float32]
     views: list[View] = field(default_factory=list)
@@ -56,22 +56,22 @@ def _in_int8(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tu
 
 
 def _in_float16(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
-    assert moment is not None, "only weights with a view are taken"
+    assert moment is not None, "only weights with a view are rounded here"
     return (half(weight.array, key[1], moment),)
 
 
 @dataclass
 class Job:
-    """The state that the stages of a calibration share.
+    """State that the stages of a calibration share.
 
     Args:
         model: float32; see `calibration.graphs.prepare`.
-        original: the file that it was read from, in ONNX Runtime as it came: the reference of every comparison.
-        graph_sha256: of that file.
-        selection: its images.
-        cache: of earlier results.
+        original: the unchanged file in ONNX Runtime: the reference of every comparison.
+        graph_sha256: SHA-256 of that file.
+        selection: calibration set and held-out set.
+        cache: cache of earlier results.
         progress: receives the steps.
-        rewriting: of the file's graph to the model's form.
+        rewriting: rewriting of the file's graph that gave `model`.
     """
 
     model: ir.Model
@@ -89,7 +89,7 @@ class Job:
 
     @cached_property
     def graph_key(self) -> str:
-        """Key of this very graph in the cache: the file's hash, and that of the graph that the file was brought to."""
+        """Key of the graph in the cache: the file's hash, and the hash of the graph after rewriting."""
         nodes = [
             [node.op_type, node.name, [value and value.name for value in node.inputs],
              [value.name for value in node.outputs], sorted(map(str, node.attributes.values()))]
@@ -99,25 +99,25 @@ class Job:
 
     @property
     def output(self) -> ModelOutput:
-        """The kind of scores that the file gives, and every graph made from it."""
+        """Kind of scores that the file and every graph made from it output."""
         return self.original.output
 
     def islands(self) -> tuple[dict[str, str], Ranges]:
-        """Find the nodes that float16 isn't safe for on calibration images, and the ranges of all values."""
+        """Find the nodes for which float16 isn't safe on calibration images, and the ranges of all values."""
         images = self.selection.calibration.whole(max(FLOAT16_IMAGES, self.selection.calibration.batch or 1))
         with self.progress.task("Recording all values", len(images), "images") as task:
             ranges = cache.ranges(self.cache, self.model, self.graph_key, images, batch=_FLOAT16_BATCH, task=task)
         return measured_islands(self.model.graph, ranges, self.shapes), ranges
 
     def statistics(self, products: Sequence[Product], values: Collection[str]) -> Statistics:
-        """Record what `products` are quantized from: histograms of `values` on the calibration images, int8 weights."""
+        """Record the statistics to quantize `products` with: calibration histograms of `values`, and int8 weights."""
         images = self.selection.calibration
         with self.progress.task("Recording ranges for INT8", len(images), "images") as task:
             ranges = cache.ranges(self.cache, self.model, self.graph_key, images, values=values, task=task)
         return Statistics(ranges.histograms, self._int8_weights(products))
 
     def float16_weights(self) -> dict[str, NDArray[np.float16]]:
-        """The weights of products in float16, by name, rounded for what some calibration images give them."""
+        """Return products' weights in float16, by name, rounded to change outputs on calibration images least."""
         weights = self._weights_of(find_products(self.model.graph, self.shapes))
         wanted = {key: own for key, own in weights.items() if own.views and np.abs(own.array).max() <= FLOAT16_MAX}
         halves = self._rounded("halves", wanted, _in_float16)
@@ -128,12 +128,12 @@ class Job:
         return {key: Int8Weight(*arrays) for key, arrays in int8.items()}
 
     def _weights_of(self, products: Sequence[Product]) -> dict[tuple[str, int], _Weight]:
-        """The products' weights by name and axis of the output channels; of a shared one, every product's inputs."""
+        """Collect the products' weights by name and output axis; a shared weight has the views of all its products."""
         nodes = {node.name: node for node in self.model.graph}
         weights: dict[tuple[str, int], _Weight] = {}
         for product in products:
             if block_of(product.node) == RESIZE or product.operator not in QUANTIZABLE:
-                continue  # exact in float16 anyway, or with sums that run otherwise
+                continue  # exact in float16 anyway, or an operator whose sums have no view
             if product.weight is not None and (value := nodes[product.node].inputs[product.weight]) is not None:
                 assert value.const_value is not None
                 array = value.const_value.numpy().astype(np.float32)
@@ -144,14 +144,14 @@ class Job:
     def _rounded(
         self, kind: str, weights: dict[tuple[str, int], _Weight], rounding: _Rounding
     ) -> dict[tuple[str, int], tuple[NDArray[Any], ...]]:
-        """Round `weights` by `rounding`, or read them from the cache."""
+        """Round `weights` with `rounding`, or read the result from the cache."""
         images = self.selection.calibration.whole(max(MOMENT_IMAGES, self.selection.calibration.batch or 1))
         path = self.cache.path(kind, graph=self.graph_key, images=images.content_sha256(), weights=sorted(weights))
         known = cache.unpacked_arrays(self.cache.read(path))
         if known is not None and known.keys() == weights.keys():
             return known
         views = [view for weight in weights.values() for view in weight.views]
-        with self.progress.task("Recording what weights meet", len(images), "images") as task:
+        with self.progress.task("Recording the inputs of weights", len(images), "images") as task:
             moments = record_moments(self.model, views, images.batches(cache.RECORD_BATCH), task)
         arrays = {}
         with self.progress.task("Rounding weights", len(weights), "weights") as task:
@@ -163,7 +163,7 @@ class Job:
         return arrays
 
     def trials(self, statistics: Statistics, images: ImageSet, place: Placement = quantize) -> Trials:
-        """Variants of the graph on some images, remembered in the cache."""
+        """Return trials of the graph's variants on some images, with results kept in the cache."""
         hashes: dict[ImageSet, str] = {}
 
         def key(variant: Variant, images: ImageSet) -> dict[str, Any]:

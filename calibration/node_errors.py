@@ -1,8 +1,8 @@
-"""The errors of a converted graph beside the float32 one, node by node: accumulated up to a node, and its own.
+"""Errors of a converted graph against the float32 one, node by node: accumulated up to a node, and the node's own.
 
-Compared end to end, errors add up and hide where they come from. For a node's own error it is given the float32 graph's
-values: both graphs are made one, in which the converted graph takes a value that the float32 graph has under the same
-name from there. So a node's error is its own, with the quantizers and casts right before it.
+End-to-end comparison hides where errors arise. To isolate a node's own error, both graphs are merged into one, in which
+each converted node takes the float32 graph's values of the same names as inputs. Its error then includes only its own
+rounding and that of the quantizers and casts right before it.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from hemf_export.calibration.ranges import MOVES
 from hemf_export.calibration.session import Session
 from hemf_export.files.progress import SILENT, Progress
 
-VALUES_A_RUN = 200  # that are held at a time
-_NOTICEABLE = 0.01  # relative error below which no node is blamed
-_JUMP = 4.0  # times the error of its inputs: beyond, the node itself made it
-_MARK = "own:"  # before the names of what is the converted graph's
-# Of a value's root mean square: below, float16 can't tell it from zero. Where such values matter, the graph keeps them
-# in float32; where they are what is left of larger ones (a mean over a layer norm), all of one is rounding.
+VALUES_A_RUN = 200  # values held at a time
+_NOTICEABLE = 0.01  # relative error below which no node is to blame
+_JUMP = 4.0  # factor over the error of its inputs from which the node itself is to blame
+_MARK = "own:"  # prefix of names of the converted graph
+# Smallest root mean square of a value that counts: float16 can't tell smaller ones from zero. Where such values matter,
+# the graph keeps them in float32; where they remain of larger ones (a mean over a layer norm), they are all rounding.
 _LEAST = 2.0**-14
-# Of what a mean is taken of: below, it is what is left of values that cancel, and their rounding is a share of it.
+# Smallest share of its inputs that a mean counts as: a smaller mean remains of values that cancel, with their rounding.
 _LEAST_MEAN = 2.0**-8
 
 
 @dataclass(frozen=True)
 class AccumulatedError:
-    """The error of a node's output, with all that came before.
+    """Accumulated error of a node's output, including that of all nodes before it.
 
     Args:
-        node: its name.
-        error: norm of the difference by the norm of the float32 value; infinite where it isn't finite.
-        inputs: the largest error among the node's inputs.
+        node: name of the node.
+        error: norm of the difference divided by the norm of the float32 value; infinite if not finite.
+        inputs: largest error among the node's inputs.
     """
 
     node: str
@@ -48,12 +48,12 @@ class AccumulatedError:
 
     @property
     def jump(self) -> float:
-        """Factor by which the node itself made it worse."""
+        """Factor by which the node increased the error of its inputs."""
         return self.error / max(self.inputs, 1e-6)
 
     @property
     def blamed(self) -> bool:
-        """Return whether the error arises here."""
+        """Whether the error arises at this node."""
         return self.error > _NOTICEABLE and self.jump > _JUMP
 
 
@@ -62,13 +62,13 @@ def accumulated_errors(reference: ir.Model, candidate: ir.Model, batch: NDArray[
 
     Args:
         reference: float32.
-        candidate: converted from it, and emulated; values keep their names.
-        batch: network input, best the images with the largest differences.
+        candidate: the converted and emulated graph; values keep their names.
+        batch: network input, preferably the images with the largest differences.
     """
-    there = {value.name for node in candidate.graph for value in node.outputs}
-    nodes = [node for node in reference.graph if node.outputs[0].name in there]
-    own = comparable(reference, candidate)
-    names = [str(node.outputs[0].name) for node in own]
+    candidate_names = {value.name for node in candidate.graph for value in node.outputs}
+    nodes = [node for node in reference.graph if node.outputs[0].name in candidate_names]
+    compared = comparable(reference, candidate)
+    names = [str(node.outputs[0].name) for node in compared]
     sessions = [Session(model, outputs=names) for model in (reference, candidate)]
     relative: dict[str, float] = {}
     for start in range(0, len(names), VALUES_A_RUN):
@@ -76,28 +76,28 @@ def accumulated_errors(reference: ir.Model, candidate: ir.Model, batch: NDArray[
         exact, other = (session.run(batch, part) for session in sessions)
         relative |= {name: _relative(*pair) for name, pair in zip(part, zip(exact, other, strict=True), strict=True)}
     result: list[AccumulatedError] = []
-    moved: dict[str, float] = {}
+    errors: dict[str, float] = {}
     for node in nodes:
-        inputs = [moved.get(str(value.name), 0.0) for value in node.inputs if value is not None]
+        inputs = [errors.get(str(value.name), 0.0) for value in node.inputs if value is not None]
         name = str(node.outputs[0].name)
-        moved[name] = relative.get(name, max(inputs, default=0.0))
+        errors[name] = relative.get(name, max(inputs, default=0.0))
         if name in relative:
             result.append(AccumulatedError(node_name(node), relative[name], max(inputs, default=0.0)))
     return result
 
 
 def comparable(reference: ir.Model, candidate: ir.Model) -> list[ir.Node]:
-    """The nodes of `reference` that compute floats which `candidate` has under the same name, moves apart, in order.
+    """List the nodes of `reference` with a float output that `candidate` has under the same name, in graph order.
 
-    Not those of the resize: where a sum is divided into whole and rest depends on the precision, what comes of both
-    doesn't.
+    Nodes that only move elements are left out, and those of the resize: how a sum is divided into whole part and
+    remainder depends on the precision, though their total doesn't.
     """
-    there = {value.name for node in candidate.graph for value in node.outputs}
+    candidate_names = {value.name for node in candidate.graph for value in node.outputs}
     floats = ir.DataType.FLOAT, ir.DataType.FLOAT16
     return [
         node
         for node in reference.graph
-        if node.outputs[0].name in there
+        if node.outputs[0].name in candidate_names
         and node.op_type not in MOVES
         and node.outputs[0].dtype in floats
         and block_of(node_name(node)) != RESIZE
@@ -105,7 +105,7 @@ def comparable(reference: ir.Model, candidate: ir.Model) -> list[ir.Node]:
 
 
 def worst_images(candidate: NDArray[np.float32], reference: NDArray[np.float32], count: int) -> list[int]:
-    """Rank the `count` images whose logits (n, classes) differ most, the worst first; not finite is the worst."""
+    """Return indices of the `count` images whose logits (n, classes) differ most, worst first; not finite is worst."""
     with np.errstate(invalid="ignore"):
         difference = np.abs(candidate.astype(np.float64) - reference).max(1)
     difference[~np.isfinite(difference)] = np.inf
@@ -113,9 +113,9 @@ def worst_images(candidate: NDArray[np.float32], reference: NDArray[np.float32],
 
 
 def offenders(errors: Sequence[AccumulatedError], *, at_most: int = 8) -> list[AccumulatedError]:
-    """Find the nodes where an error arises: those that are the first to be not finite, else the largest jumps.
+    """Find the nodes where an error arises: the first that isn't finite, else those with the largest jumps.
 
-    Behind the first node that isn't finite nothing is known, so only it is named then.
+    After a node that isn't finite, only others whose inputs are finite are known to be at fault themselves.
     """
     broken = [error for error in errors if not np.isfinite(error.error)]
     if broken:
@@ -136,16 +136,15 @@ def _relative(exact: NDArray[np.generic], other: NDArray[np.generic]) -> float:
 
 @dataclass(frozen=True)
 class NodeError:
-    """The errors of a node's output: norm of the difference by the norm of the float32 value, over all images.
+    """Errors of a node's output: norm of the difference divided by that of the float32 value, over all images.
 
-    A value that is smaller than float16's smallest normal number counts as large as that, and a mean as large as a
-    256th of what it is taken of.
+    A value counts at least as float16's smallest normal number, and a mean at least as a 256th of its inputs.
 
     Args:
-        node: its name.
-        operator: what it computes.
-        error: in the converted graph, with all that came before; infinite where it isn't finite.
-        own: on exact inputs.
+        node: name of the node.
+        operator: its ONNX operator.
+        error: accumulated error in the converted graph; infinite if not finite.
+        own: error on exact inputs.
     """
 
     node: str
@@ -164,9 +163,9 @@ def measure(
 
     Args:
         reference: float32.
-        candidate: converted from it, and emulated; values keep their names.
-        batches: network input; values of one batch at a time are held.
-        progress: receives how many runs of a part of the graph are done.
+        candidate: the converted and emulated graph; values keep their names.
+        batches: network input; only one batch's values are held at a time.
+        progress: receives the number of finished runs of parts of the graph.
     """
     nodes = comparable(reference, candidate)
     both, own_names = isolated(reference, candidate)
@@ -182,15 +181,17 @@ def measure(
     alone = Session(candidate, outputs=names)
     parts = [slice(start, start + VALUES_A_RUN) for start in range(0, len(names), VALUES_A_RUN)]
     runs = list(itertools.product(batches, parts))
-    sums = np.zeros((3, len(names)))  # of squares: the exact values, and both differences from them
-    least = np.zeros(len(names))  # of the first sum
+    sums = np.zeros((3, len(names)))  # sums of squares: of the exact values and of both differences from them
+    least = np.zeros(len(names))  # lower bound of the first sum
     with progress.task("Running both graphs", len(runs), "parts") as task:
         for batch, part in runs:
-            asked = names[part]
-            both_of = list(dict.fromkeys((*asked, *(own_names[name] for name in asked),
-                                          *(averaged[name] for name in asked if name in averaged))))  # fmt: skip
-            values = dict(zip(both_of, beside.run(batch, both_of), strict=True))
-            for place, (name, whole) in enumerate(zip(asked, alone.run(batch, asked), strict=True), start=part.start):
+            part_names = names[part]
+            run_names = list(dict.fromkeys((*part_names, *(own_names[name] for name in part_names),
+                                          *(averaged[name] for name in part_names if name in averaged))))  # fmt: skip
+            values = dict(zip(run_names, beside.run(batch, run_names), strict=True))
+            for place, (name, whole) in enumerate(
+                zip(part_names, alone.run(batch, part_names), strict=True), start=part.start
+            ):
                 arrays = values[name], whole, values[own_names[name]]
                 sums[:, place] += _squares(*(array.astype(np.float64) for array in arrays))
                 least[place] += values[name].size * _LEAST**2
@@ -213,19 +214,19 @@ def _squares(*values: NDArray[np.float64]) -> tuple[float, float, float]:
 
 
 def _ratio(difference: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Root of the ratio; infinite where a difference isn't finite."""
+    """Return the root of the ratio; infinite where a difference isn't finite."""
     return np.where(np.isfinite(difference), np.sqrt(np.nan_to_num(difference) / exact), np.inf)
 
 
 def isolated(reference: ir.Model, candidate: ir.Model) -> tuple[ir.Model, dict[str, str]]:
-    """Build one graph that computes `reference`, and beside each of its values what `candidate` makes of exact inputs.
+    """Build one graph that computes `reference` and, for each of its values, that of `candidate` on exact inputs.
 
     Args:
-        reference: float32; left as it is.
-        candidate: converted from it, and emulated: all its values are float32; left as it is.
+        reference: float32; not changed.
+        candidate: the converted and emulated graph, all of whose values are float32; not changed.
 
     Returns:
-        The graph, and the names of the candidate's values in it by those of the reference.
+        The graph, and a map from names of the reference's values to those of the candidate's values in it.
     """
     both, other = copy_of(reference), copy_of(candidate)
     exact = {str(value.name): value for node in both.graph for value in node.outputs}

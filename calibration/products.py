@@ -1,11 +1,10 @@
-"""The dense convolutions and matrix products of a graph: what int8 can be used for, and how much work each is.
+"""Find the convolutions and matrix products of a graph: which of them can be quantized, and their multiply-adds.
 
-Left out, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
+Refused, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
 the resize of raw images, the products of attentions (a whole attention is one kernel in float16, and in int8 several,
 with the scores in memory between them), products with a short inner dimension, signed permutations (the rotation of
-pairs is one: no arithmetic), and products of values that must stay in float32. Operators that multiply and add
-otherwise (ConvTranspose, Einsum, ONNX Runtime's fused ones) are listed with them, so that a share of the work is one of
-all the work.
+pairs is one: no arithmetic), and products of values that must stay in float32. Other operators that multiply and add
+(ConvTranspose, Einsum, ONNX Runtime's fused ones) are listed too, so that shares refer to all multiply-adds.
 """
 
 from __future__ import annotations
@@ -31,28 +30,28 @@ PRODUCTS = (
     *("Attention", "MultiHeadAttention", "PackedMultiHeadAttention", "GroupQueryAttention"),
 )
 UNKNOWN = "unknown shape"
-MIN_INNER = 16  # an inner dimension below fills no tensor core instruction
+MIN_INNER = 16  # a shorter inner dimension doesn't fill a tensor core instruction
 _RESIZE = "resizes the image: exact in float16, and meant to be"
-_BEFORE_SOFTMAX = ("Add", "Sub", "Mul", "Div", "Where", "Cast")  # scale and mask of scores
+_BEFORE_SOFTMAX = ("Add", "Sub", "Mul", "Div", "Where", "Cast")  # operators that scale and mask scores
 _MOST_BEFORE_SOFTMAX = 4
 _MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
 
 
 @dataclass(frozen=True)
 class Product:
-    """A node that multiplies and adds.
+    """Node that multiplies and adds.
 
     Args:
-        node: its name.
-        operator: one of `PRODUCTS`, with its domain where it isn't ONNX's own.
-        block: of the paper, or a group of nodes.
-        activations: input positions and names of the values that are not weights.
-        weight: input position of the weight; None where both sides are activations.
-        axis: of the weight, its output channels.
-        inner: length of the sums.
-        multiply_adds: of one image; where the graph doesn't tell, as many as its largest product has.
-        refusal: why int8 is not used for it; None where it may be.
-        counted: whether the graph tells how many they are.
+        node: name of the node.
+        operator: one of `PRODUCTS`, prefixed with its domain if that isn't ONNX's.
+        block: block of the paper, or group of nodes, that it belongs to.
+        activations: input positions and value names of its activations.
+        weight: input position of the weight; None if both factors are activations.
+        axis: axis of the weight's output channels.
+        inner: inner dimension, the length of the sums.
+        multiply_adds: multiply-adds for one image; if unknown, those of the graph's largest product.
+        refusal: why it isn't quantized; None if it can be.
+        counted: whether its multiply-adds are known from the graph.
     """
 
     node: str
@@ -74,9 +73,9 @@ def find_products(
 
     Args:
         graph: constants are initializers.
-        shapes: of its values for one image; see `calibration.graphs.image_shapes`.
+        shapes: shapes of its values for one image; see `calibration.graphs.image_shapes`.
         islands: names of the nodes that stay in float32.
-        for_cpu: by what gains on a CPU instead: convolutions of any kind and Gemms, of any length.
+        for_cpu: accept what gains on a CPU instead: any convolution and Gemm, of any inner dimension.
     """
     where = blocks(graph)
     classifier = _classifier(graph)
@@ -122,7 +121,7 @@ def find_products(
 
 
 def _multiply_adds(node: ir.Node, inner: int, shapes: Mapping[str, Shape]) -> int:
-    """Count the multiply-adds of a node for one image; 0 where the graph doesn't tell."""
+    """Count the multiply-adds of a node for one image; 0 if shapes are unknown."""
     if node.op_type == "ConvTranspose":
         source, weight = (shapes.get(str(value.name), ()) for value in node.inputs[:2] if value is not None)
         return math.prod(source) * math.prod(weight[1:]) if source and weight else 0
@@ -174,12 +173,12 @@ def _cpu_refusal(node: ir.Node, weight: int | None, inner: int, classifier: ir.N
 
 
 def _turned(node: ir.Node) -> bool:
-    """Return whether a Gemm takes its first factor transposed: then its sums run along another axis."""
+    """Return whether a Gemm transposes its first factor: its sums then run along another axis."""
     return node.op_type == "Gemm" and "transA" in node.attributes and node.attributes["transA"].as_int() == 1
 
 
 def _attends(node: ir.Node) -> bool:
-    """Return whether a MatMul gives a softmax its scores, or takes what a softmax gives."""
+    """Return whether a MatMul computes the scores of a softmax, or multiplies a softmax's output."""
     if node.op_type != "MatMul":
         return False
     if any(source is not None and source.op_type == "Softmax" for source in map(_scaled_source, node.inputs)):
@@ -202,7 +201,7 @@ def _scaled_source(value: ir.Value | None) -> ir.Node | None:
 
 
 def _source(value: ir.Value) -> ir.Node | None:
-    """The node that computes a value, before any move of its elements."""
+    """Return the node that computes a value, before any nodes that only move its elements."""
     node = value.producer()
     while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
         node = node.inputs[0].producer()
@@ -210,7 +209,7 @@ def _source(value: ir.Value) -> ir.Node | None:
 
 
 def _classifier(graph: ir.Graph) -> ir.Node | None:
-    """The product behind which the graph's output has no other one."""
+    """Return the last product before the graph's output."""
     node = _source(graph.outputs[0])
     while node is not None and node.op_type not in PRODUCTS:
         value = next((value for value in node.inputs if value is not None and value.const_value is None), None)
@@ -239,7 +238,7 @@ def _output_axis(node: ir.Node, weight: int | None) -> int:
 
 
 def _inner(node: ir.Node, weight: int | None, shapes: Mapping[str, Shape]) -> int:
-    """Length of the sums; 0 where the shapes don't tell, or not how many sums there are."""
+    """Return the inner dimension; 0 if it or the number of sums is unknown."""
     if str(node.outputs[0].name) not in shapes or node.op_type not in (*_CONVOLUTIONS, *_MATRIX_PRODUCTS):
         return 0
     first, second = (shapes.get(str(value.name), ()) if value is not None else () for value in node.inputs[:2])
@@ -252,7 +251,7 @@ def _inner(node: ir.Node, weight: int | None, shapes: Mapping[str, Shape]) -> in
 
 
 def is_signed_permutation(matrix: NDArray[np.generic]) -> bool:
-    """Return whether a product with it only moves values and changes signs: each row and column has one ±1 at most."""
+    """Return whether a matrix only moves values and changes signs: at most one ±1 in each row and column."""
     flat = matrix.reshape(-1, matrix.shape[-1])
     used = np.abs(flat.astype(np.float64))
     return bool(((used == 0) | (used == 1)).all() and (used.sum(0) <= 1).all() and (used.sum(1) <= 1).all())

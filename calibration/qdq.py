@@ -1,11 +1,11 @@
-"""QuantizeLinear and DequantizeLinear around the chosen products of a float32 graph, as TensorRT fuses them, or as ONNX
-Runtime runs them fast on a CPU.
+"""Insert QuantizeLinear and DequantizeLinear around the chosen products of a float32 graph, in the patterns that
+TensorRT fuses, or in those that ONNX Runtime runs fast on a CPU.
 
-For TensorRT: symmetric int8; activations by one scale each, weights by one an output channel. Scales are rounded up to
-float16, so that the graph computes the same when the rest of it is converted. Biases stay as they are.
+For TensorRT: symmetric int8 with one scale per activation tensor and one per output channel of a weight. Scales are
+rounded up to float16, so that the graph computes the same when the rest of it is converted. Biases stay as they are.
 
-For a CPU: activations uint8, the rest float32. A convolution becomes integer only where its output is quantized too; a
-Gemm gives float32 from integers. Depthwise convolutions gain as well. Products of two activations stay float32.
+For a CPU: uint8 activations, the rest float32. A convolution becomes integer only if its output is quantized too; a
+Gemm computes float32 from integers. Depthwise convolutions gain as well. Products of two activations stay float32.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from hemf_export.calibration.ranges import LEVELS, Histogram, Method, interval, 
 from hemf_export.calibration.weights import Int8Weight, half_up, rounded
 
 _ZERO = np.array(0, np.int8)  # symmetric
-_STEPS = 255  # of uint8
+_STEPS = 255  # steps of the range of uint8
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "Selu", "Softplus", "Softsign")
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The statistics that quantization is taken from.
+    """Statistics to quantize with.
 
     Args:
-        histograms: of the sources (before moves) of the products' activations.
-        weights: in int8, by name and axis of the output channels; others are rounded to the nearest step.
+        histograms: histograms, by value name, of the products' activations before nodes that only move elements.
+        weights: int8 weights by name and output axis; others are rounded to nearest.
     """
 
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     weights: Mapping[tuple[str, int], Int8Weight] = field(default_factory=dict)
 
     def weight(self, value: ir.Value, axis: int) -> Int8Weight:
-        """The int8 weight for an initializer."""
+        """Return the int8 weight for an initializer."""
         assert value.const_value is not None
         known = self.weights.get((str(value.name), axis))
         return known or rounded(value.const_value.numpy().astype(np.float32), axis)
@@ -48,11 +48,11 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Quantized:
-    """The products that were quantized.
+    """Products that were quantized.
 
     Args:
         nodes: names of the products, in graph order.
-        scales: of the activations, by the value's name.
+        scales: scales of the activations by value name.
     """
 
     nodes: tuple[str, ...]
@@ -64,9 +64,9 @@ def quantize(model: ir.Model, products: Iterable[Product], statistics: Statistic
 
     Args:
         model: see `calibration.graphs.prepare`; its other nodes stay as they are.
-        products: see `calibration.products`; those with a refusal are not taken.
-        statistics: of the products' activations and weights.
-        method: how a range is taken from a histogram.
+        products: see `calibration.products`; refused ones are skipped.
+        statistics: statistics of the products' activations and weights.
+        method: calibration method of the ranges.
     """
     graph = model.graph
     nodes = {node.name: node for node in graph}
@@ -92,23 +92,23 @@ def quantize(model: ir.Model, products: Iterable[Product], statistics: Statistic
 
 
 def activation_scale(histogram: Histogram, method: Method) -> float:
-    """Width of one step; exact in float16."""
+    """Return the scale of an activation; exact in float16."""
     return half_up(threshold(histogram, method) / LEVELS or 1 / LEVELS)
 
 
 class Pairs:
-    """Quantize and dequantize nodes, made once for each value."""
+    """Pairs of QuantizeLinear and DequantizeLinear, created once for each value."""
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
-        self.made: dict[ir.Value, ir.Value] = {}
-        self.made_weights: dict[tuple[ir.Value, int], ir.Value] = {}
+        self._dequantized: dict[ir.Value, ir.Value] = {}
+        self._dequantized_weights: dict[tuple[ir.Value, int], ir.Value] = {}
         self.scales: dict[str, float] = {}
         self.replaced: set[str] = set()
 
     def activation(self, value: ir.Value, scale: float, zero: NDArray[np.integer[Any]]) -> ir.Value:
-        """`value`, rounded to the type of its zero point and back."""
-        if value not in self.made:
+        """Return `value` quantized to the type of `zero`, its zero point, and dequantized."""
+        if value not in self._dequantized:
             name = str(value.name)
             step = self._constant(f"{name}_scale", np.array(scale, np.float32))
             point = self._constant(f"{name}_zero", zero)
@@ -121,18 +121,18 @@ class Pairs:
                 self.graph.insert_before(self.graph[0], [down, up])
             else:
                 self.graph.insert_after(producer, [down, up])
-            self.made[value] = up.outputs[0]
+            self._dequantized[value] = up.outputs[0]
             self.scales[name] = scale
-        return self.made[value]
+        return self._dequantized[value]
 
     def original(self, value: ir.Value) -> ir.Value:
-        """The value that `value` was made of here, or itself."""
-        return next((source for source, made in self.made.items() if made is value), value)
+        """Return the value that `value` is the dequantized form of, or `value` itself."""
+        return next((source for source, dequantized in self._dequantized.items() if dequantized is value), value)
 
     def weight(self, value: ir.Value, int8: Int8Weight, axis: int, user: ir.Node) -> ir.Value:
-        """An int8 initializer and what brings it back; a weight that several products share is made once."""
-        if (value, axis) not in self.made_weights:
-            other = any(known is value for known, _ in self.made_weights)  # the same weight, turned
+        """Return a dequantized int8 initializer; a weight that several products share is quantized once."""
+        if (value, axis) not in self._dequantized_weights:
+            other = any(known is value for known, _ in self._dequantized_weights)  # the same weight along another axis
             name = f"{value.name}_axis{axis}" if other else str(value.name)
             stored = self._constant(f"{name}_int8", int8.values)
             steps = self._constant(f"{name}_scale", int8.scales)
@@ -140,12 +140,12 @@ class Pairs:
             up = ir.node("DequantizeLinear", [stored, steps, zeros], {"axis": axis}, name=f"{name}_dequantize")
             self._typed(up, f"{name}_dequantized", ir.DataType.FLOAT, value)
             self.graph.insert_before(user, up)
-            self.made_weights[value, axis] = up.outputs[0]
+            self._dequantized_weights[value, axis] = up.outputs[0]
             self.replaced.add(str(value.name))
-        return self.made_weights[value, axis]
+        return self._dequantized_weights[value, axis]
 
     def bias(self, value: ir.Value, steps: NDArray[np.float32], user: ir.Node) -> ir.Value:
-        """A bias in int32, one a step, in the steps of the sums that it is added to, as an integer kernel takes it."""
+        """Return a bias in int32 with the scales of the sums that it is added to, as integer kernels take it."""
         assert value.const_value is not None
         name = f"{value.name}_of_{user.name}"
         exact = value.const_value.numpy().astype(np.float64).reshape(-1)
@@ -162,7 +162,7 @@ class Pairs:
         return up.outputs[0]
 
     def drop_replaced(self) -> None:
-        """Take out the float32 weights that nothing uses any more."""
+        """Remove the float32 weights that are no longer used."""
         for name in self.replaced:
             if not self.graph.initializers[name].uses():
                 self.graph.initializers.pop(name)
@@ -182,16 +182,16 @@ class Pairs:
 def quantize_for_cpu(
     model: ir.Model, products: Collection[Product], statistics: Statistics, method: Method
 ) -> Quantized:
-    """Quantize `products` of the float32 `model` as ONNX Runtime runs it fast on a CPU, in place; see `quantize`.
+    """Quantize `products` of the float32 `model` for ONNX Runtime on a CPU, in place; see `quantize`.
 
     Args:
         model: see `calibration.graphs.prepare`.
         products: convolutions and Gemms.
-        statistics: of their inputs and weights, and of the outputs of convolutions.
-        method: how a range is taken from a histogram.
+        statistics: statistics of their inputs and weights, and of the outputs of convolutions.
+        method: calibration method of the ranges.
     """
     nodes = {node.name: node for node in model.graph}
-    # Looked up before anything is put between a value and its source.
+    # Looked up before nodes are inserted between a value and its source.
     sources = {
         value: str(source_of(value).name) for node in model.graph for value in (*node.inputs, *node.outputs) if value
     }
@@ -214,7 +214,7 @@ def quantize_for_cpu(
         node.replace_input_with(product.weight, pairs.weight(weight, int8, product.axis, node))
         if len(node.inputs) > 2 and (bias := node.inputs[2]) is not None and bias.const_value is not None:
             step = pairs.scales[str(before.name)] * int8.scales
-            if _array(bias).shape in ((), (1,), step.shape, (1, *step.shape)):  # others of a Gemm's differ by row
+            if _array(bias).shape in ((), (1,), step.shape, (1, *step.shape)):  # other biases of a Gemm differ by row
                 node.replace_input_with(2, pairs.bias(bias, step.astype(np.float32), node))
         if product.operator == "Conv":
             output = node.outputs[0]
@@ -232,10 +232,10 @@ def quantize_for_cpu(
 
 
 def _keep_apart(graph: ir.Graph, gemm: ir.Node) -> None:
-    """Put a Reshape that changes nothing behind a Gemm where ONNX Runtime would leave it in float32.
+    """Insert an identity Reshape after a Gemm that ONNX Runtime would otherwise leave in float32.
 
-    It makes a Gemm with its activation one float32 operator before it looks for integers; and of one whose output is
-    quantized for some of its users and taken as it is by others, it makes none.
+    ONNX Runtime fuses a Gemm with its activation function into one float32 operator before it looks for integer ones,
+    and doesn't fuse a Gemm whose output only some of its users take quantized.
     """
     output = gemm.outputs[0]
     users = list(output.uses())
@@ -263,9 +263,9 @@ def _keep_apart(graph: ir.Graph, gemm: ir.Node) -> None:
 
 
 def _divide_later(graph: ir.Graph, division: ir.Node) -> None:
-    """Turn W·(x / sum(x)) into (W·x) / sum(x) where the sum is over what W's rows run along: fewer values are divided.
+    """Turn W·(x / sum(x)) into (W·x) / sum(x) where the sum is over the inner dimension: fewer values are divided.
 
-    In float32 it is the same but for rounding.
+    In float32 the result is the same up to rounding.
     """
     whole, total = division.inputs[:2]
     users = list(division.outputs[0].uses())

@@ -1,15 +1,15 @@
-"""The ranges of a graph's activations: a histogram of each on real images, and what of it int8 covers.
+"""Ranges of a graph's activations: a histogram of each on real images, and the part of it that int8 covers.
 
-Recorded in one pass and bounded memory. Values that only move elements (Reshape, Transpose …) have the distribution of
-what they move, and are not recorded twice. Rows are looked at where a layer norm needs it: float16 can square a row's
-deviations too large or too small.
+Recorded in one pass with bounded memory. Nodes that only move elements (Reshape, Transpose …) don't change the
+distribution, and their outputs aren't recorded. For layer norms the variances of rows are recorded too: the squares of
+a row's deviations can overflow or underflow in float16.
 
-A histogram counts a value by its upper 16 bits: sign, exponent and the first 7 bits of its fraction (its bfloat16, cut
-off). So bins are relative, 128 to an octave, from the smallest to the largest float, without knowing the range before;
-the borders that float16 has, powers of two, are borders of bins.
+A histogram counts a value by its upper 16 bits: sign, exponent and the first 7 bits of its fraction (bfloat16,
+truncated). So bins are relative, 128 per octave, from the smallest to the largest float, and need no known range; the
+limits of float16, powers of two, are borders of bins.
 
-What lies outside the range that int8 covers is clipped, what lies inside is rounded. Every method looks for one number,
-the largest magnitude T that is kept (symmetric), or for a factor by which the whole range is drawn in (asymmetric).
+Values outside the int8 range are clipped, those inside are rounded. Each calibration method determines one number: the
+largest magnitude T that is kept (symmetric), or the factor by which the whole range is narrowed (asymmetric).
 """
 
 from __future__ import annotations
@@ -29,31 +29,30 @@ from hemf_export.files.processors import usable_cores
 
 CODES = 1 << 16
 _SIGN = 1 << 15
-_OCTAVE = 128  # codes that share an exponent
+_OCTAVE = 128  # codes per exponent
 _BIAS = 127
 _NOT_FINITE = 255 * _OCTAVE  # codes of infinity and NaN start here
 _FLOAT16_ZERO = -25  # values below 2**-25 round to zero in float16
-_FLOAT16_OVERFLOW = 16  # values from 2**16 on are infinite (those from 65,520 on, exactly)
 MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
 NORMS = ("LayerNormalization",)
-_SAMPLES_AN_IMAGE = 1 << 15  # of each value; its extremes are those of all elements
-_VALUES_A_RUN = 1000  # outputs fetched at once: a run that keeps every value of a large graph takes its memory
+_SAMPLES_AN_IMAGE = 1 << 15  # elements counted per value and image; extremes cover all elements
+_VALUES_A_RUN = 1000  # outputs fetched at once: every value of a large graph would need too much memory
 Method = Literal["max", "entropy", "percentile", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 PERCENTILE = 0.9999
-LEVELS = 127  # of a symmetric int8 value, on each side of zero
+LEVELS = 127  # of symmetric int8, on each side of zero
 _CANDIDATES = 64
-_SMALLEST_SHARE = 2.0**-6  # of the largest magnitude: no method clips deeper
+_SMALLEST_SHARE = 2.0**-6  # of the largest magnitude: the lowest threshold of any method
 _LINEAR_BINS = 2048  # of the histogram that the entropy method compares
 
 
 class Histogram:
-    """Counts of values by sign and magnitude.
+    """Histogram of values by sign and magnitude.
 
     Args:
-        counts: by code; zeros by default.
-        low: smallest finite value seen.
-        high: largest.
+        counts: count of each code; zeros by default.
+        low: smallest finite value.
+        high: largest finite value.
     """
 
     def __init__(
@@ -61,13 +60,13 @@ class Histogram:
     ) -> None:
         self.counts = np.zeros(CODES, np.int64) if counts is None else counts
         self.low, self.high = low, high
-        self.memo: dict[str, float] = {}  # what was worked out of it; forgotten when it changes
+        self.memo: dict[str, float] = {}  # results derived from the counts; cleared when they change
 
     def add(self, values: NDArray[np.float32], *, at_most: int | None = None) -> None:
-        """Take in a float32 array: its extremes exactly, and the distribution of its elements.
+        """Add a float32 array: its extremes exactly, and the distribution of its elements.
 
-        With `at_most`, that is counted on so many elements, evenly spaced: enough for its shape, in a third of the
-        time where arrays are large.
+        With `at_most`, only that many evenly spaced elements are counted: enough for the shape of the distribution, in
+        a third of the time for large arrays.
         """
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if not flat.size:
@@ -87,7 +86,7 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """Values counted."""
+        """Number of values counted."""
         return int(self.counts.sum())
 
     @property
@@ -97,36 +96,31 @@ class Histogram:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude of a finite value; 0 where there is none."""
+        """Largest magnitude of a finite value; 0 where there is none."""
         return max(abs(self.low), abs(self.high)) if self.low <= self.high else 0.0
 
     @property
     def smallest(self) -> float:
-        """The smallest magnitude above zero that was counted, to a bin; infinite where there is none."""
+        """Smallest magnitude above zero that was counted, to a bin; infinite where there is none."""
         if 0 < self.low <= self.high:  # all positive: known exactly
             return self.low
         codes = np.flatnonzero(self._magnitudes()[1:_NOT_FINITE])
         return float(_centres(codes[:1] + 1)[0]) if len(codes) else float("inf")
 
     def flushed(self) -> float:
-        """Share of the values, zeros apart, that float16 would turn to zero."""
+        """Share of the non-zero values that become zero in float16."""
         nonzero = self.total - self._zeros()
         below = self._magnitudes()[1 : (_BIAS + _FLOAT16_ZERO) * _OCTAVE].sum() if nonzero else 0
         return float(below / nonzero) if nonzero else 0.0
 
-    def overflowed(self) -> float:
-        """Share of the values that float16 could not hold."""
-        above = self._magnitudes()[(_BIAS + _FLOAT16_OVERFLOW) * _OCTAVE :].sum()
-        return float(above / self.total) if self.total else 0.0
-
     def magnitudes(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Centres of the bins of |value| that have any, ascending, and their counts; zero first, if there are zeros."""
+        """Return the centres of the non-empty bins of |value|, ascending, and their counts; zero first, if counted."""
         counts = self._magnitudes()[:_NOT_FINITE]
         codes = np.flatnonzero(counts)
         return _centres(codes), counts[codes]
 
     def values(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Centres of the bins of the values that have any, ascending, and their counts."""
+        """Return the centres of the non-empty bins of the values, ascending, and their counts."""
         codes = np.flatnonzero(self.counts)
         codes = codes[codes % _SIGN < _NOT_FINITE]
         centres = np.where(codes >= _SIGN, -1.0, 1.0) * _centres(codes % _SIGN)
@@ -134,7 +128,7 @@ class Histogram:
         return centres[order], self.counts[codes[order]]
 
     def quantile(self, share: float) -> float:
-        """The magnitude that this share of the values does not exceed, to a bin."""
+        """Return the magnitude that this share of the values doesn't exceed, to a bin."""
         centres, counts = self.magnitudes()
         if not len(centres):
             return 0.0
@@ -142,7 +136,7 @@ class Histogram:
         return float(centres[min(int(reached), len(centres) - 1)])
 
     def root_mean_square(self) -> float:
-        """The root mean square of all finite values, zeros among them."""
+        """Return the root mean square of all finite values, including zeros."""
         centres, counts = self.magnitudes()
         return float(np.sqrt((counts * centres**2).sum() / counts.sum())) if len(counts) else 0.0
 
@@ -154,14 +148,14 @@ class Histogram:
 
 
 def _stride(least: int, size: int) -> int:
-    """The next number that shares no factor with an array's size, so none with its channels or rows: it meets all."""
+    """Return the next stride that is coprime to an array's size, so that it samples every channel and row."""
     while math.gcd(least, size) > 1:
         least += 1
     return least
 
 
 def _centres(codes: NDArray[np.intp]) -> NDArray[np.float64]:
-    """The middle of each bin of magnitudes; of the first one, zero itself."""
+    """Return the centre of each bin of magnitudes; zero for the first one."""
     lower = (codes.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     upper = (((codes.astype(np.uint32) + 1) << 16) - 1).view(np.float32).astype(np.float64)
     return np.where(codes == 0, 0.0, (lower + upper) / 2)
@@ -169,18 +163,18 @@ def _centres(codes: NDArray[np.intp]) -> NDArray[np.float64]:
 
 @dataclass
 class RowStatistics:
-    """The smallest and the largest variance of a row, over the rows that a layer norm sees.
+    """Range of the variances of the rows that a layer norm normalizes.
 
     Args:
-        low: the smallest.
-        high: the largest.
+        low: smallest variance.
+        high: largest variance.
     """
 
     low: float = float("inf")
     high: float = 0.0
 
     def add(self, values: NDArray[np.float32], axis: int) -> None:
-        """Take in a batch; a row spans `axis` and all behind it."""
+        """Add a batch; a row spans `axis` and all axes after it."""
         rows = values.reshape(*values.shape[:axis], -1)
         variances = rows.var(-1)
         self.low, self.high = min(self.low, float(variances.min())), max(self.high, float(variances.max()))
@@ -188,12 +182,12 @@ class RowStatistics:
 
 @dataclass
 class Ranges:
-    """The statistics that one pass recorded.
+    """Statistics that one pass recorded.
 
     Args:
-        histograms: by the value's name.
-        rows: of the inputs of layer norms, by the value's name.
-        images: how many were seen.
+        histograms: histogram of each value, by name.
+        rows: row statistics of the inputs of layer norms, by name.
+        images: number of images recorded.
     """
 
     histograms: dict[str, Histogram] = field(default_factory=dict)
@@ -202,14 +196,14 @@ class Ranges:
 
 
 def source_of(value: ir.Value) -> ir.Value:
-    """The value whose elements `value` has, before any moves."""
+    """Return the value that `value` has its elements from, before nodes that only move them."""
     while (node := value.producer()) is not None and node.op_type in MOVES and node.inputs[0] is not None:
         value = node.inputs[0]
     return value
 
 
 def float_values(graph: ir.Graph) -> dict[str, ir.Value]:
-    """Every float32 value that a graph computes or takes, moves apart, by name, in graph order."""
+    """Return every float32 value of a graph by name, in graph order, without outputs of mere moves of elements."""
     values = [*graph.inputs, *(value for node in graph if node.op_type not in MOVES for value in node.outputs)]
     return {str(value.name): value for value in values if value.name and value.dtype == ir.DataType.FLOAT}
 
@@ -226,11 +220,11 @@ def record(
 
     Args:
         model: with the types of its values inferred.
-        batches: network input; each is run once for every `_VALUES_A_RUN` values. Several are held at a time where
-            one run fetches all values.
-        values: names of those to record; by default all that are float32.
-        into: what was recorded of the same values before, to go on with.
-        after_batch: told what is recorded so far, and the images of the batch.
+        batches: network input; each is run once per `_VALUES_A_RUN` values. Several are held at a time if one run
+            fetches all values.
+        values: names of the values to record; None for all float32 ones.
+        into: earlier statistics of the same values to add to; None to start empty.
+        after_batch: called after each batch with the statistics so far and the number of images in the batch.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the graph.
@@ -272,7 +266,7 @@ def record(
 
 
 def _row_axes(graph: ir.Graph) -> dict[str, int]:
-    """The first axis of a row of each layer norm's input, by the input's name."""
+    """Return the first axis of a row of each layer norm's input, by the input's name."""
     axes: dict[str, int] = {}
     for node in graph:
         value = node.inputs[0] if node.inputs else None
@@ -284,12 +278,12 @@ def _row_axes(graph: ir.Graph) -> dict[str, int]:
 
 
 def threshold(histogram: Histogram, method: Method) -> float:
-    """The largest magnitude that a symmetric int8 range keeps; 0 where all values are zero.
+    """Return the largest magnitude that a symmetric int8 range keeps; 0 where all values are zero.
 
-    - max: the largest that was seen.
-    - percentile: what 99.99 % of the values don't exceed.
-    - mse: the least mean squared error of rounding and clipping together.
-    - entropy: the least Kullback-Leibler divergence of the clipped and rounded distribution from the true one
+    - max: the largest magnitude recorded.
+    - percentile: the magnitude that 99.99 % of the values don't exceed.
+    - mse: least mean squared error of rounding and clipping together.
+    - entropy: least Kullback-Leibler divergence of the clipped and rounded distribution from the true one
       (Migacz, 8-bit inference with TensorRT, GTC 2017).
     """
     if method not in histogram.memo:
@@ -307,7 +301,7 @@ def _threshold(histogram: Histogram, method: Method) -> float:
         return min(largest, histogram.quantile(PERCENTILE)) or largest
     candidates = largest * np.geomspace(_SMALLEST_SHARE, 1.0, _CANDIDATES)
     centres, counts = histogram.magnitudes()
-    if not centres.any():  # a sample of zeros alone, which doesn't tell where to clip
+    if not centres.any():  # only zeros were sampled, which gives no threshold
         return largest
     if method == "mse":
         errors = [_squared_error(centres, counts, candidate) for candidate in candidates]
@@ -318,7 +312,7 @@ def _threshold(histogram: Histogram, method: Method) -> float:
 
 
 def interval(histogram: Histogram, method: Method) -> tuple[float, float]:
-    """The interval that an asymmetric 8-bit range keeps; it always holds zero, which must be exact."""
+    """Return the interval that an asymmetric 8-bit range keeps; it always contains zero, which must be exact."""
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if low >= high:
         return 0.0, 0.0
@@ -329,16 +323,16 @@ def interval(histogram: Histogram, method: Method) -> tuple[float, float]:
 def _squared_error(centres: NDArray[np.float64], counts: NDArray[np.int64], kept: float) -> float:
     step = kept / LEVELS
     rounded = (np.round(centres / step) * step - centres) ** 2
-    # Where a bin is not much finer than a step, its centre says nothing of the values' rounding: on average step²/12.
+    # Where bins aren't much finer than a step, their centres don't give the rounding error: it is step²/12 on average.
     coarse = centres / 128 > step / 4
     inside = np.where(coarse, step**2 / 12, rounded)
     return float((counts * np.where(centres <= kept, inside, (centres - kept) ** 2)).sum())
 
 
 def _linear(histogram: Histogram, largest: float) -> NDArray[np.float64]:
-    """Counts of |value| in equal bins up to the largest: relative bins that are wider are spread over several."""
+    """Return counts of |value| in equal bins up to the largest; wider relative bins are spread over several."""
     centres, counts = histogram.magnitudes()
-    positive = centres > 0  # as usual for this method: zeros are exact whatever the range
+    positive = centres > 0  # as usual for this method: zeros are exact in any range
     centres, counts = centres[positive], counts[positive].astype(np.float64)
     cumulated = np.concatenate([[0.0], np.cumsum(counts)])
     edges = np.concatenate([[0.0], (centres[1:] + centres[:-1]) / 2, [largest]])
@@ -353,7 +347,7 @@ def _divergence(linear: NDArray[np.float64], share: float) -> float:
     kept = linear[:bins]
     true = kept.copy()
     true[-1] += linear[bins:].sum()
-    # Each of the levels spreads its count evenly over those of its bins that have any.
+    # Each level spreads its count evenly over its non-empty bins.
     level = np.minimum(np.arange(bins) * (LEVELS + 1) // bins, LEVELS)
     filled = kept > 0
     sums = np.bincount(level, kept, LEVELS + 1)

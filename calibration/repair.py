@@ -1,7 +1,7 @@
-"""The float16 graph that holds its bound: converted, run as a GPU would, compared on images, mended where it misses.
+"""Convert a graph to float16 within a bound: emulate it, compare its logits, return nodes to float32 where it misses.
 
-First by nodes whose error jumps; where no node is to blame, by the blocks that make most of the noise: the rounding of
-some is amplified by all that follows, and where images lie close to the border between two classes, it decides.
+First nodes whose error jumps; if no single node is to blame, the blocks that cause most of the noise: the rest of the
+graph amplifies the rounding of some, which decides for images close to the border between two classes.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from hemf_export.files.model_output import LOGITS, ModelOutput
 from hemf_export.files.progress import SILENT, Progress
 
 MAX_ROUNDS = 8
-_WORST = 2  # images that nodes are compared on
+_WORST = 2  # worst images, on which nodes are compared
 MENDED = "found by comparison: its error jumps"
-NOISE_IMAGES = 8  # that blocks are compared on: all their logits count, not only those near the border
-MAX_BLOCKS = 4  # blocks that are worth float32: where these don't do, the noise is everywhere
+NOISE_IMAGES = 8  # images that blocks are compared on: all of their logits count, not only those near the border
+MAX_BLOCKS = 4  # largest number of blocks in float32: if these don't suffice, the noise is everywhere
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 AMPLIFIED_NOISE = "float16 noise that the rest of the graph amplifies"
 
 
 @dataclass(frozen=True)
 class Mended:
-    """A float16 graph, and how it came to be.
+    """Float16 graph with its conversion.
 
     Args:
         model: the graph.
-        conversion: with all islands.
-        logits: its logits of the images.
-        rounds: conversions that were tried.
+        conversion: outcome of the conversion, with all islands.
+        logits: its logits (n, classes) for the images.
+        rounds: number of conversions tried.
         holds: whether the bound holds.
     """
 
@@ -65,20 +65,20 @@ def convert(
     progress: Progress = SILENT,
     output: ModelOutput = LOGITS,
 ) -> Mended:
-    """Convert a copy of `model` to float16; where its logits miss the bound, put the offending nodes back to float32.
+    """Convert a copy of `model` to float16; while its logits miss the bound, return the offending nodes to float32.
 
     Args:
-        model: float32, quantized or not; left as it is.
-        islands: nodes to leave in float32 from the start, and why.
-        images: to prove on.
+        model: float32, quantized or not; not changed.
+        islands: nodes to leave in float32 from the start, with the reason.
+        images: images to prove on.
         reference: their logits (n, classes) in float32.
-        holds: whether logits keep to the bound.
-        rounds: conversions to try at most.
-        close_enough: whether logits that hold the bound need no more blocks in float32 from `noisy`.
-        noisy: the blocks that make the noise, the worst first, for given islands; see `noisy_blocks`. By default
-            only single nodes are mended.
+        holds: returns whether logits keep to the bound.
+        rounds: largest number of conversions.
+        close_enough: returns whether logits within the bound need no further float32 blocks from `noisy`.
+        noisy: returns the noisiest blocks, the worst first, for given islands; see `noisy_blocks`. By default only
+            single nodes return to float32.
         progress: receives the runs of the graphs.
-        output: what the model's numbers are.
+        output: kind of the model's output.
     """
     islands = dict(islands)
     where = blocks(model.graph)
@@ -108,7 +108,7 @@ def convert(
 def _to_mend(
     model: ir.Model, candidate: ir.Model, batch: NDArray[np.generic], islands: dict[str, str]
 ) -> dict[str, str]:
-    """Find the nodes to put back, and why; where the offender is in float32 already, those that made its inputs."""
+    """Find the nodes to return to float32, with the reason; for an offender in float32, the producers of its inputs."""
     nodes = {node_name(node): node for node in model.graph}
     added: dict[str, str] = {}
     for error in node_errors.offenders(node_errors.accumulated_errors(model, candidate, batch)):
@@ -129,15 +129,15 @@ def noisy_blocks(
     progress: Progress = SILENT,
     output: ModelOutput = LOGITS,
 ) -> list[str]:
-    """Find the blocks that lower the noise of the logits if they are float32, the one that lowers it most first.
+    """Find the blocks that in float32 lower the noise of the logits, the one that lowers it most first.
 
     Args:
         model: float32.
-        islands: nodes that stay in float32 anyway, and why.
+        islands: nodes that stay in float32 anyway, with the reason.
         where: each node's block.
-        images: to run.
-        progress: receives the blocks that are done.
-        output: what the model's numbers are.
+        images: images to run.
+        progress: receives the number of finished blocks.
+        output: kind of the model's output.
     """
     reference = logits(model, images, output=output)
 
@@ -149,7 +149,7 @@ def noisy_blocks(
 
     names = [block for block in dict.fromkeys(where.values()) if block != RESIZE]
     after: dict[str, float] = {}
-    with progress.task("Looking for the blocks that make the noise", len(names), "blocks") as task:
+    with progress.task("Looking for the noisiest blocks", len(names), "blocks") as task:
         before = noise(islands)
         for block in names:
             after[block] = noise({**block_islands(model, where, block), **islands})
@@ -158,6 +158,6 @@ def noisy_blocks(
 
 
 def block_islands(model: ir.Model, where: Mapping[str, str], block: str) -> dict[str, str]:
-    """Return a block's nodes as islands, its products apart: TensorRT-RTX has no float32 products on Turing."""
+    """Return a block's nodes as islands, except products: TensorRT-RTX has no float32 products on Turing."""
     names = (node_name(node) for node in model.graph if node.op_type not in _PRODUCTS)
     return {name: AMPLIFIED_NOISE for name in names if where.get(name) == block}

@@ -1,4 +1,4 @@
-"""A plot of how much each block suffers from int8, beside the work that it carries."""
+"""Plot each block's sensitivity to int8 beside its share of the multiply-adds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hemf_export.calibration.trials import BlockSensitivity
 from hemf_export.files import artifacts
 
 _INSIDE, _OUTSIDE = "#1f5f99", "#d98032"
-_LEAST = 1e-9  # a divergence below is drawn as this, on the logarithmic axis
+_LEAST = 1e-9  # smaller divergences are drawn as this on the logarithmic axis
 
 
 def save(sensitivities: Sequence[BlockSensitivity], int8: Sequence[str], title: str, path: Path) -> None:

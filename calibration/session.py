@@ -1,6 +1,6 @@
-"""ONNX Runtime sessions on the CPU: made from graphs in memory or files, with any of their values as outputs.
+"""ONNX Runtime sessions on the CPU, for graphs in memory or files, with any of their values as outputs.
 
-A graph in memory is handed over as a small message, its weights beside it: there is no second copy of them.
+A graph in memory is passed on as a small protobuf message with its weights beside it, which are never copied.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from hemf_export.files import processors
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.model_output import LOGITS, ModelOutput
 
-MOST_AT_ONCE = 4  # batches that run side by side: each holds its own activations
+MOST_AT_ONCE = 4  # batches that run concurrently: each holds its own activations
 
 _LONGEST_REASON = 400
-_SILENT = 4  # ONNX Runtime's own log, fatal errors apart: what it fails with is raised, and reported once
-_LEAST_BYTES = 1 << 12  # of what counts as a weight
+_SILENT = 4  # fatal errors only: other errors of ONNX Runtime are raised, and reported once
+_LEAST_BYTES = 1 << 12  # smallest size of a weight
 _TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT32)
-_FILE = "beside the graph"  # what the message calls the file of its weights: there is none
+_FILE = "beside the graph"  # placeholder for the file of external weights: there is none
 
 
 def runtime() -> Any:
-    """Import ONNX Runtime with its telemetry off. Nothing else of ours imports it, but what a server runs.
+    """Import ONNX Runtime with its telemetry off. Only code that a Triton server runs imports it otherwise.
 
-    `hemf` has told it so by its environment before; a program that imported it earlier is told by this call.
+    `hemf` has disabled telemetry by environment variable already; the call covers programs that imported it earlier.
     """
     import onnxruntime
 
@@ -43,7 +43,7 @@ def runtime() -> Any:
 
 
 def loadable(path: Path) -> str | bytes:
-    """Return what ONNX Runtime loads a file from: its path, or its bytes where the path is no text."""
+    """Return what ONNX Runtime loads a file from: its path, or its bytes where the path isn't valid UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -52,17 +52,17 @@ def loadable(path: Path) -> str | bytes:
 
 
 class Session:
-    """A graph in ONNX Runtime on the CPU, which takes one input.
+    """Session of ONNX Runtime on the CPU for a graph with one input.
 
     Args:
         model: a file or a graph in memory.
-        outputs: values to fetch, by name; by default the graph's own first output.
-        threads: within an operator; see `files.processors.threads` for the default.
-        stream: whether many batches are to come, see `stream`: these run side by side, and divide the threads.
-        as_written: whether quantization is computed node by node. By default ONNX Runtime makes integer products of it,
-            and rounds float32 weights behind a DequantizeLinear to int8, with one scale for all channels.
-        name: what errors call the graph; a file's path by default.
-        output: what the numbers of the first output are.
+        outputs: names of the values to fetch; None for the graph's first output.
+        threads: threads within an operator; None for `files.processors.threads`.
+        stream: divide the threads among batches that run concurrently, see `stream`.
+        as_written: compute quantization node by node. By default ONNX Runtime fuses it into integer products, and
+            rounds float32 weights behind a DequantizeLinear to int8, with one scale for all channels.
+        name: name of the graph in errors; None for a file's path.
+        output: kind of the first output.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the graph.
@@ -85,11 +85,13 @@ class Session:
         self._at_once = min(threads, MOST_AT_ONCE) if stream else 1
         options.intra_op_num_threads = threads // self._at_once
         options.log_severity_level = _SILENT
-        # By default the threads of a session go on spinning after each run, and would slow down whoever runs next.
+        # By default a session's threads go on spinning after each run, which would slow down the next one.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if as_written:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-        self._weights: list[Any] = []  # ONNX Runtime takes them where they lie: they have to live as long
+        self._weights: list[
+            Any
+        ] = []  # ONNX Runtime uses these buffers without a copy: they must live as long as the session
         source: Any = loadable(model) if isinstance(model, Path) else self._handed_over(model, outputs, options)
         self.name = name or (str(model) if isinstance(model, Path) else "the graph")
         try:
@@ -105,7 +107,7 @@ class Session:
         self.outputs = list(outputs) if outputs is not None else [self._session.get_outputs()[0].name]
 
     def run(self, batch: NDArray[np.generic], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
-        """Return the outputs for one input, in the order asked for; some of them alone, so that no others are held.
+        """Return the outputs for one input, in the order of `outputs`; a subset of the session's saves memory.
 
         Raises:
             BadInputError: the graph fails on this input.
@@ -113,7 +115,7 @@ class Session:
         try:
             arrays: list[NDArray[Any]] = self._session.run(outputs or self.outputs, {self.input_name: batch})
         except Exception as error:
-            # ONNX Runtime's errors have no class of their own: what a graph fails with is the graph's, or the memory's.
+            # ONNX Runtime's errors have no class of their own: the graph is at fault, or memory ran out.
             raise self._failure(error, batch) from error
         return arrays
 
@@ -122,8 +124,7 @@ class Session:
     ) -> Iterator[tuple[NDArray[np.generic], list[NDArray[Any]]]]:
         """Yield each batch with its outputs, in order; see `run`.
 
-        Where many images are run, a core for each batch is used better than all cores for one: they wait for each other
-        after every operator.
+        One core per batch is faster than all cores for one batch, which synchronize after every operator.
 
         Raises:
             BadInputError: the graph fails on a batch.
@@ -148,10 +149,10 @@ class Session:
                     result.cancel()
 
     def _handed_over(self, model: ir.Model, outputs: Sequence[str] | None, options: Any) -> bytes:
-        """Serialize a graph in memory, whose weights are given to `options` as they lie: copies take seconds."""
+        """Serialize a graph in memory without its weights, which `options` gets without a copy: copies take seconds."""
         onnxruntime = runtime()
         proto, weights = skeleton(model, outputs or ())
-        known = model.graph.initializers  # those that nothing uses are dropped before they could be handed over
+        known = model.graph.initializers  # ONNX Runtime drops unused ones before they could be passed on
         weights = {
             name: array for name, array in weights.items() if known[name].uses() or known[name].is_graph_output()
         }
@@ -171,16 +172,16 @@ class Session:
         return BadInputError(f"ONNX Runtime can't run {self.name} on a batch of {len(batch)}: {reason(error)}", hint)
 
     def types(self) -> dict[str, str]:
-        """ONNX Runtime's own word for the type of each output of the graph, such as `tensor(float)`, by name."""
+        """Return ONNX Runtime's type of each output of the graph, such as `tensor(float)`, by name."""
         return {output.name: output.type for output in self._session.get_outputs()}
 
     def logits(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Return the first output alone, as scores (images, classes): logits, or what the graph gives instead."""
+        """Return the first output for a batch as scores (images, classes): logits, or probabilities."""
         return self.output.scores(self.run(batch)[0], len(batch))
 
 
 def reason(error: Exception) -> str:
-    """ONNX Runtime's message on one line, without its codes and source positions."""
+    """Return ONNX Runtime's message on one line, without its codes and source positions."""
     text = " ".join(str(error).split()) or type(error).__name__
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r" ?/\S+\.(?:cc|h):\d+ [^:]*(?:::\S+)*\([^)]*\)[^:]*? (?=[A-Z'\"(])", " ", text)
@@ -188,14 +189,14 @@ def reason(error: Exception) -> str:
 
 
 def skeleton(model: ir.Model, outputs: Sequence[str] = ()) -> tuple[onnx.ModelProto, dict[str, NDArray[np.generic]]]:
-    """Serialize a model without its weights, and return these by name, not copied; the model stays as it was.
+    """Serialize a model without its weights; return the message and the weights by name, not copied.
 
-    In the message a weight is an initializer whose data lies in another file, as ONNX Runtime wants it where it is
-    given the weight itself.
+    In the message a weight is an initializer with external data, as ONNX Runtime requires for weights passed in memory.
+    The model isn't changed.
 
     Args:
-        model: weights are its initializers.
-        outputs: names of values that become outputs beside the graph's own.
+        model: its weights are initializers.
+        outputs: names of values that become outputs in addition to the graph's own.
     """
     graph, own = model.graph, len(model.graph.outputs)
     known = {value.name for value in graph.outputs}

@@ -1,9 +1,9 @@
-"""The numbers that a converted graph stores, beside the float32 graph that it was made from.
+"""Check the weights and scales that a converted graph stores against the float32 graph that it was made from.
 
-Its weights must still be the float32 ones, rounded; the steps of its quantized activations must fit the values that
-they are for. A damaged one may move the logits of a few images hardly at all: the rest of the network makes up for it.
-Looked at itself it can't hide, since a sound step is the range of its values over the type's levels, and a sound weight
-is off by its rounding alone. Neither costs more than some runs of the float32 graph.
+Its weights must be the float32 ones, rounded; the scales of its quantized activations must fit their values. A damaged
+one may hardly change the logits of a few images, as the rest of the network compensates. Direct checks find it: a sound
+scale is the range of its values divided by the type's levels, and a sound weight is off by its rounding alone. The cost
+is a few runs of the float32 graph.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from hemf_export.calibration.session import Session
 from hemf_export.files.progress import IDLE, Task
 
 _DEVIATIONS = 4
-_SMALLEST = 2.0**-20  # a weight all below it may be lost in float16, whose smallest number is 2⁻²⁴
+_SMALLEST = 2.0**-20  # smaller weights may vanish in float16, whose smallest number is 2⁻²⁴
 
 
 @dataclass(frozen=True)
 class WeightError:
-    """The distance of a stored weight from the float32 one.
+    """Error of a stored weight against the float32 one.
 
     Args:
-        node: that uses it.
+        node: name of the node that uses it.
         weight: its name in the float32 graph.
-        error: norm of the difference, a step of its rounding let pass, by the norm of the float32 weight; of its worst
-            channel. Infinite where it isn't finite.
+        error: norm of the difference beyond one step of rounding, divided by the norm of the float32 weight, for the
+            worst channel. Infinite if not finite.
     """
 
     node: str
@@ -42,15 +42,16 @@ class WeightError:
 
 @dataclass(frozen=True)
 class StepUse:
-    """The fit of a quantized activation's step to the values that the float32 graph has there.
+    """Fit of a quantized activation's scale to its values in the float32 graph.
 
     Args:
         value: its name in the float32 graph.
-        node: the first node that takes the quantized value.
-        excess: how many times beyond what many more images would reach the levels go: 1 and less for a step that fits.
-            The largest values of the images are taken as log-normal, and four deviations of them as what is reached: a
-            gate that is closed for most images may be wide open for another. Not known, 0, where all are closed.
-        clipped: share of the values' squares that clipping takes away; 1 where a step isn't a positive number.
+        node: name of the first node that takes the quantized value.
+        excess: range of the levels divided by the largest value to expect on many more images; at most 1 for a scale
+            that fits. The images' largest values are modelled as log-normal, and the largest value to expect lies
+            four deviations above their mean: a gate that is closed for most images may be open for another. 0, for
+            unknown, where all values are zero.
+        clipped: share of the values' sum of squares that clipping removes; 1 if the scale isn't a positive number.
     """
 
     value: str
@@ -60,14 +61,14 @@ class StepUse:
 
 
 def weight_errors(reference: ir.Model, candidate: ir.Model) -> list[WeightError]:
-    """Measure the error of every constant that a node of `reference` and the node of that name in `candidate` take.
+    """Measure the error of every constant input of a node in `candidate` against the same node in `reference`.
 
     Args:
         reference: float32.
-        candidate: converted from it; nodes keep their names. Not emulated.
+        candidate: the converted graph, not emulated; nodes keep their names.
 
     Returns:
-        In graph order; a weight that several nodes share is listed once.
+        Errors in graph order; a weight that several nodes share is listed once.
     """
     nodes = {node_name(node): node for node in candidate.graph}
     errors: dict[tuple[str, ir.Value], WeightError] = {}
@@ -88,7 +89,7 @@ def weight_errors(reference: ir.Model, candidate: ir.Model) -> list[WeightError]
 
 
 def _constant(value: ir.Value) -> tuple[NDArray[np.float64], NDArray[np.float64], int | None] | None:
-    """Read what a constant input computes, its steps (0 where it isn't quantized) and the axis that they lie along."""
+    """Read a constant input: its value, its scales (0 if not quantized) and their axis; None for other inputs."""
     if value.const_value is not None:
         return value.const_value.numpy().astype(np.float64), np.zeros(1), None
     node = value.producer()
@@ -111,7 +112,7 @@ def _error(
     if steps.size > 1 and axis is not None:
         steps = steps.reshape([-1 if place == axis else 1 for place in range(wanted.ndim)])
     beyond = np.maximum(beyond - steps, 0)
-    # One number, of a vector or of a weight with a single output, may be nothing but rounding: rows have several.
+    # A single number may be all rounding, so only axes whose rows have several are compared.
     axes = [place for place in (range(wanted.ndim) if axis is None else [axis]) if wanted.size > wanted.shape[place]]
     if not axes:
         return float(_norms(beyond.reshape(1, -1), wanted.reshape(1, -1))[0])
@@ -120,12 +121,12 @@ def _error(
 
 
 def _rows(array: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    """A row for each channel along `axis`."""
+    """Reshape to a row for each channel along `axis`."""
     return np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
 
 
 def _norms(difference: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Norm of each row's difference by the row's own; infinite where it isn't finite."""
+    """Return the norm of each row's difference divided by the row's norm; infinite if not finite."""
     least = _SMALLEST * np.sqrt(exact.shape[1])
     relative: NDArray[np.float64] = np.linalg.norm(difference, axis=1) / np.maximum(
         np.linalg.norm(exact, axis=1), least
@@ -139,20 +140,20 @@ def step_uses(
     batches: Iterable[NDArray[np.generic]],
     task: Task = IDLE,
 ) -> list[StepUse]:
-    """Measure how the steps of `candidate`'s quantized activations fit what `reference` computes on some images.
+    """Measure how the scales of `candidate`'s quantized activations fit the values of `reference` on some images.
 
     Args:
         reference: float32.
-        candidate: quantized; values keep their names.
-        batches: network input, best an image each; the values of one batch at a time are held.
-        task: moved on by the images of each batch.
+        candidate: the quantized graph; values keep their names.
+        batches: network input, preferably one image each; only one batch's values are held at a time.
+        task: advanced by the images of each batch.
     """
     inputs = {str(value.name) for value in reference.graph.inputs}
     known = {str(value.name) for node in reference.graph for value in node.outputs} | inputs
     quantizers = dict(_quantizers(candidate, known))
     fetched = [name for name in dict.fromkeys(name for name, _ in quantizers.values()) if name not in inputs]
     session = Session(reference, outputs=fetched)
-    reached: list[list[float]] = [[] for _ in quantizers]  # share of the levels, a batch
+    reached: list[list[float]] = [[] for _ in quantizers]  # largest share of the levels in each batch
     squares, lost = (np.zeros(len(quantizers)) for _ in range(2))
     for batch in batches if quantizers else ():
         values = dict(zip(fetched, session.run(batch, fetched) if fetched else [], strict=True))
@@ -171,23 +172,23 @@ def step_uses(
 
 
 def _quantizers(candidate: ir.Model, known: set[str]) -> Iterator[tuple[ir.Node, tuple[str, tuple[float, float]]]]:
-    """Quantizers of activations: the value's name in the float32 graph, and what their levels span."""
+    """Yield the quantizers of activations, the value's name in the float32 graph and the interval of their levels."""
     for node in candidate.graph:
         value = node.inputs[0] if node.op_type == "QuantizeLinear" else None
-        while value is not None and value.name not in known and (made_by := value.producer()) is not None:
-            value = made_by.inputs[0] if made_by.op_type == "Cast" else None
+        while value is not None and value.name not in known and (producer := value.producer()) is not None:
+            value = producer.inputs[0] if producer.op_type == "Cast" else None
         step, zero = (node.inputs[place] if len(node.inputs) > place else None for place in (1, 2))
         if value is None or step is None or step.const_value is None or value.name not in known:
             continue
         size = float(step.const_value.numpy().astype(np.float64).reshape(-1)[0])
         point = np.uint8(0) if zero is None or zero.const_value is None else zero.const_value.numpy().reshape(-1)[0]
         levels = np.iinfo(point.dtype)
-        lowest = -levels.max if levels.min < 0 else levels.min  # symmetric: -128 is not a range's end
+        lowest = -levels.max if levels.min < 0 else levels.min  # symmetric: -128 is not used
         yield node, (str(value.name), ((lowest - int(point)) * size, (levels.max - int(point)) * size))
 
 
 def _use(limits: tuple[float, float], reached: list[float], lost: float, squares: float) -> tuple[float, float]:
-    """Excess and clipped share."""
+    """Return the excess and the clipped share of a scale; see `StepUse`."""
     lowest, highest = limits
     if not (lowest <= 0 <= highest and 0 < highest - lowest < np.inf and np.isfinite(lost)):
         return 0.0, 1.0
@@ -195,12 +196,12 @@ def _use(limits: tuple[float, float], reached: list[float], lost: float, squares
     logs = np.log([share for share in reached if share > 0])
     if not len(logs):
         return 0.0, clipped
-    deviation = max(float(logs.std()), 1 / len(logs))  # few images don't show how much they differ
+    deviation = max(float(logs.std()), 1 / len(logs))  # few images underestimate the deviation
     return float(np.exp(-(logs.mean() + _DEVIATIONS * deviation))), clipped
 
 
 def _user(quantizer: ir.Node) -> str:
-    """The node that the quantized value is for: behind the dequantizer and casts."""
+    """Return the name of the node that takes the quantized value, after the dequantizer and casts."""
     node = quantizer
     while node.op_type in ("QuantizeLinear", "DequantizeLinear", "Cast"):
         users = [use.node for use in node.outputs[0].uses()]

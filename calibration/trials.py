@@ -1,10 +1,10 @@
-"""Variants of one float32 graph that differ in what is in int8, run on images; so that choices can be compared.
+"""Compare variants of a float32 graph that differ in the products in int8, by running them on images.
 
-They are compared with the file that the graph was read from, not with the graph: what preparing it changed counts too.
-The rest of a trial is float32: it runs several times faster on a CPU than the float16 graph that is shipped, which is
-proven on its own at the end.
+They are compared with the file that the graph was read from, not with the prepared graph: errors of the preparation
+count too. The rest of a variant is float32, which runs several times faster on a CPU than float16; the float16 graph
+that is shipped is proven at the end.
 
-Each block's sensitivity is one or two such trials: the block quantized alone, and left out alone.
+A block's sensitivity takes one or two variants: with this block alone in int8, and with every other block in int8.
 """
 
 from __future__ import annotations
@@ -31,29 +31,28 @@ from hemf_export.files.progress import SILENT, Progress
 from hemf_export.metrics.comparison import Comparison, compare
 
 BATCH = 4
-FIRST = 64  # images that may be enough for a verdict; see `Trials.compare`
+FIRST = 64  # images that may suffice for a verdict; see `Trials.compare`
 
 Placement = Callable[[ir.Model, Collection[Product], Statistics, Method], object]
 Reference = Callable[[ImageSet], NDArray[np.float32]]  # logits (n, classes) of the images, in their order
 Conclusive = Callable[[Comparison, int], bool]
-Variant = tuple[tuple[str, ...], Method]  # nodes in int8, and how their ranges are taken
+Variant = tuple[tuple[str, ...], Method]  # nodes in int8, and the calibration method
 
 
 class Trials:
     """Runs variants of `model` on one set of images.
 
     Args:
-        model: float32, left as it is.
+        model: float32; not changed.
         reference: computes the logits that all variants are compared with.
-        statistics: of the products' activations and weights.
-        images: what all variants are run on.
-        output: what the model's numbers are.
-        place: puts the quantization into a copy of the model.
-        folded: whether a trial's int8 weights are constants in float32, with the values that they stand for: what a
-            CPU gains where it has no quick kernel for the rest of the quantization.
-        remembered: looks up the logits of a variant that was run before, by the nodes in int8 and the method, and of
-            some of the images.
-        remember: keeps them.
+        statistics: statistics of the products' activations and weights.
+        images: images that all variants are run on.
+        output: kind of the model's output.
+        place: inserts the quantization into a copy of the model.
+        folded: fold int8 weights into dequantized float32 constants, which a CPU runs faster if it has no fast integer
+            kernel.
+        remembered: returns the logits of a variant for some images from an earlier run; None if there are none.
+        remember: stores the logits of a variant.
         progress: receives the runs of the graphs.
     """
 
@@ -79,14 +78,14 @@ class Trials:
 
     @property
     def reference(self) -> NDArray[np.float32]:
-        """The reference's logits of the images; computed once."""
+        """Logits (n, classes) of the reference for the images; computed once."""
         if self._reference is None:
             self._reference = self._compute_reference(self.images)
         return self._reference
 
     @property
     def first(self) -> ImageSet:
-        """The images that may be enough for a verdict."""
+        """Images that may suffice for a verdict."""
         return self._parts[0][1]
 
     def build(self, products: Collection[Product], method: Method) -> ir.Model:
@@ -99,12 +98,13 @@ class Trials:
     def compare(
         self, products: Collection[Product], method: Method, conclusive: Conclusive = lambda comparison, images: False
     ) -> Comparison:
-        """Compare the variant with `products` in int8 with the reference.
+        """Compare the variant with `products` in int8 against the reference.
 
         Args:
-            products: in int8.
-            method: how their ranges are taken.
-            conclusive: whether the comparison on the first images is enough for all, so many; then no others are run.
+            products: products in int8.
+            method: calibration method of their ranges.
+            conclusive: returns whether the comparison on the first images suffices, given the number of all images;
+                then the others aren't run.
         """
         reference, labels = self.reference, self.images.labels
         places: list[int] = []
@@ -120,7 +120,7 @@ class Trials:
         return comparison
 
     def run(self, products: Collection[Product], method: Method) -> NDArray[np.float32]:
-        """Logits (n, classes) of the variant with `products` in int8."""
+        """Compute the logits (n, classes) of the variant with `products` in int8."""
         places, parts = zip(*self._runs(products, method), strict=True)
         scores: NDArray[np.float32] = np.concatenate(parts)[np.argsort(np.concatenate(places))]
         return scores
@@ -128,7 +128,7 @@ class Trials:
     def _runs(
         self, products: Collection[Product], method: Method
     ) -> Iterator[tuple[Sequence[int], NDArray[np.float32]]]:
-        """The logits of the first images, then of the others, and their places."""
+        """Yield the indices and logits of the first images, then of the others."""
         variant = tuple(sorted(product.node for product in products)), method
         session: Session | None = None
         for places, images in self._parts:
@@ -148,7 +148,7 @@ class Trials:
 
     @cached_property
     def _parts(self) -> list[tuple[Sequence[int], ImageSet]]:
-        """Places of images and the images: the first ones, each class by its share, then the others."""
+        """Indices and images of the two parts: the first images, each class by its share, and the others."""
         images, batch = self.images, self.images.batch or 1
         if len(images) < 2 * max(FIRST, batch):
             return [(range(len(images)), images)]
@@ -164,7 +164,7 @@ def logits(
     *,
     output: ModelOutput = LOGITS,
 ) -> NDArray[np.float32]:
-    """Compute the model's scores (n, classes) of all the images, in their order; a session has its own `output`."""
+    """Compute the model's scores (n, classes) for the images, in their order; a session brings its own `output`."""
     session = model if isinstance(model, Session) else Session(model, stream=True, output=output)
     parts = []
     with progress.task("Running the graph", len(images), "images") as task:
@@ -176,14 +176,14 @@ def logits(
 
 @dataclass(frozen=True)
 class BlockSensitivity:
-    """One block in int8.
+    """Sensitivity of one block to int8.
 
     Args:
-        block: its name.
+        block: name of the block.
         products: its quantizable products.
-        share: of the graph's multiply-adds that they are.
-        alone: the graph with this block in int8 and nothing else.
-        left_out: the graph with everything in int8 but this block; None where nobody asked.
+        share: their share of the graph's multiply-adds.
+        alone: comparison of the graph with only this block in int8.
+        left_out: comparison of the graph with everything but this block in int8; None if not requested.
     """
 
     block: str
@@ -220,13 +220,13 @@ def measure_sensitivities(
     left_out: bool = True,
     progress: Progress = SILENT,
 ) -> list[BlockSensitivity]:
-    """Measure every block alone, and everything but it, on the trials' images.
+    """Measure each block alone in int8, and everything but it, on the trials' images.
 
     Args:
-        trials: of the float32 model.
-        products: all of the graph; those with a refusal count as work only.
-        method: of the ranges.
-        left_out: whether the graph without the block is measured, too.
+        trials: runs variants of the float32 model.
+        products: all products of the graph; refused ones only count as multiply-adds.
+        method: calibration method of the ranges.
+        left_out: also measure the graph with everything but the block in int8.
         progress: receives each `BlockSensitivity` as an event.
     """
     work = sum(product.multiply_adds for product in products) or 1

@@ -1,10 +1,10 @@
-"""Weights in int8 and float16, each rounded so that its product's output changes least on real inputs.
+"""Round weights to int8 and float16 so that their product's output changes least on real inputs.
 
-To round every weight to the nearest value lets errors add up where inputs move together, as the pixels of a patch do:
-the sums shift. Instead inputs are taken one after the other, and what rounding did is made good by the weights that are
-still to be rounded, as far as the inputs' second moments allow (Frantar et al., GPTQ, ICLR 2023, arXiv 2210.17323).
+With rounding to nearest, errors add up where inputs are correlated, as the pixels of a patch are: the sums shift. Here
+weights are rounded input by input, and those still to be rounded compensate for the error, as far as the inputs' second
+moments allow (Frantar et al., GPTQ, ICLR 2023, arXiv 2210.17323).
 
-The moments are XᵀX of a product's input rows, a convolution's patches among them, on a sample of rows of each image.
+The second moments are XᵀX of a product's input rows (the patches of a convolution), on a sample of rows of each image.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from hemf_export.calibration.session import Session
 from hemf_export.files.progress import IDLE, Task
 
 _SMALLEST_SCALE = 2.0**-24  # the smallest float16 above zero
-_DAMPING = 0.01  # of the mean second moment: few rows don't tell all directions apart
-_COLUMNS = 64  # rounded before the others learn of their errors: one matrix product instead of as many vectors'
+_DAMPING = 0.01  # share of the mean second moment: a few rows don't span all directions
+_COLUMNS = 64  # inputs rounded before the others compensate: one matrix product instead of one per input
 Moment = NDArray[np.float64]  # (inner, inner), mean over rows
 
-LONGEST = 1024  # inner dimension: what rounding with moments costs grows with its cube, what it gains shrinks
+LONGEST = 1024  # largest inner dimension: the cost grows with its cube, and the gain shrinks
 _ROWS_AN_IMAGE = 128
 
 
 @dataclass(frozen=True)
 class Int8Weight:
-    """A rounded weight.
+    """Quantized weight.
 
     Args:
-        values: in steps, of the weight's shape.
-        scales: the step of each output channel; exact in float16.
+        values: int8 values in the weight's shape.
+        scales: scale of each output channel; exact in float16.
     """
 
     values: NDArray[np.int8]
@@ -47,12 +47,12 @@ Rounding = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def rounded(weight: NDArray[np.float32], axis: int, moment: Moment | None = None) -> Int8Weight:
-    """Round a weight whose output channels lie along `axis`.
+    """Quantize a weight to int8 with one scale per output channel.
 
     Args:
-        weight: of any shape.
-        axis: of the output channels.
-        moment: (inner, inner) of its inputs, in the order of its other axes; None rounds to the nearest step.
+        weight: weight of any shape.
+        axis: axis of the output channels.
+        moment: second moment (inner, inner) of its inputs, in the order of its other axes; None rounds to nearest.
     """
     scales = weight_scales(weight, axis)
     steps = scales.astype(np.float64)
@@ -68,8 +68,8 @@ def rounded(weight: NDArray[np.float32], axis: int, moment: Moment | None = None
 def half(weight: NDArray[np.float32], axis: int, moment: Moment) -> NDArray[np.float16]:
     """Round a weight to float16, see `rounded`; its values must be within float16's range.
 
-    A layer's eleven bits are enough for itself. But where the rest of the network amplifies what the first layers do,
-    the sum of many roundings is what float16 costs, and most of it can be made good.
+    The precision of 11 bits suffices for a single layer. But the rest of the network amplifies errors of the first
+    layers, and most of the error from their many roundings can be compensated.
     """
 
     def nearest(column: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -79,13 +79,13 @@ def half(weight: NDArray[np.float32], axis: int, moment: Moment) -> NDArray[np.f
 
 
 def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """A step for each output channel: its largest magnitude over 127; exact in float16."""
+    """Return the scale of each output channel: its largest magnitude divided by 127; exact in float16."""
     largest = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)).max(1)
     return np.array([half_up(float(value) / LEVELS or 1 / LEVELS) for value in largest], np.float32)
 
 
 def half_up(scale: float) -> float:
-    """The smallest float16 that is not below: rounding down would clip the largest value."""
+    """Round up to float16: rounding down would clip the largest value."""
     rounded = np.float16(max(scale, _SMALLEST_SCALE))
     return float(rounded if float(rounded) >= scale else np.nextafter(rounded, np.float16(np.inf)))
 
@@ -93,10 +93,10 @@ def half_up(scale: float) -> float:
 def _by_columns(
     weight: NDArray[np.float32], axis: int, moment: Moment | None, nearest: Rounding
 ) -> NDArray[np.float64]:
-    """Round a weight input by input; `nearest` rounds one input's weights, a value for each output channel."""
+    """Round a weight input by input; `nearest` rounds the weights (channels,) of one input."""
     channels = np.moveaxis(weight, axis, 0)
     rows = channels.reshape(len(channels), -1).astype(np.float64)
-    # Inputs that are zero alone tell nothing.
+    # Inputs that are always zero have no moments.
     damping = 0.0 if moment is None else _DAMPING * float(np.diag(moment).mean())
     if moment is None or not damping > 0:
         rounded_rows = nearest(rows.T).T
@@ -106,10 +106,10 @@ def _by_columns(
 
 
 def _compensated(rows: NDArray[np.float64], moment: Moment, nearest: Rounding) -> NDArray[np.float64]:
-    """Round `rows` (channels, inner); columns in their order, in groups."""
+    """Round `rows` (channels, inner) by columns in their order, in groups."""
     inner = rows.shape[1]
     inverse = np.linalg.inv(moment)
-    # Row i of the factor: how an error in input i is best made good by those behind it.
+    # Row i of the factor: how the inputs after i best compensate for an error in input i.
     factor = np.linalg.cholesky((inverse + inverse.T) / 2).T
     left, rounded_rows = rows.copy(), np.empty_like(rows)
     for start in range(0, inner, _COLUMNS):
@@ -126,15 +126,15 @@ def _compensated(rows: NDArray[np.float64], moment: Moment, nearest: Rounding) -
 
 @dataclass(frozen=True)
 class View:
-    """The way in which a product's sums run over a value.
+    """View of a value as the rows over which a product sums.
 
     Args:
-        value: its name.
-        last: whether they run along the last axis; otherwise along the one before.
+        value: name of the value.
+        last: whether the sums run along the last axis; otherwise along the one before.
         kernel: height and width of a convolution; None for a matrix product.
-        strides: of the convolution.
-        pads: of the convolution: top, left, bottom, right.
-        dilations: of the convolution.
+        strides: strides of the convolution.
+        pads: padding of the convolution: top, left, bottom, right.
+        dilations: dilations of the convolution.
     """
 
     value: str
@@ -172,11 +172,11 @@ class View:
             for i in range(self.kernel[0])
             for k in range(self.kernel[1])
         ]
-        return np.stack(parts, 2).reshape(len(chosen), -1)  # (rows, channels, kernel), as a kernel is stored
+        return np.stack(parts, 2).reshape(len(chosen), -1)  # (rows, channels, kernel), the order of a stored kernel
 
 
 def view_of(node: ir.Node, product: Product) -> View | None:
-    """Read how `product`'s sums run over its input; None where moments are not taken: too long, or of another kind."""
+    """Return the view of `product` on its input; None where no moments are used: too long, or another operator."""
     if product.weight is None or not 0 < product.inner <= LONGEST or not product.activations:
         return None
     weight = node.inputs[product.weight]
@@ -207,13 +207,13 @@ def record_moments(
     batches: Iterable[NDArray[np.generic]],
     task: Task = IDLE,
 ) -> Mapping[View, Moment]:
-    """Run the float32 `model` on `batches` and take the second moment of each view.
+    """Run the float32 `model` on `batches` and compute the second moment of each view.
 
     Args:
         model: see `calibration.graphs.prepare`.
         views: see `view_of`.
         batches: network input.
-        task: moved on by the images of each batch.
+        task: advanced by the images of each batch.
 
     Raises:
         BadInputError: ONNX Runtime doesn't take the graph.

@@ -1,4 +1,4 @@
-"""ONNX graph → engine for a target GPU, and engines that run. One builder for TensorRT and TensorRT-RTX.
+"""Build engines from ONNX graphs for a target GPU, and run them, with TensorRT or TensorRT-RTX.
 
 import numpy as np
 from hemf_export import engines
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 def load(
     path: str | os.PathLike[str], *, trust: bool = False, cuda_graphs: bool = True, contexts: int = 4
 ) -> EngineRunner:
-    """Check an engine, load it on this machine's first GPU, and give what runs it.
+    """Check an engine, load it on this machine's first GPU, and return its runner.
 
     Args:
-        path: of the engine.
-        trust: run a plan that has no manifest; it is executable code.
+        path: the engine file.
+        trust: run a plan that has no manifest, though a plan is executable code.
         cuda_graphs: launch each batch size as one captured graph.
-        contexts: at most so many threads run at the same time.
+        contexts: how many threads may run at the same time.
 
     Raises:
-        BadInputError: not the file that its manifest describes, or not an engine.
-        MissingCapabilityError: it is for another TensorRT or GPU, or there is none.
+        BadInputError: the file is no engine, or not the one that its manifest describes.
+        MissingCapabilityError: it needs another TensorRT or GPU than this machine has.
     """
     from hemf_export.engines import runtime
     from hemf_export.engines.device import CudaDevice

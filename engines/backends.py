@@ -1,17 +1,18 @@
-"""The two builders, `tensorrt` and `tensorrt_rtx`: which is there, and which serves a target.
+"""The two backends, TensorRT and TensorRT-RTX: which of them are installed, and which builds for a target.
 
-Nothing is imported before it is asked for: all else works without either.
+Neither package is imported before it is needed: everything else works without them.
 """
 
 from __future__ import annotations
 
 import importlib
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from types import ModuleType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from hemf_export.engines.targets import Target
 from hemf_export.files.errors import MissingCapabilityError
@@ -19,6 +20,7 @@ from hemf_export.files.errors import MissingCapabilityError
 if TYPE_CHECKING:
     import tensorrt_bindings  # stubs alone, in tests/typings/
     import tensorrt_rtx_bindings
+    from tensorrt_bindings import ILogger
 
 BackendName = Literal["tensorrt", "tensorrt-rtx"]
 _MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
@@ -31,32 +33,48 @@ _CUDA_MAJORS = (11, 12, 13, 14)
 
 @dataclass(frozen=True)
 class Backend:
-    """A builder that could be imported."""
+    """An imported TensorRT package."""
 
     name: BackendName
     module: ModuleType
 
     @property
     def version(self) -> str:
-        """The version of the package."""
+        """The package's version."""
         return self.bindings.__version__
 
     @property
     def bindings(self) -> tensorrt_bindings.Bindings:
-        """The module, of which only what every TensorRT has may be used."""
+        """The module, typed as what both flavours have in common."""
         return cast("tensorrt_bindings.Bindings", self.module)
 
     @property
     def rtx(self) -> tensorrt_rtx_bindings.Bindings:
-        """The module, where it is TensorRT-RTX's."""
+        """The module, typed as TensorRT-RTX's."""
         return cast("tensorrt_rtx_bindings.Bindings", self.module)
+
+    def logger(self, add: Callable[[str, str], None]) -> ILogger:
+        """Make an `ILogger` that passes each message's severity and text to `add`.
+
+        TensorRT returns None for whatever fails; only its logger learns the reason.
+        """
+        bindings = self.bindings
+
+        class Logger(bindings.ILogger):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                bindings.ILogger.__init__(self)
+
+            def log(self, severity: Any, message: str) -> None:
+                add(getattr(severity, "name", str(severity)), message)
+
+        return Logger()
 
 
 def load(name: BackendName) -> Backend:
-    """Import a builder.
+    """Import a backend.
 
     Raises:
-        MissingCapabilityError: not installed, or broken.
+        MissingCapabilityError: it is not installed, or broken.
     """
     try:
         return Backend(name, importlib.import_module(_MODULES[name]))
@@ -67,20 +85,21 @@ def load(name: BackendName) -> Backend:
 
 
 def cuda_major(name: BackendName) -> int | None:
-    """Major version of CUDA that the installed builder is made for: its wheels have it in their names.
+    """Major version of CUDA that the installed package is built for, from the name of its wheel.
 
-    None where there is no such wheel, as in NVIDIA's containers, or more than one, of which the last installed counts.
+    None where there is no such wheel, as in NVIDIA's containers, or more than one: the last installed has overwritten
+    the others.
     """
-    found = []
+    majors = []
     for major in _CUDA_MAJORS:
         with suppress(metadata.PackageNotFoundError):
             metadata.version(f"{_MODULES[name]}_cu{major}")
-            found.append(major)
-    return found[0] if len(found) == 1 else None
+            majors.append(major)
+    return majors[0] if len(majors) == 1 else None
 
 
 def installed_version(name: BackendName) -> str | None:
-    """Version of the builder's package, not imported; None where no package tells, as in NVIDIA's containers."""
+    """Version of the backend's package, without importing it; None where pip knows none, as in NVIDIA's containers."""
     for package in (_MODULES[name], *(f"{_MODULES[name]}_cu{major}" for major in _CUDA_MAJORS)):
         with suppress(metadata.PackageNotFoundError):
             return metadata.version(package)
@@ -88,10 +107,11 @@ def installed_version(name: BackendName) -> str | None:
 
 
 def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName:
-    """The builder for a target: `auto` takes tensorrt on a GPU of its compute capability, else tensorrt-rtx.
+    """Choose the backend for a target: `auto` is tensorrt on a GPU of its compute capability, else tensorrt-rtx.
 
     Raises:
-        MissingCapabilityError: tensorrt was asked for, and this machine's GPU is none or another.
+        MissingCapabilityError: this machine can't build for the target; or tensorrt is `wanted`, and there is no GPU of
+            the target's compute capability.
     """
     gpu = gpu_capability()
     if target.platform == "aarch64" and platform.machine().lower() not in ("aarch64", "arm64"):
@@ -104,9 +124,9 @@ def choose(wanted: Literal["auto"] | BackendName, target: Target) -> BackendName
             return "tensorrt"
         return "tensorrt-rtx"
     if wanted == "tensorrt" and gpu != target.compute_capability:
-        found = "no GPU" if gpu is None else f"a GPU of sm_{gpu[0]}{gpu[1]}"
+        here = "no GPU" if gpu is None else f"a GPU of sm_{gpu[0]}{gpu[1]}"
         raise MissingCapabilityError(
-            f"tensorrt builds for the GPU that it runs on: {target.name} needs {target.sm}, here is {found}.",
+            f"tensorrt builds for the GPU that it runs on: {target.name} needs {target.sm}, here is {here}.",
             "Build on such a GPU, or with `backend='tensorrt-rtx'`, which needs none.",
         )
     return wanted

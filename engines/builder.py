@@ -1,18 +1,17 @@
-"""One builder for TensorRT 10.12 and later, 11, and TensorRT-RTX: a strongly typed network from an ONNX file → a plan.
+"""ONNX file → strongly typed network → plan, with TensorRT 10.12 and later, 11, or TensorRT-RTX.
 
-Runs in the worker process (`engines.worker`): a native parser that crashes takes only that with it.
+Runs in a child process (see `engines.build_process`): a native parser that crashes takes only that with it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from hemf_export.engines import messages
+from hemf_export.engines import kernels
 from hemf_export.engines.backends import Backend
-from hemf_export.engines.messages import BuildLog
 from hemf_export.engines.options import BuildOptions
 from hemf_export.engines.targets import Target
 from hemf_export.files.errors import MissingCapabilityError
@@ -23,29 +22,63 @@ if TYPE_CHECKING:
     from tensorrt_bindings import Bindings, IBuilderConfig, ILogger, INetworkDefinition, IProgressMonitor
 
 _KEPT_ERRORS = 5
+_KEPT_WARNINGS = 20
 
 
 class BuildFailedError(Exception):
-    """The builder gave no plan; the message has its own last errors."""
+    """The builder returned no plan; the message holds its last errors."""
+
+
+@dataclass
+class BuildLog:
+    """A builder's messages: all of them in a file, warnings and errors at hand.
+
+    Args:
+        file: receives every message as it comes.
+        errors: in order.
+        warnings: each once, in order.
+        layers: lines that may belong to a list of the engine's layers (see `engines.kernels`), in order. They can't be
+            read back from the file: another build of the same output may be writing it too.
+    """
+
+    file: TextIO
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    layers: list[str] = field(default_factory=list)
+
+    def add(self, severity: str, message: str) -> None:
+        """Add a message of `severity`: INTERNAL_ERROR, ERROR, WARNING, INFO or VERBOSE."""
+        self.file.write(f"{severity}: {message}\n")
+        self.file.flush()  # what was written survives a crash of the builder
+        if kernels.may_list(message):
+            self.layers += filter(kernels.may_list, message.splitlines())
+        if severity in ("INTERNAL_ERROR", "ERROR"):
+            self.errors.append(message)
+        elif severity == "WARNING" and message not in self.warnings and len(self.warnings) < _KEPT_WARNINGS:
+            self.warnings.append(message)
+
+    def reason(self) -> str:
+        """The last errors, on one line."""
+        return "; ".join(self.errors[-_KEPT_ERRORS:])
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a build gave.
+    """A serialized engine, and what its build reported.
 
     Args:
-        data: the plan, as any loader takes it.
-        tensors: inputs and outputs: name, mode, type and shape, -1 for the batch.
-        layers: of the network as parsed, before fusion: how many of each type in each precision.
-        timing_cache: what was measured, merged with what it began with; None where none is kept.
-        times_used: whether it began with what an earlier build measured.
+        data: the plan, ready to be deserialized.
+        tensors: I/O tensors: name, mode, type and shape, -1 for the batch.
+        layers: number of layers by type and precision, of the network as parsed, before fusion.
+        timing_cache: kernel timings, merged with those that the build began with; None where they are not kept.
+        timing_cache_used: whether the build began with an earlier build's timings.
     """
 
     data: bytes
     tensors: list[dict[str, Any]]
     layers: dict[str, int]
     timing_cache: bytes | None = None
-    times_used: bool = False
+    timing_cache_used: bool = False
 
 
 def build_plan(
@@ -62,26 +95,26 @@ def build_plan(
 
     Args:
         backend: which TensorRT.
-        graph: an ONNX file with one input, whose types are what the engine computes in.
+        graph: an ONNX file with one input; the engine computes in its types.
         target: GPU or compute capability.
-        options: how; the profiles count where the graph leaves its batch open.
-        log: takes what the builder says.
-        timing_cache: what an earlier build measured, empty for the first; None to keep none.
-        task: updated as the builder's phases go on; its text is the phase that moved last.
+        options: how to build; profiles are used where the graph's batch is dynamic.
+        log: receives the builder's messages.
+        timing_cache: an earlier build's timings, empty for the first build; None to keep none.
+        task: updated with the builder's phases; its text is the one that advanced last.
 
     Raises:
         BuildFailedError: the graph can't be parsed or built; names the node where TensorRT does.
-        MissingCapabilityError: this builder has no such target.
+        MissingCapabilityError: this backend can't build for the target.
     """
     trt = backend.bindings
-    logger = messages.logger(trt, log.add)
+    logger = backend.logger(log.add)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, logger, graph, log)
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, task)
     _configure(trt, config, options)
-    _aim(backend, config, target)
+    _set_target(backend, config, target)
     tensor = network.get_input(0)
     sizes = tuple(tensor.shape)
     if sizes[0] == -1:
@@ -90,24 +123,24 @@ def build_plan(
             shapes = [(batch, *sizes[1:]) for batch in (profile.minimum, profile.optimum, profile.maximum)]
             optimization.set_shape(tensor.name, *shapes)
             config.add_optimization_profile(optimization)
-    times_used = bool(timing_cache)
+    timing_cache_used = bool(timing_cache)
     if timing_cache is not None:
         cache = config.create_timing_cache(timing_cache)
         if cache is None or not config.set_timing_cache(cache, False):
             log.add("WARNING", "TensorRT refuses the timing cache; a new one is begun.")
             config.set_timing_cache(config.create_timing_cache(b""), False)
-            times_used = False
+            timing_cache_used = False
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise BuildFailedError(log.reason() or "TensorRT gave no plan and no reason")
     measured = None if timing_cache is None else bytes(config.get_timing_cache().serialize())
-    return Plan(bytes(plan), _tensors(network), _layers(network), measured, times_used)
+    return Plan(bytes(plan), _tensors(network), _layers(network), measured, timing_cache_used)
 
 
 def merge_timing_caches(backend: Backend, first: bytes, second: bytes, log: BuildLog) -> bytes:
-    """Two timing caches of the same TensorRT and GPU in one; the second alone where the first isn't taken."""
+    """Merge two timing caches of the same TensorRT and GPU; the second alone where TensorRT refuses the first."""
     trt = backend.bindings
-    builder = trt.Builder(messages.logger(trt, log.add))
+    builder = trt.Builder(backend.logger(log.add))
     config = builder.create_builder_config()
     cache, other = config.create_timing_cache(second), config.create_timing_cache(first)
     if cache is None or other is None or not cache.combine(other, False):
@@ -119,33 +152,33 @@ def _parse(trt: Bindings, network: INetworkDefinition, logger: ILogger, graph: P
     parser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(graph)):
         return
-    found = [parser.get_error(index) for index in range(parser.num_errors)]
-    lines = [f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in found]
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    lines = [f"node {error.node_name() or error.node()} ({error.node_operator()}): {error.desc()}" for error in errors]
     raise BuildFailedError("; ".join(lines[:_KEPT_ERRORS]) or log.reason())
 
 
 def _configure(trt: Bindings, config: IBuilderConfig, options: BuildOptions) -> None:
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
-    # Lets the inspector tell each layer's precision on the target; the kernels are the same.
+    # The engine inspector reports each layer's precision only then; the kernels are the same.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    # Float32 is kept where float16 isn't safe: TF32 has no more digits than float16.
+    # Layers stay in float32 where float16 isn't safe: TF32 has no more mantissa bits than float16.
     config.clear_flag(trt.BuilderFlag.TF32)
     if options.optimization_level is not None:
         config.builder_optimization_level = options.optimization_level
     if options.version_compatible:
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
     if options.stripped:
-        # Only ever refitted with the weights of its own graph, so the builder may use their values.
+        # It is only ever refitted with the weights of its own graph, so the builder may rely on their values.
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
     if not options.timing_cache:
         config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
 
 
-def _aim(backend: Backend, config: IBuilderConfig, target: Target) -> None:
-    """Set what the plan runs on: a compute capability for RTX, any GPU of this one's for TensorRT."""
+def _set_target(backend: Backend, config: IBuilderConfig, target: Target) -> None:
+    """Set the GPUs that the plan runs on: with TensorRT, all of this GPU's compute capability."""
     if backend.name == "tensorrt":
-        # Any T4 will do, not only the very board that builds.
+        # Any T4, not only the very board that builds.
         config.hardware_compatibility_level = backend.bindings.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
         return
     name = target.sm.replace("_", "").upper()
@@ -172,13 +205,13 @@ def _tensors(network: INetworkDefinition) -> list[dict[str, Any]]:
 
 
 def _layers(network: INetworkDefinition) -> dict[str, int]:
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type.name != "CONSTANT" and layer.num_outputs:
             tensor = layer.get_output(0)
-            found[f"{layer.type.name} {tensor.dtype.name}"] += 1
-    return dict(sorted(found.items()))
+            counts[f"{layer.type.name} {tensor.dtype.name}"] += 1
+    return dict(sorted(counts.items()))
 
 
 def _monitor(trt: Bindings, task: Task) -> IProgressMonitor:

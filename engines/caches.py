@@ -1,7 +1,7 @@
-"""What TensorRT may find again: kernel times for the next build, compiled kernels for the next start.
+"""TensorRT's caches on disk: kernel timings for the next build, and compiled kernels for the next start.
 
-A file is its own SHA-256 in hexadecimal, a line feed, and what TensorRT serialized: a damaged one is told from a whole
-one without a native parser. It shows no more than that: whoever can write there can change both.
+A file holds a SHA-256 in hexadecimal, a line feed, and what TensorRT serialized: damage is noticed before a native
+parser reads it. The hash protects from no more than that: whoever can write the file can change both.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from hemf_export.files import artifacts, locks
 _HASH_LENGTH = 64
 
 
-def timing_place(folder: Path, backend: BackendName, version: str, gpu: str) -> Path:
-    """Where the timing cache of a TensorRT version and GPU (its product name) lies.
+def timing_cache_path(folder: Path, backend: BackendName, version: str, gpu: str) -> Path:
+    """The path of the timing cache of a TensorRT version and GPU (its product name).
 
-    TensorRT-RTX measures nothing when it builds, and has no use for one.
+    TensorRT-RTX times no kernels when it builds, and has no use for one.
     """
     return folder / "timing" / f"{_plain(f'{backend}-{version}-{gpu}')}.cache"
 
 
-def runtime_place(engine: Path, folder: Path, gpu: str) -> Path:
-    """Where TensorRT-RTX's compiled kernels of an engine for a GPU lie: beside it, or in `folder` if that can't be."""
+def runtime_cache_path(engine: Path, folder: Path, gpu: str) -> Path:
+    """The path of TensorRT-RTX's kernels of an engine for a GPU: beside it, or in `folder` if that can't be written."""
     name = f"{engine.name}.{_plain(gpu)}.runtime-cache"
     return engine.with_name(name) if os.access(engine.parent, os.W_OK) else folder / "runtime" / name
 
 
 def read(path: Path) -> tuple[bytes, str | None]:
-    """What was kept, empty for nothing; and a warning where the file is damaged, which then counts as nothing."""
+    """Read a cache, empty where there is none; and a warning where it is damaged, which then counts as empty."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -47,7 +47,7 @@ def read(path: Path) -> tuple[bytes, str | None]:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Keep `data` in place of what was there.
+    """Write `data` in place of what was there.
 
     Raises:
         BadInputError: the folder can't be written.
@@ -57,12 +57,12 @@ def write(path: Path, data: bytes) -> None:
 
 
 def add(path: Path, data: bytes, merge: Callable[[bytes, bytes], bytes]) -> None:
-    """Keep `data`; what another process has put there since is merged with it.
+    """Write `data`, merged with what another process has written there since.
 
     Args:
-        path: of the cache.
-        data: serialized.
-        merge: what lies there, and `data` → both.
+        path: the cache file.
+        data: as TensorRT serialized it.
+        merge: (what lies there, `data`) → both.
 
     Raises:
         BadInputError: the folder can't be written.

@@ -1,55 +1,46 @@
 """What an engine consists of: its kernels counted and summed up, and the time that a model gives them on a GPU.
 
-A graph says what was asked for; the census says what was compiled, after all fusions. It is read from what the builder
-says while it builds (see `engines.kernels`) and needs no GPU. Sizes are complete where the engine is for one batch
-size only: of a range, the builder leaves open whatever depends on the batch. Then a twin, built from the same graph
-for exactly the profile's optimum and never shipped, tells sizes; kernels, kinds and types stay the engine's own.
+A graph says what was asked for; the census says what was compiled, after all fusions. It is read from the builder's log
+(see `engines.kernels`), which needs no GPU, and `engines.build` takes it. Sizes are complete where the engine is for
+one batch size only: for a range, the builder leaves open whatever depends on the batch. Then a twin, built from the
+same graph for exactly the profile's optimum and never shipped, gives the sizes; kernels, kinds and types stay the
+engine's own.
 
-The list changes nothing of the plan. Measured with TensorRT-RTX 1.7.1 (hemf-base in FP16, sm_75, profile 1:1:1): two
-builds with a logger that keeps every message and two with one that keeps errors alone gave the same plan, byte for
-byte. The profiling verbosity, which the list needs and which all our engines have had, is part of the plan: DETAILED,
-LAYER_NAMES_ONLY and NONE give plans of the same size with other bytes.
+Listing the kernels doesn't change the plan. Measured with TensorRT-RTX 1.7.1 (hemf-base in FP16, sm_75, profile
+1:1:1): two builds with a logger that keeps every message and two with one that keeps errors alone gave the same plan,
+byte for byte. The profiling verbosity, which the list needs and which all our engines have, is part of the plan:
+DETAILED, LAYER_NAMES_ONLY and NONE give plans of the same size with other bytes.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from hemf_export.engines import backends, child_build
-from hemf_export.engines.backends import BackendName
-from hemf_export.engines.batches import BatchProfile
-from hemf_export.engines.chips import Chip
 from hemf_export.engines.kernels import Kernel, Tensor
-from hemf_export.engines.options import BuildOptions
-from hemf_export.engines.targets import Target
-from hemf_export.files import artifacts
+from hemf_export.engines.targets import Chip
 from hemf_export.files.errors import BadInputError
-from hemf_export.files.progress import SILENT, Progress
 
-OTHER = "other"  # the block of kernels that come from no named part of the network
+OTHER = "other"  # the block of kernels that belong to no named part of the network
 _MOST_BYTES = 1 << 25  # of an unpacked list: ninety times the largest seen
-_FORMAT = 2
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What a model takes kernels to reach.
+    """What share of the published rates the model assumes that kernels reach.
 
     Args:
-        compute: share of the chip's peak rate of operations.
+        compute: share of the chip's peak arithmetic rate.
         memory: share of its peak bandwidth.
         launch_s: seconds between the end of a kernel and the start of the next.
-        overlapped: whether a kernel computes while it waits for memory; else one comes after the other.
+        overlapped: whether arithmetic and memory access overlap within a kernel; else their times add up.
     """
 
     compute: float
@@ -58,26 +49,26 @@ class Rates:
     overlapped: bool
 
     def kernel_s(self, compute_s: float, memory_s: float) -> float:
-        """Seconds of a kernel that takes so long at the peaks; its launch is not in them."""
+        """Seconds of a kernel, without its launch, from its times at the peak rates."""
         parts = compute_s / self.compute, memory_s / self.memory
         return max(parts) if self.overlapped else sum(parts)
 
 
-# No engine is faster. The gap between kernels is that of a stream whose launches are queued, or of a captured graph.
+# A lower bound. The gap between kernels is that of queued launches, or of a captured graph.
 PEAKS = Rates(1.0, 1.0, 2.5e-6, overlapped=True)
-# What makes the least error beside published latencies of ResNet-50, ViT-B/16 and Swin-T on a T4 in float16: see
+# The least error against published latencies of ResNet-50, ViT-B/16 and Swin-T on a T4 in float16: see
 # docs/engine-model.md, and `python -m benchmarks.engine_model`, which fits it. Fitted, not measured.
 FITTED_TO_T4 = Rates(0.42, 0.78, 5.6e-6, overlapped=False)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Kernels that belong together: of a block of the network, or of a kind.
+    """The kernels of a block of the network, or of a kind, summed up.
 
     Args:
         kernels: how many.
-        bytes: moved, weights included, at the census's batch; None where sizes are open.
-        products: how many, by the type that they compute in; fused attentions left out.
+        bytes: read and written, weights included, at the census's batch; None where sizes are unknown.
+        products: number by the type that they compute in, without fused attentions.
         fused_attentions: how many.
     """
 
@@ -96,13 +87,13 @@ class Census:
     """The kernels of an engine.
 
     Args:
-        backend: that compiled them.
-        version: of the backend.
-        sm: that they are for, `sm_75`.
+        backend: which TensorRT compiled them.
+        version: the backend's.
+        sm: compute capability that they are for, `sm_75`.
         kernels: of the engine's first optimization profile, in launch order.
-        batch: that sizes are told for; None where none is known.
-        twin: the kernels of a build for exactly `batch`, where the engine's own leave sizes open; else None.
-        plan_bytes: size of the engine's plan; None where that wasn't kept.
+        batch: images per call that sizes hold for; None where they are unknown.
+        twin: the kernels of a build for exactly `batch`, where the engine's own have unknown sizes; else None.
+        plan_bytes: size of the engine's plan; None where that wasn't recorded.
     """
 
     backend: str
@@ -115,7 +106,7 @@ class Census:
 
     @property
     def sized(self) -> tuple[Kernel, ...]:
-        """The kernels whose sizes count: the twin's, where there is one."""
+        """The kernels whose sizes are used: the twin's, where there is one."""
         return self.kernels if self.twin is None else self.twin
 
     @property
@@ -125,42 +116,42 @@ class Census:
 
     @property
     def activation_bytes(self) -> int | None:
-        """Read and written by all kernels at `batch`; None where a size is open."""
+        """Bytes of activations that all kernels read and write at `batch`; None where a size is unknown."""
         return total(kernel.activation_bytes for kernel in self.sized)
 
     @property
     def weight_bytes(self) -> int | None:
-        """Read by all kernels, whatever the batch; None where a size isn't known."""
+        """Bytes of weights that all kernels read, at any batch; None where a size is unknown."""
         return total(kernel.weight_bytes for kernel in self.sized)
 
     @property
     def moved_bytes(self) -> int | None:
-        """Activations and weights at `batch`."""
+        """Bytes of activations and weights at `batch`."""
         return total((self.activation_bytes, self.weight_bytes))
 
     @property
     def products(self) -> dict[str, int]:
-        """How many kernels multiply matrices or convolve, by the type that they compute in; without attention's."""
+        """Number of kernels that multiply matrices or convolve, by type that they compute in; not fused attentions."""
         return _part(self.kernels).products
 
     @property
     def fused_attentions(self) -> int:
-        """Kernels that do a whole attention."""
+        """Number of kernels that do a whole attention."""
         return sum(kernel.is_fused_attention for kernel in self.kernels)
 
     @property
     def multiply_adds(self) -> dict[str, int] | None:
         """Multiply-adds of products and attentions at `batch`, by the type they compute in; padding included.
 
-        None where a shape is open.
+        None where a shape is unknown.
         """
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for kernel in self.sized:
             if kernel.product_type is not None:
                 if kernel.multiply_adds is None:
                     return None
-                found[kernel.product_type] += kernel.multiply_adds
-        return dict(found.most_common())
+                counts[kernel.product_type] += kernel.multiply_adds
+        return dict(counts.most_common())
 
     @property
     def by_block(self) -> dict[str, Part]:
@@ -174,20 +165,20 @@ class Census:
         return dict(sorted(parts.items(), key=lambda item: -item[1].kernels))
 
     def model_ms(self, chip: Chip, batch: int | None = None, *, rates: Rates = PEAKS) -> float | None:
-        """The time of one call by a model, for comparing engines: not a measurement.
+        """The modelled time of one call, to compare engines by: not a measurement.
 
-        At the peaks each kernel takes the longer of its bytes at the peak bandwidth and its multiply-adds at the peak
-        rate of their type, and 2.5 µs for its launch; kernels follow each other, and only products are counted as
-        work. Published latencies are 1.4 to 2.8 times that (docs/engine-model.md); with `FITTED_TO_T4` the model is
-        nearer to them, and gives arithmetic more weight.
+        With `PEAKS` each kernel takes its bytes at the peak bandwidth or its multiply-adds at the peak rate of their
+        type, whichever is longer, and 2.5 µs for its launch; kernels run one after the other, and only products count
+        as arithmetic. Published latencies are 1.4 to 2.8 times that (docs/engine-model.md); with `FITTED_TO_T4` the
+        model is nearer to them, and gives arithmetic more weight.
 
         Args:
             chip: the GPU's published rates.
-            batch: images a call; activations and work are taken to grow with it from the census's own batch.
-            rates: what share of the published rates is taken to be reached.
+            batch: images per call; activations and arithmetic are scaled to it from the census's own batch.
+            rates: what share of the published rates is assumed.
 
         Returns:
-            Milliseconds; None where sizes are open.
+            Milliseconds; None where sizes are unknown.
         """
         times = self.kernel_times_s(chip, batch)
         if times is None:
@@ -195,47 +186,47 @@ class Census:
         return 1000 * (sum(rates.kernel_s(*both) for both in times) + self.launches * rates.launch_s)
 
     def block_ms(self, chip: Chip, batch: int | None = None) -> dict[str, float] | None:
-        """The model's time at the peaks by block of the network, in milliseconds; None where sizes are open.
+        """The model's time at the peaks by block of the network, in milliseconds; None where sizes are unknown.
 
         A kernel that does the work of several blocks counts for one of them.
         """
         times = self.kernel_times_s(chip, batch)
         if times is None:
             return None
-        found: dict[str, float] = {}
+        times_ms: dict[str, float] = {}
         for kernel, both in zip(self.sized, times, strict=True):
             name = kernel.block or OTHER
-            found[name] = found.get(name, 0.0) + 1000 * (PEAKS.kernel_s(*both) + PEAKS.launch_s)
-        return found
+            times_ms[name] = times_ms.get(name, 0.0) + 1000 * (PEAKS.kernel_s(*both) + PEAKS.launch_s)
+        return times_ms
 
     def kernel_times_s(self, chip: Chip, batch: int | None = None) -> list[tuple[float, float]] | None:
-        """Seconds of compute and of memory of each sized kernel, at the peaks; None where sizes are open."""
+        """Seconds of arithmetic and of memory access of each of `sized`, at the peak rates; None for unknown sizes."""
         if self.batch is None or self.moved_bytes is None:
             return None
         scale = 1.0 if batch is None else batch / self.batch
-        found = []
+        seconds = []
         for kernel in self.sized:
             assert kernel.activation_bytes is not None
             assert kernel.weight_bytes is not None
             moved = kernel.weight_bytes + scale * kernel.activation_bytes
             work = 2 * scale * (kernel.multiply_adds or 0)
             rate = _rate(chip, kernel.product_type)
-            found.append((work / rate, moved / (1e9 * chip.bandwidth_gb_s)))
-        return found
+            seconds.append((work / rate, moved / (1e9 * chip.bandwidth_gb_s)))
+        return seconds
 
     def with_blocks(self, blocks: Mapping[str, str]) -> Census:
-        """Name the block of every kernel.
+        """Set the block of every kernel.
 
         Args:
-            blocks: of the network, by the name of the ONNX node.
+            blocks: ONNX node name → block of the network.
         """
         twin = None if self.twin is None else _named(self.twin, blocks)
         return replace(self, kernels=_named(self.kernels, blocks), twin=twin)
 
     def summary(self) -> dict[str, Any]:
-        """What is shown of it, in plain types, without the list of kernels."""
+        """A summary in plain types, without the list of kernels."""
         return {
-            "census": _FORMAT,
+            "census": FORMAT,
             "backend": self.backend,
             "version": self.version,
             "sm": self.sm,
@@ -262,10 +253,10 @@ class Census:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Census:
-        """What `to_dict` gave.
+        """Read what `to_dict` returned.
 
         Raises:
-            BadInputError: it didn't.
+            BadInputError: it is damaged.
         """
         try:
             twin = values["lists"]["twin"]
@@ -280,104 +271,35 @@ class Census:
 
     def _parts(self, key: Callable[[Kernel], str]) -> dict[str, Part]:
         names = dict.fromkeys(key(kernel) for kernel in (*self.kernels, *self.sized))
-        found = {}
+        parts = {}
         for name in names:
             part = _part([kernel for kernel in self.kernels if key(kernel) == name])
             sized = [kernel for kernel in self.sized if key(kernel) == name]
-            found[name] = replace(part, bytes=_moved(sized))
-        return found
+            parts[name] = replace(part, bytes=_moved(sized))
+        return parts
 
 
 def of(
     kernels: Sequence[Kernel], *, backend: str, version: str, sm: str, batch: int | None, twin: Sequence[Kernel] = (),
     plan_bytes: int | None = None,
 ) -> Census:  # fmt: skip
-    """The census of an engine's kernels.
+    """Take the census of an engine's kernels.
 
     Args:
-        kernels: as `engines.kernels.parse` gives them; those of later optimization profiles are left out.
-        backend: that compiled them.
-        version: of the backend.
+        kernels: from `engines.kernels.parse`; those of later optimization profiles are left out.
+        backend: which TensorRT compiled them.
+        version: the backend's.
         sm: compute capability, `sm_75`.
         batch: the engine's only batch size, or the twin's; None where there is neither.
-        twin: kernels of the same graph for that batch size alone, where the engine's leave sizes open.
+        twin: kernels of the same graph for that batch size alone, where the engine's have unknown sizes.
         plan_bytes: size of the engine's plan.
     """
     own = tuple(kernel for kernel in kernels if kernel.profile == 0)
     return Census(backend, version, sm, own, batch, tuple(twin) or None, plan_bytes)
 
 
-def take(
-    graph: Path | bytes,
-    target: Target,
-    backend: BackendName = "tensorrt-rtx",
-    batch: int = 1,
-    *,
-    blocks: Mapping[str, str] | None = None,
-    options: BuildOptions | None = None,
-    progress: Progress = SILENT,
-) -> Census:
-    """Compile a graph for one batch size in a child process, count its kernels, and keep no engine.
-
-    What was counted before is in the cache folder: by the graph's bytes, backend, version, compute capability, batch
-    and options. Weights that lie outside of the graph's file are taken to be the same.
-
-    Args:
-        graph: an ONNX file or its bytes; with the type that every node computes in.
-        target: GPU or compute capability.
-        backend: which TensorRT; `tensorrt` needs a GPU of the target's kind.
-        batch: images a call; a graph with a batch of its own keeps to that.
-        blocks: of the network, by the name of the ONNX node.
-        options: how to build; their profiles don't count.
-        progress: receives the builder's phases.
-
-    Raises:
-        MissingCapabilityError: no such backend here, or it has no such target.
-        BadInputError: TensorRT doesn't take the graph, or lists no kernels that are known here.
-    """
-    only = replace(options or BuildOptions(), profiles=(BatchProfile(batch, batch, batch),))
-    version = backends.installed_version(backend)
-    gpu = backends.gpu_name() if backend == "tensorrt" else None
-    place = None if version is None else _place(graph, target, backend, f"{version} {gpu or ''}".strip(), only)
-    if place is not None and (known := _kept(place)) is not None:
-        return known.with_blocks(blocks or {})
-    with artifacts.scratch() as folder:
-        path = graph if isinstance(graph, Path) else folder / "graph.onnx"
-        if isinstance(graph, bytes):
-            artifacts.write_bytes(path, graph)
-        told = child_build.run(
-            path, folder / "plan", folder / "log", backend=backend, target=target, options=only,
-            gpu=gpu, progress=progress,
-        )  # fmt: skip
-    if told["census"] is None:
-        raise BadInputError(told["census_note"])
-    found = Census.from_dict(told["census"])
-    if place is not None:
-        with suppress(BadInputError):  # a cache that can't be written
-            artifacts.check_folder(place.parent)
-            artifacts.write_json(place, found.to_dict())
-    return found.with_blocks(blocks or {})
-
-
-def _place(graph: Path | bytes, target: Target, backend: str, version: str, options: BuildOptions) -> Path | None:
-    content = artifacts.sha256(graph) if isinstance(graph, Path) else hashlib.sha256(graph).hexdigest()
-    key = json.dumps([_FORMAT, content, backend, version, target.sm, options.to_dict()])
-    try:
-        return artifacts.cache_folder() / "census" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    except BadInputError:  # a user without a home
-        return None
-
-
-def _kept(place: Path) -> Census | None:
-    """What was counted before; None where there is nothing that can be read."""
-    try:
-        return Census.from_dict(json.loads(place.read_bytes()))
-    except (OSError, ValueError, TypeError, RecursionError, BadInputError):
-        return None
-
-
 def is_complete(kernels: Iterable[Kernel]) -> bool:
-    """Whether the size of everything that they read and write is known."""
+    """Whether all sizes of what the kernels read and write are known."""
     return all(
         kernel.activation_bytes is not None and kernel.weight_bytes is not None
         for kernel in kernels
@@ -396,12 +318,12 @@ def kind_of(kernel: Kernel) -> str:
 
 def total(sizes: Iterable[int | None]) -> int | None:
     """Their sum; None where one is unknown."""
-    found = 0
+    whole = 0
     for size in sizes:
         if size is None:
             return None
-        found += size
-    return found
+        whole += size
+    return whole
 
 
 def _part(kernels: Sequence[Kernel]) -> Part:
@@ -424,8 +346,8 @@ def _rate(chip: Chip, product_type: str | None) -> float:
 
 
 def _named(kernels: Sequence[Kernel], blocks: Mapping[str, str]) -> tuple[Kernel, ...]:
-    """Give each kernel the block of most of its nodes; one without nodes has that of what it reads."""
-    found = []
+    """Set each kernel's block to that of most of its nodes; without nodes, to that of its inputs."""
+    assigned = []
     written: dict[str, str] = {}
     for kernel in kernels:
         named = Counter(part for node in kernel.onnx_nodes if (part := blocks.get(node, OTHER)) != OTHER)
@@ -433,8 +355,8 @@ def _named(kernels: Sequence[Kernel], blocks: Mapping[str, str]) -> tuple[Kernel
         block = named.most_common(1)[0][0] if named else next(read, None)
         if block is not None:
             written |= dict.fromkeys((tensor.name for tensor in kernel.outputs), block)
-        found.append(replace(kernel, block=block))
-    return tuple(found)
+        assigned.append(replace(kernel, block=block))
+    return tuple(assigned)
 
 
 def _pack(kernels: Sequence[Kernel]) -> str:
@@ -458,7 +380,7 @@ def _unpack(packed: str) -> tuple[Kernel, ...]:
     text = stream.decompress(base64.b64decode(packed, validate=True), _MOST_BYTES)
     if not stream.eof:
         raise ValueError("its list is cut, or too long")
-    found = []
+    kernels = []
     for name, kind, tactic, number, nodes, block, *groups in json.loads(text):
         tensors = [
             tuple(
@@ -468,8 +390,8 @@ def _unpack(packed: str) -> tuple[Kernel, ...]:
             for group in groups
         ]
         inputs, constants, outputs = tensors
-        found.append(Kernel(
+        kernels.append(Kernel(
             str(name), str(kind), inputs, constants, outputs, str(tactic), int(number), tuple(map(str, nodes)),
             block=None if block is None else str(block),
         ))  # fmt: skip
-    return tuple(found)
+    return tuple(kernels)

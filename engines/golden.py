@@ -1,9 +1,9 @@
-"""Golden images of an engine: raw pixels in a file beside it, and in its manifest the logits that the graph gives them;
-of a graph that gives probabilities those, and of one with a single output two: see `files.model_output`.
+"""Golden images of an engine: raw pixels in a file beside it, and in its manifest the graph's logits for them.
 
-The pixels are what preprocessing gives before it normalizes, one byte a channel, so that a C++ program can read them
-with no library: (n, height, width, 3) in that order and nothing else. They are taken with the engine to its target,
-where `check` shows that the engine computes there what the proven graph computes.
+A graph that outputs probabilities has those in the logits' place, one with a single output two: see
+`files.model_output`. The pixels are preprocessed but not normalized, one byte per channel, so that a C++ program can
+read them without a library: (n, height, width, 3) in that order and nothing else. They go with the engine to its
+target, where `check` shows that the engine computes there what the verified graph computes.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Infers(Protocol):
 
 @dataclass(frozen=True)
 class Golden:
-    """Images and what the graph makes of them.
+    """Images and the graph's logits for them.
 
     Args:
         pixels: (n, height, width, 3) uint8, RGB.
-        logits: scores (n, classes) float32, of the graph, float16 emulated.
+        logits: scores (n, classes) float32, of the graph with float16 emulated.
         source: where the images are from, in words.
-        max_logit_difference: of any logit, from here to the engine's.
+        max_logit_difference: tolerance of the engine's logits.
     """
 
     pixels: NDArray[np.uint8]
@@ -47,7 +47,7 @@ class Golden:
     max_logit_difference: float
 
     def write(self, engine: Path) -> dict[str, Any]:
-        """Put the pixels beside `engine`; the entry for its manifest."""
+        """Write the pixels beside `engine`, and return the entry for its manifest."""
         data = np.ascontiguousarray(self.pixels).tobytes()
         path = place(engine)
         artifacts.write_bytes(path, data)
@@ -63,11 +63,11 @@ class Golden:
 
 @dataclass(frozen=True)
 class SelfTest:
-    """What an engine made of its golden images.
+    """The result of running an engine on its golden images.
 
     Args:
-        comparison: its logits beside those that its graph gives.
-        bound: of their largest difference.
+        comparison: the engine's logits against the graph's.
+        bound: tolerance of their largest difference.
         notes: what a user should know of the engine.
     """
 
@@ -86,15 +86,15 @@ class SelfTest:
 
 
 def place(engine: Path) -> Path:
-    """Where the golden pixels of `engine` lie."""
+    """The path of the golden pixels of `engine`."""
     return engine.with_name(f"{engine.name}.golden")
 
 
 def read(engine: Path, manifest: dict[str, Any]) -> Golden | None:
-    """The golden images of an engine; None where its manifest has none.
+    """Read the golden images of an engine; None where its manifest has none.
 
     Raises:
-        BadInputError: the file is missing, or not the one of the manifest.
+        BadInputError: the file is missing, or not the one that the manifest describes.
     """
     entry = manifest.get("golden")
     if entry is None:
@@ -120,10 +120,10 @@ def check(runner: Infers, golden: Golden, preprocess: Preprocess, *, raw: bool) 
     """Run the golden images through `runner`.
 
     Args:
-        runner: that is to be checked.
+        runner: to be checked.
         golden: images and logits.
-        preprocess: of the model.
-        raw: whether the runner takes pixels as they are, or normalized ones.
+        preprocess: the model's preprocessing.
+        raw: whether the runner takes raw pixels, or normalized ones.
 
     Raises:
         BadInputError: the runner takes other images, or has other classes.
@@ -139,7 +139,7 @@ def check(runner: Infers, golden: Golden, preprocess: Preprocess, *, raw: bool) 
 
 
 def _require_sound(shape: tuple[int, ...], logits: NDArray[np.float32], bound: float) -> None:
-    """Raise ValueError where an entry can't be what `Golden.write` gave."""
+    """Raise ValueError where an entry can't come from `Golden.write`."""
     if len(shape) != 4 or min(shape) < 1 or shape[3] != 3:
         raise ValueError(f"their shape is {shape}")
     if logits.ndim != 2 or len(logits) != shape[0] or not logits.size or not np.isfinite(logits).all():

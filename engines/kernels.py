@@ -1,11 +1,11 @@
-"""The kernels that a builder compiled, read from what it says of them: its verbose log, or its inspector's JSON.
+"""The kernels that a builder compiled, parsed from its verbose log or from the engine inspector's JSON.
 
 With the profiling verbosity DETAILED, TensorRT-RTX and TensorRT 10 and later end a verbose build with a line `Layers:`
 and a line for each layer: name, kind, inputs, constants, outputs with shapes, strides and types, tactic, stream, and
 the ONNX nodes that it came from. The inspector of a deserialized engine has the same in JSON, but needs a GPU.
 
-The lists are no interface that NVIDIA promises anything of. So what isn't recognized is left out, and never an error:
-a caller sees an empty list, or kernels whose shapes are unknown. Time is linear in the length of the log, and memory
+NVIDIA documents neither list and may change them. So what isn't recognized is left out, and never an error: a caller
+sees an empty list, or kernels whose shapes are unknown. Time is linear in the length of the log, and memory
 in the number of layers.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 UNKNOWN = "unknown"
 TYPE_TITLES = {"fp16": "half", "fp32": "float32", "bf16": "bfloat16", "int8": "INT8"}
-# The first that is found in a spelling counts: "Half", "Row major linear FP32", "… row major Int8 format".
+# The first that matches a spelling counts: "Half", "Row major linear FP32", "… row major Int8 format".
 _DTYPES = (
     ("bf16", re.compile(r"\b(bfloat16|bf16)\b")),
     ("fp8", re.compile(r"\b(fp8|float8)\w*")),
@@ -39,7 +39,7 @@ _BITS = {
     "bool": 8,
 }  # fmt: skip
 _WIDTHS = ("fp4", "int4", "int8", "fp8", "fp16", "bf16", "fp32")  # what a product may compute in, narrowest first
-# Events between streams, and what the host does: nothing is launched for them.
+# Events between streams and work of the host: no kernel is launched for them.
 _NO_KERNELS = frozenset(("signal", "wait", "shape_call", "noop", "constant", "shapehosttodevice", "devicetoshapehost"))
 _PRODUCT_KINDS = re.compile(r"gemm|correlation|conv|matrix_?multiply|matmul|fully_?connected")
 # Generated and fused kernels are named for what they do: `__myl_FcAddRelu_myl0_565`.
@@ -51,18 +51,18 @@ _ONNX_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f ]*(?:\[ONNX Layer: |
 _PROFILE = re.compile(r" \[profile (\d{1,4})\]")
 _COMPILED = re.compile(r"_(myl\d+)_\d+$")
 _LIST, _KIND = "Layers:", ", LayerType: "  # the line before a list, and what is in each of its lines
-_LONGEST_LINE = 1 << 20  # characters; a layer with a thousand tensors has a fifth of that
+_LONGEST_LINE = 1 << 20  # characters; a layer with a thousand tensors takes a fifth of that
 _LEAST_RANK = 2  # of an operand of a product
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a kernel reads or writes.
+    """A tensor that a kernel reads or writes.
 
     Args:
         name: of its buffer; several tensors of a name are views of one buffer.
         shape: as the kernel sees it; -1 for a size that depends on the batch.
-        strides: in elements; empty where the list doesn't tell.
+        strides: in elements; empty where the list has none.
         dtype: fp32, fp16, bf16, fp8, int8, uint8, int4, int32, int64, bool, or "unknown".
         format: in the builder's words.
     """
@@ -75,7 +75,7 @@ class Tensor:
 
     @property
     def elements(self) -> int | None:
-        """How many numbers; those that a stride of 0 repeats count once. None where a size is open."""
+        """Number of elements; those that a stride of 0 repeats count once. None where the batch is unknown."""
         if any(size < 0 for size in self.shape):
             return None
         strides = self.strides if len(self.strides) == len(self.shape) else (1,) * len(self.shape)
@@ -83,7 +83,7 @@ class Tensor:
 
     @property
     def bytes(self) -> int | None:
-        """In memory; None where a size or the type isn't known."""
+        """Size in memory; None where the shape or type isn't known."""
         elements = self.elements
         if elements is None or self.dtype not in _BITS:
             return None
@@ -96,14 +96,14 @@ class Kernel:
 
     Args:
         name: the builder's.
-        kind: in its words: kgen, gemm, correlation, runtime_fusion, CaskConvolution ….
+        kind: the builder's layer type: kgen, gemm, correlation, runtime_fusion, CaskConvolution ….
         inputs: activations.
         constants: weights, tables, scalars.
         outputs: activations.
-        tactic: the code that runs, as far as the builder names it.
-        stream: that it is launched in.
-        onnx_nodes: that it came from, by their names in the graph.
-        profile: of the engine's optimization profiles, the one that it is launched for; each has kernels of its own.
+        tactic: name of the tactic, where the builder gives one.
+        stream: index of the stream that it is launched on.
+        onnx_nodes: names of the ONNX nodes that it computes.
+        profile: index of the optimization profile that it is compiled for; each has its own kernels.
         block: of the network; None where it isn't known (see `engines.census`).
     """
 
@@ -120,26 +120,26 @@ class Kernel:
 
     @property
     def is_fused_attention(self) -> bool:
-        """Whether it does the softmax between two products without going through memory."""
+        """Whether it does a whole attention: two products and the softmax between them, without a trip to memory."""
         return bool(_ATTENTION.search(self.name) or _ATTENTION.search(self.tactic))
 
     @property
     def is_product(self) -> bool:
-        """Whether it multiplies matrices or convolves; a product that became a sum of products (`MulSum`) doesn't."""
+        """Whether it multiplies matrices or convolves; `MulSum`, an elementwise product and a sum, doesn't count."""
         if self.is_fused_attention or _PRODUCTS_IN_NAMES.match(self.name):
             return True
         return bool(_PRODUCT_KINDS.search(self.kind.lower()))
 
     @property
     def product_type(self) -> str | None:
-        """What a product multiplies in: the wider of its two operands' types. None for every other kernel."""
+        """The type that a product multiplies in: the wider of its operands' types. None for every other kernel."""
         if not self.is_product:
             return None
         types = [tensor.dtype for tensor in self.operands() if tensor.dtype in _WIDTHS]
         return max(types, key=_WIDTHS.index, default=UNKNOWN)
 
     def operands(self) -> tuple[Tensor, ...]:
-        """What a product multiplies: activations and weights, or two activations; empty where neither is found."""
+        """The operands of a product: activations and weights, or two activations; empty where none are recognized."""
         if not self.is_product:
             return ()
         if self.is_fused_attention:
@@ -153,12 +153,12 @@ class Kernel:
             for second in matrices
             if first is not second and self._multiplies(first, second)
         ]
-        # A kernel that adds a second activation may list a pair that fits by chance: the longer sum is the product.
+        # An added second activation may fit by chance: the pair with the longer inner dimension is the product.
         return max(pairs, key=lambda pair: pair[0].shape[-1], default=tuple(matrices[:2]))
 
     @property
     def multiply_adds(self) -> int | None:
-        """Multiply-adds of a product; 0 for every other kernel, and None where shapes are open or don't tell."""
+        """Multiply-adds of a product; 0 for every other kernel, and None where shapes are unknown."""
         if not self.is_product:
             return 0
         operands = self.operands()
@@ -179,7 +179,7 @@ class Kernel:
 
     @property
     def activation_bytes(self) -> int | None:
-        """Bytes of activations, read and written; None where a size is open."""
+        """Bytes of activations, read and written; None where a shape is unknown."""
         return _sum([*_buffers(self.inputs), *_buffers(self.outputs)])
 
     @property
@@ -194,7 +194,7 @@ class Kernel:
         )
 
     def _convolved(self, matrices: list[Tensor]) -> tuple[Tensor, ...]:
-        """The activation and the filters (M, C / groups, …); filters that are made at run time are inputs."""
+        """The activation and the filters (M, C / groups, …); filters that are computed at run time are inputs."""
         maps = self.outputs[0].shape[1] if self.outputs and len(self.outputs[0].shape) >= _LEAST_RANK else None
         others = [tensor for tensor in matrices if tensor is not matrices[0]]
         fitting = [tensor for tensor in others if tensor.shape[0] == maps]
@@ -214,7 +214,7 @@ class Kernel:
 
 
 def may_list(text: str) -> bool:
-    """Whether `parse` may read something from a text; said quickly, of a line or of many."""
+    """Whether `parse` may find kernels in a text of one or more lines; a quick test."""
     return _KIND in text or _LIST in text
 
 
@@ -222,43 +222,43 @@ def parse(lines: Iterable[str]) -> list[Kernel]:
     """Read the kernels from a builder's verbose log.
 
     Args:
-        lines: of the log, with or without what stands before each message. Where the log has several lists, as with
-            several builds, the last counts.
+        lines: of the log, with or without prefixes. Where the log has several lists, as of several builds, the last
+            counts.
 
     Returns:
         In launch order; without events between streams. Empty where no line is recognized.
     """
-    found: list[Kernel] = []
+    complete: list[Kernel] = []
     fresh: list[Kernel] = []
     for line in lines:
         if line.rstrip().endswith(_LIST):
-            found, fresh = fresh or found, []
+            complete, fresh = fresh or complete, []
         elif _KIND in line and len(line) <= _LONGEST_LINE:
             kernel = _line(line)
             if kernel is not None:
                 fresh.append(kernel)
-    return _with_profiles(fresh or found)
+    return _with_profiles(fresh or complete)
 
 
 def parse_json(text: str) -> list[Kernel]:
-    """Read the kernels from an inspector's JSON; an engine that was built without details has none."""
+    """Read the kernels from the engine inspector's JSON; without detailed profiling verbosity there are none."""
     try:
         entries = json.loads(text).get("Layers")
     except (ValueError, AttributeError, RecursionError):
         return []
     if not isinstance(entries, list):
         return []
-    found = [_entry(entry) for entry in entries if isinstance(entry, Mapping) and isinstance(entry.get("Name"), str)]
-    return _with_profiles([kernel for kernel in found if kernel is not None])
+    kernels = [_entry(entry) for entry in entries if isinstance(entry, Mapping) and isinstance(entry.get("Name"), str)]
+    return _with_profiles([kernel for kernel in kernels if kernel is not None])
 
 
 def _with_profiles(kernels: list[Kernel]) -> list[Kernel]:
-    """Tell each kernel's profile: what the builder's names say of one holds for all that it compiled with it."""
+    """Set each kernel's profile. Not all names hold it: kernels that were compiled together share it."""
     profiles: dict[str, int] = {}
     for kernel in kernels:
         names = (kernel.name, *(tensor.name for tensor in (*kernel.inputs, *kernel.outputs)))
-        if said := next((found for name in names if (found := _PROFILE.search(name))), None):
-            profiles.setdefault(_group(kernel), int(said[1]))
+        if match := next((match for name in names if (match := _PROFILE.search(name))), None):
+            profiles.setdefault(_group(kernel), int(match[1]))
     return [
         kernel if not profiles.get(_group(kernel)) else replace(kernel, profile=profiles[_group(kernel)])
         for kernel in kernels
@@ -266,20 +266,20 @@ def _with_profiles(kernels: list[Kernel]) -> list[Kernel]:
 
 
 def _group(kernel: Kernel) -> str:
-    """What was compiled together has one number in the names, `…_myl1_0`; any other layer stands for itself."""
-    found = _COMPILED.search(kernel.name)
-    return found[1] if found else kernel.name
+    """What kernels that were compiled together have in common: a number in their names, `…_myl1_0`."""
+    match = _COMPILED.search(kernel.name)
+    return match[1] if match else kernel.name
 
 
 def _line(line: str) -> Kernel | None:
     """`Name: …, LayerType: …, Inputs: [ … ], Constants: [ … ], Outputs: [ … ], TacticName: …, StreamId: …, …`"""
     head, _, rest = line.rstrip("\r\n").partition(_KIND)
     name = head.partition("Name: ")[2]
-    kind, found, rest = rest.partition(", Inputs: ")
-    if not name or not found or not re.fullmatch(r"\w+", kind):
+    kind, separator, rest = rest.partition(", Inputs: ")
+    if not name or not separator or not re.fullmatch(r"\w+", kind):
         return None
-    read, found, rest = rest.partition(", Outputs: ")
-    if not found:  # a line that was cut
+    read, separator, rest = rest.partition(", Outputs: ")
+    if not separator:  # a line that was cut
         return None
     inputs, _, constants = read.partition(", Constants: ")
     outputs, _, rest = _cut(rest)
@@ -292,7 +292,7 @@ def _line(line: str) -> Kernel | None:
 
 
 def _cut(text: str) -> tuple[str, str, str]:
-    """Cut after the outputs: what follows has other keys, in an order that differs between versions."""
+    """Split after the outputs: the keys that follow have another order in each version."""
     if text.startswith("[]"):
         return "", "[]", text[2:]
     return text.partition("}],")
@@ -315,81 +315,81 @@ def _kernel(
 ) -> Kernel | None:  # fmt: skip
     if kind.lower() in _NO_KERNELS:
         return None
-    given = [tensor for tensor in inputs if not _CONSTANT_NAME.search(tensor.name)]
+    activations = [tensor for tensor in inputs if not _CONSTANT_NAME.search(tensor.name)]
     constants = [*constants, *(tensor for tensor in inputs if _CONSTANT_NAME.search(tensor.name))]
     if weights is not None:
         constants.append(weights)
     nodes = tuple(dict.fromkeys(_ONNX_NODE.findall(metadata)))
     number = int(stream) if stream.isdecimal() and len(stream) < 6 else 0
-    return Kernel(name, kind, tuple(given), tuple(constants), tuple(outputs), tactic, number, nodes)
+    return Kernel(name, kind, tuple(activations), tuple(constants), tuple(outputs), tactic, number, nodes)
 
 
 def _listed(text: str) -> list[Tensor]:
     """`[ { Name: a, Dimensions: [1,8], …, Datatype: Half, Format: … }, { … }]`"""
-    found = []
+    tensors = []
     for piece in text.split("{ Name: ")[1:]:
         name, sized, rest = piece.partition(", Dimensions: [")
         name = name.partition(", Location: ")[0]
         sizes, _, rest = rest.partition("]")
         rest = rest.rpartition(" }")[0] or rest
         strides = rest.partition(" Strides: [")[2].partition("]")[0]
-        said, _, form = rest.partition("Datatype: ")[2].partition(", Format: ")
-        found.append(_tensor(name, sizes.split(",") if sized else None, strides.split(","), said, form))
-    return found
+        spelling, _, form = rest.partition("Datatype: ")[2].partition(", Format: ")
+        tensors.append(_tensor(name, sizes.split(",") if sized else None, strides.split(","), spelling, form))
+    return tensors
 
 
 def _objects(entries: Any) -> list[Tensor]:
-    found = []
+    tensors = []
     for entry in entries if isinstance(entries, list) else []:
         if isinstance(entry, Mapping):
-            said = entry.get("Datatype") or entry.get("Format/Datatype") or ""
+            spelling = entry.get("Datatype") or entry.get("Format/Datatype") or ""
             sizes, strides = entry.get("Dimensions"), entry.get("Strides")
-            found.append(_tensor(
+            tensors.append(_tensor(
                 str(entry.get("Name", "")), sizes if isinstance(sizes, list) else None,
-                strides if isinstance(strides, list) else [], str(said), str(entry.get("Format", "")),
+                strides if isinstance(strides, list) else [], str(spelling), str(entry.get("Format", "")),
             ))  # fmt: skip
-    return found
+    return tensors
 
 
 def dtype_of(text: str) -> str:
-    """The number type that a builder's spelling tells: "Half" is fp16; "unknown" where it tells none."""
+    """The type that TensorRT's spelling names: "Half" is fp16; "unknown" where it isn't recognized."""
     low = text.lower()
     return next((dtype for dtype, pattern in _DTYPES if pattern.search(low)), UNKNOWN)
 
 
-def _tensor(name: str, sizes: list[Any] | None, strides: list[Any], said: str, form: str) -> Tensor:
-    dtype = dtype_of(said)
+def _tensor(name: str, sizes: list[Any] | None, strides: list[Any], spelling: str, form: str) -> Tensor:
+    dtype = dtype_of(spelling)
     shape = (-1,) if sizes is None else _numbers(sizes)
-    return Tensor(name, shape, _numbers(strides), dtype, form or ("" if said.isalnum() else said))
+    return Tensor(name, shape, _numbers(strides), dtype, form or ("" if spelling.isalnum() else spelling))
 
 
 def _numbers(values: list[Any]) -> tuple[int, ...]:
-    """Whole numbers; what is none counts as open, as does what no tensor has."""
-    found = []
+    """Sizes as integers; -1, unknown, for what is no integer or impossibly large."""
+    numbers = []
     for value in values:
         text = str(value).strip()
         if text:
             number = int(text) if re.fullmatch(r"-?\d{1,15}", text) else -1
-            found.append(number)
-    return tuple(found)
+            numbers.append(number)
+    return tuple(numbers)
 
 
 def _weights(text: str, weights: str, maps: str) -> Tensor | None:
-    found, count = re.search(weights, text), re.search(maps, text)
+    match, count = re.search(weights, text), re.search(maps, text)
     try:
-        said = json.loads(found[1]) if found else {}
+        described = json.loads(match[1]) if match else {}
     except ValueError:
         return None
-    return _filters(said, count[1] if count else None)
+    return _filters(described, count[1] if count else None)
 
 
-def _filters(said: Mapping[str, Any], maps: Any) -> Tensor | None:
-    """What TensorRT says of a layer's weights: how many, of which type; in rows of one output channel each."""
-    count, rows = str(said.get("Count", "")), str(maps)
+def _filters(described: Mapping[str, Any], maps: Any) -> Tensor | None:
+    """A layer's weights from their count and type, as a matrix with one row per output channel."""
+    count, rows = str(described.get("Count", "")), str(maps)
     if not (count.isdecimal() and rows.isdecimal()) or not int(rows) or not int(count):
         return None
     shape = [int(rows), int(count) // int(rows)]
-    return _tensor("weights", list(shape), [], str(said.get("Type", "")), "")
+    return _tensor("weights", list(shape), [], str(described.get("Type", "")), "")
 
 
 def _value(text: str, key: str) -> str:
@@ -401,7 +401,7 @@ def _size(tensor: Tensor) -> int:
 
 
 def _buffers(tensors: Iterable[Tensor]) -> list[int | None]:
-    """Bytes of each buffer that is touched: the same view twice counts once, several slices count each."""
+    """Bytes of each buffer: the same view twice counts once, different slices count each."""
     return [tensor.bytes for tensor in dict.fromkeys(tensors)]
 
 

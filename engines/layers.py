@@ -1,19 +1,35 @@
-"""What a built engine computes in, layer by layer, as TensorRT's inspector tells it where the engine runs.
+"""Layers of a built engine on its GPU: their precisions by TensorRT's engine inspector, their times by its profiler.
 
-The graph says what was asked for; this says what the builder made of it, after fusion.
+The graph says what was asked for; the layers are what the builder made of it, after fusion. With a profiler, layers run
+one after the other, each synchronized: together they take longer than a call does.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from hemf_export.engines import kernels
+from hemf_export.engines.census import PEAKS, Census, Rates
+from hemf_export.engines.device import Device
 from hemf_export.engines.kernels import Kernel
+from hemf_export.engines.runner import Execution
 from hemf_export.engines.runtime import Loaded
+from hemf_export.engines.targets import Chip
+from hemf_export.engines.tensors import interface
+from hemf_export.files.errors import HemfError
+
+if TYPE_CHECKING:
+    from tensorrt_bindings import Bindings, IExecutionContext
+
+RUNS = 50
+_LEAST_MATCHED = 3  # kernels: fewer have no order to speak of
 
 
 @dataclass(frozen=True)
@@ -22,8 +38,8 @@ class Layer:
 
     Args:
         name: of the nodes that were fused in it.
-        kind: TensorRT's name of what it does.
-        precision: of its first output: fp32, fp16, bf16, int8; "unknown" where the inspector doesn't say.
+        kind: TensorRT's name for what it does.
+        precision: type of its first output: fp32, fp16, bf16, int8; "unknown" where the inspector doesn't say.
     """
 
     name: str
@@ -31,20 +47,20 @@ class Layer:
     precision: str
 
 
-def of(loaded: Loaded) -> tuple[list[Layer], list[Kernel]]:
-    """The layers of an engine, in order; and its kernels with their tensors, as far as the inspector tells."""
-    text = _said(loaded)
+def inspect(loaded: Loaded) -> tuple[list[Layer], list[Kernel]]:
+    """List the layers of an engine, in order, and its kernels with their tensors, as the inspector reports them."""
+    text = _report(loaded)
     return parse(text), kernels.parse_json(text)
 
 
-def _said(loaded: Loaded) -> str:
+def _report(loaded: Loaded) -> str:
     trt = loaded.backend.bindings
     inspector = loaded.engine.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def parse(text: str) -> list[Layer]:
-    """Read the inspector's JSON; an engine that was built without details has names alone, or nothing."""
+    """Parse the inspector's JSON; an engine that was built without detailed profiling verbosity has names alone."""
     try:
         entries = json.loads(text).get("Layers")
     except (ValueError, AttributeError):
@@ -53,7 +69,7 @@ def parse(text: str) -> list[Layer]:
 
 
 def table(layers: list[Layer]) -> dict[str, dict[str, int]]:
-    """How many layers of each kind compute in each precision, the most frequent kind first."""
+    """Count the layers of each kind by precision, the most frequent kind first."""
     counts = Counter(layer.kind for layer in layers)
     pairs = Counter((layer.kind, layer.precision) for layer in layers)
     return {
@@ -68,5 +84,129 @@ def _layer(entry: Any) -> Layer:
     outputs = entry.get("Outputs")
     first = outputs[0] if isinstance(outputs, list) and outputs and isinstance(outputs[0], Mapping) else {}
     # TensorRT 10 has the type in the format, 11 beside it.
-    said = " ".join(str(first.get(key, "")) for key in ("Datatype", "Format/Datatype", "Format"))
-    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "unknown")), kernels.dtype_of(said))
+    spelling = " ".join(str(first.get(key, "")) for key in ("Datatype", "Format/Datatype", "Format"))
+    return Layer(str(entry.get("Name", "")), str(entry.get("LayerType", "unknown")), kernels.dtype_of(spelling))
+
+
+@dataclass(frozen=True)
+class TimedKernel:
+    """A kernel's measured time beside the model's.
+
+    Args:
+        kernel: its name.
+        measured_ms: the median.
+        modelled_ms: with its launch.
+    """
+
+    kernel: str
+    measured_ms: float
+    modelled_ms: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Measured times beside the model's.
+
+    Args:
+        matched: number of kernels that both have.
+        unmatched: number of measured layers that the census doesn't name.
+        measured_ms: sum over the matched kernels.
+        modelled_ms: likewise.
+        correlation: Spearman's rank correlation; None where too few are matched.
+        kernels: the matched kernels, the largest difference first.
+    """
+
+    matched: int
+    unmatched: int
+    measured_ms: float
+    modelled_ms: float
+    correlation: float | None
+    kernels: tuple[TimedKernel, ...]
+
+
+def measure_times(loaded: Loaded, device: Device, batch: int, *, runs: int = RUNS) -> dict[str, float]:
+    """Measure the milliseconds of each layer: name → median over runs, in the order of execution.
+
+    Args:
+        loaded: an engine that may run here.
+        device: its GPU.
+        batch: images per call; has to fit a profile.
+        runs: how many to measure, after a warm-up run.
+
+    Raises:
+        BadInputError: a batch that fits no profile.
+        HemfError: TensorRT can't run it, or reports no times.
+    """
+    profiler = _profiler(loaded.backend.bindings)
+    shape = interface(loaded.engine, loaded.path)
+
+    def new_context() -> IExecutionContext | None:
+        context = loaded.engine.create_execution_context()
+        if context is not None:
+            context.profiler = profiler
+        return context
+
+    shape.parts(batch)
+    execution = Execution(
+        new_context, shape, device, cuda_graphs=False,
+        reason=lambda: "; ".join(loaded.messages) or "it gives no reason",
+    )  # fmt: skip
+    images = torch.zeros((batch, *shape.input.shape), dtype=shape.input.dtype)
+    execution.run(images)
+    profiler.times.clear()
+    for _ in range(runs):
+        execution.run(images)
+    if not profiler.times:
+        raise HemfError(f"{loaded.backend.name} {loaded.backend.version} reports no times of layers.")
+    # A name that a run reports several times, as of a layer in parts, counts with the sum.
+    return {name: statistics.median(times) * len(times) / runs for name, times in profiler.times.items()}
+
+
+def compare_times(
+    times: Mapping[str, float], census: Census, chip: Chip, batch: int, *, rates: Rates = PEAKS
+) -> Agreement:
+    """Compare measured times with the model's, kernel by kernel.
+
+    Args:
+        times: from `measure_times`.
+        census: of the engine, with sizes; where those are a twin's, few names may match.
+        chip: the GPU's published rates.
+        batch: images per call of the measurement.
+        rates: what share of the published rates the model assumes.
+    """
+    modelled = _modelled(census, chip, batch, rates)
+    pairs = [TimedKernel(name, measured, modelled[name]) for name, measured in times.items() if name in modelled]
+    return Agreement(
+        len(pairs), len(times) - len(pairs), sum(one.measured_ms for one in pairs),
+        sum(one.modelled_ms for one in pairs), _correlation(pairs),
+        tuple(sorted(pairs, key=lambda one: -abs(one.measured_ms - one.modelled_ms))),
+    )  # fmt: skip
+
+
+def _modelled(census: Census, chip: Chip, batch: int, rates: Rates) -> dict[str, float]:
+    seconds = census.kernel_times_s(chip, batch) or []
+    totals: defaultdict[str, float] = defaultdict(float)
+    for kernel, both in zip(census.sized, seconds, strict=False):
+        totals[kernel.name] += 1000 * (rates.kernel_s(*both) + rates.launch_s)
+    return dict(totals)
+
+
+def _correlation(pairs: Sequence[TimedKernel]) -> float | None:
+    if len(pairs) < _LEAST_MATCHED:
+        return None
+    from scipy.stats import spearmanr
+
+    value = float(spearmanr([one.measured_ms for one in pairs], [one.modelled_ms for one in pairs]).statistic)
+    return None if value != value else value  # where all are alike
+
+
+def _profiler(trt: Bindings) -> Any:
+    class Profiler(trt.IProfiler):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.times: defaultdict[str, list[float]] = defaultdict(list)
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times[layer_name].append(float(ms))
+
+    return Profiler()

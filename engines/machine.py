@@ -1,4 +1,4 @@
-"""What this machine can run engines with: its first GPU and driver, and the versions of both TensorRT flavours."""
+"""What this machine has to run engines with: its first GPU, its driver, and the installed TensorRT flavours."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from hemf_export.files.errors import MissingCapabilityError
 
 @dataclass(frozen=True)
 class Machine:
-    """What is here.
+    """What a machine has to run engines with.
 
     Args:
         gpu: compute capability of the first GPU; None where there is none.
-        versions: of the TensorRT flavours that can be imported.
+        versions: version of each TensorRT flavour that can be imported.
         platform: operating system and processor; plans don't cross them.
-        driver: the latest CUDA version that the NVIDIA driver serves, (12, 8); None where there is no driver.
-        cuda: major version of CUDA that each of the flavours is built for, where its package tells.
+        driver: the latest CUDA version that the NVIDIA driver supports, (12, 8); None without a driver.
+        cuda: major version of CUDA that each flavour is built for, where its package says so.
     """
 
     gpu: tuple[int, int] | None = None
@@ -34,12 +34,12 @@ class Machine:
 
 
 def platform_here() -> str:
-    """`linux-x86_64`."""
+    """This machine's operating system and processor: `linux-x86_64`."""
     return f"{sys.platform}-{platform.machine().lower()}"
 
 
 def here(names: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")) -> Machine:
-    """This machine; of TensorRT only the flavours in `names` are looked for."""
+    """Look at this machine; of TensorRT only at the flavours in `names`."""
     versions: dict[BackendName, str] = {}
     for name in names:
         try:
@@ -52,7 +52,7 @@ def here(names: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")) -> Machi
 
 
 def driver() -> tuple[int, int] | None:
-    """The latest CUDA version that the NVIDIA driver serves, as its own library tells; None where there is none."""
+    """The latest CUDA version that the NVIDIA driver supports, by its own library; None without a driver."""
     try:
         library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
         version = ctypes.c_int()

@@ -1,4 +1,4 @@
-"""How an engine is built, apart from graph and target: what the builder is told, and what the manifest keeps."""
+"""How an engine is built, apart from its graph and target: batch sizes and builder options, kept in its manifest."""
 
 from __future__ import annotations
 
@@ -7,23 +7,51 @@ from dataclasses import dataclass
 from typing import Any
 
 from hemf_export.engines.backends import BackendName
-from hemf_export.engines.batches import BatchProfile
 from hemf_export.files.errors import MissingCapabilityError, UsageError
 
 HIGHEST_LEVEL = 5
 
 
 @dataclass(frozen=True)
+class BatchProfile:
+    """Batch sizes of one optimization profile.
+
+    Raises:
+        UsageError: not 1 ≤ minimum ≤ optimum ≤ maximum.
+    """
+
+    minimum: int = 1
+    optimum: int = 8
+    maximum: int = 32
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise UsageError(f"Batch profile {self} is not 1 ≤ MIN ≤ OPT ≤ MAX.")
+
+    def __str__(self) -> str:
+        return f"{self.minimum}:{self.optimum}:{self.maximum}"
+
+    @classmethod
+    def parse(cls, text: str) -> BatchProfile:
+        """Parse `MIN:OPT:MAX`, or `N` for N:N:N."""
+        parts = text.split(":")
+        if len(parts) not in (1, 3) or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            raise UsageError(f"`batch` takes MIN:OPT:MAX or N, not {text!r}.")
+        numbers = [int(part) for part in parts]
+        return cls(*(numbers if len(numbers) == 3 else numbers * 3))
+
+
+@dataclass(frozen=True)
 class BuildOptions:
-    """What the builder is told.
+    """Options of the builder.
 
     Args:
-        profiles: batch sizes, one optimization profile each. The runtime takes the first that holds a batch.
-        workspace_mib: limit of the scratch memory that a layer may use, in MiB.
-        optimization_level: 0 (builds fast) to 5 (searches longest); None for TensorRT's own choice.
-        version_compatible: later versions of TensorRT run the plan as well; it then carries code for the host.
-        stripped: the plan has no weights; they come from the graph when it is loaded.
-        timing_cache: measured times of kernels are kept for the next build.
+        profiles: batch sizes, one optimization profile each. A batch runs in the first that it fits.
+        workspace_mib: limit of the scratch memory of a layer, in MiB.
+        optimization_level: 0 (builds fastest) to 5 (searches longest); None for TensorRT's default.
+        version_compatible: make a plan that later versions of TensorRT run as well; it carries host code.
+        stripped: leave the weights out of the plan; they are refitted from the graph when it is loaded.
+        timing_cache: keep kernel timings for the next build.
 
     Raises:
         UsageError: no profile, or a value out of range.
@@ -45,15 +73,15 @@ class BuildOptions:
             raise UsageError(f"The optimization level is 0 to {HIGHEST_LEVEL}, not {self.optimization_level}.")
 
     def require(self, backend: BackendName, gpu: tuple[int, int] | None) -> None:
-        """See that `backend` can do it, before any work.
+        """Check before any work that `backend` supports these options.
 
         Args:
             backend: which TensorRT.
             gpu: compute capability of this machine's GPU, or None.
 
         Raises:
-            UsageError: TensorRT-RTX never does it.
-            MissingCapabilityError: it needs a GPU for it.
+            UsageError: TensorRT-RTX never supports them.
+            MissingCapabilityError: it needs a GPU for them.
         """
         if backend != "tensorrt-rtx":
             return
@@ -73,12 +101,12 @@ class BuildOptions:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BuildOptions:
-        """What `to_dict` gave."""
+        """Read what `to_dict` returned."""
         profiles = tuple(BatchProfile.parse(text) for text in values["profiles"])
         return cls(**{**values, "profiles": profiles})
 
     def changed(self) -> dict[str, Any]:
-        """The options that differ from the default, by the names that `build_engine` has for them."""
+        """The options that differ from the default, by their names as parameters of `build_engine`."""
         default = BuildOptions()
         own = {name: value for name, value in vars(self).items() if value != getattr(default, name)}
         profiles = own.pop("profiles", None)

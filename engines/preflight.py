@@ -1,8 +1,12 @@
 """May this engine run here? Asked before a plan is deserialized, which is to run native code out of a file.
 
 Integrity first (a manifest, its hash, the plan's own header), then what the machine has: TensorRT of that flavour and
-version, a driver for its CUDA, a GPU of that compute capability. There is no such check in TensorRT's own interface; a
-wrong plan crashes or gives None.
+version, a driver for its CUDA, a GPU of that compute capability. TensorRT has no such check: a plan that doesn't fit
+crashes it, or gives None.
+
+The first bytes of a plan tell its flavour and the version that serialized it. Their layout is the one that trtexec's
+`--getPlanVersionOnly` reads: a tag, a serialization version of 0, and the four numbers of the version at byte 24.
+TensorRT-RTX has another tag (seen in plans of 1.7).
 """
 
 from __future__ import annotations
@@ -12,25 +16,65 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hemf_export.engines import plan_header
+from hemf_export.engines.backends import BackendName
 from hemf_export.engines.machine import Machine
 from hemf_export.engines.options import BuildOptions
-from hemf_export.engines.plan_header import PlanHeader
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 
 Outcome = Literal["fine", "refused", "not checked"]
+_TAGS: dict[bytes, BackendName] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
+_HEADER_BYTES = 28
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """The start of a plan.
+
+    Args:
+        backend: the TensorRT flavour that serialized it.
+        version: its version, `10.16.1.11`; None where a newer layout hides it.
+    """
+
+    backend: BackendName
+    version: str | None
+
+
+def flavour(start: bytes) -> BackendName | None:
+    """The backend whose plans begin like this; None for what is no plan."""
+    return _TAGS.get(start[:4])
+
+
+def read_header(path: Path) -> PlanHeader:
+    """Read the header of a plan.
+
+    Raises:
+        BadInputError: no such file, or not the start of a plan.
+    """
+    if not path.is_file():
+        raise BadInputError(f"No engine at {path}.", "Build one: `build_engine(MODEL.onnx, precision='fp16')`.")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
+    backend = flavour(start)
+    if len(start) < _HEADER_BYTES or backend is None:
+        what = "it is empty" if not start else "it does not begin as one"
+        raise BadInputError(f"{path} is not a TensorRT plan: {what}.", "Build it again: `build_engine()`.")
+    layout = int.from_bytes(start[4:8], "little")
+    return PlanHeader(backend, ".".join(str(number) for number in start[24:28]) if layout == 0 else None)
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Args:
-        what: hash, flavour, version, driver, compute capability.
+        what: hash, plan header, platform, TensorRT, driver or compute capability.
         outcome: "not checked" where this machine has nothing to check against.
         found: in words.
-        error: what to raise before the plan is run; None where it is fine.
+        error: to raise before the plan is run; None where it is fine.
     """
 
     what: str
@@ -44,9 +88,9 @@ class Preflight:
     """All that is known of an engine before it runs.
 
     Args:
-        path: of the plan.
-        header: of the plan; None where it has none.
-        manifest: beside it; empty where there is none.
+        path: the plan.
+        header: the plan's; None where it has none.
+        manifest: the plan's; empty where there is none.
         checks: in order.
     """
 
@@ -62,28 +106,28 @@ class Preflight:
 
     @property
     def conflict(self) -> HemfError | None:
-        """The first thing that is wrong with the engine, or other than what this machine has."""
+        """The first thing that is wrong with the engine, or that doesn't match this machine."""
         refused = (check.error for check in self.checks if check.outcome == "refused")
         return next((error for error in refused if error is not None), None)
 
 
 def look(path: Path, machine: Machine, *, trust: bool = False) -> Preflight:
-    """Check an engine against its manifest and this machine; nothing of it is run.
+    """Check an engine against its manifest and a machine, without running any of it.
 
     Args:
-        path: of the plan.
-        machine: that is to run it.
-        trust: take a plan without a manifest: nothing then shows whose it is.
+        path: the plan.
+        machine: to run it on.
+        trust: accept a plan without a manifest, though nothing shows where it is from.
     """
     checks: list[Check] = []
     header: PlanHeader | None = None
     manifest: dict[str, Any] = {}
     try:
-        header = plan_header.read(path)
-        found = artifacts.read_manifest(path)
-        manifest = found or {}
-        checks.append(_origin(path, found, trust))
-        if found is not None:
+        header = read_header(path)
+        stored = artifacts.read_manifest(path)
+        manifest = stored or {}
+        checks.append(_origin(path, stored, trust))
+        if stored is not None:
             checks.append(_agreement(path, header, manifest))
     except BadInputError as error:
         checks.append(Check("file", "refused", error.message, error))
@@ -96,7 +140,7 @@ def look(path: Path, machine: Machine, *, trust: bool = False) -> Preflight:
 
 
 def rebuild_call(manifest: dict[str, Any]) -> str:
-    """The call that builds an engine of that manifest again, for a hint."""
+    """The call that rebuilds the engine of a manifest, for a hint."""
     settings: dict[str, Any] = {} if manifest.get("parent") else {"precision": "fp16"}
     if manifest.get("precision") == "fp32":
         settings["precision"] = "fp32"
@@ -128,14 +172,14 @@ def _origin(path: Path, manifest: dict[str, Any] | None, trust: bool) -> Check:
 
 
 def _agreement(path: Path, header: PlanHeader, manifest: dict[str, Any]) -> Check:
-    """The plan's header and its manifest speak of the same build."""
-    said = f"{manifest.get('backend')} {manifest.get('backend_version')}"
+    """Check that the plan's header and its manifest describe the same build."""
+    described = f"{manifest.get('backend')} {manifest.get('backend_version')}"
     own = f"{header.backend} {header.version or 'of an unknown version'}"
     same = header.backend == manifest.get("backend") and header.version in (None, manifest.get("backend_version"))
     if same:
         return Check("plan header", "fine", own)
     error = BadInputError(
-        f"{path} was serialized by {own}; its manifest says {said}.",
+        f"{path} was serialized by {own}; its manifest says {described}.",
         f"One of them was put there by hand. Build it again: {rebuild_call(manifest)}",
     )
     return Check("plan header", "refused", own, error)
@@ -174,7 +218,7 @@ def _version(path: Path, header: PlanHeader, manifest: dict[str, Any], machine: 
 
 
 def _newer(there: str, wanted: str) -> bool:
-    """Whether a version-compatible plan of `wanted` runs in `there`: the same or a later one."""
+    """Whether a version-compatible plan of version `wanted` runs in `there`: the same version or a later one."""
 
     def numbers(version: str) -> list[int]:
         return [int(part) for part in version.split(".") if part.isdigit()]
@@ -183,12 +227,12 @@ def _newer(there: str, wanted: str) -> bool:
 
 
 def _driver(path: Path, header: PlanHeader, machine: Machine) -> list[Check]:
-    """Nothing where the driver or the CUDA of the installed TensorRT isn't known."""
+    """Check the driver; nothing where it or the CUDA version of the installed TensorRT isn't known."""
     wanted = machine.cuda.get(header.backend)
     if machine.driver is None or wanted is None:
         return []
     served = ".".join(map(str, machine.driver))
-    # A driver serves all CUDA versions up to its own, and of its own major version later ones as well.
+    # A driver supports all CUDA versions up to its own, and later ones of the same major version.
     if machine.driver[0] >= wanted:
         return [Check("driver", "fine", f"serves CUDA {served}, {header.backend} needs {wanted}")]
     error = MissingCapabilityError(

@@ -1,19 +1,21 @@
-"""A plan that passed its preflight → an engine of TensorRT that is ready for contexts.
+"""A plan that passed its preflight → a deserialized engine, ready for execution contexts.
 
 To deserialize a plan is to run native code out of a file. So the very bytes that are given to TensorRT are hashed
-first; a plan without a manifest, which only `trust` lets through, is tried in a child process before.
+first; a plan without a manifest, which only `trust` lets through, is first deserialized in a child process
+(`python -m hemf_export.engines.runtime PLAN BACKEND`), which may crash alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hemf_export.engines import backends, machine, messages, preflight
+from hemf_export.engines import backends, machine, preflight
 from hemf_export.engines.backends import Backend
 from hemf_export.engines.machine import Machine
 from hemf_export.files import artifacts, child
@@ -32,13 +34,13 @@ class Loaded:
     """A deserialized engine.
 
     Args:
-        path: of the plan.
-        backend: whose it is.
-        engine: what TensorRT made of it.
+        path: the plan.
+        backend: the TensorRT flavour that built it.
+        engine: as TensorRT deserialized it.
         manifest: empty for a trusted plan without one.
-        messages: what TensorRT warns of, and its errors, as they come.
+        messages: TensorRT's latest warnings and errors.
         notes: what a user should know.
-        keep: what has to live as long as the engine.
+        keep: objects that have to live as long as the engine.
     """
 
     path: Path
@@ -51,40 +53,40 @@ class Loaded:
 
 
 def deserialize(path: Path, *, trust: bool = False, here: Machine | None = None) -> Loaded:
-    """Check a plan, and deserialize it.
+    """Check a plan and deserialize it.
 
     Args:
-        path: of the plan.
-        trust: take a plan without a manifest.
+        path: the plan.
+        trust: accept a plan without a manifest.
         here: this machine; looked at by default.
 
     Raises:
-        BadInputError: not the file that its manifest describes, not a plan, or one that TensorRT doesn't take.
-        MissingCapabilityError: it is for another TensorRT, GPU or machine.
+        BadInputError: not the file that its manifest describes, not a plan, or one that TensorRT refuses.
+        MissingCapabilityError: it needs another TensorRT, GPU or platform than this machine has.
     """
-    looked = preflight.look(path, here or machine.here(), trust=trust)
-    if looked.refusal is not None:
-        raise looked.refusal
-    assert looked.header is not None, "a plan without a header is refused"
-    backend = backends.load(looked.header.backend)
+    checked = preflight.look(path, here or machine.here(), trust=trust)
+    if checked.refusal is not None:
+        raise checked.refusal
+    assert checked.header is not None, "a plan without a header is refused"
+    backend = backends.load(checked.header.backend)
     data = path.read_bytes()
-    known = looked.manifest.get("sha256")
-    if known is None:
+    expected = checked.manifest.get("sha256")
+    if expected is None:
         _try_in_a_child(path, backend)
-    elif hashlib.sha256(data).hexdigest() != known:
+    elif hashlib.sha256(data).hexdigest() != expected:
         raise BadInputError(f"{path} was changed while it was read.", "Try again.")
-    return _deserialize(path, data, backend, looked.manifest)
+    return _deserialize(path, data, backend, checked.manifest)
 
 
 def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, Any]) -> Loaded:
     trt = backend.bindings
-    said: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+    messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
 
     def add(severity: str, message: str) -> None:
         if severity in ("INTERNAL_ERROR", "ERROR", "WARNING"):
-            said.append(message)
+            messages.append(message)
 
-    logger = messages.logger(trt, add)
+    logger = backend.logger(add)
     runtime = trt.Runtime(logger)
     again = preflight.rebuild_call(manifest)
     notes: tuple[str, ...] = ()
@@ -94,30 +96,30 @@ def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, 
         if validity == backend.rtx.EngineValidity.INVALID:
             raise MissingCapabilityError(
                 f"{path}: TensorRT-RTX {backend.version} says that it can't run here (diagnostics {int(diagnostics)}). "
-                f"{'; '.join(said)}".strip(),
+                f"{'; '.join(messages)}".strip(),
                 f"Build it again here: {again}",
             )
         if validity == backend.rtx.EngineValidity.SUBOPTIMAL:
             notes = (f"TensorRT-RTX says that {path.name} is not the best for this GPU; build it again here: {again}",)
     if manifest.get("version_compatible"):
-        # Lets the plan run code of its own on the host: only ever after its hash was seen to be the manifest's.
+        # Allows the plan to run its own code on the host: only after its hash was compared with the manifest's.
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise BadInputError(
-            f"{backend.name} {backend.version} can't load {path}: {'; '.join(said) or 'it gives no reason'}.",
+            f"{backend.name} {backend.version} can't load {path}: {'; '.join(messages) or 'it gives no reason'}.",
             f"Build it again: {again}",
         )
     keep: tuple[Any, ...] = (runtime, logger)
     if manifest.get("build", {}).get("stripped"):
-        keep += _refit(trt, engine, logger, said, path, manifest)
-    return Loaded(path, backend, engine, manifest, said, notes, keep)
+        keep += _refit(trt, engine, logger, messages, path, manifest)
+    return Loaded(path, backend, engine, manifest, messages, notes, keep)
 
 
 def _refit(
-    trt: Bindings, engine: ICudaEngine, logger: ILogger, said: deque[str], path: Path, manifest: dict[str, Any]
+    trt: Bindings, engine: ICudaEngine, logger: ILogger, messages: deque[str], path: Path, manifest: dict[str, Any]
 ) -> tuple[Any, ...]:
-    """Give a stripped engine the weights of the graph that it was built from; what has to be kept."""
+    """Refit a stripped engine with the weights of its graph, and return the objects that have to outlive it."""
     graph = path.parent / Path(str(manifest.get("parent"))).name  # whatever folder a manifest may name
     hint = "A stripped engine needs the ONNX file that it was built from, in its folder."
     if not graph.is_file():
@@ -127,12 +129,12 @@ def _refit(
     refitter = trt.Refitter(engine, logger)
     weights = trt.OnnxParserRefitter(refitter, logger)
     if not weights.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
-        raise BadInputError(f"{path} can't take the weights of {graph}: {'; '.join(said)}.", hint)
+        raise BadInputError(f"{path} can't take the weights of {graph}: {'; '.join(messages)}.", hint)
     return refitter, weights
 
 
 def _try_in_a_child(path: Path, backend: Backend) -> None:
-    command = child.command("hemf_export.engines.plan_probe", str(path.resolve()), backend.name)
+    command = child.command("hemf_export.engines.runtime", str(path.resolve()), backend.name)
     try:
         done = subprocess.run(
             command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PROBE_TIMEOUT_S
@@ -141,3 +143,16 @@ def _try_in_a_child(path: Path, backend: Backend) -> None:
         raise BadInputError(f"{backend.name} doesn't come to an end with {path}.", "It is not a whole plan.") from error
     if done.returncode < 0:
         raise BadInputError(f"{backend.name} crashed (signal {-done.returncode}) on {path}.", "It is not a whole plan.")
+
+
+def main(plan: str, name: str) -> int:
+    """Deserialize a plan and drop the engine: only whether this process survives counts."""
+    backend = backends.load("tensorrt" if name == "tensorrt" else "tensorrt-rtx")
+    trt = backend.bindings
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    runtime.deserialize_cuda_engine(Path(plan).read_bytes())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

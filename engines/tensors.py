@@ -1,4 +1,4 @@
-"""An engine's input and output, and the batches that its optimization profiles take."""
+"""An engine's I/O tensors, and the batch sizes that its optimization profiles take."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.options import BatchProfile
 from hemf_export.files.errors import BadInputError
 
 if TYPE_CHECKING:
     from tensorrt_bindings import ICudaEngine
 
-# TensorRT's names of the types that an input or output of an image classifier may have.
+# TensorRT's names of the types that an I/O tensor of an image classifier may have.
 _TYPES = {
     "FLOAT": torch.float32, "HALF": torch.float16, "UINT8": torch.uint8, "INT8": torch.int8, "INT32": torch.int32,
     "INT64": torch.int64,
@@ -28,7 +28,7 @@ class TensorInfo:
     Args:
         name: in the graph.
         shape: without the batch.
-        dtype: as PyTorch has it.
+        dtype: PyTorch's.
     """
 
     name: str
@@ -36,10 +36,10 @@ class TensorInfo:
     dtype: torch.dtype
 
     def require(self, batch: torch.Tensor) -> None:
-        """Refuse what isn't a batch of this.
+        """Check that a batch fits this tensor.
 
         Raises:
-            BadInputError: found against expected.
+            BadInputError: its shape or type differs; both are in the message.
         """
         if batch.ndim == 0 or tuple(batch.shape[1:]) != self.shape or batch.dtype != self.dtype:
             raise BadInputError(
@@ -51,12 +51,12 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Interface:
-    """What goes in and out of an engine.
+    """The I/O tensors of an engine and its batch sizes.
 
     Args:
-        input: of images.
-        output: of logits.
-        profiles: batches that each optimization profile takes, in order.
+        input: the images.
+        output: the logits.
+        profiles: batch sizes of each optimization profile, in order.
     """
 
     input: TensorInfo
@@ -65,12 +65,12 @@ class Interface:
 
     @property
     def smallest(self) -> int:
-        """The least images that can be run."""
+        """The smallest batch that can be run."""
         return min(profile.minimum for profile in self.profiles)
 
     @property
     def largest(self) -> int:
-        """The most images that can be run at once."""
+        """The largest batch that can be run at once."""
         return max(profile.maximum for profile in self.profiles)
 
     def profile(self, count: int) -> int | None:
@@ -81,13 +81,13 @@ class Interface:
         return None
 
     def parts(self, count: int) -> list[int]:
-        """Sizes that each fit a profile, together `count`: as many of the largest as fit, else even ones.
+        """Divide `count` images into batches that each fit a profile: largest ones and a rest, or else even ones.
 
         Raises:
-            BadInputError: there are none; the message has the range.
+            BadInputError: it can't be divided; the message has the range.
         """
-        if found := self._parts(count):
-            return found
+        if sizes := self._parts(count):
+            return sizes
         ranges = " and ".join(
             f"{one.minimum} to {one.maximum}" if one.minimum < one.maximum else str(one.minimum)
             for one in self.profiles
@@ -98,11 +98,11 @@ class Interface:
         )
 
     def filled(self, count: int) -> int:
-        """The least number of images that can be run, `count` or more: to that, a batch has to be filled up."""
+        """The smallest number of images from `count` on that can be run: a batch has to be padded to that."""
         return next(size for size in range(max(1, count), count + self.largest + 1) if self._parts(size))
 
     def _parts(self, count: int) -> list[int]:
-        """Empty where there are none."""
+        """Divide `count` images; empty where that can't be done."""
         whole, rest = divmod(count, self.largest)
         for head, left in (([self.largest] * whole, rest), ([], count)):
             if not left:
@@ -115,27 +115,27 @@ class Interface:
 
 
 def interface(engine: ICudaEngine, path: object) -> Interface:
-    """Read it from an `ICudaEngine`.
+    """Read the I/O tensors and profiles of an `ICudaEngine`.
 
     Raises:
-        BadInputError: not one input and one output, or a type that we don't feed.
+        BadInputError: it has not exactly one input and one output, or one of an unsupported type.
     """
     names: Sequence[str] = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     modes = {name: engine.get_tensor_mode(name).name for name in names}
     inputs, outputs = ([name for name in names if modes[name] == mode] for mode in ("INPUT", "OUTPUT"))
     if len(inputs) != 1 or len(outputs) != 1:
         raise BadInputError(f"{path} has {len(inputs)} inputs and {len(outputs)} outputs; one of each is expected.")
-    found = []
+    tensors = []
     for name in (*inputs, *outputs):
         kind, shape = engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name))
         if kind not in _TYPES:
-            raise BadInputError(f"{path}: its tensor {name} is of type {kind}, which is not fed.")
-        found.append(TensorInfo(name, tuple(int(size) for size in shape[1:]), _TYPES[kind]))
+            raise BadInputError(f"{path}: its tensor {name} is of type {kind}, which is not supported.")
+        tensors.append(TensorInfo(name, tuple(int(size) for size in shape[1:]), _TYPES[kind]))
     profiles = []
     for index in range(engine.num_optimization_profiles):
         sizes = engine.get_tensor_profile_shape(inputs[0], index)
         profiles.append(BatchProfile(*(int(size[0]) for size in sizes)))
-    return Interface(found[0], found[1], tuple(profiles))
+    return Interface(tensors[0], tensors[1], tuple(profiles))
 
 
 def _plain(dtype: torch.dtype) -> str:

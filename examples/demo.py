@@ -1,7 +1,7 @@
-"""The whole path on a sample of blood cells: `make demo`. Everything that it makes stays in demo-run/.
+"""Run all steps on a sample of blood cells: `make demo`. All its files stay in demo-run/.
 
-Runs the commands as a user would, in that folder, and ends with what came of it: how good the model is, how fast its
-ONNX file, and how large the engine.
+It runs the commands as a user would, in that folder, and ends with the results: the model's accuracy, the speed-up of
+its ONNX file, and the size of the engine.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hemf_export.metrics.percentage import percentage
 
 DATA = Path(__file__).parent / "blood_cells"
 CHANCE = 1 / 3
-# The paper's recipe, shortened to a CPU's minutes: a small input, a higher rate, few epochs.
+# The paper's recipe, shortened to minutes on a CPU: a small input, a higher learning rate, few epochs.
 TRAIN = [
     "--model",
     "hemf-tiny",
@@ -35,7 +35,7 @@ TRAIN = [
 
 
 def main(folder: Path) -> int:
-    """Run the demo in `folder`, which is emptied first; the exit code."""
+    """Run the demo in `folder`, which is emptied first; return the exit code."""
     started = time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -55,14 +55,13 @@ def main(folder: Path) -> int:
 
 
 def show_result(folder: Path) -> float:
-    """Print what a user wants to know of the model; its accuracy on the test images."""
+    """Print the main results; return the accuracy on the test images."""
     test = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["splits"]["test"]
-    timings = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["timings"]
-    timing = next(one for one in timings if one["name"] == "ort-cpu, best.onnx" and one["batch"] == 1)
+    speed = json.loads((folder / "bench.json").read_text(encoding="utf-8"))["headlines"]
     accuracy: float = test["accuracy"]
     rows = [
         ("accuracy", f"{percentage(accuracy, test['images'])} of {test['images']} test images (chance: {CHANCE:.0%})"),
-        ("best.onnx", f"{1 / timing['ratio']['median']:.1f}× as fast as PyTorch on this CPU, at batch 1"),
+        ("best.onnx", speed["best.onnx"]),
         *((path.name, console.size(path.stat().st_size)) for path in sorted(folder.glob("*.engine"))),
         ("to look at", ", ".join(path.name for path in sorted(folder.iterdir()) if path.suffix in (".png", ".html"))),
     ]

@@ -20,10 +20,10 @@ PROJECT = Path(__file__).parent.parent
 README = PROJECT / "README.md"
 SAMPLE = Path("examples", "blood_cells")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PAGE_SIZE = (1000, 1000)  # of the window, in pixels; the picture shows the top of the page
-WIDTH = 800  # of a picture
+PAGE_SIZE = (1000, 1000)  # size of the window in pixels; the picture shows the top of the page
+WIDTH = 800  # of a picture, in pixels
 LARGEST_BYTES = 250_000
-# As quiet as a browser gets: it calls nobody, and needs no rights of its own in a container.
+# No network requests in the background, and no privileges needed in a container.
 BROWSER_OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars",
@@ -31,7 +31,7 @@ BROWSER_OPTIONS = (
 
 
 def main(folder: Path) -> int:
-    """Work in `folder`, which is emptied first; the exit code."""
+    """Run the commands in `folder`, which is emptied first; return the exit code."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         print(f"No browser is installed: one of {', '.join(BROWSERS)} is needed.")
@@ -46,7 +46,7 @@ def main(folder: Path) -> int:
 
 
 def with_output(text: str, folder: Path) -> str:
-    """The README with the output of the commands that have a prompt, each below its command."""
+    """Return the README with the output of each command with a prompt inserted below it."""
 
     def filled(block: re.Match[str]) -> str:
         commands = re.findall(r"^\$ .+$", block[0], re.MULTILINE)
@@ -66,7 +66,7 @@ def output(command: str, folder: Path) -> list[str]:
 
 
 def heatmaps(folder: Path) -> Image.Image:
-    """One image of each class, below each other: the image, its map and both together."""
+    """Return a picture of one image per class, one below another: image, heatmap and overlay."""
     classes = sorted(path for path in (folder / SAMPLE / "test").iterdir() if path.is_dir())
     images = [sorted(place.iterdir())[0].relative_to(folder) for place in classes]
     output(f"hemf-export explain run/best.pt {shlex.join(map(str, images))} -o heatmaps", folder)
@@ -80,7 +80,7 @@ def heatmaps(folder: Path) -> Image.Image:
 
 
 def screenshot(browser: str, page: Path) -> Image.Image:
-    """The top of a page, as a window of `PAGE_SIZE` shows it."""
+    """Return the top of a page, as shown in a window of `PAGE_SIZE`."""
     width, height = PAGE_SIZE
     with tempfile.TemporaryDirectory() as profile:
         picture = Path(profile, "page.png")
@@ -92,7 +92,7 @@ def screenshot(browser: str, page: Path) -> Image.Image:
 
 
 def save(picture: Image.Image, name: str) -> None:
-    """Write a picture of docs/, in as many colours as a palette holds."""
+    """Write a picture for docs/, reduced to a palette."""
     path = PROJECT / "docs" / name
     picture.thumbnail((WIDTH, picture.height), Image.Resampling.LANCZOS)
     picture.quantize(palette=picture.quantize(), dither=Image.Dither.FLOYDSTEINBERG).save(path, optimize=True)

@@ -37,11 +37,29 @@ if TYPE_CHECKING:
         explain,
         verify,
     )
-    from hemf_export.api.delivery import SelfTest, Shipment, bundle, self_test, ship
-    from hemf_export.api.graphs import build_engine, export_onnx, quantize
-    from hemf_export.api.models import Model, load
-    from hemf_export.api.results import BundleFile, EngineFile, OnnxFile, TrainResult
-    from hemf_export.api.training import train
+    from hemf_export.api.data import CheckedSplit, DataSplit, check_split, split_data
+    from hemf_export.api.delivery import SelfTest, Shipment, bundle, self_test, ship, ship_all
+    from hemf_export.api.graphs import build_engine, export_onnx, finetune, quantize
+    from hemf_export.api.inspection import Checkup, Inspection, NetworkInfo, doctor, info, inspect
+    from hemf_export.api.models import Model, Predictions, load, predict, predict_served
+    from hemf_export.api.results import (
+        BundleFile,
+        EngineFile,
+        ExportedFile,
+        FineTunedFile,
+        OnnxFile,
+        QuantizedFile,
+        TrainResult,
+    )
+    from hemf_export.api.serving import (
+        CheckedRepository,
+        ServedModel,
+        TritonRepository,
+        check_repository,
+        serve_versions,
+        triton_repository,
+    )
+    from hemf_export.api.training import Ablation, FailedRun, TrainingBegun, ablate, recipe_file, train
     from hemf_export.files.errors import (
         BadInputError,
         CheckFailedError,
@@ -50,39 +68,53 @@ if TYPE_CHECKING:
         UsageError,
     )
     from hemf_export.files.progress import Progress
+    from hemf_export.finetuning.recipe import FineTuning
     from hemf_export.models.predictor import Prediction
+    from hemf_export.shipping.options import Options as ShipOptions
     from hemf_export.train.recipe import Recipe
 
-# name → the module that has it
+# module → the names that it has; `NAME=OTHER` is called OTHER there
+_NAMES = {
+    "api.checks": "Benchmark Evaluation Explanation Verification benchmark evaluate explain verify",
+    "api.data": "CheckedSplit DataSplit check_split split_data",
+    "api.delivery": "SelfTest Shipment bundle self_test ship ship_all",
+    "api.graphs": "build_engine export_onnx finetune quantize",
+    "api.inspection": "Checkup Inspection NetworkInfo info inspect",
+    "api.models": "Model Predictions load predict predict_served",
+    "api.results": "BundleFile EngineFile ExportedFile FineTunedFile OnnxFile QuantizedFile TrainResult",
+    "api.serving": "CheckedRepository ServedModel TritonRepository check_repository serve_versions triton_repository",
+    "api.training": "Ablation FailedRun TrainingBegun ablate recipe_file",
+    "files.errors": "BadInputError CheckFailedError HemfError MissingCapabilityError UsageError",
+    "files.progress": "Progress",
+    "models.predictor": "Prediction",
+    "shipping.options": "ShipOptions=Options",
+    "finetuning.recipe": "FineTuning",
+    "train.recipe": "Recipe",
+}
 _HOMES = {
-    **dict.fromkeys(
-        ("Benchmark", "Evaluation", "Explanation", "Verification", "benchmark", "evaluate", "explain", "verify"),
-        "api.checks",
-    ),
-    **dict.fromkeys(("SelfTest", "Shipment", "bundle", "self_test", "ship"), "api.delivery"),
-    **dict.fromkeys(("build_engine", "export_onnx", "quantize"), "api.graphs"),
-    **dict.fromkeys(("Model", "load"), "api.models"),
-    **dict.fromkeys(("BundleFile", "EngineFile", "OnnxFile", "TrainResult"), "api.results"),
-    **dict.fromkeys(
-        ("BadInputError", "CheckFailedError", "HemfError", "MissingCapabilityError", "UsageError"), "files.errors"
-    ),
-    "Prediction": "models.predictor",
-    "Progress": "files.progress",
-    "Recipe": "train.recipe",
+    name: (module, own or name)
+    for module, names in _NAMES.items()
+    for name, _, own in (each.partition("=") for each in names.split())
 }
 
 __all__ = [
-    "BadInputError", "Benchmark", "BundleFile", "CheckFailedError", "EngineFile", "Evaluation", "Explanation",
-    "HemfError", "MissingCapabilityError", "Model", "OnnxFile", "Prediction", "Progress", "Recipe", "SelfTest",
-    "Shipment", "TrainResult", "UsageError", "Verification", "benchmark", "build_engine", "bundle", "evaluate",
-    "explain", "export_onnx", "load", "quantize", "self_test", "ship", "train", "verify",
+    "Ablation", "BadInputError", "Benchmark", "BundleFile", "CheckFailedError", "CheckedRepository",
+    "CheckedSplit", "Checkup", "DataSplit", "EngineFile", "Evaluation", "Explanation", "ExportedFile",
+    "FailedRun", "FineTunedFile", "FineTuning", "HemfError", "Inspection", "MissingCapabilityError", "Model",
+    "NetworkInfo", "OnnxFile", "Prediction", "Predictions", "Progress", "QuantizedFile", "Recipe", "SelfTest",
+    "ServedModel", "ShipOptions", "Shipment", "TrainResult", "TrainingBegun", "TritonRepository", "UsageError",
+    "Verification", "ablate", "benchmark", "build_engine", "bundle", "check_repository", "check_split",
+    "doctor", "evaluate", "explain", "export_onnx", "finetune", "info", "inspect", "load", "predict",
+    "predict_served", "quantize", "recipe_file", "self_test", "serve_versions", "ship", "ship_all",
+    "split_data", "train", "triton_repository", "verify",
 ]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    module, own = _HOMES[name]
+    value = getattr(importlib.import_module(f"{__name__}.{module}"), own)
     globals()[name] = value
     return value
 
@@ -91,14 +123,18 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-class _TrainPackage(ModuleType):
-    """The package of training, which is called to train: its name is fixed, and so is the function's."""
+# Packages that are called like a function of theirs: their names are fixed, and so are the functions'.
+_CALLED = {f"{__name__}.doctor": "api.inspection", f"{__name__}.train": "api.training"}
+
+
+class _CalledPackage(ModuleType):
+    """A package that is called as a function: `train` and `doctor`."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return importlib.import_module("hemf_export.api.training").train(*arguments, **options)
+        home = importlib.import_module(f"{__name__}.{_CALLED[self.__name__]}")
+        return getattr(home, self.__name__.rpartition(".")[2])(*arguments, **options)
 
 
 if not TYPE_CHECKING:
-    from hemf_export import train
-
-    train.__class__ = _TrainPackage
+    for _name in _CALLED:
+        importlib.import_module(_name).__class__ = _CalledPackage

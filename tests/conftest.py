@@ -152,6 +152,7 @@ def one_branch(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_files(factory: pytest.TempPathFactory, name: str, config: HemfConfig) -> Made:
     from hemf_export.export import onnx_export
     from hemf_export.precision import quantize
+    from hemf_export.precision.quantization_request import Request
 
     def within(folder: Path) -> Made:
         return Made(folder, folder / "model.pt", folder / "model.onnx", folder / "model.fp16.onnx")
@@ -160,7 +161,7 @@ def make_files(factory: pytest.TempPathFactory, name: str, config: HemfConfig) -
         paths = within(folder)
         checkpoint.save(tiny_checkpoint(config=config), paths.checkpoint)
         onnx_export.export(paths.checkpoint, paths.onnx, onnx_export.Options())
-        quantize.make(quantize.Request(paths.onnx, output=paths.half))
+        quantize.make(Request(paths.onnx, output=paths.half))
 
     return within(once(factory, name, make))
 

@@ -54,7 +54,13 @@ def test_examples_are_found():
     assert list(examples(text)) == ["from hemf_export import x\nx.y()"]
 
 
-@pytest.mark.parametrize(("name", "code"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        pytest.param(*example, id=example[0], marks=[pytest.mark.extended] * ("doctor" in example[0]))
+        for example in EXAMPLES
+    ],
+)
 def test_an_example_runs(name: str, code: str, made: Made, pictures: Path, tmp_path: Path, monkeypatch):
     if "triton" in name:
         pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed")

@@ -48,7 +48,7 @@ SHORTENED = {
     "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8"],
     "ablate": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "16"],
     "bench": ["--seconds", "0.2", "--batch", "1", "--no-memory"],
-    "calibrate": ["--count", "8", "--judges", "6"],
+    "calibrate": ["--count", "8", "--held-out-count", "6"],
     "finetune": ["--epochs", "3", "--batch-size", "4", "--learning-rate", "1e-3"],
     "ship": ["--bench-seconds", "0.2", "--precision", "fp16"],  # INT8's search would take most of the time
 }

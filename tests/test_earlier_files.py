@@ -61,6 +61,7 @@ def test_its_models_are_verified_beside_the_checkpoint(folder, data, run_cli, tm
     assert "100% agree, largest logit difference" in out, "its proof"
 
 
+@pytest.mark.extended
 def test_a_calibration_goes_on_from_the_earlier_cache(folder, data, run_cli, tmp_path, monkeypatch):
     assert run_cli("onnx", folder / "best.pt")[0] == 0
     answers = []

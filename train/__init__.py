@@ -1,1 +1,1 @@
-"""Images and labels → checkpoint. Reads class folders, trains with AMP on a GPU, keeps what resuming needs."""
+"""Training: labelled images → checkpoint, with data sets, recipes, distillation and ablations."""

@@ -1,9 +1,8 @@
-"""`python -m hemf_export.train`: the command that trains."""
+"""`python -m hemf_export.train`: short for `python -m hemf_export train`."""
 
+import runpy
 import sys
 
-# An entry point, not the library: the one place of this room that knows the command line (see the import contract).
-from hemf_export.cli import main
-
 if __name__ == "__main__":
-    main(["train", *sys.argv[1:]])
+    sys.argv.insert(1, "train")
+    runpy.run_module("hemf_export", run_name="__main__", alter_sys=True)

@@ -1,7 +1,7 @@
-"""An ablation: one configuration after another trained in a folder of its own, then what each reached.
+"""An ablation: configurations trained one after another, each in its own folder, and the metrics that each reached.
 
-Runs that are finished are not run again, after their description was compared; one that was cut goes on. What fails
-doesn't stop the others.
+A finished run is not repeated once its description has been compared; an interrupted one is resumed. A failure doesn't
+stop the other runs.
 """
 
 from __future__ import annotations
@@ -46,32 +46,38 @@ class Member:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a member: `summary` as in its summary.json, or the error."""
+    """The result of one member: its summary, as in summary.json, or the error that ended it."""
 
     member: Member
     status: Status
     summary: dict[str, Any] | None = None
     error: Exception | None = None
 
+    @property
+    def failure(self) -> str:
+        """Which run failed and why, in a line."""
+        reason = str(self.error).splitlines()[0] if str(self.error) else type(self.error).__name__
+        return f"{self.member.folder.name} failed: {reason}"
+
     def figures(self, split: str) -> dict[str, float] | None:
-        """Accuracy and macro F1, precision and recall, 0 to 1."""
+        """Accuracy and macro F1, precision and recall on a split, 0 to 1; None if the member was not trained."""
         if self.summary is None:
             return None
-        found = self.summary["splits"][split]
-        return {name: float(found[source]) for name, source in FIGURES.items()}
+        metrics = self.summary["splits"][split]
+        return {name: float(metrics[source]) for name, source in FIGURES.items()}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration with all its seeds.
+    """The results of one configuration, over all its seeds.
 
     Args:
-        configuration: its recipe has the first seed.
-        config: its network.
-        parameters: of the network.
-        outcomes: one a seed.
-        mean: over the seeds that were trained, by figure; empty where none was.
-        deviation: the standard deviation of a sample; empty where fewer than two were.
+        configuration: the configuration; its recipe has the first seed.
+        config: the network's configuration.
+        parameters: number of parameters of the network.
+        outcomes: one per seed.
+        mean: mean of each metric over the seeds that were trained; empty if none was.
+        deviation: sample standard deviation of each metric; empty if fewer than two seeds were trained.
     """
 
     configuration: Configuration
@@ -84,12 +90,12 @@ class Row:
 
 @dataclass(frozen=True)
 class MemberBegun:
-    """A member is next.
+    """Event: a member's turn has come.
 
     Args:
-        member: which.
-        number: counted from 1.
-        total: of all members.
+        member: the member.
+        number: its place in the ablation, counted from 1.
+        total: number of members.
     """
 
     member: Member
@@ -99,19 +105,19 @@ class MemberBegun:
 
 @dataclass(frozen=True)
 class MemberTrains:
-    """The member that has begun isn't finished yet: its epochs follow. `headline` says what is trained on what."""
+    """Event: the member is being trained; its epochs follow. `headline` names network, data and device."""
 
     headline: str
 
 
 def plan(configurations: Sequence[Configuration], output: Path, seeds: Sequence[int] | None = None) -> list[Member]:
-    """The members, in the order in which they are run: all configurations with the first seed, then with the next.
+    """List the members in the order in which they run: all configurations with the first seed, then with the next.
 
-    A configuration with its own seed lies in OUTPUT/NAME, with another seed in OUTPUT/NAME-seedN: seeds may be added
-    to an ablation later.
+    A configuration with its own seed is trained in OUTPUT/NAME, with another seed in OUTPUT/NAME-seedN, so that seeds
+    can be added to an ablation later.
 
     Raises:
-        UsageError: a seed twice or negative, or seeds for a configuration that fixes its own.
+        UsageError: a seed is repeated or negative, or a configuration sets its own.
     """
     refuse_repeated(configurations)
     if seeds is None:
@@ -136,17 +142,22 @@ def plan(configurations: Sequence[Configuration], output: Path, seeds: Sequence[
 
 
 def check(members: Sequence[Member], options: Options, progress: Progress = SILENT) -> Images:
-    """Read the images, and see before any training that all members can be trained, or gone on with.
+    """Read the images, and check before any training that every member can be trained or resumed.
 
     Raises:
-        BadInputError: the data, a network that can't be, or a folder with a run of another description.
-        MissingCapabilityError: CUDA asked for and not there.
+        BadInputError: the data or a network is invalid, or a folder holds a run of another description.
+        MissingCapabilityError: CUDA was requested and is not available.
     """
     options.chosen_hardware()
     for member in members:
         _options(member, options).config(num_classes=2)
-        artifacts.check_folder(member.folder)
-    images = training.read_images(options, progress)
+    with artifacts.new_folders(*(member.folder for member in members)):
+        images = training.read_images(options, progress)
+        _refuse_other_runs(members, options, images)
+    return images
+
+
+def _refuse_other_runs(members: Sequence[Member], options: Options, images: Images) -> None:
     for member in members:
         saved = _saved_description(member.folder)
         if saved is None:
@@ -156,7 +167,6 @@ def check(members: Sequence[Member], options: Options, progress: Progress = SILE
             refuse_differences(saved, job.description())
         except BadInputError as error:
             raise BadInputError(f"{member.folder}: {error.message}", error.hint) from error
-    return images
 
 
 def _options(member: Member, options: Options) -> Options:
@@ -164,7 +174,7 @@ def _options(member: Member, options: Options) -> Options:
 
 
 def _saved_description(folder: Path) -> dict[str, Any] | None:
-    """What a run was started with; None where there is none. A damaged file is told when its turn comes."""
+    """The description that a run was started with; None if there is no run. A damaged file is reported at its turn."""
     last = RunFolder(folder, resume=True).last
     try:
         saved = checkpoint.load(last) if last.exists() else None
@@ -177,13 +187,13 @@ def run(
     members: Sequence[Member], options: Options, images: Images, progress: Progress = SILENT,
     done: Callable[[list[Outcome]], None] = lambda _: None,
 ) -> list[Outcome]:  # fmt: skip
-    """Train each member that isn't finished; an interruption ends it, any other failure only its member.
+    """Train each member that isn't finished. An interruption ends the ablation, any other failure only its member.
 
     Args:
-        members: of `plan`.
-        options: for all of them; `output`, `variant` and `resume` are each member's own.
-        images: of `options.data`.
-        progress: receives how far it is, and as events each `MemberBegun`, `MemberTrains`, `Epoch` and `Outcome`.
+        members: as `plan` returns them.
+        options: common to all members, except that `output`, `variant` and `resume` are set for each.
+        images: the images of `options.data`, as `check` returns them.
+        progress: receives the progress, and the events `MemberBegun`, `MemberTrains`, `Epoch` and `Outcome`.
         done: called with the outcomes so far, after each.
     """
     outcomes: list[Outcome] = []
@@ -194,7 +204,7 @@ def run(
                 outcome = _run(member, options, images, progress)
         except DivergedError as error:
             outcome = Outcome(member, "diverged", error=error)
-        except Exception as error:  # noqa: BLE001 - the others must not be lost with it; the caller tells it at the end
+        except Exception as error:  # noqa: BLE001 - the other members go on; the caller reports it at the end
             outcome = Outcome(member, "failed", error=error)
         outcomes.append(outcome)
         progress.event(outcome)
@@ -218,7 +228,7 @@ def _run(member: Member, options: Options, images: Images, progress: Progress) -
 
 
 def _clear_stray(folder: RunFolder) -> None:
-    """What a kill within the first epoch's writes leaves: a best.pt or a line of metrics, but nothing to go on from."""
+    """Remove what a kill during the first epoch's writes leaves: a best.pt or a line of metrics, but no last.pt."""
     if not folder.summary.exists():
         folder.best.unlink(missing_ok=True)
         folder.metrics.unlink(missing_ok=True)
@@ -227,22 +237,22 @@ def _clear_stray(folder: RunFolder) -> None:
 def _finished(
     folder: RunFolder, next_epoch: int, configuration: Configuration, images: Images
 ) -> dict[str, Any] | None:
-    """The summary of a run that has all its epochs, where it is that of its best.pt and of these images."""
+    """The summary of a run that has all its epochs, if it belongs to its best.pt and to these images; else None."""
     if next_epoch < configuration.recipe.epochs:
         return None
     summary = folder.read_summary()
     if summary is None or not folder.best.exists() or summary["checkpoint_sha256"] != artifacts.sha256(folder.best):
         return None
     expected = {"val": len(images.validation), **({"test": len(images.test)} if images.test is not None else {})}
-    found = {split: figures["images"] for split, figures in summary["splits"].items()}
-    return summary if found == expected else None
+    counts = {split: figures["images"] for split, figures in summary["splits"].items()}
+    return summary if counts == expected else None
 
 
 def rows(outcomes: Sequence[Outcome], options: Options, images: Images) -> list[Row]:
-    """The outcomes by configuration, in the order in which they first came."""
+    """Group the outcomes by configuration, in the order in which they were run."""
     split = judged_on(images)
     names = list(dict.fromkeys(outcome.member.configuration.name for outcome in outcomes))
-    found = []
+    table = []
     for name in names:
         own = tuple(outcome for outcome in outcomes if outcome.member.configuration.name == name)
         configuration = own[0].member.configuration
@@ -250,10 +260,10 @@ def rows(outcomes: Sequence[Outcome], options: Options, images: Images) -> list[
         figures = [each for outcome in own if (each := outcome.figures(split)) is not None]
         mean = {key: statistics.fmean(each[key] for each in figures) for key in FIGURES if figures}
         deviation = {key: statistics.stdev(each[key] for each in figures) for key in FIGURES if len(figures) > 1}
-        found.append(Row(configuration, config, count_parameters(config), own, mean, deviation))
-    return found
+        table.append(Row(configuration, config, count_parameters(config), own, mean, deviation))
+    return table
 
 
 def judged_on(images: Images) -> Literal["test", "val"]:
-    """The split whose figures are compared."""
+    """The split whose metrics are compared."""
     return "val" if images.test is None else "test"

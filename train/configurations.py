@@ -1,11 +1,9 @@
-"""What an ablation compares: a list of configurations, by default the rows of the paper's Table 10, or from TOML.
+"""The configurations that an ablation compares: the rows of the paper's Table 10, or those of a TOML file.
 
-    [[configuration]]
-    name = "focal"
-    variant = "both+mixed"   # of hemf_export.networks.variants; left out: the whole network
-    epochs = 50              # any field of the recipe
-
-Knows nothing of images and networks.
+[[configuration]]
+name = "focal"
+variant = "both+mixed"   # of hemf_export.networks.variants; left out: the whole network
+epochs = 50              # any field of the recipe
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from hemf_export.train import recipe_file
 from hemf_export.train.recipe import Recipe
 
 TABLE = "configuration"  # [[configuration]]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")  # also a folder's, on any system
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")  # also a valid folder name on any system
 _LARGEST_FILE = 1_000_000  # bytes; a list of configurations is a few thousand
 
 
@@ -33,13 +31,13 @@ class Configuration:
     """One member of an ablation.
 
     Args:
-        name: of its folder and its row: letters, digits, `_`, `+` and `-`.
-        variant: of `networks.variants`.
-        recipe: how it is trained.
-        fixed: the fields of the recipe that the configuration itself sets.
+        name: names its folder and its row: letters, digits, `_`, `+` and `-`.
+        variant: a variant of `networks.variants`.
+        recipe: the training recipe.
+        fixed: the recipe's fields that the configuration itself sets.
 
     Raises:
-        UsageError: a name that is none, or no such variant.
+        UsageError: the name is invalid, or there is no such variant.
     """
 
     name: str
@@ -59,20 +57,20 @@ class Configuration:
 
 
 def table_10(recipe: Recipe) -> tuple[Configuration, ...]:
-    """The seven rows of the paper's Table 10, all trained alike."""
+    """The seven rows of the paper's Table 10, all with one recipe."""
     return tuple(Configuration(variant, variant, recipe) for variant in variants.TABLE_10)
 
 
 def read(path: Path, recipe: Recipe) -> tuple[Configuration, ...]:
-    """The configurations of a TOML file.
+    """Read the configurations of a TOML file.
 
     Args:
         path: the file.
-        recipe: what a configuration has where it sets nothing itself.
+        recipe: gives the fields that a configuration does not set.
 
     Raises:
         BadInputError: no such file, or not TOML.
-        UsageError: unknown keys, values of another type or out of range, no configuration, a name twice.
+        UsageError: unknown keys, values of the wrong type or out of range, no configuration, or a repeated name.
     """
     content = _parse(path)
     for key in content:
@@ -81,18 +79,18 @@ def read(path: Path, recipe: Recipe) -> tuple[Configuration, ...]:
     tables = content.get(TABLE)
     if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise UsageError(f"{path} has no configuration.", f'Each is a table: [[{TABLE}]], then name = "…".')
-    found = tuple(_configuration(path, table, recipe) for table in tables)
+    configurations = tuple(_configuration(path, table, recipe) for table in tables)
     try:
-        refuse_repeated(found)
+        refuse_repeated(configurations)
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
-    return found
+    return configurations
 
 
-def refuse_repeated(found: Sequence[Configuration]) -> None:
-    """Raise UsageError where two have one name, in upper or lower case: they would share a folder."""
-    names = [configuration.name.casefold() for configuration in found]
-    for configuration in found:
+def refuse_repeated(configurations: Sequence[Configuration]) -> None:
+    """Raise UsageError if two names differ at most in case: they would share a folder."""
+    names = [configuration.name.casefold() for configuration in configurations]
+    for configuration in configurations:
         if names.count(configuration.name.casefold()) > 1:
             raise UsageError(f"Two configurations are named {configuration.name!r}.", "Each needs a name of its own.")
 
@@ -109,7 +107,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise BadInputError(f"{path} is nested too deeply to be read.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} is not TOML: {error}.") from error
+        raise BadInputError(f"{path} is not TOML: {error}.", "Tables like `[[configuration]]` with a name.") from error
 
 
 def _configuration(path: Path, table: Mapping[str, Any], base: Recipe) -> Configuration:

@@ -1,7 +1,7 @@
-"""Images as the network takes them: for training augmented and in the epoch's order, for evaluation as they are.
+"""Images as input tensors: augmented and in the epoch's order for training, unchanged for evaluation.
 
-Order and augmentation are drawn from (seed, epoch, image), never from a global generator: the same tensors with any
-number of loader processes, on any process of a run, and after resuming.
+Order and augmentation are drawn from (seed, epoch, image), never from a global generator: the tensors are the same with
+any number of loader processes, in any process of a run, and after resuming.
 """
 
 from __future__ import annotations
@@ -20,20 +20,19 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess, decode
 from hemf_export.train import distributed, loader_processes
 from hemf_export.train.augmentation import augment
-from hemf_export.train.batches import Division
 from hemf_export.train.recipe import Recipe
-from hemf_export.train.sampling import order
+from hemf_export.train.sampling import Division, order
 
 Key = tuple[int, int]  # epoch, counted from 0, and position in its order
 
 
 class TrainingImages(Dataset[tuple[Tensor, int]]):
-    """The augmented images of all epochs: an item is that at a position of an epoch.
+    """The augmented images of all epochs, indexed by (epoch, position in its order).
 
     Args:
         images: files and labels.
         preprocess: size and normalization.
-        recipe: augmentation, sampling and the seed of both.
+        recipe: augmentation, sampling, and the seed of both.
     """
 
     def __init__(self, images: LabelledImages, preprocess: Preprocess, recipe: Recipe) -> None:
@@ -45,7 +44,7 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Indices of an epoch's images."""
+        """The indices of an epoch's images, in their order."""
         if epoch != self._epoch:
             assert self.images.labels is not None
             self._order = order(self.images.labels, seed=self.recipe.seed, epoch=epoch, sampling=self.recipe.sampling)
@@ -58,24 +57,24 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         assert self.images.labels is not None
         stream = [self.recipe.seed, epoch, index]
         if self.recipe.sampling != "shuffled":
-            stream.append(position)  # an image that comes again comes otherwise
+            stream.append(position)  # a repeated image is augmented differently
         rng = np.random.default_rng(stream)
         pixels = augment(decode(self.images.paths[index]), self.preprocess.size, rng, self.recipe)
         return torch.from_numpy(self.preprocess.normalize(pixels)), self.images.labels[index]
 
 
 class TrainingLoader:
-    """Batches of a run, from processes that outlive the epochs and work ahead.
+    """The batches of a run, prefetched by loader processes that persist over the epochs.
 
     Args:
         dataset: the images.
-        division: into steps, micro-batches and processes.
+        division: of an epoch into steps, micro-batches and processes.
         rank: of this process.
-        workers: loader processes; 0 for none.
-        pin_memory: for a GPU.
+        workers: loader processes; 0 to load in this one.
+        pin_memory: use page-locked memory, for a GPU.
 
     Raises:
-        MissingCapabilityError: shared memory has no room for the batches that they make ahead.
+        MissingCapabilityError: shared memory has no room for the prefetched batches.
     """
 
     def __init__(
@@ -93,11 +92,14 @@ class TrainingLoader:
             collate_fn=_batch,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            generator=torch.Generator(),  # nothing is drawn from it, but without one the global one would be advanced
+            generator=torch.Generator(),  # unused; without one, DataLoader would advance the global generator
         )
 
     def epoch(self, epoch: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-        """For each step its micro-batches: images (n, 3, size, size) and labels (n,) of this process."""
+        """Iterate over the steps of an epoch: each a list of this process's micro-batches.
+
+        A micro-batch is images (n, 3, size, size) and labels (n,).
+        """
         assert self._loader is not None
         self.keys.epoch = epoch
         batches = iter(self._loader)
@@ -110,15 +112,15 @@ class TrainingLoader:
 
 
 def image_bytes(preprocess: Preprocess) -> int:
-    """Memory of one image as the network takes it: three channels of float32."""
+    """Memory of one input image in bytes: three channels of float32."""
     return 3 * preprocess.size**2 * 4
 
 
 def _batch(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    """Images and labels, both in shared memory where a loader process makes them.
+    """Collate images and labels, both into shared memory in a loader process.
 
-    PyTorch's own puts images there, and leaves labels to a thread of that process: if it found no room, nobody would
-    hear of it, and the run would wait forever.
+    PyTorch's default moves images there, and leaves labels to a thread of that process: if there is no room, that error
+    is lost and the run would wait forever.
     """
     images, labels = default_collate(samples)
     if get_worker_info() is not None:
@@ -152,10 +154,10 @@ class _EvaluationImages(Dataset[Tensor]):
 def evaluation_batches(
     images: LabelledImages, preprocess: Preprocess, batch_size: int, *, workers: int, pin_memory: bool
 ) -> Iterator[Tensor]:
-    """Images (n, 3, size, size) in the list's order, not augmented; decoded ahead by `workers` processes, if any.
+    """Iterate over images (n, 3, size, size) in the list's order, not augmented; `workers` processes prefetch.
 
     Raises:
-        MissingCapabilityError: shared memory has no room for what they make ahead.
+        MissingCapabilityError: shared memory has no room for the prefetched batches.
     """
     if not workers:
         for pixels in folders.batches(images, preprocess, batch_size):

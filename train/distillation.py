@@ -1,7 +1,7 @@
-"""Knowledge distillation: a trained network's probabilities teach a smaller one, or the same one in INT8.
+"""Knowledge distillation: a network learns from the probabilities of a trained one, its teacher.
 
-Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), section 2. The teacher sees each batch as the student does, crops and
-mixing included ("consistent teaching", Beyer et al. 2022, arXiv 2106.05237).
+Hinton, Vinyals and Dean 2015 (arXiv 1503.02531), section 2. The teacher sees each batch as the student does, with the
+same crops and mixing ("consistent teaching", Beyer et al. 2022, arXiv 2106.05237).
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from hemf_export.images.images import Preprocess
 
 
 class Teacher:
-    """A trained network that is asked for its logits, and never changed.
+    """A trained network that gives the logits to learn from; its weights are frozen.
 
     Args:
-        saved: its checkpoint, of any size.
-        classes: of the student. The teacher's may stand in another order.
-        preprocess: of the student. The teacher takes the same crop, resized (bilinear, antialiased) where its own size
-            is another, with its own mean and standard deviation.
-        device: that both compute on.
+        saved: its checkpoint, of any model size.
+        classes: the student's classes; the teacher may have them in another order.
+        preprocess: the student's preprocessing. The teacher gets the same crop, resized (bilinear, antialiased) if its
+            input size differs, with its own mean and standard deviation.
+        device: device of both networks.
 
     Raises:
-        BadInputError: other classes than the student's, or weights that are not finite.
+        BadInputError: its classes are not the student's, or its weights are not finite.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, 3, size, size), normalized for the student → logits (n, classes), in the student's order of classes."""
+        """Images (n, 3, size, size), normalized for the student → logits (n, classes) in the student's class order."""
         if not self._same:
             images = images * self._scale + self._shift
         if images.shape[-1] != self._size:
@@ -61,7 +61,7 @@ class Teacher:
 
 
 def load(path: Path, classes: Sequence[str], preprocess: Preprocess, device: str | torch.device = "cpu") -> Teacher:
-    """The teacher of a checkpoint file; one of the authors' that names no classes has those of the student.
+    """Load a teacher from a checkpoint; one of the authors', which names no classes, gets the student's.
 
     Raises:
         BadInputError: see `checkpoints.checkpoint.load` and `Teacher`; the file is named.
@@ -74,9 +74,9 @@ def load(path: Path, classes: Sequence[str], preprocess: Preprocess, device: str
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² · KL(teacher ‖ student) of softened probabilities, the mean over the images; logits (n, classes) → scalar.
+    """T² · KL(teacher ‖ student) of softened probabilities, averaged over the images; logits (n, classes) → scalar.
 
-    T² keeps the size of the gradients when T changes (section 2 of the paper). In float32 whatever the logits are.
+    T² keeps the magnitude of the gradients when T changes (section 2 of the paper). Computed in float32.
     """
     softened = F.log_softmax(student.float() / temperature, 1)
     target = F.log_softmax(teacher.float() / temperature, 1)
@@ -84,7 +84,7 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def blend(task: Tensor, student: Tensor, teacher: Tensor, *, weight: float, temperature: float) -> Tensor:
-    """(1 - weight) · the task's loss + weight · `divergence`."""
+    """(1 - weight) · task + weight · `divergence`, where `task` is the loss against the labels."""
     return (1 - weight) * task + weight * divergence(student, teacher, temperature)
 
 

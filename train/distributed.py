@@ -1,8 +1,7 @@
-"""The processes of one run, as `torchrun` starts them: who they are, and what they tell each other.
+"""The processes of one run, as `torchrun` starts them: their ranks, collectives, and BatchNorm over all of them.
 
-One process is the ordinary case, where nothing here costs anything. With several, each takes its part of every batch
-and of the validation images; the first one alone reads and checks what is shared, writes files and talks to the user.
-Knows nothing of what is trained.
+A single process is the ordinary case, and pays nothing for any of this. With several, each takes its part of every
+batch and of the validation images; only the first reads and checks shared input, writes files and prints.
 """
 
 from __future__ import annotations
@@ -18,18 +17,15 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
-from hemf_export.files.errors import HemfError, MissingCapabilityError, UsageError
+from hemf_export.files.errors import FailedElsewhereError, HemfError, MissingCapabilityError, UsageError
 
 Value = TypeVar("Value")
 
-# One process may read all images, or write a checkpoint, while the others wait. One that has died is noticed at once.
+# One process may read all images, or write a checkpoint, while the others wait. A dead process is noticed at once.
 TIMEOUT = timedelta(hours=1)
-
-
-class FailedElsewhereError(HemfError):
-    """Another process of the run ended: what is wrong, it has told itself."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +46,11 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes and talks."""
+        """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
     def from_first(self, make: Callable[[], Value]) -> Value:
-        """What `make` gives in the first process, for all of them; an error there ends all of them.
+        """Call `make` in the first process and return its result in all of them; an error there ends all of them.
 
         Raises:
             FailedElsewhereError: in the other processes, where the first one raised a `HemfError`.
@@ -72,14 +68,14 @@ class Group:
         if failure is not None:
             raise failure
         if answer[1] is not None:
-            told = FailedElsewhereError(f"The first process of this run ended: {answer[1][0]}")
-            told.exit_code = answer[1][1]
-            raise told
+            failed = FailedElsewhereError(f"The first process of this run ended: {answer[1][0]}")
+            failed.exit_code = answer[1][1]
+            raise failed
         return cast(Value, answer[0])
 
     @contextmanager
     def once(self, block: AbstractContextManager[Any]) -> Iterator[None]:
-        """Be in `block` in the first process, for all of them; where it can't be entered, that ends all of them.
+        """Hold the context `block` in the first process; an error on entering it ends all of them.
 
         Raises:
             FailedElsewhereError: see `from_first`.
@@ -89,12 +85,12 @@ class Group:
             yield
 
     def gather(self, value: Value) -> list[Value]:
-        """The values of all processes, in the order of their ranks, in each of them."""
+        """Gather the values of all processes into each of them, in the order of their ranks."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
-        return cast("list[Value]", found)
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return cast("list[Value]", values)
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its mean over the processes, in place."""
@@ -106,10 +102,10 @@ class Group:
 
 
 def launched() -> Group:
-    """The group that the environment describes: `torchrun`'s variables, or one process alone.
+    """The group that `torchrun`'s environment variables describe; without them, this process alone.
 
     Raises:
-        UsageError: the variables are there in part, or are no numbers.
+        UsageError: the variables are invalid.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Group()
@@ -124,17 +120,17 @@ def launched() -> Group:
 
 
 def current() -> Group:
-    """The group that this process has joined, or itself alone."""
+    """The group that this process has joined; outside `joined`, this process alone."""
     return launched() if dist.is_available() and dist.is_initialized() else Group()
 
 
 def with_averaged_gradients(network: nn.Module, group: Group) -> nn.Module:
-    """The network as its processes call it: what `backward` leaves in each is the mean of all their gradients.
+    """Wrap a network so that `backward` averages the gradients over all processes.
 
-    Buffers stay each process's own: BatchNorm's statistics are averaged once an epoch (`Group.average_`), instead of
+    Buffers stay each process's own: BatchNorm's statistics are averaged once per epoch (`Group.average_`), instead of
     being overwritten with the first process's at every step.
     """
-    # torch 2.13 renamed the option.
+    # torch 2.13 renamed this option.
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     devices = [group.local_rank] if next(network.parameters()).is_cuda else None
     settings: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
@@ -143,15 +139,15 @@ def with_averaged_gradients(network: nn.Module, group: Group) -> nn.Module:
 
 @contextmanager
 def joined(device: str) -> Iterator[Group]:
-    """Be one of the run's processes while the block lasts; all of them have started when it begins.
+    """Join the run's process group for the duration of the block, which begins when all processes have started.
 
-    Gradients go over NCCL on CUDA, over Gloo on a CPU; all else over Gloo.
+    Gradients use NCCL on CUDA and Gloo on a CPU; everything else uses Gloo.
 
     Args:
         device: "cpu", "cuda" or "auto".
 
     Raises:
-        MissingCapabilityError: more processes on this host than GPUs.
+        MissingCapabilityError: this host has more processes than GPUs.
         FailedElsewhereError: another process ended, or can't be reached.
     """
     group = launched()
@@ -168,7 +164,7 @@ def joined(device: str) -> Iterator[Group]:
         torch.cuda.set_device(group.local_rank)
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT)
-        group.gather(group.rank)  # all are there
+        group.gather(group.rank)  # waits until all have started
         yield group
     except RuntimeError as error:
         if not _lost(error):
@@ -176,10 +172,56 @@ def joined(device: str) -> Iterator[Group]:
         raise FailedElsewhereError(
             "Another process of this run ended, or can't be reached.", "Its own message tells why."
         ) from error
-    # Not after an error: what is under way with a process that is gone might never end.
+    # Not after an error: a pending operation with a process that is gone might never end.
     dist.destroy_process_group()
 
 
 def _lost(error: RuntimeError) -> bool:
-    """Gloo has no error class of its own."""
+    """Whether another process was lost; Gloo has no error class of its own, so its message decides."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "peer" in str(error).lower()
+
+
+class SynchronizedBatchNorm(nn.BatchNorm1d):
+    """`nn.BatchNorm1d` over the rows of all processes: (rows, C) → (rows, C). torch's `SyncBatchNorm` needs a GPU.
+
+    In training, mean and variance are computed over all processes, which may have different numbers of rows, and
+    gradients flow through them. In evaluation it is an ordinary `nn.BatchNorm1d`.
+    """
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(rows)
+        count = _sum(torch.tensor(float(len(rows)), device=rows.device))
+        mean = _sum(rows.sum(0)) / count
+        centred = rows - mean
+        variance = _sum(centred.square().sum(0)) / count
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
+        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+
+
+def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
+    """Make every BatchNorm of `model` use all processes' batches, in place; parameters, buffers and names stay."""
+    if device.type == "cuda":
+        # In place, since the model itself is no BatchNorm.
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm1d):
+                synchronized = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum)
+                synchronized.__dict__.update(
+                    _parameters=child._parameters, _buffers=child._buffers, training=child.training
+                )
+                setattr(parent, name, synchronized)
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Sum over all processes; gradients flow back to each."""
+    return cast(Tensor, functional.all_reduce(values))  # type: ignore[no-untyped-call]

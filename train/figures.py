@@ -1,6 +1,6 @@
-"""Plots of how well a classifier does: its learning curve, confusion matrix and ROC curves, as PNG and SVG.
+"""Plots of a classifier's performance: learning curve, confusion matrix and ROC curves, as PNG and SVG.
 
-Told apart in grey and by the colour-blind as well: curves by colour and dashes (colours of Okabe and Ito 2008).
+Curves differ in colour (Okabe and Ito 2008) and dashes, and stay distinct in grey and for colour-blind readers.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:  # matplotlib is imported where something is drawn
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1, 3, 1, 1.2, 1)))
-_LONGEST_NAME = 28  # signs
-_FEW_EPOCHS = 20  # each shown as a point as well: one alone would draw no line
+_LONGEST_NAME = 28  # characters
+_FEW_EPOCHS = 20  # below this, each epoch gets a marker: a single one would draw no line
 _DPI = 150
-_MARGIN = 0.01  # beyond 0 and 1, so that points there are whole
+_MARGIN = 0.01  # beyond 0 and 1, so that markers there are not cut
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that needs no window."""
+    """Make an empty figure of a size in inches, which needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -39,12 +39,12 @@ def blank(width: float, height: float) -> Figure:
 
 
 def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
-    """Counts, and their shares of each true class (row), which give the shades.
+    """Draw a confusion matrix: counts, and as shades their shares of each true class (row).
 
     Args:
-        counts: by true class (row) and predicted one.
-        classes: names.
-        title: above it.
+        counts: images by true class (row) and predicted class (column).
+        classes: names of the classes.
+        title: title of the figure.
     """
     values = np.asarray(counts)
     shares = values / np.maximum(values.sum(1, keepdims=True), 1)
@@ -70,12 +70,12 @@ def confusion(counts: Sequence[Sequence[int]], classes: Sequence[str], title: st
 
 
 def roc(curves: Sequence[RocCurve], title: str, *, mean: RocCurve | None = None) -> Figure:
-    """ROC curves, each with its area in the legend, which stands beside them.
+    """Draw ROC curves, each with its area in the legend beside them.
 
     Args:
-        curves: of classes, or of models.
-        title: above it.
-        mean: of them, drawn thick and black.
+        curves: one per class, or per model.
+        title: title of the figure.
+        mean: the mean curve, drawn thick and black.
     """
     longest = max(len(_label(curve)) for curve in (*curves, *([mean] if mean else [])))
     figure = blank(5.3 + 0.085 * longest, 4.3)
@@ -110,12 +110,12 @@ def roc(curves: Sequence[RocCurve], title: str, *, mean: RocCurve | None = None)
 
 
 def learning_curve(lines: Sequence[Mapping[str, Any]], best: int, title: str) -> Figure:
-    """Loss and accuracy of each epoch, on the training images as they were augmented and on those of validation.
+    """Draw loss and accuracy of each epoch, on the augmented training images and on the validation images.
 
     Args:
-        lines: a run's `metrics.jsonl`, one an epoch; what was not finite is None, and a gap.
-        best: the epoch that is kept as best.pt, marked.
-        title: above it.
+        lines: a run's `metrics.jsonl`, one per epoch; a value that was not finite is None, and leaves a gap.
+        best: the epoch that is kept as best.pt, marked by a line.
+        title: title of the figure.
     """
     epochs = [line["epoch"] for line in lines]
     figure = blank(8.4, 3.6)
@@ -145,21 +145,21 @@ def learning_curve(lines: Sequence[Mapping[str, Any]], best: int, title: str) ->
 
 
 def encode(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
-    """A figure as a file's bytes; drawn anew from the same values, and encoded in the same order, they are the same."""
+    """Encode a figure as a file's bytes, reproducibly: equal figures, encoded in the same order, give equal bytes."""
     import matplotlib
 
-    # Ids in an SVG from a fixed salt, no date; letters as outlines, so that it looks the same wherever it is opened.
+    # In SVG, ids from a fixed salt and no date; text as outlines, so that it looks the same with any installed fonts.
     metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "hemf-export", "svg.fonttype": "path"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph .* missing from", UserWarning)  # a name in a script without a font
         figure.savefig(buffer, format=kind, dpi=_DPI, metadata=metadata)
-    figure.set_layout_engine("none")  # laid out by now: the next file of it looks the same, and is made sooner
+    figure.set_layout_engine("none")  # keep this layout for the next encoding of the figure
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG, atomically."""
+    """Write a figure as a PNG file, atomically."""
     artifacts.write_bytes(path, encode(figure, "png"))
 
 
@@ -168,7 +168,7 @@ def _label(curve: RocCurve) -> str:
 
 
 def _shortened(name: str) -> str:
-    """A name that fits: without signs that are not printed, and its middle left out where it is long."""
-    plain = "".join(sign if sign.isprintable() else "·" for sign in name)
+    """Replace characters that can't be printed, and cut the middle out of a long name."""
+    plain = "".join(character if character.isprintable() else "·" for character in name)
     half = (_LONGEST_NAME - 1) // 2
     return plain if len(plain) <= _LONGEST_NAME else f"{plain[:half]}…{plain[-half:]}"

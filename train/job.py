@@ -1,4 +1,4 @@
-"""One training run, described: what, with what, where."""
+"""The definition of a training run: network, recipe, images and hardware."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hemf_export.train.recipe import Recipe
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained.
+    """Everything that defines a training run.
 
     Args:
-        config: the network, with the number of classes of the data.
-        recipe: how.
-        preprocess: images to input.
+        config: the network's configuration, with the number of classes of the data.
+        recipe: hyperparameters.
+        preprocess: how images become input tensors.
         train: training images.
-        validation: images that choose the best epoch.
-        hardware: where, and in which precision.
-        workers: loader processes, of each process of the run.
-        teacher: a trained network, whose probabilities are learned as well.
+        validation: images that select the best epoch.
+        hardware: device and precision.
+        workers: loader processes per process of the run.
+        teacher: a trained network to distil from; None for none.
     """
 
     config: HemfConfig
@@ -39,13 +39,16 @@ class Job:
     teacher: Teacher | None = None
 
     def class_counts(self) -> list[int]:
-        """Training images of each class."""
+        """Number of training images of each class."""
         assert self.train.labels is not None
         return [self.train.labels.count(label) for label in range(len(self.train.classes))]
 
     def description(self, processes: int = 1) -> dict[str, Any]:
-        """What must be the same for a run to be resumed. Hardware and workers may change, the number of processes not:
-        each has BatchNorm statistics of its own part of a batch."""
+        """Describe what must stay the same for a run to be resumed.
+
+        Hardware and workers may change. The number of processes may not: each has BatchNorm statistics of its own part
+        of a batch.
+        """
         taught = {} if self.teacher is None else {"teacher": self.teacher.sha256}
         return {
             **{f"model.{name}": value for name, value in self.config.to_dict().items()},
@@ -59,9 +62,9 @@ class Job:
         }
 
     def provenance(self) -> dict[str, Any]:
-        """How a checkpoint of the run came to be."""
+        """Recipe, images, teacher and versions, as recorded in the run's checkpoints."""
         images = {"train": self.train.to_dict(), "val": self.validation.to_dict()}
-        found: dict[str, Any] = {"recipe": self.recipe.to_dict(), "images": images}
+        record: dict[str, Any] = {"recipe": self.recipe.to_dict(), "images": images}
         if self.teacher is not None:
-            found["teacher"] = {"model": self.teacher.name, "checkpoint_sha256": self.teacher.sha256}
-        return {**found, "versions": artifacts.versions()}
+            record["teacher"] = {"model": self.teacher.name, "checkpoint_sha256": self.teacher.sha256}
+        return {**record, "versions": artifacts.versions()}

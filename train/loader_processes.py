@@ -1,6 +1,6 @@
-"""Loader processes and what can befall them: batches go through shared memory, and the system may end a process.
+"""Failures of loader processes: no room in shared memory, through which batches go, and processes that were killed.
 
-What PyTorch says of it is translated here, and nowhere else.
+PyTorch's errors about them are translated here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,73 +16,80 @@ from pathlib import Path
 from hemf_export.files.errors import HemfError, MissingCapabilityError
 
 SHARED_MEMORY = Path("/dev/shm")
-PREFETCHED = 2  # batches that each process makes ahead: PyTorch's own number
-_SEMAPHORES = 5  # that PyTorch's queues and events take for a process, about
-_WAY_OUT = "Take `workers=0`, or give the container more: docker run --shm-size=1g, or --ipc=host."
-_ROOM = {errno.ENOSPC, errno.ENOSYS, errno.EACCES, errno.ENOENT, errno.EROFS, errno.EPERM}  # of a semaphore
+PREFETCHED = 2  # batches that each process prefetches: PyTorch's default
+_SEMAPHORES = 5  # that PyTorch's queues and events need per process, roughly
+_WAY_OUT = "Use `workers=0`, or give the container more: docker run --shm-size=1g, or --ipc=host."
+_ROOM = {
+    errno.ENOSPC,
+    errno.ENOSYS,
+    errno.EACCES,
+    errno.ENOENT,
+    errno.EROFS,
+    errno.EPERM,
+}  # errors of a semaphore that mean no room
 
 
 def require_room(workers: int, batches: int, batch_bytes: int, processes: int = 1) -> None:
-    """See that the batches which are made ahead fit into shared memory, where that has a size.
+    """Check that the prefetched batches fit into shared memory, if that has a size.
 
     Args:
-        workers: loader processes of each process of the run.
-        batches: of an epoch, which may be fewer than can be made ahead.
-        batch_bytes: of the largest one.
-        processes: of the run, on this host.
+        workers: loader processes per process of the run.
+        batches: number of batches in an epoch, which may be fewer than can be prefetched.
+        batch_bytes: size of the largest batch.
+        processes: processes of the run on this host.
 
     Raises:
-        MissingCapabilityError: they don't, or nothing does: semaphores lie there too.
+        MissingCapabilityError: they don't fit, or not even the semaphores do, which lie there too.
         HemfError: the system refuses semaphores for another reason.
     """
-    with translated():  # before PyTorch meets it, half of whose objects would then complain as they go
+    with translated():  # before PyTorch does: its half-built objects would print errors as they are destroyed
         _ = [multiprocessing.Lock() for _ in range(_SEMAPHORES * (workers + 1))]
     needed, free = processes * min(batches, PREFETCHED * workers) * batch_bytes, free_bytes()
     if free is None or needed <= free:
         return
-    made = f"{workers} loader processes make" if workers > 1 else "a loader process makes"
+    prefetching = f"{workers} loader processes prefetch" if workers > 1 else "a loader process prefetches"
     raise MissingCapabilityError(
-        f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free, and the batches that {made} ahead need {needed / 1e6:.1f} MB.",
+        f"{SHARED_MEMORY} has {free / 1e6:.1f} MB free, and the batches that {prefetching} need {needed / 1e6:.1f} MB.",
         f"{_WAY_OUT} Fewer `workers` or a smaller `batch_size` need less.",
     )
 
 
 def free_bytes() -> int | None:
-    """What is free in shared memory; None where that has no size of its own."""
+    """Free bytes in shared memory; None if it has no size of its own."""
     try:
-        found = os.statvfs(SHARED_MEMORY)
-    except (AttributeError, OSError):  # another system
+        status = os.statvfs(SHARED_MEMORY)
+    except (AttributeError, OSError):  # not on Linux
         return None
-    return found.f_bavail * found.f_frsize if found.f_blocks else None
+    return status.f_bavail * status.f_frsize if status.f_blocks else None
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Tell in a user's words what ends loader processes while the block lasts.
+    """Translate PyTorch's errors about loader processes into messages for the user, for the duration of the block.
 
-    The block is all that is done with batches, not the waiting for them alone: PyTorch raises an error wherever the
-    program is when a process dies.
+    The block must cover everything that is done with batches, not only the waiting for them: PyTorch raises the error
+    wherever the program happens to be when a process dies.
 
     Raises:
         MissingCapabilityError: there is no room in shared memory.
-        HemfError: a process was ended by the system, or couldn't be started; or its own error, without its traceback.
+        HemfError: a process was killed, or couldn't be started; or its own error, without its traceback.
     """
     try:
         yield
     except HemfError as error:
         raise _plain(error) from error
     except OSError as error:
-        if (told := _not_started(error)) is None:
+        if (translated_error := _not_started(error)) is None:
             raise
-        raise told from error
+        raise translated_error from error
     except RuntimeError as error:
-        if (told := _ended(_with_causes(error))) is None:
+        if (translated_error := _ended(_with_causes(error))) is None:
             raise
-        raise told from error
+        raise translated_error from error
 
 
 def _plain(error: HemfError) -> HemfError:
-    """An error as it was raised in a loader process; PyTorch puts that process's traceback into the message."""
+    """Remove the loader process's traceback, which PyTorch puts into the message of an error raised there."""
     if not error.message.startswith("Caught ") or " in DataLoader worker process " not in error.message:
         return error
     lines = error.message.rstrip().splitlines()
@@ -99,20 +106,20 @@ def _not_started(error: OSError) -> HemfError | None:
         frames.append(trace.tb_frame.f_globals.get("__name__", ""))
         trace = trace.tb_next
     if not any(str(name).startswith("multiprocessing.") for name in frames):
-        return None  # a file of the user's, or of ours
+        return None  # raised for another reason, such as a file
     if error.errno in _ROOM:
         return _no_room(error.strerror or str(error))
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return HemfError("Loader processes need more open files than are allowed.", "Raise ulimit -n, or `workers=0`.")
     if error.errno in (errno.EAGAIN, errno.ENOMEM):
         return HemfError(
-            f"Loader processes can't be started: {error.strerror}.", "Take fewer `workers`, or `workers=0`."
+            f"Loader processes can't be started: {error.strerror}.", "Use fewer `workers`, or `workers=0`."
         )
     return None
 
 
 def _with_causes(error: BaseException | None) -> str:
-    """Messages of an error and of those that it came of: which signal it was, only the first of them says."""
+    """Join the messages of an error and its causes: only the first of them names the signal."""
     messages = []
     while error is not None:
         messages.append(str(error))
@@ -131,10 +138,10 @@ def _ended(message: str) -> HemfError | None:
         how = "was killed, as the system does where memory runs out" if killed[1] else "ended unexpectedly"
         return HemfError(
             f"A loader process {how}.",
-            "Take fewer `workers` or `workers=0`, a smaller `batch_size`, or give the container more memory.",
+            "Use fewer `workers` or `workers=0`, a smaller `batch_size`, or give the container more memory.",
         )
     return HemfError(
-        f"A loader process was ended by a signal: {killed[1]}.", "Go on with `workers=0`: what is wrong then shows."
+        f"A loader process was ended by a signal: {killed[1]}.", "Run again with `workers=0` to see the error."
     )
 
 

@@ -1,38 +1,42 @@
-"""Losses of a batch, by the recipe's names. At a proof or in a product the logits are taken as they are: a loss shapes
-the training alone.
+"""The training objective: the recipe's loss of a micro-batch, with MixUp or CutMix and distillation if they are on.
 
-Each takes logits (n, classes) and either labels (n,) int64 or target probabilities (n, classes), as MixUp and CutMix
-make them, and gives the mean over the n images, in float32. What is defined for labels in its source is extended to
-probabilities by the sum over the classes, weighted by them.
+Losses shape the training alone: the exported network and every comparison use the logits as they are. Each loss takes
+logits (n, classes) and either labels (n,) int64 or target probabilities (n, classes), as MixUp and CutMix make them,
+and returns the mean over the n images, in float32. Where the source defines a loss for labels only, probabilities
+weight the sum over the classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
+from hemf_export.train import augmentation, distillation
+from hemf_export.train.distillation import Teacher
 from hemf_export.train.recipe import Recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def make(recipe: Recipe, class_counts: Sequence[int]) -> Loss:
-    """The loss of a recipe.
+    """Make the loss function of a recipe.
 
     Args:
-        recipe: `loss`, `label_smoothing` and the loss's own parameter.
+        recipe: its `loss`, `label_smoothing` and the parameter of that loss are used.
         class_counts: training images of each class, in the order of the logits.
 
     Returns:
-        (logits, labels or probabilities) → scalar, on the device of the logits.
+        A function (logits, labels or probabilities) → scalar, on the device of the logits.
 
     Raises:
-        BadInputError: a class without an image, for a loss that divides by its number.
+        BadInputError: a class has no images, for a loss that divides by their number.
     """
     smoothing = recipe.label_smoothing
     if recipe.loss == "cross-entropy":
@@ -55,8 +59,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, smoothing: float = 0.0) ->
 
 
 def effective_weights(class_counts: Sequence[int], beta: float) -> Tensor:
-    """(1 - β) / (1 - β^n) of each class, scaled to a sum of the number of classes: 1 for all where β is 0, and near
-    to 1 / n as β goes to 1. Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", equation 8.
+    """Class weights (1 - β) / (1 - β^n), scaled to sum to the number of classes.
+
+    All are 1 for β = 0, and they approach 1 / n, up to scale, as β goes to 1. Cui et al. 2019, "Class-Balanced Loss
+    Based on Effective Number of Samples", equation 8.
     """
     counts = torch.tensor(class_counts, dtype=torch.float64)
     weights = (1 - beta) / (1 - beta**counts)
@@ -64,33 +70,33 @@ def effective_weights(class_counts: Sequence[int], beta: float) -> Tensor:
 
 
 def class_balanced(logits: Tensor, targets: Tensor, *, weights: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy with a weight for each class; divided by the images, as Cui et al. 2019, not by their weights."""
+    """Cross-entropy with class weights, divided by the number of images as in Cui et al. 2019, not by their weights."""
     soft = probabilities(targets, logits.shape[1])
     return F.cross_entropy(logits.float(), soft, weight=weights.to(logits.device), label_smoothing=smoothing)
 
 
 def focal(logits: Tensor, targets: Tensor, *, gamma: float, smoothing: float = 0.0) -> Tensor:
-    """-Σ t (1 - p)^γ log p, p = softmax(logits): less weight on images that are right already.
+    """-Σ t (1 - p)^γ log p, p = softmax(logits): less weight on images that are already classified well.
 
-    Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4, without their α: classes are balanced by
-    other means here.
+    Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 4, without their α: other options balance the
+    classes here.
     """
     soft = probabilities(targets, logits.shape[1])
     soft = soft * (1 - smoothing) + smoothing / logits.shape[1]
     logs = torch.log_softmax(logits.float(), 1)
-    # 1 - p, without cancellation; kept from 0, where the power's slope may be infinite.
+    # 1 - p, without cancellation; clamped above 0, where the gradient of the power may be infinite.
     wrong = (-torch.expm1(logs)).clamp_min(torch.finfo(logs.dtype).tiny)
     return -(soft * wrong**gamma * logs).sum(1).mean()
 
 
 def log_priors(class_counts: Sequence[int]) -> Tensor:
-    """Logarithm of each class's share of the training images."""
+    """Logarithm of each class's share of the training images, (classes,) float32."""
     counts = torch.tensor(class_counts, dtype=torch.float64)
     return (counts / counts.sum()).log().float()
 
 
 def logit_adjusted(logits: Tensor, targets: Tensor, *, shift: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy of logits + τ log(prior): the logits alone then aim at the balanced accuracy.
+    """Cross-entropy of logits + τ log(prior), so that the logits alone optimize the balanced accuracy.
 
     Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10; `shift` is τ log(prior).
     """
@@ -98,5 +104,51 @@ def logit_adjusted(logits: Tensor, targets: Tensor, *, shift: Tensor, smoothing:
 
 
 def probabilities(targets: Tensor, classes: int) -> Tensor:
-    """Labels (n,) as float32 probabilities (n, classes); probabilities as they are."""
+    """Convert labels (n,) to one-hot float32 (n, classes); return probabilities unchanged."""
     return targets if targets.ndim == 2 else F.one_hot(targets, classes).float()
+
+
+class MicroBatchLoss(NamedTuple):
+    """The mean loss of a micro-batch and the number of its correct predictions, as scalars on the network's device."""
+
+    loss: Tensor
+    correct: Tensor
+
+
+class Objective:
+    """The function that training minimizes: the recipe's loss on mixed images, blended with distillation.
+
+    Args:
+        recipe: loss, mixing and distillation.
+        class_counts: training images of each class.
+        teacher: gets the same mixed images; None for no distillation.
+    """
+
+    def __init__(self, recipe: Recipe, class_counts: Sequence[int], teacher: Teacher | None = None) -> None:
+        self.teacher = teacher
+        self.recipe, self.classes = recipe, len(class_counts)
+        self.loss = make(recipe, class_counts)
+        self.mixes = recipe.mixup_alpha > 0 or recipe.cutmix_alpha > 0
+
+    def __call__(self, network: nn.Module, images: Tensor, labels: Tensor, drawing: Sequence[int]) -> MicroBatchLoss:
+        """Run the network on a micro-batch and compute its loss.
+
+        Args:
+            network: images → logits, in training mode.
+            images: (n, 3, size, size), normalized.
+            labels: (n,) int64.
+            drawing: seeds this micro-batch's random draws, beside the recipe's seed: epoch, step, piece.
+        """
+        targets = labels
+        if self.mixes:
+            rng = np.random.default_rng([self.recipe.seed, *drawing])
+            images, targets = augmentation.mix(
+                images, labels, self.classes, rng,
+                mixup_alpha=self.recipe.mixup_alpha, cutmix_alpha=self.recipe.cutmix_alpha,
+            )  # fmt: skip
+        logits = network(images)
+        loss = self.loss(logits, targets)
+        if self.teacher is not None:
+            weight, temperature = self.recipe.distillation_weight, self.recipe.temperature
+            loss = distillation.blend(loss, logits, self.teacher(images), weight=weight, temperature=temperature)
+        return MicroBatchLoss(loss, (logits.detach().argmax(1) == labels).sum())

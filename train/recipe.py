@@ -1,4 +1,4 @@
-"""The training recipe: by default Table 5 of the paper, with what its code adds. Everything beyond that is off."""
+"""The training recipe. Defaults: Table 5 of the paper, and what the authors' code adds; everything else is off."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sampling": get_args(Sampling),
 }
 LARGEST_MAGNITUDE = 30.0  # RandAugment's scale
-_LARGEST_SEED = 2**63 - 1  # of TOML's integers
+_LARGEST_SEED = 2**63 - 1  # the largest integer of TOML
 _AT_LEAST_ONE = ("epochs", "batch_size", "accumulation_steps", "rand_operations")
 _POSITIVE = ("learning_rate", "final_learning_rate", "warmup_start", "temperature")
 _NOT_NEGATIVE = (
     "warmup_epochs", "weight_decay", "gradient_clip", "focal_gamma", "logit_adjustment", "mixup_alpha", "cutmix_alpha",
 )  # fmt: skip
 _BELOW_ONE = ("drop_path", "label_smoothing", "class_balanced_beta", "ema_decay")
-# Field → the choice without which it does nothing.
+# Field → the choice without which it has no effect.
 _BELONGS_TO = {
     "class_balanced_beta": ("loss", "class-balanced"),
     "focal_gamma": ("loss", "focal"),
@@ -38,43 +38,43 @@ _BELONGS_TO = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is trained; saved in every checkpoint.
+    """The hyperparameters of a training run; saved in every checkpoint.
 
     Args:
         epochs: passes over the training images.
-        batch_size: images that change the weights once, over all processes of a run.
-        accumulation_steps: micro-batches that a batch is cut into to fit into memory; BatchNorm's statistics in
-            training are those of a micro-batch. See `train.batches`.
+        batch_size: images per optimizer step, over all processes of a run.
+        accumulation_steps: micro-batches that a batch is divided into to fit into memory; BatchNorm's statistics in
+            training are those of a micro-batch. See `train.sampling`.
         learning_rate: the peak, reached at the end of the warm-up.
-        final_learning_rate: where the cosine ends.
-        warmup_epochs: linear warm-up from `warmup_start` of the rate; 0 for none.
-        warmup_start: the share of the rate that the warm-up starts from.
-        weight_decay: of AdamW; not on biases and other 1-dimensional parameters.
-        gradient_clip: largest norm of all gradients together (Pascanu et al. 2013); 0 for none.
-        drop_path: stochastic depth (Huang et al. 2016), the share of images that the last residual branch is left
-            out for; rises from 0 linearly with depth. See `networks.drop_path`.
-        ema_decay: of the running average of the weights, which is what is evaluated and kept; 0 for none. See
-            `train.weight_average`.
-        loss: see `train.losses`.
+        final_learning_rate: the rate at the end of the cosine decay.
+        warmup_epochs: epochs of linear warm-up from `warmup_start` times the peak; 0 for none.
+        warmup_start: share of the peak that the warm-up starts from.
+        weight_decay: weight decay of AdamW; not applied to biases and other 1-dimensional parameters.
+        gradient_clip: largest norm of all gradients together (Pascanu et al. 2013); 0 for no clipping.
+        drop_path: stochastic depth (Huang et al. 2016): the probability of dropping the last residual branch, rising
+            linearly from 0 with depth. See `networks.drop_path`.
+        ema_decay: decay of the exponential moving average of the weights, which is then evaluated and kept; 0 for
+            none. See `train.weight_average`.
+        loss: the loss function; see `train.losses`.
         label_smoothing: share of each target that is spread over all classes (Szegedy et al. 2016).
-        class_balanced_beta: of the class-balanced loss.
-        focal_gamma: of the focal loss.
+        class_balanced_beta: β of the class-balanced loss.
+        focal_gamma: γ of the focal loss.
         logit_adjustment: τ of the logit-adjusted loss.
-        distillation_weight: share of the loss that is the distance from a teacher's probabilities, where there is a
+        distillation_weight: share of the divergence from the teacher's probabilities in the loss, if there is a
             teacher; see `train.distillation`.
-        temperature: that softens both their probabilities.
+        temperature: temperature that softens both networks' probabilities.
         augmentation: "crop-flip" is the authors'; "rand" adds `rand_operations` of `train.augmentation`.
-        rand_operations: drawn for each image.
-        rand_magnitude: their strength, 0 to 30.
-        mixup_alpha: of MixUp's Beta distribution; 0 for none. See `train.mixing`.
-        cutmix_alpha: of CutMix's. With both, one of the two is drawn for each batch.
-        sampling: see `train.sampling`. "class-balanced" and the losses "class-balanced" and "logit-adjusted" mend
-            the same thing: together they mend it twice.
-        sync_batch_norm: BatchNorm over the batches of all processes.
-        seed: of the initialization, the order, the augmentation, the mixing and drop path.
+        rand_operations: operations per image.
+        rand_magnitude: their magnitude, 0 to 30.
+        mixup_alpha: α of MixUp's Beta distribution; 0 for none. See `train.augmentation`.
+        cutmix_alpha: α of CutMix's; 0 for none. With both, one of the two is drawn for each batch.
+        sampling: order of the images; see `train.sampling`. "class-balanced" and the losses "class-balanced" and
+            "logit-adjusted" correct the same imbalance: together they correct it twice.
+        sync_batch_norm: compute BatchNorm over the batches of all processes.
+        seed: seeds initialization, order, augmentation, mixing and drop path.
 
     Raises:
-        UsageError: a value out of range, or set for a choice that was not made.
+        UsageError: a value is out of range, or belongs to a choice that was not made.
     """
 
     epochs: int = 150
@@ -133,7 +133,7 @@ class Recipe:
         self._refuse_idle()
 
     def _refuse_idle(self) -> None:
-        """A value that would change nothing was meant for something."""
+        """Raise UsageError for a value that would have no effect: whoever set it expects one."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, (choice, needed) in _BELONGS_TO.items():
             if getattr(self, name) != defaults[name] and getattr(self, choice) != needed:
@@ -143,14 +143,14 @@ class Recipe:
                 )
 
     def refuse_without_teacher(self) -> None:
-        """Raise UsageError where something is set that only a teacher gives a sense."""
+        """Raise UsageError for a value that has no effect without a teacher."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in ("distillation_weight", "temperature"):
             if getattr(self, name) != defaults[name]:
                 raise UsageError(f"{name} does nothing without a teacher.", f"Add `teacher=CKPT`, or leave {name} out.")
 
     def rate(self, step: int, steps_per_epoch: int) -> float:
-        """Learning rate of one step, counted from 0: linear warm-up, then half a cosine over the remaining epochs."""
+        """Learning rate of a step, counted from 0: linear warm-up, then cosine decay over the remaining epochs."""
         warmup = min(self.warmup_epochs, self.epochs - 1) * steps_per_epoch
         if step < warmup:
             share = self.warmup_start + (1 - self.warmup_start) * step / warmup
@@ -160,18 +160,18 @@ class Recipe:
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for checkpoints."""
+        """The fields as plain types, for checkpoints."""
         return dataclasses.asdict(self)
 
 
 def differences(saved: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    """What differs between two descriptions, as `name: old → new`."""
+    """List the differences between two descriptions, each as `name: old → new`."""
     names = [*saved, *(name for name in wanted if name not in saved)]
     return [f"{name}: {saved.get(name)} → {wanted.get(name)}" for name in names if saved.get(name) != wanted.get(name)]
 
 
 def refuse_differences(saved: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise BadInputError where a run would be resumed with another configuration."""
+    """Raise BadInputError if a run would be resumed with another configuration."""
     changed = differences(saved, wanted)
     if changed:
         raise BadInputError(

@@ -1,4 +1,4 @@
-"""Recipes as TOML files: fields of `train.recipe.Recipe`, one a line; those left out are the paper's.
+"""Recipes as TOML files: fields of `train.recipe.Recipe`, one per line; omitted ones have the paper's values.
 
 epochs = 50
 loss = "focal"
@@ -18,8 +18,8 @@ from typing import Any
 from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
 from hemf_export.train.recipe import CHOICES, Recipe
 
-# Names that stand for a recipe in place of a file. `best` has the extras that helped where they were measured
-# (benchmarks/extras.toml; the README has the figures): the others moved nothing beyond what another seed moves.
+# Names that stand for a recipe instead of a file. `best` has the one extra that helped in measurements
+# (benchmarks/extras.toml, docs/training-results.md): the others had no effect beyond the variation between seeds.
 NAMED: dict[str, dict[str, Any]] = {"paper": {}, "best": {"sampling": "class-balanced"}}
 GROUPS: dict[str, tuple[str, ...]] = {
     "Schedule": (
@@ -31,19 +31,19 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Distillation": ("distillation_weight", "temperature"),
     "Images": ("augmentation", "rand_operations", "rand_magnitude", "mixup_alpha", "cutmix_alpha", "sampling"),
 }  # fmt: skip
-_LARGEST_INTEGER = 2**63 - 1  # of TOML; Python's reader takes more
+_LARGEST_INTEGER = 2**63 - 1  # of TOML; Python's parser accepts larger ones
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text in quotes"}
 
 
 def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
-    """A recipe: the paper's, changed by a file or named recipe, changed by single values.
+    """Make a recipe from the paper's, overridden by a file or named recipe, overridden by single values.
 
     Args:
         source: see `load`; None for the paper's.
-        given: fields that go before those of the file.
+        given: fields that override those of the file.
 
     Raises:
-        BadInputError, UsageError: see `load`; and a value that makes no sense, with the file if it stands there.
+        BadInputError, UsageError: see `load`; or a value is invalid, and the message names the file if it is there.
     """
     values = {} if source is None else load(source)
     try:
@@ -54,11 +54,11 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
 
 
 def load(source: str) -> dict[str, Any]:
-    """The fields that a TOML file, or one of NAMED, sets; of the right types, not yet checked together.
+    """Read the fields that a TOML file, or one of NAMED, sets: of the right types, not yet checked together.
 
     Raises:
-        BadInputError: no such file, or not TOML.
-        UsageError: an unknown field, or a value of another type.
+        BadInputError: the file doesn't exist, or is not TOML.
+        UsageError: a field is unknown, or a value has the wrong type.
     """
     if source in NAMED:
         return dict(NAMED[source])
@@ -76,7 +76,7 @@ def load(source: str) -> dict[str, Any]:
 
 
 def dump(recipe: Recipe) -> str:
-    """A TOML file with every field, in groups; `load` gives the same recipe."""
+    """Format a recipe as a TOML file with every field, in groups; `load` reads it back."""
     lines: list[str] = []
     for group, names in GROUPS.items():
         lines.append(f"\n# {group}" if lines else f"# {group}")
@@ -88,15 +88,15 @@ def dump(recipe: Recipe) -> str:
 
 
 def checked(source: str, name: str, value: Any) -> Any:
-    """The value of one field, in its type; `source` is named in messages.
+    """Check one field and return its value in the field's type; messages name `source`.
 
     Raises:
-        UsageError: no such field, or a value of another type.
+        UsageError: there is no such field, or the value has the wrong type.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(Recipe)}
     if name not in defaults:
         if isinstance(value, dict):
-            raise UsageError(f"{source}: {name!r} is a table.", "A recipe's fields stand in no table.")
+            raise UsageError(f"{source}: {name!r} is a table.", "A recipe's fields are at the top level.")
         raise UsageError(f"{source}: unknown key {name!r}.", did_you_mean(name, defaults))
     kind = type(defaults[name])
     if type(value) is int and abs(value) > _LARGEST_INTEGER:

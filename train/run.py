@@ -1,4 +1,4 @@
-"""One whole run, as the command starts it: checks first, then training, then the summary of the best checkpoint."""
+"""A complete run: checks first, then training, then the summary of the best checkpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hemf_export.metrics import classification
 from hemf_export.metrics.percentage import percentage
 from hemf_export.networks import variants
 from hemf_export.networks.config import HemfConfig, registered
-from hemf_export.train import distillation, distributed, figures, freed_memory, hardware, trainer
+from hemf_export.train import distillation, distributed, figures, hardware, trainer
 from hemf_export.train.datasets import checks
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.hardware import Hardware
@@ -31,11 +31,23 @@ from hemf_export.train.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is started with, besides its recipe.
+    """The options of a run, besides its recipe.
 
     Args:
+        data: folder with train/, val/ and, if there is one, test/.
+        output: the run's folder.
+        model: name of the model size.
+        variant: a variant of `networks.variants`.
+        image_size: input height and width in pixels, a multiple of 32.
+        mode: "crop" or "squash"; see `images.images.Preprocess`.
+        device: "auto", "cpu" or "cuda".
         amp: "off", "float16" or "bfloat16"; by default float16 on CUDA and off on a CPU.
-        workers: loader processes of each process; by default none on a CPU, and up to 8 on CUDA.
+        channels_last: keep weights and images in channels-last memory format.
+        compile: run the training network through `torch.compile`.
+        workers: loader processes per process; by default 0 on a CPU, and up to 8 on CUDA.
+        resume: go on with the run in `output`.
+        skip_unreadable: leave out images that can't be decoded, instead of refusing the data.
+        teacher: checkpoint to distil from; None for none.
     """
 
     data: Path
@@ -54,40 +66,40 @@ class Options:
     teacher: Path | None = None
 
     def config(self, num_classes: int) -> HemfConfig:
-        """The network.
+        """The network's configuration.
 
         Raises:
-            BadInputError: no such model, variant or image size.
+            BadInputError: there is no such model, variant or image size.
         """
         size = registered(self.model, num_classes=num_classes, image_size=self.image_size)
         return variants.vary(size, self.variant)
 
     def preprocess(self) -> Preprocess:
-        """Images to input."""
+        """How images become input tensors."""
         return Preprocess.for_size(self.image_size, self.mode)
 
     def loaded_teacher(self, classes: Sequence[str], device: str = "cpu") -> Teacher | None:
-        """The network that teaches these classes, where there is one.
+        """Load the teacher for these classes; None if there is none.
 
         Raises:
-            BadInputError: a file that is no checkpoint, or of other classes.
+            BadInputError: the file is not a checkpoint, or has other classes.
         """
         if self.teacher is None:
             return None
         return distillation.load(self.teacher, classes, self.preprocess(), device)
 
     def chosen_hardware(self) -> Hardware:
-        """The device, and how it is used.
+        """The device and precision.
 
         Raises:
-            MissingCapabilityError: a device or a precision asked for and not there.
+            MissingCapabilityError: a device or a precision was requested and is not available.
         """
         return hardware.choose(self.device, self.amp, channels_last=self.channels_last, compile=self.compile)
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a run reads: every image was decoded once. `notes` tell which were left out, and what else to know."""
+    """The images of a run, each decoded once as a check; `notes` say which were left out, and other findings."""
 
     train: LabelledImages
     validation: LabelledImages
@@ -97,7 +109,7 @@ class Images:
 
 @dataclass
 class Run:
-    """A run that passed every check. `fit` trains it; `headline` and `notes` are for the user."""
+    """A run that has passed every check. `fit` trains it; `headline` and `notes` are for the user."""
 
     trainer: trainer.Trainer
     test: LabelledImages | None
@@ -106,10 +118,13 @@ class Run:
     notes: list[str]
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end; write summary.json, confusion.png, curve.png. The summary, in each process of the run.
+        """Train to the end; write summary.json, confusion.png and curve.png.
+
+        Returns:
+            The summary, in each process of the run.
 
         Raises:
-            InUseError: another process trains into that folder.
+            InUseError: another process is training into the folder.
             CheckFailedError: the training diverged, or the best epoch's logits are not finite.
             HemfError: see `Trainer.fit`.
         """
@@ -129,7 +144,7 @@ class Run:
             if bad := int((~np.isfinite(logits).all(1)).sum()):
                 raise CheckFailedError(
                     f"{folder.best}: the logits of {bad} of {len(images)} {name} images are not finite.",
-                    "Numbers overflow on the way: train anew with a lower `learning_rate`.",
+                    "Its activations overflow: train again with a lower `learning_rate`.",
                 )
             results[name] = classification.summarize(images.labels, logits, images.classes)
         summary = {"epoch": best.metrics["epoch"], "checkpoint_sha256": best.sha256, "splits": results}
@@ -139,7 +154,7 @@ class Run:
         return summary
 
     def _draw(self, summary: dict[str, Any]) -> None:
-        """The curve of validation, and what the best epoch takes for what: on test images where there are any."""
+        """Draw the learning curve, and the best epoch's confusion matrix on the test images, or without them on val."""
         folder, name, splits = self.trainer.run, self.trainer.job.config.name, summary["splits"]
         shown = "test" if "test" in splits else "val"
         result = splits[shown]
@@ -151,12 +166,12 @@ class Run:
 
 
 def check(options: Options, recipe: Recipe) -> None:
-    """See what can be told before a file is read or a folder made.
+    """Check what can be checked before any file is read or folder made.
 
     Raises:
-        BadInputError: no such model, variant or image size.
-        MissingCapabilityError: a device or a precision asked for and not there.
-        UsageError: a recipe that wants a teacher, and none.
+        BadInputError: there is no such model, variant or image size.
+        MissingCapabilityError: a device or a precision was requested and is not available.
+        UsageError: the recipe needs a teacher, and there is none.
     """
     if options.teacher is None:
         recipe.refuse_without_teacher()
@@ -167,18 +182,18 @@ def check(options: Options, recipe: Recipe) -> None:
 def prepare(options: Options, recipe: Recipe, progress: Progress = SILENT, images: Images | None = None) -> Run:
     """Check everything that can be checked before the first epoch.
 
-    Of several processes (see `train.distributed`), the first one reads and checks the images for all.
+    With several processes (see `train.distributed`), the first one reads and checks the images for all.
 
     Args:
-        options: what is trained on what.
-        recipe: how.
-        progress: receives how far it is, now and when the run is trained; see `Trainer.fit`.
-        images: those of `options.data`, where they were read already.
+        options: network, data and hardware.
+        recipe: hyperparameters.
+        progress: receives the progress of the checks, and later of the training; see `Trainer.fit`.
+        images: the images of `options.data`, if they were read already.
 
     Raises:
-        BadInputError: data, output or configuration that can't be trained.
-        MissingCapabilityError: a device or a precision asked for and not there.
-        UsageError: a batch that can't be divided as asked for.
+        BadInputError: data, output or configuration can't be used.
+        MissingCapabilityError: a device or a precision was requested and is not available.
+        UsageError: a batch can't be divided into the micro-batches and processes.
     """
     check(options, recipe)
     group = distributed.current()
@@ -187,45 +202,45 @@ def prepare(options: Options, recipe: Recipe, progress: Progress = SILENT, image
     )
     job = describe(options, recipe, images)
     if job.hardware.device == "cpu":
-        freed_memory.keep()
-    made = trainer.Trainer(job, run, resume=options.resume)
+        hardware.keep_freed_memory()
+    training = trainer.Trainer(job, run, resume=options.resume)
     processes = f", {group.size} processes" if group.size > 1 else ""
-    start = f", going on after epoch {made.next_epoch}" if options.resume else ""
+    start = f", going on after epoch {training.next_epoch}" if options.resume else ""
     taught = "" if job.teacher is None else f", taught by a {job.teacher.name}"
     where = f"{job.hardware.describe()}{processes}{taught}{start}"
     headline = (
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
-        f"validation images, {recipe.epochs} epochs of {made.steps} steps, {where}"
+        f"validation images, {recipe.epochs} epochs of {training.steps} steps, {where}"
     )
-    return Run(made, images.test, progress, headline, list(images.notes))
+    return Run(training, images.test, progress, headline, list(images.notes))
 
 
 def describe(options: Options, recipe: Recipe, images: Images) -> Job:
-    """The training that `prepare` starts."""
-    chosen = options.chosen_hardware()
+    """Make the job that `prepare` trains."""
+    chosen_hardware = options.chosen_hardware()
     workers = options.workers
     if workers is None:
-        workers = _default_workers(chosen.device, distributed.current().local_size)
+        workers = _default_workers(chosen_hardware.device, distributed.current().local_size)
     return Job(
         config=options.config(len(images.train.classes)),
         recipe=recipe,
         preprocess=options.preprocess(),
         train=images.train,
         validation=images.validation,
-        hardware=chosen,
+        hardware=chosen_hardware,
         workers=workers,
-        teacher=options.loaded_teacher(images.train.classes, chosen.device),
+        teacher=options.loaded_teacher(images.train.classes, chosen_hardware.device),
     )
 
 
 def read_images(options: Options, progress: Progress = SILENT) -> Images:
-    """Every image of the splits, decoded once; see `train.datasets.checks`.
+    """List the images of the splits, and decode each once as a check; see `train.datasets.checks`.
 
     Raises:
-        BadInputError: images that can't be read, unless they are left out; too few, or one class.
+        BadInputError: images can't be read, unless they are left out; or there are too few, or only one class.
     """
     splits = checks.load_splits(options.data)
-    options.loaded_teacher(splits["train"].classes)  # one that can't teach is told before the images are read
+    options.loaded_teacher(splits["train"].classes)  # checked first: reading the images takes longer
     checked = checks.check(splits, skip=options.skip_unreadable, progress=progress)
     return Images(checked.splits["train"], checked.splits["val"], checked.splits.get("test"), tuple(checked.notes))
 

@@ -1,4 +1,4 @@
-"""A run's figures for TensorBoard, which is not among our dependencies."""
+"""A run's metrics for TensorBoard, an optional package."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from hemf_export.files.errors import MissingCapabilityError
 
 
 def check() -> None:
-    """Tell before any work that TensorBoard is not there.
+    """Check that TensorBoard is installed.
 
     Raises:
-        MissingCapabilityError: it isn't installed.
+        MissingCapabilityError: it isn't.
     """
     if find_spec("tensorboard") is None:
         raise MissingCapabilityError(
             "TensorBoard is not installed.",
-            "pip install tensorboard, or leave out `tensorboard`: metrics.jsonl has all.",
+            "pip install tensorboard, or leave out `tensorboard`: metrics.jsonl has the same metrics.",
         )
 
 
 class Scalars:
-    """An event file that TensorBoard reads; its own writer appends to it, so a kill may cost its last lines.
+    """An event file for TensorBoard, written by its own writer; a kill may lose the last entries.
 
     Args:
-        folder: that it lies in.
-        start: the first step that will be added; steps of an earlier, interrupted run from there on are hidden.
+        folder: the folder of the event file.
+        start: the first step that will be added; TensorBoard hides later steps of an earlier, interrupted run.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
@@ -37,19 +37,19 @@ class Scalars:
         self._writer: Any = SummaryWriter(str(folder), purge_step=start)
 
     def add(self, line: Mapping[str, Any], step: int) -> None:
-        """One epoch's figures, each under its name; what is not a number is left out."""
+        """Add one epoch's metrics, each under its name; values that are not numbers are left out."""
         for name, value in line.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write pending entries and close the file."""
         self._writer.close()
 
 
 def writer(folder: Path, start: int = 1) -> Scalars:
-    """The event file of a run, in `folder`.
+    """Open the event file of a run in `folder`.
 
     Raises:
         MissingCapabilityError: TensorBoard isn't installed.

@@ -1,7 +1,4 @@
-"""One change of the weights: the gradients of a batch, by micro-batches and processes, scaled, clipped and checked.
-
-Knows neither files nor epochs.
-"""
+"""One optimizer step: gradients over micro-batches and processes, scaled, clipped, and checked to be finite."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hemf_export.files.errors import CheckFailedError, HemfError
 from hemf_export.train.distributed import Group
 from hemf_export.train.hardware import Hardware
-from hemf_export.train.objective import Objective
+from hemf_export.train.losses import Objective
 from hemf_export.train.recipe import Recipe
 
 MicroBatch = tuple[Tensor, Tensor]  # images (n, 3, size, size), labels (n,)
@@ -25,13 +22,13 @@ MicroBatch = tuple[Tensor, Tensor]  # images (n, 3, size, size), labels (n,)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step did.
+    """The result of a step.
 
     Args:
         loss: sum of the losses of this process's images.
-        correct: of them, how many got their class.
-        images: how many they are.
-        finite: whether the gradients were; if not, nothing was changed.
+        correct: number of its correct predictions.
+        images: number of its images.
+        finite: whether the gradients were finite; if not, nothing was changed.
     """
 
     loss: float
@@ -41,20 +38,20 @@ class Outcome:
 
 
 class Step:
-    """Steps of one optimizer.
+    """The optimizer step of a run, called once per batch.
 
     The gradient is that of the mean loss over the images of all micro-batches and processes. BatchNorm sees one
     micro-batch of one process at a time, or with `sync_batch_norm` one of all processes. A step whose gradients are not
-    finite leaves everything as it was, BatchNorm's statistics included; with float16, the scaler then lowers its scale.
+    finite changes nothing, BatchNorm's statistics included; with float16, the scaler then lowers its scale.
 
     Args:
-        network: whose weights change.
-        forward: the same network as training calls it: compiled, or with gradients averaged over processes.
+        network: the network that is trained.
+        forward: `network` as training calls it: compiled, or with gradients averaged over processes.
         objective: the loss.
-        recipe: clipping, and the batch size for a message.
-        optimizer: of the network's parameters.
-        scaler: of the gradients.
-        hardware: of the network.
+        recipe: gives the gradient clipping, and the batch size for an error message.
+        optimizer: optimizer of the network's parameters.
+        scaler: gradient scaler.
+        hardware: device and precision.
         group: the processes that share a batch.
     """
 
@@ -75,7 +72,7 @@ class Step:
             batch: this process's micro-batches.
             size: images of the step, over all processes.
             rate: learning rate.
-            drawing: epoch and step, which random draws are a matter of.
+            drawing: epoch and step, which seed the random draws.
 
         Raises:
             HemfError: the GPU's memory doesn't hold a micro-batch.
@@ -95,11 +92,12 @@ class Step:
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = self._norm()
-        # The one moment of a step in which the program waits for the GPU.
+        # The only point of a step that waits for the GPU.
         values = torch.stack([norm.float(), *losses, *(count.float() for count in correct)]).tolist()
         counts = [len(labels) for _, labels in batch]
         loss = sum(value * count for value, count in zip(values[1 : 1 + len(counts)], counts, strict=True))
-        # Gradients are the same in all processes, so is this; a loss beyond all bounds shows in its gradient.
+        # With several processes, the decision must be the same in all: they share the gradients, but not the loss. A
+        # loss that is not finite shows in its gradient.
         finite = math.isfinite(values[0]) and (self.group.size > 1 or math.isfinite(loss))
         if not finite:
             self._require_finite_teacher(batch)
@@ -120,16 +118,16 @@ class Step:
             piece = number * self.group.size + self.group.rank
             with self._last_of_all(last=number == len(batch) - 1):
                 with self.hardware.autocast():
-                    judged = self.objective(self.forward, images, labels, [*drawing, piece])
+                    result = self.objective(self.forward, images, labels, [*drawing, piece])
                 share = len(labels) * self.group.size / size  # gradients are then averaged over processes
-                weighted = judged.loss if share == 1 else judged.loss * share
+                weighted = result.loss if share == 1 else result.loss * share
                 self.scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]
-            losses.append(judged.loss.detach().float())
-            correct.append(judged.correct)
+            losses.append(result.loss.detach().float())
+            correct.append(result.correct)
         return losses, correct
 
     def _require_finite_teacher(self, batch: Sequence[MicroBatch]) -> None:
-        """See that it isn't the teacher who spoils the loss: then no learning rate would help."""
+        """Raise CheckFailedError if it is the teacher whose logits are not finite: no learning rate would help then."""
         teacher = self.objective.teacher
         if teacher is None:
             return
@@ -140,19 +138,19 @@ class Step:
             if bad:
                 raise CheckFailedError(
                     f"The teacher's logits of {bad} of {len(images)} training images are not finite.",
-                    "Numbers overflow in it: nothing can be learned from them. Take another teacher"
+                    "Its activations overflow. Use another teacher"
                     + (", or train without AMP (`amp='off'`)." if self.hardware.amp != "off" else "."),
                 )
 
     def _last_of_all(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients go to the other processes once, with the last micro-batch."""
+        """Reduce gradients over the processes once, with the last micro-batch."""
         if last or self.group.size == 1:
             return contextlib.nullcontext()
         no_sync: Callable[[], contextlib.AbstractContextManager[None]] = getattr(self.forward, "no_sync")  # noqa: B009
         return no_sync()  # DistributedDataParallel's, compiled or not
 
     def _norm(self) -> Tensor:
-        """Norm of all gradients together, clipped if the recipe says so."""
+        """Clip the gradients if the recipe says so, and return the norm of all of them together, before clipping."""
         if self.recipe.gradient_clip > 0:
             return nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
         return nn.utils.get_total_norm([each.grad for each in self.parameters if each.grad is not None])
@@ -167,7 +165,7 @@ class Step:
 
 
 class _Statistics:
-    """BatchNorm's running statistics as they were before a step, which the forward pass has changed already."""
+    """A copy of BatchNorm's running statistics from before a step, since the forward pass changes them."""
 
     def __init__(self, network: nn.Module) -> None:
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]

@@ -1,4 +1,4 @@
-"""The epochs of a run: training, validation, checkpoints. Reports through `Progress`; never prints."""
+"""The training loop: epochs of training, validation and checkpoints. Reports through `Progress`; never prints."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from hemf_export.metrics import classification
 from hemf_export.networks.drop_path import set_drop_path
 from hemf_export.networks.initialization import build
 from hemf_export.networks.model import HEMF
-from hemf_export.train import data, distributed, inference, loader_processes, synchronized_norm
-from hemf_export.train.batches import Division
+from hemf_export.train import data, distributed, loader_processes
 from hemf_export.train.job import Job
-from hemf_export.train.objective import Objective
-from hemf_export.train.run_checkpoints import RunCheckpoints
-from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.losses import Objective
+from hemf_export.train.run_folder import RunCheckpoints, RunFolder
+from hemf_export.train.sampling import Division
 from hemf_export.train.step import MicroBatch, Step
 from hemf_export.train.training_state import TrainingState, seed_of
 from hemf_export.train.weight_average import WeightAverage
 
-MAX_SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before a run is given up
+MAX_SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before a run is aborted
 _CURVE = (
     "loss", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "kappa", "auc", "ece", "brier",
     "recall",
@@ -38,40 +37,40 @@ _CURVE = (
 
 
 class DivergedError(CheckFailedError):
-    """A training whose numbers are not finite: that is no result."""
+    """The training diverged: its loss, gradients or weights are not finite."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known at the end of an epoch.
+    """Event: an epoch has ended.
 
     Args:
-        number: counted from 1.
-        epochs: of the whole run.
-        figures: its line of metrics.jsonl.
-        training_images: that it saw, augmented.
-        validation_images: that it was judged on.
+        number: the epoch, counted from 1.
+        epochs: epochs of the whole run.
+        metrics: as in metrics.jsonl.
+        training_images: number of training images.
+        validation_images: number of validation images.
     """
 
     number: int
     epochs: int
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     training_images: int
     validation_images: int
 
 
 class Trainer:
-    """A run in progress, of this process or of those that it has joined (see `train.distributed`).
+    """A run in progress, in this process or in the group that it has joined (see `train.distributed`).
 
     Args:
-        job: what to train.
-        run: the folder that receives checkpoints and metrics; the first process alone writes.
+        job: the definition of the run.
+        run: the folder for checkpoints and metrics; only the first process writes.
         resume: go on from `run`'s `last.pt`.
-        objective: what is lowered; by default the recipe's loss.
+        objective: the function to minimize; by default the recipe's loss.
 
     Raises:
-        BadInputError: nothing to resume, or a run of another configuration.
-        UsageError: a batch that can't be divided as asked for.
+        BadInputError: there is nothing to resume, or the run has another configuration.
+        UsageError: a batch can't be divided into the micro-batches and processes.
     """
 
     def __init__(self, job: Job, run: RunFolder, *, resume: bool, objective: Objective | None = None) -> None:
@@ -84,7 +83,7 @@ class Trainer:
         self.model.to(memory_format=hardware.memory_format)  # type: ignore[call-overload]
         set_drop_path(self.model, recipe.drop_path)
         if recipe.sync_batch_norm and self.group.size > 1:
-            synchronized_norm.synchronize(self.model, self.device)
+            distributed.synchronize_batch_norm(self.model, self.device)
         self.state = TrainingState(
             self.model,
             _optimizer(self.model, recipe.learning_rate, recipe.weight_decay),
@@ -101,24 +100,24 @@ class Trainer:
 
     @property
     def steps(self) -> int:
-        """Steps of an epoch."""
+        """Number of steps per epoch."""
         return self.division.steps
 
     @property
     def next_epoch(self) -> int:
-        """Counted from 0."""
-        return self.state.progress.next_epoch
+        """The next epoch to train, counted from 0."""
+        return self.state.counters.next_epoch
 
     @loader_processes.translated()
     def fit(self, progress: Progress = SILENT) -> None:
-        """Train the remaining epochs; after each, `last.pt`, and `best.pt` where it is the best so far.
+        """Train the remaining epochs; after each, save `last.pt`, and `best.pt` if it is the best so far.
 
         Args:
-            progress: receives how far it is, and each `Epoch` as an event.
+            progress: receives the progress, and each `Epoch` as an event.
 
         Raises:
-            DivergedError: the gradients are not finite, step after step; or the run ends with an epoch that came to
-                nothing. What was kept before stays, and no epoch that isn't finite is kept as `best.pt`.
+            DivergedError: the gradients are not finite in many consecutive steps, or the last epoch has no finite
+                step or validation. Earlier checkpoints stay, and `best.pt` is always of a finite epoch.
             CheckFailedError: the teacher's logits are not finite.
             HemfError: a batch is too large for the GPU; or see `train.loader_processes`.
         """
@@ -135,38 +134,58 @@ class Trainer:
                     task.advance()
         finally:
             loader.close()
-        if lost := self.state.progress.lost_epochs:
+        if lost := self.state.counters.lost_epochs:
             last = "its last epoch" if lost == 1 else f"each of its last {lost} epochs"
             raise self._diverged(f"{last} had no finite step, or left a network whose validation logits are not finite")
 
     @loader_processes.translated()
+    @torch.no_grad()
     def predict(self, images: LabelledImages) -> NDArray[np.float32]:
-        """Logits (n, classes), float32, in evaluation mode, of the network's own weights."""
-        pieces = self.division.micro_batches * self.group.size
-        return inference.logits(
-            self.model, images, self.job.preprocess, self.job.hardware, self.group,
-            batch_size=max(1, self.job.recipe.batch_size // pieces), workers=self.job.workers,
-        )  # fmt: skip
+        """Compute logits (n, classes), float32, with the network's own weights in evaluation mode.
+
+        Each of n processes computes every n-th image, and all get the whole result. The network stays in evaluation
+        mode.
+        """
+        self.model.eval()
+        rank, processes, hardware = self.group.rank, self.group.size, self.job.hardware
+        own = images.select(range(rank, len(images), processes)) if processes > 1 else images
+        batch_size = max(1, self.job.recipe.batch_size // (self.division.micro_batches * processes))
+        parts: list[NDArray[np.float32]] = []
+        for batch in data.evaluation_batches(
+            own, self.job.preprocess, batch_size, workers=self.job.workers, pin_memory=self.device.type == "cuda"
+        ):
+            batch = batch.to(self.device, non_blocking=True).to(memory_format=hardware.memory_format)
+            with hardware.autocast():
+                parts.append(self.model(batch).float().cpu().numpy())
+        shares = self.group.gather(np.concatenate(parts) if parts else None)
+        if processes == 1:
+            return np.concatenate(parts)
+        classes = next(share for share in shares if share is not None).shape[1]
+        logits = np.empty((len(images), classes), np.float32)
+        for first, share in enumerate(shares):
+            if share is not None:
+                logits[first::processes] = share
+        return logits
 
     def _epoch(self, epoch: int, loader: data.TrainingLoader, progress: Progress) -> None:
         started = time.monotonic()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        taken = self.state.progress.steps_taken
+        steps_before = self.state.counters.steps_taken
         totals, waited = self._train(epoch, loader, progress)
         seconds = time.monotonic() - started
         self._agree_on_statistics()
-        figures = self._validate()
-        counters = self.state.progress
+        metrics = self._validate()
+        counters = self.state.counters
         counters.next_epoch = epoch + 1
-        judged = figures["loss"] is not None
-        counters.lost_epochs = 0 if judged and counters.steps_taken > taken else counters.lost_epochs + 1
+        finite = metrics["loss"] is not None
+        counters.lost_epochs = 0 if finite and counters.steps_taken > steps_before else counters.lost_epochs + 1
         loss, correct, seen = np.sum(self.group.gather(totals), axis=0).tolist()
         line: dict[str, Any] = {
             "epoch": epoch + 1,
             "loss": loss / seen if seen else None,
             "accuracy": correct / seen if seen else None,
-            **{f"val_{name}": figures[name] for name in _CURVE},
+            **{f"val_{name}": metrics[name] for name in _CURVE},
             "learning_rate": self.state.optimizer.param_groups[0]["lr"],
             "skipped_steps": counters.skipped_steps,
             "images_per_second": seen / seconds,
@@ -176,39 +195,43 @@ class Trainer:
         if self.device.type == "cuda":
             line["gpu_memory_bytes"] = torch.cuda.max_memory_allocated()
         ended = Epoch(epoch + 1, self.job.recipe.epochs, line, len(self.job.train), len(self.job.validation))
-        if not judged and not self.state.finite():
+        if not finite and not self.state.finite():
             if self.group.first:
                 self.run.append_metrics(line)
             progress.event(ended)
             raise self._diverged(f"weights or BatchNorm's statistics are not finite after epoch {epoch + 1}")
-        # A network that no step has changed is no result of training either.
-        better = judged and counters.steps_taken > 0 and counters.take(figures["accuracy"], figures["loss"])
+        # Initial weights, which no step has changed, don't count as a result.
+        better = finite and counters.steps_taken > 0 and counters.update_best(metrics["accuracy"], metrics["loss"])
         if self.group.first:
-            self.checkpoints.save(self.state, figures, line, better=better)
+            self.checkpoints.save(self.state, metrics, line, better=better)
         progress.event(ended)
 
     def _diverged(self, how: str) -> DivergedError:
-        best = self.run.best if self.state.progress.best_accuracy >= 0 else None
+        best = self.run.best if self.state.counters.best_accuracy >= 0 else None
         kept = f"{best} keeps the best epoch before." if best else "No epoch had a finite result: there is no best.pt."
         precision = "" if self.job.hardware.amp == "off" else ", or train without AMP (`amp='off'`)"
         return DivergedError(
             f"The training diverged: {how}.",
-            f"{kept} Start anew with a lower `learning_rate` or more `warmup_epochs`{precision}.",
+            f"{kept} Train again with a lower `learning_rate` or more `warmup_epochs`{precision}.",
             {"diverged": True, "best": None if best is None else str(best)},
         )
 
     def _train(self, epoch: int, loader: data.TrainingLoader, progress: Progress) -> tuple[NDArray[np.float64], float]:
-        """Sums over this process's images: loss, correct (on the augmented images as they came) and their number; and
-        the seconds that were spent waiting for the loader."""
+        """Train one epoch.
+
+        Returns:
+            Sums over this process's images: loss, correct predictions on the augmented images, and number of images;
+            and the seconds spent waiting for the loader.
+        """
         torch.manual_seed(seed_of(self.job.recipe.seed, epoch, self.group.rank))
         self.model.train()
-        totals, counters = np.zeros(3), self.state.progress
-        batches = _Waiting(loader.epoch(epoch))
+        totals, counters = np.zeros(3), self.state.counters
+        batches = _TimedBatches(loader.epoch(epoch))
         with progress.task(f"Epoch {epoch + 1}/{self.job.recipe.epochs}", self.steps, "steps") as task:
             for step, batch in enumerate(batches):
                 rate = self.job.recipe.rate(counters.step_count, self.steps)
-                done = self.step(batch, self.division.size(step), rate=rate, drawing=(epoch, step))
-                counters.count_step(finite=done.finite)
+                result = self.step(batch, self.division.size(step), rate=rate, drawing=(epoch, step))
+                counters.count_step(finite=result.finite)
                 task.advance()
                 if counters.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                     skipped = counters.skipped_in_a_row
@@ -216,25 +239,25 @@ class Trainer:
                         f"the loss or its gradient was not finite in {skipped} steps in a row, the last of them in "
                         f"epoch {epoch + 1}"
                     )
-                if not done.finite:
+                if not result.finite:
                     continue
                 if self.state.average is not None:
                     self.state.average.update(self.model)
-                totals += (done.loss, done.correct, done.images)
+                totals += (result.loss, result.correct, result.images)
         return totals, batches.seconds
 
     def _validate(self) -> dict[str, Any]:
         images, average = self.job.validation, self.state.average
         assert images.labels is not None
         if average is None:
-            found = self.predict(images)
+            logits = self.predict(images)
         else:
             with average.applied_to(self.model):
-                found = self.predict(images)
-        return classification.summarize(images.labels, found, images.classes)
+                logits = self.predict(images)
+        return classification.summarize(images.labels, logits, images.classes)
 
     def _agree_on_statistics(self) -> None:
-        """Each process has seen other images: the mean of their BatchNorm statistics is what is evaluated and kept."""
+        """Average BatchNorm's statistics over the processes, which have seen different images."""
         names = [name for name, module in self.model.named_modules() if isinstance(module, _BatchNorm)]
         statistics = {f"{name}.{each}" for name in names for each in ("running_mean", "running_var")}
         self.group.average_([value for name, value in self.model.state_dict().items() if name in statistics])
@@ -242,15 +265,15 @@ class Trainer:
             self.group.average_([value for name, value in self.state.average.weights.items() if name in statistics])
 
     def _forward(self) -> nn.Module:
-        """The network as training calls it."""
+        """The network as training calls it: distributed over processes and compiled, if asked for."""
         forward: nn.Module = self.model
         if self.group.size > 1:
             forward = distributed.with_averaged_gradients(forward, self.group)
         return torch.compile(forward) if self.job.hardware.compile else forward  # type: ignore[return-value]
 
 
-class _Waiting:
-    """Batches, and the seconds that were waited for them."""
+class _TimedBatches:
+    """An iterator over batches that measures the seconds spent waiting for them."""
 
     def __init__(self, batches: Iterator[list[MicroBatch]]) -> None:
         self.batches, self.seconds = batches, 0.0
@@ -266,7 +289,7 @@ class _Waiting:
 
 
 def _optimizer(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; weight decay is not for biases, norms and other 1-dimensional parameters."""
+    """AdamW without weight decay on biases, norms and other 1-dimensional parameters."""
     decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]

@@ -1,6 +1,6 @@
-"""What a run is in the middle of: what `last.pt` keeps beside the network, so that resuming makes the same of the rest.
+"""The state of a run, which `last.pt` keeps beside the network so that resuming gives the same result.
 
-Order, augmentation, mixing and drop path are drawn from seed, epoch and step; so the epoch is all of their state.
+Order, augmentation, mixing and drop path are drawn from seed, epoch and step: the epoch is all of their state.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from hemf_export.train.weight_average import WeightAverage
 
 
 @dataclass
-class Progress:
-    """How far a run has come.
+class Counters:
+    """The counters of a run, and its best epoch so far.
 
     Args:
         next_epoch: counted from 0.
-        step_count: steps so far, those left out included: the schedule goes by it.
-        skipped_steps: of them, whose gradients were not finite.
-        skipped_in_a_row: of them, the last ones, whatever epochs they belong to.
-        lost_epochs: the last epochs, as far as they came to nothing: no finite step, or validation that isn't finite.
-        best_accuracy: of the best epoch, on the validation images.
-        best_loss: of the same.
+        step_count: steps so far, including skipped ones; the learning-rate schedule uses it.
+        skipped_steps: steps whose gradients were not finite.
+        skipped_in_a_row: the most recent consecutive skipped steps, over epochs.
+        lost_epochs: the most recent consecutive epochs without a finite step or a finite validation loss.
+        best_accuracy: validation accuracy of the best epoch, 0 to 1; -1 before the first.
+        best_loss: validation loss of the best epoch.
     """
 
     next_epoch: int = 0
@@ -40,26 +40,26 @@ class Progress:
     best_loss: float = 0.0
 
     def count_step(self, *, finite: bool) -> None:
-        """One more step, which changed the weights if its gradients were finite."""
+        """Count a step, which changed the weights if its gradients were finite."""
         self.step_count += 1
         self.skipped_steps += not finite
         self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
 
     @property
     def steps_taken(self) -> int:
-        """Steps that changed the weights."""
+        """Number of steps that changed the weights."""
         return self.step_count - self.skipped_steps
 
     @classmethod
-    def restored(cls, saved: dict[str, Any]) -> Progress:
-        """The counters in a `last.pt`; one of an earlier version lacks some, and may have taken NaN for the best."""
+    def restored(cls, saved: dict[str, Any]) -> Counters:
+        """Restore the counters of a `last.pt`; an earlier version's lacks some, and may have NaN as the best loss."""
         known = {field.name: saved[field.name] for field in dataclasses.fields(cls) if field.name in saved}
         if not math.isfinite(known["best_loss"]):
             known |= {"best_accuracy": cls.best_accuracy, "best_loss": cls.best_loss}
         return cls(**known)
 
-    def take(self, accuracy: float, loss: float) -> bool:
-        """Whether an epoch is the best so far: by accuracy, then by loss. It then is the one to beat."""
+    def update_best(self, accuracy: float, loss: float) -> bool:
+        """Whether an epoch is the best so far, by accuracy and then by loss; if so, record it as the best."""
         better = accuracy > self.best_accuracy or (accuracy == self.best_accuracy and loss < self.best_loss)
         if better:
             self.best_accuracy, self.best_loss = accuracy, loss
@@ -68,35 +68,35 @@ class Progress:
 
 @dataclass
 class TrainingState:
-    """All that changes while a run goes on.
+    """Everything that changes during a run.
 
     Args:
-        network: the weights.
-        optimizer: its moments.
-        scaler: its scale, with float16.
-        average: the averaged weights, if the recipe has them.
-        progress: the counters.
+        network: the network that is trained.
+        optimizer: its optimizer, with moments.
+        scaler: the gradient scaler, with its scale under float16.
+        average: the averaged weights, if the recipe asks for them.
+        counters: its counters.
     """
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: WeightAverage | None = None
-    progress: Progress = dataclasses.field(default_factory=Progress)
+    counters: Counters = dataclasses.field(default_factory=Counters)
 
     def finite(self) -> bool:
-        """Whether all weights and statistics are, the averaged ones too: what isn't will never be again."""
+        """Whether all weights and statistics are finite, averaged ones included: NaN never goes away again."""
         averaged = [] if self.average is None else list(self.average.weights.values())
         return all(bool(torch.isfinite(value).all()) for value in (*self.network.state_dict().values(), *averaged))
 
     def weights(self) -> dict[str, Tensor]:
-        """What is evaluated and kept: the averaged weights, or the network's own; on the CPU."""
+        """The weights that are evaluated and kept, on the CPU: the averaged ones, or the network's own."""
         if self.average is not None:
             return self.average.state_dict_for(self.network)
         return _on_cpu(self.network)
 
     def to_dict(self) -> dict[str, Any]:
-        """What resuming needs beside `weights`, in plain types and tensors."""
+        """The state that resuming needs beside `weights`, in plain types and tensors."""
         averaging = {}
         if self.average is not None:
             averaging = {"network": _on_cpu(self.network), "average_updates": self.average.updates}
@@ -104,22 +104,22 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             **averaging,
-            **dataclasses.asdict(self.progress),
+            **dataclasses.asdict(self.counters),
         }
 
     def restore(self, weights: dict[str, Tensor], saved: dict[str, Any]) -> None:
-        """The inverse of `weights` and `to_dict`."""
+        """Restore the state from what `weights` and `to_dict` returned."""
         self.network.load_state_dict(saved.get("network", weights))
         self.optimizer.load_state_dict(saved["optimizer"])
         if saved["scaler"] and self.scaler.is_enabled():  # a run may go on in another precision
             self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:
             self.average.load({"updates": saved["average_updates"], "weights": weights})
-        self.progress = Progress.restored(saved)
+        self.counters = Counters.restored(saved)
 
 
 def seed_of(seed: int, epoch: int, rank: int) -> int:
-    """Seed of torch's generators in an epoch: what drop path draws is a matter of seed, epoch and process alone."""
+    """Seed of torch's generators in an epoch, so that drop path depends on seed, epoch and process alone."""
     return int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1, np.uint64)[0])
 
 

@@ -1,4 +1,4 @@
-"""A running average of the weights, which is evaluated and kept in place of the weights of the last step."""
+"""Exponential moving average (EMA) of the weights, which is evaluated and kept instead of the last step's weights."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """Exponential moving average of a network's parameters and of its floating buffers, BatchNorm's statistics.
+    """Exponential moving average of a network's parameters and floating-point buffers (BatchNorm's statistics).
 
     average = d · average + (1 - d) · weights, after each step; d = min(decay, (1 + t) / (10 + t)) at the t-th update,
     counted from 0, so that the initial weights are soon forgotten (Polyak and Juditsky 1992; the warm-up is that of
-    TensorFlow's ExponentialMovingAverage). Whole numbers, as BatchNorm's counters, are those of the network.
+    TensorFlow's ExponentialMovingAverage). Integer buffers, such as BatchNorm's counters, are not averaged.
 
     Args:
-        model: whose weights the average starts from; on the device that it stays on.
+        model: the network that the average starts from, already on its device.
         decay: at least 0 and less than 1.
     """
 
@@ -29,7 +29,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the weights of one more step; to be left out after a step that changed nothing."""
+        """Update the average with the weights after a step; not to be called after a skipped step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         current = _floating(model)
         torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1 - decay)
@@ -37,22 +37,22 @@ class WeightAverage:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What resuming needs, in plain types and on the CPU."""
+        """The state that resuming needs: updates and weights, on the CPU."""
         return {"updates": self.updates, "weights": {name: _saved(value) for name, value in self.weights.items()}}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`; the names are those of the network that the average was made for."""
+        """Restore a `state`, which must be of the same network."""
         for name, value in self.weights.items():
             value.copy_(state["weights"][name])
         self.updates = state["updates"]
 
     def state_dict_for(self, model: nn.Module) -> dict[str, Tensor]:
-        """A whole state dict of the averaged network, on the CPU: for a checkpoint."""
+        """The complete state dict of the averaged network, on the CPU, for a checkpoint."""
         return {name: _saved(self.weights.get(name, value)) for name, value in model.state_dict().items()}
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """The averaged weights in `model` while the block lasts; then its own again, to the bit."""
+        """Put the averaged weights into `model` for the duration of the block; then restore its own exactly."""
         own = {name: value.clone() for name, value in _floating(model).items()}
         model.load_state_dict(self.weights, strict=False)
         try:
@@ -66,5 +66,5 @@ def _floating(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _saved(value: Tensor) -> Tensor:
-    # A copy, on a CPU as well: what is saved must not go on changing.
+    # A copy, even of a tensor on the CPU: training goes on changing the original.
     return value.detach().to("cpu", copy=True).contiguous()

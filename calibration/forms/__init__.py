@@ -1,9 +1,9 @@
-"""One network, a graph for each backend: what is computed stays, what the backend compiles from it gets less.
+"""Rewrite a network's graph for a backend: the same computation, in a form that compiles to fewer and faster kernels.
 
-ONNX Runtime on a CPU, TensorRT and TensorRT-RTX fuse other things and lack other kernels. Each pass here takes a
-float32 graph and rewrites the blocks that it knows, exactly but for the order of float32 sums; a graph without such
-blocks passes through as it is. Which kernels a backend compiles, and so what a pass is worth, `engines.census` tells:
-`make bench-engine` prints it, pass by pass.
+ONNX Runtime on a CPU, TensorRT and TensorRT-RTX fuse different patterns and lack different kernels. Each pass rewrites
+the blocks that it knows in a float32 graph, exactly up to the order of float32 sums; graphs without such blocks stay
+unchanged. `engines.census` counts the kernels that a backend compiles, and so what a pass gains; `make bench-engine`
+prints this for each pass.
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ MIN_OPSET = 18  # reductions take their axes as an input since
 
 @dataclass(frozen=True)
 class Pass:
-    """A rewriting of the blocks that it knows.
+    """Pass that rewrites one kind of block.
 
     Args:
-        name: in manifests and tables.
-        run: rewrites a graph in place, and tells how many places there were.
-        forms: that it is part of.
-        last: it changes no product, and what it leaves is slower on a CPU: what images are run through a graph for is
-            done before.
+        name: its name in manifests and tables.
+        run: rewrites a graph in place, and returns the number of blocks rewritten.
+        forms: the forms that it is part of.
+        last: run it after calibration: it changes no product, and its result is slower on a CPU.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Pass:
 _BOTH: frozenset[Form] = frozenset(("tensorrt", "tensorrt-rtx"))
 _RTX: frozenset[Form] = frozenset(("tensorrt-rtx",))
 
-# In this order: what one leaves is what the next finds.
+# Order matters: a pass matches what the passes before it write.
 PASSES = (
     Pass("retention", retention.rewrite, _BOTH),
     Pass("mixed-attention", mixed_attention.rewrite, _BOTH),
@@ -63,11 +62,11 @@ _WITH_WEIGHTS = (depthwise.SHIFTS, norms.STEPS, mixed_attention.VALUES, mixed_at
 
 @dataclass(frozen=True)
 class Rewriting:
-    """The passes that a graph went through.
+    """Passes that rewrote a graph.
 
     Args:
-        form: the backend that it is for.
-        places: how many blocks each pass rewrote; passes that found none are left out.
+        form: backend that the graph is for.
+        places: number of blocks that each pass rewrote; passes without any are left out.
     """
 
     form: Form
@@ -86,21 +85,22 @@ class Rewriting:
 
 
 def first(form: Form) -> tuple[str, ...]:
-    """The passes of a form that a graph is calibrated behind."""
+    """Return the passes of a form that come before calibration."""
     return tuple(step.name for step in PASSES if form in step.forms and not step.last)
 
 
 def last(form: Form) -> tuple[str, ...]:
-    """The passes of a form that come after calibration."""
+    """Return the passes of a form that come after calibration."""
     return tuple(step.name for step in PASSES if form in step.forms and step.last)
 
 
 def weight_inputs(node: ir.Node) -> tuple[int, ...] | None:
-    """Which inputs of a node that a pass wrote are weights of the network; None of any other node.
+    """Return which inputs of a node that a pass wrote are weights of the network; None for any other node.
 
-    The taps of a depthwise sum, what a norm in steps multiplies and adds, the values of an external attention and the
-    factors of a channel gate are, in operators that take tables elsewhere. The keys of an external attention stand in a
-    graph twice, once for the sums over the tokens: changed apart, they would be two.
+    Weights are the taps of a depthwise sum, the scale and bias of a norm in steps, the values of an external attention
+    and the factors of a channel gate; other constants of such operators are tables. The keys of an external attention
+    aren't among them: the graph has them twice, the second time for the sums over the tokens, and training would make
+    the copies diverge.
     """
     part = scope(node).rsplit("/", 1)[-1]
     if part == mixed_attention.SUMS:
@@ -112,10 +112,10 @@ def weight_inputs(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def rewrite(model: ir.Model, form: Form, *, only: Collection[str] | None = None) -> Rewriting:
-    """Bring a float32 graph to the form for a backend, in place.
+    """Rewrite a float32 graph into the form for a backend, in place.
 
     Args:
-        model: of opset 18 or later; an older one is left as it is.
+        model: graph of opset 18 or later; an older one isn't changed.
         form: the backend.
         only: names of the passes to run; None for all of the form.
     """
@@ -126,8 +126,8 @@ def rewrite(model: ir.Model, form: Form, *, only: Collection[str] | None = None)
     for step in PASSES:
         if form not in step.forms or (only is not None and step.name not in only):
             continue
-        if found := step.run(model):
-            places[step.name] = found
+        if count := step.run(model):
+            places[step.name] = count
             common.RemoveUnusedNodesPass()(model)
             model.graph.sort()
             infer(model)

@@ -1,14 +1,15 @@
-"""Depthwise convolutions, and averages of a few pixels, as sums of shifted maps.
+"""Rewrite depthwise convolutions and average pooling over a few pixels as sums of shifted maps.
 
-TensorRT-RTX has no depthwise kernel for sm_75: it spreads (N, C, H, W) to 8·C channels, of which seven eighths are
-zeros, and runs a grouped convolution on that: three kernels that move 16.3 MB for 5×5 on (1, 96, 56, 56). Written as 25
-shifted multiply-adds it is one kernel that moves 1.2 MB. Its sums are float32, as a convolution's are, which costs
-nothing inside a kernel.
+TensorRT-RTX has no depthwise kernel for sm_75: it expands (N, C, H, W) to 8·C channels, of which seven eighths are
+zeros, and runs a grouped convolution on them: three kernels that move 16.3 MB for 5×5 on (1, 96, 56, 56). Written as 25
+shifted multiply-adds it is one kernel that moves 1.2 MB. Its sums are float32, as a convolution's are, which is free
+inside a kernel.
 
-The order of operations matters to the compiler. A slice for each tap, cast to float32 each, is one kernel up to 5×5
-with nothing but a sum behind it; 5×5 with a Gelu and all 7×7 become two, and every shifted map goes through memory: on
-(1, 96, 28, 28) 16.3 MB for 7×7, where the plain convolution moves 5.4. So the map is cast once, shifted sideways, each
-row of the kernel summed, and the sums shifted upwards: one kernel of 1.9 MB, with whatever follows.
+The order of operations matters to the compiler. One slice for each tap, each cast to float32, is one kernel up to 5×5
+if only a sum follows; 5×5 with a Gelu and any 7×7 become two, and every shifted map goes through memory: on
+(1, 96, 28, 28) 16.3 MB for 7×7, where the plain convolution moves 5.4. So the map is cast once and shifted
+horizontally, each row of the kernel is summed, and the sums are shifted vertically: one kernel of 1.9 MB, with whatever
+follows.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ from hemf_export.calibration.forms.matching import (
     scope,
 )
 
-MOST_TAPS = 49  # of a kernel, 7×7: what more cost is arithmetic, which no count of bytes shows
-MOST_SHARED = 4  # pixels of an average that is worth it
-SHIFTS = "shifts"  # ends the scope of the nodes of a sum
-_END = np.iinfo(np.int64).max  # of a slice: the last element too
+MOST_TAPS = 49  # largest kernel, 7×7: beyond, arithmetic dominates, which no count of bytes shows
+MOST_SHARED = 4  # largest window of an average that gains
+SHIFTS = "shifts"  # suffix of the scope of the nodes of a sum
+_END = np.iinfo(np.int64).max  # end of a slice: up to the last element
 
 
 def rewrite(model: ir.Model) -> int:
-    """Rewrite every depthwise convolution with constant weights, in place; how many there were."""
+    """Rewrite every depthwise convolution with constant weights, in place; return their number."""
     done = 0
     for node in list(model.graph):
         weight = _weight(node) if node.op_type == "Conv" else _average(node)
@@ -47,7 +48,7 @@ def rewrite(model: ir.Model) -> int:
 
 
 def _average(node: ir.Node) -> NDArray[np.float32] | None:
-    """(1, 1, height, width) of an average of pixels that no two windows share and no padding is in; None of others."""
+    """Return the kernel (1, 1, height, width) of an average over disjoint windows without padding; None for others."""
     size, strides = attribute(node, "kernel_shape", ()), attribute(node, "strides", ())
     if (
         node.op_type != "AveragePool"
@@ -67,7 +68,7 @@ def _average(node: ir.Node) -> NDArray[np.float32] | None:
 
 
 def _weight(node: ir.Node) -> NDArray[np.float32] | None:
-    """(C, 1, height, width) of a depthwise convolution; None of any other."""
+    """Return the weight (C, 1, height, width) of a depthwise convolution; None for any other node."""
     weight = constant(node.inputs[1])
     if weight is None or weight.ndim != 4 or weight.shape[1] != 1 or weight.dtype != np.float32:
         return None
@@ -93,7 +94,7 @@ def _write(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32]) -> None:
     down, across = attribute(node, "strides", (1, 1))
     bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if any((top, left, bottom, right)):
-        # In float16: the compiler keeps the borders in memory.
+        # In float16, as the compiler writes the padded map to memory.
         pixels = w.op("Pad", pixels, np.array([0, top, left, 0, 0, bottom, right, 0], np.int64))
     with w.wide():
         columns = [_shifted(w, pixels, 2, place, width, across) for place in range(width)]
@@ -104,14 +105,14 @@ def _write(graph: ir.Graph, node: ir.Node, weight: NDArray[np.float32]) -> None:
         total = _sum(w, rows)
         if bias is not None:
             total = w.op("Add", total, bias)
-    _give(w, node, total)
+    _replace_maps(w, node, total)
 
 
 def _shifted(w: Writer, pixels: ir.Value, axis: int, start: int, size: int, stride: int) -> ir.Value:
-    """Shift padded pixels along an axis to where the tap at `start`, of `size`, reads them."""
+    """Shift padded pixels along an axis to where tap `start` of `size` reads them."""
     if size == stride == 1:
         return pixels
-    left_over = size - 1 - start  # behind the last
+    left_over = size - 1 - start  # after the last
     bounds = (start, -left_over if left_over else _END, axis, stride)
     return w.op("Slice", pixels, *(np.array([bound], np.int64) for bound in bounds))
 
@@ -123,8 +124,8 @@ def _sum(w: Writer, terms: Sequence[ir.Value]) -> ir.Value:
     return total
 
 
-def _give(w: Writer, node: ir.Node, pixels: ir.Value) -> None:
-    """Let the readers of a convolution's maps read these pixels."""
+def _replace_maps(w: Writer, node: ir.Node, pixels: ir.Value) -> None:
+    """Replace a convolution's maps by these pixels in all nodes that read them."""
     maps = node.outputs[0]
     for user in list(maps.consumers()):
         if order(user) == MAPS_TO_PIXELS:

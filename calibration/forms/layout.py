@@ -1,4 +1,4 @@
-"""Changes of layout that cancel: what rewritten blocks leave where they meet."""
+"""Cancel the changes of layout that rewritten blocks leave where they meet."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hemf_export.calibration.forms.matching import constant, order, target_shape
 
 
 def cancel(model: ir.Model) -> None:
-    """Join a Transpose to the Transpose before it, and a Reshape to the Reshape; take out those that change nothing."""
+    """Merge consecutive Transposes, and consecutive Reshapes; remove those that change nothing."""
     graph = model.graph
     changed = True
     while changed:
@@ -19,12 +19,12 @@ def cancel(model: ir.Model) -> None:
 
 
 def _transpose(graph: ir.Graph, node: ir.Node) -> bool:
-    axes, given = order(node), node.inputs[0] if node.inputs else None
-    if axes is None or given is None:
+    axes, source = order(node), node.inputs[0] if node.inputs else None
+    if axes is None or source is None:
         return False
     if axes == tuple(range(len(axes))):
-        return _bypass(node, given)
-    before = given.producer()
+        return _bypass(node, source)
+    before = source.producer()
     inner = order(before)
     if inner is None or before is None:
         return False
@@ -34,12 +34,12 @@ def _transpose(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
-    shape, given = target_shape(node), node.inputs[0] if node.inputs else None
-    if shape is None or given is None or min(shape[1:], default=0) < 1:
+    shape, source = target_shape(node), node.inputs[0] if node.inputs else None
+    if shape is None or source is None or min(shape[1:], default=0) < 1:
         return False
-    if given.shape is not None and len(given.shape) == len(shape) and tuple(given.shape[1:]) == shape[1:]:
-        return _bypass(node, given)
-    before = given.producer()
+    if source.shape is not None and len(source.shape) == len(shape) and tuple(source.shape[1:]) == shape[1:]:
+        return _bypass(node, source)
+    before = source.producer()
     if before is None or before.op_type != "Reshape" or _keeps_first(node):
         return False
     node.replace_input_with(0, before.inputs[0])
@@ -47,15 +47,15 @@ def _reshape(graph: ir.Graph, node: ir.Node) -> bool:
 
 
 def _keeps_first(node: ir.Node) -> bool:
-    """Return whether a Reshape takes the size of the first axis from its input: it differs for another input."""
+    """Return whether a Reshape copies the size of the first axis from its input, so that it depends on the input."""
     shape = constant(node.inputs[1])
     return shape is not None and shape[0] == 0
 
 
-def _bypass(node: ir.Node, given: ir.Value) -> bool:
-    """Let the readers of `node` read what it is given; False where it gives a graph's output, or has no reader."""
+def _bypass(node: ir.Node, source: ir.Value) -> bool:
+    """Replace the output of `node` by its input; return False if it is a graph output or has no reader."""
     output = node.outputs[0]
     if output.is_graph_output() or not output.consumers():
         return False
-    ir.convenience.replace_all_uses_with(output, given)
+    ir.convenience.replace_all_uses_with(output, source)
     return True

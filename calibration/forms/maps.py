@@ -1,8 +1,8 @@
-"""Products over the channels of a map as 1×1 convolutions, where maps are what they come from and go to.
+"""Rewrite products over the channels of maps as 1×1 convolutions, where their inputs and outputs are maps.
 
-Our network computes them on rows of pixels, which a CPU likes. TensorRT fuses bias, activation and a residual into a
-convolution, but no residual into a Gemm, and each change between rows and maps that doesn't cancel is a kernel. So
-what stands between two maps is written on maps: products, sums, activations, concatenations and layer norms.
+Our network computes them on rows of pixels, which is fast on a CPU. TensorRT fuses bias, activation and a residual into
+a convolution, but no residual into a Gemm, and each change between rows and maps that doesn't cancel is a kernel. So
+nodes between two maps are rewritten on maps: products, sums, activations, concatenations and layer norms.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from hemf_export.calibration.forms.matching import (
     constant,
     order,
     scope,
-    taken_names,
     target_shape,
+    used_names,
 )
 
 _VALUE_BY_VALUE = ("Gelu", "Relu", "Sigmoid", "Erf", "Tanh", "HardSigmoid", "HardSwish", "Elu", "LeakyRelu", "Clip")
@@ -27,7 +27,7 @@ _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 
 
 def rewrite(model: ir.Model) -> int:
-    """Rewrite what stands on rows between maps, in place; how many products became convolutions."""
+    """Rewrite computations on rows between maps, in place; return the number of products that became convolutions."""
     graph = model.graph
     maps = _Maps(graph)
     for node in list(graph):
@@ -40,44 +40,44 @@ def rewrite(model: ir.Model) -> int:
         assert rows is not None
         if _channels(rows) != shape[3]:
             continue
-        if (found := maps.of(rows, (shape[1], shape[2]))) is not None:
-            maps.writer(node).replace(node.outputs[0], found)
+        if (rewritten := maps.of(rows, (shape[1], shape[2]))) is not None:
+            maps.writer(node).replace(node.outputs[0], rewritten)
     maps.settle()
     return maps.products
 
 
 class _Maps:
-    """Values on rows, (N·H·W, C), or pixels, (N, H, W, C), as the maps (N, C, H, W) that they are of; made once each.
+    """Maps (N, C, H, W) of values on rows (N·H·W, C) or pixels (N, H, W, C), written once each.
 
     Args:
-        graph: to write into.
+        graph: graph to write into.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self.graph = graph
         self.products = 0
-        self._taken = taken_names(graph)
-        self._made: dict[tuple[ir.Value, tuple[int, int]], ir.Value | None] = {}
+        self._used_names = used_names(graph)
+        self._maps: dict[tuple[ir.Value, tuple[int, int]], ir.Value | None] = {}
 
     def writer(self, node: ir.Node) -> Writer:
-        return Writer(self.graph, node, f"{scope(node)}/maps", self._taken)
+        return Writer(self.graph, node, f"{scope(node)}/maps", self._used_names)
 
     def settle(self) -> None:
-        """Let whoever else reads rows or pixels that have maps now take them from those."""
-        for (value, _), found in self._made.items():
+        """Replace the rows and pixels that have maps now by those maps, for all their other readers."""
+        for (value, _), maps in self._maps.items():
             node = value.producer()
-            if found is None or node is None or node.op_type in ("Reshape", "Transpose"):
+            if maps is None or node is None or node.op_type in ("Reshape", "Transpose"):
                 continue
             w, channels = self.writer(node), _channels(value)
-            pixels = w.transpose(found, *MAPS_TO_PIXELS)
+            pixels = w.transpose(maps, *MAPS_TO_PIXELS)
             w.replace(value, pixels if _rank(value) == 4 else w.reshape(pixels, -1, channels))
 
     def of(self, value: ir.Value, size: tuple[int, int]) -> ir.Value | None:
-        """The maps of rows; None where nothing that they are computed from is a map."""
+        """Return the maps of rows; None where nothing that they are computed from is a map."""
         key = (value, size)
-        if key not in self._made:
-            self._made[key] = self._find(value, size)
-        return self._made[key]
+        if key not in self._maps:
+            self._maps[key] = self._find(value, size)
+        return self._maps[key]
 
     def _find(self, value: ir.Value, size: tuple[int, int]) -> ir.Value | None:
         node = value.producer()
@@ -85,7 +85,7 @@ class _Maps:
             return None
         given = node.inputs[0]
         if node.op_type == "Reshape":
-            # Rows of pixels, or the other way: the last axis is the channels before and after.
+            # From pixels to rows or back: the last axis is the channels before and after.
             if not (self._is_rows(node) or self._is_pixels(node, size)) or _channels(given) != _channels(value):
                 return None
             return self.of(given, size)
@@ -110,16 +110,16 @@ class _Maps:
         return shape is not None and len(shape) == 4 and shape[1:3] == size
 
     def _either(self, values: list[ir.Value], size: tuple[int, int], node: ir.Node) -> list[ir.Value] | None:
-        """The maps of several values, of which at least one must be of a map; the others are turned into maps."""
-        found = [self.of(value, size) for value in values]
-        if all(each is None for each in found):
+        """Return the maps of several values, if at least one comes from a map; the others are converted to maps."""
+        maps = [self.of(value, size) for value in values]
+        if all(each is None for each in maps):
             return None
         w = self.writer(node)
         return [
-            self._turned(w, value, size) if each is None else each for value, each in zip(values, found, strict=True)
+            self._converted(w, value, size) if each is None else each for value, each in zip(values, maps, strict=True)
         ]
 
-    def _turned(self, w: Writer, value: ir.Value, size: tuple[int, int]) -> ir.Value:
+    def _converted(self, w: Writer, value: ir.Value, size: tuple[int, int]) -> ir.Value:
         channels = _channels(value)
         return w.transpose(w.reshape(value, -1, *size, channels), *PIXELS_TO_MAPS)
 
@@ -143,10 +143,10 @@ class _Maps:
         array, given = constants[1 - index], node.inputs[index]
         assert array is not None
         assert given is not None
-        if array.ndim > 1 or (found := self.of(given, size)) is None:
+        if array.ndim > 1 or (maps_of_input := self.of(given, size)) is None:
             return None
         wide = array if array.ndim == 0 or array.size == 1 else array.reshape(-1, 1, 1)
-        inputs: list[ir.Value | np.ndarray] = [found, wide] if index == 0 else [wide, found]
+        inputs: list[ir.Value | np.ndarray] = [maps_of_input, wide] if index == 0 else [wide, maps_of_input]
         return self.writer(node).op(node.op_type, *inputs)
 
     def _concat(self, node: ir.Node, size: tuple[int, int]) -> ir.Value | None:
@@ -180,9 +180,9 @@ class _Maps:
             return None
         assert node.inputs[0] is not None
         if sum(user.op_type == "Gemm" for user in node.inputs[0].consumers()) > 1:
-            return None  # the compiler makes one product of those that read the same rows
+            return None  # the compiler merges products that read the same rows
         if _is_normalized(node):
-            return None  # and one kernel of bias, residual and layer norm
+            return None  # the compiler fuses bias, residual and layer norm into one kernel
         if (given := self.of(node.inputs[0], size)) is None:
             return None
         self.products += 1
@@ -191,23 +191,23 @@ class _Maps:
 
 
 def _is_normalized(product: ir.Node) -> bool:
-    """Return whether a product's result goes straight into a layer norm, or is added to something that does."""
-    readers = [user for reader in product.outputs[0].consumers() for user in _behind_sum(reader)]
+    """Return whether a product's result goes into a layer norm, directly or through one sum."""
+    readers = [user for reader in product.outputs[0].consumers() for user in _after_sum(reader)]
     return any(user.op_type == "LayerNormalization" for user in readers)
 
 
-def _behind_sum(node: ir.Node) -> list[ir.Node]:
+def _after_sum(node: ir.Node) -> list[ir.Node]:
     return list(node.outputs[0].consumers()) if node.op_type == "Add" else [node]
 
 
 def _channels(value: ir.Value) -> int:
-    """The size of the last axis; 0 where it isn't known."""
+    """Return the size of the last axis; 0 if unknown."""
     size = None if value.shape is None or not len(value.shape) else value.shape[-1]
     return size if isinstance(size, int) else 0
 
 
 def _are_alike(first: ir.Value, second: ir.Value) -> bool:
-    """Return whether two values are of one shape, as far as that is known, and none is broadcast."""
+    """Return whether two values have the same shape, as far as known, so that neither is broadcast."""
     if not _channels(first) or _channels(first) != _channels(second) or _rank(first) != _rank(second):
         return False
     assert first.shape is not None
@@ -220,7 +220,7 @@ def _are_alike(first: ir.Value, second: ir.Value) -> bool:
 
 
 def _is_map(value: ir.Value, size: tuple[int, int]) -> bool:
-    """Return whether a value is (N, C, H, W) of this height and width."""
+    """Return whether a value is a map (N, C, H, W) of this height and width."""
     return value.shape is not None and len(value.shape) == 4 and tuple(value.shape[2:]) == size
 
 

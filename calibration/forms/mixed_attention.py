@@ -1,14 +1,15 @@
-"""Mixed Attention (equations 10 to 16) as TensorRT fuses it best, both attentions of a fusion block at once.
+"""Rewrite Mixed Attention (equations 10 to 16) as TensorRT fuses it best, both attentions of a fusion block at once.
 
-MHEA divides a softmax over the tokens by its sum over the memory's slots. With the logarithm z of what the softmax
-divides by, one number for each slot, that is a softmax over the *slots* of x·k - z: the form of any attention, with -z
-as its mask, which the compiler fuses into one kernel that never writes a weight to memory. The plain form takes three
-passes over (8, 64, T) in float32; this one writes the scores once, in float16, to find z. It can't become 0/0 either.
+MHEA divides a softmax over the tokens by its sum over the memory's slots. With z, the logarithm of the softmax's
+denominator, one number per slot, this is a softmax over the *slots* of x·k - z: the form of any attention, with -z as
+its mask, which the compiler fuses into one kernel that never writes the attention weights to memory. The plain form
+takes three passes over (8, 64, T) in float32; this one writes the scores once, in float16, to compute z. It can't
+become 0/0 either.
 
 The two attentions of a fusion block, of the local and the global map, are stacked and computed by the same kernels.
 The products of a channel gate, which are small, are sums of factors in float32: two kernels instead of five for the
-squeezes of mean and maximum, their sum, and the excitation, which have no bias and so are one. Everything but the order
-of sums is exact.
+squeezes of mean and maximum, their sum, and the excitation, which have no bias and so are one. Only the
+order of sums changes.
 """
 
 from __future__ import annotations
@@ -33,23 +34,22 @@ from hemf_export.calibration.forms.matching import (
 )
 from hemf_export.calibration.forms.norms import STEPS
 
-VALUES = "values"  # ends the scope of the node that has the values of the slots
-GATE = "gate"  # ends the scope of the nodes of a channel gate, whose factors are its weights
-SUMS = "sums"  # ends the scope of the nodes that find what the softmax over tokens divides by
+VALUES = "values"  # suffix of the scope of the node with the values of the slots
+GATE = "gate"  # suffix of the scope of a channel gate's nodes, whose factors are its weights
+SUMS = "sums"  # suffix of the scope of the nodes that compute the denominator of the softmax over tokens
 
 
 def rewrite(model: ir.Model) -> int:
-    """Rewrite every MHEA with the gates behind it, in place; how many attentions there were."""
+    """Rewrite every MHEA with the gates after it, in place; return the number of attentions."""
     graph = model.graph
     attentions = [block for match in find(model, _attention_pattern) if (block := _read_attention(match))]
     matches = (match for pattern in (_gates_pattern, _gates_pattern_unsimplified) for match in find(model, pattern))
     gates = {gate.maps: gate for match in matches if (gate := _read_gates(match))}
-    for twins in _twins(attentions):  # one after the other: what is stacked already counts in what depends on what
+    for twins in _twins(attentions):  # lazily: pairs already written change which values depend on which
         stacked = _write_attention(graph, twins)
-        own = [gates.get(twin.maps) for twin in twins]
-        found = [gate for gate in own if gate is not None]
-        if len(found) == len(twins) and len({gate.shape for gate in found}) == 1:
-            _write_gates(graph, twins, found, stacked)
+        twin_gates = [gate for twin in twins if (gate := gates.get(twin.maps)) is not None]
+        if len(twin_gates) == len(twins) and len({gate.shape for gate in twin_gates}) == 1:
+            _write_gates(graph, twins, twin_gates, stacked)
     return len(attentions)
 
 
@@ -124,7 +124,7 @@ def _gates_pattern_unsimplified(
 
 
 def _gated(op: Any, pixels: Any, kernel: Any, squeeze: Any, excite: Any) -> tuple[Any, Any]:
-    """The maps behind the spatial gate, and the channel gate (N, C)."""
+    """Return patterns of the maps after the spatial gate and of the channel gate (N, C)."""
     maps = op.Transpose(pixels, perm=list(PIXELS_TO_MAPS))
     pooled = op.Concat(
         op.ReduceMean(maps, _allow_other_inputs=True, _outputs=["mean"]),
@@ -159,7 +159,7 @@ def _read_attention(match: Match) -> _Attention | None:
         return None
     views = {"as_tokens": (tokens, joined), "joined": (joined, tokens), "as_rows": (joined,), "rows": (joined,)}
     for name, shape in views.items():
-        if (found := match.array(name)) is None or tuple(found[1:]) != shape:
+        if (array := match.array(name)) is None or tuple(array[1:]) != shape:
             return None
     epsilon = attribute(match.root, "epsilon", 1e-5)
     return _Attention(
@@ -193,14 +193,14 @@ def _read_gates(match: Match) -> _Gates | None:
     if any(
         first + second != size - 1 for first, second, size in zip(pads[:2], pads[2:], kernel.shape[2:], strict=True)
     ):
-        return None  # of another size than the maps, and broadcast
+        return None  # the gate has another size than the maps, and would be broadcast
     if [attribute(node, "keepdims", 1) for node in reductions if node is not None] != [1, 1, 0, 0]:
         return None
     return _Gates(match, match.values["pixels"], kernel, pads, squeeze, excite)
 
 
 def _axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes of a reduction of four, counted from the front; an attribute before opset 18, an input since."""
+    """Return the non-negative axes of a reduction of a 4D value; an attribute before opset 18, an input since."""
     given = attribute(node, "axes", None)
     if given is None and len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
         given = node.inputs[1].const_value.numpy()
@@ -208,7 +208,7 @@ def _axes(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def _twins(attentions: list[_Attention]) -> Iterator[list[_Attention]]:
-    """Pairs that one kernel can compute: of one shape, and neither needs what the other gives; the rest alone."""
+    """Yield pairs that one kernel can compute, of equal shapes and independent of each other; the rest singly."""
     waiting = list(attentions)
     while waiting:
         first = waiting.pop(0)
@@ -243,7 +243,7 @@ def _depends(value: ir.Value, source: ir.Value) -> bool:
 
 
 def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
-    """The stacked m, (twins, N, T, C), of which each twin's readers read their part."""
+    """Write the attentions; return m stacked, (twins, N, T, C), of which each twin's readers now read their part."""
     first, count = twins[0], len(twins)
     channels, heads, slots = first.channels, first.heads, len(first.key)
     tokens, own = first.height * first.width, first.channels // first.heads
@@ -260,26 +260,26 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
     with sums.wide():
         spread = sums.op("ReduceLogSumExp", scores, np.array([3], np.int64), keepdims=1)
         spread = sums.reshape(sums.transpose(spread, 0, 2, 1, 3), count, -1, heads, 1, slots)
-        # A constant for all slots changes nothing; this one brings z near to zero.
+        # A constant for all slots changes nothing; this one brings z close to zero.
         mask = sums.op("Sub", np.array(math.log(tokens), np.float32), spread)
 
-    # The compiler fuses an attention only where keys are computed, and with a batch left open values too: what is added
-    # to these is zero.
+    # The compiler fuses an attention only if its keys are computed, and with a dynamic batch its values too: so zero is
+    # added to them.
     with w.wide():
         zero = w.op("Mul", mask, np.array(0, np.float32))
     key = np.stack([np.pad(twin.key.T, ((0, padded - own), (0, 0))) for twin in twins])[:, None, None]
-    key_now = w.op("Add", key, zero)
+    computed_key = w.op("Add", key, zero)
     value = np.stack([np.pad(twin.value.T, ((0, 0), (0, padded - own))) for twin in twins])[:, None, None]
     values = Writer(graph, twins[-1].match.root, f"{w.scope}/{VALUES}")
-    value_now = values.op("Add", value, values.transpose(zero, 0, 1, 2, 4, 3))
+    computed_value = values.op("Add", value, values.transpose(zero, 0, 1, 2, 4, 3))
     query = w.reshape(stacked, count, -1, tokens, heads, own)
     if padded > own:
         query = w.op("Pad", query, np.array([0] * 9 + [padded - own], np.int64))
     query = w.transpose(query, 0, 1, 3, 2, 4)
-    product = w.op("MatMul", query, key_now)
+    product = w.op("MatMul", query, computed_key)
     with w.wide():
         weights = w.op("Softmax", w.op("Add", product, mask), axis=-1)
-    mixed = w.transpose(w.op("MatMul", weights, value_now), 0, 1, 3, 2, 4)
+    mixed = w.transpose(w.op("MatMul", weights, computed_value), 0, 1, 3, 2, 4)
     if padded > own:
         mixed = w.op("Slice", mixed, *(np.array([number], np.int64) for number in (0, own, 4)))
     product = w.op("Mul", w.reshape(mixed, count, -1, tokens, channels), stacked)
@@ -291,7 +291,7 @@ def _write_attention(graph: ir.Graph, twins: list[_Attention]) -> ir.Value:
 
 
 def _norm(w: Writer, twins: list[_Attention], value: ir.Value) -> ir.Value:
-    """Layer norm of (twins, N, T, C), each with its own scale and bias."""
+    """Write the layer norm of (twins, N, T, C), each with its own scale and bias."""
     if len(twins) == 1:
         return w.op("LayerNormalization", value, twins[0].scale, twins[0].bias, axis=-1, epsilon=twins[0].epsilon)
     ones, zeros = np.ones_like(twins[0].scale), np.zeros_like(twins[0].bias)
@@ -329,6 +329,6 @@ def _write_gates(graph: ir.Graph, twins: list[_Attention], gates: list[_Gates], 
         factor = channel.op("Sigmoid", excited)
     out = w.op("Mul", gated, factor)
     pieces = [out] if count == 1 else w.split(out, 0, [1] * count)
-    for twin, found, piece in zip(twins, gates, pieces, strict=True):
+    for twin, gate, piece in zip(twins, gates, pieces, strict=True):
         pixels = w.reshape(piece, -1, twin.height, twin.width, channels)
-        w.replace(found.match.root.outputs[0], w.transpose(pixels, *PIXELS_TO_MAPS))
+        w.replace(gate.match.root.outputs[0], w.transpose(pixels, *PIXELS_TO_MAPS))

@@ -1,10 +1,10 @@
-"""Layer norms of maps in two steps: first mean and deviation, then the rest.
+"""Rewrite layer norms of maps in two steps: first mean and standard deviation, then normalization.
 
-Where a layer norm's result is read by other than products, the compiler fuses its second half with what follows, and
-writes what both halves need to memory: the widened input, in float32, twice the size of the input itself. Several norms
-of one map share their first half, with the same effect. Here the first half reads the map and the second its pixels, so
-that nothing is common but two numbers a pixel: of 3.7 MB for 96 channels of 56×56 pixels 1.9 are left. All of it
-computes in float32, inside the kernels. A norm alone that only products read is one kernel as it is.
+If nodes other than products read a layer norm's result, the compiler fuses its second half with them, and writes what
+both halves need to memory: the input in float32, twice its size. The same happens if several norms of one map share
+their first half. Here the first half reads the map and the second its pixels, so that they share only two numbers per
+pixel: 1.9 MB instead of 3.7 MB for 96 channels of 56×56 pixels. All of it computes in float32 inside the kernels. A
+single norm that only products read stays as it is, which is one kernel.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from hemf_export.calibration.forms.matching import (
     target_shape,
 )
 
-STEPS = "steps"  # ends the scope of the nodes of a norm
+STEPS = "steps"  # suffix of the scope of the nodes of a norm
 _VIEWS = ("Reshape", "Transpose")
 _PRODUCTS = ("Gemm", "MatMul", "Conv")
 
 
 def rewrite(model: ir.Model) -> int:
-    """Rewrite them, in place; how many there were."""
-    found = [(node, view) for node in model.graph if (view := _view(node)) is not None]
-    norms = Counter(view.inputs[0] for _, view in found)
+    """Rewrite such layer norms, in place; return their number."""
+    candidates = [(node, view) for node in model.graph if (view := _view(node)) is not None]
+    norms = Counter(view.inputs[0] for _, view in candidates)
     done = 0
-    for node, view in found:
+    for node, view in candidates:
         alone = norms[view.inputs[0]] == 1
         if alone and all(user.op_type in _PRODUCTS for user in _readers(node.outputs[0])):
             continue
@@ -44,7 +44,7 @@ def rewrite(model: ir.Model) -> int:
 
 
 def _view(node: ir.Node) -> ir.Node | None:
-    """Find the node that turns maps or rows into the pixels of a layer norm; None for any other node."""
+    """Return the node that turns maps or rows into the pixels that `node`, a layer norm, reads; else None."""
     if node.op_type != "LayerNormalization" or attribute(node, "axis", -1) not in (-1, 3) or len(node.inputs) < 3:
         return None
     view = None if node.inputs[0] is None else node.inputs[0].producer()
@@ -54,7 +54,7 @@ def _view(node: ir.Node) -> ir.Node | None:
 
 
 def _makes_pixels(view: ir.Node) -> bool:
-    """Return whether a node makes pixels (N, H, W, C) of maps (N, C, H, W) or of rows (N·H·W, C)."""
+    """Return whether a node turns maps (N, C, H, W) or rows (N·H·W, C) into pixels (N, H, W, C)."""
     if order(view) == MAPS_TO_PIXELS:
         return True
     shape, given = target_shape(view), view.inputs[0] if view.inputs else None
@@ -64,7 +64,7 @@ def _makes_pixels(view: ir.Node) -> bool:
 
 
 def _as_pixels(w: Writer, view: ir.Node, value: ir.Value) -> ir.Value:
-    """A number for each pixel, in the layout of the pixels."""
+    """Bring one number per pixel into the layout of the pixels."""
     shape = target_shape(view)
     return w.transpose(value, *MAPS_TO_PIXELS) if shape is None else w.reshape(value, *shape[:3], 1)
 

@@ -1,8 +1,8 @@
-"""Patches of an image or a map as one turn of axes, where two with a change of layout between them gather them.
+"""Extract patches of an image or a map with one Transpose instead of two.
 
-A convolution whose stride is its size is a product of rows, each of one patch. Our network makes pixels of the map
-first, and patches of those: the compiler takes a kernel for each. With the axes of the patch split off before, one
-turn does both.
+A convolution whose stride equals its kernel size is a product over rows, one per patch. Our network transposes the map
+to pixels first, and these to patches: the compiler uses a kernel for each. With the axes of the patch split first, one
+Transpose does both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from hemf_export.calibration.forms.matching import MAPS_TO_PIXELS, Writer, order
 
 
 def rewrite(model: ir.Model) -> int:
-    """Rewrite them, in place; how many there were."""
+    """Rewrite such pairs of Transposes, in place; return their number."""
     done = 0
     for node in list(model.graph):
         # (N, C, H, W) → (N, H, W, C) → (N, h, p, w, p·C) → (N, h, w, p, p·C)
@@ -21,8 +21,8 @@ def rewrite(model: ir.Model) -> int:
         shape = target_shape(split)
         if order(node) != (0, 1, 3, 2, 4) or split is None or shape is None or len(shape) != 5:
             continue
-        turn = None if split.inputs[0] is None else split.inputs[0].producer()
-        if turn is None or order(turn) != MAPS_TO_PIXELS or (maps := turn.inputs[0]) is None:
+        to_pixels = None if split.inputs[0] is None else split.inputs[0].producer()
+        if to_pixels is None or order(to_pixels) != MAPS_TO_PIXELS or (maps := to_pixels.inputs[0]) is None:
             continue
         _, rows, height, columns, joined = shape
         if maps.shape is None or len(maps.shape) != 4 or not isinstance(channels := maps.shape[1], int):

@@ -1,11 +1,11 @@
-"""Retention (equations 3 to 6) as TensorRT fuses it best: 21 kernels an attention become 8 (hemf-base, stage 1).
+"""Rewrite retention (equations 3 to 6) as TensorRT fuses it best: 8 kernels per attention instead of 21 (hemf-base,
+stage 1).
 
-Four things keep the compiler busy in the form that a CPU likes. Heads of 12 channels are padded to 16 by kernels of
-their own before each attention and cut again behind it: here zeros in the weights do that, as a fused attention takes
-multiples of 8 from 16 on. The quarter turn of each pair of channels is a matrix product: here the channels of a head
-are sorted into the first and the second of each pair, which its product with the key doesn't see, and the turn is two
-slices. The tables are spelled out for every head: here one is enough. And query and key are one product, so that one
-kernel turns both. Everything but the order of sums is exact.
+The form for a CPU costs extra kernels in four ways. Heads of 12 channels are padded to 16 before each attention and
+sliced after it: here zeros in the weights do that, as a fused attention takes multiples of 8 from 16 on. The rotation
+of each pair of channels is a matrix product: here the channels of a head are sorted into first and second of each pair,
+to which the product with the key is invariant, and the rotation needs two slices. The tables repeat for every head:
+here one suffices. And query and key are one product, so that one kernel rotates both. Only the order of sums changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hemf_export.calibration.forms.matching import (
 
 
 def rewrite(model: ir.Model) -> int:
-    """Rewrite every retention, in place; how many there were."""
+    """Rewrite every retention, in place; return their number."""
     done = 0
     for match in list(find(model, _pattern)):
         if (block := _read(match)) is not None:
@@ -69,12 +69,12 @@ def _pattern(
 
 
 class _Block(NamedTuple):
-    """One retention's sizes and weights; linear weights are (out, in)."""
+    """Sizes and weights of one retention; linear weights are (out, in)."""
 
     height: int
     width: int
     heads: int
-    channels: int  # of a head
+    channels: int  # per head
     query: tuple[Array, Array]
     key: tuple[Array, Array]
     value: tuple[Array, Array]
@@ -87,7 +87,7 @@ class _Block(NamedTuple):
 
 
 def _read(match: Match) -> _Block | None:
-    """The block at a match; None where it is something else of the same shape."""
+    """Read the block at a match; None if it is another computation of the same structure."""
     weights = match.arrays("wq", "bq", "wk", "bk", "wv", "bv", "wo", "bo", "kernel", "kernel_bias")
     tables = match.arrays("cos_q", "sin_q", "cos_k", "sin_k", "turn_q", "turn_k", "decay_w", "decay_h")
     sizes = match.array("split_q")
@@ -106,7 +106,7 @@ def _read(match: Match) -> _Block | None:
     halves = []
     for first, second in ((cos, cos_k), (sin, sin_k)):
         half = first[:, :, 0, ::2]
-        # The same for each head and for both of a pair, or the channels can't be sorted.
+        # Must be equal for all heads and for both of a pair, or the channels can't be sorted.
         if not np.array_equal(first, second) or not np.array_equal(
             first, np.repeat(half, 2, -1)[:, :, None].repeat(heads, 2)
         ):
@@ -119,21 +119,21 @@ def _read(match: Match) -> _Block | None:
 
 
 def _is_cut_alike(match: Match, sizes: Array) -> bool:
-    """Check that query, key and value have equal heads, and rows and pixels are of `sizes`, (N, H, W, heads, d)."""
+    """Return whether query, key, value, rows and pixels all have the shape `sizes`, (N, H, W, heads, d)."""
     channels = int(sizes[3] * sizes[4])
     wanted: dict[str, Any] = {
         "split_k": sizes, "split_v": sizes, "to_pixels": (*sizes[:3], channels), "to_rows": (-1, channels),
         "rows_again": (-1, channels),
     }  # fmt: skip
     return all(
-        found is not None and len(found) == len(shape) and np.array_equal(found[1:], shape[1:])
+        array is not None and len(array) == len(shape) and np.array_equal(array[1:], shape[1:])
         for name, shape in wanted.items()
-        for found in (match.array(name),)
+        for array in (match.array(name),)
     )
 
 
 def _quarter_turn(channels: int) -> Array:
-    """(channels, channels): takes each pair of a row (a, b) to (-b, a)."""
+    """Return the matrix (channels, channels) that maps each pair (a, b) of a row to (-b, a)."""
     turn = np.zeros((channels, channels), np.float32)
     even = np.arange(0, channels, 2)
     turn[even + 1, even], turn[even, even + 1] = -1, 1
@@ -144,7 +144,7 @@ def _write(graph: ir.Graph, match: Match, block: _Block) -> None:
     height, width, heads, channels = block[:4]
     padded = aligned(channels)
     half = padded // 2
-    # Where a head's channels come to lie: for query and key the first of each pair in front, for the value in order.
+    # Slots of a head's channels: for query and key the first of each pair before the second, for the value in order.
     pairs = np.concatenate([np.arange(channels // 2), half + np.arange(channels // 2)])
     pairs = pairs.reshape(2, -1).T.reshape(-1)
     w = Writer(graph, match.root, scope(match.root).removesuffix(".output"))

@@ -1,1 +1,1 @@
-"""The Python API, a function for each arrow from images to a bundle. `hemf_export` gives all of it lazily."""
+"""Python API: a function for each step from images to a bundle. `hemf_export` imports all of it lazily."""

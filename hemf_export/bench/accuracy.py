@@ -1,6 +1,6 @@
-"""How accurate the files are that `bench` timed, beside their latency: from the JSON of a verification of them.
+"""Combine the latency of the files that `bench` timed with their accuracy, from the JSON of a verification.
 
-Measures nothing itself. Shown in plots and a table of the page, and in a table of Markdown.
+Nothing is measured here. The page shows it in plots and a table, the Markdown in a table.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from hemf_export.bench import plots
 from hemf_export.bench.plots import Point
 from hemf_export.bench.report import TimedFile, markdown_table
 from hemf_export.files.errors import BadInputError
-from hemf_export.pages.figures import milliseconds, percent, points
-from hemf_export.pages.report_page import escaped, figure, listed, table
+from hemf_export.metrics.percentage import percentage, points
 from hemf_export.verification import baseline
 
-_WHOSE = "Of the files, as their verification measured it; not of the runs that were timed here."
-_EMULATED = "* verified with float16 rounded as a GPU does; what was timed here need not round so."
-_UNLABELLED = "Without labels there is no accuracy: agreement with the checkpoint is in its place."
+_WHOSE = "Accuracy and agreement are those of the files, by their verification; not of the runs that were timed here."
+_EMULATED = "* verified with float16 rounded as a GPU does; what was timed here need not round like that."
+_UNLABELLED = "Without labels there is no accuracy: agreement with the checkpoint stands in its place."
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,11 @@ class Verified:
     """A verification, read back.
 
     Args:
-        path: of the JSON.
-        checkpoint_sha256: of its reference.
-        images: that it ran on: their folder, number, hash of the names, and whether they have labels.
-        subjects: the reference and the candidates, each with what is told of it beside its latency.
-        doubts: of the reference, in words.
+        path: its JSON file.
+        checkpoint_sha256: hash of the checkpoint that its files were made from.
+        images: the images that it ran on: their folder, number, hash of the names, and whether they have labels.
+        subjects: the reference and the candidates, each with what is shown of it beside its latency.
+        doubts: doubts about the reference, in words.
     """
 
     path: Path
@@ -42,7 +43,7 @@ class Verified:
     doubts: tuple[str, ...] = ()
 
     def require(self, checkpoint_sha256: str, files: Sequence[TimedFile]) -> None:
-        """Refuse a verification of something else, before anything is timed.
+        """Refuse a verification of other files, before anything is timed.
 
         Raises:
             BadInputError: it is of another checkpoint, or of none of the files.
@@ -61,7 +62,7 @@ class Verified:
             )
 
     def beside(self, timings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What was verified of each runner's file.
+        """Look up what was verified of each runner's file.
 
         Args:
             timings: of a bench, in plain types.
@@ -108,7 +109,7 @@ def read(path: Path) -> Verified:
 
 
 def _subject(values: Mapping[str, Any]) -> dict[str, Any]:
-    paired = values.get("against_reference")  # the reference has none: it agrees with itself
+    paired = values.get("against_reference")  # missing for the reference, which agrees with itself
     return {
         "file": values["file"],
         "sha256": values["sha256"],
@@ -124,56 +125,38 @@ def _subject(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(subject: Mapping[str, Any], name: str, sha256: str) -> bool:
-    """Whether a subject is that file: by the hash where both have one, as a file is not its name."""
+    """Return whether a subject is that file: by hash if both have one, else by name."""
     if subject["sha256"] and sha256:
         return bool(subject["sha256"] == sha256)
     return bool(subject["file"] == name)
 
 
-def section(report: Mapping[str, Any]) -> str:
-    """Section of the page; empty where no verification was given."""
+def remarks(verified: Mapping[str, Any]) -> list[str]:
+    """List what a reader must know to read the figures correctly."""
+    sentences = [_WHOSE] if verified["figure"] == "accuracy" else [_WHOSE, _UNLABELLED]
+    return sentences + [_EMULATED] * any(one["float16_emulated"] for one in verified["runners"])
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Write the table for a pull request, one line per runner; empty without a verification."""
     if "verified" not in report:
         return ""
     verified = report["verified"]
     images, labelled = verified["images"], verified["figure"] == "accuracy"
-    lead = (
-        f"<p>From {escaped(verified['file'])}: {figure(report, 'verified/images/images')} images of "
-        f"{escaped(images['folder'])}{'' if labelled else ', without labels'}.</p>"
-    )
-    columns = ("accuracy", "drop, points (95 %)") if labelled else ()
-    places = {one["name"]: number for number, one in enumerate(verified["runners"])}
-    rows = [
-        (*_timed(report, index), *_measured(report, places[timing["name"]]))
-        for index, timing in enumerate(report["timings"])
-        if timing["name"] in places
-    ]
-    remarks = [_WHOSE] if labelled else [_WHOSE, _UNLABELLED]
-    if any(one["float16_emulated"] for one in verified["runners"]):
-        remarks.append(_EMULATED)
-    return (
-        lead
-        + f'<div class="grid plots">{_plots(report)}</div>'
-        + table(("runner", "batch", "p50 ms", *columns, "agreement", "verify"), rows)
-        + "".join(f'<p class="soft">{escaped(text)}</p>' for text in remarks)
-        + listed([f"{one['name']}: {one['reason']}." for one in verified["not_verified"]])
-    )
-
-
-def markdown(report: Mapping[str, Any]) -> str:
-    """Table for a pull request, a line a runner; empty where no verification was given."""
-    if "verified" not in report:
-        return ""
-    verified = report["verified"]
-    columns = ("accuracy", "drop, points") if verified["figure"] == "accuracy" else ()
+    count = images["images"]
+    columns = ("accuracy", "drop, points") if labelled else ()
     verdicts = {None: "reference", True: "passed", False: "FAILED"}
     rows = []
     for runner in verified["runners"]:
-        drop = runner["accuracy_drop_points"]
-        shown = f"{runner['accuracy']:.2%}" + "*" * runner["float16_emulated"], "–" if drop is None else points(drop)
-        cells = shown if columns else ()
-        rows.append((runner["name"], *cells, f"{runner['agreement']:.2%}", verdicts[runner["passed"]]))
-    images = verified["images"]
-    lines = ["", f"### Accuracy, from {verified['file']}: {images['images']} images of {images['folder']}", ""]
+        cells: list[str] = []
+        if labelled:
+            drop = runner["accuracy_drop_points"]
+            cells = [
+                percentage(runner["accuracy"], count) + "*" * runner["float16_emulated"],
+                "–" if drop is None else points(drop, count),
+            ]
+        rows.append((runner["name"], *cells, percentage(runner["agreement"], count), verdicts[runner["passed"]]))
+    lines = ["", f"### Accuracy, from {verified['file']}: {count} images of {images['folder']}", ""]
     lines += markdown_table(("runner", *columns, "agreement", "verify"), rows)
     emulated = any(one["float16_emulated"] for one in verified["runners"])
     lines += ["", f"{_WHOSE}{f' {_EMULATED}' if emulated else ''}".replace("*", "\\*")]
@@ -181,7 +164,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _plots(report: Mapping[str, Any]) -> str:
+def draw(report: Mapping[str, Any]) -> list[tuple[int, Markup]]:
+    """Draw accuracy, or agreement without labels, against latency: a plot for each batch size."""
     name = report["verified"]["figure"]
     shares = {one["name"]: one[name] for one in report["verified"]["runners"] if one[name] is not None}
     drawn = []
@@ -192,28 +176,5 @@ def _plots(report: Mapping[str, Any]) -> str:
             if timing["batch"] == batch and timing["name"] in shares
         ]
         if shown:
-            drawn.append(
-                f'<div class="keep"><h3>Batch {escaped(batch)}</h3>{plots.accuracies(shown, name, batch)}</div>'
-            )
-    return "".join(drawn)
-
-
-def _timed(report: Mapping[str, Any], index: int) -> tuple[str, str, str]:
-    timing = report["timings"][index]
-    return (
-        escaped(timing["name"]), escaped(timing["batch"]),
-        figure(report, f"timings/{index}/latency_ms/p50", milliseconds),
-    )  # fmt: skip
-
-
-def _measured(report: Mapping[str, Any], number: int) -> tuple[str, ...]:
-    one, place = report["verified"]["runners"][number], f"verified/runners/{number}"
-    cells = []
-    if report["verified"]["figure"] == "accuracy":
-        drop = figure(report, f"{place}/accuracy_drop_points", points)
-        if one["accuracy_drop_interval_points"] is not None:
-            ends = (figure(report, f"{place}/accuracy_drop_interval_points/{end}", points) for end in (0, 1))
-            drop += f" ({' to '.join(ends)})"
-        cells = [figure(report, f"{place}/accuracy", percent) + "*" * one["float16_emulated"], drop]
-    verdicts = {None: "reference", True: '<span class="good">passed</span>', False: '<span class="bad">FAILED</span>'}
-    return *cells, figure(report, f"{place}/agreement", percent), verdicts[one["passed"]]
+            drawn.append((batch, plots.accuracies(shown, name, batch, report["verified"]["images"]["images"])))
+    return drawn

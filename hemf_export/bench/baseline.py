@@ -1,6 +1,6 @@
-"""Latency ratios of a run beside those of an earlier one.
+"""Compare the latency ratios of a run with those of an earlier one.
 
-Latencies don't carry over to another day; ratios to the same first runner do, on a machine of the same kind.
+Latencies aren't comparable between days; ratios to the same first runner are, on a machine of the same kind.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from hemf_export.files.errors import BadInputError
+from hemf_export.pages.table import Table
 from hemf_export.timing.intervals import Interval
 
 
 @dataclass(frozen=True)
 class Change:
-    """A ratio, before and now.
+    """Latency ratio of a runner in the baseline and now.
 
     Args:
-        name: of the runner.
-        batch: images a call.
-        before: its ratio in the baseline.
-        now: in this run.
-        max_slowdown: that is allowed, as a share.
+        name: name of the runner.
+        batch: images per call.
+        before: ratio in the baseline.
+        now: ratio in this run.
+        max_slowdown: allowed growth of the ratio, as a share.
     """
 
     name: str
@@ -35,17 +36,17 @@ class Change:
 
     @property
     def slowdown(self) -> float:
-        """How much the ratio grew, as a share; negative where it sank."""
+        """Growth of the ratio, as a share; negative if it fell."""
         return self.now.median / self.before.median - 1
 
     @property
     def beyond(self) -> bool:
-        """Whether the ratios differ by more than is allowed."""
+        """Whether the ratio grew by more than is allowed."""
         return self.slowdown > self.max_slowdown
 
     @property
     def worse(self) -> bool:
-        """Whether it is beyond, and more than chance: the intervals don't touch."""
+        """Whether it is beyond, and significantly: the intervals don't overlap."""
         return self.beyond and self.now.low > self.before.high
 
     @property
@@ -56,7 +57,7 @@ class Change:
         return "uncertain" if self.beyond else "ok"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
+        """Convert to plain types, for JSON."""
         return {
             "name": self.name, "batch": self.batch, "before": self.before.to_dict(), "now": self.now.to_dict(),
             "slowdown": self.slowdown, "outcome": self.outcome,
@@ -65,18 +66,27 @@ class Change:
 
 @dataclass(frozen=True)
 class BaselineComparison:
-    """Ratios of this run beside those of an earlier one.
+    """Comparison of this run's ratios with those of an earlier one.
 
     Args:
-        changes: of every runner and batch size that both have, but the first runner's, which is 1 in each.
-        notes: what spoils the comparison, and what only one of them has.
+        changes: changes for every runner and batch size in both, except the first runner, whose ratio is 1.
+        notes: reasons to doubt the comparison, and what only one of the runs has.
     """
 
     changes: tuple[Change, ...]
     notes: tuple[str, ...]
 
+    def table(self) -> Table:
+        """Return a table of the ratios before and now."""
+        rows = [
+            (change.name, str(change.batch), f"{change.now.median:.2f}", f"{change.before.median:.2f}",
+             f"{change.slowdown:+.0%}", change.outcome)
+            for change in self.changes
+        ]  # fmt: skip
+        return Table("Beside the baseline", ("", "batch", "ratio", "in the baseline", "change", ""), rows)
+
     def markdown(self) -> str:
-        """A table for a pull request, to be put after the report's."""
+        """Return a Markdown table for a pull request, to append to the report."""
         lines = ["", "### Beside the baseline", "", "| runner | batch | ratio | before | change | |"]
         lines.append("|---|---:|---:|---:|---:|---|")
         for change in self.changes:
@@ -86,7 +96,7 @@ class BaselineComparison:
 
     @property
     def worse(self) -> list[Change]:
-        """Changes that fail the comparison."""
+        """Return the changes that fail the comparison."""
         return [change for change in self.changes if change.worse]
 
 
@@ -94,7 +104,7 @@ def read(path: Path) -> dict[str, Any]:
     """Read the JSON of an earlier run.
 
     Raises:
-        BadInputError: it isn't one.
+        BadInputError: it can't be read, or isn't a benchmark.
     """
     hint = "Make one: `benchmark(*FILE, output=BENCH.json)`."
     try:
@@ -116,7 +126,7 @@ def compare(before: Mapping[str, Any], now: Mapping[str, Any], *, max_slowdown: 
     """Compare two reports, as `BenchReport.to_dict` gives them.
 
     Raises:
-        BadInputError: their first runners differ at some batch size: the ratios are to different things.
+        BadInputError: their first runners differ at some batch size, so that the ratios aren't comparable.
     """
     old, new = _ratios(before), _ratios(now)
     first_old, first_new = _references(before), _references(now)
@@ -154,7 +164,7 @@ def _ratios(report: Mapping[str, Any]) -> dict[tuple[str, int], Interval]:
 
 
 def _references(report: Mapping[str, Any]) -> dict[int, str]:
-    """The first runner of each batch size."""
+    """Return the first runner of each batch size."""
     references: dict[int, str] = {}
     for timing in report["timings"]:
         references.setdefault(int(timing["batch"]), str(timing["name"]))

@@ -1,47 +1,49 @@
-"""What a measurement was made under: processor, GPU, threads, versions, and who else was busy meanwhile.
+"""Record the conditions of a measurement: processor, GPU, threads, versions, and load from other processes.
 
-Clocks, power, temperature and throttling of the GPU are read through NVML, by ctypes: it comes with the driver, and its
-Python package would be one more to install. Nothing is changed.
+Clocks, power, temperature and throttling of the GPU are read through NVML, NVIDIA's management library, which comes
+with the driver. No setting of the GPU is changed.
 """
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import os
 import platform
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import pynvml
+
 from hemf_export.files import artifacts
 from hemf_export.files.processors import usable_cores
 
-# From nvml.h.
-_CLOCK_SM, _CLOCK_MEMORY = 1, 2
-_TEMPERATURE_GPU = 0
-# What slows a GPU down; that it is idle, or at a clock that its owner set, is not throttling.
+# Reasons for throttling; being idle, or at application clocks, isn't one.
 THROTTLING = {
-    0x4: "power cap", 0x8: "hardware slowdown", 0x20: "temperature", 0x40: "hardware, temperature",
-    0x80: "power brake",
-}  # fmt: skip
+    pynvml.nvmlClocksThrottleReasonSwPowerCap: "power cap",
+    pynvml.nvmlClocksThrottleReasonHwSlowdown: "hardware slowdown",
+    pynvml.nvmlClocksThrottleReasonSwThermalSlowdown: "temperature",
+    pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: "hardware, temperature",
+    pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: "power brake",
+}
 SAMPLE_S = 0.5
-BUSY_SHARE = 0.15  # of the cores, for others, from which on latencies say little
+BUSY_SHARE = 0.15  # share of the cores used by other processes from which latencies are unreliable
 _TICK_NAMES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
 
 
 @dataclass(frozen=True)
 class GpuSample:
-    """State of the GPU at one moment; None where it doesn't tell.
+    """State of the GPU at one moment; None where it isn't reported.
 
     Args:
         sm_mhz: clock of the multiprocessors.
         memory_mhz: clock of the memory.
-        power_w: drawn.
-        temperature_c: of the chip.
-        throttling: reasons, of `THROTTLING`.
+        power_w: power draw.
+        temperature_c: temperature of the chip.
+        throttling: reasons for throttling, from `THROTTLING`.
     """
 
     sm_mhz: int | None
@@ -51,86 +53,56 @@ class GpuSample:
     throttling: tuple[str, ...]
 
 
-class Nvml:
-    """The GPUs of this machine, as the driver shows them.
-
-    Args:
-        library: NVML; loaded by default.
-
-    Raises:
-        OSError: it isn't here: no NVIDIA driver.
-    """
-
-    def __init__(self, library: Any = None) -> None:
-        name = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
-        self._library = library if library is not None else ctypes.CDLL(name)
-        if code := self._library.nvmlInit_v2():
-            raise OSError(f"NVML doesn't start: error {code}")
-
-    def count(self) -> int:
-        """How many GPUs the driver sees."""
-        number = ctypes.c_uint()
-        return 0 if self._library.nvmlDeviceGetCount_v2(ctypes.byref(number)) else number.value
-
-    def device(self, uuid: str | None = None) -> NvmlDevice | None:
-        """The GPU with a UUID (`GPU-…`), or the first one; None where there is none."""
-        handle = ctypes.c_void_p()
-        if uuid is not None:
-            code = self._library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle))
-        else:
-            code = self._library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(handle))
-        return None if code else NvmlDevice(self._library, handle)
-
-
 class NvmlDevice:
-    """One GPU."""
+    """GPU as NVML reports it; figures that it doesn't support are None."""
 
-    def __init__(self, library: Any, handle: ctypes.c_void_p) -> None:
-        self._library, self._handle = library, handle
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
 
     def facts(self) -> dict[str, Any]:
-        """What doesn't change: name, driver, power limit in W."""
-        limit = self._number(ctypes.c_uint, "nvmlDeviceGetEnforcedPowerLimit")
+        """Return the constant facts: name, driver, power limit in W."""
+        limit = _query(pynvml.nvmlDeviceGetEnforcedPowerLimit, self._handle)
         return {
-            "name": self._text("nvmlDeviceGetName", self._handle),
-            "driver": self._text("nvmlSystemGetDriverVersion"),
+            "name": _query(pynvml.nvmlDeviceGetName, self._handle),
+            "driver": _query(pynvml.nvmlSystemGetDriverVersion),
             "power_limit_w": None if limit is None else limit / 1000,
         }
 
     def sample(self) -> GpuSample:
         """Read the GPU's state now."""
-        power = self._number(ctypes.c_uint, "nvmlDeviceGetPowerUsage")
-        reasons = self._number(ctypes.c_ulonglong, "nvmlDeviceGetCurrentClocksThrottleReasons") or 0
+        power = _query(pynvml.nvmlDeviceGetPowerUsage, self._handle)
+        reasons = _query(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, self._handle) or 0
         return GpuSample(
-            self._number(ctypes.c_uint, "nvmlDeviceGetClockInfo", _CLOCK_SM),
-            self._number(ctypes.c_uint, "nvmlDeviceGetClockInfo", _CLOCK_MEMORY),
+            _query(pynvml.nvmlDeviceGetClockInfo, self._handle, pynvml.NVML_CLOCK_SM),
+            _query(pynvml.nvmlDeviceGetClockInfo, self._handle, pynvml.NVML_CLOCK_MEM),
             None if power is None else power / 1000,
-            self._number(ctypes.c_uint, "nvmlDeviceGetTemperature", _TEMPERATURE_GPU),
+            _query(pynvml.nvmlDeviceGetTemperature, self._handle, pynvml.NVML_TEMPERATURE_GPU),
             tuple(name for bit, name in THROTTLING.items() if reasons & bit),
         )
 
-    def _number(self, kind: Any, function: str, *arguments: int) -> int | None:
-        value = kind()
-        code = getattr(self._library, function)(self._handle, *arguments, ctypes.byref(value))
-        return None if code else int(value.value)
-
-    def _text(self, function: str, *arguments: Any) -> str | None:
-        text = ctypes.create_string_buffer(96)
-        code = getattr(self._library, function)(*arguments, text, len(text))
-        return None if code else text.value.decode(errors="replace")
-
 
 def open_gpu(uuid: str | None = None) -> NvmlDevice | None:
-    """The GPU with that UUID, or the first; None without a driver or a GPU."""
+    """Open the GPU with a UUID (`GPU-…`), or the first one; None without a driver or such a GPU."""
+    handle = _query(_handle, uuid)
+    return None if handle is None else NvmlDevice(handle)
+
+
+def _handle(uuid: str | None) -> Any:
+    pynvml.nvmlInit()
+    return pynvml.nvmlDeviceGetHandleByIndex(0) if uuid is None else pynvml.nvmlDeviceGetHandleByUUID(uuid)
+
+
+def _query(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call an NVML function; None on an error: no driver, no such GPU, or not supported by this GPU."""
     try:
-        return Nvml().device(uuid)
-    except OSError:
+        return function(*arguments)
+    except pynvml.NVMLError:
         return None
 
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Seconds of all cores since the start of the machine, and of this process; None where it isn't told."""
+    """CPU seconds of all cores since the machine started, and of this process; None where not reported."""
 
     busy: float
     steal: float
@@ -139,11 +111,11 @@ class CpuTimes:
 
 
 class Conditions:
-    """Conditions from the making of this object on.
+    """Recorder of conditions from its creation on.
 
     Args:
-        threads: that each runner on the CPU is given.
-        device: the GPU that is used, or None.
+        threads: threads of each runner on the CPU.
+        device: the GPU in use; None without one.
     """
 
     def __init__(self, threads: int, device: NvmlDevice | None) -> None:
@@ -154,13 +126,13 @@ class Conditions:
         self._sampled = -SAMPLE_S
 
     def look(self) -> None:
-        """Sample the GPU, to be called between rounds; not more often than every `SAMPLE_S`."""
+        """Sample the GPU, at most every `SAMPLE_S`; to be called between rounds."""
         if self._device is not None and time.monotonic() - self._sampled >= SAMPLE_S:
             self._samples.append(self._device.sample())
             self._sampled = time.monotonic()
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it up to now, in plain types."""
+        """Return the conditions up to now in plain types, for JSON."""
         return {
             "date": self._date,
             "cpu": {"model": cpu_model(), "cores": usable_cores(), "threads": self._threads, **self._others()},
@@ -169,7 +141,7 @@ class Conditions:
         }
 
     def _others(self) -> dict[str, float | None]:
-        """Shares of all cores: taken by other processes, and by the host of a virtual machine."""
+        """Return the shares of all cores used by other processes, and stolen by the host of a virtual machine."""
         now = _cpu_times()
         if self._start is None or now is None:
             return {"others_share": None, "steal_share": None}
@@ -182,7 +154,7 @@ class Conditions:
 
 
 def warnings(conditions: dict[str, Any]) -> list[str]:
-    """What in `Conditions.to_dict()` spoils latencies."""
+    """Describe what in `Conditions.to_dict()` makes latencies unreliable."""
     texts = []
     cpu, gpu = conditions["cpu"], conditions["gpu"]
     for share, who in ((cpu["others_share"], "Other processes"), (cpu["steal_share"], "Other virtual machines")):
@@ -194,7 +166,7 @@ def warnings(conditions: dict[str, Any]) -> list[str]:
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -203,7 +175,7 @@ def cpu_model() -> str:
 
 
 def _ranges(samples: list[GpuSample]) -> dict[str, Any]:
-    """Least and most of each figure over the samples, and every reason for throttling that was seen."""
+    """Return minimum and maximum of each figure over the samples, and every reason for throttling."""
     names = [field.name for field in fields(GpuSample) if field.name != "throttling"]
     ranges: dict[str, Any] = {"samples": len(samples)}
     for name in names:

@@ -1,8 +1,8 @@
-"""Entries of the lineup as what can be timed: the file loaded, its runner started, its tolerance known.
+"""Open the entries of a lineup for timing: load the file, start its runner, set its tolerance.
 
-PyTorch runs a network as it is, channels-last, in AMP or compiled; ONNX Runtime on the CPU, or by its CUDA or TensorRT
-provider; engines run themselves. float32 is float32 everywhere: TF32, which PyTorch takes for convolutions on newer
-GPUs, is off. ONNX Runtime goes on with the CPU, silently, where a provider doesn't start: here that is a refusal.
+PyTorch runs a network eagerly, channels-last, in AMP or compiled; ONNX Runtime runs files on the CPU, or by its CUDA or
+TensorRT provider; engines run in TensorRT. float32 is float32 everywhere: TF32, PyTorch's default for convolutions on
+newer GPUs, is off. If a provider doesn't start, ONNX Runtime silently falls back to the CPU: here that is an error.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from hemf_export.engines.runner import EngineRunner
 
 Provider = Literal["CUDAExecutionProvider", "TensorrtExecutionProvider"]
-_FATAL = 4  # ONNX Runtime's log severity: what it says besides is in our own message
+_FATAL = 4  # ONNX Runtime's log severity: other errors are in our own messages
 Prepare = Callable[[NDArray[np.generic]], Workload]
-# What logits may differ by from float32's, given the largest of those. Of INT8 this only tells a file of the same model
-# from another: how good it is, its manifest says, and it was kept for that. bfloat16 has two to three digits.
+# Tolerance of logits against float32, given the largest one. For INT8 it only tells the same model from another: its
+# accuracy is in its manifest. bfloat16 has two to three digits.
 TOLERANCES: dict[str, Callable[[float], float]] = {
     "fp32": lambda _: onnx_export.TOLERANCE,
     "fp16": Bounds().logit_bound,
@@ -55,12 +55,12 @@ TOLERANCES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class TorchMode:
-    """How PyTorch runs a network.
+    """Mode in which PyTorch runs a network.
 
     Args:
-        channels_last: memory of images and of convolutions' weights.
-        amp: products in float16 on a GPU, in bfloat16 on a CPU.
-        compiled: by torch.compile (inductor): `default`, or `reduce-overhead`, which launches CUDA graphs.
+        channels_last: memory format of images and of convolutions' weights.
+        amp: autocast, to float16 on a GPU and to bfloat16 on a CPU.
+        compiled: mode of torch.compile (inductor): `default`, or `reduce-overhead`, which launches CUDA graphs.
     """
 
     channels_last: bool = False
@@ -79,9 +79,9 @@ TORCH_MODES = {
 
 
 def torch_function(model: HEMF, mode: TorchMode, device: str) -> Callable[[Tensor], Tensor]:
-    """Images (N, 3, H, W) on `device` → logits there, without gradients. The model is moved, and is the function's own.
+    """Return a function from images (N, 3, H, W) to logits on `device`, without gradients, which takes over the model.
 
-    A compiled one compiles at its first run of each batch size.
+    A compiled one compiles on its first run of each batch size.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -107,7 +107,7 @@ def _compiled(model: HEMF, kind: str) -> Callable[[Tensor], Tensor]:
     from torch._dynamo.exc import TorchDynamoException
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about parts of PyTorch that it imports itself
+        warnings.simplefilter("ignore")  # warnings about PyTorch's own imports
         compiled = torch.compile(model, mode=kind, dynamic=False)
 
     def call(images: Tensor) -> Tensor:
@@ -128,13 +128,13 @@ def _compiled(model: HEMF, kind: str) -> Callable[[Tensor], Tensor]:
 
 
 class ProviderRunner:
-    """An ONNX file in ONNX Runtime on a GPU, TF32 off; batches lie on the host or on the GPU.
+    """Runner of an ONNX file in ONNX Runtime on a GPU, TF32 off, for batches on the host or on the GPU.
 
     Args:
         path: the file.
-        provider: that computes it; what it can't compute goes to CUDA and then to the CPU, as everywhere.
-        fp16: let TensorRT take float16 where the graph is in float16; see `OrtWorkload` for batches on the GPU.
-        output: what the file's numbers are.
+        provider: execution provider; nodes that it can't run fall back to CUDA and then to the CPU.
+        fp16: let TensorRT use float16 where the graph is in float16; see `OrtWorkload` for batches on the GPU.
+        output: kind of the file's output.
 
     Raises:
         MissingCapabilityError: the provider doesn't start here.
@@ -152,14 +152,14 @@ class ProviderRunner:
         printed = io.StringIO()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _FATAL
-        options.intra_op_num_threads = processors.threads()  # of what stays on the CPU
+        options.intra_op_num_threads = processors.threads()  # for nodes on the CPU
         providers: list[Any] = [("CUDAExecutionProvider", {"use_tf32": "0"})]
         if provider == "TensorrtExecutionProvider":
             providers.insert(0, (provider, {"trt_fp16_enable": str(fp16)}))
         try:
-            with contextlib.redirect_stdout(printed):  # it prints there why it falls back, between our results
+            with contextlib.redirect_stdout(printed):  # it prints the reason for a fallback to stdout
                 if hasattr(onnxruntime, "preload_dlls"):
-                    onnxruntime.preload_dlls()  # CUDA's libraries as PyTorch's packages bring them
+                    onnxruntime.preload_dlls()  # CUDA libraries from PyTorch's packages
                 self._session = onnxruntime.InferenceSession(loadable(path), options, providers=providers)
         except Exception as error:
             reason = str(error).strip().splitlines()[0]
@@ -172,7 +172,7 @@ class ProviderRunner:
         self._input, self._output = self._session.get_inputs()[0].name, self._session.get_outputs()[0].name
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Compute scores on the host from the file's input on the host."""
+        """Compute scores (n, classes) from network input, both on the host."""
         return self.output.scores(self._session.run([self._output], {self._input: batch})[0], len(batch))
 
     def bound(self, batch: NDArray[np.generic]) -> Any:
@@ -184,19 +184,19 @@ class ProviderRunner:
         return binding
 
     def run_bound(self, binding: Any) -> None:
-        """Compute a binding; returns when its output is there."""
+        """Run a binding; return when its output is complete."""
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
 
 
 class OrtWorkload:
-    """A batch that lies on the GPU, of one `ProviderRunner`."""
+    """Batch on the GPU for one `ProviderRunner`."""
 
     def __init__(self, runner: ProviderRunner, batch: NDArray[np.generic]) -> None:
         self._runner, self._binding, self._images = runner, runner.bound(batch), len(batch)
 
     def run(self) -> None:
-        """Compute the logits; they and the input stay on the GPU."""
+        """Compute the logits; input and logits stay on the GPU."""
         self._runner.run_bound(self._binding)
 
     def logits(self) -> NDArray[np.float32]:
@@ -208,12 +208,12 @@ def open_entry(entry: Entry, *, threads: int, kept: ModelInput | None = None) ->
     """Load a file and start its runner.
 
     Args:
-        entry: which.
-        threads: of a runner on the CPU, within an operator; PyTorch's own are set for the process.
-        kept: what is kept of the images that it will be given; None for what the file itself takes.
+        entry: entry of the lineup.
+        threads: threads within an operator of a runner on the CPU; PyTorch's are set for the whole process.
+        kept: form of the images that it will get; None for the file's own input.
 
     Raises:
-        HemfError: the file can't be taken; a MissingCapabilityError where this machine can't run it.
+        HemfError: the file can't be used; a MissingCapabilityError if this machine can't run it.
     """
     prepare = _torch(entry) if entry.kind in TORCH_KINDS else _file(entry, threads)
     kept_input = kept or entry.input
@@ -227,7 +227,7 @@ def open_entry(entry: Entry, *, threads: int, kept: ModelInput | None = None) ->
 
 
 def _tolerance(precision: str, output: ModelOutput) -> Callable[[float], float]:
-    """What scores may differ by, given the largest; FP16 has a bound of its own for probabilities."""
+    """Return the tolerance of scores as a function of the largest one; FP16 has another for probabilities."""
     if precision == "fp16":
         return lambda largest: Bounds().score_bound(output, largest)
     return TOLERANCES[precision]

@@ -1,6 +1,6 @@
-"""What `bench` compares: the files named, or what lies in the folder, each by every runner that suits it.
+"""Gather what `bench` compares: the named files, or those in the folder, each with every suitable runner.
 
-Nothing is loaded here; what can't take part is listed with the reason.
+Nothing is loaded here; what can't be run is listed with the reason.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from hemf_export.files.model_output import ModelOutput
 from hemf_export.images.model_input import ModelInput
 from hemf_export.models import discover, graph_source
 from hemf_export.models.description import Description, Precision
-from hemf_export.models.model_file import CheckpointFile, EngineFile, ModelFile
-from hemf_export.models.model_file import Kind as FileKind
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.file_kinds import Kind as FileKind
+from hemf_export.models.model_file import CheckpointFile, EngineFile, ModelFile, OnnxFile
 from hemf_export.timing.measurement import NotRun
 
 Kind = Literal[
@@ -42,16 +41,16 @@ _ONLY_ASKED = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A file and what runs it; plain enough to be sent to a child process.
+    """File with its runner; serializable for a child process.
 
     Args:
-        name: for reports; unique in its lineup.
-        kind: of runner.
+        name: name in reports, unique in its lineup.
+        kind: kind of runner.
         path: the file.
         device: "cpu" or "cuda".
-        transfers: whether input and logits cross to the GPU and back within the time; None on a CPU.
-        precision: of the file, or of PyTorch's products.
-        description: of the model: what the file takes and gives, and how a checkpoint is read.
+        transfers: whether the copies to and from the GPU are timed too; None on a CPU.
+        precision: precision of the file, or of PyTorch's products.
+        description: description of the model: inputs, outputs, and how a checkpoint is read.
     """
 
     name: str
@@ -64,12 +63,12 @@ class Entry:
 
     @property
     def input(self) -> ModelInput:
-        """What the file takes of an image."""
+        """Input of the file."""
         return self.description.input
 
     @property
     def output(self) -> ModelOutput:
-        """What the file gives of an image."""
+        """Output of the file."""
         return self.description.output
 
     def to_dict(self) -> dict[str, Any]:
@@ -78,23 +77,23 @@ class Entry:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Entry:
-        """The inverse of `to_dict`."""
+        """Build an entry from the plain types of `to_dict`."""
         description = Description.from_dict(values["description"])
         return cls(**{**values, "path": Path(values["path"]), "description": description})
 
 
 @dataclass(frozen=True)
 class Lineup:
-    """Everything that takes part, the reference first.
+    """Everything to compare, the reference first.
 
     Args:
-        entries: in the order of the report.
-        not_run: what suits no part of this machine, or was left out.
-        graphs: our ONNX files among them.
-        input: what is kept of images for all of them: whole ones, where a file resizes them itself.
-        batch: the fixed batch of their files, or None.
-        checkpoint_sha256: what all were made from.
-        notes: what a user should know.
+        entries: entries in the order of the report.
+        not_run: what can't run on this machine, or was left out.
+        graphs: our ONNX files among the files.
+        input: common form of the images for all entries: whole images, if a file resizes them itself.
+        batch: fixed batch of the files; None if dynamic.
+        checkpoint_sha256: SHA-256 of the checkpoint that all were made from.
+        notes: remarks for the user.
     """
 
     entries: tuple[Entry, ...]
@@ -107,10 +106,10 @@ class Lineup:
 
 
 def parse_kinds(text: str | None) -> tuple[Kind, ...] | None:
-    """`eager,ort-cpu` → kinds; None for those that usually make sense.
+    """Parse kinds of runners, such as `eager,ort-cpu`; None for the usual ones.
 
     Raises:
-        UsageError: an unknown one.
+        UsageError: an unknown kind.
     """
     if text is None:
         return None
@@ -130,15 +129,15 @@ def gather(
     gpu: bool,
     reading: Reading = PLAIN,
 ) -> Lineup:
-    """Gather what is to be compared, and what can't be.
+    """Gather the entries to compare, and what can't be run.
 
     Args:
-        files: a checkpoint, ONNX files and engines; empty for what lies in `folder`. One named twice runs twice.
-        folder: looked through for the files, and for the checkpoint by its hash.
-        kinds: of runners; None for those that usually make sense here.
-        transfers: of what runs on a GPU.
-        gpu: whether there is one that PyTorch can use.
-        reading: how the checkpoint is read; by default as the other files say it was when they were made.
+        files: a checkpoint, ONNX files and engines; empty for those in `folder`. A file named twice runs twice.
+        folder: folder to search for files, and for the checkpoint by its hash.
+        kinds: kinds of runners; None for the usual ones here.
+        transfers: whether copies to and from a GPU are timed.
+        gpu: whether there is a GPU that PyTorch can use.
+        reading: how the checkpoint is read; by default as recorded in the other files.
 
     Raises:
         BadInputError: nothing to compare, or files of different models.
@@ -147,7 +146,7 @@ def gather(
     ours = tuple(file for file in exported if isinstance(file, OnnxFile) and file.is_ours)
     hashes = {file.description.checkpoint_sha256 for file in exported}
     hashes |= {file.sha256 for file in checkpoints}
-    if len(hashes) > 1 or len(checkpoints) > 1:
+    if len(hashes) > 1:
         names = ", ".join(file.name for file in (*checkpoints, *exported))
         raise BadInputError(
             f"These are made from {len(hashes)} different checkpoints: {names}.", "Name files of one model."
@@ -166,10 +165,10 @@ def gather(
         reading = next((reading for reading in readings if reading != PLAIN), PLAIN)
     checkpoints = [file.read_as(reading=reading) for file in checkpoints]
     if exported and kinds is not None and not any(kind in TORCH_KINDS for kind in kinds):
-        checkpoints = []  # not asked for, so not loaded
+        checkpoints = []  # not requested, so not loaded
     notes += [note for file in checkpoints for note in file.load().notes]
-    # float32 first: it is the reference where the checkpoint is not here.
-    exported.sort(key=lambda file: (file.kind == "engine", file.precision != "fp32"))
+    # float32 first: it is the reference if the checkpoint is missing.
+    exported.sort(key=lambda file: (file.kind == "engine", file.description.precision != "fp32"))
     entries: list[Entry] = []
     not_run: list[NotRun] = []
     for file in (*checkpoints, *exported):
@@ -204,7 +203,7 @@ def gather(
 def _sorted_out(
     files: Sequence[Path], folder: Path
 ) -> tuple[list[CheckpointFile], list[OnnxFile | EngineFile], list[str]]:
-    """Split the files into checkpoints, and ONNX files and engines; with what a user should know of others' files."""
+    """Split the files into checkpoints, and ONNX files and engines; add remarks on files that aren't ours."""
     opened: list[ModelFile] = [ModelFile.open(path) for path in files]
     if not opened:
         opened += discover.onnx_files(folder)
@@ -233,11 +232,11 @@ def _sorted_out(
 
 
 def _refusal(kind: Kind, file: ModelFile, *, gpu: bool, asked: bool) -> str | None:
-    """Say why a kind is not run; None where it is."""
+    """Return why a kind of runner isn't run; None if it is."""
     if kind == "compile-graph" or kind in ("ort-cuda", "ort-tensorrt", *ENGINE_KINDS):
         if not gpu:
             return _NO_GPU
-        if file.precision == "int8-cpu":
+        if file.description.precision == "int8-cpu":
             return "the file is for a CPU"
     if not asked and not gpu:
         return _ONLY_ASKED.get(kind)
@@ -246,7 +245,7 @@ def _refusal(kind: Kind, file: ModelFile, *, gpu: bool, asked: bool) -> str | No
 
 def _entries(file: ModelFile, kind: Kind, transfers: Transfers, *, gpu: bool) -> list[Entry]:
     device = "cuda" if gpu and kind != "ort-cpu" else "cpu"
-    precision: Precision | Literal["bf16"] = file.precision
+    precision: Precision | Literal["bf16"] = file.description.precision
     if kind in ("amp", "compile-amp", "compile-graph"):
         precision = "fp16" if device == "cuda" else "bf16"
     crossing: dict[Transfers, tuple[bool, ...]] = {"in": (True,), "out": (False,), "both": (True, False)}
@@ -258,7 +257,7 @@ def _entries(file: ModelFile, kind: Kind, transfers: Transfers, *, gpu: bool) ->
 
 
 def _numbered(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Add a number to each name that comes again."""
+    """Number repeated names."""
     counts: dict[str, int] = {}
     named = []
     for entry in entries:

@@ -1,6 +1,6 @@
-"""Peak memory of a runner: of a process of its own that loads it, runs a batch twice, and does nothing else.
+"""Measure the peak memory of a runner in its own process, which only loads it and runs a batch twice.
 
-In the process that times all of them, nobody could tell whose memory is whose.
+In the process that times all runners, memory couldn't be attributed to one of them.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Memory:
     """Peak memory of one runner at one batch size.
 
     Args:
-        peak_rss_bytes: the most of the host's memory that the process held, its libraries included.
-        imports_rss_bytes: what of that it held before the file was opened.
-        gpu_bytes: what the GPU's free memory fell by, CUDA's own share included; None on a CPU.
+        peak_rss_bytes: peak resident memory of the process on the host, including libraries.
+        imports_rss_bytes: resident memory before the file was opened.
+        gpu_bytes: decrease of the GPU's free memory, including the CUDA context; None on a CPU.
     """
 
     peak_rss_bytes: int
@@ -30,12 +30,12 @@ class Memory:
     gpu_bytes: int | None
 
     def to_dict(self) -> dict[str, int | None]:
-        """Plain types, for JSON."""
+        """Convert to plain types, for JSON."""
         return dict(vars(self))
 
 
 def measure(entry: Entry, batch: int, *, threads: int, timeout_s: float = TIMEOUT_S) -> Memory | None:
-    """Run an entry in a child process; None where that fails, or the system doesn't tell."""
+    """Measure an entry in a child process; None if that fails, or the system doesn't report memory."""
     request = json.dumps({"entry": entry.to_dict(), "batch": batch, "threads": threads})
     command = child.command("hemf_export.bench.memory_worker", request)
     try:

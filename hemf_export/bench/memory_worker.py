@@ -15,7 +15,7 @@ from hemf_export.bench.lineup import Entry
 
 
 def main(request: str) -> None:
-    """Load the entry, run a batch of it twice, and tell the memory that took."""
+    """Load the entry, run a batch twice, and print the memory used as JSON."""
     values = json.loads(request)
     entry = Entry.from_dict(values["entry"])
     torch.set_num_threads(values["threads"])
@@ -29,7 +29,7 @@ def main(request: str) -> None:
 
 
 def _status(name: str) -> int:
-    """Bytes, from /proc: getrusage's peak is that of the parent where that was larger when it forked."""
+    """Read bytes from /proc: getrusage would report the parent's peak if that was larger at the fork."""
     match = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"), re.MULTILINE)
     if match is None:
         raise OSError(f"/proc/self/status has no {name}")

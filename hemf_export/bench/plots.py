@@ -1,6 +1,6 @@
-"""Plots of a benchmark as inline SVG, narrow enough for a phone.
+"""Draw a benchmark as inline SVG, narrow enough for a phone.
 
-Latencies and ratios: a row for each runner, its name above its range. Accuracy against latency: a point for each.
+Latencies and ratios have a row for each runner, its name above its range; accuracy against latency a point for each.
 """
 
 from __future__ import annotations
@@ -9,33 +9,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hemf_export.pages import report_page
-from hemf_export.pages.figures import milliseconds, ratio
+from markupsafe import Markup
 
-if TYPE_CHECKING:  # see `pages.report_page.drawing`
+from hemf_export.pages import drawing
+from hemf_export.pages.figures import factor, milliseconds
+
+if TYPE_CHECKING:  # see `pages.drawing.drawing`
     from matplotlib.axes import Axes
 
 _WIDTH = 4.4  # inches
 _ROW, _AROUND = 0.42, 0.75  # inches: of a row, of the axis and the margins
-_DOT, _FLOOR, _LINE = "#2f7fc1", "#d6483f", "#7f8c99"  # told apart on white and on black
-_FREE = 0.18  # of what is drawn: room at the right for the values
-_LOG_FROM = 4.0  # of the largest by the least
-_NAME = 46  # signs
-_COLOURS = ("#2f7fc1", "#d6483f", "#3f9a58", "#b8741a", "#8e6bbf", "#7f8c99")  # told apart on white and on black
+_DOT, _FLOOR, _LINE = "#2f7fc1", "#d6483f", "#7f8c99"  # distinguishable on white and on black
+_FREE = 0.18  # share of the width left for the values at the right
+_LOG_FROM = 4.0  # ratio of the largest to the smallest value from which the axis is logarithmic
+_NAME = 46  # characters
+_COLOURS = ("#2f7fc1", "#d6483f", "#3f9a58", "#b8741a", "#8e6bbf", "#7f8c99")  # distinguishable on white and on black
 _SIGNS = ("o", "s", "^", "D", "v", "P")
 
 
 @dataclass(frozen=True)
 class _Row:
-    """What is drawn of a runner.
+    """A runner in a plot of latencies or ratios.
 
     Args:
-        name: of it.
+        name: its name.
         shown: its value, in words.
-        dot: where it is.
-        thick: from, to; None for none.
-        thin: the same.
-        floor: that it can't be below; None where there is none.
+        dot: place of the value.
+        thick: both ends of the thick line; None for no line.
+        thin: both ends of the thin line; None for no line.
+        floor: value that it can't be below; None where there is none.
     """
 
     name: str
@@ -47,12 +49,12 @@ class _Row:
 
     @property
     def values(self) -> list[float]:
-        """Every value that must be in view."""
+        """List every value that must be in view."""
         ends = (*(self.thick or ()), *(self.thin or ()))
         return [self.dot, *ends, *(() if self.floor is None else (self.floor,))]
 
 
-def latencies(timings: Sequence[Mapping[str, Any]]) -> str:
+def latencies(timings: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw p50 to p99 of each runner at one batch size, and the floor where it ran on the roofline's GPU.
 
     Args:
@@ -62,7 +64,7 @@ def latencies(timings: Sequence[Mapping[str, Any]]) -> str:
     for timing in timings:
         percentiles = {name: value for name, value in timing["latency_ms"].items() if value is not None}
         middle, share = timing["latency_ms"]["p50"], timing["share_of_floor"]
-        if middle is None:  # too few rounds to tell
+        if middle is None:  # too few rounds for percentiles
             continue
         thick = (middle, percentiles["p90"]) if "p90" in percentiles else None
         floor = None if share is None else share * middle
@@ -71,17 +73,17 @@ def latencies(timings: Sequence[Mapping[str, Any]]) -> str:
     return _draw(rows, "latency of a call, ms", f"Latency at batch {timings[0]['batch']}", start=0.0)
 
 
-def ratios(timings: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the ratio of each runner to the first, with its interval."""
+def speed_ups(timings: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw how many times as fast as the first runner each is, with its interval."""
     rows = [
-        _Row(one["name"], ratio(one["ratio"]["median"]), one["ratio"]["median"],
-             (one["ratio"]["low"], one["ratio"]["high"]), None)
+        _Row(one["name"], f"{factor(one['speed_up']['median'])}×", one["speed_up"]["median"],
+             (one["speed_up"]["low"], one["speed_up"]["high"]), None)
         for one in timings
     ]  # fmt: skip
     return _draw(
         rows,
-        f"times the latency of {_shortened(timings[0]['name'])}",
-        f"Ratios at batch {timings[0]['batch']}",
+        f"times as fast as {_shortened(timings[0]['name'])}",
+        f"Speed-up at batch {timings[0]['batch']}",
         mark=1.0,
     )
 
@@ -105,12 +107,12 @@ def _shortened(name: str) -> str:
 
 def _draw(
     rows: Sequence[_Row], label: str, title: str, *, start: float | None = None, mark: float | None = None
-) -> str:
+) -> Markup:
     if not rows:
-        return ""
+        return Markup()
     values = [value for row in rows for value in row.values] + ([] if mark is None else [mark])
     least, most = min(values), max(values)
-    with report_page.drawing(_WIDTH, _ROW * len(rows) + _AROUND) as figure:
+    with drawing.drawing(_WIDTH, _ROW * len(rows) + _AROUND) as figure:
         axes = figure.add_subplot()
         if most / least > _LOG_FROM:
             axes.set_xscale("log")
@@ -129,7 +131,7 @@ def _draw(
         for number, row in enumerate(rows):
             _row(axes, len(rows) - 1 - number, row)
         axes.set_xlabel(label, parse_math=False)
-        return report_page.svg(figure, title)
+        return drawing.svg(figure, title)
 
 
 def _row(axes: Axes, height: int, row: _Row) -> None:
@@ -154,7 +156,7 @@ class Point:
     """A runner in the plot of accuracy against latency.
 
     Args:
-        name: of it.
+        name: its name.
         latency_ms: p50.
         share: accuracy or agreement, 0 to 1.
     """
@@ -164,22 +166,23 @@ class Point:
     share: float
 
 
-def accuracies(points: Sequence[Point], figure_name: str, batch: int) -> str:
-    """Draw the points, the quick ones to the left; their names below, in their order.
+def accuracies(points: Sequence[Point], figure_name: str, batch: int, images: int) -> Markup:
+    """Draw the points, the fast ones to the left, with their names below in order.
 
     Args:
         points: at least one.
         figure_name: "accuracy" or "agreement".
-        batch: images a call.
+        batch: images per call.
+        images: number of images that the shares were measured on; the axis never zooms in below one image.
     """
     from matplotlib.ticker import PercentFormatter
 
     times = [point.latency_ms for point in points]
     shares = [point.share for point in points]
-    with report_page.drawing(_WIDTH, 2.9 + 0.2 * len(points)) as figure:
+    with drawing.drawing(_WIDTH, 2.9 + 0.2 * len(points)) as figure:
         axes = figure.add_subplot()
         for number, point in enumerate(points):
-            # Sign and colour both: told apart in grey as well, and two dozen before a pair comes again.
+            # Marker and colour both: distinguishable in grey too, and two dozen combinations before one repeats.
             sign, colour = _SIGNS[(number + number // 6) % 6], _COLOURS[number % 6]
             name = _shortened(point.name)
             axes.plot(
@@ -191,7 +194,7 @@ def accuracies(points: Sequence[Point], figure_name: str, batch: int) -> str:
             _log_ticks(axes.xaxis, min(times), max(times))
         else:
             axes.set_xlim(0, 1.1 * max(times))
-        around = max(0.12 * (max(shares) - min(shares)), 0.005)
+        around = max(0.12 * (max(shares) - min(shares)), 1.5 / images)
         axes.set_ylim(max(0.0, min(shares) - around), min(1.0, max(shares) + around))
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.set_xlabel("latency of a call, p50, ms")
@@ -200,4 +203,4 @@ def accuracies(points: Sequence[Point], figure_name: str, batch: int) -> str:
         axes.spines[["right", "top"]].set_visible(False)
         for text in figure.legend(loc="outside lower left", fontsize=8.5, framealpha=0).get_texts():
             text.set_parse_math(False)
-        return report_page.svg(figure, f"{figure_name} against latency at batch {batch}")
+        return drawing.svg(figure, f"{figure_name} against latency at batch {batch}")

@@ -1,19 +1,18 @@
-"""The least time that a graph needs on a GPU: counted operations and bytes over the rates that NVIDIA publishes.
+"""Compute the latency floor of a graph on a GPU by the roofline model: operations and bytes over published rates.
 
-Each kernel takes the longer of its operations at the peak rate of their type, and its bytes at the peak bandwidth;
-kernels follow each other. Nothing is added for clocks below the boost clock or for a power limit, and only products are
-operations: exponentials and sums ride on the memory's time.
+A kernel takes the longer of its operations at the peak rate of their type and its bytes at the peak bandwidth; kernels
+run one after another. Clocks below boost and power limits are ignored, and only products count as operations:
+exponentials and sums are hidden behind memory traffic.
 
-Where an engine was compiled of the graph, its own kernels are counted, and 2.5 µs for the launch of each. Where there
-is none, fusion is assumed and nothing is added for launches: a floor as far as that holds. A share of it reached is a
-figure for comparing, not a grade. How near such times are to latencies that were published, docs/engine-model.md says.
+If an engine was compiled from the graph, its kernels are counted, with 2.5 µs per launch. Otherwise fusion is assumed,
+without launches: a floor as far as that assumption holds. The share of it that is reached is for comparison, not a
+grade. docs/engine-model.md shows how close these times are to published latencies.
 
-Fusion as it is assumed: a product (Conv, Gemm, MatMul), a normalization, a softmax, a reduction or a pooling begins a
-kernel; what only computes value by value or moves values (Add, Mul, GELU, Cast, Transpose, QuantizeLinear …) runs in
-the kernel of its last input. A kernel reads each value and weight from memory once, however often it uses it, and
-writes what others need once; what stays within it costs nothing. Real engines fuse less here (a Transpose is often a
-kernel) and more there (attention as one kernel), so a second figure counts the least that any engine must move:
-weights, images and logits.
+Assumed fusion: a product (Conv, Gemm, MatMul), a normalization, a softmax, a reduction or a pooling starts a kernel;
+elementwise operators and moves (Add, Mul, GELU, Cast, Transpose, QuantizeLinear …) run in the kernel of their last
+input. A kernel reads each value and weight from memory once, and writes once what others read; what stays within it is
+free. Real engines sometimes fuse less (a Transpose is often a kernel) and sometimes more (attention as one kernel), so
+a second figure counts the minimum that any engine must move: weights, images and logits.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ from hemf_export.calibration.blocks import blocks, node_name
 from hemf_export.calibration.graphs import Shape, image_shapes, parse
 from hemf_export.calibration.products import Product, find_products, is_signed_permutation
 from hemf_export.engines import targets
-from hemf_export.engines.chips import Chip
-from hemf_export.engines.targets import Target
+from hemf_export.engines.targets import Chip, Target
 from hemf_export.files.errors import UsageError
 from hemf_export.precision.compiled_engines import Compiled
 
@@ -49,15 +47,15 @@ _ADDRESSES = (ir.DataType.INT64, ir.DataType.BOOL)  # sizes, axes, positions: no
 
 @dataclass(frozen=True)
 class NodeCost:
-    """A node that multiplies and adds.
+    """Cost of a node that multiplies and adds.
 
     Args:
-        node: its name.
+        node: name of the node.
         operator: Conv, Gemm or MatMul.
-        block: of the paper.
-        multiply_adds: of one image.
-        precision: that it multiplies in.
-        moves: it is a signed permutation, which the equations don't count as a product, and the graph does.
+        block: block of the paper.
+        multiply_adds: multiply-adds for one image.
+        precision: precision of its factors.
+        moves: whether it is a signed permutation, which is a product in the graph but not in the equations.
     """
 
     node: str
@@ -70,14 +68,14 @@ class NodeCost:
 
 @dataclass
 class Kernel:
-    """Nodes that are assumed to be one kernel. Bytes and multiply-adds are of one image, weights of one call.
+    """Nodes that are assumed to be one kernel. Bytes and multiply-adds are per image, weights per call.
 
     Args:
-        nodes: names.
-        multiply_adds: by precision.
-        weight_bytes: read once, whatever the batch.
-        read_bytes: of activations.
-        written_bytes: of activations.
+        nodes: names of the nodes.
+        multiply_adds: multiply-adds by precision.
+        weight_bytes: bytes of weights, read once for any batch.
+        read_bytes: bytes of activations read.
+        written_bytes: bytes of activations written.
     """
 
     nodes: list[str] = field(default_factory=list)
@@ -89,14 +87,14 @@ class Kernel:
 
 @dataclass(frozen=True)
 class GraphCost:
-    """What one call costs.
+    """Cost of one call.
 
     Args:
         products: every node that multiplies and adds, in graph order.
-        kernels: in graph order.
-        weight_bytes: of all weights, each once.
-        image_bytes: of the input and the logits of one image.
-        uncounted: values whose size the graph doesn't tell; their bytes are missing.
+        kernels: kernels in graph order.
+        weight_bytes: bytes of all weights, each once.
+        image_bytes: bytes of the input and the logits of one image.
+        uncounted: values of unknown size, whose bytes are missing.
     """
 
     products: tuple[NodeCost, ...]
@@ -107,32 +105,32 @@ class GraphCost:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds of one image, all precisions together."""
+        """Multiply-adds for one image in all precisions."""
         return sum(product.multiply_adds for product in self.products)
 
     def operations(self, batch: int) -> dict[CostPrecision, int]:
-        """Operations by precision; a multiply-add is two."""
+        """Return operations by precision; a multiply-add is two."""
         operations: dict[CostPrecision, int] = {}
         for product in self.products:
             operations[product.precision] = operations.get(product.precision, 0) + 2 * batch * product.multiply_adds
         return operations
 
     def moved_bytes(self, batch: int) -> int:
-        """Bytes to and from memory, all kernels together."""
+        """Return the bytes that all kernels move to and from memory."""
         return sum(k.weight_bytes + batch * (k.read_bytes + k.written_bytes) for k in self.kernels)
 
     def least_bytes(self, batch: int) -> int:
-        """Bytes that no fusion can save: weights, images and logits, each once."""
+        """Return the bytes that no fusion can save: weights, images and logits, each once."""
         return self.weight_bytes + batch * self.image_bytes
 
 
 def count_graph(proto: onnx.ModelProto, assumed: CostPrecision | None = None) -> GraphCost:
-    """Count a graph.
+    """Count the cost of a graph.
 
     Args:
-        proto: of any precision, with constants as initializers.
-        assumed: count a float32 graph as if it were in float16 ("fp16"), or as if besides every product that INT8 is
-            used for were in int8 ("int8"). None counts the types that are there.
+        proto: graph of any precision, with constants as initializers.
+        assumed: count a float32 graph as if in float16 ("fp16"), or as if also all quantizable products were in int8
+            ("int8"). None counts the actual types.
     """
     model = parse(proto)
     shapes = image_shapes(model)
@@ -140,7 +138,7 @@ def count_graph(proto: onnx.ModelProto, assumed: CostPrecision | None = None) ->
 
 
 class _Counter:
-    """The counting of one graph."""
+    """Counter of the cost of one graph."""
 
     def __init__(self, graph: ir.Graph, shapes: Mapping[str, Shape], assumed: CostPrecision | None) -> None:
         self._graph, self._shapes, self._assumed = graph, shapes, assumed
@@ -148,10 +146,10 @@ class _Counter:
         self._images = shape[0] if shape else 1
         self._products = {product.node: product for product in find_products(graph, shapes) if product.counted}
         self._blocks = blocks(graph)
-        self._constants: dict[ir.Value, frozenset[ir.Value]] = {}  # value → the initializers that it is made of
+        self._constants: dict[ir.Value, frozenset[ir.Value]] = {}  # value → initializers that it is computed from
         self._kernel_of: dict[ir.Node, int] = {}
         self._kernels: list[Kernel] = []
-        self._nodes: list[list[ir.Node]] = []  # of each kernel
+        self._nodes: list[list[ir.Node]] = []  # nodes of each kernel
         self._unknown: set[str] = set()
 
     def count(self) -> GraphCost:
@@ -175,7 +173,7 @@ class _Counter:
         return GraphCost(self._node_costs(), tuple(self._kernels), sum(weights.values()), image, len(self._unknown))
 
     def _group(self) -> None:
-        """Give every node that computes a kernel."""
+        """Assign every computing node to a kernel."""
         for node in self._graph:
             inputs = [value for value in node.inputs if value is not None]
             if all(self._is_constant(value) for value in inputs):
@@ -195,7 +193,7 @@ class _Counter:
             self._nodes[max(before)].append(node)
 
     def _connect(self) -> dict[ir.Value, frozenset[int | None]]:
-        """Values that cross from kernel to kernel → the kernels that read them; None stands for the caller."""
+        """Map values between kernels to the kernels that read them; None stands for the caller."""
         readers: dict[ir.Value, set[int | None]] = {}
         for node, kernel in self._kernel_of.items():
             if _is_view(node):
@@ -212,7 +210,7 @@ class _Counter:
         return {value: frozenset(kernels) for value, kernels in readers.items()}
 
     def _weights(self) -> list[dict[ir.Value, int]]:
-        """Bytes of the weights that each kernel reads."""
+        """Return the bytes of the weights that each kernel reads."""
         weights: list[dict[ir.Value, int]] = [{} for _ in self._kernels]
         for node, kernel in self._kernel_of.items():
             product = self._products.get(node_name(node))
@@ -228,7 +226,7 @@ class _Counter:
         return weights
 
     def _bytes(self, value: ir.Value, readers: Collection[int | None]) -> int:
-        """Bytes of a value, for one image; as int8 where int8 products are all that reads it, and int8 is assumed."""
+        """Return the bytes of a value for one image; as int8 if int8 is assumed and only int8 products read it."""
         shape = self._shapes.get(str(value.name))
         if shape is None:
             self._unknown.add(str(value.name))
@@ -238,7 +236,7 @@ class _Counter:
         return (1 if narrow else self._width(value)) * math.prod(shape) // self._images
 
     def _only_product(self, kernel: int, value: ir.Value) -> bool:
-        """Whether what reads `value` in a kernel is a product that int8 is used for."""
+        """Return whether only a quantizable product reads `value` in a kernel."""
         quantized = []
         for node in self._nodes[kernel]:
             inputs = [value for value in node.inputs if value is not None]
@@ -248,7 +246,7 @@ class _Counter:
         return bool(quantized) and all(quantized)
 
     def _width(self, value: ir.Value) -> int:
-        """Bytes of one number; what is only moved is as wide as before, and so is what is dequantized."""
+        """Return the bytes of one element; moved and dequantized values keep the width of their source."""
         producer = value.producer()
         while producer is not None and _is_move(producer) and producer.inputs[0] is not None:
             value = producer.inputs[0]
@@ -280,7 +278,7 @@ class _Counter:
         return "fp16" if node.outputs[0].dtype == ir.DataType.FLOAT16 else "fp32"
 
     def _source(self, value: ir.Value) -> ir.Value:
-        """What a value is another view of."""
+        """Return the value that `value` is a view of."""
         producer = value.producer()
         while producer is not None and _is_view(producer) and producer.inputs[0] is not None:
             value = producer.inputs[0]
@@ -295,7 +293,7 @@ class _Counter:
 
 
 def _is_view(node: ir.Node) -> bool:
-    """Whether a node's output is its input seen another way; a cast that widens counts too, as its readers do it."""
+    """Return whether a node's output is a view of its input; widening casts count too, as their readers do them."""
     if node.op_type != "Cast" or node.inputs[0] is None:
         return node.op_type in _VIEWS
     before, after = node.inputs[0].dtype, node.outputs[0].dtype
@@ -322,19 +320,19 @@ def _dequantized(value: ir.Value) -> bool:
 
 @dataclass(frozen=True)
 class Floor:
-    """Least time of one graph on one GPU at one batch size.
+    """Latency floor of one graph on one GPU at one batch size.
 
     Args:
-        precision: of the graph.
-        batch: images a call.
-        floor_ms: of the engine's kernels with their launches, or with the assumed fusion.
-        least_ms: that no fusion can beat: all operations at their peak, or the bytes that must move.
-        memory_bound: share of `floor_ms` in kernels that wait for memory.
-        operations: by precision; a multiply-add is two. Of an engine, by what its kernels compute in.
-        moved_bytes: by the engine's kernels, or with the assumed fusion.
-        least_bytes: weights, images and logits.
-        source: a file's name, and what was assumed of it.
-        kernels: of the engine that was counted; None where fusion is assumed.
+        precision: precision of the graph.
+        batch: images per call.
+        floor_ms: floor of the engine's kernels with their launches, or with the assumed fusion.
+        least_ms: floor of any fusion: all operations at peak rate, or the bytes that must be moved.
+        memory_bound: share of `floor_ms` in memory-bound kernels.
+        operations: operations by precision; a multiply-add is two. For an engine, by the types of its kernels.
+        moved_bytes: bytes moved by the engine's kernels, or with the assumed fusion.
+        least_bytes: bytes of weights, images and logits.
+        source: name of the file, and what was assumed about it.
+        kernels: number of kernels of the engine; None if fusion is assumed.
     """
 
     precision: str
@@ -350,23 +348,23 @@ class Floor:
 
     @property
     def images_per_second(self) -> float:
-        """The most images a second."""
+        """Largest throughput, in images per second."""
         return 1000 * self.batch / self.floor_ms
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for JSON."""
+        """Convert to plain types, for JSON."""
         return {**vars(self), "images_per_second": self.images_per_second}
 
 
 def floor_of_graph(cost: GraphCost, chip: Chip, batch: int, *, precision: str, source: str) -> Floor:
-    """Predict the floor of a counted graph.
+    """Compute the floor of a counted graph.
 
     Args:
-        cost: of the graph.
+        cost: cost of the graph.
         chip: the GPU's published rates.
-        batch: images a call.
-        precision: to be named.
-        source: to be named.
+        batch: images per call.
+        precision: precision to record.
+        source: source to record.
     """
     times = [_kernel_s(kernel, chip, batch) for kernel in cost.kernels]
     whole = sum(max(pair) for pair in times)
@@ -380,14 +378,14 @@ def floor_of_graph(cost: GraphCost, chip: Chip, batch: int, *, precision: str, s
 
 
 def floor_of_engine(compiled: Compiled, cost: GraphCost, chip: Chip, batch: int, *, precision: str) -> Floor:
-    """Predict the floor of an engine's kernels, sizes and work scaled from the batch that they are known for.
+    """Compute the floor of an engine's kernels, with sizes and work scaled from the batch of the census.
 
     Args:
         compiled: the engine.
-        cost: of its graph, for what no fusion can beat.
+        cost: cost of its graph, for the floor of any fusion.
         chip: the GPU's published rates.
-        batch: images a call.
-        precision: of the graph, to be named.
+        batch: images per call.
+        precision: precision of the graph, to record.
     """
     census = compiled.census
     times, whole_ms = census.kernel_times_s(chip, batch), census.model_ms(chip, batch)

@@ -1,8 +1,8 @@
-"""A whole benchmark: what takes part is gathered, loaded, timed at each batch size and set beside its roofline."""
+"""Run a whole benchmark: gather and load the runners, time them at each batch size, and compute the roofline."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +36,8 @@ from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabil
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images import folders
 from hemf_export.models import plausibility, predictor
-from hemf_export.models.model_file import ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import ModelFile, OnnxFile
+from hemf_export.pages.table import Table
 from hemf_export.precision import compiled_engines
 from hemf_export.timing import measurement
 from hemf_export.timing.measurement import Contender, NotRun, Timing
@@ -49,21 +49,21 @@ MAX_SLOWDOWN = 0.1
 
 @dataclass(frozen=True)
 class Request:
-    """What to compare and how.
+    """Request for a benchmark.
 
     Args:
-        files: empty for what lies in `folder`.
-        folder: looked through.
-        batches: sizes; None for `BATCHES`, or the files' own.
-        seconds: at most, for each batch size.
-        threads: of each runner on the CPU; None for those of `files.processors.threads`.
-        images: a folder; None for seeded noise.
-        kinds: of runners; None for those that usually make sense here.
-        transfers: of what runs on a GPU.
-        memory: measure it, a process a runner and batch size.
-        target: of the roofline; None for this machine's GPU where it is known, else a T4.
-        verified: how accurate the files are; refused before anything is timed where it is of others.
-        reading: how the checkpoint is read; by default as the other files say it was when they were made.
+        files: files to compare; empty for those in `folder`.
+        folder: folder to search.
+        batches: batch sizes; None for `BATCHES`, or the files' own.
+        seconds: time limit for each batch size.
+        threads: threads of each runner on the CPU; None for `files.processors.threads`.
+        images: folder of images; None for seeded noise.
+        kinds: kinds of runners; None for the usual ones here.
+        transfers: whether copies to and from a GPU are timed.
+        memory: measure peak memory, in one process per runner and batch size.
+        target: GPU of the roofline; None for this machine's GPU if known, else a T4.
+        verified: verification of the files; one of other files is refused before anything is timed.
+        reading: how the checkpoint is read; by default as recorded in the other files.
     """
 
     files: tuple[Path, ...] = ()
@@ -83,20 +83,20 @@ class Request:
         if not 0 < self.seconds < float("inf") or (self.threads is not None and self.threads < 1):
             raise UsageError("`seconds` and `threads` must be positive.")
         if self.batches is not None and (not self.batches or min(self.batches) < 1):
-            raise UsageError("`batch` takes positive numbers, N or N,N.")
+            raise UsageError("`batches` takes positive numbers, N or N,N.")
         if self.target is not None:
             roofline.target_with_chip(self.target)
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A benchmark, what was verified of its files, an earlier run beside it, and the verdict.
+    """Benchmark with its verification, the comparison with a baseline, and the verdict.
 
     Args:
-        report: what was measured.
-        compared: with an earlier run; None where none was named.
-        values: the report in plain types, with all of it.
-        problem: what a check found, in a sentence; None where all is well.
+        report: measurements.
+        compared: comparison with the baseline; None without one.
+        values: the complete report in plain types.
+        problem: what failed, in a sentence; None if nothing did.
     """
 
     report: BenchReport
@@ -106,19 +106,32 @@ class Outcome:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know."""
+        """Remarks for the user."""
         return (*self.report.notes, *(self.compared.notes if self.compared else ()))
 
-    def require(self) -> None:
-        """Raise CheckFailedError where logits are not the reference's, or a ratio grew beyond what is allowed."""
+    @property
+    def tables(self) -> list[Table]:
+        """Return short tables of latencies, and of the comparison with the baseline."""
+        return [*self.report.tables(), *self._compared()]
+
+    @property
+    def details(self) -> list[Table]:
+        """Return full tables of latencies, the comparison with the baseline, and floors."""
+        return [*self.report.details(), *self._compared()]
+
+    def _compared(self) -> list[Table]:
+        return [self.compared.table()] if self.compared else []
+
+    def require(self, hint: str | None = None) -> None:
+        """Raise CheckFailedError if logits differ from the reference's, or a ratio grew beyond its bound."""
         if self.problem is not None:
-            raise CheckFailedError(self.problem)
+            raise CheckFailedError(self.problem, hint)
 
     def write(self, *, json: Path | None = None, markdown: Path | None = None, html: Path | None = None) -> None:
-        """Write the report in these forms, each atomically: all of it, tables for a pull request, a page.
+        """Write the report as JSON, as Markdown tables for a pull request and as an HTML page, each atomically.
 
         Raises:
-            BadInputError: a place that can't be written.
+            BadInputError: a file that can't be written.
         """
         if json is not None:
             artifacts.write_json(json, self.values)
@@ -132,16 +145,16 @@ class Outcome:
 def benchmark(
     request: Request, *, earlier: Path | None = None, max_slowdown: float = MAX_SLOWDOWN, progress: Progress = SILENT
 ) -> Outcome:
-    """Time everything, and set it beside a verification and an earlier run where they are named.
+    """Time everything, and combine it with a verification and a baseline, if given.
 
     Args:
-        request: what and how.
+        request: files and options.
         earlier: JSON of an earlier run, to compare ratios with.
-        max_slowdown: by which a ratio may grow since then, as a share.
-        progress: receives what is timed, and how far that is.
+        max_slowdown: allowed growth of a ratio since then, as a share.
+        progress: receives the steps.
 
     Raises:
-        BadInputError, CheckFailedError, MissingCapabilityError, UsageError: see `run`; or `earlier` is something else.
+        BadInputError, CheckFailedError, MissingCapabilityError, UsageError: see `run`; or `earlier` isn't a benchmark.
     """
     before = None if earlier is None else baseline.read(earlier)
     report = run(request, progress)
@@ -176,13 +189,13 @@ def run(request: Request, progress: Progress = SILENT) -> BenchReport:
     """Time everything.
 
     Args:
-        request: what and how.
-        progress: receives what is timed, and how far that is.
+        request: files and options.
+        progress: receives the steps.
 
     Raises:
         BadInputError: files of different models, nothing to compare, or a verification of other files.
         CheckFailedError: the reference's logits are not finite.
-        MissingCapabilityError: nothing of what was asked for runs here; the reasons are told.
+        MissingCapabilityError: none of the requested runners runs here; the message has the reasons.
         UsageError: batch sizes that the files don't take.
     """
     threads = request.threads or processors.threads()
@@ -199,7 +212,7 @@ def run(request: Request, progress: Progress = SILENT) -> BenchReport:
     floors, target = _roofline(request, field, sizes)
     opened, not_run = _open(field, threads, progress)
     hashes = {path: artifacts.sha256(path) for path in {entry.path for entry in field.entries}}
-    files = {entry.name: TimedFile(entry.path.name, hashes[entry.path]) for entry in field.entries}
+    files = {entry.name: TimedFile(entry.path.name, hashes[entry.path], entry.kind) for entry in field.entries}
     if request.verified is not None:
         request.verified.require(field.checkpoint_sha256, list(files.values()))
     watched = Conditions(threads, device)
@@ -216,8 +229,22 @@ def run(request: Request, progress: Progress = SILENT) -> BenchReport:
         not_run.extend(missing)
     observed = watched.to_dict()
     used = _memory(field.entries, timings, threads, progress) if request.memory else {}
-    notes = (*field.notes, *_doubts(request, field), *_unstable(timings), *conditions.warnings(observed))
+    timed = {files[timing.name].name for timing in timings}
+    notes = (
+        *field.notes, *_untimed(request, timed, not_run), *_doubts(request, field), *_unstable(timings),
+        *conditions.warnings(observed),
+    )  # fmt: skip
     return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, observed, files, notes)
+
+
+def _untimed(request: Request, timed: Collection[str], not_run: Sequence[NotRun]) -> list[str]:
+    """Say which of the files that were named can't be timed here: the table is of others."""
+    reasons: dict[str, dict[str, None]] = {path.name: {} for path in request.files if path.name not in timed}
+    for missing in not_run:
+        file = missing.name.partition(", ")[2]
+        if file in reasons and not missing.failed:
+            reasons[file][missing.reason] = None
+    return [f"{name} is not timed: {'; '.join(why)}." for name, why in reasons.items() if why]
 
 
 def _sizes(request: Request, field: Lineup) -> tuple[int, ...]:
@@ -246,7 +273,7 @@ def _open(field: Lineup, threads: int, progress: Progress) -> tuple[list[Contend
 
 def _pixels(samples: parity.Samples, size: int) -> NDArray[np.uint8]:
     pixels = np.concatenate(list(samples.pixels((size,))))
-    return np.concatenate([pixels] * -(-size // len(pixels)))[:size]  # few images serve a large batch in turn
+    return np.concatenate([pixels] * -(-size // len(pixels)))[:size]  # few images are repeated to fill a large batch
 
 
 def _memory(
@@ -264,9 +291,9 @@ def _memory(
 
 
 def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[list[Floor], str | None]:
-    """Floors of the files' own types; FP16 and INT8 are assumed of the float32 file where there is none of them.
+    """Compute floors of the files' own types, and of assumed FP16 and INT8 for a float32 file without such files.
 
-    Of a file that an engine was compiled of, the engine's kernels are counted.
+    If an engine was compiled from a file, the engine's kernels are counted.
     """
     if not field.graphs:
         return [], None
@@ -276,13 +303,14 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
     named += [path for path in request.files if ModelFile.open(path).kind == "engine"]
     wanted: dict[CostPrecision, tuple[OnnxFile, CostPrecision | None, str]] = {}
     for file in field.graphs:
-        if file.precision == "fp32":
+        if file.description.precision == "fp32":
             wanted.setdefault("fp32", (file, None, file.name))
             wanted.setdefault("fp16", (file, "fp16", f"{file.name}, all of it"))
             wanted.setdefault("int8", (file, "int8", f"{file.name}, all products"))
     for file in field.graphs:
-        if file.precision == "fp16" or file.precision == "int8":
-            wanted[file.precision] = (file, None, file.name)
+        own = file.description.precision
+        if own == "fp16" or own == "int8":
+            wanted[own] = (file, None, file.name)
     floors: list[Floor] = []
     for precision in ("fp32", "fp16", "int8"):
         if precision in wanted:
@@ -299,7 +327,7 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
 
 
 def _target_here() -> str | None:
-    """Name of the target that this machine's GPU is; None where it is none of them."""
+    """Return the name of the target that matches this machine's GPU; None without a match."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     matching = [target for target in targets.TARGETS.values() if target.gpu and name.startswith(target.gpu)]
     # The longest: "NVIDIA A10" is in "NVIDIA A100" too.
@@ -309,7 +337,7 @@ def _target_here() -> str | None:
 def _uuid() -> str | None:
     try:
         return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
-    except (AttributeError, RuntimeError):  # PyTorch before 2.6 doesn't tell it
+    except (AttributeError, RuntimeError):  # not available before PyTorch 2.6
         return None
 
 
@@ -322,15 +350,17 @@ def _doubts(request: Request, field: Lineup) -> tuple[str, ...]:
     path = field.entries[0].path
     try:
         model = ModelFile.open(path).predictor()
-        images = parity.image_folder(request.images, model.classes)
-    except HemfError:  # other classes, or a file that doesn't run here: there is nothing to look at
+        images = parity.image_folder(request.images, model.description.classes)
+    except HemfError:  # other classes, or a file that doesn't run here: nothing to check
         return ()
     if images is None or images.labels is None:
         return ()
     images = images.spread(plausibility.IMAGES)
     size = model.batch_size(predictor.BATCH)
-    scores = np.concatenate([model.logits(pixels) for pixels in folders.batches(images, model.input, size)])
-    return tuple(f"{path.name}: {text}" for text in plausibility.look(images, scores, model.input, model.infer, size))
+    scores = np.concatenate([model.logits(pixels) for pixels in folders.batches(images, model.description.input, size)])
+    return tuple(
+        f"{path.name}: {text}" for text in plausibility.look(images, scores, model.description.input, model.infer, size)
+    )
 
 
 def _unstable(timings: Sequence[Timing]) -> list[str]:

@@ -1,1 +1,1 @@
-"""One archive with all that goes to a target: models, proofs, golden images, Triton's repository, the C++ sources."""
+"""Bundles: archives of models, proofs, golden images, a Triton repository and C++ sources for a target."""

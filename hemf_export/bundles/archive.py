@@ -1,14 +1,13 @@
-"""A bundle's archive: a tar in a zstd frame, and behind it the SHA-256 of all of that. Same files, same bytes.
+"""Archive of a bundle: a tar in a zstd frame, followed by the SHA-256 of that frame. Reproducible byte for byte.
 
-`tar --zstd -xf` reads it: the hash stands in a frame that zstd skips. With it a changed byte is found wherever it is,
-in what zstd itself passes over too, before anything is decompressed. Bytes are the same for the same version of zstd's
-library.
+`tar --zstd -xf` reads it: the hash is in a skippable zstd frame. It reveals a changed byte anywhere, even where zstd
+itself wouldn't notice, before anything is decompressed. Bytes are reproducible for one version of the zstd library.
 
-Whoever sends a bundle may be anybody. The tar has plain files alone, and of each only a name and a size, so that a
-header has one right form; Python's tarfile reads more than that, links and headers of any length among it: what isn't a
-header as `tar_header` makes it is refused. Names, sizes and kinds are looked at before a byte is written, memory is
-bounded, and no more is written than bundle.json announced and the disk has: `unpack` writes all of it, each file
-compared with bundle.json, or fails.
+Bundles come from untrusted sources. The tar has only regular files, each with only a name and a size, so that a header
+has a single valid form; Python's tarfile would accept more, such as links and extended headers, so any header that
+differs from that of `tar_header` is refused. Names, sizes and types are checked before a byte is written, memory is
+bounded, and no more is written than bundle.json announces and the disk can hold: `unpack` writes every file, compared
+with bundle.json, or fails.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _KINDS = {
 }
 SUFFIX = ".tar.zst"
 LEVEL = 6
-WINDOW_LOG = 27  # 128 MB: the most that decoders take without being told
+WINDOW_LOG = 27  # 128 MB: the largest that decoders accept by default
 CHUNK = 1 << 20
 _MAGIC, _LABEL = 0x184D2A5B, b"hemf-export bundle sha256:"
 _SEAL_BYTES = 8 + len(_LABEL) + 32
@@ -51,7 +50,7 @@ AGAIN = "Copy it again from where it was made, as it is."
 
 
 def tar_header(name: str, size_bytes: int) -> bytes:
-    """The header of a file: of nobody, of no time.
+    """Return the tar header of a file, without owner and time.
 
     Raises:
         BadInputError: a name that is too long for tar, or a file of 8 GB and more.
@@ -60,20 +59,20 @@ def tar_header(name: str, size_bytes: int) -> bytes:
     info.size, info.mode = size_bytes, MODE
     try:
         return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
-    except ValueError as error:  # a name that is no Unicode among it
+    except ValueError as error:  # or a name that isn't valid Unicode
         raise BadInputError(f"{name!r} can't be put into the archive: {error}.", "Give it a shorter name.") from error
 
 
 def tar_padding(size_bytes: int) -> bytes:
-    """What fills a file's last block."""
+    """Return the padding of a file's last block."""
     return bytes(-size_bytes % BLOCK)
 
 
 def parse_header(block: bytes) -> tuple[str, int]:
-    """Name and size of the file whose header this is.
+    """Parse a tar header; return the file's name and size.
 
     Raises:
-        BadInputError: no header, one of something else than a file, or a name that could lead elsewhere.
+        BadInputError: not a header, the header of something other than a file, or a name that could leave the folder.
     """
     try:
         info = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
@@ -88,23 +87,23 @@ def parse_header(block: bytes) -> tuple[str, int]:
 
 
 def write(path: Path, folder: Path, names: list[str], progress: Progress = SILENT) -> None:
-    """Put files of a folder into an archive.
+    """Write files of a folder into an archive.
 
     Args:
-        path: of the archive; the caller makes it appear whole.
-        folder: that the names are in.
-        names: of the files, in the archive's order.
-        progress: receives the bytes that are done.
+        path: path of the archive; not atomic, which is up to the caller.
+        folder: folder that holds the files.
+        names: names of the files, in the archive's order.
+        progress: receives the number of bytes written.
 
     Raises:
-        BadInputError: a name that tar has no place for.
+        BadInputError: a name that is too long for tar.
     """
     sizes = {name: (folder / name).stat().st_size for name in names}
     total = sum(BLOCK + size + len(tar_padding(size)) for size in sizes.values())
     parameters = zstandard.ZstdCompressionParameters.from_level(
         LEVEL, window_log=WINDOW_LOG, enable_ldm=True, write_checksum=True, write_content_size=True
     )  # fmt: skip
-    # Not its stream_writer: that one, closed by an error of the disk, hides it behind one of its own.
+    # Not its stream_writer: closed after a disk error, it would hide that behind an error of its own.
     frame = zstandard.ZstdCompressor(compression_params=parameters).compressobj(size=total + len(END))
     with progress.task("Packing", total, "bytes") as task, open(path, "w+b") as file:
         for name, size in sizes.items():
@@ -123,13 +122,13 @@ def write(path: Path, folder: Path, names: list[str], progress: Progress = SILEN
 
 
 def require_sealed(path: Path) -> int:
-    """Compare an archive with the hash behind it.
+    """Compare an archive with the hash at its end.
 
     Returns:
-        how many bytes the frame before it has.
+        Size of the zstd frame before the hash, in bytes.
 
     Raises:
-        BadInputError: no bundle, or a byte of it was changed or is missing.
+        BadInputError: not a bundle, or a byte of it was changed or is missing.
     """
     try:
         with open(path, "rb") as file:
@@ -151,7 +150,7 @@ def require_sealed(path: Path) -> int:
 
 
 def looks_like_one(path: Path) -> bool:
-    """Whether a file is meant as a bundle, damaged or not."""
+    """Return whether a file is meant to be a bundle, damaged or not."""
     if path.name.lower().endswith(SUFFIX):
         return True
     try:
@@ -162,14 +161,14 @@ def looks_like_one(path: Path) -> bool:
 
 
 class Reader:
-    """The files of an archive, one after the other, in bounded memory. `require_sealed` comes first.
+    """Reader of the files of an archive, one by one, in bounded memory; call `require_sealed` first.
 
     Args:
-        file: opened.
-        path: for messages.
+        file: the archive, opened.
+        path: its path, for messages.
 
     Raises:
-        BadInputError: anything but files as `write` puts them there.
+        BadInputError: anything but files as `write` writes them.
     """
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
@@ -179,17 +178,17 @@ class Reader:
         self._stream = decompressor.stream_reader(file, read_across_frames=True, closefd=False)
 
     def members(self) -> Iterator[tuple[str, int]]:
-        """Name and size of each; `chunks` gives its content before the next is asked for."""
+        """Yield the name and size of each file; read its content with `chunks` before the next."""
         while (block := self._read(BLOCK)) != bytes(BLOCK):
             try:
                 yield parse_header(block)
             except BadInputError as error:
                 raise self.refusal(error.message) from error
         if self._read(BLOCK) != bytes(BLOCK) or self._some(1):
-            raise self.refusal("there is more behind its end")
+            raise self.refusal("there is data after its end")
 
     def chunks(self, size_bytes: int) -> Iterator[bytes]:
-        """The content of the file whose header came last."""
+        """Yield the content of the current file."""
         left = size_bytes
         while left:
             chunk = self._read(min(CHUNK, left))
@@ -199,7 +198,7 @@ class Reader:
             raise self.refusal("there is something between its files")
 
     def refusal(self, reason: str) -> BadInputError:
-        """The error for what is not as it should be."""
+        """Return the error for an invalid archive."""
         return BadInputError(f"{self._path} is refused: {reason}. Nothing was unpacked.", AGAIN)
 
     def _read(self, count: int) -> bytes:
@@ -221,11 +220,11 @@ class Reader:
 
 
 def order(digests: Mapping[str, str], first: tuple[str, ...]) -> list[str]:
-    """The order of the files: some first, then by name, but equal ones next to each other, where zstd sees it.
+    """Return the order of the files: `first`, then by name, with equal ones adjacent, so that zstd finds them.
 
     Args:
-        digests: of each file, by its name.
-        first: those that a reader needs before the others.
+        digests: hash of each file, by name.
+        first: files that a reader needs before the others.
     """
     leader: dict[str, str] = {}
     for name in sorted(digests):
@@ -239,7 +238,7 @@ def _seal_start() -> bytes:
 
 
 def _digest(file: BinaryIO, length: int, more: bytes) -> hashlib._Hash:
-    """SHA-256 of the first `length` bytes of a file and of some more."""
+    """Return the SHA-256 of the first `length` bytes of a file followed by `more`."""
     digest = hashlib.sha256()
     file.seek(0)
     while length > 0 and (chunk := file.read(min(CHUNK, length))):
@@ -250,16 +249,16 @@ def _digest(file: BinaryIO, length: int, more: bytes) -> hashlib._Hash:
 
 
 def unpack(path: Path, folder: Path, progress: Progress = SILENT) -> Index:
-    """Write the files of a bundle into an empty folder, which is left to the caller to remove on an error.
+    """Write the files of a bundle into an empty folder, which the caller removes after an error.
 
     Args:
-        path: of the bundle.
-        folder: that is there, and empty.
-        progress: receives the bytes that are done.
+        path: path of the bundle.
+        folder: an existing, empty folder.
+        progress: receives the number of bytes written.
 
     Raises:
-        BadInputError: a byte was changed; a file that isn't in bundle.json, is another than it says, missing or there
-            twice; anything but a plain file; a name that leads elsewhere; more than the disk holds.
+        BadInputError: a changed byte; a file that isn't in bundle.json, differs from it, is missing or listed twice;
+            anything but a regular file; a name that leaves the folder; more than fits on the disk.
     """
     with progress.task(f"Comparing {path.name} with its hash"):
         require_sealed(path)
@@ -299,18 +298,6 @@ def unpack(path: Path, folder: Path, progress: Progress = SILENT) -> Index:
     return contents
 
 
-def read_index(path: Path) -> Index:
-    """What a bundle says of itself, without unpacking it; its own hash is compared.
-
-    Raises:
-        BadInputError: a byte was changed, or it is no bundle.
-    """
-    require_sealed(path)
-    with open(path, "rb") as file:
-        reader = Reader(file, path)
-        return _read_index(reader, reader.members())
-
-
 def _read_index(reader: Reader, members: Iterator[tuple[str, int]]) -> Index:
     name, size = next(members, ("", 0))
     if name != index.NAME or size > index.MAX_BYTES:
@@ -328,14 +315,14 @@ def _require_sums(reader: Reader, size: int, contents: Index) -> None:
 
 
 class _Hashed:
-    """Chunks as a stream to read from, with the hash of what was read."""
+    """Readable stream of chunks, with the hash of what was read."""
 
     def __init__(self, chunks: Iterator[bytes], task: Task) -> None:
         self.digest = hashlib.sha256()
         self._chunks, self._task = chunks, task
 
     def read(self, count: int = -1) -> bytes:
-        """The next chunk, of whatever size; empty at the end."""
+        """Return the next chunk, of any size; empty at the end."""
         chunk = next(self._chunks, b"")
         self.digest.update(chunk)
         self._task.advance(len(chunk))

@@ -1,6 +1,6 @@
-"""What goes into a bundle: model files of one checkpoint, each as its manifest describes it, and the reports of them.
+"""Collect the contents of a bundle: model files of one checkpoint, as their manifests describe them, and their reports.
 
-Reports are the JSON of a verification and of a benchmark, without this machine's paths, and their pages.
+Reports are the JSON of a verification and of a benchmark, without this machine's paths, and their HTML pages.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from hemf_export.verification import baseline
 from hemf_export.verification import page as verification_page
 from hemf_export.verification import text as verification_text
 
-_LONGEST_STEM = 80  # tar has 100 bytes for a name, and files beside a model have its name and an ending more
-# What a clock measured of a build: the only fields of a manifest that differ where nothing else does.
+_LONGEST_STEM = 80  # tar has 100 bytes for a name, and a model's side files append to its name
+# Timings of a build: the only fields of a manifest that differ between identical builds.
 TIMED_FIELDS = ("build_seconds", "build_peak_memory_bytes")
-# Fields that may hold a path of the machine they were made on, and how many names of it say something elsewhere.
+# Fields that may hold a path of the machine they were made on, and how many of its last parts to keep.
 _PLACES = {"path": 1, "file": 1, "folder": 1, "source": 2, "images": 2}
 VERIFY_JSON, VERIFY_PAGE = "reports/verify.json", "reports/verify.html"
 BENCH_JSON, BENCH_PAGE = f"{index.TIMINGS}/bench.json", f"{index.TIMINGS}/bench.html"
 
 
 def read_models(paths: Sequence[Path]) -> list[Servable]:
-    """Read the files that are to be bundled, and refuse what doesn't belong together.
+    """Read the files to bundle, and refuse files that don't belong together.
 
     Raises:
-        UsageError: none, or two of one name.
+        UsageError: no file, or two with the same name.
         BadInputError: one without a manifest, or that isn't what its manifest describes; files of different
             checkpoints, or with other classes or preprocessing.
     """
@@ -65,7 +65,7 @@ def read_models(paths: Sequence[Path]) -> list[Servable]:
             raise BadInputError(
                 f"{one.path} was made from the checkpoint {own.checkpoint_sha256[:16]}, {models[0].path} from "
                 f"{first.checkpoint_sha256[:16]}.",
-                "A bundle is of one checkpoint: make one of each.",
+                "A bundle holds files of one checkpoint: make one for each.",
             )
         if own.classes != first.classes or own.preprocess != first.preprocess:
             raise BadInputError(f"{one.path} and {models[0].path} have other classes or preprocessing.")
@@ -73,27 +73,27 @@ def read_models(paths: Sequence[Path]) -> list[Servable]:
 
 
 def member_name(path: Path) -> str:
-    """What a file is called in a bundle: as it is, where that does for any system."""
+    """Return a file's name in a bundle: its own, if that is valid on any system."""
     return file_names.fit(path.stem, longest=_LONGEST_STEM) + path.suffix.lower()
 
 
 def stage_model(
     model: Servable, folder: Path, images: Path | None, count: int, others: Sequence[Golden]
 ) -> dict[str, Any]:
-    """Put a model into a folder, with its manifest and its golden images.
+    """Copy a model into a folder, with its manifest and its golden images.
 
     Args:
-        model: as `read_models` gave it.
-        folder: of the bundle's models.
-        images: to make golden images of, for an ONNX file; an engine has its own.
-        count: of them; 0 for none.
-        others: golden images of the bundle's engines: an ONNX file takes the same where it can.
+        model: result of `read_models`.
+        folder: folder of the bundle's models.
+        images: images to make golden images from, for an ONNX file; an engine has its own.
+        count: number of golden images; 0 for none.
+        others: golden images of the bundle's engines, which an ONNX file reuses where it can.
 
     Returns:
-        what was measured with a clock, which the manifest there has no more.
+        Timings, which are removed from the copied manifest.
 
     Raises:
-        BadInputError: the file was changed meanwhile, or its golden images were.
+        BadInputError: the file or its golden images were changed meanwhile.
     """
     path = folder / member_name(model.path)
     artifact_folder.link_or_copy(model.path, path, copy=False)
@@ -108,7 +108,7 @@ def stage_model(
 
 
 def golden_of_engines(models: Sequence[Servable]) -> list[Golden]:
-    """The golden images of the engines among the models.
+    """Read the golden images of the engines among the models.
 
     Raises:
         BadInputError: some are missing or were changed.
@@ -118,7 +118,7 @@ def golden_of_engines(models: Sequence[Servable]) -> list[Golden]:
 
 
 def described_model(model: Servable, folder: Path) -> dict[str, Any]:
-    """A staged model, for bundle.json."""
+    """Return the entry of a staged model for bundle.json."""
     name = member_name(model.path)
     manifest = artifacts.read_manifest(folder / name) or {}
     fields = ("target", "compute_capability", "backend", "backend_version", "platform")
@@ -135,7 +135,7 @@ def described_model(model: Servable, folder: Path) -> dict[str, Any]:
 
 
 def _compiled(path: Path) -> dict[str, Any]:
-    """What a staged engine consists of; nothing of other files, and of engines built before kernels were counted."""
+    """Return the kernels of a staged engine; nothing for other files and older engines without a census."""
     engine = compiled_engines.read(path)
     if engine is None:
         return {}
@@ -144,7 +144,7 @@ def _compiled(path: Path) -> dict[str, Any]:
 
 
 def without_places(values: Any) -> Any:
-    """A copy of plain values in which a path of this machine is its last name or two: nobody else has the rest."""
+    """Copy plain values with this machine's paths shortened to their last one or two parts."""
     if isinstance(values, Mapping):
         return {
             name: "/".join(PurePath(value.lstrip("/")).parts[-_PLACES[name] :])
@@ -168,12 +168,12 @@ def _golden(model: Servable, images: Path | None, count: int, others: Sequence[G
 
 @dataclass(frozen=True)
 class Reports:
-    """Reports of the models, read; None where there is none.
+    """Reports of the models.
 
     Args:
-        verification: JSON of a verification.
-        bench: JSON of a benchmark.
-        notes: what a user should know.
+        verification: JSON of a verification; None without one.
+        bench: JSON of a benchmark; None without one.
+        notes: remarks for the user.
     """
 
     verification: dict[str, Any] | None = None
@@ -181,7 +181,7 @@ class Reports:
     notes: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
-        """Put them into a bundle's folder."""
+        """Write the reports and their pages into a bundle's folder."""
         if self.verification is not None:
             (folder / VERIFY_JSON).parent.mkdir()
             artifacts.write_json(folder / VERIFY_JSON, self.verification)
@@ -193,12 +193,12 @@ class Reports:
 
 
 def read_reports(verified: Path | None, bench: Path | None, models: Sequence[Servable]) -> Reports:
-    """Read the reports and see that they are of these models.
+    """Read the reports and check that they are of these models.
 
     Args:
-        verified: JSON of a verification.
-        bench: JSON of a benchmark.
-        models: of one checkpoint.
+        verified: JSON file of a verification.
+        bench: JSON file of a benchmark.
+        models: models of one checkpoint.
 
     Raises:
         BadInputError: a report that can't be read, is of another checkpoint, or of none of the files.
@@ -218,7 +218,7 @@ def read_reports(verified: Path | None, bench: Path | None, models: Sequence[Ser
 
 
 def _require_verified(path: Path, report: dict[str, Any], models: Sequence[Servable]) -> list[str]:
-    """Refuse a report of other models, or one in which a model failed; note those that it has nothing of."""
+    """Refuse a report of other models, or one in which a model failed; return notes on models that it lacks."""
     _require_checkpoint(path, str(report["checkpoint_sha256"]), models)
     candidates = {one["sha256"]: one for one in (report["reference"], *report["candidates"])}
     seen = [model for model in models if model.sha256 in candidates]

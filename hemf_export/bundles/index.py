@@ -1,7 +1,7 @@
-"""bundle.json, the first file of a bundle: what is in it, each file with its size and SHA-256; and SHA256SUMS.
+"""Index of a bundle: bundle.json, its first file, which lists every file with size and SHA-256; and SHA256SUMS.
 
-What was measured with a clock stands apart, in the folder timings/: the rest of a bundle is the same whenever it is
-made of the same, and `contents_sha256` is of that rest.
+Timings are in a folder of their own, timings/: the rest of a bundle is reproducible from the same inputs, and
+`contents_sha256` covers that rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEX = frozenset("0123456789abcdef")
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a bundle."""
+    """File of a bundle."""
 
     sha256: str
     size_bytes: int
@@ -34,11 +34,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Index:
-    """What a bundle says of itself.
+    """Content of bundle.json.
 
     Args:
         about: everything but the files.
-        members: files by their names, but for bundle.json itself and SHA256SUMS.
+        members: files by name, except bundle.json itself and SHA256SUMS.
     """
 
     about: Mapping[str, Any]
@@ -46,7 +46,7 @@ class Index:
 
     @property
     def contents_sha256(self) -> str:
-        """SHA-256 of the names and hashes of all files that were not measured with a clock."""
+        """SHA-256 of the names and hashes of all files without timings."""
         lines = "".join(f"{self.members[name].sha256}  {name}\n" for name in sorted(self.members) if not timed(name))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -59,14 +59,14 @@ class Index:
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
     def sums(self) -> bytes:
-        """SHA256SUMS, for `sha256sum -c`: of every file, bundle.json among them."""
+        """Return SHA256SUMS, for `sha256sum -c`, of every file including bundle.json."""
         own = {NAME: hashlib.sha256(self.to_bytes()).hexdigest()}
         known = own | {name: member.sha256 for name, member in self.members.items()}
         return "".join(f"{known[name]}  {name}\n" for name in sorted(known)).encode()
 
     @classmethod
     def of_folder(cls, folder: Path, about: Mapping[str, Any]) -> Index:
-        """The index of all files below a folder, which has none yet."""
+        """Index all files below a folder, which has no bundle.json yet."""
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
         members = {
             path.relative_to(folder).as_posix(): Member(artifacts.sha256(path), path.stat().st_size) for path in paths
@@ -75,10 +75,10 @@ class Index:
 
     @classmethod
     def parse(cls, data: bytes) -> Index:
-        """The inverse of `to_bytes`.
+        """Parse bundle.json, the inverse of `to_bytes`.
 
         Raises:
-            BadInputError: it is anything else, in one byte.
+            BadInputError: it differs from what `to_bytes` writes, even in one byte.
         """
         try:
             values = json.loads(data)
@@ -103,22 +103,22 @@ class Index:
 
 
 def timed(name: str) -> bool:
-    """Whether a file has what was measured with a clock."""
+    """Return whether a file contains timings."""
     return name.startswith(f"{TIMINGS}/")
 
 
 def require_plain(name: str) -> None:
-    """Refuse a name that isn't plainly one of a file below the folder, on any system.
+    """Refuse a name that isn't clearly that of a file below the folder, on any system.
 
     Raises:
-        BadInputError: the name is told.
+        BadInputError: the name could lead out of the folder.
     """
     if not all(file_names.is_plain(part) for part in name.split("/")):
         raise BadInputError(f"the name {name!r} could lead out of the folder")
 
 
 def _require_models(listed: Any, members: Mapping[str, Member]) -> None:
-    """Each model is a file of the bundle, with that file's hash: no other is ever run."""
+    """Require each model to be a file of the bundle with that file's hash: no other is ever run."""
     texts = ("file", "kind", "precision", "sha256")
     models: list[Any] = listed if isinstance(listed, list) and listed else [None]
     for model in models:
@@ -129,7 +129,7 @@ def _require_models(listed: Any, members: Mapping[str, Member]) -> None:
 
 
 def _require_one_place_each(names: list[str]) -> None:
-    """No two names that are one place where capital letters are none, and no file where another needs a folder."""
+    """Refuse names that collide on case-insensitive file systems, and files whose path another needs as a folder."""
     seen: dict[str, str] = {}
     for name in names:
         if other := seen.get(name.casefold()):

@@ -1,15 +1,15 @@
-"""How long a model of a bundle takes here, beside what the bundle's benchmark measured where it was made.
+"""Measure the latency of a bundle's model on this machine, against the bundle's benchmark.
 
-A latency alone is no verdict: on a host that is busy with something else a sound file takes several times as long. So
-by default a model is too slow only where both of these hold, in each of several tries:
+A latency alone is no verdict: on a busy host a sound file takes several times as long. So by default a model is too
+slow only if both of these hold in each of several tries:
 
-- it takes over twice as long as in the benchmark, and
-- run in turn with another model of the bundle on the same processor, its reference, it takes over twice as long in
-  proportion as the benchmark had it. Other work slows both alike; a model whose kernels are wrong falls behind alone.
+- its latency is more than twice that in the benchmark, and
+- its latency relative to its reference, another model of the bundle run alternately on the same processor, is more than
+  twice the ratio in the benchmark. Other load slows both alike; a model with wrong kernels falls behind alone.
 
-That is known only on a machine of the benchmark's kind, and where the benchmark timed a reference. Elsewhere latency is
-reported without a verdict. Who asks for a bound gets one on the latency itself, by the best of the tries: it's then for
-them to keep the machine free.
+This needs a machine of the benchmark's kind, and a reference that the benchmark timed. Otherwise latency is reported
+without a verdict. An explicit bound applies to the latency itself, to the best of the tries: then the user must keep
+the machine idle.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from hemf_export.bench.conditions import cpu_model
 from hemf_export.files.errors import UsageError
 from hemf_export.files.processors import usable_cores
 
-DEFAULT_BOUND = 100.0  # percent: another process's caches cost some, a missing kernel several times as much
+DEFAULT_BOUND = 100.0  # percent: other processes' caches cost some, a wrong kernel several times as much
 _LARGEST_BATCH = 1024
 _WARMUP, _LEAST, _MOST, _SECONDS, _TRIES = 2, 5, 50, 2.0, 5
 _REFERENCES = {"engine": ("engine", "ort-cuda"), "ort-cpu": ("ort-cpu",)}  # runners on the same processor
 
-Work = Callable[[], object]  # one batch, once
+Work = Callable[[], object]  # runs one batch once
 _clock = time.perf_counter
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Another model of the bundle, timed by its benchmark on the same processor at the same batch size.
+    """Another model of the bundle, timed in its benchmark on the same processor at the same batch size.
 
     Args:
-        runner: as the benchmark names it.
-        sha256: of its file.
-        p50_ms: the median there.
+        runner: its name in the benchmark.
+        sha256: SHA-256 of its file.
+        p50_ms: median latency in the benchmark.
     """
 
     runner: str
@@ -50,22 +50,22 @@ class Reference:
 
     @property
     def kind(self) -> str:
-        """What ran it: "ort-cpu", "ort-cuda" or "engine"."""
+        """Kind of its runner: "ort-cpu", "ort-cuda" or "engine"."""
         return self.runner.partition(",")[0]
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the bundle's benchmark says of a model.
+    """Figures of a model in the bundle's benchmark.
 
     Args:
-        runner: that was timed.
-        batch: images a call.
-        p50_ms: the median there.
-        threads: that it had on a CPU.
-        machine: that it was measured on.
-        here: what this machine is.
-        reference: what to time it beside; None where the benchmark has nothing.
+        runner: runner that was timed.
+        batch: images per call.
+        p50_ms: median latency.
+        threads: threads of a runner on the CPU.
+        machine: processor that the benchmark ran on.
+        here: processor of this machine.
+        reference: model to time alternately with it; None where the benchmark has none.
     """
 
     runner: str
@@ -78,21 +78,21 @@ class Known:
 
     @property
     def same_kind(self) -> bool:
-        """Whether both machines are of one kind, so that the figures can be compared."""
+        """Whether both machines have the same processor, so that latencies are comparable."""
         return self.machine == self.here
 
 
 @dataclass(frozen=True)
 class Latency:
-    """A model's latency here, and whether it's too slow.
+    """Latency of a model on this machine, with the verdict.
 
     Args:
-        known: of the benchmark.
-        p50_ms: the median here.
-        rounds: that it was taken from.
-        bound: in percent, that it was held to; None for no verdict.
-        ratio_growth: in percent, how much larger the ratio to the reference is than in the benchmark; None where no
-            reference was timed.
+        known: figures of the benchmark.
+        p50_ms: median latency here.
+        rounds: number of rounds measured.
+        bound: allowed slow-down in percent; None for no verdict.
+        ratio_growth: growth of the ratio to the reference against the benchmark, in percent; None if no reference
+            was timed.
     """
 
     known: Known
@@ -103,22 +103,22 @@ class Latency:
 
     @property
     def slowdown(self) -> float:
-        """In percent of the benchmark's figure; negative where it is quicker here."""
+        """Slow-down against the benchmark in percent; negative if it is faster here."""
         return 100 * (self.p50_ms / self.known.p50_ms - 1)
 
     @property
     def excess(self) -> float:
-        """What is held to the bound, in percent: the smaller of slow-down and growth of the ratio."""
+        """Figure that the bound applies to, in percent: the smaller of slow-down and growth of the ratio."""
         return self.slowdown if self.ratio_growth is None else min(self.slowdown, self.ratio_growth)
 
     @property
     def passed(self) -> bool:
-        """Whether the bound holds, if there is one."""
+        """Whether the bound, if any, holds."""
         return self.bound is None or self.excess <= self.bound
 
     @property
     def failure(self) -> str:
-        """How the bound is missed, in words."""
+        """Description of how the bound is missed."""
         beside = ""
         if self.ratio_growth is not None and self.known.reference is not None:
             beside = f", and {self.ratio_growth:.0f} % slower in proportion to {self.known.reference.runner}"
@@ -128,7 +128,7 @@ class Latency:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types."""
+        """Convert to plain types."""
         reference = self.known.reference
         return {
             **vars(self.known),
@@ -150,18 +150,18 @@ def known(
 
     Args:
         bench: JSON of a benchmark.
-        sha256: of the file.
-        engine: whether it is one.
-        gpu: this machine's.
+        sha256: SHA-256 of the file.
+        engine: whether the file is an engine.
+        gpu: name of this machine's GPU; None without one.
         others: hashes of the bundle's other models, any of which may be its reference.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is no benchmark.
+        ValueError, KeyError, TypeError, AttributeError: `bench` isn't a benchmark.
     """
     if bench is None:
         return None
     kind = "engine" if engine else "ort-cpu"
-    # Where images stay on the GPU, the time is of something else than a call from here.
+    # Timings of batches that stay on the GPU aren't comparable with a call from the host.
     timings = [one for one in bench["timings"] if one.get("transfers") is not False]
     own = [one for one in timings if one["sha256"] == sha256 and _kind(one) == kind]
     if not own:
@@ -181,13 +181,13 @@ def known(
 
 
 def measure(work: Work, figure: Known, max_slowdown: float | None = None, reference: Work | None = None) -> Latency:
-    """Time a model, in turn with its reference; once more, up to a limit, while it is too slow.
+    """Time a model alternately with its reference; repeat, up to a limit, while it is too slow.
 
     Args:
-        work: the model on a batch of the figure's size.
-        figure: of the benchmark.
-        max_slowdown: in percent, of the latency itself; None for the rule of this module.
-        reference: the figure's, on the same images; None where it can't be run here.
+        work: runs the model on a batch of the benchmark's size.
+        figure: figures of the benchmark.
+        max_slowdown: allowed slow-down of the latency itself, in percent; None for the default rule of this module.
+        reference: runs the reference on the same images; None if it can't run here.
     """
     in_turn = reference if max_slowdown is None and figure.same_kind and figure.reference is not None else None
     bound = DEFAULT_BOUND if in_turn is not None else max_slowdown
@@ -202,7 +202,7 @@ def measure(work: Work, figure: Known, max_slowdown: float | None = None, refere
 
 
 def require_bound(max_slowdown: float | None) -> None:
-    """Refuse a bound that is none.
+    """Refuse an invalid bound.
 
     Raises:
         UsageError: below 0, or not finite.
@@ -220,7 +220,9 @@ def _timed(work: Work, in_turn: Work | None, figure: Known, bound: float | None)
             others.append(_milliseconds(in_turn))
     growth = None
     if in_turn is not None and figure.reference is not None:
-        ratio = float(np.median(np.asarray(own) / np.asarray(others)))  # round by round: neighbours share their noise
+        ratio = float(
+            np.median(np.asarray(own) / np.asarray(others))
+        )  # by round: consecutive measurements share their noise
         growth = 100 * (ratio / (figure.p50_ms / figure.reference.p50_ms) - 1)
     return Latency(figure, float(np.median(own)), len(own), bound, growth)
 
@@ -228,13 +230,13 @@ def _timed(work: Work, in_turn: Work | None, figure: Known, bound: float | None)
 def _milliseconds(work: Work) -> float:
     started = _clock()
     work()
-    return max(1000 * (_clock() - started), 1e-6)  # a coarse clock may not have moved
+    return max(1000 * (_clock() - started), 1e-6)  # a coarse clock may not have advanced
 
 
 def _reference(
     timings: Sequence[Mapping[str, Any]], kinds: Sequence[str], batch: int, hashes: Collection[str]
 ) -> Reference | None:
-    """The first runner of such a kind, in the benchmark's order, which has float32 before its conversions."""
+    """Return the first runner of these kinds in the benchmark's order, where float32 precedes its conversions."""
     for one in timings:
         if one["sha256"] in hashes and int(one["batch"]) == batch and _kind(one) in kinds:
             return Reference(str(one["name"]), str(one["sha256"]), _p50(one))

@@ -1,4 +1,4 @@
-"""Model files, their proofs and all that serves them → one bundle. Same inputs, same bytes."""
+"""Make a bundle from model files, their proofs and everything to serve them. Reproducible byte for byte."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ LABELS = configuration.LABELS
 TRITON = "triton"
 BUILDS = f"{index.TIMINGS}/builds.json"
 _CPP_FOLDER = "cpp"
-# Listed by name, so that a build folder in a checkout stays out.
+# Listed by name, so that build folders are left out.
 _CPP_PARTS = ("CMakeLists.txt", "LICENSE", "README.md", "cmake", "examples", "fuzz", "include", "src")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to bundle.
+    """Request for a bundle.
 
     Args:
         files: engines and ONNX files with their manifests, of one checkpoint.
-        output: NAME.tar.zst.
-        verified: JSON of their verification.
-        bench: JSON of their benchmark.
-        images: to make golden images of for ONNX files; None for those of the engines, else noise.
-        golden: how many; 0 for none.
-        use: what the model is for, as text of the model card.
-        checkpoint: that they were made from; None looks for it beside them. The model card tells of its training.
-        triton: whether a repository for Triton is part of it.
-        served_as: name of the one model there; by default its file's.
-        cpp: whether the C++ sources are.
-        force: replace a bundle that is there.
+        output: path of the bundle, NAME.tar.zst.
+        verified: JSON file of their verification.
+        bench: JSON file of their benchmark.
+        images: images to make golden images from for ONNX files; None for those of the engines, else noise.
+        golden: number of golden images; 0 for none.
+        use: text file for the model card on what the model is for.
+        checkpoint: checkpoint that they were made from, for the model card; None looks for it beside them.
+        triton: include a model repository for Triton.
+        served_as: name of its only model in that repository; None for the file's.
+        cpp: include the C++ sources.
+        force: replace an existing bundle.
 
     Raises:
-        UsageError: another ending, or fewer images than none.
+        UsageError: another suffix, a negative number of images, or a name without a repository.
     """
 
     files: tuple[Path, ...]
@@ -64,29 +64,31 @@ class Request:
 
     def __post_init__(self) -> None:
         if not self.output.name.endswith(SUFFIX) or self.output.name == SUFFIX:
-            raise UsageError(f"A bundle is called NAME{SUFFIX}, not {self.output.name}.")
+            raise UsageError(
+                f"A bundle is called NAME{SUFFIX}, not {self.output}.", "Choose such a name with `output`."
+            )
         if self.served_as is not None:
             require_name(self.served_as)
             if not self.triton:
-                raise UsageError("A name is of the model in Triton's repository, which is left out.")
+                raise UsageError("`name` names the model in Triton's repository, which is left out.")
         if self.golden < 0:
             raise UsageError(f"`golden` is a number of images, not {self.golden}.")
 
     @property
     def name(self) -> str:
-        """The bundle's name, without the ending."""
+        """Name of the bundle, without the suffix."""
         return self.output.name.removesuffix(SUFFIX)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A finished bundle.
+    """Finished bundle.
 
     Args:
-        path: of the archive.
-        sha256: of the archive.
-        index: what it says of itself.
-        notes: what a user should know.
+        path: path of the archive.
+        sha256: SHA-256 of the archive.
+        index: content of its bundle.json.
+        notes: remarks for the user.
     """
 
     path: Path
@@ -100,9 +102,9 @@ def make(request: Request, progress: Progress = SILENT) -> Bundle:
     """Write the bundle.
 
     Raises:
-        UsageError: no files, or two of one name.
+        UsageError: no files, or two with the same name.
         BadInputError: files of different checkpoints, without a manifest or not as it describes; reports of other
-            files; a bundle that is there already.
+            files; the bundle exists already.
         CheckFailedError: a report in which a file failed.
         MissingCapabilityError: tritonclient isn't installed.
     """
@@ -115,7 +117,7 @@ def make(request: Request, progress: Progress = SILENT) -> Bundle:
         trained = model_card.read_training(request.checkpoint, read)
         labels = configuration.labels(read[0])
         if request.served_as is not None and len(_served(read)) > 1:
-            raise UsageError("A name is of one model; Triton would serve several.", "Leave out `name`.")
+            raise UsageError("`name` names a single model; Triton would serve several.", "Leave out `name`.")
     with artifacts.scratch(request.output) as folder:
         with progress.task("Computing golden images" if request.golden else "Putting the files together"):
             staged = _stage(request, read, folder)
@@ -139,7 +141,7 @@ def make(request: Request, progress: Progress = SILENT) -> Bundle:
         names = archive.order(digests, (index.NAME, index.SUMS))
         with artifacts.atomic_path(request.output) as temporary:
             archive.write(temporary, folder, names, progress)
-            _check_output(request)  # what another program put there meanwhile is not ours to replace
+            _check_output(request)  # another program may have written a file there meanwhile
     return Bundle(request.output, artifacts.sha256(request.output), bundle_index, tuple(notes))
 
 
@@ -175,14 +177,14 @@ def _renamed(read: Sequence[Servable]) -> list[str]:
 
 
 def _broken(staged: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Engines that compute in another type what their graphs have in INT8."""
+    """Return notes on engines that compute INT8 products of their graphs in another type."""
     compiled = ((model["file"], model.get("compiled_precision")) for model in staged)
     remarks = ((file, None if types is None else compiled_precision.remark(types)) for file, types in compiled)
     return [f"{file}: {remark}" for file, remark in remarks if remark is not None]
 
 
 def _served(read: Sequence[Servable]) -> Sequence[Servable]:
-    """Engines are what is served; ONNX files where there are none."""
+    """Select the models to serve: engines, or ONNX files if there are none."""
     return [model for model in read if model.flavour != "onnx"] or read
 
 

@@ -1,7 +1,7 @@
-"""MODEL_CARD.md: what a model is, what it was trained and measured on and how well it did, from its checkpoint,
-manifests and reports alone.
+"""Write MODEL_CARD.md: what a model is, its training and test data and its metrics, from its checkpoint, manifests and
+reports alone.
 
-Where they don't tell, the card says "not measured" or "not stated". No latency is in it: that is in timings/.
+Where these lack a figure, the card says "not measured" or "not stated". It has no latencies: these are in timings/.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from hemf_export.bundles import contents
 from hemf_export.bundles.contents import Reports
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.model_output import ModelOutput
+from hemf_export.metrics.percentage import percentage, points
 from hemf_export.models import discover, proof
 from hemf_export.models.model_file import CheckpointFile
 from hemf_export.pages import census_text
@@ -44,31 +45,34 @@ _PAPERS = Recipe().to_dict()
 
 
 def read_use(path: Path) -> str:
-    """The text of a user's own on what the model is for.
+    """Read the user's text on what the model is for.
 
     Raises:
-        BadInputError: no text.
+        BadInputError: not a text, too long, or empty.
     """
     try:
         if path.stat().st_size > MOST_TEXT:
             raise BadInputError(f"{path} is too long for a model card: 1 MB is the most.")
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path} can't be read as text: {getattr(error, 'strerror', None) or error}.") from error
+        raise BadInputError(
+            f"{path} can't be read as text: {getattr(error, 'strerror', None) or error}.",
+            "A text in UTF-8 is needed, such as Markdown.",
+        ) from error
     if not text:
         raise BadInputError(f"{path} is empty.", "Say in it what the model is for, or leave it out.")
     return text
 
 
 def read_training(given: Path | None, models: Sequence[Servable]) -> dict[str, Any] | None:
-    """What the checkpoint tells of its training; None where it isn't at hand.
+    """Read the training record of the checkpoint; None where it isn't available.
 
     Args:
         given: the checkpoint; None looks for it beside the models, by its hash.
-        models: made from it.
+        models: models made from it.
 
     Raises:
-        BadInputError: another checkpoint, or none.
+        BadInputError: another checkpoint, or not a checkpoint.
     """
     sha256, reading = models[0].description.checkpoint_sha256, models[0].description.reading
     if given is None:
@@ -89,15 +93,15 @@ def markdown(
     name: str, models: Sequence[Mapping[str, Any]], manifests: Sequence[Mapping[str, Any]], reports: Reports,
     use: str | None, trained: Mapping[str, Any] | None,
 ) -> str:  # fmt: skip
-    """The card.
+    """Return the model card in Markdown.
 
     Args:
-        name: of the bundle.
-        models: as in bundle.json.
-        manifests: of them, in the same order.
-        reports: of the models.
+        name: name of the bundle.
+        models: models as in bundle.json.
+        manifests: their manifests, in the same order.
+        reports: their reports.
         use: what the model is for, in Markdown.
-        trained: what the checkpoint tells of its training; None where it isn't at hand.
+        trained: training record of the checkpoint; None where it isn't available.
     """
     first = manifests[0]
     parts = [
@@ -178,13 +182,13 @@ def _data(manifests: Sequence[Mapping[str, Any]], reports: Reports, trained: Map
 
 
 def _training(trained: Mapping[str, Any] | None) -> list[str]:
-    """The card's lines on training; `trained` is what the checkpoint tells, None where it isn't at hand."""
+    """Return the card's lines on training; `trained` is the checkpoint's record, None where it isn't available."""
     if trained is None:
         return ["- Training: not stated, the checkpoint was neither beside the files nor named."]
     try:
         used = trained["images"]
         lines = [f"- Training: {_images(used['train'])}", f"- Choice of the epoch: {_images(used['val'])}"]
-    except (KeyError, TypeError, AttributeError):  # of the authors, or from before images were stated
+    except (KeyError, TypeError, AttributeError):  # the authors' checkpoint, or one from before images were recorded
         lines = ["- Training: not stated in the checkpoint."]
     if isinstance(trained.get("recipe"), Mapping):
         differs = [f"{name} {value}" for name, value in trained["recipe"].items() if value != _PAPERS.get(name)]
@@ -205,21 +209,22 @@ def _metrics(reports: Reports) -> list[str]:
     report = reports.verification
     if report is None:
         return [f"Accuracy, recall, agreement with the checkpoint: {NOT_MEASURED}."]
-    rows = []
+    rows, images = [], report["images"]["images"]
     for one in (report["reference"], *report["candidates"]):
         metrics, paired = one["metrics"], one.get("against_reference")
-        figures = [f"{metrics[key]:.2%}" for key in ("accuracy", "balanced_accuracy", "macro_f1")] if metrics else []
+        names = ("accuracy", "balanced_accuracy", "macro_f1") if metrics else ()
+        figures = [percentage(metrics[name], images) for name in names]
         drop = None if paired is None else paired["accuracy_drop_points"]
         interval = None if paired is None else paired["accuracy_drop_interval_points"]
-        lost = f"{drop:.2f}" if drop is not None else "–"
+        lost = points(drop, images) if drop is not None else "–"
         if interval is not None:
-            lost += f" ({interval[0]:.2f} to {interval[1]:.2f})"
+            lost += f" ({points(interval[0], images)} to {points(interval[1], images)})"
         rows.append(
             (
                 _cell(one["file"]),
                 one["precision"] + (", emulated" if one["float16_emulated"] else ""),
                 *(figures or [NOT_MEASURED] * 3),
-                "reference" if paired is None else f"{paired['agreement']:.2%}",
+                "reference" if paired is None else percentage(paired["agreement"], images),
                 lost,
             )
         )
@@ -228,8 +233,10 @@ def _metrics(reports: Reports) -> list[str]:
     recalls = report["reference"]["metrics"]
     if recalls:
         shown = [one for one in (report["reference"], *report["candidates"]) if one["metrics"]]
+        counts = report["images"]["classes"]
         table = [
-            (_cell(name), *(f"{one['metrics']['recall'][name]:.2%}" for one in shown)) for name in report["classes"]
+            (_cell(name), *(percentage(one["metrics"]["recall"][name], counts[name]) for one in shown))
+            for name in report["classes"]
         ]
         lines += ["", *markdown_table(("recall of", *(_cell(one["file"]) for one in shown)), table)]
     return [*lines, "", f"All of it: `{contents.VERIFY_PAGE}`, and as data `{contents.VERIFY_JSON}`."]
@@ -265,5 +272,5 @@ def _hashes(models: Sequence[Mapping[str, Any]], manifest: Mapping[str, Any]) ->
 
 
 def _cell(text: object) -> str:
-    """Text of others in a line of Markdown, as it is, whatever signs are in it."""
+    """Escape foreign text for a line of Markdown, whatever characters it has."""
     return re.sub(r"([\\`*<>\[\]])", r"\\\1", " ".join(str(text).split()))

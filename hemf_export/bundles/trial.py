@@ -1,4 +1,4 @@
-"""A bundle on its target: each file compared with its hash, golden images through what runs here, latency beside."""
+"""Self-test of a bundle on its target: hashes of all files, golden images through every runnable model, latency."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from hemf_export.files.processors import usable_cores
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images.model_input import ModelInput
 from hemf_export.models import self_test
-from hemf_export.models.model_file import EngineFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import EngineFile, OnnxFile
 from hemf_export.models.predictor import Predictor
 from hemf_export.models.runners import Runner
 
@@ -34,16 +33,16 @@ Outcome = Literal["passed", "failed", "not run"]
 
 @dataclass(frozen=True)
 class Tried:
-    """What came of one model.
+    """Self-test result of one model.
 
     Args:
-        file: its name.
-        precision: of it.
-        golden: its golden images; None where they weren't run.
-        latency: None where it wasn't measured, or the bundle has no figure.
-        reason: why it wasn't run; empty where it was.
-        notes: what a user should know.
-        noun: what differs: logit, or probability of a file that gives those.
+        file: name of the file.
+        precision: precision of the file.
+        golden: result of its golden images; None if they weren't run.
+        latency: its latency; None if it wasn't measured, or the bundle has no figure.
+        reason: why it wasn't run; empty if it was.
+        notes: remarks for the user.
+        noun: what is compared: "logit", or "probability" for files that output those.
     """
 
     file: str
@@ -76,25 +75,25 @@ class Tried:
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of all models."""
+    """Self-test results of all models."""
 
     models: tuple[Tried, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether something was run, and none of that failed."""
+        """Whether at least one model was run, and none failed."""
         outcomes = {model.outcome for model in self.models}
         return "passed" in outcomes and "failed" not in outcomes
 
     def require(self, path: Path, *, strict: bool) -> None:
-        """Raise what the command ends with, if it isn't well.
+        """Raise an error unless the self-test passed.
 
         Args:
-            path: of the bundle, for messages.
-            strict: every model has to run here.
+            path: path of the bundle, for messages.
+            strict: require every model to run here.
 
         Raises:
-            CheckFailedError: golden images gave other logits, or a bound of latency is missed.
+            CheckFailedError: logits of golden images differ, or a latency bound is missed.
             MissingCapabilityError: nothing, or with `strict` not everything, can run here.
             BadInputError: there are no golden images.
         """
@@ -115,10 +114,10 @@ class Trial:
 
 @contextmanager
 def opened(path: Path, keep: Path | None, progress: Progress = SILENT) -> Iterator[tuple[Path, Index]]:
-    """A bundle, unpacked into a folder that goes away, or that takes its place at `keep` when the block ends well.
+    """Unpack a bundle into a temporary folder, which becomes `keep` if the block succeeds.
 
     Raises:
-        BadInputError: see `archive.unpack`; or `keep` holds something.
+        BadInputError: see `archive.unpack`; or `keep` isn't empty.
     """
     if not path.is_file():
         raise BadInputError(f"No bundle at {path}.", "Make one: `bundle(*FILE, output=FILE.tar.zst)`.")
@@ -134,17 +133,18 @@ def run(
     folder: Path, bundle_index: Index, *, cuda_graphs: bool = True, max_slowdown: float | None = None,
     progress: Progress = SILENT,
 ) -> Trial:  # fmt: skip
-    """Try every model of an unpacked bundle.
+    """Test every model of an unpacked bundle.
 
     Args:
-        folder: that it lies in.
+        folder: folder of the unpacked bundle.
         bundle_index: its index.
         cuda_graphs: launch engines as captured graphs.
-        max_slowdown: in percent of the bundle's own figures; None for the rule of `bundles.latency`.
-        progress: receives which model is run.
+        max_slowdown: allowed slow-down against the bundle's benchmark, in percent; None for the rule of
+            `bundles.latency`.
+        progress: receives the model being run.
 
     Raises:
-        BadInputError: files that agree with their hashes and not with each other.
+        BadInputError: files whose hashes are right but which contradict each other.
     """
     latency.require_bound(max_slowdown)
     bench = folder / contents.BENCH_JSON
@@ -175,11 +175,11 @@ def run(
 
 @dataclass(frozen=True)
 class _Stopwatch:
-    """Times a model beside its reference.
+    """Timer of a model, alternately with its reference.
 
     Args:
-        figure: of the benchmark.
-        paths: the bundle's models, by their hashes.
+        figure: figures of the benchmark.
+        paths: paths of the bundle's models by hash.
         max_slowdown: see `run`.
         cuda_graphs: see `run`.
     """
@@ -191,18 +191,18 @@ class _Stopwatch:
 
     @property
     def threads(self) -> int:
-        """Threads of a runner on the CPU."""
+        """Number of threads of a runner on the CPU."""
         return min(self.figure.threads, usable_cores())
 
     def time(self, runner: Runner, images: Golden, model_input: ModelInput) -> Latency:
-        """Measure a runner on copies of its golden images."""
+        """Measure a runner's latency on copies of its golden images."""
         inputs = _inputs(images, model_input, self.figure.batch)
         with self._reference(images) as reference:
             return latency.measure(lambda: runner.infer(inputs), self.figure, self.max_slowdown, reference)
 
     @contextmanager
     def _reference(self, images: Golden) -> Iterator[Work | None]:
-        """The reference on the same images; None where there is none, or where it can't run here."""
+        """Yield the reference on the same images; None if there is none, or it can't run here."""
         known = self.figure.reference
         if known is None or not self.figure.same_kind or self.max_slowdown is not None:
             yield None
@@ -211,13 +211,13 @@ class _Stopwatch:
             try:
                 work = self._work(known, images, stack)
             except HemfError:
-                work = None  # its own turn tells what is wrong with it
+                work = None  # its own test reports the error
             yield work
 
     def _work(self, known: Reference, images: Golden, stack: ExitStack) -> Work | None:
         path = self.paths[known.sha256]
         file = EngineFile.open(path) if known.kind == "engine" else OnnxFile.open(path)
-        if images.pixels.shape[1:3] != (file.input.height, file.input.width):
+        if images.pixels.shape[1:3] != (file.description.input.height, file.description.input.width):
             return None  # it takes images of another size
         runner: Runner
         if isinstance(file, EngineFile):
@@ -225,9 +225,9 @@ class _Stopwatch:
         elif known.kind == "ort-cpu":
             runner = file.runner(threads=self.threads)
         else:
-            runner = ProviderRunner(path, "CUDAExecutionProvider", output=file.output)
-        inputs = _inputs(images, file.input, self.figure.batch)
-        runner.infer(inputs)  # what it refuses, it refuses here
+            runner = ProviderRunner(path, "CUDAExecutionProvider", output=file.description.output)
+        inputs = _inputs(images, file.description.input, self.figure.batch)
+        runner.infer(inputs)  # warm-up, where errors of the reference surface
         return lambda: runner.infer(inputs)
 
 
@@ -237,26 +237,26 @@ def _onnx(path: Path, about: Mapping[str, Any], stopwatch: _Stopwatch | None) ->
     if known is None:
         return _without_golden(about)
     # ONNX Runtime computes float16 in float32 on a CPU; the bound has room for it.
-    checked = golden.check(_OfPixels(model), known, model.preprocess, raw=True)
+    checked = golden.check(_OfPixels(model), known, model.description.preprocess, raw=True)
     measured = None
     if stopwatch is not None:
-        measured = stopwatch.time(file.runner(threads=stopwatch.threads), known, file.input)
-    return Tried(about["file"], about["precision"], checked, measured, noun=file.output.noun)
+        measured = stopwatch.time(file.runner(threads=stopwatch.threads), known, file.description.input)
+    return Tried(about["file"], about["precision"], checked, measured, noun=file.description.output.noun)
 
 
 def _engine(path: Path, about: Mapping[str, Any], stopwatch: _Stopwatch | None, cuda_graphs: bool) -> Tried:
     file = EngineFile.open(path)
     try:
         with file.runner(cuda_graphs=cuda_graphs) as runner:
-            checked, known = self_test.compare(runner, file), file.golden()
-            if checked is None or known is None:
+            if (known := file.golden()) is None:
                 return _without_golden(about)
-            measured = None if stopwatch is None else stopwatch.time(runner, known, file.input)
+            checked = self_test.compare(runner, known, file.description)
+            measured = None if stopwatch is None else stopwatch.time(runner, known, file.description.input)
             return Tried(
                 about["file"], about["precision"], checked, measured, notes=tuple(runner.notes), noun=runner.output.noun
             )
     except MissingCapabilityError as error:
-        # The temporary folder says nothing to anybody.
+        # The path of the temporary folder means nothing to users.
         return Tried(about["file"], about["precision"], reason=error.message.replace(str(path), path.name))
 
 
@@ -270,22 +270,22 @@ def _inputs(known: Golden, model_input: ModelInput, batch: int) -> NDArray[np.ge
 
 
 def _failure(model: Tried) -> str:
-    said = []
+    problems = []
     if model.golden is not None and not model.golden.passed:
         compared, bound = model.golden.comparison, model.golden.bound
         difference = f"a {model.noun} differs by {compared.logit_difference.max:.3g}, bound {bound:.3g}"
-        said.append(difference if compared.finite else "logits that are not finite")
+        problems.append(difference if compared.finite else "logits that are not finite")
     if model.latency is not None and not model.latency.passed:
-        said.append(model.latency.failure)
-    return f"{model.file}: {'; '.join(said)}"
+        problems.append(model.latency.failure)
+    return f"{model.file}: {'; '.join(problems)}"
 
 
 class _OfPixels:
-    """A model as something that takes pixels."""
+    """Adapter of a model to pixels as input."""
 
     def __init__(self, model: Predictor) -> None:
         self._model = model
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Pixels (n, H, W, 3) uint8 → logits, in batches that the file takes."""
+        """Compute logits (n, classes) of pixels (n, H, W, 3), uint8, in batches that the file takes."""
         return self._model.logits(np.asarray(batch, np.uint8))

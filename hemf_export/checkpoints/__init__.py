@@ -1,1 +1,1 @@
-"""Checkpoints: ours, the authors' and other trainers', read without running what is in them."""
+"""Checkpoints of ours, of the authors and of other training programs, read without running code in them."""

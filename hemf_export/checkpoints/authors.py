@@ -1,7 +1,7 @@
-"""The authors' checkpoints: their key names and layouts, taken to ours.
+"""Convert the authors' checkpoints: their key names and layouts to ours.
 
-Their file is a bare state dict (`best_model.pth`) or holds one under `net` (`ckpt.pth`). 1.59 M of their parameters
-take no part in a forward pass; they are dropped by name. Knows nothing of files.
+Their file is a plain state dict (`best_model.pth`) or holds one under `net` (`ckpt.pth`). 1.59 M of their parameters
+are unused in a forward pass; they are dropped by name. Works on tensors, not files.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from hemf_export.networks.config import STAGES, HemfConfig
 from hemf_export.networks.global_branch import decay_rates, rotation_angles
 
 AUTHORS_HEADS = 8
-IMAGE_SIZE = 224  # in pixels, of their training
+IMAGE_SIZE = 224  # pixels, in their training
 ROOTS = frozenset(  # first parts of their names
     {"downsample_layers", "downsample_layers2", "stages", "stages2", "conv_norm", "conv_head"}
     | {f"fu{stage}" for stage in range(1, STAGES + 1)}
 )
 TABLE_TOLERANCE = 1e-6
 
-# fu1 has no previous fusion, fu2 to fu4 always have one: what serves the other case is never used.
+# fu1 has no previous fusion, fu2 to fu4 always have one: the parameters for the other case are never used.
 _UNUSED = re.compile(r"fu1\.(Updim|norm1|W3)\.|fu[234]\.(norm2|W)\.")
 _TABLES = re.compile(r"stages2\.\d\.RetNetRelPos2d\.(angle|decay)")
 
-# In order; each pattern is tried at the start of what the earlier ones left.
+# Applied in order, each at the start of the key.
 _RENAMES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"downsample_layers(2?)\.0\.0\.", r"STEPS\1.0.patches.projection."),
     (r"downsample_layers(2?)\.0\.1\.", r"STEPS\1.0.norm."),
@@ -84,7 +84,7 @@ def is_authors_layout(keys: Mapping[str, object]) -> bool:
 
 
 def rename(key: str) -> str:
-    """Our name of one of the authors' keys; a key that is not theirs comes back as it is."""
+    """Translate one of the authors' keys to ours; any other key is returned unchanged."""
     for pattern, replacement in _RENAMES:
         key = re.sub("^" + pattern, replacement, key)
     match = re.match(r"(fusion_stages\.\d\.)(.+)", key)
@@ -97,10 +97,13 @@ def rename(key: str) -> str:
 
 
 def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The authors' state dict in our names and shapes, and the names of the unused parameters that were dropped.
+    """Convert the authors' state dict to our names and shapes.
 
     Args:
-        state: their key names, without prefixes.
+        state: tensors by their key names, without prefixes.
+
+    Returns:
+        The converted state dict, and the names of the unused parameters that were dropped.
 
     Raises:
         BadInputError: position tables that are not the network's.
@@ -119,14 +122,14 @@ def convert(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def infer_config(state: Mapping[str, Tensor], image_size: int = IMAGE_SIZE) -> HemfConfig:
-    """The configuration that a state dict in our layout belongs to, for 8 heads.
+    """Infer the configuration of a state dict in our layout, assuming 8 heads.
 
     Args:
-        state: tensors by name; they don't tell the size of the images.
-        image_size: in pixels.
+        state: tensors by name, from whose shapes the image size can't be inferred.
+        image_size: input size in pixels.
 
     Raises:
-        BadInputError: the tensors that tell are missing, or no network takes such images.
+        BadInputError: the tensors needed are missing, or no network takes such images.
     """
     try:
         width = state["local_steps.0.patches.projection.weight"].shape[0]
@@ -158,7 +161,7 @@ def _check_table(key: str, value: Tensor, kind: str) -> None:
 
 
 def _reshape(name: str, value: Tensor) -> Tensor:
-    """Our Linears are their 1×1 convolutions and, over patches, their strided ones."""
+    """Reshape the weights of 1×1 convolutions, and of strided ones over patches, to those of Linears."""
     if value.ndim != 4 or name.endswith(("convolution.weight", "depthwise.weight", "positional.weight")):
         return value
     return value.permute(0, 2, 3, 1).reshape(value.shape[0], -1)

@@ -1,9 +1,8 @@
 """Checkpoints: a network's weights and all that inference needs, in plain types.
 
-A `.pt` file of ours is read with `weights_only=True` and nothing else: no code in it can run. It carries a digest of
-its own content, so that a changed bit is seen. `.safetensors` is written and read too. Files of other trainers are
-taken as they are: see `checkpoints.weight_sets` for where their weights are, and `checkpoints.authors` for the
-authors' names.
+A `.pt` file is only ever read with `weights_only=True`: no code in it can run. Ours has a digest of its content, so
+that a changed bit is noticed. `.safetensors` is written and read too. Files of other training programs are read as they
+are: see `checkpoints.weight_sets` for where their weights are, and `checkpoints.authors` for the authors' names.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from hemf_export.networks.model import HEMF
 
 FORMAT = "hemf-checkpoint"
 FORMAT_VERSION = 1
-CLASS_KEYS = ("classes", "class_names", "class_to_idx")  # under which trainers keep names beside the weights
-CLASS_INDICES = "class_indices.json"  # what the authors' training script writes beside its checkpoints
+CLASS_KEYS = ("classes", "class_names", "class_to_idx")  # keys of class names in files of other training programs
+CLASS_INDICES = "class_indices.json"  # written by the authors' training script beside its checkpoints
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,12 @@ class Checkpoint:
         classes: class names, in the order of the logits.
         preprocess: how images become its input.
         state: parameters and buffers by name, on the CPU, float32 (int64 for BatchNorm's counters).
-        metrics: figures measured when it was saved.
-        provenance: how it came to be: recipe, seed, data, versions.
-        training: what resuming needs; only in `last.pt`.
-        dropped: parameters of the authors' file that take no part, left out.
-        notes: what a user should know about how the file was read.
-        sha256: of the file that it was read from; empty before it was saved.
+        metrics: validation metrics when it was saved.
+        provenance: recipe, seed, data and versions of the training.
+        training: state for resuming; only in `last.pt`.
+        dropped: unused parameters of the authors' file that were left out.
+        notes: remarks for the user on how the file was read.
+        sha256: hash of the file that it was read from; empty before it was saved.
     """
 
     config: HemfConfig
@@ -71,7 +70,7 @@ class Checkpoint:
         if self.config.num_classes < 2:
             raise BadInputError(
                 "The network has a single output, where a checkpoint has one for each class.",
-                "Train it with two outputs, or export it yourself: ONNX files of a single output are taken.",
+                "Train it with two outputs, or export it yourself: ONNX files of a single output are accepted.",
             )
         if len(set(self.classes)) != len(self.classes) or not all(self.classes):
             raise BadInputError(f"Class names must differ and not be empty: {', '.join(self.classes)}.")
@@ -81,13 +80,13 @@ class Checkpoint:
             )
 
     def model(self) -> HEMF:
-        """The network with a copy of these weights, in evaluation mode."""
+        """Build the network with a copy of these weights, in evaluation mode."""
         model = state_dict.build_empty(self.config)
         model.load_state_dict(self.state)
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
     def check_finite(self) -> None:
-        """Raise BadInputError where a weight is NaN or infinite, with its name."""
+        """Raise BadInputError, with names, where weights are NaN or infinite."""
         bad = [name for name, value in self.state.items() if not torch.isfinite(value).all()]
         if bad:
             raise BadInputError(
@@ -97,9 +96,9 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path) -> None:
-    """Write atomically, as `.safetensors` if the name says so (without what resuming needs), else as a `.pt` file.
+    """Write atomically: as `.safetensors` if the name says so (without the state for resuming), else as a `.pt` file.
 
-    The same content gives the same bytes.
+    Equal content gives equal bytes.
     """
     header = _header(checkpoint)
     if path.suffix.lower() == ".safetensors":
@@ -114,12 +113,12 @@ def save(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load(path: Path, *, classes: Sequence[str] | None = None, reading: Reading = PLAIN) -> Checkpoint:
-    """Read a checkpoint: ours, the authors', or a state dict as other trainers keep it, in a pickle or safetensors.
+    """Read a checkpoint: ours, the authors', or a state dict of another training program, in a pickle or safetensors.
 
     Args:
         path: the file, whatever its name.
         classes: class names, for a file that has none; for one that has, they must agree.
-        reading: which of several sets of weights, and the size of the images, where the file leaves it open.
+        reading: which of several sets of weights, and the image size, where the file leaves them open.
 
     Raises:
         BadInputError: anything wrong with the file; see `checkpoints.checkpoint_files` for what is refused.
@@ -180,7 +179,7 @@ def _ours(content: dict[str, Any]) -> Checkpoint:
 
 
 def _check_kinds(content: dict[str, Any]) -> None:
-    """Raise BadInputError where a part of our own format is of another kind than `save` writes."""
+    """Raise BadInputError where a part of our own format has another type than `save` writes."""
     kinds = {"config": dict, "classes": list, "preprocess": dict, "model": dict, "metrics": dict, "provenance": dict}
     if "training" in content:
         kinds["training"] = dict
@@ -192,7 +191,7 @@ def _check_kinds(content: dict[str, Any]) -> None:
 
 
 def _require_own(checkpoint: Checkpoint, reading: Reading) -> None:
-    """Raise BadInputError where a file of ours, which says everything, is to be read otherwise."""
+    """Raise BadInputError where a reading contradicts a file of ours, which states everything."""
     if reading.weights is not None:
         raise BadInputError(f"it has one set of weights, and none called {reading.weights!r}.", "Leave out `weights`.")
     if reading.image_size not in (None, checkpoint.config.image_size):
@@ -204,14 +203,14 @@ def _require_own(checkpoint: Checkpoint, reading: Reading) -> None:
 
 @dataclass(frozen=True)
 class _Network:
-    """A set of weights as a network's state, in our layout and types.
+    """A set of weights as a network's state dict, in our layout and types.
 
     Args:
-        config: of the network.
+        config: the network's configuration.
         state: tensors by our names.
-        dropped: parameters of the authors' that take no part.
-        counters: how many of BatchNorm's counters were filled in.
-        kinds: types of the file's tensors that were made float32.
+        dropped: unused parameters of the authors' layout.
+        counters: number of BatchNorm counters that were filled in.
+        kinds: types of the file's tensors that were converted to float32.
     """
 
     config: HemfConfig
@@ -222,7 +221,7 @@ class _Network:
 
 
 def _network(weights: WeightSet, image_size: int) -> _Network:
-    """Raises BadInputError where the tensors are not those of a whole network."""
+    """Convert a set of weights; raise BadInputError where its tensors are not those of a whole network."""
     tensors = weights.tensors
     dropped: list[str] = []
     if authors.is_authors_layout(tensors):
@@ -237,7 +236,7 @@ def _network(weights: WeightSet, image_size: int) -> _Network:
 
 
 def _foreign(path: Path, content: Content, classes: Sequence[str] | None, reading: Reading) -> Checkpoint:
-    """A state dict in the authors' names or ours, wherever in the file it is."""
+    """Read a state dict in the authors' names or ours, wherever in the file it is."""
     sets = weight_sets.find(content.values)
     if not sets:
         keys = state_dict.first([str(key) for key in content.values]) or "none"
@@ -259,9 +258,9 @@ def _foreign(path: Path, content: Content, classes: Sequence[str] | None, readin
     chosen = weight_sets.choose(sets, reading.weights, refusal)
     network = networks.get(chosen) or _network(chosen, image_size)
     assumed: dict[str, Any] = {} if reading.image_size else {"image_size": image_size}
-    own = _told_classes(content, classes)
+    own = _stored_classes(content, classes)
     if own is not None and classes is not None and len(own) != network.config.num_classes:
-        own = None  # of something else: who gives the names knows better
+        own = None  # they belong to something else: the given names take precedence
     beside = _beside(path, ignored=classes is not None) if own is None else None
     named = own or (tuple(classes) if classes is not None else beside)
     if named is None:
@@ -289,7 +288,7 @@ def _foreign(path: Path, content: Content, classes: Sequence[str] | None, readin
 def _notes_of_weights(
     content: Mapping[str, Any], chosen: WeightSet, sets: Sequence[WeightSet], network: _Network
 ) -> list[str]:
-    """Remarks on what was taken from the file, left out, and changed."""
+    """Notes on what was read from the file, left out, and converted."""
     notes = []
     others = [one for one in sets if one is not chosen and 2 * len(one.tensors) > len(chosen.tensors)]
     left_out = [name for name in chosen.left_out(content) if name not in CLASS_KEYS]
@@ -314,7 +313,7 @@ def _notes_of_weights(
 
 
 def _notes_of_names(named: Sequence[str], beside: Sequence[str] | None, assumed: Mapping[str, Any]) -> list[str]:
-    """Assumptions where the file says nothing, or a file beside it disagrees."""
+    """Notes on assumptions, and on class names beside the file that disagree."""
     notes = []
     if beside is not None and beside != named:
         notes.append(f"{CLASS_INDICES} beside it has other names than were given: {', '.join(beside)}.")
@@ -328,11 +327,11 @@ def _notes_of_names(named: Sequence[str], beside: Sequence[str] | None, assumed:
     return notes
 
 
-def _told_classes(content: Content, given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Class names that the file has beside its weights; a number of classes is none.
+def _stored_classes(content: Content, given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Read class names that the file has beside its weights; None without them. A number of classes doesn't count.
 
     Raises:
-        BadInputError: it doesn't say which is which, and no names are given.
+        BadInputError: it doesn't say which name has which label, and no names are given.
     """
     inner = content.values.get("hyper_parameters")
     for place in (content.metadata, content.values, inner if isinstance(inner, dict) else {}):
@@ -349,10 +348,10 @@ def _told_classes(content: Content, given: Sequence[str] | None) -> tuple[str, .
 
 
 def _beside(path: Path, *, ignored: bool) -> tuple[str, ...] | None:
-    """Class names in the file that the authors' training writes beside its checkpoints; None where there is none.
+    """Read class names from the file that the authors' training writes beside its checkpoints; None without it.
 
     Raises:
-        BadInputError: it can't be understood, and is not `ignored` for names that were given.
+        BadInputError: it can't be parsed, and isn't `ignored` because names were given.
     """
     place = path.parent / CLASS_INDICES
     try:

@@ -7,17 +7,17 @@ import zipfile
 from pathlib import Path
 from typing import Literal
 
-START_BYTES = 128  # of a file, that `container_of` wants
+START_BYTES = 128  # of a file, for `container_of`
 
 Container = Literal["safetensors", "pickle"]
 
 
 def container_of(start: bytes, names: tuple[str, ...] = ()) -> Container | None:
-    """Tell a checkpoint's container by its content; None for what is no checkpoint.
+    """Recognize a checkpoint's container by its content; None for any other file.
 
     Args:
         start: its first `START_BYTES`.
-        names: members of it, where it is a zip archive: see `members`.
+        names: its members, if it is a zip archive: see `members`.
     """
     if start[:2] == b"PK":
         inner = [name.split("/", 1)[-1] for name in names]
@@ -30,7 +30,7 @@ def container_of(start: bytes, names: tuple[str, ...] = ()) -> Container | None:
 
 
 def members(path: Path) -> tuple[str, ...]:
-    """Names in a zip archive; of one that was cut short, the first. Nothing is unpacked."""
+    """List the names in a zip archive, of a truncated one the first alone. Nothing is unpacked."""
     try:
         with zipfile.ZipFile(path) as archive:
             return tuple(archive.namelist())
@@ -42,7 +42,7 @@ def members(path: Path) -> tuple[str, ...]:
 
 
 def program_of(name: str) -> str | None:
-    """What an archive with such a member is, where it holds a program."""
+    """Kind of program that an archive with such a member holds, in words; None for none."""
     if name == "constants.pkl" or name.startswith("code/"):
         return "a TorchScript program"
     if name.startswith(("models/", "serialized_exported_program")) or name == "archive_format":

@@ -1,4 +1,4 @@
-"""Reading and writing the bytes of a checkpoint without ever running what is in them.
+"""Read and write checkpoint files without ever running code in them.
 
 Knows file formats, not networks: `checkpoints.checkpoint` gives the content its meaning.
 """
@@ -28,23 +28,23 @@ from hemf_export.checkpoints.checkpoint_container import START_BYTES, container_
 from hemf_export.files.errors import BadInputError
 
 _METADATA_KEY = "hemf"
-# In torch's message where a pickle asks for a function or a class that is not on its list.
+# In torch's message where a pickle asks for a function or a class that isn't on its allowlist.
 _FORBIDDEN = ("unsupported GLOBAL", "Unsupported global", "unrecognized function", "Can only create", "Can only build")
 _NEW_PROTOCOL = ("operand 147", "operand 149")  # STACK_GLOBAL and FRAME of pickle protocol 4, which torch doesn't read
 _DAMAGED = "The file is of another kind, cut short or damaged: copy or make it again."
-# Under which trainers keep a state dict; looked for in a pickle that is refused, to say how the weights are taken out.
+# Usual keys of a state dict; looked for in a refused pickle, to say how the weights can be extracted.
 _USUAL_KEYS = ("state_dict", "model_state_dict", "state_dict_ema", "ema_state_dict", "model_ema", "model", "net", "ema")
 _PICKLE_READ_BYTES = 1 << 20  # of a refused pickle, for that
-_PICKLES = 4  # one after another in a torch file of the old kind, before its tensors; the last is the dictionary
+_PICKLES = 4  # one after another in torch's legacy format, before the tensors; the last is the dictionary
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a checkpoint file holds.
+    """Content of a checkpoint file.
 
     Args:
-        values: the dictionary of a pickle, or tensors by name; with our own header, that and the tensors as `model`.
-        metadata: texts beside the tensors of a `.safetensors` file.
+        values: the dictionary of a pickle, or tensors by name; with our header, the header and the tensors as `model`.
+        metadata: strings beside the tensors of a `.safetensors` file.
     """
 
     values: dict[str, Any]
@@ -52,7 +52,7 @@ class Content:
 
 
 def read(path: Path) -> Content:
-    """What a checkpoint file holds, whatever its name. A pickle that is called .safetensors is refused.
+    """Read a checkpoint file, whatever its name. A pickle named .safetensors is refused.
 
     Raises:
         BadInputError: see `read_pickle` and `read_safetensors`.
@@ -68,11 +68,11 @@ def read(path: Path) -> Content:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """The dictionary in a `torch.save` file, read with `weights_only=True`.
+    """Read the dictionary in a `torch.save` file, with `weights_only=True`.
 
     Raises:
         BadInputError: empty, truncated or damaged; a TorchScript or exported program; anything but plain types and
-            tensors, which is refused without being run.
+            tensors, which is refused without running it.
     """
     _refuse_programs(path)
     try:
@@ -103,10 +103,10 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> Content:
-    """The tensors of a `.safetensors` file, and our header if it has one.
+    """Read the tensors of a `.safetensors` file, and our header if it has one.
 
     Raises:
-        BadInputError: not such a file, whatever is wrong with it.
+        BadInputError: not a whole `.safetensors` file.
     """
     try:
         data = path.read_bytes()
@@ -129,14 +129,14 @@ def read_safetensors(path: Path) -> Content:
 
 
 def safetensors_bytes(state: dict[str, Tensor], header: dict[str, Any]) -> bytes:
-    """A `.safetensors` file with the header, and a digest of all of it, in its metadata."""
+    """Serialize a `.safetensors` file with the header, and a digest of header and tensors, in its metadata."""
     full = {**header, "sha256": content_digest({**header, "model": state})}
     tensors = {name: value.contiguous() for name, value in state.items()}
     return serialize_safetensors(tensors, metadata={_METADATA_KEY: json.dumps(full)})
 
 
 def content_digest(content: dict[str, Any]) -> str:
-    """SHA-256 over a nest of dictionaries, lists, plain values and tensors, whatever file they are in."""
+    """SHA-256 over nested dictionaries, lists, plain values and tensors, independent of the file format."""
     digest = hashlib.sha256()
 
     def add(value: Any) -> None:
@@ -161,7 +161,7 @@ def content_digest(content: dict[str, Any]) -> str:
 
 
 def _refuse_programs(path: Path) -> None:
-    """TorchScript (`code/`, `constants.pkl`) and `.pt2` archives hold programs, not state dicts."""
+    """Raise BadInputError for empty files, and for TorchScript and `.pt2` archives, which hold programs."""
     if path.stat().st_size == 0:
         raise BadInputError(f"{path} is empty.", _DAMAGED)
     if not zipfile.is_zipfile(path):
@@ -172,17 +172,17 @@ def _refuse_programs(path: Path) -> None:
 
 
 def _way_out(path: Path) -> str:
-    """How whoever trusts a refused pickle takes its weights out: its texts are looked at, nothing is run."""
-    found = next((key for key in _USUAL_KEYS if key in _texts(path)), None)
-    if found is None:
+    """Hint on how to extract the weights of a refused pickle that is trusted; nothing of it is run here."""
+    usual_key = next((key for key in _USUAL_KEYS if key in _texts(path)), None)
+    if usual_key is None:
         return "Save a state dict: torch.save(model.state_dict(), path)."
     plain = str(path.with_name(f"{path.name.split('.')[0]}.weights.pt"))
-    code = f"import torch; torch.save(torch.load({str(path)!r}, 'cpu', weights_only=False)[{found!r}], {plain!r})"
+    code = f"import torch; torch.save(torch.load({str(path)!r}, 'cpu', weights_only=False)[{usual_key!r}], {plain!r})"
     return f"If you trust whoever made it, take its weights out where it may run code: python -c {shlex.quote(code)}"
 
 
 def _texts(path: Path) -> set[str]:
-    """The short texts in a pickle, of a zip archive or alone, as far as its opcodes can be told."""
+    """Collect the strings in a pickle, in a zip archive or alone, as far as its opcodes can be parsed."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -194,15 +194,15 @@ def _texts(path: Path) -> set[str]:
                 data = file.read(_PICKLE_READ_BYTES)
     except (OSError, zipfile.BadZipFile, StopIteration, ValueError, NotImplementedError, RuntimeError):
         return set()
-    found: set[str] = set()
+    texts: set[str] = set()
     start = 0
     try:
         for _ in range(_PICKLES):
             for operation, argument, place in pickletools.genops(data[start:]):
                 if "UNICODE" in operation.name and isinstance(argument, str):
-                    found.add(argument)
+                    texts.add(argument)
                 if operation.name == "STOP":
                     start += (place or 0) + 1
-    except Exception:  # noqa: BLE001 - what has been seen of hostile bytes is enough for a hint
+    except Exception:  # noqa: BLE001 - hostile bytes: what was parsed so far is enough for a hint
         pass
-    return found
+    return texts

@@ -1,8 +1,8 @@
-"""Class names as other programs write them: a list, a text `a,b,c`, or a mapping between labels and names.
+"""Parse class names as other programs write them: a list, a string `a,b,c`, or a mapping between labels and names.
 
-In a mapping the values' type says which side is the label: torchvision's `class_to_idx` has integers,
-`{"cat": 0, "dog": 1}`; the HEMF authors' `class_indices.json` has names under labels as text, `{"0": "cat"}`. A class
-may be called "10", so a key that looks like a number is no label for that.
+In a mapping the types tell which side is the label: torchvision's `class_to_idx` has integers,
+`{"cat": 0, "dog": 1}`; the HEMF authors' `class_indices.json` has labels as strings, `{"0": "cat"}`. A class may
+be named "10", so that a key which looks like a number isn't enough.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ASK = "Give the names in the order of the outputs with `classes=(a, b, c)`."
 
 
 def read(path: Path) -> tuple[str, ...]:
-    """The names in a JSON file, in the order of their labels.
+    """Read the names in a JSON file, in the order of their labels.
 
     Raises:
         BadInputError: it can't be read, or doesn't say which name has which label.
@@ -31,11 +31,11 @@ def read(path: Path) -> tuple[str, ...]:
 
 
 def parse(value: Any, where: str) -> tuple[str, ...]:
-    """Names in the order of their labels.
+    """Parse names into the order of their labels.
 
     Args:
-        value: a sequence of names, a text with commas or of JSON, or a mapping of labels to names or back.
-        where: what it was found in, for messages.
+        value: a sequence of names, a string with commas or JSON, or a mapping of labels to names or the reverse.
+        where: where it is from, for messages.
 
     Raises:
         BadInputError: it doesn't say which name has which label.
@@ -66,7 +66,7 @@ def _by_label(values: Mapping[Any, Any], where: str) -> tuple[str, ...]:
 
 
 def _pairs(values: Mapping[Any, Any], where: str) -> list[tuple[int, str]]:
-    """(label, name), by the type of the keys and of the values."""
+    """Pairs (label, name), by the types of the keys and values."""
     keys, named = list(values), list(values.values())
     texts = all(isinstance(key, str) for key in keys), all(isinstance(value, str) for value in named)
     if texts[0] and all(type(value) is int for value in named):
@@ -90,8 +90,8 @@ def _is_number(text: str) -> bool:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return found
+    return values

@@ -1,4 +1,4 @@
-"""What a user says of a checkpoint that its file leaves open."""
+"""How a checkpoint is read, where its file leaves a choice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Reading:
-    """How a checkpoint is to be read.
+    """A user's choices for reading a checkpoint.
 
     Args:
         weights: which of several sets of weights, by its name in the file (`state_dict_ema`); None for the network's
@@ -22,15 +22,15 @@ class Reading:
     image_size: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, without what was left open."""
+        """Plain types, without values that are None."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any] | None) -> Reading:
-        """The inverse of `to_dict`; None is an empty one.
+        """Read what `to_dict` gave; None gives the default.
 
         Raises:
-            ValueError: a value of another kind.
+            ValueError: a value of another type.
         """
         read = cls(**(values or {}))
         if not isinstance(read.weights, str | None) or not isinstance(read.image_size, int | None):

@@ -1,4 +1,4 @@
-"""State dicts: whether their tensors are those of a network, and a network to load them into."""
+"""State dicts: check that the tensors are a network's, and build a network to load them into."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHOWN = 5
 
 
 class _NoInitialization(TorchFunctionMode):
-    """Leaves out the filling of new parameters, which would take longer than reading the file."""
+    """Skip the initialization of new parameters, which would take longer than reading the file."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
@@ -32,41 +32,38 @@ class _NoInitialization(TorchFunctionMode):
 
 
 def build_empty(config: HemfConfig) -> HEMF:
-    """A network whose weights are about to be replaced.
-
-    They hold whatever was in memory, and take none before they are written.
-    """
+    """Build a network whose weights are about to be replaced: their memory is uninitialized."""
     with _NoInitialization():
         return HEMF(config)
 
 
 @functools.lru_cache(maxsize=8)
 def _expected(config: HemfConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shapes and types of a network's tensors."""
+    """Expected shapes and types of a network's tensors, by name."""
     return {name: (value.shape, value.dtype) for name, value in build_empty(config).state_dict().items()}
 
 
 def strip_prefixes(key: str) -> str:
-    """A tensor's name without what DistributedDataParallel and torch.compile put before it."""
+    """Strip the prefixes of DistributedDataParallel and torch.compile from a tensor's name."""
     while key.startswith(_PREFIXES):
         key = key.split(".", 1)[1]
     return key
 
 
 def fill_counters(state: dict[str, Tensor], config: HemfConfig) -> tuple[dict[str, Tensor], int]:
-    """The state with zeros for BatchNorm's counters that it lacks, and how many they are."""
+    """Add zeros for missing BatchNorm counters; returns the state dict and the number of them."""
     expected = _expected(config)
     lacking = [name for name in expected if name.endswith(COUNTERS) and name not in state]
     return {**state, **{name: torch.zeros((), dtype=torch.int64) for name in lacking}}, len(lacking)
 
 
 def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = ()) -> None:
-    """Raise BadInputError with counts and the first names of what is missing, unexpected, of another shape or type.
+    """Raise BadInputError, with counts and names, for tensors missing, unexpected, or of another shape or type.
 
     Args:
         state: tensors by name.
-        config: of the network.
-        beside: names of tensors that lie beside the state: where something is missing, it may be among them.
+        config: the network's configuration.
+        beside: names of other tensors in the file: missing ones may be among them, under another name.
     """
     expected = _expected(config)
     missing = [name for name in expected if name not in state]
@@ -93,7 +90,7 @@ def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = 
 
 
 def _fits(value: Tensor | None, expected: torch.dtype) -> bool:
-    """Whether a tensor, if there is one, has plain values that a tensor of a type can take without loss."""
+    """Whether a tensor, if there is one, can be loaded into a tensor of a type without loss."""
     if value is None:
         return True
     plain = value.layout is torch.strided and not value.is_meta and not value.is_complex()
@@ -106,5 +103,5 @@ def _kind(value: Tensor) -> str:
 
 
 def first(names: Sequence[str]) -> str:
-    """The first five names, for a message."""
+    """Join the first five names, for a message."""
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")

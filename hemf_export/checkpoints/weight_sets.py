@@ -1,8 +1,8 @@
-"""Where in a checkpoint of another trainer the network's weights are.
+"""Find the network's weights in a checkpoint of another training program.
 
-Trainers nest state dicts (`state_dict`, `model`, `ema` …), put an attribute's name before each key (`model.`,
-`module.model.`), and keep optimizers, criteria and metrics beside them. There is no list of their names here: a set of
-weights is known by the network's own keys, whatever they lie under. Knows nothing of files.
+Such programs nest state dicts (`state_dict`, `model`, `ema` …), prefix keys with an attribute's name (`model.`,
+`module.model.`), and save optimizers, criteria and metrics beside them. There is no list of their names here: a set of
+weights is recognized by the network's own keys, wherever they are. Works on dictionaries, not files.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from torch import Tensor
 from hemf_export.checkpoints import authors, state_dict
 from hemf_export.files.errors import BadInputError
 
-NO_NAME = "."  # stands for the set that lies in the file itself
-_DEEPEST = 4  # dictionaries within each other
+NO_NAME = "."  # the set at the top level of the file
+_DEEPEST = 4  # levels of nested dictionaries
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averag\w*|shadow)([._]|$)", re.IGNORECASE)
 _ROOTS = state_dict.ROOTS | authors.ROOTS
 
 
 @dataclass(frozen=True, eq=False)
 class WeightSet:
-    """One network's tensors.
+    """Tensors of one network in a checkpoint.
 
     Args:
-        place: keys of the dictionaries that lead to them.
-        prefix: before each of their names: `model.`, or empty.
-        tensors: by the network's own names.
-        beside: other tensors of the same dictionary, by their whole names.
+        place: keys of the dictionaries that they are in, from the top.
+        prefix: prefix of their names, such as `model.`, or empty.
+        tensors: tensors by the network's own names.
+        beside: full names of other tensors in the same dictionary.
     """
 
     place: tuple[str, ...]
@@ -42,12 +42,12 @@ class WeightSet:
 
     @property
     def name(self) -> str:
-        """What it is called by: `state_dict.model`; empty where the keys of the file itself are the network's."""
+        """Name by which a user selects it, such as `state_dict.model`; empty at the top level of the file."""
         return ".".join((*self.place, *([self.prefix[:-1]] if self.prefix else [])))
 
     @property
     def shown(self) -> str:
-        """Where it lies, in a sentence."""
+        """Location, for messages."""
         prefix = f"the prefix {self.prefix!r}" if self.prefix else ""
         if not self.place:
             return f"the keys with {prefix}" if prefix else "the file's own keys"
@@ -55,12 +55,12 @@ class WeightSet:
 
     @property
     def averaged(self) -> bool:
-        """Whether it is called a mean over the training (EMA, SWA)."""
+        """Whether its name says that it is an average over the training (EMA, SWA)."""
         return bool(_AVERAGED.search(self.name))
 
     def left_out(self, content: Mapping[str, Any]) -> list[str]:
-        """What else the file has, by the keys of its dictionaries."""
-        found = list(self.beside)
+        """List the keys of everything else in the file."""
+        others = list(self.beside)
         for depth in range(len(self.place) + 1):
             inside: Any = content
             for key in self.place[:depth]:
@@ -69,12 +69,12 @@ class WeightSet:
             names = [str(key) for key, value in inside.items() if not isinstance(value, Tensor) and str(key) != own]
             if own is not None:
                 names += [str(key) for key, value in inside.items() if isinstance(value, Tensor)]
-            found += [".".join((*self.place[:depth], name)) for name in names]
-        return found
+            others += [".".join((*self.place[:depth], name)) for name in names]
+        return others
 
 
 def find(content: Mapping[str, Any]) -> list[WeightSet]:
-    """Every set of weights in a dictionary, in its order."""
+    """List every set of weights in a dictionary, in its order."""
     return list(_walk((), content, set()))
 
 
@@ -95,7 +95,7 @@ def _walk(place: tuple[str, ...], content: Mapping[str, Any], seen: set[int]) ->
 
 
 def _prefix(key: str) -> str | None:
-    """What stands before the network's own name of a tensor; None where there is no such name in it."""
+    """Prefix before the network's own name of a tensor; None where a key has no such name in it."""
     parts = key.split(".")
     for index, part in enumerate(parts[:-1]):
         if part in _ROOTS:
@@ -106,12 +106,12 @@ def _prefix(key: str) -> str | None:
 def choose(
     sets: Sequence[WeightSet], wanted: str | None, refusal: Callable[[WeightSet], BadInputError | None]
 ) -> WeightSet:
-    """The set that is meant.
+    """Choose a set of weights.
 
     Args:
-        sets: all, at least one.
-        wanted: the name of one; None for the network's own, where that is clear.
-        refusal: why a set is no whole network; None where it is one.
+        sets: all sets, at least one.
+        wanted: name of one; None for the network's own, where that is unambiguous.
+        refusal: gives the error where a set is no whole network, else None.
 
     Raises:
         BadInputError: none is whole, several could be meant, or none has that name.
@@ -121,7 +121,7 @@ def choose(
     largest = max(len(one.tensors) for one in sets)
     candidates = [one for one in sets if 2 * len(one.tensors) > largest]
     reasons = [refusal(one) for one in candidates]
-    whole = _different([one for one, reason in zip(candidates, reasons, strict=True) if reason is None])
+    whole = _distinct([one for one, reason in zip(candidates, reasons, strict=True) if reason is None])
     if not whole:
         first = next(reason for reason in reasons if reason is not None)
         if len(candidates) == 1:
@@ -140,28 +140,29 @@ def choose(
 
 
 def _named(sets: Sequence[WeightSet], wanted: str) -> WeightSet:
-    """The set of that name, or the one that lies under it."""
-    found = [one for one in sets if (one.name or NO_NAME) == wanted] or [
+    """Find the set of that name, or the only one under it."""
+    matching = [one for one in sets if (one.name or NO_NAME) == wanted] or [
         one for one in sets if one.name.startswith(f"{wanted}.") or one.name.endswith(f".{wanted}")
     ]
     known = ", ".join(one.shown for one in sets)
-    if not found:
+    if not matching:
         raise BadInputError(f"It has no weights under {wanted!r}.", f"It has them under {known}.")
-    largest = max(found, key=lambda one: len(one.tensors))
-    if any(one is not largest and 2 * len(one.tensors) > len(largest.tensors) for one in found):
+    largest = max(matching, key=lambda one: len(one.tensors))
+    if any(one is not largest and 2 * len(one.tensors) > len(largest.tensors) for one in matching):
         raise BadInputError(
-            f"Several sets of weights are under {wanted!r}: {', '.join(one.shown for one in found)}.", "Name one whole."
+            f"Several sets of weights are under {wanted!r}: {', '.join(one.shown for one in matching)}.",
+            "Name one whole.",
         )
     return largest
 
 
-def _different(sets: Sequence[WeightSet]) -> list[WeightSet]:
-    """Without those that repeat an earlier one, value for value."""
-    found: list[WeightSet] = []
+def _distinct(sets: Sequence[WeightSet]) -> list[WeightSet]:
+    """Drop sets that equal an earlier one."""
+    distinct: list[WeightSet] = []
     for one in sets:
-        if not any(_equal(one.tensors, other.tensors) for other in found):
-            found.append(one)
-    return found
+        if not any(_equal(one.tensors, other.tensors) for other in distinct):
+            distinct.append(one)
+    return distinct
 
 
 def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
@@ -172,7 +173,7 @@ def _equal(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def _refuse_mixture(chosen: WeightSet, sets: Sequence[WeightSet]) -> None:
-    """Raise BadInputError where a tensor is there with the prefix of a wrapper and without: which was meant?"""
+    """Raise BadInputError where a tensor is there both with a wrapper's prefix and without, and they differ."""
     for other in sets:
         same_module = state_dict.strip_prefixes(other.prefix) == state_dict.strip_prefixes(chosen.prefix)
         if other is chosen or other.place != chosen.place or not same_module:

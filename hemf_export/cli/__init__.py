@@ -1,4 +1,4 @@
-"""The command line: finds commands lazily and turns every failure into one message and one exit code.
+"""Command line: imports commands lazily, and turns every failure into one message and one exit code.
 
 `hemf-export --help` imports neither torch nor any command.
 """
@@ -20,7 +20,7 @@ from hemf_export import __version__
 from hemf_export.cli import home, outside, streams
 from hemf_export.files.errors import CheckFailedError, HemfError
 
-# name → (module, one line of help). The line stands here so that --help imports nothing else.
+# name → (module, one line of help). The line is here so that --help imports nothing else.
 COMMANDS = {
     "data": (
         "hemf_export.cli.commands.data",
@@ -57,7 +57,7 @@ EXIT_INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are run."""
+    """Group whose commands are imported when they are run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -107,24 +107,24 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     70 a defect of ours, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     streams.reopen_closed()
-    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal ends a command as Ctrl-C does, but for one under nohup
+    for name in ("SIGTERM", "SIGHUP"):  # a closed terminal ends a command as Ctrl-C does, except under nohup
         if (number := getattr(signal, name, None)) is not None and signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)
-    # What Pillow thinks of odd headers helps nobody here: an image decodes, or is refused by name.
+    # Pillow's warnings on odd headers don't help: an image decodes, or is refused by name.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     with home.kept_clean():
         code = run(arguments)
-    # All files are closed and children ended by now: taking millions of objects apart would only cost seconds.
+    # All files are closed and children ended by now: freeing millions of objects would only cost seconds.
     os._exit(code)
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; the exit code. With `--json` a failure is one JSON object on stdout, beside the message."""
+    """Run a command; return its exit code. With `--json` a failure is also one JSON object on stdout."""
     output = sys.stdout
     try:
         with streams.guarded():
             return _run(arguments)
-    except streams.OutputError as error:  # nothing more can be shown there, no JSON either
+    except streams.OutputError as error:  # stdout can't be written, so no JSON either
         streams.forget(output)
         with streams.guarded():
             return _fail(error.exit_code, error.message, error.hint, [])
@@ -136,7 +136,7 @@ def run(arguments: list[str]) -> int:
 def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     try:
-        # --debug is taken anywhere on the line: who needs it adds it to a line that failed.
+        # --debug is accepted anywhere on the line, so that it can be appended to a failed command.
         cli.main([argument for argument in arguments if argument != "--debug"], standalone_mode=False)
     except (streams.OutputError, streams.ReaderGoneError):
         raise

@@ -1,7 +1,7 @@
-"""What commands print with: results on stdout, talk and progress on stderr.
+"""Print results to stdout, and messages and progress to stderr.
 
-Whatever is printed is plain text: names out of files may hold markup, emoji codes or control sequences of a terminal,
-and are shown as they are spelled, see `files.printable`.
+Everything is printed as plain text: names from files may contain markup, emoji codes or terminal control sequences,
+which are shown escaped, see `files.printable`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from hemf_export.cli.streams import json_text
 from hemf_export.files.printable import printable, printable_lines
 from hemf_export.pages.figures import size
 
-PLAIN_WIDTH = 130  # of a table that goes to a file or a pipe, where there is no window to fit
-NARROWEST_WORDS = 24  # columns that text is not folded below
+PLAIN_WIDTH = 130  # width of a table in a file or a pipe
+NARROWEST_WORDS = 24  # narrowest width to which text columns are folded
 __all__ = [
     "facts", "next_command", "print_json", "printable", "result", "results", "say", "size", "table", "talk", "warn",
 ]  # fmt: skip
@@ -33,7 +33,7 @@ results = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_
 
 
 class _Talk(Console):
-    """Standard error, with a line that may be left open for what ends it; other text begins a new one."""
+    """Standard error with a line that may be left open and completed later; other text starts a new line."""
 
     line_is_open = False
 
@@ -43,12 +43,12 @@ class _Talk(Console):
         super().print(*objects, **settings)
 
     def open_line(self, text: str) -> None:
-        """Write a text whose line isn't ended yet."""
+        """Write a text without ending its line."""
         self.print(Text(text), end="", soft_wrap=True)
         self.line_is_open = True
 
     def end_line(self, text: str = "") -> None:
-        """Put a text behind an open line, and end it."""
+        """Append a text to an open line, and end it."""
         if self.line_is_open:
             self.line_is_open = False
             super().print(Text(text), soft_wrap=True)
@@ -58,63 +58,63 @@ talk = _Talk(stderr=True, highlight=False)
 
 
 def say(text: str) -> None:
-    """A line of talk, on stderr."""
+    """Print a message to stderr."""
     talk.print(Text(printable_lines(in_flags(text))), soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """A warning, on stderr."""
+    """Print a warning to stderr."""
     talk.print(Text.assemble(("warning:", "yellow"), " ", printable_lines(in_flags(text))), soft_wrap=True)
 
 
 def next_command(*words: str | Path) -> None:
-    """The command that a user would run next, the last line of a result; paths are quoted for a shell."""
+    """Print the proposed next command, the last line of a result; paths are quoted for a shell."""
     command = " ".join(_shell_word(word) if isinstance(word, Path) else word for word in words)
     talk.print(Text.assemble(("next:", "dim"), " ", printable(command)), soft_wrap=True)
 
 
 def result(text: str, *, dim: bool = False) -> None:
-    """A line of results, on stdout."""
+    """Print a line of results to stdout."""
     results.print(Text(printable_lines(text), "dim" if dim else ""), soft_wrap=not dim)
 
 
 def print_json(values: Any, *, indent: int | None = 2, allow_nan: bool = True) -> None:
-    """A result as JSON, on stdout."""
+    """Print a result to stdout as JSON."""
     sys.stdout.write(json_text(values, indent=indent, allow_nan=allow_nan) + "\n")
     sys.stdout.flush()
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, words: Collection[int] = (0,)) -> None:
-    """A short table on stdout; the columns of `words` fold and are aligned to the left, numbers to the right."""
+    """Print a short table to stdout; columns in `words` fold and align left, the others align right."""
     _title(title)
     shown = [[printable(cell) for cell in row] for row in rows]
-    made = Table(header_style="bold", box=None, pad_edge=False)
+    rendered = Table(header_style="bold", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         left = index in words
         widest = max((len(row[index]) for row in shown), default=0)
         least = min(widest, NARROWEST_WORDS) if left else widest
-        made.add_column(
+        rendered.add_column(
             Text(printable(column)), justify="left" if left else "right", no_wrap=not left, overflow="fold",
             min_width=least,
         )  # fmt: skip
     for row in shown:
-        made.add_row(*(Text(cell) for cell in row))
-    results.print(_Unpadded(made))
+        rendered.add_row(*(Text(cell) for cell in row))
+    results.print(_Unpadded(rendered))
 
 
-def facts(title: str, rows: Sequence[tuple[str, str]]) -> None:
-    """Names and values, one a line, on stdout."""
+def facts(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values to stdout, one pair per line."""
     _title(title)
-    made = Table(show_header=False, box=None, pad_edge=False)
-    made.add_column(style="dim", no_wrap=True)
-    made.add_column(overflow="fold")
+    rendered = Table(show_header=False, box=None, pad_edge=False)
+    rendered.add_column(style="dim", no_wrap=True)
+    rendered.add_column(overflow="fold")
     for name, value in rows:
-        made.add_row(Text(printable(name)), Text(printable(value)))
-    results.print(_Unpadded(made))
+        rendered.add_row(Text(printable(name)), Text(printable(value)))
+    results.print(_Unpadded(rendered))
 
 
 class _Unpadded:
-    """A table without the blanks that fill its lines up to its width."""
+    """Table without trailing blanks."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -131,14 +131,14 @@ class _Unpadded:
 
 
 def _title(text: str) -> None:
-    """A heading; with a line break before it, one that stands apart from what is above."""
+    """Print a heading; a leading line break separates it from the text above."""
     if text.startswith("\n"):
         results.print()
     results.print(Text(printable(text.removeprefix("\n")), "bold"), soft_wrap=True)
 
 
 def _shell_word(path: Path) -> str:
-    """A path as a shell takes it, whatever is in its name."""
+    """Quote a path for a shell, whatever characters it has."""
     plain = str(path)
     if plain.isprintable():
         return shlex.quote(plain)

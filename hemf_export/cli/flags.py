@@ -1,7 +1,7 @@
-"""What libraries say in Python, as the command line says it: parameters as flags, calls as commands.
+"""Translate Python API names in messages for the command line: parameters to flags, calls to commands.
 
 Messages of libraries have names of the Python API between backticks: "Leave out `batch`.", "Say `images=DIR`.",
-"Make one: `export_onnx(CKPT)`." In a command they become the flags that it has, and commands.
+"Make one: `export_onnx(CKPT)`." In a command these become its flags, and commands.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from collections.abc import Iterable
 import click
 
 FUNCTIONS = {
-    "split_data": "data", "train": "train", "evaluate": "evaluate", "explain": "explain", "export_onnx": "onnx",
+    "split_data": "data", "check_split": "data check", "ablate": "ablate", "info": "info",
+    "train": "train", "evaluate": "evaluate", "explain": "explain", "export_onnx": "onnx",
     "quantize": "calibrate", "finetune": "finetune", "build_engine": "trt", "benchmark": "bench", "verify": "verify",
-    "predict": "predict", "write_repository": "triton", "check_repository": "triton --check", "served": "triton-client",
+    "predict": "predict", "triton_repository": "triton", "check_repository": "triton --check",
+    "predict_served": "triton-client",
     "recipe_file": "train --print-recipe",
     "ship": "ship", "bundle": "bundle", "self_test": "self-test", "inspect": "inspect", "doctor": "doctor",
 }  # fmt: skip
-# What a parameter is called in Python, where a flag's own name is another.
+# Parameters of the Python API whose flags have other names.
 _ALIASES = {
     "max_logit_difference": "max_logit_diff", "input_type": "input", "as_dict": "as_json",
 }  # fmt: skip
@@ -28,8 +30,7 @@ _SPAN = re.compile(r"`([^`\n]+)`")
 
 
 def in_flags(text: str) -> str:
-    """A message with the flags of the command that runs in place of the API's names; other words between backticks
-    stay."""
+    """Replace API names between backticks by flags of the running command; other words between backticks stay."""
     if "`" not in text:
         return text
     context = click.get_current_context(silent=True)
@@ -38,7 +39,7 @@ def in_flags(text: str) -> str:
 
 
 def _shown(words: str, running: click.Command | None) -> str | None:
-    """One span as flags or a command; None where it is neither."""
+    """Translate one span to flags or a command; None if it is neither."""
     try:
         if re.fullmatch(r"\w+(=\S.*)?", words):
             call = ast.parse(f"_({words})", mode="eval").body
@@ -53,12 +54,12 @@ def _shown(words: str, running: click.Command | None) -> str | None:
 
 
 def _command(call: ast.expr) -> str | None:
-    """A call of an API function as a command line; `.to_dict()` of its result as --json."""
+    """Translate a call of an API function to a command line, and `.to_dict()` of its result to --json."""
     if not isinstance(call, ast.Call):
         return None
     if isinstance(call.func, ast.Attribute) and call.func.attr == "to_dict":
-        made = _command(call.func.value)
-        return made and f"{made} --json"
+        line = _command(call.func.value)
+        return line and f"{line} --json"
     if not isinstance(call.func, ast.Name) or call.func.id not in FUNCTIONS:
         return None
     name = FUNCTIONS[call.func.id]
@@ -82,7 +83,7 @@ def _flags(keywords: Iterable[ast.keyword], command: click.Command | None) -> li
 
 
 def _flag(name: str, command: click.Command | None, *, given: bool = True) -> str | None:
-    """The flag of a parameter: the command's own, or else another command's; None where no command has it."""
+    """Return the flag of a parameter: the command's own, or else another command's; None if no command has it."""
     name = _ALIASES.get(name, name)
     for each in [*([command] if command else []), *_commands().values()]:
         for option in each.params:
@@ -92,7 +93,7 @@ def _flag(name: str, command: click.Command | None, *, given: bool = True) -> st
 
 
 def _switch(name: str, value: str, command: click.Command | None) -> str | None:
-    """The flag of one value, where a command has one for each in place of an option: --fp16 for a precision of fp16."""
+    """Return the flag of a value, if the command has one flag per value: --fp16 for a precision of fp16."""
     if command is None or any(option.name == name for option in command.params):
         return None
     return next((f"--{value}" for option in command.params if option.name == value), None)
@@ -105,7 +106,7 @@ def _is_multiple(name: str, command: click.Command | None) -> bool:
 
 
 def _value(value: ast.expr) -> str:
-    """An argument; names stand for what a user has."""
+    """Translate an argument; names are placeholders for the user's own values."""
     if isinstance(value, ast.Starred):
         return f"{_value(value.value)}…"
     if isinstance(value, ast.Tuple):
@@ -117,5 +118,5 @@ def _commands() -> dict[str, click.Command]:
     from hemf_export.cli import COMMANDS, cli
 
     context = click.Context(cli)
-    found = {name: cli.get_command(context, name) for name in COMMANDS}
-    return {name: command for name, command in found.items() if command is not None}
+    commands = {name: cli.get_command(context, name) for name in COMMANDS}
+    return {name: command for name, command in commands.items() if command is not None}

@@ -1,6 +1,6 @@
-"""What packages would leave in the user's home folder and in the folder for temporary files, kept in our cache.
+"""Redirect caches that packages would leave in the home folder and the temporary folder to our cache folder.
 
-Ours is the one folder that a user finds and may remove: `files.artifacts.cache_folder`.
+So everything is in one folder that the user may remove: `files.artifacts.cache_folder`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Environment variable → folder in the cache. None is made before its package needs it.
+# Environment variable → folder in the cache, created only if its package needs it.
 _FOLDERS = {
-    "MPLCONFIGDIR": "matplotlib",  # its list of fonts
-    "TORCHINDUCTOR_CACHE_DIR": "inductor",  # torch.compile's, by default in the folder for temporary files
-    "TRITON_CACHE_DIR": "triton-kernels",  # torch.compile's on a GPU
-    "CUDA_CACHE_PATH": "cuda",  # kernels that a driver compiled
+    "MPLCONFIGDIR": "matplotlib",  # list of fonts
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",  # torch.compile's cache, by default in the temporary folder
+    "TRITON_CACHE_DIR": "triton-kernels",  # torch.compile's kernels on a GPU
+    "CUDA_CACHE_PATH": "cuda",  # kernels compiled by the driver
 }
 
 
 @contextmanager
 def kept_clean() -> Iterator[None]:
-    """Let packages keep what they cache in our cache folder; where it can't be written, in a folder that is removed.
+    """Let packages cache in our cache folder, or in a temporary one if it isn't writable.
 
-    Who has said by its environment variable where a package may write is obeyed.
+    Environment variables that the user has set take precedence.
     """
     own = {name: folder for name, folder in _FOLDERS.items() if name not in os.environ}
     if not own:
@@ -44,7 +44,7 @@ def kept_clean() -> Iterator[None]:
 
 @contextmanager
 def _for_now() -> Iterator[Path | None]:
-    """A folder that is removed at the end; None where there is none."""
+    """Yield a folder that is removed at the end; None if none can be created."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="hemf-export-"))
     except OSError:
@@ -63,6 +63,6 @@ def _cache() -> Path:
 
 
 def _can_be_made(folder: Path) -> bool:
-    """Whether a folder is there to write into, or could be made."""
+    """Return whether a folder is writable, or could be created."""
     there = next((path for path in (folder, *folder.parents) if path.exists()), folder)
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)

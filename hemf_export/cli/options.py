@@ -1,11 +1,10 @@
-"""What commands share: how they are declared, types of their options, and the options that several have.
+"""Shared parts of commands: their classes, types of options, and options that several have.
 
-Numbers have a range each, and none is NaN, infinite or one that no machine could mean.
+Numbers have a range each, and are never NaN, infinite or absurdly large.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hemf_export.checkpoints.reading import Reading
 from hemf_export.cli.flags import in_flags
 from hemf_export.files.errors import HemfError, UsageError
 
@@ -22,17 +20,17 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 if TYPE_CHECKING:
     _ParamType = click.ParamType[tuple[Any, ...]]
 else:
-    _ParamType = click.ParamType  # generic since click 8.4 alone
+    _ParamType = click.ParamType  # generic only since click 8.4
 
-_LARGEST_COUNT = 2**31 - 1  # what the fields of files and of other programs hold
+_LARGEST_COUNT = 2**31 - 1  # range of integer fields in files and other programs
 _LARGEST_SEED = 2**63 - 1
 
 
 class Command(click.Command):
-    """A command whose errors name its flags in place of the API's parameters.
+    """Command whose errors name its flags instead of the API's parameters.
 
     Args:
-        groups: of `--help`: heading → names of parameters, after the options that are in no group.
+        groups: groups of options in `--help`: heading → names of parameters; other options come first.
     """
 
     def __init__(self, *args: Any, groups: Mapping[str, Collection[str]] | None = None, **settings: Any) -> None:
@@ -60,13 +58,13 @@ class Command(click.Command):
 
 
 class Group(click.Group):
-    """A command with subcommands."""
+    """Command with subcommands."""
 
     command_class = Command
 
 
 class Count(click.IntRange):
-    """A whole number of things."""
+    """Type of an option that is a count."""
 
     name = "integer"
 
@@ -75,7 +73,7 @@ class Count(click.IntRange):
         self.largest = largest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number, which a range without an upper end would let grow without one."""
+        """Convert to an integer, limited even without a maximum."""
         number = super().convert(value, param, ctx)
         if number > self.largest:
             self.fail(f"{value} is more than {self.largest}.", param, ctx)
@@ -83,14 +81,14 @@ class Count(click.IntRange):
 
 
 class Seed(Count):
-    """What random numbers begin with."""
+    """Type of an option that is a random seed."""
 
     def __init__(self) -> None:
         super().__init__(0, largest=_LARGEST_SEED)
 
 
 class Number(click.FloatRange):
-    """A finite number."""
+    """Type of an option that is a finite number."""
 
     name = "float"
 
@@ -98,7 +96,7 @@ class Number(click.FloatRange):
         super().__init__(least, most, min_open=above)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The number; the range alone would let NaN pass."""
+        """Convert to a number, and refuse NaN, which click's range accepts."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
@@ -106,20 +104,20 @@ class Number(click.FloatRange):
 
 
 class Listed(_ParamType):
-    """Several values in one text, with commas between them, as a tuple.
+    """Type of an option that is a tuple, given as values separated by commas.
 
     Args:
-        name: shown in `--help`.
-        takes: what it takes, in words, for the message that refuses a text.
-        parse: one of them; raises ValueError where it isn't one.
-        count: how many there must be; None for any number.
+        name: metavar in `--help`.
+        takes: the accepted values, in words, for error messages.
+        parse: parses one value; raises ValueError.
+        count: required number of values; None for any.
     """
 
     def __init__(self, name: str, takes: str, parse: Callable[[str], Any], count: int | None = None) -> None:
         self.name, self._takes, self._parse, self._count = name, takes, parse, count
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The tuple; None for no name at all."""
+        """Convert to a tuple; None for an empty list of names."""
         if isinstance(value, tuple):
             return value
         if not value and self._parse is str:
@@ -134,7 +132,7 @@ class Listed(_ParamType):
             raise UsageError(f"{option} takes {self._takes}, not {value!r}.") from error
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        """The name, as it is spelled."""
+        """Return the name unchanged."""
         return self.name
 
 
@@ -166,8 +164,8 @@ COUNTS = Listed("N[,N…]", "positive numbers, N or N,N", _positive)
 SEEDS = Listed("N,N…", "whole numbers, as 0,1,2", lambda text: _digits(text, _LARGEST_SEED))
 CHANNELS = Listed("R,G,B", "three numbers R,G,B", _finite, 3)
 
-WEIGHTS_HELP = "Which weights of a checkpoint that has several: state_dict_ema.  [default: the network's own]"
-IMAGE_SIZE_HELP = "Pixels of the input, for a checkpoint that doesn't say it.  [default: its own, else 224]"
+WEIGHTS_HELP = "Set of weights to read, such as state_dict_ema.  [default: the network's own]"
+IMAGE_SIZE_HELP = "Input size in pixels, for a checkpoint that leaves it open.  [default: its own, else 224]"
 
 
 def json_option(what: str = "result") -> Callable[[Decorated], Decorated]:
@@ -177,19 +175,19 @@ def json_option(what: str = "result") -> Callable[[Decorated], Decorated]:
 
 def classes_option(whose: str = "a checkpoint that has none") -> Callable[[Decorated], Decorated]:
     """Add --classes, a tuple of names or None."""
-    return click.option("--classes", type=NAMES, help=f"Class names a,b,c for {whose}.")
+    return click.option("--classes", type=NAMES, help=f"Class names, for {whose}.")
 
 
 def batch_option(default: str | None = None) -> Callable[[Decorated], Decorated]:
-    """Add --batch, how many images go through a model at a time: 8, or None where `default` tells what that means."""
+    """Add --batch, the batch size: 8 by default, or None if `default` describes what that means."""
     if default is not None:
-        return click.option("--batch", type=Count(), help=f"Images at a time.  [default: {default}]")
-    return click.option("--batch", type=Count(), default=8, show_default=True, help="Images at a time.")
+        return click.option("--batch", type=Count(), help=f"Batch size.  [default: {default}]")
+    return click.option("--batch", type=Count(), default=8, show_default=True, help="Batch size.")
 
 
 def seed_option(whose: str, default: int = 0) -> Callable[[Decorated], Decorated]:
     """Add --seed."""
-    return click.option("--seed", type=Seed(), default=default, show_default=True, help=f"Of {whose}.")
+    return click.option("--seed", type=Seed(), default=default, show_default=True, help=f"Random seed for {whose}.")
 
 
 def images_option(text: str, *, required: bool = False) -> Callable[[Decorated], Decorated]:
@@ -203,35 +201,31 @@ def force_option(what: str) -> Callable[[Decorated], Decorated]:
 
 
 def golden_option(text: str) -> Callable[[Decorated], Decorated]:
-    """Add --golden, how many images are kept to test a file with."""
+    """Add --golden, the number of golden images."""
     return click.option("--golden", type=GOLDEN, default=4, show_default=True, help=text)
 
 
 def metric_option(function: Decorated) -> Decorated:
-    """Add --metric, what a drop is measured in."""
+    """Add --metric, the metric that a drop is measured in."""
     kinds = click.Choice(["accuracy", "balanced-accuracy"])
-    return click.option("--metric", type=kinds, default="accuracy", show_default=True)(function)
+    return click.option(
+        "--metric", type=kinds, default="accuracy", show_default=True, help="What a drop is measured in."
+    )(function)
 
 
 def device_option(function: Decorated) -> Decorated:
-    """Add --device, where training runs."""
+    """Add --device, the device to train on."""
     return click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)(
         function
     )
 
 
 def page_option(function: Decorated) -> Decorated:
-    """Add --report, where a page goes."""
-    return click.option("--report", type=PATH, metavar="FILE.html", help="Write a page to read and print.")(function)
+    """Add --report, the path of an HTML page."""
+    return click.option("--report", type=PATH, metavar="FILE.html", help="Write an HTML report.")(function)
 
 
-def reading_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add --weights and --image-size to a command, which gets them as `reading`: what a checkpoint leaves open."""
-
-    @click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)
-    @click.option("--image-size", type=click.IntRange(min=1), help=IMAGE_SIZE_HELP)
-    @functools.wraps(function)
-    def call(*arguments: Any, weights: str | None, image_size: int | None, **others: Any) -> None:
-        function(*arguments, **others, reading=Reading(weights, image_size))
-
-    return call
+def checkpoint_options(function: Decorated) -> Decorated:
+    """Add --weights and --image-size, for checkpoints that don't record them."""
+    function = click.option("--image-size", type=click.IntRange(min=1), help=IMAGE_SIZE_HELP)(function)
+    return click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)(function)

@@ -1,7 +1,7 @@
-"""Failures of what surrounds us, in our words: files and disks, memory, child processes, native libraries.
+"""Translate failures of the environment into errors with advice: files and disks, memory, processes, native libraries.
 
-The rooms name the file or the step where they know it. What none of them expected arrives here, once, and is told apart
-from a defect of ours.
+Other modules handle the failures that they expect, and name the file or the step. All others are handled here, and
+distinguished from defects of hemf-export.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 
 _OURS = ("hemf_export",)
-# What a system call says of the machine, not of how it was called.
+# Error numbers of system calls that are about the machine, not about the call.
 _OF_THE_MACHINE = {
     getattr(errno, name)
     for name in (
@@ -36,15 +36,15 @@ _MEMORY = re.compile(
 
 
 def translated(error: BaseException) -> HemfError | None:
-    """What a user can do about a failure around us; None for a defect of ours."""
+    """Translate a failure of the environment into an error with advice; None for a defect of ours."""
     for each in _causes(error):
-        if (found := _one(each)) is not None:
-            return found
+        if (translation := _one(each)) is not None:
+            return translation
     return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it was raised from."""
+    """Yield an error and its causes."""
     seen: set[int] = set()
     now: BaseException | None = error
     while now is not None and id(now) not in seen:
@@ -74,7 +74,7 @@ def _one(error: BaseException) -> HemfError | None:
 
 
 def _is_of_json(error: BaseException) -> bool:
-    """Whether an error was raised while JSON was read."""
+    """Return whether an error was raised while reading JSON."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -82,7 +82,7 @@ def _is_of_json(error: BaseException) -> bool:
 
 
 def _import(error: ImportError, text: str) -> HemfError | None:
-    """A package that is missing or broken, and isn't ours."""
+    """Translate the failed import of a foreign package."""
     name = (error.name or "").split(".")[0]
     if name in _OURS:
         return None
@@ -94,7 +94,7 @@ def _import(error: ImportError, text: str) -> HemfError | None:
 
 
 def _system(error: OSError, text: str) -> HemfError | None:
-    """A system call that failed: of a file that it names, or for what the machine lacks."""
+    """Translate a failed system call, about a file that it names or about the machine."""
     if _LOADER.search(text):
         return MissingCapabilityError(
             f"A library can't be loaded on this machine: {_first_line(text)}.",

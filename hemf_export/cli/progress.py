@@ -1,4 +1,4 @@
-"""Shows what libraries report: bars on a terminal, elsewhere a line for each step with the time that it took."""
+"""Show progress: bars on a terminal, elsewhere a line for each step with its duration."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hemf_export.cli import console
 from hemf_export.files.printable import printable
 from hemf_export.files.progress import IDLE, Task
 
-_WORTH_A_LINE_S = 1.0  # what took less leaves nothing behind on a terminal
+_WORTH_A_LINE_S = 1.0  # shortest task that leaves a line on a terminal
 
 
 class ConsoleProgress:
-    """The progress of one command, on standard error.
+    """Progress of one command, shown on standard error.
 
-    On a terminal all open tasks are shown while they last, and an outermost one that took a while leaves a line.
-    Elsewhere an outermost task is a line, which is there when the task begins and gets its time when it is done.
+    On a terminal all open tasks are shown while they run, and an outermost one that took a while leaves a line.
+    Elsewhere an outermost task is a line, which is started with the task and gets its duration at the end.
 
     Args:
-        show: prints the events that the command knows.
+        show: handles events.
     """
 
     def __init__(self, show: Callable[[object], None] = lambda event: None) -> None:
@@ -84,7 +84,7 @@ class ConsoleProgress:
         except BaseException:
             console.talk.end_line()
             raise
-        if not console.talk.line_is_open:  # what was said meanwhile has ended it
+        if not console.talk.line_is_open:  # a message has ended it meanwhile
             console.talk.open_line(f"{printable(text)} …")
         console.talk.end_line(f" {duration(time.monotonic() - started)}")
 
@@ -111,14 +111,14 @@ class _ShownTask:
 
 
 class _Bar(BarColumn):
-    """A bar where the end is known; the spinner shows enough where it isn't."""
+    """Bar of a task with a known total; without one, the spinner suffices."""
 
     def render(self, task: BarTask) -> Text:  # type: ignore[override] # a bar or nothing
         return Text() if task.total is None else super().render(task)  # type: ignore[return-value]
 
 
 class _Count(ProgressColumn):
-    """How many of how many, in their unit."""
+    """Column of the completed and total number, with the unit."""
 
     def render(self, task: BarTask) -> Text:
         unit = task.fields["unit"]
@@ -130,7 +130,7 @@ class _Count(ProgressColumn):
 
 
 def duration(seconds: float) -> str:
-    """A time as people read it: 3.1 s, 2 min 05 s, 1 h 02 min."""
+    """Format a duration: 3.1 s, 2 min 05 s, 1 h 02 min."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

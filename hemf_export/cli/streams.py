@@ -1,7 +1,7 @@
-"""Standard output and error as they are: in any encoding, full, closed, or with nobody who reads.
+"""Robust standard output and error: for any encoding, a full disk, closed streams or pipes.
 
-Signs that an encoding lacks are replaced by plain ones. What results can't be written to is one clear error; talk on
-standard error that nobody can see stops no work.
+Characters that an encoding lacks are replaced by plain ones. If results can't be written, that is one clear error;
+messages on standard error that can't be written are dropped.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _PLAIN = {
 
 
 class OutputError(HemfError):
-    """Results that can't be written to standard output: a full disk, or a closed stream."""
+    """Raised if results can't be written to standard output: a full disk, or a closed stream."""
 
 
 class ReaderGoneError(Exception):
-    """Whoever read standard output has closed it: there is nothing left to do, and nothing to say."""
+    """Raised if the reader of standard output has closed the pipe: the command ends silently."""
 
 
 def _replace(error: UnicodeError) -> tuple[str, int]:
-    """Give plain signs for those that an encoding lacks; the letter without its accent, or else an escape."""
+    """Replace characters that an encoding lacks by plain ones: a letter without its accent, or else an escape."""
     assert isinstance(error, UnicodeEncodeError)
     sign = error.object[error.start]
     plain = _PLAIN.get(sign)
@@ -50,43 +50,43 @@ codecs.register_error(_ERRORS, _replace)
 
 
 class _Results(io.TextIOBase):
-    """Standard output for as long as a command runs."""
+    """Standard output while a command runs."""
 
     def __init__(self, stream: TextIO) -> None:
-        # click takes another encoding than the stream's where it knows the stream's buffer; this has none.
+        # click would choose another encoding if the stream had a buffer; this has none.
         self._stream = stream
 
     @property
     def encoding(self) -> str:  # type: ignore[override] # read-only here
-        """The stream's own."""
+        """Encoding of the stream."""
         return self._stream.encoding or "utf-8"
 
     @property
     def errors(self) -> str:  # type: ignore[override] # read-only here
-        """Nothing that is written can fail for its signs."""
+        """Error handler, with which no character fails."""
         return _ERRORS
 
     def writable(self) -> bool:
-        """Always: what fails, fails where it is written."""
+        """Return True: failures are reported on writing."""
         return True
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Return whether the stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
-        """The stream's own."""
+        """Return the stream's file descriptor."""
         return self._stream.fileno()
 
     def write(self, text: str) -> int:
-        """Write what the encoding can show of a text."""
+        """Write a text, with replacements for characters that the encoding lacks."""
         shown = text.encode(self.encoding, _ERRORS).decode(self.encoding)
         with self._guarded():
             self._stream.write(shown)
         return len(text)
 
     def flush(self) -> None:
-        """Hand everything on."""
+        """Flush the stream."""
         with self._guarded():
             self._stream.flush()
 
@@ -104,7 +104,7 @@ class _Results(io.TextIOBase):
 
 
 class _Talk(_Results):
-    """Standard error for as long as a command runs: what can't be said is dropped."""
+    """Standard error while a command runs: text that can't be written is dropped."""
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -114,10 +114,10 @@ class _Talk(_Results):
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Make `sys.stdout` and `sys.stderr` streams that know no error but `OutputError` and `ReaderGoneError`.
+    """Replace `sys.stdout` and `sys.stderr` by streams that only raise `OutputError` and `ReaderGoneError`.
 
     Raises:
-        OutputError, ReaderGoneError: at the end too, where the last of the results can't be written.
+        OutputError, ReaderGoneError: also at the end, if the last results can't be written.
     """
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = _Results(before[0]), _Talk(before[1])
@@ -130,22 +130,22 @@ def guarded() -> Iterator[None]:
 
 
 def reopen_closed() -> None:
-    """Put something into the place of standard streams that are closed, before a file of ours takes their numbers.
+    """Replace closed standard streams, before a file of ours gets their file descriptors.
 
-    What is put there can't be written to: results that go nowhere are an error, as they are for other programs.
+    The replacements can't be written to: lost results are an error, as for other programs.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
             opened = os.open(os.devnull, os.O_RDONLY)
-            assert opened == number, "the lowest number that is free"
+            assert opened == number, "the lowest free file descriptor"
             if number:
                 setattr(sys, name, open(number, "w", encoding="utf-8", closefd=False))  # noqa: SIM115 - to the end
 
 
 def forget(stream: TextIO) -> None:
-    """Let nothing that is still to be written to a stream fail when Python ends."""
+    """Discard a stream's unwritten output, which would fail when Python ends."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -153,11 +153,11 @@ def forget(stream: TextIO) -> None:
 
 
 def say_error(message: str, hint: str | None = None) -> None:
-    """The message of a command that failed, and how to mend it, on stderr."""
+    """Print an error message and its hint to stderr."""
     text = f"error: {message}" + (f"\n  {hint}" if hint else "")
     sys.stderr.write(printable_lines(text) + "\n")
 
 
 def json_text(values: Any, *, indent: int | None = 2, allow_nan: bool = True) -> str:
-    """JSON for standard output, in ASCII: whatever shows it can show it, and nothing in it steers a terminal."""
+    """Return JSON in ASCII, which any terminal can show and which has no control sequences."""
     return json.dumps(values, indent=indent, allow_nan=allow_nan)

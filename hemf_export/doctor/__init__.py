@@ -1,1 +1,1 @@
-"""What this machine has and lacks for each command."""
+"""Check what each command needs on this machine."""

@@ -1,10 +1,10 @@
-"""What this machine has, which commands can work on it, and how to mend what they lack.
+"""Check this machine's components, which commands work with them, and how to fix those that don't.
 
     from hemf_export.doctor import checkup
     report = checkup.examine()
     print(report.fit, [ability.reason for ability in report.abilities if not ability.can])
 
-Nothing that may be broken is imported into this process: see `doctor.probing`.
+Packages that may be broken are never imported into this process: see `doctor.probing`.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ from typing import Any
 
 from hemf_export import __version__
 from hemf_export.doctor import components
-from hemf_export.doctor.components import PACKAGES, Component, package
+from hemf_export.doctor.components import OTHER_PACKAGES, PACKAGES, Component, package
 from hemf_export.doctor.probing import TIMEOUT_S, Finding, probe_all
+from hemf_export.files.errors import MissingCapabilityError
 
 
 @dataclass(frozen=True)
 class Use:
-    """A command, or a way to run it, and the components without which it can't.
+    """Use of a command, with the components that it requires.
 
     Args:
-        command: its name.
-        needs: names of components; "a or b" where one of them is enough.
-        how: which way.
-        gains: components that it can do without → what is lost then.
-        optional: needs more than a CPU and the required packages, so that to lack it is no failure.
+        command: name of the command.
+        needs: names of required components; "a or b" if either suffices.
+        how: variant of the command, such as "with tensorrt"; empty for all.
+        gains: optional component → what is lost without it.
+        optional: whether it needs more than a CPU and the required packages, so that its absence is no failure.
     """
 
     command: str
@@ -41,24 +42,24 @@ class Use:
 
     @property
     def label(self) -> str:
-        """`trt with tensorrt`."""
+        """Name of the use, such as `trt with tensorrt`."""
         return f"{self.command} {self.how}".strip()
 
     def takes(self, component: str) -> bool:
-        """Whether it needs a component, or gains by it."""
+        """Return whether it requires a component or gains from it."""
         return component in self.gains or any(component in need.split(" or ") for need in self.needs)
 
 
 @dataclass(frozen=True)
 class Ability:
-    """Whether a command can work here.
+    """Verdict on one use of a command on this machine.
 
     Args:
-        command: and the way to run it.
-        can: work.
-        reason: why not, or what it goes without.
-        optional: it is no failure if it can't.
-        lacking: the needs that are not met, those left out that only follow from others.
+        command: label of the use.
+        can: whether it works here.
+        reason: why not, or what is lost.
+        optional: whether its absence is no failure.
+        lacking: unmet requirements, without those that follow from others.
     """
 
     command: str
@@ -70,23 +71,34 @@ class Ability:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found."""
+    """Result of a checkup: all components and abilities."""
 
     components: tuple[Component, ...]
     abilities: tuple[Ability, ...]
 
     @property
     def fit(self) -> bool:
-        """Whether all can work that needs no GPU and no optional package."""
+        """Whether everything works that needs no GPU and no optional package."""
         return not self.unfit
 
     @property
     def unfit(self) -> tuple[Ability, ...]:
-        """What can't work, though it needs neither."""
+        """Abilities that fail although they need neither a GPU nor an optional package."""
         return tuple(ability for ability in self.abilities if not ability.can and not ability.optional)
 
+    @property
+    def problem(self) -> MissingCapabilityError | None:
+        """Return an error that names what fails, why, and the fix; None if nothing does."""
+        if self.fit:
+            return None
+        commands = ", ".join(ability.command for ability in self.unfit)
+        reasons = ", ".join(dict.fromkeys(ability.reason for ability in self.unfit))
+        lacking = {name for ability in self.unfit for name in ability.lacking}
+        fixes = dict.fromkeys(component.fix for component in self.components if component.name in lacking)
+        return MissingCapabilityError(f"Some commands can't work here ({commands}): {reasons}.", "\n  ".join(fixes))
+
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to plain types, for JSON."""
         return {"fit": self.fit, **dataclasses.asdict(self)}
 
 
@@ -94,7 +106,7 @@ _MODEL = ("torch", "numpy", "safetensors", "filelock", "Pillow")
 _GRAPH = (*_MODEL, "onnx", "onnx-ir", "onnxscript", "onnxruntime", "scipy")
 _TRAIN = (*_MODEL, "scikit-learn", "scipy", "matplotlib")
 _GPU = ("GPU", "driver", "CUDA in torch")
-# What can't be there without another: where that is lacking already, nothing is gained by saying both.
+# Component → others that it can't work without: if one of those is missing, only that one is reported.
 _FOLLOWS = {"driver": {"GPU"}, "CUDA in torch": {"GPU", "torch"}}
 USES = (
     Use("train", _TRAIN),
@@ -103,13 +115,17 @@ USES = (
     Use("onnx", _GRAPH, gains={"onnxsim": "graphs are not simplified"}),
     Use("calibrate", (*_GRAPH, "matplotlib")),
     Use("finetune", _GRAPH),
-    Use("bench", _GRAPH),
-    Use("verify", (*_GRAPH, "scikit-learn", "matplotlib")),
+    Use("bench", (*_GRAPH, "Jinja2", "nvidia-ml-py")),
+    Use("verify", (*_GRAPH, "scikit-learn", "matplotlib", "Jinja2")),
     Use("predict", _GRAPH),
     Use("triton", (*_GRAPH, "tritonclient"), optional=True),
     Use("triton-client", (*_GRAPH, "tritonclient"), optional=True),
-    Use("bundle", (*_GRAPH, "zstandard"), gains={"tritonclient": "no repository for Triton"}),
-    Use("ship", (*_TRAIN, *_GRAPH, "zstandard"), gains={"tritonclient": "no repository for Triton"}),
+    Use("bundle", (*_GRAPH, "Jinja2", "zstandard"), gains={"tritonclient": "no repository for Triton"}),
+    Use(
+        "ship",
+        (*_TRAIN, *_GRAPH, "Jinja2", "nvidia-ml-py", "zstandard"),
+        gains={"tritonclient": "no repository for Triton"},
+    ),
     Use("self-test", (*_GRAPH, "zstandard"), how="of bundles"),
     Use("train", (*_TRAIN, *_GPU), how="on GPU with AMP", optional=True),
     Use("trt", (*_GRAPH, "tensorrt-rtx"), how="with tensorrt-rtx", optional=True),
@@ -120,21 +136,21 @@ USES = (
 
 
 def examine(*, timeout_s: float = TIMEOUT_S) -> Report:
-    """Look at everything.
+    """Examine all components.
 
     Args:
-        timeout_s: for each import, in a child process of its own; one that takes longer counts as broken.
+        timeout_s: time limit of each import, which runs in its own child process; a slower one counts as broken.
     """
-    packages = {name: ("package", module) for name, (module, _) in PACKAGES.items()}
+    packages = {name: ("package", module, distribution) for name, (module, distribution) in PACKAGES.items()}
     findings = probe_all({**packages, "driver": ("driver",)}, timeout_s=timeout_s)
     if findings["driver"].facts.get("gpus") and findings["torch"].facts.get("cuda_build"):
-        # Only here: without a GPU, torch would be imported again to no end.
+        # Only here: without a GPU, importing torch again would be in vain.
         findings |= probe_all({"CUDA in torch": ("torch-cuda",)}, timeout_s=timeout_s)
     return report(findings)
 
 
 def report(findings: Mapping[str, Finding]) -> Report:
-    """Components, and what commands can make of them, from the findings of all probes."""
+    """Derive components and abilities from the findings of all probes."""
     driver = components.driver(findings["driver"])
     gpu = components.gpu(findings["driver"], driver)
     examined = (
@@ -148,11 +164,11 @@ def report(findings: Mapping[str, Finding]) -> Report:
         components.processor(),
     )
     complete = tuple(dataclasses.replace(component, needed_by=needed_by(component.name)) for component in examined)
-    return Report(complete, tuple(judge(use, complete) for use in USES))
+    return Report(complete, tuple(ability(use, complete) for use in USES))
 
 
-def judge(use: Use, components: Sequence[Component]) -> Ability:
-    """Whether a command can be used in a way, from what there is."""
+def ability(use: Use, components: Sequence[Component]) -> Ability:
+    """Decide whether a use of a command works with these components."""
     there = {component.name: component for component in components}
     lacking: dict[str, str] = {}
     for need in use.needs:
@@ -167,10 +183,27 @@ def judge(use: Use, components: Sequence[Component]) -> Ability:
 
 
 def needed_by(component: str) -> tuple[str, ...]:
-    """Commands that need a component: by name where every way to run it does, else by the ways that do."""
+    """List the commands that need a component: by name if every use does, else the uses that do."""
     named = []
     for command in dict.fromkeys(use.command for use in USES):
         ways = [use for use in USES if use.command == command]
         takers = [use for use in ways if use.takes(component)]
         named.extend([command] if len(takers) == len(ways) else [use.label for use in takers])
     return tuple(named)
+
+
+def rows(components: Sequence[Component]) -> list[tuple[str, ...]]:
+    """Return a table row for each component; packages that only matter if they fail share one."""
+    sound = [one for one in components if one.name in OTHER_PACKAGES and one.status == "ok"]
+    lines = [_cells(one) for one in components if one not in sound]
+    if sound:
+        shared = ", ".join(f"{one.name} {one.found}" for one in sound)
+        place = [line[0] for line in lines].index("driver")
+        lines.insert(place, ("other packages", shared, "ok", "", ""))
+    return lines
+
+
+def _cells(component: Component) -> tuple[str, ...]:
+    commands = {use.command for use in USES}
+    users = "every command" if commands <= set(component.needed_by) else ", ".join(component.needed_by)
+    return component.name, component.found, component.status, users, component.fix

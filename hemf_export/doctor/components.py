@@ -1,7 +1,7 @@
-"""What commands need, as `checkup` shows it: Python packages, and the driver, GPU, disks, cores and memory.
+"""Describe the components that commands need: Python packages, and the driver, GPU, disks, cores and memory.
 
-What is asked of a package is in hemf-export's own metadata: its versions, and so the command that installs it. Imports
-none of the packages that it speaks of: they are judged by their probes.
+Required versions of packages, and so the commands that install them, come from hemf-export's own metadata. This module
+imports none of these packages: their probes do.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GPU_RUNTIME, CPU_RUNTIME = "onnxruntime-gpu", "onnxruntime"
 RUNTIME = GPU_RUNTIME if sys.platform == "linux" and platform.machine() == "x86_64" else CPU_RUNTIME
 Status = Literal["ok", "warning", "missing", "broken"]
 
-# Name → (what is imported, the distribution that brings it).
+# Name → (module to import, distribution that provides it).
 PACKAGES = {
     "torch": ("torch", "torch"),
     "onnx": ("onnx", "onnx"),
@@ -44,12 +44,14 @@ PACKAGES = {
     "scikit-learn": ("sklearn", "scikit-learn"),
     "scipy": ("scipy", "scipy"),
     "matplotlib": ("matplotlib", "matplotlib"),
+    "Jinja2": ("jinja2", "Jinja2"),
+    "nvidia-ml-py": ("pynvml", "nvidia-ml-py"),
     "zstandard": ("zstandard", "zstandard"),
     "tritonclient": ("tritonclient.grpc", "tritonclient"),
 }
 OTHER_PACKAGES = (
     "numpy", "onnx-ir", "onnxscript", "safetensors", "filelock", "Pillow", "scikit-learn", "scipy", "matplotlib",
-    "zstandard",
+    "Jinja2", "nvidia-ml-py", "zstandard",
 )  # fmt: skip
 LEAST_FREE_BYTES = 5e9
 CUDA_BUILDS = "pytorch.org/get-started/locally"
@@ -58,15 +60,15 @@ _NO_DEVICE = "(CUDA error 100)"
 
 @dataclass(frozen=True)
 class Component:
-    """One thing that commands need, or may use.
+    """Component that commands need or may use.
 
     Args:
         name: torch, GPU, …
-        status: "missing" where it isn't there, "broken" where it doesn't work, "warning" where it may not do.
+        status: "ok", "missing", "broken" if it doesn't work, "warning" if it may not suffice.
         found: version and details, or what is wrong.
-        fix: how to mend it; empty where there is nothing to mend.
-        facts: the same for programs.
-        needed_by: commands.
+        fix: how to fix it; empty if nothing is wrong.
+        facts: details for programs.
+        needed_by: commands that need it.
     """
 
     name: str
@@ -78,17 +80,17 @@ class Component:
 
     @property
     def usable(self) -> bool:
-        """Whether commands can work with it."""
+        """Whether commands can use it."""
         return self.status in ("ok", "warning")
 
 
 def has_tensorrt_rtx() -> bool:
-    """Whether TensorRT-RTX is made for this platform."""
+    """Return whether TensorRT-RTX exists for this platform."""
     return sys.platform in ("linux", "win32") and platform.machine() in ("x86_64", "AMD64")
 
 
 def requirement(distribution: str) -> str:
-    """`onnx>=1.22`; the name alone where our metadata doesn't tell, as in a folder that was never installed."""
+    """Return a requirement, such as `onnx>=1.22`; the name alone if our metadata lacks it, as without installation."""
     try:
         lines = metadata.requires("hemf-export") or []
     except metadata.PackageNotFoundError:
@@ -102,7 +104,7 @@ def requirement(distribution: str) -> str:
 
 
 def satisfies(version: str, wanted: str) -> bool:
-    """Whether a version keeps to the bounds (>=, <) of a requirement; what can't be compared does."""
+    """Return whether a version is within the bounds (>=, <) of a requirement; True if it can't be compared."""
     release = _release(version)
     if not release:
         return True
@@ -112,14 +114,14 @@ def satisfies(version: str, wanted: str) -> bool:
 
 
 def install_command(distribution: str, *, again: bool = False) -> str:
-    """The command that installs a distribution, or installs it again over a broken one."""
+    """Return the command that installs a distribution, or reinstalls a broken one."""
     wanted = requirement(distribution)
     quoted = f"'{wanted}'" if re.search(r"[<>]", wanted) else wanted
     return f"pip install {'--force-reinstall ' if again else ''}{quoted}"
 
 
 def installed(distribution: str) -> bool:
-    """Whether pip knows of it, which says nothing of whether it works."""
+    """Return whether pip lists a distribution, which doesn't mean that it works."""
     try:
         metadata.version(distribution)
     except metadata.PackageNotFoundError:
@@ -128,7 +130,7 @@ def installed(distribution: str) -> bool:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """`2.13.0+cpu` → (2, 13), without the zeros at the end: 2.10 is 2.10.0."""
+    """Parse a version, `2.13.0+cpu` → (2, 13), without trailing zeros: 2.10 equals 2.10.0."""
     match = re.match(r"\d+(\.\d+)*", version)
     numbers = [int(part) for part in match[0].split(".")] if match else []
     while len(numbers) > 1 and numbers[-1] == 0:
@@ -137,7 +139,7 @@ def _release(version: str) -> tuple[int, ...]:
 
 
 def package(name: str, finding: Finding) -> Component:
-    """A package of PACKAGES, from its import in a child process."""
+    """Describe a package of PACKAGES, from its import in a child process."""
     distribution = PACKAGES[name][1]
     two_runtimes = name == "onnxruntime" and all(installed(each) for each in (CPU_RUNTIME, GPU_RUNTIME))
     if finding.outcome != "ok":
@@ -150,7 +152,7 @@ def package(name: str, finding: Finding) -> Component:
         fix = install_command(distribution)
         return Component(name, "warning", f"{shown}; hemf-export is made for {wanted}", fix, finding.facts)
     if two_runtimes:
-        # They share the folder `onnxruntime`: which one works is a matter of which came last.
+        # They share the folder `onnxruntime`: the one installed last works.
         shown += "; onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files"
         return Component(name, "warning", shown, _one_runtime(), finding.facts)
     return Component(name, "ok", shown, facts=finding.facts)
@@ -180,7 +182,7 @@ def _one_runtime() -> str:
 
 
 def driver(finding: Finding) -> Component:
-    """NVIDIA's driver."""
+    """Describe the NVIDIA driver."""
     facts = finding.facts
     if finding.outcome == "missing":
         if facts.get("pci"):
@@ -197,7 +199,7 @@ def driver(finding: Finding) -> Component:
 
 
 def gpu(finding: Finding, shown_by: Component) -> Component:
-    """The GPUs that the driver `shown_by` shows; commands use the first."""
+    """Describe the GPUs that the driver `shown_by` lists; commands use the first."""
     gpus = finding.facts.get("gpus") or []
     if gpus:
         return Component("GPU", "ok", "; ".join(map(_described, gpus)), facts={"gpus": gpus})
@@ -211,12 +213,12 @@ def gpu(finding: Finding, shown_by: Component) -> Component:
 
 
 def cuda_in_torch(shown: Component, torch: Finding, tried: Finding | None) -> Component:
-    """Whether PyTorch can compute on the GPU, in float16, as training with AMP does.
+    """Describe whether PyTorch can compute on the GPU in float16, as training with AMP does.
 
     Args:
         shown: the GPU.
-        torch: its import.
-        tried: a product on the GPU; None where there was nothing to try.
+        torch: finding of its import.
+        tried: finding of a product on the GPU; None if it wasn't tried.
     """
     name = "CUDA in torch"
     if tried is not None:
@@ -233,18 +235,18 @@ def cuda_in_torch(shown: Component, torch: Finding, tried: Finding | None) -> Co
 
 
 def disks() -> tuple[Component, ...]:
-    """Free space in the current folder and in the folder of our cache."""
+    """Describe the free space in the current folder and in the cache folder."""
     cache = disk("disk, cache", artifacts.cache_folder(), "Set HEMF_EXPORT_CACHE to a folder of your own.")
     try:
         here = Path.cwd()
-    except OSError as error:  # it was removed
+    except OSError as error:  # the folder was removed
         shown = f"this folder can't be read: {error.strerror or error}"
         return Component("disk, here", "broken", shown, "Change to another folder."), cache
     return disk("disk, here", here, "Change to a folder of your own."), cache
 
 
 def disk(name: str, folder: Path, elsewhere: str) -> Component:
-    """Free space where `folder` is, or would be made; `elsewhere` is the fix where it can't be written."""
+    """Describe the free space at `folder`, which need not exist; `elsewhere` is the fix if it isn't writable."""
     try:
         place = next(path for path in (folder, *folder.parents) if path.exists())
         usage = shutil.disk_usage(place)
@@ -262,7 +264,7 @@ def disk(name: str, folder: Path, elsewhere: str) -> Component:
 
 
 def processor() -> Component:
-    """Cores and memory that this process may use."""
+    """Describe the cores and memory that this process may use."""
     cores, quota, memory = processors.usable_cores(), processors.quota(), _memory_bytes()
     facts = {"cores": cores, "cores_quota": quota, "memory_bytes": memory}
     shown = f"{memory / 1e9:.1f} GB" if memory else "memory unknown"
@@ -278,7 +280,7 @@ def _described(facts: dict[str, Any]) -> str:
 
 
 def _memory_bytes() -> int | None:
-    """Memory of the machine, or of the container where that has less."""
+    """Return the memory of the machine, or the container's limit if that is smaller."""
     limits = []
     with suppress(ValueError, OSError, AttributeError):  # not on Windows
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,11 +1,11 @@
-"""What runs in a child of `doctor.probing`: looks at one thing and answers with one JSON line.
+"""Probe of one component, run as a child process of `doctor.probing`; it answers with one JSON line.
 
-Anything in here may crash, hang or end the process: that is why it is a child. It imports nothing but the standard
-library before the package that it was asked for, so that a broken one can't hide behind another.
+Anything in here may crash, hang or exit, hence the child process. Before the package to probe it imports only the
+standard library, so that no other broken package interferes.
 
-    package MODULE      import it: version, and what commands ask of it
-    driver              the NVIDIA driver and its GPUs, from the driver's own libraries
-    torch-cuda          a float16 product in PyTorch on the first GPU
+    package MODULE [DISTRIBUTION]   import it: version and details that commands need
+    driver                          the NVIDIA driver and its GPUs, from the driver's own libraries
+    torch-cuda                      a float16 product in PyTorch on the first GPU
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 
 
 class NotThereError(Exception):
-    """What was asked for is not installed."""
+    """Raised if the component isn't installed."""
 
     def __init__(self, reason: str, **facts: Any) -> None:
         super().__init__(reason)
         self.facts = facts
 
 
-def package(module: str) -> dict[str, Any]:
-    """Import a package: its version, and what a doctor wants to know of it."""
+def package(module: str, distribution: str | None = None) -> dict[str, Any]:
+    """Import a package of a distribution; return its version and details."""
     try:
         imported: Any = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -47,12 +47,12 @@ def package(module: str) -> dict[str, Any]:
             raise NotThereError("not installed") from error
         raise
     if getattr(imported, "__file__", None) is None:
-        # Python takes any folder of the name for a package: what an interrupted pip leaves behind, for example.
+        # Python imports any folder of that name as a namespace package, such as remains of an interrupted pip.
         raise ImportError(f"nothing but a folder of that name is there: {next(iter(imported.__path__), '?')}")
     version = getattr(imported, "__version__", "")
     if not version:
         with suppress(metadata.PackageNotFoundError):
-            version = metadata.version(module.partition(".")[0])
+            version = metadata.version(distribution or module.partition(".")[0])
     facts: dict[str, Any] = {"version": str(version).removeprefix("v")}
     if module == "torch":
         facts["cuda_build"] = imported.version.cuda
@@ -62,7 +62,7 @@ def package(module: str) -> dict[str, Any]:
 
 
 def driver() -> dict[str, Any]:
-    """The driver's version, the CUDA version that it serves, and its GPUs."""
+    """Return the driver's version, the CUDA version that it supports, and its GPUs."""
     cuda = _library("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     facts: dict[str, Any] = {"driver": _driver_version(), "pci": _nvidia_devices(), "gpus": []}
     version, count = ctypes.c_int(), ctypes.c_int()
@@ -77,14 +77,14 @@ def driver() -> dict[str, Any]:
 
 
 def torch_cuda() -> dict[str, Any]:
-    """A float16 product on the first GPU: `torch.cuda.is_available()` also says yes to GPUs that a build can't use."""
+    """Compute a float16 product on the first GPU: `torch.cuda.is_available()` is True for unsupported GPUs too."""
     import torch
 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         there = torch.cuda.is_available()
     if not there:
-        torch.zeros(1, device="cuda")  # raises, and says why
+        torch.zeros(1, device="cuda")  # raises an error with the reason
         raise RuntimeError(str(said[-1].message) if said else "torch.cuda.is_available() is False")
     ones = torch.ones(8, 8, device="cuda", dtype=torch.float16)
     if float((ones @ ones).sum()) != 8**3:
@@ -102,12 +102,13 @@ def _library(name: str) -> Any:
 
 
 def _driver_version() -> str | None:
-    """From NVML, or else from the kernel module."""
-    with suppress(OSError, AttributeError):
-        nvml = ctypes.CDLL("nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1")
-        text = ctypes.create_string_buffer(80)
-        if nvml.nvmlInit_v2() == 0 and nvml.nvmlSystemGetDriverVersion(text, len(text)) == 0:
-            return text.value.decode(errors="replace")
+    """Read the driver's version from NVML, or else from the kernel module."""
+    with suppress(ImportError):
+        import pynvml
+
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            return str(pynvml.nvmlSystemGetDriverVersion())
     with suppress(OSError):
         match = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", Path("/proc/driver/nvidia/version").read_text(encoding="utf-8"))
         return match[0] if match else None
@@ -134,7 +135,7 @@ def _gpu(cuda: Any, index: int) -> dict[str, Any]:
 
 
 def _nvidia_devices() -> int:
-    """GPUs of NVIDIA's on the PCI bus, driver or none. Only Linux shows them as files."""
+    """Count NVIDIA GPUs on the PCI bus, with or without a driver; Linux only, which lists them as files."""
     count = 0
     for device in Path("/sys/bus/pci/devices").glob("*"):
         with suppress(OSError):
@@ -151,7 +152,7 @@ PROBES: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def answer(kind: str, *arguments: str) -> dict[str, Any]:
-    """The probe's facts, or why there are none: what a package raises at import, SystemExit included, is an answer."""
+    """Run a probe; return its facts, or the error: anything that a package raises, even SystemExit, is an answer."""
     try:
         return {"outcome": "ok", "facts": PROBES[kind](*arguments)}
     except NotThereError as error:
@@ -162,15 +163,15 @@ def answer(kind: str, *arguments: str) -> dict[str, Any]:
 
 
 def main(*arguments: str) -> None:
-    """Write the answer to what was stdout; whatever a package prints goes to stderr."""
+    """Write the answer to the original stdout; whatever a package prints goes to stderr."""
     line_out = os.dup(1)
     os.dup2(2, 1)
     with suppress(ImportError, OSError, ValueError):
         import resource  # not on Windows
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is expected: no core file in a user's folder
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # crashes are expected: no core files in the user's folder
     os.write(line_out, json.dumps(answer(*arguments), default=str).encode() + b"\n")
-    # All is said. Native libraries that crash when they are taken apart would spoil it.
+    # Exit at once: native libraries may crash at shutdown, after the answer.
     os._exit(0)
 
 

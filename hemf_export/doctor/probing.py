@@ -1,6 +1,6 @@
-"""Probes in child processes (`probe`), two at a time: whatever a package does there, it ends in a Finding.
+"""Run probes in child processes (`probe`), two at a time: whatever a package does, the result is a Finding.
 
-A child may crash, end or hang. Nothing goes through files: a doctor is called on machines whose disk is full, too.
+A child may crash, exit or hang. No files are used, as the disk may be full.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hemf_export.files import child
 TIMEOUT_S = 60.0  # an import from a cold network disk takes tens of seconds
 AT_ONCE = 2  # each may take hundreds of megabytes
 _POLL_S = 0.1
-_KILLED_S = 5.0  # a process that waits in a broken driver can't even be killed: not waited for longer
+_KILLED_S = 5.0  # longest wait for a killed process: one blocked in a broken driver never ends
 _LONGEST_REASON = 300
 
 Outcome = Literal["ok", "missing", "broken"]
@@ -30,12 +30,12 @@ Outcome = Literal["ok", "missing", "broken"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a probe found.
+    """Result of a probe.
 
     Args:
-        outcome: "missing" where nothing of the kind is installed, "broken" where it is there and doesn't work.
-        facts: by name, as the probe gives them.
-        reason: why it is not "ok", in one line.
+        outcome: "ok", "missing" if it isn't installed, "broken" if it doesn't work.
+        facts: the probe's facts by name.
+        reason: why it isn't "ok", in one line.
     """
 
     outcome: Outcome
@@ -44,21 +44,21 @@ class Finding:
 
 
 def probe_all(probes: Mapping[str, tuple[str, ...]], *, timeout_s: float = TIMEOUT_S) -> dict[str, Finding]:
-    """Run probes, each in a child of its own.
+    """Run probes, each in its own child process.
 
     Args:
-        probes: name → arguments of `doctor.probe`: `("package", "onnx")`.
-        timeout_s: for each; a child that takes longer is killed.
+        probes: name → arguments of `doctor.probe`, such as `("package", "onnx")`.
+        timeout_s: time limit of each; a slower child is killed.
     """
     stop = Event()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             futures = {name: pool.submit(_probe, arguments, timeout_s, stop) for name, arguments in probes.items()}
-            # In short waits: one without an end may never hear of a Ctrl-C that came just before it began.
+            # In short waits: an unlimited one could miss a Ctrl-C just before it.
             while wait(futures.values(), timeout=_POLL_S).not_done:
                 pass
         finally:
-            stop.set()  # after Ctrl-C: children end at once, and the rest isn't begun
+            stop.set()  # after Ctrl-C: children end at once, and no more are started
             pool.shutdown(cancel_futures=True)
     return {name: future.result() for name, future in futures.items()}
 
@@ -67,7 +67,7 @@ def _probe(arguments: tuple[str, ...], timeout_s: float, stop: Event) -> Finding
     command = child.command("hemf_export.doctor.probe", *arguments)
     what = "import" if arguments[0] == "package" else "test"
     try:
-        # A session of its own, so that what the child has started ends with it.
+        # A session of its own, so that the child's own processes end with it.
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
@@ -88,7 +88,7 @@ def _probe(arguments: tuple[str, ...], timeout_s: float, stop: Event) -> Finding
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the child and all that it started."""
+    """Kill the child and all its processes."""
     with suppress(OSError):
         if os.name == "nt":
             process.kill()
@@ -99,7 +99,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _answered(output: bytes) -> Finding | None:
-    """The child's answer: its last line that is one."""
+    """Return the child's answer, the last line that is one."""
     for line in reversed(output.decode(errors="replace").splitlines()):
         with suppress(ValueError, TypeError, KeyError):
             value = json.loads(line)

@@ -28,14 +28,14 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.metrics import classification
 from hemf_export.metrics.classification import RocCurve, by_class, mean_curve, roc_curves
 from hemf_export.metrics.percentage import percentage
-from hemf_export.models import model_file, plausibility, predictor
+from hemf_export.models import file_kinds, plausibility, predictor
 from hemf_export.models.model_file import ModelFile
 from hemf_export.models.predictor import Predictor
 from hemf_export.train import figures
 
 BATCH = 8
 FORMAT = 1  # of the JSON
-MARK = "evaluation.json"  # by which the folder of an evaluation is known
+MARK = "evaluation.json"  # file that marks the folder of an evaluation
 _SHOWN = 3  # names of images in a message
 FIGURES = (
     "accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "mcc", "kappa", "auc", "ece",
@@ -46,11 +46,11 @@ CLASS_FIGURES = ("precision", "recall", "specificity", "f1", "auc")
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate.
+    """Request for an evaluation.
 
     Args:
         files: files of any kind that `models.model_file` reads.
-        data: one data folder (test/, else val/) or folder of class folders for all files, or one a file, in order.
+        data: one data folder (test/, else val/) or folder of class folders for all files, or one per file, in order.
         classes: class names, for checkpoints that have none.
         batch: images at a time.
         reading: how the checkpoints among the files are read.
@@ -125,7 +125,7 @@ class Evaluated:
     @property
     def curves(self) -> tuple[RocCurve, ...]:
         """ROC curve of each class against the rest."""
-        return roc_curves(self.labels, self.probabilities, self.model.classes)
+        return roc_curves(self.labels, self.probabilities, self.model.description.classes)
 
     @property
     def wrong(self) -> tuple[Path, ...]:
@@ -143,7 +143,7 @@ class Evaluated:
             "sha256": self.file.sha256,
             "checkpoint_sha256": self.model.description.checkpoint_sha256,
             **self.model.to_dict(),
-            "images": {**ImageSet(self.images, self.model.input).to_dict(), "path": str(self.images.root)},
+            "images": {**ImageSet(self.images, self.model.description.input).to_dict(), "path": str(self.images.root)},
             "metrics": self.metrics,
             "by_class": self.by_class,
             "doubts": list(self.doubts),
@@ -165,14 +165,28 @@ class Evaluation:
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the first model's logits."""
-        return self.models[0].model.classes
+        return self.models[0].model.description.classes
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Remarks for the user on the files, the images and the figures, each once."""
+        notes = [note for one in self.models for note in one.model.notes] + list(self.notes)
+        if any(one.model.emulated for one in self.models):
+            notes.append("float16 is emulated here as a GPU rounds it: a CPU would compute it in float32.")
+        for one in self.models:
+            notes.extend(f"{one.path.name}: {text}" for text in one.doubts)
+            if one.images.root.name == "val":
+                notes.append(
+                    f"{one.images.root} chose the best epoch in training: figures of test images are what counts."
+                )
+        return tuple(dict.fromkeys(notes))
 
     @property
     def confusion(self) -> list[list[int]]:
         """Confusion matrix by true and predicted class, summed over the models."""
         total = np.zeros((len(self.classes), len(self.classes)), np.int64)
         for one in self.models:
-            order = [one.model.classes.index(name) for name in self.classes]
+            order = [one.model.description.classes.index(name) for name in self.classes]
             total += np.asarray(one.metrics["confusion"])[np.ix_(order, order)]
         counts: list[list[int]] = total.tolist()
         return counts
@@ -231,10 +245,10 @@ def evaluate(request: Request, progress: Progress = SILENT) -> Evaluation:
     for file in files:
         with progress.task(f"Reading {file.name}"):
             models.append(file.predictor(for_proof=True))
-        if set(models[-1].classes) != set(models[0].classes):
+        if set(models[-1].description.classes) != set(models[0].description.classes):
             raise BadInputError(
-                f"{file.path} has the classes {', '.join(models[-1].classes)}; {files[0].path} has "
-                f"{', '.join(models[0].classes)}.",
+                f"{file.path} has the classes {', '.join(models[-1].description.classes)}; {files[0].path} has "
+                f"{', '.join(models[0].description.classes)}.",
                 "Evaluate each by itself: a mean over other classes says nothing.",
             )
     listed: list[LabelledImages] = []
@@ -244,7 +258,9 @@ def evaluate(request: Request, progress: Progress = SILENT) -> Evaluation:
         listed.append(images)
         notes.extend(own)
     for root, images in {images.root.resolve(): images for images in listed}.items():
-        takers = [model.input for model, own in zip(models, listed, strict=True) if own.root.resolve() == root]
+        takers = [
+            model.description.input for model, own in zip(models, listed, strict=True) if own.root.resolve() == root
+        ]
         notes += predictor.require_readable(images, progress, takers)
     pairs = zip(files, models, listed, strict=True)
     return Evaluation(tuple(_evaluated(*pair, request.batch, progress) for pair in pairs), tuple(notes))
@@ -252,7 +268,7 @@ def evaluate(request: Request, progress: Progress = SILENT) -> Evaluation:
 
 def default_folder(files: tuple[Path, ...]) -> Path:
     """Name the default folder: beside a single file and named after it; for several, in the current folder."""
-    return files[0].with_name(f"{model_file.stem(files[0])}.evaluation") if len(files) == 1 else Path("evaluation")
+    return files[0].with_name(f"{file_kinds.stem(files[0])}.evaluation") if len(files) == 1 else Path("evaluation")
 
 
 def write(evaluation: Evaluation, folder: Path, *, force: bool) -> None:
@@ -279,11 +295,12 @@ def write(evaluation: Evaluation, folder: Path, *, force: bool) -> None:
 
 
 def _labelled(data: Path, model: Predictor) -> tuple[LabelledImages, tuple[str, ...]]:
-    images, notes = image_labels.read(data, model.classes)
+    images, notes = image_labels.read(data, model.description.classes)
     if images.labels is None:
         raise BadInputError(
             f"{data} has no class folders: without the true classes nothing can be evaluated.",
-            f"Put the images into one folder a class ({', '.join(model.classes)}); `predict()` does without.",
+            f"Put the images into one folder a class ({', '.join(model.description.classes)}); "
+            "`predict()` does without.",
         )
     return images, notes
 
@@ -291,7 +308,7 @@ def _labelled(data: Path, model: Predictor) -> tuple[LabelledImages, tuple[str, 
 def _evaluated(file: ModelFile, model: Predictor, images: LabelledImages, batch: int, progress: Progress) -> Evaluated:
     parts: list[NDArray[np.float32]] = []
     with progress.task(f"Evaluating {file.name}", len(images), "images") as task:
-        for pixels in folders.batches(images, model.input, model.batch_size(batch)):
+        for pixels in folders.batches(images, model.description.input, model.batch_size(batch)):
             parts.append(model.logits(pixels))
             task.advance(len(pixels))
     logits = np.concatenate(parts)
@@ -303,19 +320,19 @@ def _evaluated(file: ModelFile, model: Predictor, images: LabelledImages, batch:
             "Numbers overflow on the way: take the float32 file, or an earlier checkpoint.",
         )
     assert images.labels is not None
-    probabilities = model.output.probabilities(logits)
+    probabilities = model.description.output.probabilities(logits)
     return Evaluated(
         file, model, images, probabilities,
-        classification.summarize(images.labels, logits, model.classes, model.output),
-        by_class(images.labels, probabilities, model.classes),
-        plausibility.look(images, logits, model.input, model.infer, model.batch_size(batch)),
+        classification.summarize(images.labels, logits, model.description.classes, model.description.output),
+        by_class(images.labels, probabilities, model.description.classes),
+        plausibility.look(images, logits, model.description.input, model.infer, model.batch_size(batch)),
     )  # fmt: skip
 
 
 def _write_model(one: Evaluated, folder: Path) -> None:
     subject = f"{one.path.name} on {_place(one)}"
     right = f"{percentage(one.metrics['accuracy'], len(one.images))} of {len(one.images)} images"
-    _write_confusion(one.metrics["confusion"], one.model.classes, f"{subject}: {right}", folder)
+    _write_confusion(one.metrics["confusion"], one.model.description.classes, f"{subject}: {right}", folder)
     if curves := one.curves:
         _write_roc(curves, mean_curve(curves), f"{subject}: a class against the rest", folder)
     artifacts.write_bytes(folder / "predictions.csv", _predictions(one))
@@ -347,10 +364,10 @@ def _predictions(one: Evaluated) -> bytes:
     """Write one line per image: its path below the folder, true and predicted class, the probability of each class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "true", "predicted", *(f"p({name})" for name in one.model.classes)])
+    writer.writerow(["image", "true", "predicted", *(f"p({name})" for name in one.model.description.classes)])
     for path, label, row in zip(one.images.paths, one.labels, one.probabilities, strict=True):
         name = path.relative_to(one.images.root).as_posix()
-        classes = one.model.classes
+        classes = one.model.description.classes
         writer.writerow([name, classes[label], classes[int(row.argmax())], *(f"{value:.6g}" for value in row)])
     return text.getvalue().encode(errors="backslashreplace")
 

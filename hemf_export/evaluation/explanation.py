@@ -1,4 +1,4 @@
-"""Explain a checkpoint's predictions with heat maps: Grad-CAM++ of the last fused feature map, written to a folder."""
+"""Explain a checkpoint's predictions with heatmaps: Grad-CAM++ of the last fused feature map, written to a folder."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from numpy.typing import NDArray
 from hemf_export.checkpoints import checkpoint
 from hemf_export.checkpoints.checkpoint import Checkpoint
 from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.evaluation import heatmaps
+from hemf_export.evaluation.heatmaps import HeatMap, grad_cam_plus_plus
 from hemf_export.files import artifact_folder, artifacts, file_names, names
 from hemf_export.files.errors import BadInputError, CheckFailedError, UsageError, did_you_mean
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images import folders, image_list
 from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import PixelArray
-from hemf_export.models import discover, model_file, predictor
+from hemf_export.models import discover, file_kinds, predictor
 from hemf_export.models.model_file import ModelFile
 from hemf_export.models.predictor import softmax
-from hemf_export.train import figures, heatmap_figures
-from hemf_export.train.grad_cam import grad_cam_plus_plus
-from hemf_export.train.heatmap_figures import HeatMap
+from hemf_export.train import figures
 
-MARK = "explanation.json"  # by which the folder of an explanation is known
+MARK = "explanation.json"  # file that marks the folder of an explanation
 FORMAT = 1  # of the JSON
 BATCH = 8
 _LONGEST_STEM = 200  # bytes: file systems take 255
@@ -36,7 +36,7 @@ _LONGEST_STEM = 200  # bytes: file systems take 255
 
 @dataclass(frozen=True)
 class Request:
-    """What to explain.
+    """Request for an explanation.
 
     Args:
         file: a checkpoint, as only there gradients flow.
@@ -58,19 +58,21 @@ class Request:
     reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
-        kind = ModelFile.open(self.file).kind if self.file.is_file() else model_file.named(self.file)
+        kind = ModelFile.open(self.file).kind if self.file.is_file() else file_kinds.named(self.file)
         if kind in ("onnx", "engine"):
             raise UsageError(
-                f"{self.file} can't be explained: heat maps need gradients, which only a checkpoint gives.",
+                f"{self.file} can't be explained: heatmaps need gradients, which only a checkpoint gives.",
                 f"Name the checkpoint that it was made from{_its_checkpoint(self.file)}.",
             )
+        if not self.images:
+            raise UsageError("No image was named.", "`explain(CKPT, IMAGES)`")
         if self.batch < 1:
             raise UsageError(f"The batch must be at least 1, not {self.batch}.")
 
 
 @dataclass(frozen=True)
 class Explained:
-    """One image and its heat map.
+    """One image and its heatmap.
 
     Args:
         path: path of the image.
@@ -122,7 +124,7 @@ class Explained:
 
 def default_folder(file: Path) -> Path:
     """Name the default folder: beside the checkpoint and named after it."""
-    return file.with_name(f"{model_file.stem(file)}.explained")
+    return file.with_name(f"{file_kinds.stem(file)}.explained")
 
 
 def explain(request: Request, folder: Path, *, force: bool, progress: Progress = SILENT) -> dict[str, Any]:
@@ -165,13 +167,13 @@ def explain(request: Request, folder: Path, *, force: bool, progress: Progress =
         sheets: list[str] = []
         for one, name in zip(_explained(saved, images, true, request), _names(pictures.paths), strict=True):
             heat = HeatMap(one.pixels, one.heat, one.path.name, one.caption)
-            artifacts.write_bytes(place / name, figures.encode(heatmap_figures.panel(heat), "png"))
+            artifacts.write_bytes(place / name, figures.encode(heatmaps.panel(heat), "png"))
             entries.append(one.to_dict(name))
             cells = one.cells
             page.append(heat)
-            if len(images) > 1 and (len(page) == heatmap_figures.SHEET_SIZE or len(entries) == len(images)):
+            if len(images) > 1 and (len(page) == heatmaps.SHEET_SIZE or len(entries) == len(images)):
                 sheets.append(f"sheet-{len(sheets) + 1}.png")
-                artifacts.write_bytes(place / sheets[-1], figures.encode(heatmap_figures.sheet(page), "png"))
+                artifacts.write_bytes(place / sheets[-1], figures.encode(heatmaps.sheet(page), "png"))
                 page = []
             task.advance()
         report = {

@@ -1,1 +1,1 @@
-"""Checkpoint → ONNX file, cleaned, simplified, and proven before it is kept."""
+"""Export of a checkpoint to an ONNX file: cleaned, simplified, and proven before it is kept."""

@@ -1,7 +1,6 @@
-"""Small rewrites of a freshly exported ONNX graph, in memory: what torch's exporter leaves behind is taken out.
+"""Clean up a freshly exported ONNX graph in memory: remove leftovers of torch's exporter.
 
-Every rewrite keeps the values that the graph computes. Works on `onnx_ir` models with static shapes; knows nothing
-of HEMF.
+Every rewrite keeps what the graph computes. Works on `onnx_ir` models with static shapes, of any network.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from onnxscript.optimizer import fold_constants
 from hemf_export.calibration.forms import layout
 from hemf_export.files.errors import UsageError
 
-# A constant of more elements than this is a weight, which no folding may touch or copy.
+# Larger constants are weights, which constant folding may neither change nor copy.
 FOLD_LIMIT = 1024
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -34,7 +33,7 @@ _OTHERS_OF_18 = (
 
 
 def clean(model: ir.Model) -> None:
-    """Fold constant shapes, take out layout changes that cancel and what nothing uses; in place."""
+    """Fold constant shapes, remove layout changes that cancel and unused nodes; in place."""
     fold_constants(model, input_size_limit=FOLD_LIMIT, output_size_limit=FOLD_LIMIT)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.IdentityEliminationPass()(model)
@@ -44,26 +43,26 @@ def clean(model: ir.Model) -> None:
 
 
 def name_by_scope(model: ir.Model) -> None:
-    """Name each node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`; in place.
+    """Name each node by its module, as in `fusion_stages.0.mlp/gelu_4`; in place.
 
-    torch's exporter keeps the module path in the node's metadata, which is dropped then: it is longer than the graph.
+    torch's exporter keeps the module path in the node's metadata, which is then removed: it is larger than the graph.
     """
-    taken: set[str] = set()
+    used: set[str] = set()
     for node in model.graph:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
         if len(scopes) > 1:
             name = f"{scopes[-2]}/{scopes[-1]}" if scopes[-2] else scopes[-1]
-            node.name = name if name not in taken else f"{name}/{node.outputs[0].name}"
+            node.name = name if name not in used else f"{name}/{node.outputs[0].name}"
         assert node.name is not None
-        taken.add(node.name)
+        used.add(node.name)
         node.metadata_props.clear()
 
 
 def free_batch(model: ir.Model, name: str) -> None:
-    """Give the first axis of inputs and outputs the symbolic size `name`; in place.
+    """Make the batch axis of inputs and outputs dynamic, with the symbolic size `name`; in place.
 
-    Every Reshape of an activation has the batch in its first axis alone, so -1 there makes it serve any batch. The
-    caller proves the result on several batch sizes: a Reshape of another kind would show.
+    Every Reshape of an activation has the batch in its first axis alone, so -1 there makes it work for any batch. The
+    caller proves the result on several batch sizes, which would show any other Reshape.
     """
     for value in (*model.graph.inputs, *model.graph.outputs):
         assert value.shape is not None
@@ -81,7 +80,7 @@ def free_batch(model: ir.Model, name: str) -> None:
 
 
 def lower_to_opset_17(model: ir.Model) -> None:
-    """From opset 18, the oldest that torch exports, to 17: there, reductions take their axes as an attribute.
+    """Convert from opset 18, the oldest that torch exports, to 17, where reductions have their axes as an attribute.
 
     Raises:
         UsageError: an operator whose definition differs in another way.

@@ -1,7 +1,7 @@
-"""Checkpoint → ONNX: exported by torch's dynamo exporter, folded, cleaned, simplified, and proven before it is kept.
+"""Export a checkpoint to ONNX: folded, exported by torch's dynamo exporter, cleaned, simplified, and proven.
 
-The graph is exported for one batch size, which is quicker, and its batch axis is freed afterwards; the proof runs
-several batch sizes, so a graph that kept the first one would not pass.
+The graph is exported for one batch size, which is faster, and its batch axis is made dynamic afterwards; the proof runs
+several batch sizes, which a graph with the first one left in it would fail.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from hemf_export.calibration import forms
 from hemf_export.calibration.forms import Form, Rewriting
 from hemf_export.checkpoints.checkpoint import Checkpoint
 from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.export import graph_cleanup, graph_writing
-from hemf_export.export.fold import fold
 from hemf_export.export.parity import Parity, Samples
 from hemf_export.export.raw_pixels import RawPixels
 from hemf_export.export.simplify import SimplificationError, Simplifier
@@ -34,26 +34,40 @@ from hemf_export.images import image_labels
 from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import ModelInput, SourceSize
 from hemf_export.metrics.comparison import compare
-from hemf_export.models import model_file, onnx_file, proof
+from hemf_export.models import file_kinds, onnx_model, proof
 from hemf_export.models.description import Description, InputType
-from hemf_export.models.model_file import CheckpointFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import CheckpointFile, OnnxFile
 from hemf_export.models.proof import Figures, ImageRecord, Proof
 from hemf_export.models.runners import OnnxRunner, TorchRunner
+from hemf_export.networks.fusion import IRMLP, SIRMLP, NormalizedProjection
+from hemf_export.networks.global_branch import Retention
 from hemf_export.networks.model import HEMF
 
 OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
-_TORCH_OPSET_MIN = 18  # what torch's exporter writes at the least; it leaves 18 where 17 is asked for
-TOLERANCE = 1e-4  # of a logit, ONNX Runtime against PyTorch, both float32
+_TORCH_OPSET_MIN = 18  # oldest opset of torch's exporter, which writes 18 where 17 is requested
+TOLERANCE = 1e-4  # largest difference of a logit, ONNX Runtime from PyTorch, both float32
 PROOF_BATCHES = (1, 3, 2)
-_TRACED_BATCH = 2  # any but 1, which torch would take for a broadcast axis
-_TOLD = ("layout", "weights", "assumed")  # of another trainer's checkpoint, how it was read
+_TRACED_BATCH = 2  # any but 1, which torch would treat as a broadcast axis
+_PROVENANCE = ("layout", "weights", "assumed")  # how a checkpoint of another training program was read
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to export."""
+    """Options of an export.
+
+    Args:
+        opset: ONNX opset version, 17 to 23.
+        batch: fixed batch size; None for a dynamic one.
+        input_type: float32 takes normalized images, uint8 raw pixels.
+        source_size: size of the raw images that the graph resizes itself; None where they are resized beforehand.
+        images: folder of images to prove on; None for seeded noise.
+        tolerance: largest difference of a logit from PyTorch's.
+        form: backend whose form the graph is brought to.
+
+    Raises:
+        UsageError: a value out of range, or a combination that makes no sense.
+    """
 
     opset: int = OPSET_DEFAULT
     batch: int | None = None
@@ -74,13 +88,23 @@ class Options:
             raise UsageError("`source_size` is for raw pixels.", "Add `input='uint8'`.")
 
     def input(self, preprocess: Preprocess) -> ModelInput:
-        """What the file takes of an image."""
+        """Input of the exported model."""
         return ModelInput(preprocess, self.input_type == "uint8", self.source_size)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished ONNX file: where it is, what it says of itself, how it was proven, what a user should know."""
+    """Result of an export.
+
+    Args:
+        path: the ONNX file.
+        description: the description that it carries.
+        parity: its comparison with PyTorch.
+        proof: that comparison as its manifest has it.
+        nodes: number of nodes of the graph.
+        rewriting: passes for the backend.
+        notes: remarks for the user.
+    """
 
     path: Path
     description: Description
@@ -92,12 +116,12 @@ class Exported:
 
 
 def default_output(source: Path) -> Path:
-    """`best.pt` and `best.pth.tar` → `best.onnx`, beside it.
+    """Default output beside a checkpoint: `best.pt` and `best.pth.tar` → `best.onnx`.
 
     Raises:
         BadInputError: a file of another program has that name.
     """
-    output = source.with_name(f"{model_file.stem(source)}.onnx")
+    output = source.with_name(f"{file_kinds.stem(source)}.onnx")
     if output.exists() and not output.samefile(source) and not _is_ours(output):
         raise BadInputError(
             f"{output} is there already, and hemf-export didn't write it: it is left alone.",
@@ -128,15 +152,15 @@ def export(
     Args:
         source: a checkpoint; see `checkpoints.checkpoint.load`.
         output: the ONNX file.
-        options: how.
-        classes: names, for a checkpoint without.
-        reading: how the checkpoint is read; the file says it, so that whoever compares reads it likewise.
+        options: options of the export.
+        classes: class names, for a checkpoint without.
+        reading: how the checkpoint is read, which the file records, so that comparisons read it likewise.
         progress: receives the steps.
 
     Raises:
         BadInputError: the checkpoint or the images.
-        InUseError: another process makes that file.
-        CheckFailedError: the file's logits are not PyTorch's; nothing is left behind.
+        InUseError: another process is writing that file.
+        CheckFailedError: the file's logits differ from PyTorch's by more than the tolerance; no file is written.
     """
     file = CheckpointFile.open(source, classes=classes, reading=reading)
     artifacts.check_writable(output)
@@ -154,7 +178,7 @@ def export(
     with progress.task("Computing PyTorch's logits"):
         model = saved.model()
         reference = _reference(model, samples, _proof_batches(options.batch))
-    with Simplifier() as simplifier:  # it starts on the second core: the export has use for one
+    with Simplifier() as simplifier:  # started now, as the export uses one core only
         with progress.task("Exporting the graph"):
             graph = export_graph(model, saved.preprocess, options)
         del model
@@ -162,7 +186,7 @@ def export(
             graph = _simplified(simplifier, graph, notes)
     rewriting = forms.rewrite(graph, options.form)
     description = _describe(saved, options, reading)
-    onnx_file.describe(graph, description)
+    onnx_model.describe(graph, description)
     nodes = len(list(graph.graph))
     with artifacts.atomic_path(output) as temporary:
         with progress.task("Writing"):
@@ -173,21 +197,21 @@ def export(
             compared.require(f"{output.name} against PyTorch", option="`tolerance`", max_difference=options.tolerance)
     fields = {"kind": "onnx", "parent": source.name, **description.to_dict(), "opset": options.opset, "nodes": nodes,
               "form": rewriting.to_dict()}  # fmt: skip
-    if told := {name: saved.provenance[name] for name in _TOLD if name in saved.provenance}:
-        fields["provenance"] = told
+    if provenance := {name: saved.provenance[name] for name in _PROVENANCE if name in saved.provenance}:
+        fields["provenance"] = provenance
     evidence = _evidence(compared, samples, options)
     artifacts.write_manifest(output, {**fields, proof.KEY: evidence.to_dict()})
     return Exported(output, description, compared, evidence, nodes, rewriting, tuple(notes))
 
 
 def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Model:
-    """The cleaned float32 graph of `model`, which is folded in place for it."""
+    """Export the cleaned float32 graph of `model`, which is folded in place."""
     fold(model)
     model.requires_grad_(False)
-    taken = options.input(preprocess)
-    traced: nn.Module = RawPixels(model, taken).eval() if taken.raw else model
-    pixels = np.zeros((options.batch or _TRACED_BATCH, taken.height, taken.width, 3), np.uint8)
-    example = torch.from_numpy(np.ascontiguousarray(taken.network(pixels)))
+    model_input = options.input(preprocess)
+    traced: nn.Module = RawPixels(model, model_input).eval() if model_input.raw else model
+    pixels = np.zeros((options.batch or _TRACED_BATCH, model_input.height, model_input.width, 3), np.uint8)
+    example = torch.from_numpy(np.ascontiguousarray(model_input.network(pixels)))
     graph = _torch_export(traced, example, max(options.opset, _TORCH_OPSET_MIN))
     graph_cleanup.clean(graph)
     graph_cleanup.name_by_scope(graph)
@@ -198,10 +222,47 @@ def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Mo
     return graph
 
 
+@torch.no_grad()
+def fold(model: HEMF) -> None:
+    """Fold BatchNorms and constant scales into the adjacent products of `model`, in place.
+
+    The model must be in evaluation mode, and is for inference only afterwards: training needs the plain parameters.
+    """
+    assert not model.training, "folding takes the running statistics"
+    for module in model.modules():
+        if isinstance(module, NormalizedProjection):
+            module.projection = fuse_linear_bn_eval(module.projection, module.norm)
+            module.norm = nn.Identity()  # type: ignore[assignment]
+        elif isinstance(module, SIRMLP | IRMLP):
+            module.expand = _fold_into_next(module.convolution_norm, module.expand)
+            module.reduce = fuse_linear_bn_eval(module.reduce, module.reduce_norm)
+            module.convolution_norm = module.reduce_norm = nn.Identity()  # type: ignore[assignment]
+            if isinstance(module, SIRMLP):
+                module.squeeze = fuse_linear_bn_eval(module.squeeze, module.squeeze_norm)
+                module.squeeze_norm = nn.Identity()  # type: ignore[assignment]
+        elif isinstance(module, Retention):
+            module.key.weight.mul_(module.scale)
+            module.key.bias.mul_(module.scale)
+            module.scale = 1.0
+
+
+def _fold_into_next(norm: nn.BatchNorm1d, linear: nn.Linear) -> nn.Linear:
+    """Build the Linear that computes linear(norm(x)), in float64, so that only the result is rounded."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    weight = linear.weight.double()
+    folded = nn.Linear(linear.in_features, linear.out_features)
+    folded.weight.copy_(weight * scale)
+    folded.bias.copy_(weight @ shift + (0.0 if linear.bias is None else linear.bias.double()))
+    return folded.eval()
+
+
 def _torch_export(model: nn.Module, example: Tensor, opset: int) -> ir.Model:
-    """torch's dynamo exporter, without its own optimization: `graph_cleanup` does it in a tenth of the time."""
+    """Run torch's dynamo exporter without its optimization, which `graph_cleanup` does in a tenth of the time."""
     collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are made and none is garbage before the end
+    gc.disable()  # millions of small objects are created, none of which is garbage before the end
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -251,22 +312,25 @@ def _proof_batches(batch: int | None) -> tuple[int, ...]:
 
 
 def _reference(model: HEMF, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """PyTorch's logits, of images that Pillow resized and NumPy normalized."""
-    runner, taken = TorchRunner(model), samples.taken
+    """Compute PyTorch's logits of images that Pillow resized and NumPy normalized."""
+    runner, model_input = TorchRunner(model), samples.input
     return np.concatenate(
-        [runner.infer(taken.preprocess.normalize(taken.resized(pixels))) for pixels in samples.pixels(sizes)]
+        [
+            runner.infer(model_input.preprocess.normalize(model_input.resized(pixels)))
+            for pixels in samples.pixels(sizes)
+        ]
     )
 
 
 def _prove(path: Path, samples: Samples, reference: np.ndarray[Any, np.dtype[np.float32]], options: Options) -> Parity:
     runner = OnnxRunner(path)
-    parts = [runner.infer(samples.taken.network(pixels)) for pixels in samples.pixels(_proof_batches(options.batch))]
+    parts = [runner.infer(samples.input.network(pixels)) for pixels in samples.pixels(_proof_batches(options.batch))]
     sizes = tuple(len(part) for part in parts)
     return Parity(compare(np.concatenate(parts), reference, samples.labels), samples.source, sizes)
 
 
 def _evidence(compared: Parity, samples: Samples, options: Options) -> Proof:
-    """The manifest's account of a comparison with PyTorch."""
+    """Proof for the manifest, of a comparison with PyTorch."""
     if samples.files is None:
         images = ImageRecord(samples.source, samples.count, noise=True)
     else:

@@ -1,4 +1,4 @@
-"""Parity: proof that a file computes what it was made from, and the images that it is proven on."""
+"""Parity: comparison of a file with what it was made from, and the images for it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hemf_export.metrics.comparison import Comparison
 
 @dataclass(frozen=True)
 class Parity:
-    """A comparison of a file with its reference, and the images that it was made on.
+    """Comparison of a file with its reference.
 
     Args:
-        comparison: the file's scores beside the reference's.
-        source: where the images are from: a folder's name, or seeded noise.
-        batches: the batch sizes that were run, in order.
+        comparison: comparison of their scores.
+        source: source of the images: a folder, or seeded noise.
+        batches: batch sizes that were run, in order.
     """
 
     comparison: Comparison
@@ -36,58 +36,63 @@ class Parity:
         return {**self.comparison.to_dict(), "source": self.source, "batches": list(self.batches)}
 
     def require(self, what: str, *, option: str, max_difference: float, min_agreement: float = 0.0) -> None:
-        """Raise CheckFailedError where a bound is missed or a logit is not finite (NaN on both sides is no parity).
+        """Raise CheckFailedError where a bound is exceeded or a logit is not finite (NaN on both sides isn't parity).
 
-        `option` is what sets `max_difference`, for the message.
+        Args:
+            what: the comparison, for messages.
+            option: name of the option for `max_difference`, for messages.
+            max_difference: largest difference of a score.
+            min_agreement: least share of the images that keep their class.
         """
-        found, noun = self.comparison, self.comparison.output.noun
-        if not found.finite:
+        compared, noun = self.comparison, self.comparison.output.noun
+        if not compared.finite:
             raise CheckFailedError(f"{what}: logits that are not finite.", "The file was not kept.")
-        if not found.logit_difference.max <= max_difference:
+        if not compared.logit_difference.max <= max_difference:
             raise CheckFailedError(
-                f"{what}: a {noun} differs by {found.logit_difference.max:.3g}; the bound is {max_difference:g} "
-                f"({found.images} images of {self.source}).",
-                f"The file was not kept. The largest {noun} is {found.largest_logit:.3g}: if so small a share of it is "
-                f"rounding, set {option}.",
+                f"{what}: a {noun} differs by {compared.logit_difference.max:.3g}; the bound is {max_difference:g} "
+                f"({compared.images} images of {self.source}).",
+                f"The file was not kept. The largest {noun} is {compared.largest_logit:.3g}: if so small a share of it "
+                f"is rounding, set {option}.",
             )
-        if not found.agreement >= min_agreement:
+        if not compared.agreement >= min_agreement:
             raise CheckFailedError(
-                f"{what}: {found.agreement:.2%} of {found.images} images keep their class, bound {min_agreement:.2%}.",
+                f"{what}: {compared.agreement:.2%} of {compared.images} images keep their class, "
+                f"bound {min_agreement:.2%}.",
                 "The file was not kept.",
             )
 
 
 class Samples:
-    """Images to prove on, as pixels: those of a folder, or seeded noise.
+    """Images for a proof, as pixels: of a folder, or seeded noise.
 
     Args:
-        taken: what is kept of them, and how the files are read.
-        images: files; None for noise.
-        count: at most so many, spread evenly over the files.
+        model_input: how an image file becomes pixels.
+        images: image files; None for noise.
+        count: largest number of images, spread evenly over the files.
     """
 
     NOISE_SEED = 20250
 
-    def __init__(self, taken: ModelInput, images: LabelledImages | None, count: int) -> None:
-        self.taken = taken
+    def __init__(self, model_input: ModelInput, images: LabelledImages | None, count: int) -> None:
+        self.input = model_input
         self.files = None if images is None else images.spread(count)
         self.count = count if self.files is None else len(self.files)
         self.source = f"seeded noise ({self.NOISE_SEED})" if self.files is None else str(self.files.root)
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """True classes (n,), where the folder has them."""
+        """True classes (n,); None without labels."""
         return None if self.files is None or self.files.labels is None else np.asarray(self.files.labels, np.int64)
 
     def pixels(self, sizes: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:
-        """Batches (n, H, W, 3) of the given sizes, in order; short ones at the end where the images run out.
+        """Yield batches (n, H, W, 3) of the given sizes, in order; shorter ones at the end where images run out.
 
         Raises:
-            BadInputError: an image of another size than the file takes.
+            BadInputError: an image of another size than the model takes.
         """
         start = 0
         generator = np.random.default_rng(self.NOISE_SEED)
-        image = self.taken.height, self.taken.width, 3
+        image = self.input.height, self.input.width, 3
         for size in sizes:
             size = min(size, self.count - start)
             if size <= 0:
@@ -95,10 +100,10 @@ class Samples:
             if self.files is None:
                 yield generator.integers(0, 256, (size, *image), dtype=np.uint8)
             else:
-                yield from folders.batches(self.files.select(range(start, start + size)), self.taken, size)
+                yield from folders.batches(self.files.select(range(start, start + size)), self.input, size)
             start += size
 
 
 def image_folder(folder: Path | None, classes: tuple[str, ...] | None) -> LabelledImages | None:
-    """The images of `folder`, with labels where it has class folders (of `classes`, if said); None for None."""
+    """List the images of `folder`, labelled where it has class folders (of `classes`, if given); None for None."""
     return None if folder is None else folders.any_images(folder, classes)

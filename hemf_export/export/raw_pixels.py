@@ -1,9 +1,9 @@
-"""The network with raw pixels as its input: what `images.images.Preprocess` does to them becomes part of the graph.
+"""A network with raw pixels as its input: the steps of `images.images.Preprocess` as part of the graph.
 
-The resize is Pillow's, to the last grey level. Its weights are integers of 2⁻²²: a sum of such numbers is too fine for
-float32, not to speak of float16. So each weight is split into an integer of 2⁻¹¹ and the rest, for a product each; and
-each sum into a whole number and what is above it. These are exact in float32, and in float16 too, if the rest is taken
-within the product (`calibration.fp16` sees to that).
+The resize equals Pillow's exactly. Its weights are multiples of 2⁻²²: sums of them need more digits than float32 has,
+let alone float16. So each weight is split into a multiple of 2⁻¹¹ and a remainder, with a product each; and each sum
+into a whole number and a fraction. These are exact in float32, and in float16 too if the fraction is computed within
+the product (which `calibration.fp16` ensures).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import ModelInput, SourceSize
 from hemf_export.networks.model import HEMF
 
-_STEPS = 2**11  # of a weight's coarse part; the fine one has as many of those
+_STEPS = 2**11  # steps of a weight's coarse part, each divided into as many by the fine one
 
 
 class RawPixels(nn.Module):
-    """The network with normalization inside, and the resize: (N, H, W, 3) uint8 → logits.
+    """A network with normalization, and if need be the resize, inside: (N, H, W, 3) uint8 → logits.
 
     Args:
         model: the network.
-        taken: what it takes; raw, and of a source size if images come to it as they are.
+        model_input: its input: raw, with a source size if images aren't resized beforehand.
     """
 
-    def __init__(self, model: HEMF, taken: ModelInput) -> None:
+    def __init__(self, model: HEMF, model_input: ModelInput) -> None:
         super().__init__()
         self.model = model
-        preprocess = taken.preprocess
-        self.resize = None if taken.source is None else Resize(preprocess, taken.source)
+        preprocess = model_input.preprocess
+        self.resize = None if model_input.source is None else Resize(preprocess, model_input.source)
         self.scale: Tensor
         self.shift: Tensor
         scale = 1.0 / (255.0 * torch.tensor(preprocess.std, dtype=torch.float64))
@@ -43,14 +43,14 @@ class RawPixels(nn.Module):
         self.register_buffer("shift", shift.float().reshape(3, 1, 1), persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # The cast comes before the transpose: TensorRT refuses one of uint8.
+        # The cast is before the transpose, as TensorRT has none for uint8.
         levels = pixels.float().permute(0, 3, 1, 2) if self.resize is None else self.resize(pixels)
         logits: Tensor = self.model(levels * self.scale + self.shift)
         return logits
 
 
 class Resize(nn.Module):
-    """(N, H, W, 3) uint8 of one size → (N, 3, size, size) float32, whole grey levels: `Preprocess.pixels`."""
+    """Resize of `Preprocess.pixels`: (N, H, W, 3) uint8 of one size → (N, 3, size, size) float32 grey levels."""
 
     def __init__(self, preprocess: Preprocess, source: SourceSize) -> None:
         super().__init__()
@@ -69,19 +69,19 @@ class Resize(nn.Module):
 
 
 class Pass(nn.Module):
-    """One pass of the resize: whole grey levels (N, 3, H, W) → the same, fewer or more along one axis.
+    """One pass of the resize, along one axis of whole grey levels (N, 3, H, W).
 
     Args:
-        weights: (kept, taken) of `images.resampling`.
-        along: which axis; the columns are multiplied from the right, the rows from the left.
+        weights: matrix of `images.resampling`, (kept, used).
+        along: the axis; rows are multiplied from the left, columns from the right.
     """
 
     def __init__(self, weights: NDArray[np.float64], along: Literal["rows", "columns"]) -> None:
         super().__init__()
         self.from_left = along == "rows"
-        # What rounding adds to one weight is taken from the next: where pixels are alike, their fine sum is then small.
+        # Rounding errors of one weight are carried to the next, so that the fine sum of similar pixels is small.
         coarse = np.diff(np.round(np.cumsum(weights, axis=1) * _STEPS), axis=1, prepend=0) / _STEPS
-        fine = (weights - coarse) * _STEPS  # integers of 2⁻¹¹ as well
+        fine = (weights - coarse) * _STEPS  # multiples of 2⁻¹¹ as well
         self.coarse: Tensor
         self.register_buffer("coarse", self._oriented(coarse), persistent=False)
         self.fine: Tensor | None
@@ -92,7 +92,7 @@ class Pass(nn.Module):
 
     def forward(self, levels: Tensor) -> Tensor:
         whole, rest = self._product(levels, self.coarse)
-        # How far above the middle between two grey levels, in steps: what decides how the sum is rounded.
+        # Distance above the midpoint between two grey levels, in steps, which decides the rounding.
         above = rest * _STEPS - _STEPS / 2
         if self.fine is not None:
             steps, fraction = self._product(levels, self.fine)
@@ -100,13 +100,13 @@ class Pass(nn.Module):
         return whole + (torch.floor(torch.floor(above) * (1 / _STEPS)) + 1)
 
     def _product(self, levels: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The product, and what of it is above whole numbers."""
+        """Product, as its whole and fractional parts."""
         product = weights @ levels if self.from_left else levels @ weights
         whole = torch.floor(product)
         return whole, product - whole
 
 
 def _used(weights: NDArray[np.float64]) -> slice:
-    """Rows or columns of the source that have any weight."""
+    """Range of rows or columns of the source that have non-zero weights."""
     places = np.flatnonzero(weights.any(0))
     return slice(int(places[0]), int(places[-1]) + 1)

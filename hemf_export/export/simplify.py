@@ -1,14 +1,16 @@
-"""onnxsim, in a child process: if it crashes, only the simplification is lost.
+"""Simplify a graph with onnxsim, in a child process: if it crashes, only the simplification is lost.
 
-The child sees the graph without its weights, which stand in as inputs, so it is quick and small whatever the model.
-Started early, it imports what it needs while its parent exports the graph.
+The child gets the graph without its weights, for which inputs stand in, so it is quick and small whatever the model.
+Started early, it imports what it needs while its parent exports the graph. Run as a program, this module is the child.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tempfile
+from pathlib import Path
 from types import TracebackType
 
 import onnx
@@ -16,7 +18,7 @@ import onnx_ir as ir
 
 from hemf_export.files import artifacts, child
 
-WEIGHT_ELEMENTS = 1024  # initializers beyond this are weights: nothing that onnxsim could fold
+WEIGHT_ELEMENTS = 1024  # larger initializers are weights, which onnxsim has nothing to fold of
 TIMEOUT_S = 300
 
 
@@ -25,13 +27,13 @@ class SimplificationError(Exception):
 
 
 class Simplifier:
-    """A child process that waits for one graph to simplify. A context manager: at its end the child is gone."""
+    """Child process that simplifies one graph; a context manager, which kills the child at its end."""
 
     def __init__(self) -> None:
-        # The child's words go to a file: a pipe that nobody reads would stop it once it is full.
+        # The child's output goes to a file: a full pipe that nobody reads would block it.
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the child
         self._child = subprocess.Popen(
-            child.command("hemf_export.export.simplify_worker"),
+            child.command("hemf_export.export.simplify"),
             stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=subprocess.STDOUT,
@@ -49,10 +51,10 @@ class Simplifier:
         self._log.close()
 
     def simplify(self, model: ir.Model) -> ir.Model:
-        """The simplified model, with the weights of `model` (not copied). `model` itself is left as it was.
+        """Simplify a model, sharing its weights with the result; `model` itself isn't changed.
 
         Raises:
-            SimplificationError: it didn't work; go on with `model`.
+            SimplificationError: it failed; `model` can be used instead.
         """
         graph = model.graph
         weights = {
@@ -98,3 +100,21 @@ class Simplifier:
                 reason = f"signal {-code}" if code < 0 else f"exit {code}"
                 raise SimplificationError(f"{reason}{': ' + lines[-1] if lines else ''}")
             return onnx.load(target)
+
+
+def main() -> None:
+    """Read `[source, target]`, two paths in JSON, from standard input; simplify the one and write the other."""
+    import onnxsim
+
+    request = sys.stdin.read()
+    if not request:
+        return
+    source, target = json.loads(request)
+    simplified, valid = onnxsim.simplify(onnx.load(source))
+    if not valid:
+        raise SystemExit("onnxsim says that its result is not valid")
+    artifacts.write_bytes(Path(target), simplified.SerializeToString())
+
+
+if __name__ == "__main__":
+    main()

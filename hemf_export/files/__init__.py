@@ -1,1 +1,1 @@
-"""Files as every room writes and reads them: errors, atomic writes, manifests, locks, child processes."""
+"""Basics for all packages: errors, atomic writes, manifests, locks, progress, child processes."""

@@ -1,6 +1,7 @@
-"""Folders that we write: whole or not at all, like the files of `files.artifacts`, and never in place of anything else.
+"""Folders of results: written atomically, like the files of `files.artifacts`, and never over anything else.
 
-A kind of results has a file by which its folders are known, such as `evaluation.json`: those may be replaced.
+Each kind of results has a marker file by which its folders are recognized, such as `evaluation.json`: those may be
+replaced.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from hemf_export.files.errors import BadInputError
 
 
 def check(path: Path, mark: str | None = None, *, force: bool = False) -> None:
-    """Tell before any work that a folder can't be put at `path`: it must be new or empty, or hold what may be replaced.
+    """Check before any work that a folder can be written at `path`: new, empty, or one that may be replaced.
 
     Args:
         path: the folder.
-        mark: name of the file by which folders of its kind are known; None for a kind that is never replaced.
-        force: whether an earlier one of this kind may be replaced; anything else never is.
+        mark: name of the marker file of this kind of results; None for a kind that is never replaced.
+        force: whether earlier results of this kind may be replaced; anything else never is.
 
     Raises:
         BadInputError: it is a file, holds something already, or can't be written.
@@ -52,19 +53,19 @@ def check(path: Path, mark: str | None = None, *, force: bool = False) -> None:
 
 @contextmanager
 def whole(path: Path, mark: str | None = None, *, force: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `path`, which takes its place, whole, when the block ends well.
+    """Give a temporary folder that replaces `path` atomically when the block ends without an exception.
 
-    On an exception, an interruption included, all of it is removed and `path` stays as it was. After a `kill -9` a
+    On an exception, KeyboardInterrupt included, it is removed and `path` stays as it was. After a `kill -9` a
     hidden `.NAME.*.tmp` may remain; nothing reads it.
 
     Args:
-        path: see `check`, as for the others.
-        mark: a file that the block must make.
-        force: replace an earlier folder of this kind.
+        path: the folder; see `check` for this and the others.
+        mark: marker file, which the block must write.
+        force: replace earlier results of this kind.
 
     Raises:
         BadInputError: see `check`; or the disk is full.
-        InUseError: another process is making it.
+        InUseError: another process is writing it.
     """
     check(path, mark, force=force)
     with locks.owned(path):
@@ -96,7 +97,7 @@ def _whole(path: Path, mark: str | None, force: bool) -> Iterator[Path]:
 
 
 def _replace(temporary: Path, path: Path) -> None:
-    """Put the new folder at `path`; the one before it comes back if that fails."""
+    """Move the new folder to `path`; the earlier one is restored if that fails."""
     if not path.exists():
         os.replace(temporary, path)
         return
@@ -111,22 +112,22 @@ def _replace(temporary: Path, path: Path) -> None:
 
 
 def write_stream(path: Path, source: BinaryIO) -> None:
-    """Write a new file of a folder that `whole` gave, from a stream."""
+    """Write a new file from a stream, in a folder of `whole`."""
     with open(path, "xb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a new file of a folder that `whole` gave."""
+    """Write a new file, in a folder of `whole`."""
     with open(path, "xb") as file:
         file.write(data)
 
 
 def link_or_copy(source: Path, path: Path, *, copy: bool) -> bool:
-    """Put a file into a folder that `whole` gave: a hard link, or a copy where that can't be or `copy` asks for it.
+    """Hard-link a file into a folder of `whole`; copy it where it can't be linked or `copy` is set.
 
     Returns:
-        whether it is a link.
+        Whether it is a link.
     """
     real = source.resolve()  # a link to a symbolic link would break with it
     if not copy:

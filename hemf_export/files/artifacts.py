@@ -1,4 +1,4 @@
-"""Files that we write: atomic writes, hashes, and the manifest that lies beside each of them.
+"""Output files: atomic writes, hashes, and the manifest beside each file.
 
 No other module opens a file for writing but `files.artifact_folder`, for whole folders. A hash shows integrity, not
 authorship: whoever can change a file can change its manifest too.
@@ -13,7 +13,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,7 +22,7 @@ from hemf_export.files.errors import BadInputError, UsageError
 
 MANIFEST_FORMAT = 1
 _CHUNK_BYTES = 1 << 20
-_SHOWN = 40  # signs of a name in that of its temporary file or its log: a name may be as long as the system takes
+_SHOWN = 40  # characters of a name in its temporary file's and its log's: it may have the greatest length allowed
 
 
 def sha256(path: Path) -> str:
@@ -36,9 +36,9 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path in the folder of `path`, which takes its place when the block ends well.
+    """Give a temporary path beside `path` that replaces it atomically when the block ends without an exception.
 
-    On an exception, an interruption included, the temporary file is removed and `path` stays as it was. After a
+    On an exception, KeyboardInterrupt included, the temporary file is removed and `path` stays as it was. After a
     `kill -9` a hidden `.NAME.*.tmp` may remain; nothing reads it.
 
     Raises:
@@ -65,13 +65,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(beside: Path | None = None) -> Iterator[Path]:
-    """A folder for what is only needed within the block, which removes it, whatever comes.
+    """Give a temporary folder that is removed at the end of the block.
 
     Args:
-        beside: the result that it is for, on whose disk it lies, hidden; None for the system's place for such folders.
+        beside: the output that it is for: the folder is made beside it, hidden; None for the system's temporary folder.
 
     Raises:
-        BadInputError: it can't be made, or its disk is full; `beside` is named as what can't be written.
+        BadInputError: it can't be made, or its disk is full; the message names `beside`.
     """
     place = None if beside is None else str(beside.parent)
     prefix, suffix = ("hemf-export-", None) if beside is None else (f".{beside.name[:_SHOWN]}.", ".tmp")
@@ -82,7 +82,7 @@ def scratch(beside: Path | None = None) -> Iterator[Path]:
             yield Path(folder)
     except OSError as error:
         if shown is not None and error.filename is not None and str(place or shown) not in str(error.filename):
-            raise  # of another file than those here
+            raise  # the error is about a file elsewhere
         if shown is None:
             raise BadInputError(
                 f"No folder for temporary files can be made: {error.strerror or error}.",
@@ -92,31 +92,31 @@ def scratch(beside: Path | None = None) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
-    """Write a whole file atomically."""
+    """Write a file atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: two spaces, keys in the order given, a final newline."""
-    # Bytes that are no text, in the name of a file, stay what they are: an escape of JSON.
+    # Bytes of a file name that aren't UTF-8 are written as escapes.
     write_bytes(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))
 
 
 def copy_to(source: Path, path: Path) -> None:
-    """Put a copy of a finished file at `path`, atomically."""
+    """Copy a finished file to `path`, atomically."""
     with atomic_path(path) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def log_path(path: Path) -> Path:
-    """Where the log of making `path` lies, in the cache folder; another place has another."""
+    """Path of the log of writing `path`, in the cache folder; each path has its own."""
     return cache_folder() / "logs" / f"{path.name[:_SHOWN]}.{place_hash(path)}.log"
 
 
 @contextmanager
 def growing_log(path: Path) -> Iterator[TextIO]:
-    """A log that stays whatever happens to this process; an earlier one is replaced. Makes its folder."""
+    """Open a log that remains whatever happens to this process; an earlier one is replaced. Makes its folder."""
     check_folder(path.parent)
     try:
         path.touch()
@@ -127,14 +127,14 @@ def growing_log(path: Path) -> Iterator[TextIO]:
 
 
 def check_writable(path: Path) -> None:
-    """Tell before any work that `path` can't be written; makes its folder.
+    """Check before any work that `path` can be written; makes its folder.
 
     Raises:
         BadInputError: the folder can't be made or written, or `path` is a folder.
     """
     try:
         if path.is_dir():
-            raise BadInputError(f"{path} is a folder, not a file to write.")
+            raise BadInputError(f"{path} is a folder, not a file to write.", "Name a file in it, or another place.")
         check_folder(path.parent)
         manifest_path(path).exists()
     except OSError as error:  # a name that is too long, for its manifest at least
@@ -142,7 +142,7 @@ def check_writable(path: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Make a folder and see that files can be made in it."""
+    """Make a folder, and check that files can be written in it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -153,11 +153,30 @@ def check_folder(folder: Path) -> None:
         ) from error
 
 
-def cache_folder() -> Path:
-    """Where results are kept that can be made again: HEMF_EXPORT_CACHE, or the user's cache folder.
+@contextmanager
+def new_folders(*folders: Path) -> Iterator[None]:
+    """Make folders and see that files can be made in them; where the block fails, those that it left empty go again.
 
     Raises:
-        BadInputError: nothing tells where: a user without a home, as in some containers.
+        BadInputError: one can't be made or written.
+    """
+    new = [each for folder in folders for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        for folder in folders:
+            check_folder(folder)
+        yield
+    except BaseException:
+        for folder in sorted(set(new), key=lambda each: len(each.parts), reverse=True):
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def cache_folder() -> Path:
+    """Folder for cached results: HEMF_EXPORT_CACHE, or the user's cache folder.
+
+    Raises:
+        BadInputError: there is neither: a user without a home folder, as in some containers.
     """
     if own := os.environ.get("HEMF_EXPORT_CACHE"):
         return Path(own)
@@ -170,13 +189,18 @@ def cache_folder() -> Path:
 
 
 def check_distinct(source: Path, output: Path) -> None:
-    """Refuse to write a result over what it is made from."""
+    """Raise BadInputError where the output is the very file that it is made from."""
     if output.exists() and source.exists() and os.path.samefile(source, output):
         raise BadInputError(f"{output} is the input itself.", "Choose another output with `output`.")
 
 
 def check_outputs(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
-    """Refuse outputs that can't be written, that are sources, or that are one file named twice, before any work."""
+    """Check before any work that outputs can be written, differ, and are none of the sources.
+
+    Raises:
+        BadInputError: an output that can't be written, or that is a source.
+        UsageError: one file named for two outputs.
+    """
     seen: set[Path] = set()
     sources = list(sources)
     for output in outputs:
@@ -189,7 +213,7 @@ def check_outputs(outputs: Iterable[Path], sources: Iterable[Path]) -> None:
 
 
 def manifest_path(path: Path) -> Path:
-    """Where the manifest of `path` lies: beside it, with `.json` added to the whole name."""
+    """Path of the manifest of `path`: beside it, with `.json` added to the whole name."""
     return path.with_name(path.name + ".json")
 
 
@@ -208,11 +232,11 @@ def write_manifest(path: Path, fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_manifest(path: Path, hashed: Callable[[], str] | None = None) -> dict[str, Any] | None:
-    """The manifest beside `path`, its hash checked; None where there is no manifest.
+    """Read the manifest beside `path`, and check the file against its hash; None where there is no manifest.
 
     Args:
-        path: of the file that it describes.
-        hashed: gives that file's SHA-256, where somebody keeps it; called if there is a manifest.
+        path: the file that it describes.
+        hashed: gives the file's SHA-256, where it is known already; called only if there is a manifest.
 
     Raises:
         BadInputError: the manifest can't be read, or the file isn't the one that it describes.
@@ -225,18 +249,19 @@ def read_manifest(path: Path, hashed: Callable[[], str] | None = None) -> dict[s
         expected = manifest["sha256"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadInputError(f"{place} is not a manifest: {error}.", f"Make {path.name} again.") from error
-    found = sha256(path) if hashed is None else hashed()
-    if found != expected:
+    actual = sha256(path) if hashed is None else hashed()
+    if actual != expected:
         raise BadInputError(
-            f"{path} is not the file that {place.name} describes: SHA-256 {found[:16]}, expected {str(expected)[:16]}.",
+            f"{path} is not the file that {place.name} describes: "
+            f"SHA-256 {actual[:16]}, expected {str(expected)[:16]}.",
             "It was changed or only half replaced. Make it again, or remove the manifest if the change is wanted.",
         )
     return dict(manifest)
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that shape our results, those that are installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    """Versions of Python and of the installed packages that results depend on."""
+    installed = {"python": platform.python_version(), "platform": platform.platform()}
     names = (
         "hemf-export",
         "torch",
@@ -250,19 +275,19 @@ def versions() -> dict[str, str]:
     )
     for name in (*names, "tensorrt", "tensorrt_rtx_cu12"):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def place_hash(path: Path) -> str:
-    """A name for what belongs to a place, whichever way its path is written."""
+    """Short hash of a resolved path: one path has one, however it is written."""
     return hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
+    """Flush a file or a folder to disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -271,12 +296,12 @@ def sync(path: Path) -> None:
 
 
 def umask() -> int:
-    """What this process takes from the permissions of new files."""
+    """File mode creation mask of this process."""
     current = os.umask(0)
     os.umask(current)
     return current
 
 
 def unwritable(path: Path, error: OSError) -> BadInputError:
-    """What the system says of a failed write, for the user."""
+    """Error for a failed write, with the system's reason."""
     return BadInputError(f"Can't write {path}: {error.strerror or error}.", "Nothing was changed.")

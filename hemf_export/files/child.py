@@ -1,4 +1,4 @@
-"""Child processes of our own modules, for native code that may crash on what it is given."""
+"""Run modules of this package in child processes: native code may crash on its input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """The command line that runs `module` as `python -m` would, with this process's import path.
+    """Build the command line that runs `module` as `python -m` would, with this process's import path.
 
     `-m` itself would put the current folder first, and a user's folder may well hold an `engines` or an `onnx.py`.
     """

@@ -1,6 +1,6 @@
-"""The errors that a user may see, each with the exit code of the command that ends with it.
+"""Errors for the user, each with the exit code of a command that ends with it.
 
-Anything else that escapes a command is a defect of ours (exit code 70).
+Any other exception that escapes a command is a bug (exit code 70).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class HemfError(Exception):
-    """A failure that the user can act on.
+    """Base class: a failure that the user can act on.
 
     Args:
         message: what failed: the file or value, and what is wrong with it.
@@ -30,24 +30,24 @@ class HemfError(Exception):
 
 
 class BadInputError(HemfError):
-    """A file or value that the user can mend."""
+    """A file or value is missing, damaged or unsuitable."""
 
     exit_code = 1
 
 
 class UsageError(HemfError):
-    """A wrong call: options that make no sense, alone or together."""
+    """Invalid use: an option, or a combination of options, that makes no sense."""
 
     exit_code = 2
 
 
 class CheckFailedError(HemfError):
-    """A check ran and found a difference beyond its bound.
+    """A check ran, and a bound was exceeded.
 
     Args:
         message: see `HemfError`.
-        hint: the same.
-        report: what the check found, in plain types, for reports beside the message.
+        hint: see `HemfError`.
+        report: results of the check, in plain types, for a report beside the message.
     """
 
     exit_code = 3
@@ -63,8 +63,12 @@ class MissingCapabilityError(HemfError):
     exit_code = 4
 
 
+class FailedElsewhereError(HemfError):
+    """Another process of a run of several failed, and has reported the error itself."""
+
+
 def did_you_mean(value: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest known value, or else all of them."""
+    """Hint that names the most similar known value, or else all of them."""
     known = sorted(known)
     nearest = difflib.get_close_matches(value, known, n=1)
     return f"Did you mean {nearest[0]!r}?" if nearest else f"Known: {', '.join(known)}."

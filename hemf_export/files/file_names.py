@@ -1,4 +1,4 @@
-"""Names of files that are made of other names. What a file says is never a path: it is made fit first, or refused."""
+"""Make file names of names from elsewhere. A name out of a file is never used as a path: it is made safe or refused."""
 
 from __future__ import annotations
 
@@ -6,48 +6,53 @@ import hashlib
 import re
 import unicodedata
 
-LONGEST = 100  # signs of a name that was made fit; endings like .fp16.t4.engine.json come behind it
+LONGEST = 100  # characters of a name from `fit`; endings like .fp16.t4.engine.json are added
 _FIT = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
 _DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE | re.DOTALL)
 _FORBIDDEN = frozenset('/\\:*?"<>|')  # on one system or another
 
 
 def fit(name: str, otherwise: str = "model", longest: int = LONGEST) -> str:
-    """Make a name that is a file's on any system, a model's in Triton, and part of a URL: `my best (v2)` → my-best-v2.
+    """Make a name valid as a file name on any system, a model name in Triton and in a URL: `my best (v2)` → my-best-v2.
 
-    Letters, digits, `.`, `_` and `-`; a letter or a digit first. A name that is such is left as it is. Where letters of
-    another script are lost, or where it is too long, a part of its SHA-256 keeps it apart from others.
+    It has ASCII letters, digits, `.`, `_` and `-`, and begins with a letter or a digit. A valid name is returned
+    unchanged. Where letters of another script are dropped, or the name is shortened, a part of its SHA-256 keeps it
+    unique.
 
     Args:
         name: any text.
-        otherwise: what it is called where nothing is left.
-        longest: signs.
+        otherwise: the name where nothing is left.
+        longest: greatest length, in characters.
     """
     if len(name) <= longest and _FIT.fullmatch(name) and not _DEVICES.fullmatch(name):
         return name
-    letters = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
-    made = re.sub(r"-*\.-*", ".", re.sub(r"[^A-Za-z0-9_.]+", "-", letters)).strip("-_.") or otherwise
-    if _DEVICES.fullmatch(made):
-        made = f"{otherwise}-{made}"
-    if len(made) > longest or any(sign.isalnum() and not sign.isascii() for sign in letters):
+    letters = "".join(
+        character for character in unicodedata.normalize("NFKD", name) if not unicodedata.combining(character)
+    )
+    fitted = re.sub(r"-*\.-*", ".", re.sub(r"[^A-Za-z0-9_.]+", "-", letters)).strip("-_.") or otherwise
+    if _DEVICES.fullmatch(fitted):
+        fitted = f"{otherwise}-{fitted}"
+    if len(fitted) > longest or any(character.isalnum() and not character.isascii() for character in letters):
         digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:8]
-        made = f"{made[: longest - 9].rstrip('-_.')}-{digest}"
-    return made
+        fitted = f"{fitted[: longest - 9].rstrip('-_.')}-{digest}"
+    return fitted
 
 
 def is_plain(name: object) -> bool:
-    """Whether something is the name of a file in a folder, on any system, and leads nowhere else."""
+    """Whether something is a plain file name on any system: no path, no device."""
     return (
         isinstance(name, str)
         and name not in ("", ".", "..")
         and not name.endswith((".", " "))
-        and all(sign.isprintable() and sign not in _FORBIDDEN for sign in name)
+        and all(character.isprintable() and character not in _FORBIDDEN for character in name)
         and len(name.encode()) < 256
         and not _DEVICES.fullmatch(name)
     )
 
 
 def visible(name: str, otherwise: str = "image") -> str:
-    """A name with `_` for the signs that a file's name can't have on some system; letters of any script stay."""
-    made = "".join(sign if sign.isprintable() and sign not in _FORBIDDEN else "_" for sign in name).rstrip(". ")
-    return f"_{made}" if _DEVICES.fullmatch(made) else made or otherwise
+    """Replace characters that a file name can't have on some system by `_`; letters of any script stay."""
+    cleaned = "".join(
+        character if character.isprintable() and character not in _FORBIDDEN else "_" for character in name
+    ).rstrip(". ")
+    return f"_{cleaned}" if _DEVICES.fullmatch(cleaned) else cleaned or otherwise

@@ -1,10 +1,10 @@
-"""Locks: who makes a file or a folder is alone at it, on this machine.
+"""Machine-wide locks on paths: one process at a time writes a file or a folder.
 
-A lock is of a path, whichever way it is named, and the same for all commands. It lies in the cache folder, so that
-nothing is left beside the user's files; a folder that is there is locked itself too (flock), which other users, other
-caches and other containers see as well. Both end with the process, however it ends. A thread that holds a lock may
-take it again. Where the system has no locks for a place (a cache that can't be written, some network file systems),
-there is none: each file is still written whole, see `files.artifacts`.
+A lock belongs to a resolved path, and all commands share it. The lock file is in the cache folder, so that nothing is
+left beside the user's files; an existing folder is also locked itself (flock), which other users, caches and containers
+see. Both locks end with the process, however it ends, and are reentrant within a thread. Where locks aren't available
+(a cache that can't be written, some network file systems) there is none: each file is still written atomically, see
+`files.artifacts`.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ except ImportError:  # Windows has none
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-_held: set[tuple[Path, int]] = set()  # paths, and the threads that hold them
-_folders: dict[tuple[Path, int], int] = {}  # of them the folders that are locked themselves, and their descriptors
+_held: set[tuple[Path, int]] = set()  # locked paths, and the threads that hold them
+_folders: dict[tuple[Path, int], int] = {}  # folders locked by flock, and their descriptors
 
 
 class InUseError(BadInputError):
-    """Another process, or another thread of this one, is making that file or folder."""
+    """Another process, or another thread of this one, is writing that file or folder."""
 
 
 @contextmanager
 def owned(*paths: Path) -> Iterator[None]:
-    """Be the one that makes these files or folders while the block lasts, or be refused at once.
+    """Hold the locks of these files or folders for the block, without waiting.
 
     Raises:
-        InUseError: another one is at work there.
+        InUseError: one is held elsewhere.
     """
     with ExitStack() as stack:
         for path in paths:
@@ -53,21 +53,20 @@ def owned(*paths: Path) -> Iterator[None]:
 
 @contextmanager
 def owned_folder(path: Path) -> Iterator[None]:
-    """Own a folder, which is made if it isn't there.
+    """Make a folder if need be, and hold its lock; it is removed again if the block fails before anything is in it.
 
     Raises:
-        InUseError: another one is at work there.
+        InUseError: it is held elsewhere.
         BadInputError: it can't be made or written.
     """
-    artifacts.check_folder(path)
-    with owned(path):
+    with owned(path), artifacts.new_folders(path), owned(path):  # by its name before it is made, and then itself
         yield
 
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Wait until nobody else is in such a block for `path`: for what takes a moment, as putting a file and its
-    manifest in place."""
+    """Hold the lock of `path` for the block, waiting for it: for short work, such as moving a finished file and its
+    manifest into place."""
     with _locked(path, wait=True):
         yield
 
@@ -75,10 +74,10 @@ def exclusive(path: Path) -> Iterator[None]:
 def owning(
     paths: Callable[..., Iterable[Path]],
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """A decorator for a function that makes files: it owns them while it runs.
+    """Decorate a function so that it holds the locks of its outputs while it runs; see `owned`.
 
     Args:
-        paths: the function's arguments → what it makes.
+        paths: maps the function's arguments to its outputs.
     """
 
     def decorated(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -153,7 +152,7 @@ def _in_use(path: Path, holder: Path | None) -> InUseError:
 
 
 def _let_go() -> None:
-    """In a process that was forked off, which may outlive this one: the locks are not its own."""
+    """Drop the locks in a forked child, which may outlive this process: they aren't its own."""
     for descriptor in _folders.values():
         with suppress(OSError):
             os.close(descriptor)

@@ -1,7 +1,7 @@
-"""What a file gives of an image: logits or probabilities, one for each class or a single one for two classes.
+"""A model's output: logits or probabilities, one for each class, or a single one for two classes.
 
-The counterpart of `images.model_input`. What a runner gives is turned into scores, (images, classes) with two
-classes or more, once, where it comes out of the runner. Everything behind works on scores: the largest is the class.
+The counterpart of `images.model_input`. A runner's raw output becomes scores, (images, classes) with at least two
+classes, in one place, right behind the runner. All other code works on scores, whose argmax is the class.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 OutputType = Literal["logits", "probabilities", "logit", "probability"]
 
-_LEAST = float(np.finfo(np.float32).tiny)  # what a probability of zero counts as in a logarithm
+_LEAST = float(np.finfo(np.float32).tiny)  # stands for a probability of zero in a logarithm
 
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What the numbers that a file gives of an image are.
+    """Meaning of a model's output.
 
     Args:
-        kind: `logits` or `probabilities`, one for each class; `logit` or `probability`, a single number, which speaks
-            for the second of two classes beyond 0 or 0.5.
+        kind: `logits` or `probabilities`, one for each class; `logit` or `probability`, a single number that stands
+            for the second of two classes where it is above 0 or 0.5.
 
     Raises:
         ValueError: no such kind.
@@ -44,41 +44,41 @@ class ModelOutput:
 
     @property
     def single(self) -> bool:
-        """Whether one number decides between two classes."""
+        """Whether a single number decides between two classes."""
         return self.kind in ("logit", "probability")
 
     @property
     def of_probabilities(self) -> bool:
-        """Whether scores are probabilities; logits otherwise."""
+        """Whether scores are probabilities rather than logits."""
         return self.kind in ("probabilities", "probability")
 
     @property
     def noun(self) -> str:
-        """What a score is, in words."""
+        """A score in words: "logit" or "probability"."""
         return "probability" if self.of_probabilities else "logit"
 
     @property
     def plural(self) -> str:
-        """What the numbers of an image are, in words."""
+        """The output of one image in words, such as "logits" or "a single logit"."""
         return f"a single {self.kind}" if self.single else self.kind
 
     @property
     def border(self) -> float:
-        """Number beyond which a single output means the second class."""
+        """Decision threshold of a single output: above it, the class is the second."""
         return 0.5 if self.of_probabilities else 0.0
 
     def text(self, classes: Sequence[str]) -> str:
-        """What a file with these classes gives of an image, in words."""
+        """Describe the output of a model with these classes, in words."""
         if not self.single:
             return f"{self.kind}, one for each class"
         return f"a single {self.kind}: up to {self.border:g} {classes[0]}, beyond {classes[1]}"
 
     def width(self, classes: int) -> int:
-        """How many numbers a file with so many classes gives of an image."""
+        """Numbers in the output of one image, for so many classes."""
         return 1 if self.single else classes
 
     def scores(self, raw: NDArray[Any], images: int) -> NDArray[np.float32]:
-        """What a runner gives of some images, whatever axes of size 1 it has → scores (images, classes).
+        """Convert a runner's raw output, with any axes of size 1, into scores (images, classes).
 
         A single logit z becomes [0, z], a single probability p becomes [1 - p, p]: differences and the larger of the
         two say what the single number says.
@@ -86,19 +86,19 @@ class ModelOutput:
         Raises:
             BadInputError: not one row for each of `images`.
         """
-        found = np.asarray(raw)
-        if found.size % images or found.size == 0 or (images > 1 and len(found) != images):
+        values = np.asarray(raw)
+        if values.size % images or values.size == 0 or (images > 1 and len(values) != images):
             raise BadInputError(
-                f"The model gives {found.shape} numbers for {images} images, not one row for each.",
+                f"The model gives {values.shape} numbers for {images} images, not one row for each.",
                 "Its batch may be fixed: export it with any batch, or with the one that it takes.",
             )
-        rows = found.reshape(images, -1).astype(np.float32, copy=False)
+        rows = values.reshape(images, -1).astype(np.float32, copy=False)
         if not self.single:
             return rows
         return np.concatenate([1 - rows if self.of_probabilities else np.zeros_like(rows), rows], axis=1)
 
     def tensor_scores(self, raw: Tensor) -> Tensor:
-        """Turn what a file gives into scores, for a PyTorch tensor (images, …), where it lies; float32."""
+        """Convert raw output (images, …) into float32 scores (images, classes), for a tensor on its own device."""
         import torch
 
         rows = raw.reshape(len(raw), -1).to(torch.float32)
@@ -107,17 +107,17 @@ class ModelOutput:
         return torch.cat([1 - rows if self.of_probabilities else torch.zeros_like(rows), rows], dim=1)
 
     def probabilities(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Scores (n, classes) → probabilities in float64: those that the file gives, or the softmax of its logits."""
+        """Scores (n, classes) → float64 probabilities: the scores themselves, or the softmax of logits."""
         wide = scores.astype(np.float64)
         return wide if self.of_probabilities else np.asarray(special.softmax(wide, axis=1), np.float64)
 
     def logits(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Scores (n, classes) → numbers whose softmax is the probabilities, in float64: logits, or logarithms."""
+        """Scores (n, classes) → float64 logits: the scores themselves, or the logarithms of probabilities."""
         wide = scores.astype(np.float64)
         return np.log(np.maximum(wide, _LEAST)) if self.of_probabilities else wide
 
     def log_probabilities(self, scores: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Scores (n, classes) → logarithms of the probabilities, which sum to 1."""
+        """Scores (n, classes) → float64 logarithms of probabilities that sum to 1."""
         return np.asarray(special.log_softmax(self.logits(scores), axis=1), np.float64)
 
 

@@ -1,17 +1,17 @@
-"""Names out of files as they can be shown: nothing in them steers a terminal or breaks a line."""
+"""Escape names out of files for display: none may control a terminal or break a line."""
 
 from __future__ import annotations
 
 
 def printable(text: object) -> str:
-    """A name with line breaks, control signs of a terminal and bytes that are no text as escapes."""
-    return "".join(sign if sign.isprintable() else _escape(sign) for sign in str(text))
+    """Escape line breaks, control characters and bytes that aren't UTF-8."""
+    return "".join(character if character.isprintable() else _escape(character) for character in str(text))
 
 
 def printable_lines(text: str) -> str:
-    """A message as it can be shown. Only its own line breaks, which are followed by two blanks, stay."""
+    """Escape a message, but for its own line breaks, which are followed by two spaces."""
     return "\n  ".join(printable(line) for line in text.split("\n  "))
 
 
-def _escape(sign: str) -> str:
-    return sign.encode("unicode_escape").decode()
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()

@@ -1,7 +1,7 @@
-"""Processor cores that this process may use: by its affinity, and by the quota of the containers that it runs in.
+"""CPU cores that this process may use: by its affinity, and by the CPU quota of its control groups.
 
-Libraries start a thread for each core of the machine. Where a container may use less, as under `docker run --cpus 2`,
-the kernel stops all of them for a part of every period: more threads than the quota are slower, not faster.
+Libraries start a thread for each core of the machine. In a container with a lower quota (`docker run --cpus 2`) the
+kernel throttles all of them for a part of every period: more threads than the quota are slower, not faster.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ VARIABLE = "OMP_NUM_THREADS"  # what users set, and what PyTorch, NumPy and SciP
 
 
 def threads() -> int:
-    """Threads that a computation should take: those that OMP_NUM_THREADS asks for, else one for each usable core."""
-    asked = os.environ.get(VARIABLE, "").split(",")[0].strip()  # a list is of nested levels
+    """Threads to compute with: OMP_NUM_THREADS if it is set, else one for each usable core."""
+    asked = os.environ.get(VARIABLE, "").split(",")[0].strip()  # a list is for nested levels
     return int(asked) if asked.isascii() and asked.isdigit() and int(asked) > 0 else usable_cores()
 
 
 def usable_cores() -> int:
-    """Cores that this process may use, at least one. Of a quota of 2.5 these are 2: a third one would be stopped."""
+    """Cores that this process may use, at least one. A quota of 2.5 gives 2: a third would be throttled."""
     cores, limit = cores_by_affinity(), quota()
     return cores if limit is None else max(1, min(cores, int(limit)))
 
 
 def cores_by_affinity() -> int:
-    """Cores that this process may run on, however little of their time it gets."""
+    """Cores that this process may run on (CPU affinity), whatever the quota."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def quota(root: Path = Path("/")) -> float | None:
-    """Cores' worth of time that the control groups of this process allow; None where none of them has a limit.
+    """CPU quota of this process's control groups, in cores; None where none of them has a limit.
 
-    The least of its group and of all groups above, as far as they are seen from here.
+    The least of its own group and of all visible groups above.
 
     Args:
-        root: of the file system that `proc` and the control groups are looked for in.
+        root: root of the file system with `proc` and the control groups.
     """
-    found = [limit for folder in _groups(root) if (limit := _limit(folder)) is not None]
-    return min(found, default=None)
+    limits = [limit for folder in _groups(root) if (limit := _limit(folder)) is not None]
+    return min(limits, default=None)
 
 
 def respect_quota() -> None:
-    """Keep libraries to the quota, in this process and in those that it starts.
+    """Limit the threads of libraries to the quota, in this process and its children.
 
     Without a quota below the number of cores, or where the user has set OMP_NUM_THREADS, nothing changes.
     """
@@ -61,12 +61,12 @@ def respect_quota() -> None:
 
 @dataclass(frozen=True)
 class _Mount:
-    """A mounted hierarchy of control groups that may limit processor time.
+    """A mounted hierarchy of control groups that may limit CPU time.
 
     Args:
         unified: whether it is cgroup v2.
-        top: the group that is mounted.
-        place: where.
+        top: the group at its root.
+        place: mount point.
     """
 
     unified: bool
@@ -102,12 +102,12 @@ def _mounts(root: Path) -> Iterator[_Mount]:
             continue
         unified = kind[0] == "cgroup2"
         if unified or (kind[0] == "cgroup" and "cpu" in kind[2].split(",")):
-            top, place = (re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), each) for each in fields[3:5])
+            top, place = (re.sub(r"\\(\d{3})", lambda match: chr(int(match[1], 8)), each) for each in fields[3:5])
             yield _Mount(unified, PurePosixPath(top), root / place.lstrip("/"))
 
 
 def _limit(folder: Path) -> float | None:
-    """What one group may use: cpu.max of cgroup v2, or cpu.cfs_quota_us and cpu.cfs_period_us of v1."""
+    """Limit of one group, in cores: cpu.max of cgroup v2, or cpu.cfs_quota_us and cpu.cfs_period_us of v1."""
     fields = " ".join(_lines(folder / "cpu.max")).split()
     fields = fields or [*_lines(folder / "cpu.cfs_quota_us"), *_lines(folder / "cpu.cfs_period_us")]
     with suppress(ValueError):  # "max" is no limit

@@ -1,7 +1,7 @@
-"""What library functions report while they work: one protocol, silent by default. Knows nothing of terminals.
+"""Progress of library functions: one protocol, silent by default. Knows nothing of terminals.
 
-A function opens a task for as long as its work takes; functions that it calls open theirs within. Whoever shows tasks
-decides how deep: a terminal may show all that are open, a log the outermost alone.
+A function opens a task for as long as its work takes, and functions that it calls open nested ones. The receiver
+decides how deep to show them: a terminal may show all open tasks, a log the outermost alone.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ class Task(Protocol):
         """Report that `count` more of the total are done."""
 
     def update(self, completed: float, total: float | None = None, text: str | None = None) -> None:
-        """Set how far the work is, and, if given, how much it is and what it is called now."""
+        """Set how much is done and, if given, the new total and text."""
 
 
 class Progress(Protocol):
-    """Receives what a function reports. Called from the thread that called the function."""
+    """Receiver of progress. Its methods are called from the thread that called the function."""
 
     def task(self, text: str, total: float | None = None, unit: str = "") -> AbstractContextManager[Task]:
         """Open a task for the length of a `with` block.
 
         Args:
-            text: what is done, as a participle: "Recording ranges".
-            total: how many items there are; None if that isn't known.
+            text: the work, as a participle: "Recording ranges".
+            total: number of items; None if that isn't known.
             unit: what the items are: "images". "bytes" and "s" are shown as sizes and times.
         """
 
     def note(self, text: str) -> None:
-        """Tell the user something that they should know before the end and that fails nothing."""
+        """Report a remark that the user should see before the end; nothing failed."""
 
     def event(self, event: object) -> None:
-        """Hand over a result that is known before the end: a frozen dataclass, such as an epoch's figures."""
+        """Report an intermediate result: a frozen dataclass, such as an epoch's metrics."""
 
 
 class _Idle:
-    """Report nothing."""
+    """Task that ignores everything."""
 
     def advance(self, count: float = 1) -> None:
         """See `Task.advance`."""
@@ -54,7 +54,7 @@ IDLE: Task = _Idle()
 
 
 class Silent:
-    """Report nothing. Base class for receivers that care about a part of what is reported."""
+    """Receiver that ignores everything; base class for receivers that handle a part."""
 
     @contextmanager
     def task(self, text: str, total: float | None = None, unit: str = "") -> Iterator[Task]:

@@ -1,1 +1,1 @@
-"""Images: folders and lists of them, decoding, and the preprocessing that takes them to a network's input."""
+"""Images: folders and lists, decoding, and preprocessing to a network's input."""

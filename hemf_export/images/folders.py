@@ -1,4 +1,4 @@
-"""Image folders: which files count as images, and class folders with labels. Lists only; decodes on request."""
+"""Image folders: which files are images, and class folders with labels. Lists files; decodes only on request."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class LabelledImages:
     """Image files and their labels.
 
     Args:
-        root: the folder that they come from.
-        classes: class names, as they were asked for, else of the folders (see `files.names`); a label is an index into
-            them.
-        paths: files, sorted by class and name: the same list on every machine.
-        labels: one an image; None where the folder has no classes.
+        root: the folder with the images.
+        classes: class names, as they were given, else those of the folders (see `files.names`); labels are indices
+            into them.
+        paths: files, sorted by class and name, which gives the same list on every machine.
+        labels: label of each image; None where the folder has no class folders.
     """
 
     root: Path
@@ -51,13 +51,13 @@ class LabelledImages:
         return LabelledImages(self.root, self.classes, tuple(self.paths[index] for index in indices), labels)
 
     def spread(self, count: int) -> LabelledImages:
-        """At most `count` images, evenly over the list and so over the classes."""
+        """Select at most `count` images, spread evenly over the list and so over the classes."""
         if len(self) <= count:
             return self
         return self.select([int(index) for index in np.linspace(0, len(self) - 1, count)])
 
     def to_dict(self) -> dict[str, Any]:
-        """What was used, for a manifest: the folder, how many of each class, and a hash of the names."""
+        """Record for a manifest: the folder, the number of images of each class, and a hash of the names."""
         digest = hashlib.sha256()
         for path in self.paths:
             digest.update(os.fsencode(names.composed(str(path.relative_to(self.root)))) + b"\0")
@@ -72,13 +72,13 @@ class LabelledImages:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files directly in `folder`, by name; hidden and system files are passed over.
+    """List the image files directly in `folder`, sorted by name; hidden and system files are ignored.
 
     Raises:
-        BadInputError: the folder can't be read; a file that is no image by its name; a folder, a broken link or a
-            special file among the images.
+        BadInputError: the folder can't be read, or has files without an image's extension, folders, broken links or
+            special files in it.
     """
-    found: list[Path] = []
+    images: list[Path] = []
     strange: list[str] = []
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: (names.composed(entry.name), entry.name))
@@ -93,29 +93,29 @@ def image_files(folder: Path) -> list[Path]:
         elif problem := _not_regular(path):
             strange.append(f"{path} ({problem})")
         else:
-            found.append(path)
+            images.append(path)
     if strange:
         raise BadInputError(
             listed(f"{len(strange)} of the entries of {folder} are not images", strange), "Move them out."
         )
-    return found
+    return images
 
 
 def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledImages:
-    """Images in one sub-folder a class.
+    """List images in one subfolder per class.
 
     Args:
-        root: the folder of the class folders.
-        classes: the names that must be there, in the order of their labels; by default the sub-folders, sorted.
+        root: the folder with the class folders.
+        classes: the required names, in the order of their labels; by default the subfolders, sorted.
 
     Raises:
-        BadInputError: no classes, empty ones, or other ones than asked for.
+        BadInputError: no class folders, empty ones, or other classes than required.
     """
     if not root.is_dir():
         raise BadInputError(f"{root} is not a folder.", "Class folders with images are needed, one a class.")
     entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
-    found = _by_class(entries)
-    if not found:
+    by_name = _by_class(entries)
+    if not by_name:
         raise BadInputError(f"{root} has no class folders.", "Put each class's images into a folder of its own.")
     loose = [path for path in entries if not path.is_dir() and _belongs(path)]
     if loose:
@@ -123,17 +123,20 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
             listed(f"{len(loose)} entries of {root} are in no class folder", [str(path) for path in loose]),
             "Move them into one, or away.",
         )
-    wanted = {names.composed(name) for name in classes or found}
-    if found.keys() != wanted:
-        missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
+    wanted = {names.composed(name) for name in classes or by_name}
+    if by_name.keys() != wanted:
+        missing, extra = sorted(wanted - by_name.keys()), sorted(by_name.keys() - wanted)
         parts = [f"missing {_names(missing)}"] * bool(missing) + [f"unexpected {_names(extra)}"] * bool(extra)
-        raise BadInputError(f"The classes of {root} differ from the expected ones: {'; '.join(parts)}.")
-    labelled = tuple(classes) if classes is not None else tuple(found)
+        raise BadInputError(
+            f"The classes of {root} differ from the expected ones: {'; '.join(parts)}.",
+            "Name its class folders like the expected classes, or choose other images.",
+        )
+    labelled = tuple(classes) if classes is not None else tuple(by_name)
     paths: list[Path] = []
     labels: list[int] = []
     empty: list[str] = []
     for label, name in enumerate(labelled):
-        folder = found[names.composed(name)]
+        folder = by_name[names.composed(name)]
         files = image_files(folder)
         if not files:
             empty.append(str(folder))
@@ -147,24 +150,24 @@ def class_folders(root: Path, classes: Sequence[str] | None = None) -> LabelledI
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """The names of the class folders of `root`, sorted; nothing else of them is looked at."""
+    """List the names of the class folders of `root`, sorted, without reading them."""
     return tuple(_by_class(path for path in root.iterdir() if not path.name.startswith(".")))
 
 
 def _by_class(entries: Iterable[Path]) -> dict[str, Path]:
-    """Class folders by their names, sorted: in the same order whatever system wrote them."""
+    """Map normalized names to class folders, sorted: in the same order whatever system wrote them."""
     folders = names.by_key((names.composed(path.name), path) for path in sorted(entries) if path.is_dir())
     return dict(sorted(folders.items()))
 
 
 def any_images(folder: Path, classes: Sequence[str] | None = None) -> LabelledImages:
-    """Images with labels where `folder` has the class folders (or a test/ or val/ with them), else without.
+    """List images, with labels where `folder` has class folders (or a test/ or val/ with them), else without.
 
     Raises:
         BadInputError: no image at all, or class folders of other classes.
     """
     if not folder.is_dir():
-        raise BadInputError(f"{folder} is not a folder of images.")
+        raise BadInputError(f"{folder} is not a folder of images.", "Name a folder that has images in it.")
     for split in ("test", "val"):
         if (folder / split).is_dir() and (classes is None or split not in classes):
             return class_folders(folder / split, classes)
@@ -172,7 +175,7 @@ def any_images(folder: Path, classes: Sequence[str] | None = None) -> LabelledIm
         return class_folders(folder, classes)
     files = image_files(folder)
     if not files:
-        raise BadInputError(f"{folder} has no images.")
+        raise BadInputError(f"{folder} has no images.", f"They are known by their names: {', '.join(EXTENSIONS)}.")
     return LabelledImages(folder, tuple(classes or ()), tuple(files), None)
 
 
@@ -181,12 +184,12 @@ def unreadable(
     progress: Progress = SILENT,
     look: Callable[[int, Image.Image], None] = lambda index, image: None,
 ) -> dict[int, str]:
-    """Decode every image; the index and the reason of each that can't be decoded.
+    """Decode every image, and collect the index and the reason of each that can't be decoded.
 
     Args:
-        images: what to decode.
-        progress: receives how many are read.
-        look: called with each image that was decoded, from several threads.
+        images: image files.
+        progress: receives the number of images read.
+        look: called with the index and the decoded image, from several threads.
     """
     bad: dict[int, str] = {}
 
@@ -207,26 +210,26 @@ def unreadable(
 
 
 class Loader(Protocol):
-    """What makes pixels of an image file: a preprocessing, or what a file takes."""
+    """Anything that turns an image file into pixels, such as `Preprocess` or `ModelInput`."""
 
     def load(self, path: Path) -> PixelArray: ...
 
 
 def batches(images: LabelledImages, loader: Loader, size: int) -> Iterator[PixelArray]:
-    """Pixels (n, H, W, 3) uint8, `size` images at a time, in the list's order; never more than one batch held."""
+    """Yield pixels (n, H, W, 3) uint8, `size` images at a time, in order; one batch is held at a time."""
     with ThreadPoolExecutor(min(4, usable_cores())) as pool:
         for start in range(0, len(images), size):
             yield np.stack(list(pool.map(loader.load, images.paths[start : start + size])))
 
 
 def listed(what: str, items: Sequence[str]) -> str:
-    """A message with the first few of many names."""
+    """Message with the first few of many items."""
     more = f"; and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
     return f"{what}: {'; '.join(items[:_SHOWN])}{more}."
 
 
 def _belongs(path: Path) -> bool:
-    """Whether something beside the class folders may have been meant as images: a list or a licence was not."""
+    """Whether an entry beside the class folders may be a misplaced image, unlike a list or a licence."""
     return path.suffix.lower() in EXTENSIONS or not path.exists()
 
 
@@ -240,5 +243,5 @@ def _not_regular(path: Path) -> str | None:
     return "a folder" if stat.S_ISDIR(mode) else "not a regular file"
 
 
-def _names(found: list[str]) -> str:
-    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+def _names(classes: list[str]) -> str:
+    return ", ".join(classes[:_SHOWN]) + (f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else "")

@@ -1,4 +1,4 @@
-"""Images for a model, labelled by its classes; a model whose classes have no names takes them in the folder's order."""
+"""Label images by a model's classes; where those have no names, by the folder's classes in order."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hemf_export.images.folders import LabelledImages
 
 
 def are_names(classes: Sequence[str]) -> bool:
-    """Whether classes have names of their own: class_0, class_1 … are what they get where nobody knows them."""
+    """Whether classes have real names: class_0, class_1 … are placeholders."""
     return tuple(classes) != tuple(f"class_{index}" for index in range(len(classes)))
 
 
 def read(folder: Path, classes: Sequence[str]) -> tuple[LabelledImages, tuple[str, ...]]:
-    """The images of `folder`, with labels where it has class folders, and what a user should know of these.
+    """List the images of `folder`, with labels where it has class folders, and notes on the labels.
 
     Args:
-        folder: a data folder, class folders, or images alone.
-        classes: of the model.
+        folder: a data folder, class folders, or a folder of images.
+        classes: class names of the model.
 
     Raises:
         BadInputError: no image, or class folders that are not the model's classes.
@@ -32,7 +32,7 @@ def read(folder: Path, classes: Sequence[str]) -> tuple[LabelledImages, tuple[st
 
 
 def match(images: LabelledImages, classes: Sequence[str]) -> tuple[LabelledImages, tuple[str, ...]]:
-    """`images` for a model without class names: labelled in the folder's order and by its names, or without labels."""
+    """Label `images` for a model without class names in the folder's order, or drop the labels where counts differ."""
     own = images.classes
     if images.labels is None:
         return images, ()

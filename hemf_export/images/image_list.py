@@ -1,6 +1,6 @@
-"""The images that a user names, one by one or by folder, and what the names of their folders say of their classes.
+"""Images that a user names, one by one or by folder, and the classes that their folders are named after.
 
-Unlike `images.folders`, which insists on well-formed data, this takes any tree: nothing is learned or proven from it.
+Unlike `images.folders`, which requires well-formed data, this takes any tree: nothing is trained or proven on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hemf_export.images.folders import EXTENSIONS
 
 @dataclass(frozen=True)
 class FolderShare:
-    """How many images of a folder's class folders were given the class of their folder."""
+    """Number of images in a folder's class folders, and how many were given the class of their folder."""
 
     folder: Path
     images: int
@@ -30,9 +30,9 @@ class ImageList:
     """Image files to classify.
 
     Args:
-        paths: files, as they were named, those of a folder sorted.
-        folders: for each file the named folder that it was found in; None for a file that was named itself.
-        passed_over: what lies in the folders and is not an image by its name.
+        paths: files in the order given, those of a folder sorted.
+        folders: for each file the given folder that it is in; None for a file that was given itself.
+        passed_over: other files in the folders, by their extensions.
     """
 
     paths: tuple[Path, ...]
@@ -43,20 +43,20 @@ class ImageList:
         return len(self.paths)
 
     def class_folders(self, classes: Collection[str]) -> tuple[Path | None, ...]:
-        """For each image the nearest folder above it, up to the named one, that is called like a class; else None."""
-        found = []
+        """Find for each image the nearest folder above it, up to the given one, named after a class; else None."""
+        nearest = []
         for path, root in zip(self.paths, self.folders, strict=True):
             depth = 0 if root is None else len(path.parts) - len(root.parts)
             parents = path.parents[:depth]
-            found.append(next((one for one in parents if names.place_of(one.name, classes) is not None), None))
-        return tuple(found)
+            nearest.append(next((one for one in parents if names.place_of(one.name, classes) is not None), None))
+        return tuple(nearest)
 
     def shares(self, classes: Collection[str], labels: Sequence[str]) -> tuple[FolderShare, ...]:
-        """What share is right, for each folder that has class folders.
+        """Count the images given their folder's class, for each folder that has class folders.
 
         Args:
-            classes: of the model.
-            labels: the class found for each image.
+            classes: class names of the model.
+            labels: predicted class of each image.
         """
         counts: dict[Path, list[bool]] = {}
         for folder, label in zip(self.class_folders(classes), labels, strict=True):
@@ -66,9 +66,9 @@ class ImageList:
 
 
 def collect(named: Sequence[str | os.PathLike[str]]) -> ImageList:
-    """The files named, and the image files at any depth below the folders named. Nothing is decoded.
+    """List the given files, and the image files at any depth below the given folders. Nothing is decoded.
 
-    A file that is named is taken whatever it is called; in folders the name decides, and hidden entries don't count.
+    A given file is taken whatever its name; in folders the extension decides, and hidden entries are ignored.
 
     Raises:
         BadInputError: nothing at a path, a folder without images, or one that can't be read.
@@ -96,7 +96,7 @@ def collect(named: Sequence[str | os.PathLike[str]]) -> ImageList:
 
 
 def _below(folder: Path, above: frozenset[Path]) -> Iterator[Path]:
-    """Every file below a folder, in the order of the names. Links to folders are followed, but never in a circle."""
+    """Yield every file below a folder, sorted by name. Links to folders are followed, but not in cycles."""
     own = folder.resolve()
     if own in above:
         return
@@ -122,7 +122,7 @@ def _out_of_reach(path: Path) -> str | None:
 
 
 def _is_folder(path: Path) -> bool:
-    """Whether it is known to be one; what is wrong with anything else, decoding tells."""
+    """Whether a path is a folder; errors of anything else are left to decoding."""
     try:
         return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:

@@ -1,6 +1,6 @@
-"""Image files → pixels → network input: one decoder and one description of the preprocessing, for every stage.
+"""Image files → pixels → network input: one decoder and one description of the preprocessing for all stages.
 
-Training, calibration, verification, benchmarks and servers all go through here, so that they see the same tensor.
+Training, calibration, verification, benchmarks and servers all use it, so that they see the same tensor.
 """
 
 from __future__ import annotations
@@ -18,26 +18,24 @@ from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
 from hemf_export.images import png, resampling, tiff
-from hemf_export.images.grey_levels import BITS
+from hemf_export.images.grey_levels import BITS, Samples, eight_bits
 from hemf_export.images.resampling import Resampling
-from hemf_export.images.sample_depth import Samples, eight_bits
 
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP")
-MAX_PIXELS = 100_000_000  # a larger image is taken for a decompression bomb
-MAX_RESIZED_PIXELS = 16_000_000  # beyond it, an image resized before its crop would take too much memory
+MAX_PIXELS = 100_000_000  # a larger image is treated as a decompression bomb
+MAX_RESIZED_PIXELS = 16_000_000  # above this, an image resized before its crop would take too much memory
 
 PixelArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 
 
 def decode(path: Path) -> Image.Image:
-    """Read an image file as RGB, turned upright by its EXIF orientation. The content tells the format, not the name.
+    """Read an image file as RGB, rotated by its EXIF orientation. The content tells the format, not the name.
 
-    Greyscale of more than 8 bits is scaled to 8, by what the file says of its samples (see `images.tiff` and
+    Greyscale of more than 8 bits is scaled to 8, by the depth that the file states (see `images.tiff` and
     `images.png`); palettes are resolved, alpha is dropped, CMYK is converted as Pillow does. Of a JPEG file with
-    further pictures behind the first (MPO: a preview, a gain map, another view) the first is the picture, as every
-    viewer has it; of a TIFF file with reduced copies or masks the page that is neither. Animations and
-    several pages are refused.
+    further pictures behind the first (MPO: a preview, a gain map, another view) the first is read, as viewers do; of a
+    TIFF file with reduced copies or masks the page that is neither. Animations and several pages are refused.
 
     Raises:
         BadInputError: not a regular file, not an image of `FORMATS`, truncated, several frames, too large, or of
@@ -48,8 +46,8 @@ def decode(path: Path) -> Image.Image:
             raise BadInputError(f"{path} is not a regular file.")
         with open(path, "rb") as file:
             start = file.read(4)
-        # Pillow may warn here, of a large size or an odd header: that is the program's to show or not. Silencing it
-        # for the moment, as catch_warnings does, would change the filters of all threads.
+        # Pillow may warn of a large size or an odd header. `catch_warnings` isn't used: it would change the filters of
+        # all threads.
         if start in tiff.MAGIC:
             page = tiff.picture(path)
             _check_size(path, page.width, page.height)
@@ -65,25 +63,30 @@ def decode(path: Path) -> Image.Image:
     except BadInputError:
         raise
     except UnidentifiedImageError as error:
-        raise BadInputError(f"{path} is not an image of a known kind ({', '.join(FORMATS)}).") from error
+        raise BadInputError(
+            f"{path} is not an image of a known kind ({', '.join(FORMATS)}).",
+            "Save it as one of these, or move it out.",
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # the second if warnings are errors
         raise BadInputError(f"{path} is too large: {error}", "Scale it down.") from error
     except Exception as error:
         # Pillow's plugins raise OSError, SyntaxError, TypeError, struct.error and more on damaged files.
-        raise BadInputError(f"{path} can't be decoded: {error}.") from error
+        hint = "It is damaged or cut short: copy it again, or move it out."
+        raise BadInputError(f"{path} can't be decoded: {error}.", hint) from error
 
 
 def of_memory(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
-    """Take an image that is in memory as `decode` takes one from a file.
+    """Convert an image in memory to RGB as `decode` does for a file.
 
     Args:
-        image: of Pillow, or pixels (H, W, 3) RGB or (H, W) grey, uint8.
+        image: a PIL image, or pixels (H, W, 3) RGB or (H, W) grey, uint8.
 
     Raises:
         UsageError: an array of another shape or type.
     """
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        is_shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)
+        if image.dtype != np.uint8 or not is_shaped or not image.size:
             raise UsageError(
                 f"Pixels of shape {image.shape} and type {image.dtype} are no image.",
                 "Give (H, W, 3) or (H, W), uint8.",
@@ -95,7 +98,7 @@ def of_memory(image: Image.Image | NDArray[np.uint8]) -> Image.Image:
 
 
 def _opened(path: Path, jpeg: bool) -> Image.Image:
-    """A file in Pillow. JPEG files go to the reader that knows nothing of pictures behind the first."""
+    """Open a file in Pillow, JPEG files by the reader that ignores pictures behind the first."""
     if jpeg:
         try:
             return JpegImagePlugin.JpegImageFile(path)
@@ -114,7 +117,7 @@ def _check_size(path: Path, width: int, height: int) -> None:
 
 
 def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
-    """As RGB; `bits` a sample of the file are noted in its `info`."""
+    """Convert to RGB, and note the file's bits a sample in `info`."""
     if image.mode.startswith("I"):
         values: Samples = np.asarray(image).astype(np.uint16)
         image = Image.fromarray(eight_bits(values[..., None], [16])[..., 0])
@@ -127,15 +130,15 @@ def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How an image becomes the network's input. Saved in every checkpoint, ONNX file and manifest.
+    """Preprocessing from an image to the network's input. Saved in every checkpoint, ONNX file and manifest.
 
     Args:
         size: height and width of the input, in pixels.
-        mode: "crop" takes the centre of the image resized so that its shorter side is `resize`; "squash" resizes the
-            whole image to size × size, whatever its shape (the paper's text).
-        resize: the shorter side before the crop, in pixels; without effect on "squash".
+        mode: "crop" resizes the shorter side to `resize` and takes the centre crop; "squash" resizes the whole image to
+            size × size, whatever its shape (as the paper says).
+        resize: the shorter side before the crop, in pixels; unused by "squash".
         mean: per channel (RGB), of values in 0 … 1.
-        std: the same.
+        std: standard deviation per channel, of values in 0 … 1.
 
     Raises:
         BadInputError: a value out of range.
@@ -162,7 +165,7 @@ class Preprocess:
 
     @classmethod
     def for_size(cls, size: int, mode: Literal["crop", "squash"] = "crop") -> Preprocess:
-        """The default description for an input size: the resize keeps the ratio 256 : 224."""
+        """Default preprocessing for an input size: the resize keeps the ratio 256 : 224."""
         return cls(size=size, mode=mode, resize=round(size * 256 / 224))
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,7 +174,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`; an unknown key is refused."""
+        """Read what `to_dict` gave; an unknown key is an error."""
         known = {field.name for field in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
@@ -182,7 +185,7 @@ class Preprocess:
         return cls(**{**values, **sequences})
 
     def pixels(self, image: Image.Image) -> PixelArray:
-        """RGB image → (size, size, 3) uint8: resized by Pillow's antialiased bilinear filter, and cropped."""
+        """RGB image → (size, size, 3) uint8: resized by Pillow's antialiased bilinear filter and cropped."""
         (width, height), (left, top), box = self._window(*image.size)
         if box is not None:
             return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box))
@@ -190,29 +193,29 @@ class Preprocess:
         return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR).crop(crop))
 
     def resampling(self, height: int, width: int) -> Resampling:
-        """`pixels` of an image of that size as two matrices, (size, height) and (size, width): the crop is in them."""
+        """Resize and crop of an image of that size as two matrices, (size, height) and (size, width)."""
         scaled, corner, box = self._window(width, height)
         target = (self.size, self.size) if box is not None else (scaled[1], scaled[0])
-        made = []
+        matrices = []
         for axis, length in ((1, height), (0, width)):
             if box is None:
                 first = corner[axis]
-                made.append(resampling.matrix(length, scaled[axis], first, first + self.size - 1))
+                matrices.append(resampling.matrix(length, scaled[axis], first, first + self.size - 1))
             else:
-                made.append(resampling.matrix(length, self.size, box=(box[axis], box[axis + 2])))
-        return Resampling(made[0], made[1], resampling.rows_come_first((height, width), target))
+                matrices.append(resampling.matrix(length, self.size, box=(box[axis], box[axis + 2])))
+        return Resampling(matrices[0], matrices[1], resampling.rows_come_first((height, width), target))
 
     def _window(
         self, width: int, height: int
     ) -> tuple[tuple[int, int], tuple[int, int], tuple[float, float, float, float] | None]:
-        """Size that an image is resized to, the corner of the crop in that, and for an extreme shape the box instead.
+        """Compute the resized size, the corner of the crop in it, and for extreme shapes a box instead.
 
-        All are (along x, along y); a box is what of the image is resized to the crop at once.
+        All are (x, y); the box is the part of the image that is resized to the crop directly.
         """
         if self.mode == "squash":
             return (self.size, self.size), (0, 0), None
         short = min(width, height)
-        # The longer side is truncated, the corner rounded: what torchvision does, and so the authors.
+        # The longer side is truncated, the corner rounded, as torchvision does and so the authors.
         scaled = (int(self.resize * width / short), int(self.resize * height / short))
         left, top = (round((side - self.size) / 2) for side in scaled)
         if scaled[0] * scaled[1] <= MAX_RESIZED_PIXELS:
@@ -229,5 +232,5 @@ class Preprocess:
         return np.ascontiguousarray(np.moveaxis(values, -1, -3), dtype=np.float32)
 
     def load(self, path: Path) -> PixelArray:
-        """Decode a file and take its pixels: (size, size, 3) uint8."""
+        """Decode a file into its pixels, (size, size, 3) uint8."""
         return self.pixels(decode(path))

@@ -1,6 +1,6 @@
-"""How an image becomes what a file takes: normalized, raw and resized, or raw as it is, of one size.
+"""A model's input, and how an image becomes it: normalized, resized raw pixels, or raw images of one size.
 
-One description for everything that feeds a file: proofs, calibration, benchmarks, predictions, golden images.
+One description for everything that feeds a model: proofs, calibration, benchmarks, predictions, golden images.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from PIL import Image
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.images.images import MAX_PIXELS, PixelArray, Preprocess, decode
 
-MAX_SIDE = 10_000  # of raw images: beyond it the matrices of the resize outgrow the network
+MAX_SIDE = 10_000  # of raw images: beyond it the resize matrices are larger than the network
 _SHOWN = 5  # images in a message
 
 
 @dataclass(frozen=True)
 class SourceSize:
-    """The size of the raw images that a file resizes itself, in pixels.
+    """Size of the raw images that a model resizes itself, in pixels.
 
     Raises:
         UsageError: a side below 1 or beyond `MAX_SIDE`, or more pixels than are decoded.
@@ -45,19 +45,19 @@ class SourceSize:
 
     @classmethod
     def parse(cls, text: str) -> SourceSize:
-        """`HxW`, height first.
+        """Parse `HxW`, height first.
 
         Raises:
             UsageError: anything else.
         """
-        found = re.fullmatch(r"([0-9]{1,9})[x×]([0-9]{1,9})", text.strip())
-        if found is None:
+        match = re.fullmatch(r"([0-9]{1,9})[x×]([0-9]{1,9})", text.strip())
+        if match is None:
             raise UsageError(f"A source size is HEIGHTxWIDTH in pixels, as 450x600, not {text!r}.")
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
     @classmethod
     def from_list(cls, values: Any) -> SourceSize | None:
-        """[height, width], as metadata and manifests have it; None for None.
+        """Read [height, width], as metadata and manifests have it; None for None.
 
         Raises:
             ValueError: anything else.
@@ -74,15 +74,15 @@ class SourceSize:
 
 @dataclass(frozen=True)
 class ModelInput:
-    """What a file takes, and how it is made of an image.
+    """Input of a model, and how an image becomes it.
 
-    Pixels, (H, W, 3) uint8, are what is kept of an image: the resized crop, or of a file that resizes itself the whole
-    image. What the network is fed is those, or for a file that doesn't take them raw, those normalized.
+    An image becomes pixels, (H, W, 3) uint8: the resized crop, or the whole image for a model that resizes itself. The
+    network's input is those pixels, or for a model that doesn't take them raw, those pixels normalized.
 
     Args:
-        preprocess: of the model.
-        raw: whether the file takes pixels, (N, H, W, 3) uint8, or normalized (N, 3, H, W) float32.
-        source: the size of the raw images that the file resizes itself; None where images come to it resized.
+        preprocess: preprocessing of the model.
+        raw: whether the model takes pixels, (N, H, W, 3) uint8, or normalized (N, 3, H, W) float32.
+        source: size of the raw images that the model resizes itself; None where they are resized beforehand.
     """
 
     preprocess: Preprocess
@@ -105,32 +105,32 @@ class ModelInput:
 
     @property
     def kept(self) -> tuple[Any, ...]:
-        """What the pixels depend on: alike where two descriptions keep the same of every image."""
+        """Key of the pixels: equal where two inputs have the same pixels of every image."""
         own = self.preprocess
         return (own.size, own.mode, own.resize) if self.source is None else (self.source.height, self.source.width)
 
     def load(self, path: Path) -> PixelArray:
-        """The pixels of an image file.
+        """Decode an image file into its pixels.
 
         Raises:
-            BadInputError: it doesn't decode, or is of another size than the file takes.
+            BadInputError: it doesn't decode, or has another size than the model takes.
         """
         image = decode(path)
         self.require_sizes({path: (image.height, image.width)})
         return self.pixels(image)
 
     def takes(self, size: tuple[int, int]) -> bool:
-        """Whether the file takes an image of this height and width."""
+        """Whether the model takes an image of this height and width."""
         return self.source is None or size == (self.source.height, self.source.width)
 
     def require_sizes(self, sizes: Mapping[Path, tuple[int, int]]) -> None:
-        """Refuse images that the file can't take.
+        """Check that the model takes images of these sizes.
 
         Args:
             sizes: height and width of each image.
 
         Raises:
-            BadInputError: some are of another size; found and expected are told.
+            BadInputError: some have another size; the message names them and the expected size.
         """
         wrong = [f"{path} is {size[0]}x{size[1]}" for path, size in sizes.items() if not self.takes(size)]
         if not wrong:
@@ -143,25 +143,25 @@ class ModelInput:
         )
 
     def pixels(self, image: Image.Image) -> PixelArray:
-        """RGB image, of the right size if the file needs one → (H, W, 3) uint8."""
+        """RGB image, of the right size if the model needs one → (H, W, 3) uint8."""
         return self.preprocess.pixels(image) if self.source is None else np.asarray(image)
 
     def network(self, pixels: PixelArray) -> NDArray[np.generic]:
-        """Pixels (n, H, W, 3) uint8 → what the file is fed."""
+        """Pixels (n, H, W, 3) uint8 → the network's input."""
         return pixels if self.raw else self.preprocess.normalize(pixels)
 
     def resized(self, pixels: PixelArray) -> PixelArray:
-        """Pixels (n, H, W, 3) uint8 → (n, size, size, 3): resized by Pillow, where the file does that itself."""
+        """Pixels (n, H, W, 3) uint8 → (n, size, size, 3): resized by Pillow where the model would do that itself."""
         if self.source is None:
             return pixels
         return np.stack([self.preprocess.pixels(Image.fromarray(one)) for one in pixels])
 
     def of_pixels(self, pixels: PixelArray, kept: ModelInput) -> NDArray[np.generic]:
-        """Pixels that another description kept of images → what this file is fed.
+        """Pixels made for another input → this network's input.
 
         Args:
             pixels: (n, H, W, 3) uint8.
-            kept: of the same preprocessing, and as large as this or whole images.
+            kept: the input that they were made for: of the same preprocessing, and as large as this or whole images.
         """
         assert self.source in (None, kept.source), "what is cut away can't be brought back"
         return self.network(pixels if self.source == kept.source else kept.resized(pixels))

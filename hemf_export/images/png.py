@@ -1,13 +1,13 @@
-"""PNG files → RGB, with samples whose sBIT chunk says that fewer bits are used than are stored.
+"""Decode PNG files whose sBIT chunk says that samples use fewer bits than are stored.
 
-By the PNG specification sBIT says how many bits the samples had before they were scaled up to the depth of the file.
-What comes out of DICOM files and of scanners mostly isn't scaled: 12 bits lie in 16 as they are, a 16th as bright. The
+By the PNG specification sBIT states the bits that samples had before they were scaled up to the depth of the file.
+Images from DICOM files and scanners mostly aren't scaled: 12 bits are stored in 16 unchanged, a 16th as bright. The
 samples themselves tell which it is:
 
-- One needs more bits than are stated: they are scaled up. The file is decoded as it would be without the chunk.
-- None does, and one needs all of the stated bits, or has a bit set that scaling up would have left empty: they are as
-  the sensor gave them, and the largest number of the stated bits is white.
-- None of that: a picture that is almost black, scaled up.
+- A sample needs more bits than are stated: they are scaled. The file is decoded as it would be without the chunk.
+- None does, and a sample needs all of the stated bits, or has a bit set that scaling would have left zero: they are
+  unscaled, and the largest number of the stated bits is white.
+- Neither: a scaled picture that is almost black.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from hemf_export.images.sample_depth import PixelArray, Samples, eight_bits
+from hemf_export.images.grey_levels import PixelArray, Samples, eight_bits
 
 _CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}  # by colour type; of a palette those of its colours
 _PALETTE, _GREY_ALPHA = 3, 4
@@ -28,7 +28,7 @@ _BYTES = {2: ("RGB;16B", "RGB;16L"), 6: ("RGBA;16B", "RGBA;16L")}
 
 
 def decode(path: Path, image: Image.Image) -> Image.Image:
-    """The picture of an opened file, not upright yet, with true grey levels; of palettes and alpha as Pillow has it."""
+    """Decode an opened file with true grey levels, not rotated yet; palettes and alpha are as Pillow has them."""
     header = _header(path)
     image.load()
     if header is None:
@@ -42,9 +42,9 @@ def decode(path: Path, image: Image.Image) -> Image.Image:
 
 
 def _header(path: Path) -> tuple[int, int, tuple[int, ...]] | None:
-    """Depth, colour type and the bits used of each channel, where sBIT says that they are fewer; else None.
+    """Read depth, colour type and the bits used by each channel; None unless sBIT says that they are fewer.
 
-    A chunk that can't be true counts as none, as libpng has it.
+    An invalid chunk is ignored, as by libpng.
     """
     with open(path, "rb") as file:
         file.seek(8)
@@ -69,7 +69,7 @@ def _header(path: Path) -> tuple[int, int, tuple[int, ...]] | None:
 
 
 def _samples(path: Path, image: Image.Image, depth: int, colour: int) -> Samples:
-    """Samples (height, width, channels) as the file has them; of a palette its colours."""
+    """Read samples (height, width, channels) as they are in the file; for a palette, its colours."""
     if colour == _PALETTE:
         return np.asarray(image.convert("RGBA"))[..., :3].astype(np.uint16)
     if colour == 0:
@@ -87,7 +87,7 @@ def _samples(path: Path, image: Image.Image, depth: int, colour: int) -> Samples
 
 
 def _loaded(path: Path, layout: str) -> PixelArray:
-    """The file once more, with its samples taken for another layout of as many bytes."""
+    """Read the file again with its samples reinterpreted as another layout of as many bytes."""
     with PngImagePlugin.PngImageFile(path) as image:
         image.tile = [tile._replace(args=layout) for tile in image.tile]
         image.load()
@@ -95,21 +95,21 @@ def _loaded(path: Path, layout: str) -> PixelArray:
 
 
 def _unscaled(samples: Samples, depth: int, used: Sequence[int]) -> bool:
-    """Whether the samples of all channels are as the sensor gave them; see above."""
-    found = False
+    """Whether the samples are unscaled; see the module."""
+    unscaled = False
     for channel, bits in enumerate(used):
         seen = int(np.bitwise_or.reduce(samples[..., channel], axis=None))
         if seen >> bits:
             return False
         empty = (1 << (depth - bits)) - 1
-        found |= bits < depth and bool(seen >> (bits - 1) or seen & empty)
-    return found
+        unscaled |= bits < depth and bool(seen >> (bits - 1) or seen & empty)
+    return unscaled
 
 
 def _like(image: Image.Image, pixels: PixelArray) -> Image.Image:
-    """Pixels (height, width, channels) with what `image` knows of its orientation."""
-    made = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    made.info = image.info
+    """Make an image of pixels (height, width, channels), with the orientation of `image`."""
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    picture.info = image.info
     if orientation := image.getexif().get(0x0112):
-        made.getexif()[0x0112] = orientation
-    return made
+        picture.getexif()[0x0112] = orientation
+    return picture

@@ -1,9 +1,9 @@
 """Pillow's antialiased bilinear resize along one axis as a matrix, so that a graph can compute it.
 
 Pillow resizes an image in two passes, one along each axis. A pixel of a pass is a weighted sum of pixels, rounded half
-up; its weights are a triangle as wide as the pixel itself is in the source, and integers of
-2⁻²². They are the same here (source: Pillow's `Resample.c`, `precompute_coeffs` and `normalize_coeffs_8bpc`), so that a
-product with the matrix in float64, rounded half up, is Pillow's pixel. Knows NumPy alone.
+up; its weights form a triangle scaled to the pixel's footprint in the source, and are multiples of 2⁻²². The weights
+here are equal (source: Pillow's `Resample.c`, `precompute_coeffs` and `normalize_coeffs_8bpc`), so that a product with
+the matrix in float64, rounded half up, is Pillow's pixel. Needs NumPy alone.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BITS = 22  # weights are integers of 2⁻²²
+BITS = 22  # weights are multiples of 2⁻²²
 
 
 def matrix(
     source: int, target: int, first: int = 0, last: int | None = None, *, box: tuple[float, float] | None = None
 ) -> NDArray[np.float64]:
-    """The weights with which `target` pixels are made of `source`.
+    """Compute the weights of a resize from `source` to `target` pixels.
 
     Args:
-        source: pixels along the axis.
-        target: pixels to make of them.
-        first: of those, the first that is kept.
-        last: the last that is kept, itself included; None for all up to the end.
-        box: what of the source is resized, from and to, in pixels; rounded to float32, as Pillow does. None for all.
+        source: pixels along the axis before the resize.
+        target: pixels after it.
+        first: first target pixel to keep.
+        last: last target pixel to keep, inclusive; None for all.
+        box: start and end of the part of the source to resize, in pixels, rounded to float32 as Pillow does; None for
+            all.
 
     Returns:
-        (kept, source); a row's sum is 1, up to the rounding of its weights.
+        (kept, source); each row sums to 1, but for the rounding of its weights.
 
     Raises:
-        ValueError: lengths below 1, or pixels kept that there aren't.
+        ValueError: lengths below 1, or kept pixels out of range.
     """
     last = target - 1 if last is None else last
     if min(source, target) < 1 or not 0 <= first <= last < target:
@@ -52,12 +53,12 @@ def matrix(
 
 @dataclass(frozen=True)
 class Resampling:
-    """A resize, and what of it is kept, as two matrices.
+    """A resize and crop as two matrices.
 
     Args:
         rows: (kept rows, height), multiplied from the left.
         columns: (kept columns, width), whose transpose is multiplied from the right.
-        rows_first: whether that is the first pass. As each pass is rounded, it matters.
+        rows_first: whether the rows are the first pass; the order matters, as each pass is rounded.
     """
 
     rows: NDArray[np.float64]
@@ -80,10 +81,10 @@ class Resampling:
 
 
 def rows_come_first(source: tuple[int, int], target: tuple[int, int]) -> bool:
-    """Whether Pillow makes the rows before the columns; sizes are (height, width), of a box the whole image's.
+    """Whether Pillow resizes the rows before the columns; sizes are (height, width), with a box the whole image's.
 
-    Older ones than 13 begin with the columns, but for images that are more than 100 times as high as wide; 13.0 begins
-    with the rows where it loses more than twice as many of them. (Found by trying: its documentation is silent.)
+    Pillow before 13 begins with the columns, but for images more than 100 times as high as wide; 13.0 begins with the
+    rows where more than twice as many of them are removed. (Found by experiment: it isn't documented.)
     """
     fewer_rows, fewer_columns = (before - after for before, after in zip(source, target, strict=True))
     return fewer_rows > 0 and fewer_rows > 2 * fewer_columns

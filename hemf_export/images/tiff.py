@@ -1,16 +1,16 @@
-"""TIFF files → RGB: which page is the picture, and grey levels by what the file says of its samples.
+"""Decode TIFF files: find the page that is the picture, and scale its samples by the depth that the file states.
 
-Pillow and the libtiff in it unpack what they know. What Pillow doesn't know, or not truly, is done here: samples of 3
+Pillow and its libtiff unpack what they support. What Pillow doesn't read, or reads wrongly, is done here: samples of 3
 to 15 bits (scanners and detectors give 10, 12 and 14), white as zero in 16 bits, colours in planes of 16 bits, and
 MaxSampleValue.
 
-MaxSampleValue is, by TIFF 6.0, the largest value that is used, "not to be used to affect the visual appearance": a
-statistic, by which pictures of one scanner would be brightened each by another factor. It is a statement of depth where
-it is the largest number of some bits (1023, 4095, 16383), and is passed over elsewhere, as MinSampleValue is.
+MaxSampleValue is, by TIFF 6.0, the largest value in use, "not to be used to affect the visual appearance": a statistic,
+by which each picture of a scanner would be brightened by another factor. Where it is the largest number of some bits
+(1023, 4095, 16383) it is read as a depth, and ignored elsewhere, as MinSampleValue is.
 
-Signed and floating-point samples have no black and no white that a file would state: they are refused. So is what is
-beyond 16 bits; integers of 32 bits that hold numbers of 16 bits, as numpy's often do, are those numbers, and signed
-ones with a MaxSampleValue and nothing below zero are what it says.
+Signed and floating-point samples, whose black and white no file states, are refused, and so are more than 16 bits.
+Exceptions: 32-bit integers with 16-bit values, as NumPy often writes, are read as such, and signed samples with a
+MaxSampleValue and nothing below zero as that depth.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.images.sample_depth import PixelArray, eight_bits
+from hemf_export.images.grey_levels import PixelArray, eight_bits
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BIG_BIG_ENDIAN = MAGIC[3]  # which Pillow takes for no BigTIFF
+_BIG_BIG_ENDIAN = MAGIC[3]  # which Pillow doesn't recognize as BigTIFF
 MOST_BITS = 16
-LARGEST_FILE = 1 << 30  # bytes of a file whose samples are unpacked here
+LARGEST_FILE = 1 << 30  # bytes
 _MOST_PAGES = 10_000
 
 # Tags of an image file directory.
@@ -54,7 +54,7 @@ _UNSIGNED, _SIGNED = 1, 2
 _FORMATS = {1: "uint", 2: "int", 3: "float", 5: "complex int", 6: "complex"}
 _GREY_BITS, _COLOUR_BITS = (1, 2, 4, 8, 16), (8, 16)  # that Pillow unpacks
 _AS_BYTES = {_BITS: 8, _PHOTOMETRIC: _BLACK_IS_ZERO, _SAMPLES: 1, _FORMAT: _UNSIGNED}
-# None, LZW, Deflate by two numbers, PackBits, LZMA and Zstandard give bytes, whatever the bits of a sample.
+# None, LZW, Deflate under two numbers, PackBits, LZMA and Zstandard work on bytes, whatever the bits a sample.
 _OF_BYTES = (1, 5, 8, 32946, 32773, 34925, 50000)
 _WITHOUT_PREDICTOR = (1, 32773)
 _JPEG = (6, 7)
@@ -67,9 +67,9 @@ class Page:
 
     Args:
         path: the file.
-        offset: where its directory begins.
+        offset: offset of its directory.
         first: whether it is the first page.
-        tags: by number; out of the first and only directory that is read.
+        tags: tags of its directory, by number.
     """
 
     path: Path
@@ -79,27 +79,27 @@ class Page:
 
     @property
     def width(self) -> int:
-        """Columns of pixels, before they are turned upright."""
+        """Width in pixels, before rotation."""
         return self._number(_WIDTH, 0)
 
     @property
     def height(self) -> int:
-        """Rows of pixels, before they are turned upright."""
+        """Height in pixels, before rotation."""
         return self._number(_HEIGHT, 0)
 
     @property
     def bits(self) -> int:
-        """Bits of the first sample; Pillow refuses files in which others have other depths."""
+        """Bits of the first sample; Pillow refuses files of several depths."""
         return self._numbers(_BITS, 1)[0]
 
     @property
     def samples(self) -> int:
-        """Samples of a pixel."""
+        """Samples per pixel."""
         return self._number(_SAMPLES, 1)
 
     @property
     def photometric(self) -> int:
-        """Meaning of a sample, as TIFF numbers it."""
+        """Photometric interpretation, as TIFF numbers it."""
         return self._number(_PHOTOMETRIC, _WHITE_IS_ZERO)
 
     @property
@@ -109,12 +109,12 @@ class Page:
 
     @property
     def planes(self) -> bool:
-        """Whether each colour is stored by itself."""
+        """Whether each colour is stored in a plane of its own."""
         return self._number(_PLANAR, 1) == _SEPARATE and self.samples > 1
 
     @property
     def stated(self) -> int | None:
-        """Number of bits that are used, where the file says so and they are fewer; of 8 bits all are."""
+        """Number of bits in use, where the file states fewer than it stores; None for all. Of 8 bits all are in use."""
         if self.bits <= 8:
             return None  # the largest level of a dark picture, not a depth
         for tag in (_MAXIMUM, _NAMED_MAXIMUM):
@@ -131,7 +131,7 @@ class Page:
         return self._numbers(_FORMAT, _UNSIGNED)[0] == _SIGNED
 
     def decode(self) -> Image.Image:
-        """The page, upright, in a mode of Pillow's of 8 bits.
+        """Decode the page, rotated, in an 8-bit mode of Pillow's.
 
         Raises:
             BadInputError: samples whose grey levels aren't known.
@@ -173,20 +173,20 @@ class Page:
         raise BadInputError(f"{self.path} has {self.bits} bits a sample and {what}: that is not read.", HINT)
 
     def _opened(self, changes: dict[int, int] | None = None) -> TiffImagePlugin.TiffImageFile:
-        """The page in Pillow, with other values of some tags."""
+        """Open the page in Pillow, with some tags changed."""
         changes = {**(changes or {})}
         if self.samples == 1 and self._number(_PLANAR, 1) == _SEPARATE:
-            changes[_PLANAR] = 1  # alike for one sample, but Pillow forgets the bits and the polarity over it
+            changes[_PLANAR] = 1  # equivalent for one sample, where Pillow ignores bits and polarity
         if self.path.stat().st_size > LARGEST_FILE:
             raise BadInputError(f"{self.path} is too large: at most 1 GiB is read.", "Scale it down.")
         data = self.path.read_bytes()
         if not self.first or changes:
             data = _alone(data, self.offset, changes)
-        # Not by its path: a raw file would be mapped into memory, and Pillow forgets to turn what it maps.
+        # Not by its path: an uncompressed file would be mapped into memory, and Pillow doesn't rotate what it maps.
         return TiffImagePlugin.TiffImageFile(io.BytesIO(data))
 
     def _by_samples(self) -> Image.Image:
-        """A layout that Pillow unpacks, with the values that its samples have in the file."""
+        """Decode a layout that Pillow unpacks, by the values of its samples."""
         associated = _ASSOCIATED in self._numbers(_EXTRA, 0)[:1]
         if not self.grey and (associated or (self.bits == 16 and self.planes)):
             self._refuse("a MaxSampleValue, with colours in planes or multiplied by alpha")
@@ -210,7 +210,7 @@ class Page:
         return self._scaled(values.reshape(*values.shape[:2], -1))
 
     def _unpacked(self) -> Image.Image:
-        """Samples of a number of bits that Pillow doesn't know: it gives the bytes, as a picture of them."""
+        """Decode samples of a depth that Pillow doesn't support, which it decompresses as a picture of bytes."""
         compression, places = self._number(_COMPRESSION, 1), self.width * self.samples
         row = (places * self.bits + 7) // 8
         held = sum(self._numbers(_STRIP_BYTES, 0)) if compression == 1 and 8 < self.bits < 16 else 0
@@ -243,14 +243,14 @@ class Page:
         return ImageOps.exif_transpose(upright)
 
     def _orientation(self) -> int:
-        """By the tag, else by XMP, as Pillow reads it from a page that it knows."""
+        """Orientation by the tag, else by XMP, as Pillow reads it."""
         with self._opened(_AS_BYTES) as image:
             return int(image.getexif().get(_ORIENTATION, 1))
 
     def _scaled(self, values: NDArray[np.integer[Any]]) -> Image.Image:
-        """Samples (height, width, channels) as the file has them, negative ones as large ones → 8 bits."""
+        """Samples (height, width, channels) as in the file, negative ones as large unsigned ones → 8 bits."""
         channels, largest = values.shape[-1], int(values.max())
-        stated = self.stated is not None and not largest >> self.stated  # else the statement is wrong
+        stated = self.stated is not None and not largest >> self.stated  # else the stated depth is wrong
         used = self.stated if stated and self.stated else min(self.bits, MOST_BITS)
         if largest >> used or (self.signed and self.bits <= MOST_BITS and not stated):
             self._refuse_pixels()
@@ -270,10 +270,10 @@ class Page:
 
 
 def picture(path: Path) -> Page:
-    """The page that is the picture of a file: the only one that is not a reduced copy or a mask of another.
+    """Find the page that is the picture of a file: the only one that isn't a reduced copy or a mask of another.
 
     Raises:
-        BadInputError: several pages are pictures, or the picture is in a directory below the page's own.
+        BadInputError: several pages are pictures, or the picture is in a subdirectory of the page.
     """
     with open(path, "rb") as file:
         head = file.read(16)
@@ -292,14 +292,14 @@ def picture(path: Path) -> Page:
 
 
 def _pages(file: BinaryIO, head: bytes) -> list[tuple[int, bool]]:
-    """Where the directory of each page begins, and whether it is a reduced copy or a mask of another."""
+    """List the offset of each page's directory, and whether it is a reduced copy or a mask of another."""
     order, big = "<" if head[:2] == b"II" else ">", head[:4] in MAGIC[2:]
     count, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")
     (place,) = struct.unpack_from(order + pointer, head, 8 if big else 4)
     size = os.fstat(file.fileno()).st_size
-    found: dict[int, bool] = {}
-    while place and place not in found:
-        if len(found) == _MOST_PAGES:
+    pages: dict[int, bool] = {}
+    while place and place not in pages:
+        if len(pages) == _MOST_PAGES:
             raise ValueError(f"more than {_MOST_PAGES} pages")
         file.seek(min(place, size))
         start = file.read(struct.calcsize(count))
@@ -307,13 +307,13 @@ def _pages(file: BinaryIO, head: bytes) -> list[tuple[int, bool]]:
         if place + len(start) + entries * entry > size:
             raise EOFError("image file is truncated")
         content = file.read(entries * entry)
-        found[place] = any(_copy(order, content[at : at + entry]) for at in range(0, len(content), entry))
+        pages[place] = any(_copy(order, content[at : at + entry]) for at in range(0, len(content), entry))
         (place,) = struct.unpack(order + pointer, file.read(struct.calcsize(pointer)))
-    return list(found.items())
+    return list(pages.items())
 
 
 def _copy(order: str, entry: bytes) -> bool:
-    """Whether a directory's entry says that the page is a reduced copy or a mask of another."""
+    """Whether a directory entry marks the page as a reduced copy or a mask of another."""
     tag, kind = struct.unpack_from(order + "HH", entry)
     if tag not in (_SUBFILE, _OLD_SUBFILE) or kind not in (3, 4):
         return False
@@ -322,7 +322,7 @@ def _copy(order: str, entry: bytes) -> bool:
 
 
 def _alone(content: bytes, offset: int, changes: dict[int, int]) -> bytes:
-    """A file with the page at `offset` as its only one, and other values of some of its tags."""
+    """Make a file with the page at `offset` as its only one, with some tags changed."""
     data = bytearray(content)
     order, big = "<" if data[:2] == b"II" else ">", bytes(data[:4]) in MAGIC[2:]
     count, entry, pointer = ("Q", 20, "Q") if big else ("H", 12, "I")
@@ -338,7 +338,7 @@ def _alone(content: bytes, offset: int, changes: dict[int, int]) -> bytes:
 
 
 def _by_libtiff(image: TiffImagePlugin.TiffImageFile, rawmode: str) -> None:
-    """Have the samples of an opened page unpacked by libtiff, compressed or not, in the order that `rawmode` says."""
+    """Have the samples of an opened page unpacked by libtiff, compressed or not, in the byte order of `rawmode`."""
     image.tile = [image.tile[0]._replace(
         codec_name="libtiff", extents=(0, 0, *image._tile_size), offset=0, args=(rawmode, False, image.tag_v2.offset)
     )]  # fmt: skip
@@ -346,17 +346,17 @@ def _by_libtiff(image: TiffImagePlugin.TiffImageFile, rawmode: str) -> None:
 
 
 def _unpack(packed: PixelArray, bits: int, count: int) -> NDArray[np.uint16]:
-    """Rows of bytes → rows of `count` numbers, packed from the highest bit on."""
-    found = np.empty((len(packed), count), np.uint16)
+    """Unpack rows of bytes into rows of `count` numbers, most significant bit first."""
+    values = np.empty((len(packed), count), np.uint16)
     padded = np.pad(packed, ((0, 0), (0, 2)))
     first = np.arange(count) * bits
     place, shift = first // 8, (24 - bits - first % 8).astype(np.uint32)
-    step = max(1, (1 << 22) // max(1, count))  # rows at a time: a few times their size is needed
+    step = max(1, (1 << 22) // max(1, count))  # rows at a time, to limit the temporary memory
     for start in range(0, len(packed), step):
         rows = padded[start : start + step].astype(np.uint32)
         three = rows[:, place] << 16 | rows[:, place + 1] << 8 | rows[:, place + 2]
-        found[start : start + step] = three >> shift & ((1 << bits) - 1)
-    return found
+        values[start : start + step] = three >> shift & ((1 << bits) - 1)
+    return values
 
 
 def _tuple(value: Any) -> tuple[Any, ...]:

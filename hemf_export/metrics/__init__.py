@@ -1,1 +1,1 @@
-"""How good a classifier is on labelled images, and how far two models are apart on the same ones."""
+"""Metrics of a classifier on labelled images, and differences of two models on the same images."""

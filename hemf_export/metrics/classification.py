@@ -1,4 +1,4 @@
-"""Metrics of a classifier on labelled images, all classes together and each alone, and ROC curves.
+"""Metrics of a classifier on labelled images, overall and by class, and ROC curves.
 
 Definitions are scikit-learn's, where it has them.
 """
@@ -33,13 +33,13 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class RocCurve:
-    """True positive rate over false positive rate, from (0, 0) to (1, 1), straight between the points.
+    """ROC curve: true positive rate over false positive rate, from (0, 0) to (1, 1), linear between the points.
 
     Args:
-        name: of the class, or "macro".
-        false_positive_rate: never falling.
-        true_positive_rate: the same.
-        area: below it.
+        name: the class, or "macro".
+        false_positive_rate: not decreasing.
+        true_positive_rate: not decreasing.
+        area: area under the curve (AUC).
     """
 
     name: str
@@ -51,22 +51,22 @@ class RocCurve:
 def summarize(
     labels: Sequence[int], logits: NDArray[np.float32], classes: Sequence[str], output: ModelOutput = LOGITS
 ) -> dict[str, Any]:
-    """What is known of a classifier from its logits of labelled images, in plain types.
+    """Compute all metrics of a classifier from its logits of labelled images, in plain types.
 
     Args:
         labels: true classes, n of them.
-        logits: (n, number of classes); scores of any other kind with `output`.
+        logits: (n, classes); other scores with `output`.
         classes: names, in the order of the logits.
-        output: what the scores are.
+        output: meaning of the scores.
 
     Returns:
-        `accuracy`, `balanced_accuracy` (mean recall of the classes that there are), `macro_precision`, `macro_recall`
-        and `macro_f1` (of the classes that are true or predicted), `mcc` (0 where it is undefined, as in scikit-learn),
-        `kappa` (Cohen's), `auc` (one against the rest, mean over the classes; `auc_left_out` names those that have
-        none, as all images are theirs or none is), `ece` (see `expected_calibration_error`), `brier` (see
-        `brier_score`), `recall` of each class, the `confusion` matrix (row: true class) and the mean cross-entropy,
-        `loss`. Kappa and AUC are None where they are undefined. Where a logit is not finite, all figures but `images`
-        are: such an image has no class, though NumPy's argmax gives it one.
+        `accuracy`, `balanced_accuracy` (mean recall of the classes with images), `macro_precision`, `macro_recall` and
+        `macro_f1` (over the classes that are true or predicted), `mcc` (0 where it is undefined, as in scikit-learn),
+        `kappa` (Cohen's), `auc` (one against the rest, mean over the classes; `auc_left_out` names classes of no image
+        or of all, which have none), `ece` (see `expected_calibration_error`), `brier` (see `brier_score`), `recall` by
+        class, the `confusion` matrix (rows: true classes) and `loss`, the mean cross-entropy. Kappa and AUC are None
+        where they are undefined. Where a logit is not finite, all metrics but `images` are None: such an image has no
+        class, though NumPy's argmax gives it one.
     """
     truth = np.asarray(labels)
     if not np.isfinite(logits).all():
@@ -77,7 +77,7 @@ def summarize(
     logs = output.log_probabilities(logits)
     # Of logits by their logarithms: where logits tie, probabilities must too, for the ranks of the AUC.
     probabilities = output.probabilities(logits) if output.of_probabilities else np.exp(logs)
-    found: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "images": len(truth),
         "accuracy": float(accuracy_score(truth, predicted)),
         "balanced_accuracy": float(recall[np.isin(indices, truth)].mean()),
@@ -90,24 +90,24 @@ def summarize(
         "confusion": confusion_matrix(truth, predicted, labels=indices).tolist(),
         "loss": float(-logs[np.arange(len(truth)), truth].mean()),
     }
-    return found
+    return summary
 
 
 def expected_calibration_error(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Mean distance between confidence and accuracy, over `ECE_BINS` bins of equal width weighted by their images.
+    """Expected calibration error: mean gap between confidence and accuracy, over `ECE_BINS` equal bins, by images.
 
     Guo et al. 2017, equation 3: the confidence is the largest probability, bin m is ((m - 1) / M, m / M].
     """
     confidence = probabilities.max(1)
     right = probabilities.argmax(1) == truth
-    # A tie of three classes has the confidence 1/3, an edge: which side rounding puts it on must not decide.
+    # A tie of three classes has the confidence 1/3, the edge of a bin: rounding must not decide on its side.
     bins = np.clip(np.ceil(confidence * ECE_BINS - _ROUNDING).astype(np.int64) - 1, 0, ECE_BINS - 1)
     gaps = np.bincount(bins, weights=confidence - right, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(truth))
 
 
 def brier_score(truth: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Squared distance of the probabilities from the true class, summed over the classes: 0 to 2 (Brier 1950)."""
+    """Brier score: mean squared distance of the probabilities from the true class, 0 to 2 (Brier 1950)."""
     target = np.eye(probabilities.shape[1])[truth]
     return float(((probabilities - target) ** 2).sum(1).mean())
 
@@ -117,9 +117,9 @@ def by_class(
 ) -> dict[str, dict[str, Any]]:
     """Precision, recall (sensitivity), specificity, F1, support (images) and AUC of each class against the rest.
 
-    Precision is 0 where the class was never predicted, recall and F1 where it has no image, as in scikit-learn;
+    As in scikit-learn, precision is 0 where the class was never predicted, recall and F1 where it has no image;
     specificity is None where all images are of the class, AUC where all or none are. Where a probability is not
-    finite, all figures but the support are None.
+    finite, all but the support are None.
 
     Args:
         labels: true classes, n of them.
@@ -134,11 +134,11 @@ def by_class(
     columns = precision_recall_fscore_support(labels, predicted, labels=indices, average=None, zero_division=0.0)
     confusion = confusion_matrix(labels, predicted, labels=indices)
     areas = {curve.name: curve.area for curve in roc_curves(labels, probabilities, classes)}
-    found = {}
+    metrics = {}
     for index, (name, precision, recall, f1, support) in enumerate(zip(classes, *columns, strict=True)):
         rest = len(labels) - int(support)
         false_positives = int(confusion[:, index].sum() - confusion[index, index])
-        found[name] = {
+        metrics[name] = {
             "precision": float(precision),
             "recall": float(recall),
             "specificity": (rest - false_positives) / rest if rest else None,
@@ -146,14 +146,16 @@ def by_class(
             "support": int(support),
             "auc": areas.get(name),
         }
-    return found
+    return metrics
 
 
 def roc_curves(
     labels: Sequence[int], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> tuple[RocCurve, ...]:
-    """The curve of each class against the rest; classes that all images or none are of have none, and none has one
-    where a probability is not finite."""
+    """Compute the ROC curve of each class against the rest.
+
+    Classes of no image or of all have none; where a probability is not finite, none has.
+    """
     if not np.isfinite(probabilities).all():
         return ()
     truth = np.asarray(labels)
@@ -167,17 +169,17 @@ def roc_curves(
 
 
 def mean_curve(curves: Sequence[RocCurve], name: str = "macro") -> RocCurve:
-    """The mean true positive rate at each false positive rate; so its area is the mean of the areas.
+    """Average the true positive rates at each false positive rate, so that the area is the mean of the areas.
 
-    A rise straight up is kept as one: at each rate that occurs, the curves are read from the left and from the right.
+    Vertical steps are kept: at each rate that occurs, the curves are read from the left and from the right.
 
     Args:
         curves: at least one.
-        name: of the result.
+        name: name of the result.
     """
     rates = np.unique(np.concatenate([curve.false_positive_rate for curve in curves]))
     sides = []
-    for sign in (-1, 1):  # np.interp takes the last of several points at one place: the first, seen backwards
+    for sign in (-1, 1):  # of points with equal x, np.interp takes the last: mirrored, that is the first
         read = [
             np.interp(sign * rates, (sign * curve.false_positive_rate)[::sign], curve.true_positive_rate[::sign])
             for curve in curves
@@ -188,7 +190,7 @@ def mean_curve(curves: Sequence[RocCurve], name: str = "macro") -> RocCurve:
 
 
 def _unknown(images: int, classes: Sequence[str]) -> dict[str, Any]:
-    """The figures of `summarize` where there are none."""
+    """Result of `summarize` where a logit is not finite."""
     names = ("accuracy", "balanced_accuracy", "macro_precision", "macro_recall", "macro_f1", "mcc", "kappa", "auc")
     return {
         "images": images,
@@ -204,7 +206,7 @@ def _unknown(images: int, classes: Sequence[str]) -> dict[str, Any]:
 def _beyond_chance(
     truth: NDArray[np.int64], predicted: NDArray[np.int64], indices: NDArray[np.int64]
 ) -> dict[str, Any]:
-    """MCC and kappa. One class on both sides is all agreement and all chance: scikit-learn warns of it."""
+    """Compute MCC and kappa, which are undefined with one class on both sides: scikit-learn warns of that."""
     if len(np.union1d(truth, predicted)) < 2:
         return {"mcc": 0.0, "kappa": None}
     return {
@@ -216,7 +218,7 @@ def _beyond_chance(
 def _of_probabilities(
     truth: NDArray[np.int64], probabilities: NDArray[np.float64], classes: Sequence[str]
 ) -> dict[str, Any]:
-    """Figures of the probabilities (n, classes), beyond which one is the largest."""
+    """Compute the metrics of the probabilities (n, classes) beyond their argmax: AUC, ECE, Brier score."""
     areas, left_out = [], []
     for index, name in enumerate(classes):
         own = truth == index

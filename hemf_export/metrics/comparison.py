@@ -1,7 +1,7 @@
-"""Two models' scores of the same images, compared: the one place where the difference of two models is computed.
+"""Compare two models' scores of the same images: the only place where differences of models are computed.
 
 Parity after an export, agreement of FP16 and INT8 graphs, golden images, the check before a benchmark and verification
-all use `compare`. Each quantity has one name here, in Python as in JSON and manifests.
+all use `compare`. Each quantity has one name, in Python as in JSON and manifests.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _NAN = float("nan")
 
 @dataclass(frozen=True)
 class LogitDifference:
-    """Absolute difference of a score, over all classes and images: of a probability where the models give those.
+    """Absolute difference of the scores, over all classes and images: of probabilities where the models output those.
 
     Args:
-        max: the largest.
-        mean: the mean.
-        p99: the 99th percentile.
-        relative: the largest, as a share of the reference's largest score.
+        max: maximum.
+        mean: mean.
+        p99: 99th percentile.
+        relative: maximum as a share of the reference's largest score.
     """
 
     max: float
@@ -48,8 +48,8 @@ class McNemar:
     """McNemar's exact test of whether two models are right on the same share of images (McNemar 1947).
 
     Args:
-        losses: images that only the reference is right on.
-        gains: images that only the candidate is right on.
+        losses: images that only the reference classifies correctly.
+        gains: images that only the candidate classifies correctly.
     """
 
     losses: int
@@ -57,9 +57,9 @@ class McNemar:
 
     @property
     def p_value(self) -> float:
-        """Two-sided, of the binomial distribution with even chances; 1 where there is neither loss nor gain."""
-        tosses = self.losses + self.gains
-        return min(1.0, 2 * float(special.bdtr(min(self.losses, self.gains), tosses, 0.5))) if tosses else 1.0
+        """Two-sided p-value of the binomial test with p = 1/2; 1 without losses and gains."""
+        trials = self.losses + self.gains
+        return min(1.0, 2 * float(special.bdtr(min(self.losses, self.gains), trials, 0.5))) if trials else 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for JSON."""
@@ -74,22 +74,22 @@ class Comparison:
     side, the differences are NaN and there are no accuracies.
 
     Args:
-        images: how many.
+        images: number of images.
         changed: indices of the images whose class changed.
         not_finite: indices of the images with a score that is not finite, on either side; they have no class.
         logit_difference: absolute difference of the scores.
-        largest_logit: the reference's largest score, absolute.
-        cosine: mean cosine of an image's two vectors of scores; 1 where both are zero.
-        least_cosine: the smallest.
-        kl_divergence: of the candidate's probabilities from the reference's, mean, in nats.
-        expected: changes of class to be expected on other images like these.
-        accuracy: the candidate's; None without labels.
-        reference_accuracy: the reference's.
-        balanced_accuracy: the candidate's mean recall of the classes that occur.
-        reference_balanced_accuracy: the reference's.
+        largest_logit: largest absolute score of the reference.
+        cosine: mean cosine similarity of the two score vectors of an image; 1 where both are zero.
+        least_cosine: smallest cosine similarity.
+        kl_divergence: mean KL divergence of the candidate's probabilities from the reference's, in nats.
+        expected: changes of class to expect on other images like these.
+        accuracy: accuracy of the candidate; None without labels.
+        reference_accuracy: accuracy of the reference.
+        balanced_accuracy: balanced accuracy of the candidate: mean recall of the classes that occur.
+        reference_balanced_accuracy: balanced accuracy of the reference.
         accuracy_drop_interval_points: 95 % bootstrap interval of the drop in accuracy.
         mcnemar: whether the accuracies differ by more than chance.
-        output: what the scores are.
+        output: meaning of the scores.
     """
 
     images: int
@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def finite(self) -> bool:
-        """Whether every score on both sides is."""
+        """Whether all scores of both models are finite."""
         return not self.not_finite
 
     @property
@@ -121,12 +121,12 @@ class Comparison:
 
     @property
     def accuracy_drop_points(self) -> float | None:
-        """Drop in accuracy."""
+        """Drop in accuracy, in percentage points."""
         return _points(self.reference_accuracy, self.accuracy)
 
     @property
     def balanced_accuracy_drop_points(self) -> float | None:
-        """Drop in balanced accuracy."""
+        """Drop in balanced accuracy, in percentage points."""
         return _points(self.reference_balanced_accuracy, self.balanced_accuracy)
 
     def to_dict(self) -> dict[str, Any]:
@@ -167,9 +167,9 @@ def compare(
     Args:
         candidate: scores (n, classes).
         reference: scores (n, classes), in the same order.
-        labels: true classes (n,), where they are known.
-        output: what the scores are.
-        seed: for the bootstrap.
+        labels: true classes (n,), if known.
+        output: meaning of the scores.
+        seed: seed of the bootstrap.
     """
     assert candidate.shape == reference.shape, "the same images on both sides"
     ours, theirs = candidate.astype(np.float64), reference.astype(np.float64)
@@ -238,10 +238,10 @@ _EARLIER_NAMES = {
 
 
 def drop_interval(losses: int, gains: int, images: int, seed: int = 0) -> tuple[float, float]:
-    """95 % paired bootstrap interval of the drop in accuracy, in points: percentiles over sets of images drawn anew.
+    """Compute the 95 % paired bootstrap interval of the drop in accuracy, in percentage points.
 
-    An image stays the same on both sides, so that a set's drop is known from how many of its images became wrong
-    (`losses`) and right (`gains`). Drawn with replacement, these counts are multinomial: no set has to be made.
+    Resampling is paired, so that the drop of a resample follows from how many of its images became wrong (`losses`) and
+    right (`gains`). With replacement these counts are multinomial, and are drawn directly.
     """
     shares = np.array([losses, gains, images - losses - gains]) / images
     drawn = np.random.default_rng(seed).multinomial(images, shares, _RESAMPLES)
@@ -250,7 +250,7 @@ def drop_interval(losses: int, gains: int, images: int, seed: int = 0) -> tuple[
 
 
 def mcnemar(candidate: NDArray[np.bool_], reference: NDArray[np.bool_]) -> McNemar:
-    """Count losses and gains from whether each image (n,) is right on either side."""
+    """Count losses and gains, given whether each model classifies each image (n,) correctly."""
     return McNemar(int((reference & ~candidate).sum()), int((candidate & ~reference).sum()))
 
 
@@ -261,7 +261,7 @@ def _difference(absolute: NDArray[np.float64], largest: float) -> LogitDifferenc
 
 
 def _cosines(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cosine of each row and its partner. A row of zeros has no direction: it equals another one, and nothing else."""
+    """Cosine similarity row by row. Two rows of zeros have 1, a row of zeros and any other 0."""
     norms = np.linalg.norm(ours, axis=1), np.linalg.norm(theirs, axis=1)
     product = norms[0] * norms[1]
     cosines = (ours * theirs).sum(1) / np.where(product > 0, product, 1.0)

@@ -1,8 +1,8 @@
-"""Changes of class to be expected on other images, estimated from how far a candidate's logits moved on some.
+"""Estimate the changes of class to expect on other images, from how far a candidate's logits moved on some.
 
-A few hundred images hardly show a drop of half a point by counting: one image more or less decides. How far the margins
-moved, and how many images lie near the border between their two likeliest classes, tells more: it needs no image to
-cross.
+Counting hardly shows a drop of half a point on a few hundred images: a single image decides. How far the margins moved,
+and how many images are near the decision boundary between their two most likely classes, tells more, even where no
+image crosses it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _NEAR_LEAST = 10
 
 @dataclass(frozen=True)
 class ExpectedChanges:
-    """Shares of the images, in other sets of images like these.
+    """Expected changes of class, as shares of the images of other sets like this one.
 
     Args:
-        changes: expected to change class.
-        losses: expected to become wrong, at worst; all changes where nobody knows the labels.
-        gains: expected to become right; never more than losses.
+        changes: images expected to change class.
+        losses: images expected to become wrong, at worst; all changes without labels.
+        gains: images expected to become right; never more than losses.
     """
 
     changes: float
@@ -33,19 +33,19 @@ class ExpectedChanges:
     gains: float
 
     def times(self, factor: float) -> ExpectedChanges:
-        """Multiply the changes, the losses and the gains."""
+        """Scale the changes, losses and gains."""
         return ExpectedChanges(self.changes * factor, self.losses * factor, self.gains * factor)
 
     def likely_drop(self, images: int) -> float:
-        """The drop in accuracy, in points, that another set of so many images exceeds once in 20 times at most."""
-        # Rare events, each image for itself: losses and gains are Poisson distributed, and their difference decides.
+        """Upper 95 % bound of the drop in accuracy on another set of so many images, in percentage points."""
+        # Rare and independent: losses and gains are Poisson distributed, and the drop is their difference (Skellam).
         losses, gains = _poisson(images * self.losses), _poisson(images * self.gains)
         difference = np.convolve(losses, gains[::-1])  # from -(len(gains) - 1) up
         place = int(np.searchsorted(np.cumsum(difference), CONFIDENCE * difference.sum()))
         return 100 * (place - (len(gains) - 1)) / images
 
     def likely_changes(self, images: int) -> float:
-        """The share of a set of so many images whose class changes, exceeded once in 20 times at most."""
+        """Upper 95 % bound of the share of changed images in another set of so many."""
         cumulated = np.cumsum(_poisson(images * self.changes))
         return float(np.searchsorted(cumulated, CONFIDENCE * cumulated[-1])) / images
 
@@ -53,7 +53,7 @@ class ExpectedChanges:
 def estimate(
     candidate: NDArray[np.floating], reference: NDArray[np.floating], labels: NDArray[np.int64] | None
 ) -> ExpectedChanges:
-    """Estimate them from finite logits (n, classes) of the same images, and their labels (n,) where there are any."""
+    """Estimate expected changes from finite logits (n, classes) of the same images, and labels (n,) if known."""
     if reference.shape[1] < 2:
         return ExpectedChanges(0.0, 0.0, 0.0)
     candidate, reference = candidate.astype(np.float64), reference.astype(np.float64)
@@ -61,23 +61,23 @@ def estimate(
     first, second = np.argsort(reference, 1)[:, :-3:-1].T
     margins = reference[rows, first] - reference[rows, second]
     moved = candidate[rows, first] - candidate[rows, second] - margins
-    # Images far from the border often move less or more than those that may cross it: these alone tell.
+    # Images far from the boundary often move less or more than those that may cross it: only these count.
     order = np.argsort(margins, kind="stable")
     near = order[: max(_NEAR_LEAST, round(_NEAR_SHARE * len(rows)))]
     spread = math.sqrt(float((moved[near] ** 2).mean()))
     changes = 0.0 if spread == 0 else _crossings(margins[order], len(near), spread)
     if labels is None:
         return ExpectedChanges(changes, changes, 0.0)
-    # With one more of each kind: ten images without a loss don't prove that there is none. Nor do a few prove that
-    # changes do good: of the two shares, the larger is taken for the losses.
+    # Add-one smoothing: ten images without a loss don't prove that there is none. Nor do a few prove that changes are
+    # improvements: the larger of the two shares is taken for the losses.
     shares = [(float((side[near] == labels[near]).sum()) + 1) / (len(near) + 2) for side in (first, second)]
     return ExpectedChanges(changes, changes * max(shares), changes * min(shares))
 
 
 def _crossings(margins: NDArray[np.float64], near: int, spread: float) -> float:
-    """Mean of Φ(−margin / spread) over sorted margins, those of the nearest images spread evenly from zero up.
+    """Mean of Φ(−margin / spread) over sorted margins; those of the nearest images are taken as uniform from zero up.
 
-    One image that happens to lie on the border would count for half a change, whatever the noise.
+    Otherwise one image that happens to be on the boundary would count as half a change, whatever the noise.
     """
     border = float(margins[near - 1])
     far = sum(_beyond(margin / spread) for margin in margins[near:])
@@ -94,7 +94,7 @@ def _beyond(deviations: float) -> float:
 
 
 def _poisson(mean: float) -> NDArray[np.float64]:
-    """Probabilities of 0, 1, 2 … as far as they matter."""
+    """Poisson probabilities of 0, 1, 2 … up to where they are negligible."""
     counts = np.arange(math.ceil(mean + 10 * math.sqrt(mean)) + 12)
     logs = counts * math.log(max(mean, 1e-300)) - mean - np.array([math.lgamma(count + 1) for count in counts])
     return np.exp(logs)

@@ -1,1 +1,1 @@
-"""Model files, whatever their kind: checkpoints, ONNX files and engines; what they are, and what they predict."""
+"""Model files of any kind (checkpoints, ONNX files, engines), their descriptions, runners and proofs."""

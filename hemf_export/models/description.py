@@ -1,4 +1,4 @@
-"""What a model file says of itself: the same stands in an ONNX file's metadata, its manifest and an engine's."""
+"""Description of a model, stored in an ONNX file's metadata, in its manifest and in an engine's."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from hemf_export.files.model_output import ModelOutput, OutputType
 from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import ModelInput, SourceSize
 
-Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # the last: ONNX Runtime on a CPU, float32 in between
+Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # int8-cpu: for ONNX Runtime on a CPU, float32 between products
 InputType = Literal["float32", "uint8"]
 
 
 @dataclass(frozen=True)
 class Description:
-    """What one of our files says of itself.
+    """Description that a file carries of its model.
 
     Args:
-        name: of the network's configuration.
+        name: name of the network's configuration.
         classes: class names, in the order of the scores.
-        preprocess: images to input.
-        precision: of the graph.
+        preprocess: preprocessing of images.
+        precision: precision of the graph.
         input_type: float32 takes normalized (N, 3, H, W); uint8 takes raw RGB pixels (N, H, W, 3).
         batch: fixed batch size, or None for any.
-        checkpoint_sha256: of the checkpoint file that it was made from.
-        versions: of the tools that made it.
-        source_size: of the raw images that the graph resizes itself; None where they come to it resized.
-        reading: how that checkpoint was to be read, where its file leaves a choice.
-        output_type: what the numbers are that the graph gives; see `files.model_output`.
+        checkpoint_sha256: hash of the checkpoint file that it was made from.
+        versions: versions of the packages that made it.
+        source_size: size of the raw images that the graph resizes itself; None where they are resized beforehand.
+        reading: how that checkpoint was read, where its file leaves a choice.
+        output_type: meaning of the graph's output; see `files.model_output`.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Description:
 
     @property
     def input(self) -> ModelInput:
-        """What the file takes of an image."""
+        """Input of the model."""
         return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
 
     @property
     def output(self) -> ModelOutput:
-        """What the file gives of an image."""
+        """Output of the model."""
         return ModelOutput(self.output_type)
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Description:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Description:
-        """The inverse of `to_dict`; what was written before there were source sizes and output types gives logits."""
+        """Read what `to_dict` gave, also before there were source sizes and output types (logits then)."""
         _check_kinds(values)
         special = {
             "classes": tuple(values["classes"]),
@@ -84,14 +84,14 @@ class Description:
 
     @classmethod
     def from_manifest(cls, path: Path, manifest: dict[str, Any]) -> Description:
-        """What the manifest of the engine `path` says of the model.
+        """Read the description from the manifest of the engine `path`.
 
         Raises:
-            BadInputError: it says nothing of it, or nonsense.
+            BadInputError: it is missing or invalid.
         """
         try:
-            told = {"source_size": None, "reading": None, "output_type": "logits", **manifest}
-            return cls.from_dict({field.name: told[field.name] for field in dataclasses.fields(cls)})
+            values = {"source_size": None, "reading": None, "output_type": "logits", **manifest}
+            return cls.from_dict({field.name: values[field.name] for field in dataclasses.fields(cls)})
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
                 f"The manifest of {path} doesn't tell classes and preprocessing: {error}.", "Build the engine again."
@@ -99,7 +99,7 @@ class Description:
 
 
 def _check_kinds(values: dict[str, Any]) -> None:
-    """Raise ValueError where a value is not of the kind that `Description.to_dict` gives."""
+    """Raise ValueError where a value has another type than `Description.to_dict` gives."""
     batch, classes = values["batch"], values["classes"]
     right = {
         "name": isinstance(values["name"], str),

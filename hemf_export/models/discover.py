@@ -1,26 +1,25 @@
-"""What lies in a folder: our ONNX files, and the checkpoints that they were made from."""
+"""Find our ONNX files in a folder, and the checkpoints that they were made from."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.models.model_file import CheckpointFile, ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import CheckpointFile, ModelFile, OnnxFile
 
 
 def onnx_files(folder: Path) -> list[OnnxFile]:
-    """Our ONNX files in `folder`, by name; others are passed over."""
+    """List our ONNX files in `folder`, by name; others are ignored."""
     return [file for file in OnnxFile.all_in(folder) if file.stored_description is not None]
 
 
 def the_float32_file(folder: Path) -> Path:
-    """The one float32 ONNX file of ours in `folder`.
+    """Find the only float32 ONNX file of ours in `folder`.
 
     Raises:
-        BadInputError: none, or several: they are listed.
+        BadInputError: there is none, or several, which the message lists.
     """
-    ours = [file.path for file in onnx_files(folder) if file.precision == "fp32"]
+    ours = [file.path for file in onnx_files(folder) if file.description.precision == "fp32"]
     shown = folder.resolve()
     if len(ours) == 1:
         return ours[0]
@@ -37,12 +36,12 @@ def the_float32_file(folder: Path) -> Path:
 
 
 def checkpoint_of(folder: Path, sha256: str) -> CheckpointFile | None:
-    """The checkpoint in `folder` with that hash."""
+    """Find the checkpoint in `folder` with that hash; None for none."""
     return next((file for file in CheckpointFile.all_in(folder) if file.sha256 == sha256), None)
 
 
 def origin_of(folder: Path, sha256: str) -> ModelFile | None:
-    """What files with that `checkpoint_sha256` were made from, in `folder`: a checkpoint, or another's ONNX file."""
+    """Find what files with that `checkpoint_sha256` were made from: a checkpoint, or an ONNX file that isn't ours."""
     others = (file for file in OnnxFile.all_in(folder) if not file.is_ours and _has_content(file, sha256))
     return checkpoint_of(folder, sha256) or next(others, None)
 

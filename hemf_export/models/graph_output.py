@@ -1,10 +1,11 @@
-"""What a classifier of unknown origin gives of an image, by its operators and by running it on a few images.
+"""Recognize whether a classifier of unknown origin outputs logits or probabilities: by its operators, and by a run.
 
-Ends in a softmax, a sigmoid or anything else that stays between 0 and 1: probabilities. So are rows that sum to 1
-wherever they come from, as of a softmax that is written out, or of several networks averaged. All else are logits.
+An output that ends in a softmax, a sigmoid or anything else bounded by 0 and 1 is probabilities. So are rows that sum
+to 1, whatever computes them, such as a softmax of elementary operators or an average of several networks. All others
+are logits.
 
-What operators tell is interval arithmetic from the output back to what bounds it: a sigmoid lies between 0 and 1, and
-so does what is cut from it, averaged over it or written out as 1 / (1 + exp(-x)).
+The bounds come from interval arithmetic over the operators: a sigmoid is between 0 and 1, and so are slices and means
+of it, and 1 / (1 + exp(-x)).
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from hemf_export.files.model_output import ModelOutput
 
 Interval = tuple[float, float]
 Given = Literal["logits", "probabilities"]
-IMAGES = 4  # of noise: rows of logits that sum to 1 in all of them are no accident
+IMAGES = 4  # of noise: if the scores of all of them sum to 1, that is no accident
 _SEED = 20250
-_ROUNDING = 1e-5  # what float32 and float16 lose of a value, and of a sum of a thousand of them
-_SUM_ROUNDING = 2e-3
+_ROUNDING = 1e-5  # rounding error of a value
+_SUM_ROUNDING = 2e-3  # rounding error of a sum of a thousand float16 values
 FLOATS = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 _OTHER_FLOATS = onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16
 
 _ANY: Interval = (-math.inf, math.inf)
-_LARGEST_CONSTANT = 1_000_000  # numbers that are looked through
-_DEEPEST = 100  # nodes behind each other that are followed
+_LARGEST_CONSTANT = 1_000_000  # elements of a constant whose range is computed
+_DEEPEST = 100  # length of a chain of nodes that is followed
 
 _KNOWN: dict[str, Interval] = {
     **dict.fromkeys(("Sigmoid", "HardSigmoid", "Softmax"), (0.0, 1.0)),
@@ -41,7 +42,7 @@ _KNOWN: dict[str, Interval] = {
     **dict.fromkeys(("Softplus", "ReduceL1", "ReduceL2", "ReduceSumSquare"), (0.0, math.inf)),
     "LogSoftmax": (-math.inf, 0.0),
 }
-# Operators that give values which they take, or means of them.
+# Operators whose output is made of values of their input, or of means of those.
 _KEPT = (
     *("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast", "CastLike", "Transpose", "Dropout", "Expand"),
     *("Slice", "Split", "Gather", "GatherND", "GatherElements", "Tile", "ReduceMean", "ReduceMax", "ReduceMin"),
@@ -51,13 +52,13 @@ _KEPT = (
 
 @dataclass(frozen=True)
 class Recognized:
-    """What was found out of a graph's output.
+    """Recognized output of a graph.
 
     Args:
-        output: what its numbers are.
-        classes: how many it tells apart.
-        sizes: of the output as it comes, None for the batch.
-        notes: what a user should know of it.
+        output: meaning of the output.
+        classes: number of classes.
+        sizes: shape of the raw output, None for the batch.
+        notes: remarks for the user.
     """
 
     output: ModelOutput
@@ -75,18 +76,18 @@ def recognize(
     name: str,
     given: Given | None = None,
 ) -> Recognized:
-    """Look at the graph, and run it on seeded noise.
+    """Recognize the output of a graph by its operators, and by running it on seeded noise.
 
     Args:
-        model: with one output.
-        image: shape of an image as the graph takes it, (3, S, S).
-        batch: that the graph takes alone; None for any.
-        infer: images (n, 3, S, S) → the output as it comes.
-        name: of the file, for messages.
-        given: what the output's numbers are, where a user says it.
+        model: graph with one output.
+        image: shape of an input image, (3, S, S).
+        batch: fixed batch size; None for any.
+        infer: images (n, 3, S, S) → raw output.
+        name: name of the file, for messages.
+        given: meaning of the output, if the user states it.
 
     Raises:
-        BadInputError: an output that isn't one row of numbers an image, or that may be either.
+        BadInputError: an output that isn't one row of numbers per image, or that is ambiguous.
     """
     require_floats(model.graph.output[0], name)
     rows, sizes = _run(image, batch, infer, name)
@@ -110,24 +111,24 @@ def recognize(
             )
         output = ModelOutput("probability" if bounded else "logit")
         note = (
-            f"It has a single output: it is taken for a {output.noun} that decides between two classes, the second "
+            f"It has a single output: it is read as a {output.noun} that decides between two classes, the second "
             f"beyond {output.border:g}."
         )
         return Recognized(output, 2, sizes, (note,))
     if _sum_to_one(rows) and given != "logits":
-        note = "It gives probabilities: they are taken as they are, and bounds are bounds of probabilities."
+        note = "It gives probabilities: they are used as they are, and bounds apply to probabilities."
         return Recognized(ModelOutput("probabilities"), classes, sizes, (note,))
     if bounded:
         note = (
-            "It gives numbers between 0 and 1 that don't sum to 1, as sigmoids do: each is taken for the probability "
-            "of its class, and the largest for the class of the image."
+            "It gives numbers between 0 and 1 that don't sum to 1, as sigmoids do: each is read as the probability "
+            "of its class, and the largest gives the class of the image."
         )
         return Recognized(ModelOutput("probabilities"), classes, sizes, (note,))
     return Recognized(ModelOutput("logits"), classes, sizes)
 
 
 def require_floats(output: onnx.ValueInfoProto, name: str) -> None:
-    """Refuse what can't be scores, as the index of the largest of them.
+    """Check that an output can be scores, unlike the index of the largest, for example.
 
     Raises:
         BadInputError: the output isn't a tensor of floating-point numbers.
@@ -148,15 +149,15 @@ def require_floats(output: onnx.ValueInfoProto, name: str) -> None:
 
 
 def is_row(sizes: tuple[int | None, ...], width: int, batch: int | None) -> bool:
-    """Whether an output of these sizes, None for any, is one row of `width` numbers for each image of a batch."""
-    own = sizes if batch == 1 else sizes[1:]  # the axis of a single image may be left out
+    """Whether an output of this shape, None for any size, is one row of `width` numbers per image."""
+    own = sizes if batch == 1 else sizes[1:]  # the batch axis of a single image may be missing
     known = [size for size in own if size not in (None, 1)]
     fits = batch == 1 or (bool(sizes) and sizes[0] in (None, batch))
     return fits and known in ([], [width]) and (width == 1 or None in own or known == [width])
 
 
 def output_bounds(model: onnx.ModelProto) -> list[Interval]:
-    """Bound each output of a graph for any input; infinite where operators don't tell."""
+    """Bound each output of a graph over all inputs; infinite where the operators give no bound."""
     if model.functions:
         model = inliner.inline_local_functions(model)
     graph = _Graph(model.graph)
@@ -169,7 +170,7 @@ def _run(
     infer: Callable[[NDArray[np.float32]], NDArray[np.generic]],
     name: str,
 ) -> tuple[NDArray[np.float64], tuple[int | None, ...]]:
-    """What the graph gives of some images of noise, a row each, and the sizes of its output."""
+    """Run the graph on images of noise: a row per image, and the shape of the raw output."""
     generator = np.random.default_rng(_SEED)
     size = batch or IMAGES
     parts: list[NDArray[np.float64]] = []
@@ -181,7 +182,7 @@ def _run(
             raise BadInputError(
                 f"{name} gives numbers of the shape {tuple(raw.shape)} for {size} image{'s' * (size > 1)}; expected "
                 f"one row an image, ({size}, classes).",
-                "A classifier of whole images is needed; heat maps and several heads are none.",
+                "A classifier of whole images is needed; heatmaps and several heads are none.",
             )
         parts.append(raw.reshape(size, -1).astype(np.float64))
     return np.concatenate(parts), sizes
@@ -196,7 +197,7 @@ def _sum_to_one(rows: NDArray[np.float64]) -> bool:
 
 
 class _Graph:
-    """A graph's values by their names."""
+    """Intervals of a graph's values, by name."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._nodes = {name: node for node in graph.node for name in node.output if name}
@@ -230,7 +231,7 @@ class _Graph:
         return _ANY
 
     def is_part(self, numerator: str, denominator: str) -> bool:
-        """Whether a value is a sum of `numerator`, which isn't negative, and other values that aren't."""
+        """Whether `denominator` is a sum of `numerator` and others, none negative: the quotient is at most 1 then."""
         node = self._nodes.get(denominator)
         if node is None:
             return False
@@ -257,8 +258,8 @@ def _product(one: float, other: float) -> float:
     return 0.0 if one == 0 or other == 0 else one * other
 
 
-def _hull(found: list[Interval]) -> Interval:
-    return min(low for low, _ in found), max(high for _, high in found)
+def _hull(inputs: list[Interval]) -> Interval:
+    return min(low for low, _ in inputs), max(high for _, high in inputs)
 
 
 def _multiplied(one: Interval, other: Interval) -> Interval:
@@ -274,20 +275,20 @@ def _inverse(of: Interval) -> Interval:
     return min(ends), max(ends)
 
 
-def _divided(graph: _Graph, node: onnx.NodeProto, found: list[Interval]) -> Interval:
-    if found[0][0] >= 0 and graph.is_part(node.input[0], node.input[1]):
+def _divided(graph: _Graph, node: onnx.NodeProto, inputs: list[Interval]) -> Interval:
+    if inputs[0][0] >= 0 and graph.is_part(node.input[0], node.input[1]):
         return 0.0, 1.0
-    return _multiplied(found[0], _inverse(found[1]))
+    return _multiplied(inputs[0], _inverse(inputs[1]))
 
 
-def _clipped(graph: _Graph, node: onnx.NodeProto, found: list[Interval]) -> Interval:
+def _clipped(graph: _Graph, node: onnx.NodeProto, inputs: list[Interval]) -> Interval:
     ends = {attribute.name: attribute.f for attribute in node.attribute}  # before opset 11
     low, high = ends.get("min", -math.inf), ends.get("max", math.inf)
     if len(node.input) > 1 and node.input[1]:
         low = graph.interval(node.input[1])[0]
     if len(node.input) > 2 and node.input[2]:
         high = graph.interval(node.input[2])[1]
-    return min(max(found[0][0], low), high), max(min(found[0][1], high), low)
+    return min(max(inputs[0][0], low), high), max(min(inputs[0][1], high), low)
 
 
 def _summed(of: Interval) -> Interval:
@@ -304,30 +305,30 @@ def _magnitude(of: Interval) -> Interval:
     return (0.0 if of[0] < 0 < of[1] else min(low, high)), max(low, high)
 
 
-def _averaged(graph: _Graph, node: onnx.NodeProto, found: list[Interval]) -> Interval:
-    return _hull([*found, (0.0, 0.0)])  # padding may count
+def _averaged(graph: _Graph, node: onnx.NodeProto, inputs: list[Interval]) -> Interval:
+    return _hull([*inputs, (0.0, 0.0)])  # padding may be included
 
 
 _RULES: dict[str, _Rule] = {
-    "Add": lambda graph, node, found: (found[0][0] + found[1][0], found[0][1] + found[1][1]),
-    "Sum": lambda graph, node, found: (sum(one[0] for one in found), sum(one[1] for one in found)),
-    "Sub": lambda graph, node, found: (found[0][0] - found[1][1], found[0][1] - found[1][0]),
-    "Mul": lambda graph, node, found: _multiplied(found[0], found[1]),
+    "Add": lambda graph, node, inputs: (inputs[0][0] + inputs[1][0], inputs[0][1] + inputs[1][1]),
+    "Sum": lambda graph, node, inputs: (sum(one[0] for one in inputs), sum(one[1] for one in inputs)),
+    "Sub": lambda graph, node, inputs: (inputs[0][0] - inputs[1][1], inputs[0][1] - inputs[1][0]),
+    "Mul": lambda graph, node, inputs: _multiplied(inputs[0], inputs[1]),
     "Div": _divided,
-    "Reciprocal": lambda graph, node, found: _inverse(found[0]),
-    "Neg": lambda graph, node, found: (-found[0][1], -found[0][0]),
-    "Abs": lambda graph, node, found: _magnitude(found[0]),
-    "Relu": lambda graph, node, found: (max(0.0, found[0][0]), max(0.0, found[0][1])),
-    "Exp": lambda graph, node, found: _exponential(found[0]),
-    "Sqrt": lambda graph, node, found: (
-        math.sqrt(max(0.0, found[0][0])), math.sqrt(max(0.0, found[0][1]))
+    "Reciprocal": lambda graph, node, inputs: _inverse(inputs[0]),
+    "Neg": lambda graph, node, inputs: (-inputs[0][1], -inputs[0][0]),
+    "Abs": lambda graph, node, inputs: _magnitude(inputs[0]),
+    "Relu": lambda graph, node, inputs: (max(0.0, inputs[0][0]), max(0.0, inputs[0][1])),
+    "Exp": lambda graph, node, inputs: _exponential(inputs[0]),
+    "Sqrt": lambda graph, node, inputs: (
+        math.sqrt(max(0.0, inputs[0][0])), math.sqrt(max(0.0, inputs[0][1]))
     ),
     "Clip": _clipped,
-    "ReduceSum": lambda graph, node, found: _summed(found[0]),
+    "ReduceSum": lambda graph, node, inputs: _summed(inputs[0]),
     "AveragePool": _averaged,
-    "Max": lambda graph, node, found: (max(one[0] for one in found), max(one[1] for one in found)),
-    "Min": lambda graph, node, found: (min(one[0] for one in found), min(one[1] for one in found)),
-    "Mean": lambda graph, node, found: _hull(found),
-    "Concat": lambda graph, node, found: _hull(found),
-    "Where": lambda graph, node, found: _hull(found[1:]),
+    "Max": lambda graph, node, inputs: (max(one[0] for one in inputs), max(one[1] for one in inputs)),
+    "Min": lambda graph, node, inputs: (min(one[0] for one in inputs), min(one[1] for one in inputs)),
+    "Mean": lambda graph, node, inputs: _hull(inputs),
+    "Concat": lambda graph, node, inputs: _hull(inputs),
+    "Where": lambda graph, node, inputs: _hull(inputs[1:]),
 }  # fmt: skip

@@ -1,4 +1,9 @@
-"""A float32 ONNX file to calibrate: one of ours, or any image classifier with one image input."""
+"""A float32 ONNX file to quantize: one of ours, or any image classifier with one image input.
+
+Preparing a graph for quantization changes it: an older opset is lifted, norms are folded, blocks are rewritten for a
+backend, shape arithmetic becomes constants. `check_prepared` compares it with its file on a few images, before hours of
+calibration. The proof at the end is against the file as well, so a change of meaning can't hide; here it is named.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +11,39 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
 
 from hemf_export.calibration.session import Session
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.images.images import Preprocess
-from hemf_export.models import graph_output, onnx_file
+from hemf_export.metrics.comparison import compare
+from hemf_export.models import graph_output, onnx_model
 from hemf_export.models.description import Description
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 
 _ONNX = ("", "ai.onnx")  # its own domain
 _SHOWN = 3  # operators in a message
+CHECK_IMAGES = 4  # that a prepared graph is compared with its file on
+# Shares of the scores' variation between images and of the largest score: other float32 summation orders give less.
+_OF_SPREAD, _ROUNDING = 5e-3, 1e-5
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a file that isn't ours doesn't say.
+    """What a user states about a file that isn't ours; None for the default.
 
     Args:
-        mean: per channel, of values in 0 … 1.
-        std: the same.
+        mean: mean per channel, of values in 0 … 1.
+        std: standard deviation per channel, of values in 0 … 1.
         mode: "crop" or "squash"; see `images.images.Preprocess`.
-        classes: names, in the order of the outputs.
-        gives: what its output's numbers are, where its operators don't tell.
+        classes: class names, in the order of the outputs.
+        gives: whether the output is logits or probabilities, where its operators don't tell.
     """
 
     mean: tuple[float, float, float] | None = None
@@ -56,13 +68,12 @@ class Assumptions:
 
 @dataclass(frozen=True)
 class Source:
-    """A float32 file, parsed.
+    """A parsed float32 file.
 
     Args:
-        file: run as it lies there, it is the reference of what is made from it. Its description is what it says of
-            itself, or what is assumed of it.
-        proto: its content, weights in other files included.
-        notes: what a user should know of how it was read.
+        file: the file, which is the reference for all graphs made from it.
+        proto: its content, with external weights loaded.
+        notes: remarks for the user on how it was read.
     """
 
     file: OnnxFile
@@ -71,33 +82,52 @@ class Source:
 
     @property
     def description(self) -> Description:
-        """What the file says of itself, or what is assumed of it."""
+        """Description in the file, or the assumed one."""
         return self.file.description
 
     @property
     def sha256(self) -> str:
-        """Hash of the file and its weights."""
+        """Hash of the file and its external weights."""
         return self.file.content_sha256
 
     def session(self) -> Session:
-        """The file itself in ONNX Runtime, nothing of it changed.
+        """Load the file itself, unchanged, in ONNX Runtime.
 
         Raises:
-            BadInputError: ONNX Runtime doesn't take it.
+            BadInputError: ONNX Runtime can't load it.
         """
-        return Session(self.file.path, stream=True, output=self.file.output)
+        return Session(self.file.path, stream=True, output=self.file.description.output)
+
+
+@dataclass(frozen=True)
+class PreparationCheck:
+    """Comparison of a prepared graph with the file that it was read from.
+
+    Args:
+        images: number of images.
+        max_logit_difference: largest absolute difference of a score.
+        notes: remarks for the user.
+    """
+
+    images: int
+    max_logit_difference: float
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, for a manifest."""
+        return {"images": self.images, "max_logit_difference": self.max_logit_difference}
 
 
 def read(path: Path, assumptions: Assumptions | None = None) -> Source:
     """Parse a float32 file, ours or not.
 
     Args:
-        path: of the file.
-        assumptions: about a file that isn't ours; None for the defaults.
+        path: the file.
+        assumptions: what the user states about a file that isn't ours; None for the defaults.
 
     Raises:
-        BadInputError: not an ONNX file, not float32, not one image input and one row of logits out, weights that are
-            not contained, or assumptions about a file that tells itself.
+        BadInputError: not an ONNX file, not float32, not one image input and one row of scores, external weights that
+            are refused, or assumptions about a file of ours, which has a description.
     """
     assumptions = assumptions or Assumptions()
     file = OnnxFile.open(path)
@@ -108,29 +138,29 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
                 "Leave out `mean`, `std`, `mode` and `classes`.",
             )
         proto = file.read()
-        if file.precision != "fp32":
-            raise BadInputError(f"{path} is {file.precision} already.", "Start from the float32 file.")
+        if file.description.precision != "fp32":
+            raise BadInputError(f"{path} is {file.description.precision} already.", "Start from the float32 file.")
         return Source(file, proto)
     proto = file.read()
     side, batch = _image_input(path, proto)
     session = Session(path)
-    found = graph_output.recognize(
+    recognized = graph_output.recognize(
         proto, (3, side, side), batch, lambda images: session.run(images)[0], name=str(path), given=assumptions.gives
     )
-    onnx_file.state_output(proto, found.sizes, batch)
+    onnx_model.state_output(proto, recognized.sizes, batch)
     standard = Preprocess.for_size(side, assumptions.mode or "crop")
     mean, std = assumptions.mean or standard.mean, assumptions.std or standard.std
-    classes = assumptions.classes or tuple(f"class_{index}" for index in range(found.classes))
-    if len(classes) != found.classes:
-        what = "two classes of the one output" if found.output.single else f"{found.classes} outputs"
+    classes = assumptions.classes or tuple(f"class_{index}" for index in range(recognized.classes))
+    if len(classes) != recognized.classes:
+        what = "two classes of the one output" if recognized.output.single else f"{recognized.classes} outputs"
         hint = "Name both, the one that a low number stands for first: `classes=(a, b)`."
         raise BadInputError(
             f"{len(classes)} class names for the {what} of {path}.",
-            hint if found.output.single else "Name each: `classes=(a, b, c)`.",
+            hint if recognized.output.single else "Name each: `classes=(a, b, c)`.",
         )
-    notes = [f"{path.name} is not a file of hemf-export: blocks are groups of its nodes.", *found.notes]
+    notes = [f"{path.name} is not a file of hemf-export: blocks are groups of its nodes.", *recognized.notes]
     if assumptions.mean is None or assumptions.std is None:
-        notes.append(f"It doesn't tell its preprocessing: mean {mean} and std {std} are assumed (`mean`, `std`).")
+        notes.append(f"It doesn't state its preprocessing: mean {mean} and std {std} are assumed (`mean`, `std`).")
     if foreign := sorted({f"{node.domain}:{node.op_type}" for node in proto.graph.node if node.domain not in _ONNX}):
         notes.append(
             f"{', '.join(foreign[:_SHOWN])} are not operators of ONNX but of one runtime: they stay in float32, and "
@@ -145,35 +175,35 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
         batch=batch,
         checkpoint_sha256=file.content_sha256,
         versions=artifacts.versions(),
-        output_type=found.output.kind,
+        output_type=recognized.output.kind,
     )
     return Source(file.assuming(description), proto, tuple(notes))
 
 
-def read_origin(path: Path, made: Sequence[Description]) -> Source:
+def read_origin(path: Path, derived: Sequence[Description]) -> Source:
     """Parse the float32 file that files of ours were made from; see `origin`.
 
     Raises:
-        BadInputError: see `read`; another's file that none of them was made from.
+        BadInputError: see `read` and `origin`.
     """
     file = OnnxFile.open(path)
     if file.is_ours:
         return read(path)
-    file = origin(file, made)
+    file = origin(file, derived)
     return Source(file, file.read())
 
 
-def origin(file: OnnxFile, made: Sequence[Description]) -> OnnxFile:
-    """Describe another's float32 file by the files that were made from it.
+def origin(file: OnnxFile, derived: Sequence[Description]) -> OnnxFile:
+    """Describe a float32 file that isn't ours by the files that were made from it.
 
     Args:
-        file: that isn't ours.
-        made: what files of ours say of themselves: classes and preprocessing are theirs.
+        file: an ONNX file that isn't ours.
+        derived: descriptions of files of ours, which give classes and preprocessing.
 
     Raises:
         BadInputError: none of them was made from it.
     """
-    own = next((description for description in made if description.checkpoint_sha256 == file.content_sha256), None)
+    own = next((description for description in derived if description.checkpoint_sha256 == file.content_sha256), None)
     if own is None:
         raise BadInputError(
             f"{file.path} is not a file of hemf-export, and none of the files beside it was made from it.",
@@ -182,12 +212,75 @@ def origin(file: OnnxFile, made: Sequence[Description]) -> OnnxFile:
     return file.assuming(dataclasses.replace(own, precision="fp32"))
 
 
+def check_prepared(
+    model: ir.Model, original: Session, batches: Sequence[NDArray[np.generic]], *, alone: bool
+) -> PreparationCheck:
+    """Compare a prepared graph with its file, and the file with itself at another batch size.
+
+    Args:
+        model: the prepared float32 graph.
+        original: the file itself.
+        batches: network input of a few images.
+        alone: whether the file takes any batch size, and so each image alone.
+
+    Raises:
+        BadInputError: the graph computes something else than the file, or the file isn't deterministic or finite.
+    """
+    reference = _logits(original, batches)
+    count, noun = len(reference), original.output.noun
+    if not np.isfinite(reference).all():
+        raise BadInputError(f"{original.name} itself gives logits that are not finite on {count} images.")
+    allowed = _rounding(reference)
+    difference = _largest_difference(_logits(original, batches), reference)
+    if not difference <= allowed:
+        raise BadInputError(
+            f"{original.name} gives different {noun}s in each run: one differs by {difference:.3g} on the same images.",
+            "It has an operator that draws random numbers: export the model after model.eval().",
+        )
+    largest = _largest_difference(_logits(Session(model, output=original.output), batches), reference)
+    if not largest <= allowed:
+        raise BadInputError(
+            f"{original.name}, brought to the opset and form that FP16 and INT8 need, is another model: "
+            f"a {noun} differs by {largest:.3g} on {count} images.",
+            "An operator of it has another meaning in newer opsets: export the model again with opset 19 or newer.",
+        )
+    if not (alone and original.any_batch):
+        return PreparationCheck(count, largest)
+    singles = [batch[place : place + 1] for batch in batches for place in range(len(batch))]
+    difference = _largest_difference(_logits(original, singles), reference)
+    if difference <= allowed:
+        return PreparationCheck(count, largest)
+    note = (
+        f"{original.name} gives other logits for an image alone than in a batch of {count} (up to "
+        f"{difference:.3g}): it was traced with a fixed batch. What is proven here is a batch of 4."
+    )
+    return PreparationCheck(count, largest, (note,))
+
+
+def _logits(session: Session, batches: Sequence[NDArray[np.generic]]) -> NDArray[np.float32]:
+    return np.concatenate([session.logits(batch) for batch in batches])
+
+
+def _rounding(reference: NDArray[np.float32]) -> float:
+    """Largest difference from the reference's scores that float32 rounding explains.
+
+    It is relative to how much the scores vary between images, which may be little beside the scores themselves.
+    """
+    exact = reference.astype(np.float64)
+    spread = float(np.abs(exact - exact.mean(0)).max())
+    return max(_OF_SPREAD * spread, _ROUNDING * float(np.abs(exact).max()))
+
+
+def _largest_difference(candidate: NDArray[np.float32], reference: NDArray[np.float32]) -> float:
+    return compare(candidate, reference).logit_difference.max
+
+
 def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None]:
-    """Side of the image in pixels, and the fixed batch or None."""
-    inputs = onnx_file.inputs(proto.graph)
+    """Read the side of the input image in pixels, and the fixed batch or None."""
+    inputs = onnx_model.inputs(proto.graph)
     signatures = (
-        [onnx_file.signature(value) for value in inputs],
-        [onnx_file.signature(value) for value in proto.graph.output],
+        [onnx_model.signature(value) for value in inputs],
+        [onnx_model.signature(value) for value in proto.graph.output],
     )
     problem = BadInputError(
         f"{path}: found the inputs {'; '.join(signatures[0]) or 'none'} and the outputs "
@@ -200,7 +293,7 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None]:
     sizes = inputs[0].type.tensor_type.shape.dim
     if len(sizes) and sizes[0].HasField("dim_value") and sizes[0].dim_value == 0:
         raise BadInputError(f"{path}: the batch of its input is 0.", "Export it with a batch that is named, or of 1.")
-    image = onnx_file.sizes(inputs[0])
+    image = onnx_model.sizes(inputs[0])
     if image is None or len(image) != 4 or image[1] != 3 or image[2] != image[3] or image[2] is None:
         raise problem
     return image[2], image[0]

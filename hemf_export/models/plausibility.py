@@ -1,16 +1,18 @@
-"""Is a model any better than guessing on labelled images? Where it isn't, it mostly gets other input than it was made
-for, or its classes have other names: nothing that is proven of it later would show that.
+"""Check that a model is better than guessing on labelled images.
 
-What a model gave of images is all in their confusion matrix: how often it is right, how often it would be by guessing
-(its answers dealt out to the images at random, as in Cohen's kappa), and how often under other names of its classes.
+One that isn't mostly gets other input than it was trained on, or its classes are in another order; comparing it with
+itself in another format wouldn't show that.
 
-- *No better than guessing*: a one-sided exact binomial test of the images that are right against guessing isn't
-  significant at 5 %, and kappa is below 0.2. The second spares a fair model on few images. Where even a model that is
-  always right couldn't pass, with four images or of one class, nothing is said.
-- *Other names*: the assignment of outputs to classes with the most images right. It is told where a fifth of the images
-  more are right, more than by guessing and more than under the names that it has, both at 0.1 % after counting how many
-  assignments there are.
-- *Other input*: channels in the other order, or other ranges of values, on a part of the images; told by the same rule.
+The confusion matrix has all that is needed: the accuracy, the accuracy by chance (predictions assigned to images at
+random, as in Cohen's kappa), and the accuracy with classes in another order.
+
+- *No better than guessing*: a one-sided exact binomial test of the accuracy against chance isn't significant at 5 %,
+  and kappa is below 0.2, which spares a fair model on few images. Where even a perfect model couldn't pass, such as
+  with four images or one class, nothing is reported.
+- *Another order of classes*: the assignment of outputs to classes with the highest accuracy. It is reported where a
+  fifth of the images more are correct, more than by chance and more than in the present order, both significant at
+  0.1 %, corrected for the number of assignments.
+- *Other input*: channels in reverse order, or other ranges of values, tried on a part of the images, by the same rule.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from hemf_export.images import folders
 from hemf_export.images.folders import LabelledImages
 from hemf_export.images.model_input import ModelInput
 
-IMAGES = 64  # that other input is tried on
+IMAGES = 64  # for trying other input
 _LEVEL, _STRICT_LEVEL = 0.05, 0.001
 _LEAST_KAPPA = 0.2  # slight agreement ends there (Landis and Koch 1977)
 _FAR_BETTER = 0.2  # of the images
@@ -42,40 +44,40 @@ Counts = NDArray[np.int64]
 
 
 def look(
-    images: LabelledImages, scores: NDArray[np.floating], taken: ModelInput, infer: Infer, batch: int = IMAGES
+    images: LabelledImages, scores: NDArray[np.floating], model_input: ModelInput, infer: Infer, batch: int = IMAGES
 ) -> tuple[str, ...]:
-    """What is to be doubted of a model, in words; empty where nothing is, or nothing can be told.
+    """List doubts about a model, in words; empty where there are none, or without labels.
 
     Args:
-        images: with or without labels.
-        scores: what the model gave of them, (n, classes).
-        taken: how they become its input.
-        infer: input of a batch → scores, to try other input.
-        batch: images that `infer` takes at a time.
+        images: images, with or without labels.
+        scores: the model's scores of them, (n, classes).
+        model_input: how images become its input.
+        infer: network input of a batch → scores, to try other input.
+        batch: batch size of `infer`.
     """
     if images.labels is None or not np.isfinite(scores).all():
         return ()
     counts = confusion(images.labels, scores)
-    found = doubts(counts, images.classes)
-    if found and guessing(counts):
+    remarks = doubts(counts, images.classes)
+    if remarks and guessing(counts):
         some = images.spread(max(IMAGES, batch))
         whole = some.select(range(len(some) // batch * batch or len(some)))  # a fixed batch takes no others
-        found = (*found, *_other_input(whole, taken, infer, batch))
-    return found
+        remarks = (*remarks, *_other_input(whole, model_input, infer, batch))
+    return remarks
 
 
 def doubts(counts: Counts, classes: Sequence[str]) -> tuple[str, ...]:
-    """What a confusion matrix gives to doubt, in words.
+    """List the doubts that a confusion matrix raises, in words.
 
     Args:
-        counts: by true and predicted class.
-        classes: their names.
+        counts: images by true and predicted class.
+        classes: class names.
     """
-    found = []
+    remarks = []
     order = other_names(counts)
     if guessing(counts) and order is None:
         right, images, chance = int(np.trace(counts)), int(counts.sum()), _chance(counts)
-        found.append(
+        remarks.append(
             f"No better than guessing: right on {right} of {images} images ({right / images:.1%}, balanced "
             f"{_balanced(counts):.1%}; by guessing {chance:.1%}): {_CAUSES}."
         )
@@ -83,23 +85,23 @@ def doubts(counts: Counts, classes: Sequence[str]) -> tuple[str, ...]:
         named = [classes[index] for index in order]
         shown = ", ".join(named[:_SHOWN]) + " …" * (len(named) > _SHOWN)
         right = int(counts[order, np.arange(len(order))].sum())
-        found.append(
+        remarks.append(
             f"With its classes in another order it would be right on {right / counts.sum():.1%} of the images, not "
             f"{np.trace(counts) / counts.sum():.1%}: the outputs seem to be {shown}."
         )
-    return tuple(found)
+    return tuple(remarks)
 
 
 def confusion(labels: Sequence[int], scores: NDArray[np.floating]) -> Counts:
-    """Images by true and predicted class."""
+    """Count images by true and predicted class."""
     classes = scores.shape[1]
-    found = np.zeros((classes, classes), np.int64)
-    np.add.at(found, (np.asarray(labels), scores.argmax(1)), 1)
-    return found
+    matrix = np.zeros((classes, classes), np.int64)
+    np.add.at(matrix, (np.asarray(labels), scores.argmax(1)), 1)
+    return matrix
 
 
 def guessing(counts: Counts) -> bool:
-    """Whether nothing shows that a model does better than guess; False where nothing could."""
+    """Whether a model isn't shown to be better than guessing; False where too few images could show it."""
     images, right, chance = int(counts.sum()), int(np.trace(counts)), _chance(counts)
     if not images:
         return False
@@ -111,9 +113,9 @@ def guessing(counts: Counts) -> bool:
 
 
 def other_names(counts: Counts) -> NDArray[np.int64] | None:
-    """For each output the class that it seems to stand for, where that is another order by far better; else None."""
+    """Order of classes that fits the outputs far better than the present one; None where there is none."""
     images, outputs = int(counts.sum()), np.arange(len(counts))
-    # Of the best ones the nearest: nothing is known of outputs that were never the largest.
+    # Of equally good ones the closest to the present order: outputs that were never the largest tell nothing.
     truth, predicted = linear_sum_assignment(counts * (len(counts) + 1) + np.eye(len(counts)), maximize=True)
     order = np.empty(len(counts), np.int64)
     order[predicted] = truth
@@ -123,7 +125,7 @@ def other_names(counts: Counts) -> NDArray[np.int64] | None:
         return None
     right = int(counts[order, outputs].sum())
     chance = float((counts.sum(1)[order] * counts.sum(0)).sum()) / images**2
-    allowed = math.log(_STRICT_LEVEL) - math.lgamma(len(counts) + 1)  # so many orders could have been the best
+    allowed = math.log(_STRICT_LEVEL) - math.lgamma(len(counts) + 1)  # Bonferroni, over all orders
     better = binom.logsf(gained - 1, gained + lost, 0.5) < allowed and binom.logsf(right - 1, images, chance) < allowed
     return order if better else None
 
@@ -138,14 +140,14 @@ def _balanced(counts: Counts) -> float:
     return float((np.diag(counts)[present] / counts.sum(1)[present]).mean())
 
 
-def _other_input(images: LabelledImages, taken: ModelInput, infer: Infer, batch: int) -> list[str]:
-    """The other input that the model does far better on, in words; of several the best."""
+def _other_input(images: LabelledImages, model_input: ModelInput, infer: Infer, batch: int) -> list[str]:
+    """Describe the other input that the model does far better on, if there is one; of several the best."""
     assert images.labels is not None
     labels = np.asarray(images.labels)
     right: dict[str, NDArray[np.bool_]] = {}
     start = 0
-    for pixels in folders.batches(images, taken, batch):
-        for name, inputs in _inputs(pixels, taken).items():
+    for pixels in folders.batches(images, model_input, batch):
+        for name, inputs in _inputs(pixels, model_input).items():
             predicted = infer(inputs).argmax(1)
             part = predicted == labels[start : start + len(pixels)]
             right[name] = np.concatenate([right[name], part]) if name in right else part
@@ -160,14 +162,14 @@ def _other_input(images: LabelledImages, taken: ModelInput, infer: Infer, batch:
     return [f"With {best} it would be right on {shares}."]
 
 
-def _inputs(pixels: NDArray[np.uint8], taken: ModelInput) -> dict[str, NDArray[np.generic]]:
-    """What the model gets now, under an empty name, and what it may have been made for."""
+def _inputs(pixels: NDArray[np.uint8], model_input: ModelInput) -> dict[str, NDArray[np.generic]]:
+    """Present input, under an empty name, and other input that the model may have been trained on."""
     turned = np.ascontiguousarray(pixels[..., ::-1])
-    found = {"": taken.network(pixels), "channels in the order blue, green, red": taken.network(turned)}
-    if taken.raw:
-        return found
+    variants = {"": model_input.network(pixels), "channels in the order blue, green, red": model_input.network(turned)}
+    if model_input.raw:
+        return variants
     values = pixels.transpose(0, 3, 1, 2).astype(np.float32)
-    return found | {
+    return variants | {
         "values from 0 to 255": values,
         "values from 0 to 255, channels in the order blue, green, red": np.ascontiguousarray(values[:, ::-1]),
         "values from 0 to 1 (mean 0, std 1)": values / 255,

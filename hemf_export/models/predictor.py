@@ -1,4 +1,4 @@
-"""A model that is ready to classify images, and what it makes of them. Knows nothing of files of models."""
+"""A loaded model that classifies images. Independent of model files."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from PIL import Image
 from scipy import special
 
 from hemf_export.files.errors import BadInputError, CheckFailedError, UsageError
-from hemf_export.files.model_output import ModelOutput
 from hemf_export.files.processors import usable_cores
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images import folders, image_list
 from hemf_export.images.folders import LabelledImages
 from hemf_export.images.grey_levels import GreyLevels
-from hemf_export.images.images import PixelArray, Preprocess, decode, of_memory
+from hemf_export.images.images import PixelArray, decode, of_memory
 from hemf_export.images.model_input import ModelInput
-from hemf_export.models.description import Description, Precision
+from hemf_export.models.description import Description
 from hemf_export.models.runners import Runner
 
 BATCH = 8
@@ -33,14 +32,14 @@ Picture = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of an image.
+    """Prediction for one image.
 
     Args:
-        path: the image; empty for one that came from memory.
-        label: the most likely class.
-        probability: of that class.
-        probabilities: of every class, in the order of the model's classes; their sum is 1, but for a file that gives
-            them itself.
+        path: the image file; empty for an image from memory.
+        label: most likely class.
+        probability: probability of that class.
+        probabilities: probability of every class, in the order of the model's classes; they sum to 1, unless the model
+            itself outputs other probabilities.
     """
 
     path: Path
@@ -51,12 +50,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Faults:
-    """What is wrong with some of many images, so that all of them can be named.
+    """Faults of images, collected so that all can be reported.
 
     Args:
-        messages: of images that can't be decoded.
-        sizes: height and width of images that the file doesn't take.
-        levels: grey levels of all.
+        messages: errors of images that can't be decoded.
+        sizes: height and width of images that the model doesn't take.
+        levels: grey levels of all images.
     """
 
     messages: dict[Path, str] = field(default_factory=dict)
@@ -65,21 +64,21 @@ class _Faults:
 
     @property
     def any(self) -> bool:
-        """Whether an image can't be classified."""
+        """Whether any image can't be classified."""
         return bool(self.messages or self.sizes)
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model that is ready to classify.
+    """A loaded model.
 
     Args:
-        description: of the model: its classes in the order of the scores, and how images become its input.
-        runner: input to scores.
-        emulated: whether float16 is rounded here as a GPU would, which a CPU by itself doesn't.
+        description: description of the model: classes, preprocessing, input and output.
+        runner: computes scores of network input.
+        emulated: whether float16 results are rounded as on a GPU, which a CPU by itself doesn't do.
         fixed_batch: the only batch size that the runner takes; None for any.
-        filled: images that are wanted → images that have to be given, as the runner takes no batch of fewer.
-        notes: what a user should know about how the file was read.
+        filled: maps a number of images to the batch size that the runner needs for them.
+        notes: remarks for the user on how the file was read.
     """
 
     description: Description
@@ -91,40 +90,15 @@ class Predictor:
 
     @property
     def name(self) -> str:
-        """What computes the scores and the file, for reports."""
+        """Name of the runner and the file, for reports."""
         return self.runner.name
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the scores."""
-        return self.description.classes
-
-    @property
-    def preprocess(self) -> Preprocess:
-        """How images become the network's input."""
-        return self.description.preprocess
-
-    @property
-    def precision(self) -> Precision:
-        """The precision of the file; a checkpoint's is fp32."""
-        return self.description.precision
-
-    @property
-    def input(self) -> ModelInput:
-        """What the runner takes of an image."""
-        return self.description.input
-
-    @property
-    def output(self) -> ModelOutput:
-        """What the runner's scores are."""
-        return self.description.output
-
     def batch_size(self, wanted: int) -> int:
-        """How many images go through at a time where `wanted` are asked for."""
+        """Batch size that is used where `wanted` images at a time are asked for."""
         return self.fixed_batch or self.filled(wanted)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a report says of it, in plain types."""
+        """Plain types, for reports."""
         description, size = self.description, self.description.source_size
         return {
             "runner": self.name,
@@ -146,19 +120,19 @@ class Predictor:
         """Classify image files, each decoded once.
 
         Args:
-            paths: image files, and folders whose images are taken, at any depth and sorted.
+            paths: image files, and folders, whose images at any depth are taken, sorted.
             batch: images at a time; a file with a fixed batch keeps to its own.
-            progress: receives how many images are through, and what is odd about them.
+            progress: receives the number of images done, and notes on them.
 
         Returns:
-            One prediction an image, in their order.
+            One prediction per image, in order.
 
         Raises:
             BadInputError: images that are missing, don't decode or are of a size that the file doesn't take, all of
                 them named.
             CheckFailedError: logits that are not finite; the image is named.
         """
-        # A single path is a sequence too, of letters.
+        # A single string is a sequence too, of characters.
         named = [paths] if isinstance(paths, str | os.PathLike) else paths
         files = image_list.collect(named).paths
         faults, predictions = _Faults(), list[Prediction]()
@@ -169,7 +143,7 @@ class Predictor:
         if faults.messages:
             messages = [faults.messages[path] for path in files if path in faults.messages]
             raise _unreadable(messages, len(files), "Mend them or leave them out.")
-        self.input.require_sizes(dict(sorted(faults.sizes.items())))
+        self.description.input.require_sizes(dict(sorted(faults.sizes.items())))
         if files:
             parents = {path.parent for path in files}
             for odd in faults.levels.notes(str(files[0].parent) if len(parents) == 1 else f"{len(parents)} folders"):
@@ -177,21 +151,21 @@ class Predictor:
         return predictions
 
     def stream(self, images: Iterable[Picture], batch: int = BATCH) -> Iterator[Prediction]:
-        """Classify images as they come: decoded once, one batch of them held at a time.
+        """Classify images one batch at a time: each is decoded once.
 
         Args:
             images: image files, PIL images, or pixels (H, W, 3) uint8.
             batch: images at a time; a file with a fixed batch keeps to its own.
 
         Raises:
-            UsageError: a batch below 1, or something that is no image.
-            BadInputError: an image that can't be read, or is of a size that the file doesn't take.
+            UsageError: a batch below 1, or an object that is no image.
+            BadInputError: an image that can't be read, or has a size that the model doesn't take.
             CheckFailedError: logits that are not finite; the image is named.
         """
         return self._stream(images, batch, None)
 
     def _stream(self, images: Iterable[Picture], batch: int, faults: _Faults | None) -> Iterator[Prediction]:
-        """See `stream`; with `faults`, images that can't be classified are noted there, and nothing is from then on."""
+        """See `stream`; with `faults`, bad images are recorded there, and nothing is classified after the first."""
         if batch < 1:
             raise UsageError(f"The batch must be at least 1, not {batch}.")
         waiting, size = iter(images), self.batch_size(batch)
@@ -204,7 +178,7 @@ class Predictor:
                     yield from self._predictions([_path_of(image) for image, _ in kept], self.logits(pixels))
 
     def _pixels(self, image: Picture, faults: _Faults | None) -> PixelArray | None:
-        """Pixels of an image; None where it can't be classified and `faults` notes why."""
+        """Decode an image into pixels; None where it can't be classified, which `faults` records."""
         try:
             decoded = decode(Path(image)) if isinstance(image, str | os.PathLike) else of_memory(image)
         except BadInputError as error:
@@ -214,43 +188,43 @@ class Predictor:
             return None
         size = decoded.height, decoded.width
         if faults is None:
-            self.input.require_sizes({_path_of(image): size})
-            return self.input.pixels(decoded)
+            self.description.input.require_sizes({_path_of(image): size})
+            return self.description.input.pixels(decoded)
         faults.levels.look(decoded)
-        if not self.input.takes(size):
+        if not self.description.input.takes(size):
             faults.sizes[_path_of(image)] = size
             return None
-        return self.input.pixels(decoded)
+        return self.description.input.pixels(decoded)
 
     def logits(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Pixels (n, H, W, 3) uint8, as `input` takes them from images → scores (n, classes).
+        """Pixels (n, H, W, 3) uint8, as the description's `input` makes them → scores (n, classes).
 
-        They go through in batches that the file takes: of its fixed size, else all at once.
+        They are run in batches of the fixed size, else all at once.
         """
         size = self.fixed_batch or len(pixels)
         parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-        return np.concatenate([self.infer(self.input.network(part)) for part in parts])
+        return np.concatenate([self.infer(self.description.input.network(part)) for part in parts])
 
     def infer(self, inputs: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Network input of as many images as the file takes, or fewer → scores (n, classes)."""
+        """Network input of n images, at most the model's batch size → scores (n, classes)."""
         return self.runner.infer(self._filled(inputs))[: len(inputs)]
 
     def _filled(self, inputs: NDArray[np.generic]) -> NDArray[np.generic]:
-        """A short batch filled up to the size that the file takes with its last image."""
+        """Pad a short batch to the size that the runner takes, with copies of its last image."""
         missing = self.batch_size(len(inputs)) - len(inputs)
         return np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)]) if missing > 0 else inputs
 
     def _predictions(self, paths: Sequence[Path], logits: NDArray[np.float32]) -> list[Prediction]:
-        """Scores (n, classes) of n images → predictions."""
+        """Scores (n, classes) → predictions; raises CheckFailedError where scores aren't finite."""
         bad = [str(path) for path, row in zip(paths, logits, strict=True) if not np.isfinite(row).all()]
         if bad:
             raise CheckFailedError(
                 f"{self.name}: the logits of {', '.join(bad)} are not finite.",
                 "Numbers overflow on the way: take the float32 file, or an earlier checkpoint.",
             )
-        rows = self.output.probabilities(logits).tolist()
+        rows = self.description.output.probabilities(logits).tolist()
         return [
-            Prediction(path, self.classes[top], row[top], tuple(row))
+            Prediction(path, self.description.classes[top], row[top], tuple(row))
             for path, top, row in zip(paths, logits.argmax(1).tolist(), rows, strict=True)
         ]
 
@@ -260,7 +234,7 @@ def _path_of(image: object) -> Path:
 
 
 def _unreadable(messages: Sequence[str], count: int, hint: str) -> BadInputError:
-    """All images that can't be read, in one error."""
+    """One error for all images that can't be read."""
     listed = "\n  ".join(messages)
     return BadInputError(f"{len(messages)} of {count} images can't be read:\n  {listed}", hint)
 
@@ -273,15 +247,15 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def require_readable(
     images: LabelledImages, progress: Progress = SILENT, takers: Sequence[ModelInput] = ()
 ) -> tuple[str, ...]:
-    """Decode every image; notes of what is odd about them all.
+    """Decode every image to check it; returns notes on the set.
 
     Args:
-        images: files.
-        progress: receives how many are read.
-        takers: what takes them: some files want images of one size.
+        images: image files.
+        progress: receives the number of images read.
+        takers: inputs of the models, some of which need images of one size.
 
     Raises:
-        BadInputError: some can't be decoded, or are of another size; all of them are named.
+        BadInputError: some can't be decoded, or have another size; all of them are named.
     """
     sizes: dict[Path, tuple[int, int]] = {}
     levels = GreyLevels()

@@ -1,6 +1,6 @@
-"""The proof of a file: how it compares with what it was made from.
+"""Proof of a file: its comparison with the file that it was made from.
 
-It stands under "proof" in the manifest of every graph and engine; an engine carries that of its graph. Manifests of
+It is stored under "proof" in the manifest of every graph and engine; an engine has that of its graph. Manifests of
 earlier versions, which had three schemas, are read as well.
 """
 
@@ -18,19 +18,19 @@ from hemf_export.metrics.expected_changes import ExpectedChanges
 
 KEY = "proof"
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, UsageError)
-_NOISE = "seeded noise"  # how earlier manifests begin the source of images that are none
+_NOISE = "seeded noise"  # start of the image source in earlier manifests, for noise
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """Which images were used, without their paths.
+    """Record of the images that were used, without their paths.
 
     Args:
-        folder: its name, or where noise is from.
-        images: how many.
-        classes: images of each class; empty without labels.
-        names_sha256: hash of the files' names; None for noise, and where an earlier version didn't note it.
-        noise: whether they are seeded noise.
+        folder: name of the folder, or description of the noise.
+        images: number of images.
+        classes: number of images by class; empty without labels.
+        names_sha256: hash of the file names; None for noise, and in manifests of earlier versions.
+        noise: whether the images are seeded noise.
     """
 
     folder: str
@@ -63,19 +63,19 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Figures:
-    """A comparison as a manifest tells it: see `metrics.comparison.Comparison`, whose names these are.
+    """Results of a comparison, read from a manifest, under the names of `metrics.comparison.Comparison`.
 
-    What isn't known is None: without labels there is no accuracy, and earlier versions noted less.
+    Unknown values are None: without labels there is no accuracy, and earlier versions recorded less.
 
     Args:
-        values: under today's names.
+        values: results by their present names.
     """
 
     values: Mapping[str, Any]
 
     @property
     def finite(self) -> bool:
-        """Whether every score on both sides is."""
+        """Whether all scores of both models are finite."""
         return bool(self.values.get("finite", True))
 
     @property
@@ -85,27 +85,27 @@ class Figures:
 
     @property
     def max_logit_difference(self) -> float | None:
-        """The largest absolute difference of a score; None where one isn't finite."""
+        """Largest absolute difference of a score; None where one isn't finite."""
         return _number(self.values["logit_difference"].get("max"))
 
     @property
     def accuracy(self) -> float | None:
-        """The file's."""
+        """Accuracy of the file."""
         return _number(self.values.get("accuracy"))
 
     @property
     def reference_accuracy(self) -> float | None:
-        """The reference's."""
+        """Accuracy of the reference."""
         return _number(self.values.get("reference_accuracy"))
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """The file's mean recall of the classes."""
+        """Balanced accuracy of the file."""
         return _number(self.values.get("balanced_accuracy"))
 
     @property
     def reference_balanced_accuracy(self) -> float | None:
-        """The reference's."""
+        """Balanced accuracy of the reference."""
         return _number(self.values.get("reference_balanced_accuracy"))
 
     @property
@@ -115,13 +115,13 @@ class Figures:
 
     @property
     def accuracy_drop_interval_points(self) -> tuple[float, float] | None:
-        """Its 95 % bootstrap interval."""
+        """95 % bootstrap interval of the drop in accuracy."""
         interval = self.values.get("accuracy_drop_interval_points")
         return None if interval is None else (float(interval[0]), float(interval[1]))
 
     @property
     def expected(self) -> ExpectedChanges | None:
-        """Changes of class to be expected on other images like these."""
+        """Changes of class to expect on other images like these."""
         shares = [_number(self.values.get(f"expected_{name}")) for name in ("changes", "losses", "gains")]
         known = [share for share in shares if share is not None]
         return ExpectedChanges(*known) if len(known) == len(shares) else None
@@ -132,7 +132,7 @@ class Figures:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Figures:
-        """Read what a comparison gives, of an earlier version too."""
+        """Read the results of a comparison, of earlier versions too."""
         figures = cls(comparison.read(values))
         for name, member in vars(cls).items():
             if isinstance(member, property):
@@ -142,16 +142,16 @@ class Figures:
 
 @dataclass(frozen=True)
 class Proof:
-    """What shows that a file computes what it was made from, within which bounds.
+    """Evidence that a file computes the same as the file that it was made from, within stated bounds.
 
     Args:
-        images: that both were run on; none that ranges were measured on.
-        figures: how they compare.
-        float16_emulated: whether every float16 result was rounded as a GPU does.
-        calibration_images: that ranges were measured on; None where nothing was measured.
-        bound: the largest difference of a score that was allowed; None for no bound.
-        budget: the loss that was allowed; None for no budget.
-        file_as_written: what the file itself computes, see `export.written`; None for what is run as it is.
+        images: held-out images that both were run on.
+        figures: results of the comparison.
+        float16_emulated: whether every float16 result was rounded as on a GPU.
+        calibration_images: images that ranges were measured on; None where none were.
+        bound: largest difference of a score that was allowed; None for no bound.
+        budget: loss that was allowed; None for no budget.
+        file_as_written: check of the file itself, see `export.graph_writing`; None where the proof ran the file itself.
     """
 
     images: ImageRecord
@@ -198,7 +198,7 @@ class Proof:
 
 
 def of_manifest(manifest: Mapping[str, Any] | None) -> Proof | None:
-    """The proof in the manifest of a graph or an engine, of this version or an earlier one; None where there is none.
+    """Read the proof in the manifest of a graph or an engine, of earlier versions too; None where there is none.
 
     Raises:
         BadInputError: it can't be read.
@@ -214,18 +214,18 @@ def of_manifest(manifest: Mapping[str, Any] | None) -> Proof | None:
 
 
 def _earlier(manifest: Mapping[str, Any]) -> Proof | None:
-    """A proof as it was written before there was one schema: by quantization, by exports, and in engines."""
+    """Read a proof in one of the earlier schemas: of quantization, of exports, and in engines."""
     own: Mapping[str, Any] = manifest.get("proof_of_the_graph") or manifest
     figures = own.get("figures")
     parity = own.get("parity") or own.get("parity_of_the_graph")
-    told = figures if figures is not None else parity
-    if told is None:
+    entry = figures if figures is not None else parity
+    if entry is None:
         return None
-    known = {name: value for name, value in told.items() if name not in ("float16_emulated", "source", "batches")}
-    emulated, written = bool(told.get("float16_emulated", False)), own.get("file_as_written")
+    known = {name: value for name, value in entry.items() if name not in ("float16_emulated", "source", "batches")}
+    emulated, written = bool(entry.get("float16_emulated", False)), own.get("file_as_written")
     if figures is None:
-        source = str(told["source"])
-        images = ImageRecord(source, int(told["images"]), noise=source.startswith(_NOISE))
+        source = str(entry["source"])
+        images = ImageRecord(source, int(entry["images"]), noise=source.startswith(_NOISE))
         return Proof(images, Figures.from_dict(known), emulated, file_as_written=written)
     images = ImageRecord.from_dict(own["held_out_images"])
     calibrated, budget = _record(own.get("calibration_images")), _budget(own.get("budget"))

@@ -1,4 +1,4 @@
-"""One interface over what can compute scores: PyTorch and ONNX Runtime; `engines.runner` has TensorRT's."""
+"""Runners, which compute scores, of PyTorch and ONNX Runtime; `engines.runner` has TensorRT's."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from hemf_export.networks.model import HEMF
 
 
 class Runner(Protocol):
-    """Computes scores: logits, or the probabilities that a file gives in their place; see `files.model_output`.
+    """Computes scores: logits, or probabilities for a model that outputs those; see `files.model_output`.
 
-    `name` tells it from others in a report.
+    `name` identifies it in reports.
     """
 
     name: str
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Network input, as the description of the model says → scores (N, classes)."""
+        """Network input, as the model's description says → scores (N, classes)."""
         ...
 
 
 class TorchRunner:
-    """A network in PyTorch, float32, channels-last, on the CPU.
+    """Runs a network in PyTorch on the CPU: float32, channels-last.
 
     Args:
-        model: in evaluation mode.
-        name: for reports.
+        model: network in evaluation mode.
+        name: name for reports.
     """
 
     def __init__(self, model: HEMF, name: str = "PyTorch") -> None:
@@ -48,16 +48,16 @@ class TorchRunner:
 
 
 class OnnxRunner:
-    """An ONNX file, or a graph in memory, in ONNX Runtime on the CPU.
+    """Runs an ONNX file, or a graph in memory, in ONNX Runtime on the CPU.
 
     Args:
         source: the file or the graph.
-        name: for reports; the file's name by default.
-        threads: within an operator.
-        output: what the file's numbers are.
+        name: name for reports; by default the file's.
+        threads: threads within an operator.
+        output: meaning of the model's output.
 
     Raises:
-        BadInputError: ONNX Runtime doesn't take the file.
+        BadInputError: ONNX Runtime can't load the file.
     """
 
     def __init__(
@@ -72,5 +72,5 @@ class OnnxRunner:
         self.name = name or (source.name if isinstance(source, Path) else "ONNX Runtime")
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """The file's input, of any batch that it takes → scores."""
+        """Network input, of any batch size that the file takes → scores."""
         return self._session.logits(batch)

@@ -1,8 +1,7 @@
-"""Does this engine compute here what the graph computes that it was built from? Its golden images tell."""
+"""Self-test of an engine: does it compute on this machine what its graph computes, on its golden images?"""
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -10,53 +9,36 @@ import numpy as np
 from hemf_export.engines import golden
 from hemf_export.engines.golden import Golden, SelfTest
 from hemf_export.engines.runner import EngineRunner
-from hemf_export.files.errors import BadInputError, CheckFailedError
-from hemf_export.models.model_file import EngineFile
+from hemf_export.files.errors import CheckFailedError
+from hemf_export.models.description import Description
 
 
-def run(path: Path, *, cuda_graphs: bool = True) -> SelfTest:
-    """Load an engine and run its golden images.
+def require(runner: EngineRunner, known: Golden, described: Description, path: Path) -> SelfTest:
+    """Run golden images on a loaded engine, and raise where it fails.
 
-    Raises:
-        BadInputError: it has none, or they were changed; or the engine isn't what its manifest describes.
-        CheckFailedError: a logit differs by more than the manifest allows, or isn't finite.
-        MissingCapabilityError: the engine is for another GPU or TensorRT.
-    """
-    file = EngineFile.open(path)
-    with file.runner(cuda_graphs=cuda_graphs) as runner:
-        result = require(runner, file)
-    if result is None:
-        raise BadInputError(
-            f"{path} has no golden images.", "Build it with some: `build_engine()`, without `golden=0`."
-        )
-    return dataclasses.replace(result, notes=tuple(runner.notes))
-
-
-def require(runner: EngineRunner, file: EngineFile) -> SelfTest | None:
-    """Run the golden images of a loaded engine, and refuse one that fails; None where it has none.
+    Args:
+        runner: the engine.
+        known: its golden images.
+        described: its description.
+        path: its file, for the message.
 
     Raises:
-        BadInputError: the golden images were changed.
         CheckFailedError: a logit differs by more than the manifest allows, or isn't finite.
     """
-    result = compare(runner, file)
-    if result is not None and not result.passed:
+    result = compare(runner, known, described)
+    if not result.passed:
         compared, noun = result.comparison, runner.output.noun
         difference = f"a {noun} differs by {compared.logit_difference.max:.3g}, bound {result.bound:.3g}"
         what = difference if compared.finite else "NaN"
         raise CheckFailedError(
-            f"{file.path} doesn't compute what its graph does: {what} ({compared.images} golden images).",
+            f"{path} doesn't compute what its graph does: {what} ({compared.images} golden images).",
             "Don't use it on this machine. Build it again here, and test again.",
         )
     return result
 
 
-def compare(runner: EngineRunner, file: EngineFile) -> SelfTest | None:
-    """Run the golden images of a loaded engine, and leave the verdict to the caller; None where it has none."""
-    known = file.golden()
-    if known is None:
-        return None
-    described = file.description
+def compare(runner: EngineRunner, known: Golden, described: Description) -> SelfTest:
+    """Run golden images on a loaded engine, without a verdict."""
     return golden.check(
         runner,
         _filled(known, runner.interface.filled(len(known.pixels))),

@@ -1,4 +1,4 @@
-"""The shape of a HEMF network: a frozen, checked description and its three registered sizes.
+"""Configuration of a HEMF network: a frozen, validated description, and the three registered sizes.
 
 Knows nothing of weights, files or torch.
 """
@@ -13,7 +13,7 @@ from hemf_export.files.errors import BadInputError, did_you_mean
 
 STAGES = 4
 STRIDE = 32  # of the last stage: 4 in the stem, then 2 before each of stages 2 to 4
-# Beyond these a file's header asks for memory or time that no network of this kind needs.
+# Upper limits: a file's header beyond them asks for memory or time that no network of this kind needs.
 LIMITS = {
     "num_classes": 100_000,
     "width": 512,
@@ -27,7 +27,7 @@ LIMITS = {
 Branches = Literal["both", "local", "global"]
 Attention = Literal["mixed", "mhea", "ca-sa", "none"]
 Mlp = Literal["sirmlp", "irmlp", "projection", "none"]
-# What may be taken out of the network, for ablations; the first of each is the paper's whole network.
+# Parts that ablations leave out; the first of each is the paper's full network.
 CHOICES: dict[str, tuple[str, ...]] = {
     "branches": get_args(Branches),
     "attention": get_args(Attention),
@@ -37,7 +37,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class HemfConfig:
-    """Everything that fixes the tensors of a HEMF network.
+    """Everything that determines the tensors of a HEMF network.
 
     Args:
         name: label of the configuration, kept in checkpoints and reports.
@@ -49,12 +49,12 @@ class HemfConfig:
         egf_depth: layers in each EGF block.
         heads: heads of retention and of MHEA.
         memory_slots: rows of MHEA's shared external memory (64 in the paper's code).
-        branches: both, or one alone, whose last stage the head then takes without any fusion.
-        attention: Mixed Attention, its MHEA or its channel and spatial gates (CA, SA) alone, or the maps as they are.
-        mlp: what ends a fusion block: SIRMLP, IRMLP, or one 1×1 convolution and BatchNorm. One branch alone has none.
+        branches: both, or one alone, whose last stage the head then takes without fusion.
+        attention: Mixed Attention, its MHEA or its channel and spatial gates (CA, SA) alone, or none.
+        mlp: last part of a fusion block: SIRMLP, IRMLP, or a 1×1 convolution with BatchNorm. One branch alone has none.
 
     Raises:
-        BadInputError: a value that gives no network.
+        BadInputError: a value that is not valid, alone or with the others.
     """
 
     name: str = "hemf-base"
@@ -119,14 +119,14 @@ class HemfConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for checkpoints and manifests.
 
-        A choice of the whole network's is left out, as in files from before there was one.
+        Choices of the full network are left out, as in files from before there were any.
         """
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value != CHOICES.get(name, (None,))[0]}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HemfConfig:
-        """The inverse of `to_dict`; an unknown key is refused with the nearest known one."""
+        """Read what `to_dict` gave; an unknown key is an error that names the most similar one."""
         known = {field.name for field in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
@@ -142,7 +142,7 @@ SIZES: dict[str, HemfConfig] = {
 
 
 def registered(name: str, *, num_classes: int = 7, image_size: int = 224) -> HemfConfig:
-    """The registered size `name`, for a number of classes and an image size.
+    """Look up the registered size `name`, for a number of classes and an image size.
 
     Raises:
         BadInputError: no such size.

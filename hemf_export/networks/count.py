@@ -1,9 +1,9 @@
-"""Parameters and multiply-adds of a network, part by part, by two ways of counting.
+"""Count parameters and multiply-adds of a network, part by part, in two ways.
 
-`paper`: what the thop package counts on the authors' code, which gave the paper's 66.64 M and 10.01 G: convolutions,
+`paper`: as the thop package counts on the authors' code, which gave the paper's 66.64 M and 10.01 G: convolutions,
 Linears, BatchNorm (4 operations a value), nn.Softmax (3 a value, less 1 a row) and pooling; of layer norms only the
-head's, whose parameters it adds; attention's products not at all.
-`products`: every product of matrices that the equations have, attention included, and nothing else.
+head's, with its parameters; no products of attention.
+`products`: every matrix product of the equations, attention included, and nothing else.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.fusion import HEF
+from hemf_export.networks.fusion import HEF, IRMLP, SIRMLP
 from hemf_export.networks.global_branch import Retention
-from hemf_export.networks.inverted_residual import IRMLP, SIRMLP
 from hemf_export.networks.mixed_attention import MHEA, ChannelGate
 from hemf_export.networks.model import HEMF
 
@@ -29,7 +28,7 @@ _MLP_PARTS = {"irmlp": "HEF: IRMLP", "projection": "HEF: projection for SIRMLP"}
 
 @dataclass
 class Count:
-    """Parameters, and multiply-adds of one image."""
+    """Parameters, and multiply-adds for one image."""
 
     parameters: int = 0
     paper_parameters: int = 0
@@ -41,9 +40,9 @@ class Count:
 
 
 def count_parts(config: HemfConfig) -> dict[str, Count]:
-    """Counts by part, keyed by `PARTS`; a forward pass on the meta device finds the shapes.
+    """Count each of `PARTS`, by a forward pass on the meta device.
 
-    A reduced network has fewer parts, and what stands in the place of Mixed Attention or SIRMLP has its own name.
+    A reduced network has fewer parts, and what replaces Mixed Attention or SIRMLP has its own name.
     """
     with torch.device("meta"):
         model = HEMF(config).eval()
@@ -59,13 +58,13 @@ def count_parts(config: HemfConfig) -> dict[str, Count]:
 
 
 def count_parameters(config: HemfConfig) -> int:
-    """Parameters of the network, without building it."""
+    """Count the parameters of a network without allocating them."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in HEMF(config).parameters())
 
 
 def count_mlp(kind: type[SIRMLP] | type[IRMLP], channels: int, size: int) -> Count:
-    """Counts of one SIRMLP or IRMLP on (1, 3C, size, size): a cell of Table 3."""
+    """Count one SIRMLP or IRMLP on (1, 3C, size, size): a cell of Table 3."""
     with torch.device("meta"):
         counts = _count(kind(channels).eval(), torch.empty(1, 3 * channels, size, size))
     return sum(counts.values(), Count())
@@ -94,7 +93,7 @@ def _count(model: nn.Module, example: Tensor) -> dict[str, Count]:
 
     for name, module in model.named_modules():
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        # The authors' layer norm is a class of their own that the counter doesn't know; the head's is nn.LayerNorm.
+        # The authors' layer norm is a class of their own that thop doesn't know; the head's is nn.LayerNorm.
         missed = isinstance(module, nn.LayerNorm) and name != "head_norm"
         counts[name] = Count(parameters=own, paper_parameters=0 if missed else own)
         handles.append(module.register_forward_hook(hook(name)))

@@ -1,7 +1,7 @@
-"""Stochastic depth: in training, residual branches are left out for images drawn at random.
+"""Stochastic depth (drop path): in training, residual branches are dropped for randomly chosen images.
 
-Huang et al. 2016, "Deep Networks with Stochastic Depth"; what is kept is scaled up, so that evaluation needs no
-change. A matter of training: no part of a configuration, a checkpoint or an exported graph.
+Huang et al. 2016, "Deep Networks with Stochastic Depth"; kept branches are scaled up, so that evaluation needs no
+change. For training only: not part of a configuration, a checkpoint or an exported graph.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """A block whose residual branches are all kept, unless `set_drop_path` says otherwise.
+    """Base of blocks with residual branches, which are all kept unless `set_drop_path` sets rates.
 
     Args:
-        layers: with a rate of their own.
+        layers: number of layers with a rate each.
     """
 
     def __init__(self, layers: int = 1) -> None:
         super().__init__()
         self.layers = layers
-        self.drop_rates: tuple[float, ...] = ()  # of each layer; empty: nothing is drawn
+        self.drop_rates: tuple[float, ...] = ()  # by layer; empty for none
 
     def branch(self, rows: Tensor, images: int, layer: int = 0) -> Tensor:
-        """What a residual branch adds: (N*H*W, C) → the same, in training 0 for images drawn with the layer's rate.
+        """Apply drop path to a residual branch (N*H*W, C): in training, 0 for images drawn with the layer's rate.
 
-        Draws from torch's generator of the device, and only where the rate is not 0.
+        Draws from the device's generator, and only where the rate is not 0.
         """
         if not self.training or not self.drop_rates or not self.drop_rates[layer]:
             return rows
@@ -38,12 +38,11 @@ class ResidualBlock(nn.Module):
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Set the rates of all residual blocks: from 0 to `rate`, linearly with depth, in each branch of the network.
 
-    Blocks of one kind make up a branch; they come in the order of depth. The two residuals of an EGF layer have one
-    rate.
+    The blocks of one type form a branch, in order of depth. The two residuals of an EGF layer share a rate.
 
     Args:
         model: a HEMF, or parts of one.
-        rate: of the deepest layer, at least 0 and less than 1; 0 takes all rates away.
+        rate: rate of the deepest layer, at least 0 and less than 1; 0 turns drop path off.
     """
     blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
     for _, group in itertools.groupby(sorted(blocks, key=lambda block: type(block).__name__), key=type):

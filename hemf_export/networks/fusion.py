@@ -1,7 +1,10 @@
-"""HEF, the hierarchical enhanced fusion block (equations 7 to 9): local, global and previous features into one.
+"""HEF, the hierarchical enhanced fusion block (equations 7 to 9), and the MLPs that it ends with.
 
-Its attention and its MLP may be taken out for ablations. The paper's Table 10 doesn't say what then stands in their
-place; ours is the plainest that keeps the shapes: see `networks.variants`.
+HEF fuses local, global and previous features. SIRMLP is its inverted residual MLP (equations 17 to 19), IRMLP what the
+paper compares that with.
+
+Ablations leave out its attention and its MLP. The paper's Table 10 doesn't say what replaces them; ours is the simplest
+that keeps the shapes: see `networks.variants`.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf_export.networks.config import Attention, Mlp
-from hemf_export.networks.inverted_residual import IRMLP, SIRMLP
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.local_branch import layer_norm
 from hemf_export.networks.mixed_attention import build_attention
@@ -29,10 +31,65 @@ class NormalizedProjection(nn.Module):
         return self.norm(self.projection(rows))
 
 
-class MapProjection(nn.Module):
-    """The projection of (N, 3C, H, W) → (N, C, H, W) that stands where there is no SIRMLP: our reading of Table 10.
+class SIRMLP(nn.Module):
+    """Squeezed inverted residual MLP, 3C channels → C: squeeze, then a dense 3×3 convolution on C channels only.
 
-    It is SIRMLP's own first step, s = BN(1×1), alone.
+    s = BN(1×1 x); t = BN(GELU(3×3 s) + s); out = BN(1×1 GELU(1×1 t)). The paper's equation (18) says depthwise; its
+    code and Table 3 have the dense convolution.
+
+    Args:
+        channels: C.
+        expansion: width of the hidden layer, in C.
+    """
+
+    def __init__(self, channels: int, *, expansion: int = 4) -> None:
+        super().__init__()
+        self.squeeze = nn.Linear(3 * channels, channels)
+        self.squeeze_norm = nn.BatchNorm1d(channels)
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.convolution_norm = nn.BatchNorm1d(channels)
+        self.expand = nn.Linear(channels, expansion * channels, bias=False)
+        self.reduce = nn.Linear(expansion * channels, channels, bias=False)
+        self.reduce_norm = nn.BatchNorm1d(channels)
+        self.activation = nn.GELU()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, 3C, H, W) → (N, C, H, W)."""
+        height, width = maps.shape[2:]
+        squeezed = self.squeeze_norm(self.squeeze(to_rows(maps)))
+        mixed = to_rows(self.activation(self.convolution(to_maps(squeezed, height, width))))
+        mixed = self.convolution_norm(mixed + squeezed)
+        out = self.reduce_norm(self.reduce(self.activation(self.expand(mixed))))
+        return to_maps(out, height, width)
+
+
+class IRMLP(nn.Module):
+    """Inverted residual MLP, which Table 3 compares: SIRMLP without the squeeze, all on 3C channels; `mlp="irmlp"`.
+
+    BN(3×3 GELU + input), then 1×1 to 12C, GELU, 1×1 to C, BN. (N, 3C, H, W) → (N, C, H, W).
+    """
+
+    def __init__(self, channels: int, *, expansion: int = 4) -> None:
+        super().__init__()
+        wide = 3 * channels
+        self.convolution = nn.Conv2d(wide, wide, 3, padding=1, bias=False)
+        self.convolution_norm = nn.BatchNorm1d(wide)
+        self.expand = nn.Linear(wide, expansion * wide, bias=False)
+        self.reduce = nn.Linear(expansion * wide, channels, bias=False)
+        self.reduce_norm = nn.BatchNorm1d(channels)
+        self.activation = nn.GELU()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        height, width = maps.shape[2:]
+        mixed = self.convolution_norm(to_rows(self.activation(self.convolution(maps)) + maps))
+        out = self.reduce_norm(self.reduce(self.activation(self.expand(mixed))))
+        return to_maps(out, height, width)
+
+
+class MapProjection(nn.Module):
+    """Projection (N, 3C, H, W) → (N, C, H, W) in place of SIRMLP: our reading of Table 10.
+
+    SIRMLP's first step, s = BN(1×1), alone.
     """
 
     def __init__(self, channels: int) -> None:
@@ -47,17 +104,17 @@ _MLPS = {"sirmlp": SIRMLP, "irmlp": IRMLP, "projection": MapProjection}
 
 
 class HEF(nn.Module):
-    """Fuses a local and a global feature map, and the output of an earlier, twice larger HEF if there is one.
+    """Hierarchical fusion of a local and a global feature map and, from stage 2 on, the previous HEF's output.
 
-    Usable on its own wherever two feature maps of one size are to be fused.
+    Usable on its own to fuse two feature maps of one size.
 
     Args:
-        channels: C of all maps, and of the output; a previous output has C/2.
+        channels: C of both maps and the output; a previous output has C/2.
         previous: whether a previous output is fused too.
-        heads: of Mixed Attention.
-        memory_slots: of Mixed Attention.
+        heads: heads of Mixed Attention.
+        memory_slots: memory rows of Mixed Attention.
         attention: see `HemfConfig`.
-        mlp: the same; not "none".
+        mlp: see `HemfConfig`; not "none".
     """
 
     def __init__(
@@ -78,7 +135,7 @@ class HEF(nn.Module):
         self.mlp = _MLPS[mlp](channels)
 
     def forward(self, local: Tensor, global_: Tensor, previous: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) twice, and (N, C/2, 2H, 2W) if `previous` was said → (N, C, H, W)."""
+        """Two maps (N, C, H, W), and (N, C/2, 2H, 2W) if the block has a previous one → (N, C, H, W)."""
         height, width = local.shape[2:]
         parts = [self.local_projection(to_rows(local)), self.global_projection(to_rows(global_))]
         carried = None if previous is None else self._carry(previous)

@@ -1,6 +1,6 @@
-"""The global branch's block, EGF: retention with two-dimensional decay and rotation (equations 3 to 6).
+"""EGF, the block of the global branch: retention with two-dimensional decay and rotation (equations 3 to 6).
 
-Where the paper's text and its code differ, the code is followed: the decay is added before the softmax, and a
+Where the paper's text and its code differ, this follows the code: the decay is added before the softmax, and a
 depthwise 5×5 convolution of the values ("lepe") is added to the result.
 """
 
@@ -25,11 +25,11 @@ def decay_rates(heads: int) -> Tensor:
 
 
 class PositionTables(nn.Module):
-    """Constant tables of one stage, made once for its size: rotation and decay. Buffers, never saved.
+    """Rotation and decay tables of one stage, computed once for its size. Buffers that aren't saved.
 
-    Shapes: `cosine`, `sine` (H, W, heads, d), spelled out for every head, so that a rotation is a product of equal
-    shapes; `quarter_turn` (d, d), which takes (a, b) to (-b, a) in each pair of channels; `decay_width`
-    (heads, W, W); `decay_height` (heads, H, H).
+    Shapes: `cosine`, `sine` (H, W, heads, d), repeated for every head, so that rotations need no broadcasting;
+    `quarter_turn` (d, d), which maps (a, b) to (-b, a) in each pair of channels; `decay_width` (heads, W, W);
+    `decay_height` (heads, H, H).
     """
 
     cosine: Tensor
@@ -59,7 +59,7 @@ class PositionTables(nn.Module):
         return (position[:, None] - position).abs() * decay_rates(heads)[:, None, None]
 
     def _for_heads(self, table: Tensor) -> Tensor:
-        """(H*W, d) → (H, W, heads, d), the same for each head."""
+        """(H*W, d) → (H, W, heads, d), repeated for each head."""
         return table.reshape(self.height, self.width, 1, -1).repeat(1, 1, self.heads, 1)
 
     def split(self, rows: Tensor) -> Tensor:
@@ -67,18 +67,18 @@ class PositionTables(nn.Module):
         return rows.reshape(-1, self.height, self.width, self.heads, rows.shape[1] // self.heads)
 
     def rotate(self, x: Tensor) -> Tensor:
-        """Turn each pair of channels of (N, H, W, heads, d) by its position's angle."""
+        """Rotate each pair of channels of (N, H, W, heads, d) by the angle of its position."""
         return x * self.cosine + (x @ self.quarter_turn) * self.sine
 
 
 class Retention(nn.Module):
-    """Attention along the width, then along the height, with decay by distance: never over all H*W pairs.
+    """Axial attention, along the width and then the height, with decay by distance: never over all H*W pairs.
 
-    Heads are moved one axis at a time: for a CPU that is several times cheaper than a general permutation.
+    Heads are moved one axis at a time: on a CPU that is several times faster than a general permutation.
 
     Args:
         channels: C.
-        heads: they share the channels, head h the contiguous ones h*C/heads and on.
+        heads: number of heads; head h has the contiguous channels from h*C/heads on.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -96,7 +96,7 @@ class Retention(nn.Module):
         height, width = tables.height, tables.width
         query = tables.rotate(tables.split(self.query(rows)))
         key_rows = self.key(rows)
-        key = tables.rotate(tables.split(key_rows if self.scale == 1 else key_rows * self.scale))  # 1: folded
+        key = tables.rotate(tables.split(key_rows if self.scale == 1 else key_rows * self.scale))  # 1 after folding
         value_rows = self.value(rows)
         value = tables.split(value_rows)
 
@@ -113,16 +113,16 @@ class Retention(nn.Module):
 
 
 class EGF(ResidualBlock):
-    """Efficient global feature block: layers of retention and a Linear, with a pair of norms shared by all layers.
+    """Efficient global feature block: layers of retention and a Linear, with two norms shared by all layers.
 
     Layer j: x = norm1(retention_j(x) + x); x = norm2(linear_j(x) + x). Equations (5) and (6).
 
     Args:
         channels: C, kept.
-        height: of the maps, in pixels; the tables are made for it.
-        width: the same.
+        height: height of the maps in pixels, which the tables depend on.
+        width: width of the maps in pixels, likewise.
         depth: number of layers.
-        heads: of retention.
+        heads: heads of retention.
     """
 
     def __init__(self, channels: int, height: int, width: int, *, depth: int = 3, heads: int = 8) -> None:
@@ -134,7 +134,7 @@ class EGF(ResidualBlock):
         self.norm2 = layer_norm(channels)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """(N, C, H, W) → (N, C, H, W); a size that the tables are not made for fails in torch."""
+        """(N, C, H, W) → (N, C, H, W); torch raises for another size than that of the tables."""
         rows = to_rows(maps)
         for layer, (retention, linear) in enumerate(zip(self.retentions, self.linears, strict=True)):
             rows = self.norm1(self.branch(retention(rows, self.tables), len(maps), layer) + rows)

@@ -1,7 +1,7 @@
-"""The initialization of the authors' code.
+"""Weight initialization as in the authors' code.
 
-In the branches and the head: Linears truncated normal with standard deviation 0.02, convolutions 0.2, cut at ±2;
-biases 0. The fusion blocks keep PyTorch's defaults, but for MHEA's memory: normal, 0.001.
+In the branches and the head, weights are truncated normal, cut at ±2, with a standard deviation of 0.02 for Linears and
+0.2 for convolutions; biases are 0. The fusion blocks keep PyTorch's defaults, but for MHEA's memory: normal, 0.001.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ CUT = 2.0  # absolute, not in standard deviations
 
 
 def build(config: HemfConfig, *, seed: int | None = None) -> HEMF:
-    """A new network with the authors' initialization, in channels-last memory.
+    """Build a network with the authors' initialization, in channels-last memory.
 
     Args:
-        config: sizes and depths.
-        seed: makes the weights reproducible, and leaves the global random state as it was.
+        config: the network's configuration.
+        seed: makes the weights reproducible, and leaves the global random state unchanged; None to use that state.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -41,7 +41,7 @@ def initialize(model: HEMF) -> None:
     for branch in (model.local_steps, model.local_stages, model.global_steps, model.global_stages, model.head):
         for module in branch.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
-                # A strided convolution is kept as a Linear over patches; it is a convolution all the same.
+                # The projection of patches is a strided convolution that is implemented as a Linear.
                 std = CONVOLUTION_STD if isinstance(module, nn.Conv2d) or module in strided else LINEAR_STD
                 nn.init.trunc_normal_(module.weight, std=std, a=-CUT, b=CUT)
                 if module.bias is not None:

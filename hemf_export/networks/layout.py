@@ -1,8 +1,8 @@
-"""Between feature maps (N, C, H, W), channels-last tensors (N, H, W, C) and rows (N*H*W, C).
+"""Convert between feature maps (N, C, H, W), channels-last tensors (N, H, W, C) and rows (N*H*W, C).
 
-Every module of the network takes and returns feature maps, as the field does. Inside, products over channels work on
-rows: one row per pixel. In eager mode with channels-last memory all directions are views; in an exported graph the
-pairs that meet cancel, and what is left are plain Gemms.
+The modules of the network take and return feature maps. Inside, products over channels work on rows, one per pixel. In
+eager mode with channels-last memory all conversions are views; in an exported graph adjacent pairs cancel, and plain
+Gemms remain.
 """
 
 from __future__ import annotations

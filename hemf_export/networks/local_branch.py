@@ -1,4 +1,4 @@
-"""The local branch's block, ELF (equations 1 and 2), and the strided projections that both branches use."""
+"""ELF, the block of the local branch (equations 1 and 2), and the strided projections of both branches."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ NORM_EPSILON = 1e-6  # of every layer norm in the network
 
 
 def layer_norm(channels: int) -> nn.LayerNorm:
-    """Layer normalization over the channels of a row."""
+    """Build a layer norm over the channels of a row."""
     return nn.LayerNorm(channels, eps=NORM_EPSILON)
 
 
 class PatchProjection(nn.Module):
-    """A k×k convolution with stride k, written as one product over the rows of non-overlapping patches.
+    """A k×k convolution with stride k, as one product over rows of non-overlapping patches.
 
     The weight is that of the convolution, (out, in, k, k), permuted to (out, k, k, in) and flattened.
 

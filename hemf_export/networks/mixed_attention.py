@@ -1,4 +1,4 @@
-"""Mixed Attention (equations 10 to 16): external attention, then spatial and channel gates; and either alone."""
+"""Mixed Attention (equations 10 to 16): external attention, then spatial and channel gates; and each alone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hemf_export.networks.local_branch import layer_norm
 
 
 class MHEA(nn.Module):
-    """Multi-head external attention: every head asks the same small memory.
+    """Multi-head external attention: all heads attend to one small learned memory.
 
-    The softmax runs over the T pixels, then the result is divided by its sum over the memory's rows, with no
-    epsilon: in float16 whole rows of that can become 0/0, so it belongs in float32.
+    The softmax is over the T pixels; its result is divided by its sum over the memory's rows, without an epsilon: in
+    float16 whole rows can become 0/0, so it has to be computed in float32.
 
     Args:
         channels: C.
-        heads: they share the channels, head h the contiguous ones.
+        heads: number of heads, each with contiguous channels.
         memory_slots: rows of the memory.
     """
 
@@ -29,7 +29,7 @@ class MHEA(nn.Module):
         self.memory_value = nn.Linear(memory_slots, channels // heads, bias=False)
 
     def forward(self, rows: Tensor, tokens: int) -> Tensor:
-        """(N*T, C) → (N*T, C), T = `tokens` pixels an image."""
+        """(N*T, C) → (N*T, C), where T = `tokens` is the number of pixels of an image."""
         channels = rows.shape[1]
         # Tokens on the last axis: (N, heads, d, T). The softmax then runs along memory.
         heads = (
@@ -44,9 +44,12 @@ class MHEA(nn.Module):
         return mixed.reshape(-1, channels, tokens).transpose(1, 2).reshape(-1, channels)
 
     def _with_cheap_gradients(self, heads: Tensor) -> Tensor:
-        """Attend, equal but for rounding, (N*heads, d, T) → (N*heads, d, T): a softmax that is divided by its sum over
-        the memory is the softmax over the memory of its logarithm, which torch goes back through in one pass instead of
-        six. On a CPU a sixth of a whole training step goes by; products are batched, so that no copy turns them."""
+        """Attend as in evaluation but for rounding, (N*heads, d, T) → (N*heads, d, T), with a cheaper backward pass.
+
+        A softmax divided by its sum over the memory is the softmax over the memory of its logarithm, which takes torch
+        one backward pass instead of six: on a CPU that saves a sixth of a training step. Products are batched, so that
+        no transposed copies are made.
+        """
         key, value = (each.weight.expand(len(heads), -1, -1) for each in (self.memory_key, self.memory_value))
         return value @ (key @ heads).log_softmax(-1).softmax(1)
 
@@ -67,7 +70,7 @@ class SpatialGate(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """One gate per channel, from its mean and its maximum over the pixels. (N, C, H, W) → (N, C, 1, 1)."""
+    """One gate per channel, from its mean and maximum over the pixels: (N, C, H, W) → (N, C, 1, 1)."""
 
     def __init__(self, channels: int, *, reduction: int = 16) -> None:
         super().__init__()
@@ -81,12 +84,12 @@ class ChannelGate(nn.Module):
 
 
 class ExternalAttention(nn.Module):
-    """n = LN(x); m = LN(MHEA(n)·n), the same LN: Mixed Attention up to its gates, equations 10 to 12.
+    """Mixed Attention without its gates, equations 10 to 12: n = LN(x); m = LN(MHEA(n)·n), with one LN.
 
     Args:
         channels: C, kept.
-        heads: of MHEA.
-        memory_slots: of MHEA.
+        heads: heads of MHEA.
+        memory_slots: memory rows of MHEA.
     """
 
     def __init__(self, channels: int, *, heads: int = 8, memory_slots: int = 64) -> None:
@@ -102,12 +105,12 @@ class ExternalAttention(nn.Module):
 
 
 class MixedAttention(ExternalAttention):
-    """m as above; s = m·spatial gate(m); out = s·channel gate(s).
+    """Mixed Attention: m of `ExternalAttention`; s = m·spatial gate(m); out = s·channel gate(s).
 
     Args:
         channels: C, kept.
-        heads: of MHEA.
-        memory_slots: of MHEA.
+        heads: heads of MHEA.
+        memory_slots: memory rows of MHEA.
     """
 
     def __init__(self, channels: int, *, heads: int = 8, memory_slots: int = 64) -> None:
@@ -123,10 +126,10 @@ class MixedAttention(ExternalAttention):
 
 
 class GatedAttention(nn.Module):
-    """m = LN(x); s = m·spatial gate(m); out = s·channel gate(s): Mixed Attention without MHEA.
+    """Mixed Attention without MHEA: m = LN(x); s = m·spatial gate(m); out = s·channel gate(s).
 
-    Our reading of Table 10's "CA & SA": the paper doesn't say what the gates then see. One norm is left of the two,
-    for a second of what is normalized already would add nothing.
+    Our reading of Table 10's "CA & SA": the paper doesn't say what the input of the gates is. One of the two norms
+    remains, as normalizing twice would add nothing.
 
     Args:
         channels: C, kept.
@@ -146,7 +149,7 @@ class GatedAttention(nn.Module):
 
 
 def build_attention(kind: Attention, channels: int, *, heads: int, memory_slots: int) -> nn.Module:
-    """The attention of a fusion block, (N, C, H, W) → (N, C, H, W); "none" hands the maps on as they are."""
+    """Build the attention of a fusion block, (N, C, H, W) → (N, C, H, W); "none" is the identity."""
     if kind == "none":
         return nn.Identity()
     if kind == "ca-sa":

@@ -19,9 +19,9 @@ IMAGE_CHANNELS = 3
 
 
 class StageFeatures(NamedTuple):
-    """Feature maps of stages 1 to 4 of each branch; stage i: (N, C * 2**(i - 1), H / 2**(i + 1), W / 2**(i + 1)).
+    """Feature maps of stages 1 to 4; stage i has (N, C * 2**(i - 1), H / 2**(i + 1), W / 2**(i + 1)).
 
-    `local` or `global_` is empty where the network lacks that branch; `fused` then holds those of the other.
+    Where the network has one branch alone, the list of the other is empty, and `fused` holds the maps of that one.
     """
 
     local: list[Tensor]
@@ -33,7 +33,7 @@ class HEMF(nn.Module):
     """HEMF (He et al., PeerJ Computer Science 2025, doi 10.7717/peerj-cs.3181).
 
     Args:
-        config: sizes and depths.
+        config: the network's configuration.
     """
 
     def __init__(self, config: HemfConfig) -> None:
@@ -68,20 +68,20 @@ class HEMF(nn.Module):
         self.head = nn.Linear(channels[-1], config.num_classes)
 
     def features(self, images: Tensor) -> StageFeatures:
-        """(N, 3, image_size, image_size) → the feature maps of every stage."""
-        found = StageFeatures([], [], [])
+        """(N, 3, image_size, image_size), normalized → feature maps of every stage."""
+        features = StageFeatures([], [], [])
         branches = (
-            (self.local_steps, self.local_stages, found.local),
-            (self.global_steps, self.global_stages, found.global_),
+            (self.local_steps, self.local_stages, features.local),
+            (self.global_steps, self.global_stages, features.global_),
         )
         for stage in range(STAGES):
             for steps, stages, maps in branches:
                 if stages:
                     maps.append(stages[stage](steps[stage](maps[-1] if maps else images)))
             if self.fusion_stages:
-                previous = found.fused[-1] if found.fused else None
-                found.fused.append(self.fusion_stages[stage](found.local[-1], found.global_[-1], previous))
-        return found if self.fusion_stages else found._replace(fused=[*found.local, *found.global_])
+                previous = features.fused[-1] if features.fused else None
+                features.fused.append(self.fusion_stages[stage](features.local[-1], features.global_[-1], previous))
+        return features if self.fusion_stages else features._replace(fused=[*features.local, *features.global_])
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, 3, image_size, image_size), normalized → logits (N, num_classes)."""

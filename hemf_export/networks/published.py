@@ -1,4 +1,4 @@
-"""Figures as the paper printed them (He et al. 2025, CC BY 4.0), to set beside ours."""
+"""Results as published in the paper (He et al. 2025, CC BY 4.0), for comparison with ours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ MULTIPLY_ADDS_G = 10.01
 
 
 class AblationRow(NamedTuple):
-    """A row of Table 10, on ISIC2018: ticks as printed, then figures in percent."""
+    """A row of Table 10, on ISIC2018: check marks as printed, then metrics in percent."""
 
     elf: bool
     egf: bool

@@ -1,14 +1,15 @@
-"""Reduced networks by name: the rows of the paper's Table 10, and IRMLP, which Table 3 sets beside SIRMLP.
+"""Reduced networks by name: the rows of the paper's Table 10, and IRMLP, which Table 3 compares with SIRMLP.
 
-The paper names what each row has, not how the rest is then joined. Our reading, the plainest that keeps all shapes:
+The paper lists the components of each row, but not how they are connected. Our reading, the simplest that keeps all
+shapes:
 
 - A branch alone (`local-only`, `global-only`) has no fusion: the head takes its last stage.
 - Two branches always have h_y, the joint projection of both, and the previous fusion h_x (equations 7 and 8).
-- Without attention, the maps of both branches stand beside h_y as they are; with MHEA alone, m = LN(MHEA(n)·n), n =
-  LN(x); with the gates alone (`ca-sa`), m = LN(x) goes through them.
+- Without attention, the maps of both branches are concatenated with h_y unchanged; with MHEA alone, m = LN(MHEA(n)·n),
+  n = LN(x); with the gates alone (`ca-sa`), their input is m = LN(x).
 - Without SIRMLP, its first step alone: one 1×1 convolution 3C → C and a BatchNorm.
 
-Knows no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TABLE_10 = ("local-only", "global-only", "both", "both+mhea", "both+ca-sa", "bot
 
 
 def vary(config: HemfConfig, variant: str) -> HemfConfig:
-    """`config` with the choices of `variant`, which its name then tells: hemf-tiny → hemf-tiny-both+mhea.
+    """Change `config` to a variant, and add the variant to its name: hemf-tiny → hemf-tiny-both+mhea.
 
     Raises:
         BadInputError: no such variant.
@@ -57,13 +58,13 @@ def vary(config: HemfConfig, variant: str) -> HemfConfig:
 
 
 def variant_of(config: HemfConfig) -> str | None:
-    """The name of a configuration's choices; None where no variant has them."""
+    """Name of the variant that a configuration is; None for none."""
     own = Variant(config.branches, config.attention, config.mlp)
     return next((name for name, choices in VARIANTS.items() if choices == own), None)
 
 
 class Components(NamedTuple):
-    """Which of Table 10's columns a network has."""
+    """Components of a network, the columns of Table 10."""
 
     elf: bool
     egf: bool
@@ -76,7 +77,7 @@ COMPONENT_TITLES = ("ELF", "EGF", "MHEA", "CA&SA", "SIRMLP")
 
 
 def components(variant: str) -> Components:
-    """The ticks of a variant."""
+    """Components of a variant."""
     branches, attention, mlp = VARIANTS[variant]
     return Components(
         elf=branches != "global",

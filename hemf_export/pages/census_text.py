@@ -1,4 +1,4 @@
-"""A census of kernels for people: the line of a build, and the tables by block, by kind, and of all kernels.
+"""Write a census of kernels as text: one line for a build, and tables by block, by kind, and of all kernels.
 
 All are made from the plain types that a manifest holds, so that they need neither a GPU nor the engine.
 """
@@ -15,15 +15,16 @@ from hemf_export.files.errors import BadInputError
 PART_COLUMNS = ("kernels", "MB", "products", "fused attentions")
 KERNEL_COLUMNS = ("", "kernel", "kind", "block", "reads", "constants", "writes", "MB", "ONNX nodes")
 UNSIZED = "sizes open"
+INT8_WORK = "work in INT8"  # title of the share of multiply-adds in INT8
 _LONGEST = 60  # characters of a generated kernel's name
 _NODES_SHOWN = 3
 
 
 def of_manifest(manifest: Mapping[str, Any]) -> Census | None:
-    """The census in an engine's manifest; None for one that was built before there were any.
+    """Read the census in an engine's manifest; None for an engine that was built before there were any.
 
     Raises:
-        BadInputError: it can't be read.
+        BadInputError: the census can't be read.
     """
     values = manifest.get("census")
     if values is None:
@@ -34,7 +35,7 @@ def of_manifest(manifest: Mapping[str, Any]) -> Census | None:
 
 
 def without_lists(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest as it is printed: without the packed lists of kernels."""
+    """Return a manifest without the packed lists of kernels, as it is printed."""
     census = manifest.get("census")
     if not isinstance(census, Mapping):
         return dict(manifest)
@@ -42,7 +43,7 @@ def without_lists(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def line(summary: Mapping[str, Any]) -> str:
-    """312 kernels, 402 MB at batch 8, 288 products in half, 16 fused attentions"""
+    """Sum up in one line: 312 kernels, 402 MB moved at batch 8, 288 products in half, 16 fused attentions."""
     parts = [f"{summary['kernels']:,} kernels"]
     if summary["activation_bytes"] is not None and summary["weight_bytes"] is not None:
         moved = _megabytes(summary["activation_bytes"] + summary["weight_bytes"])
@@ -56,7 +57,7 @@ def line(summary: Mapping[str, Any]) -> str:
 
 
 def sizes_from(summary: Mapping[str, Any]) -> str:
-    """Where the sizes are from."""
+    """Say where the sizes are from."""
     origin = summary["sizes_from"]
     if origin is None:
         return "left open by the builder: an engine for one batch size (`batch=N`) has them all"
@@ -69,7 +70,7 @@ def sizes_from(summary: Mapping[str, Any]) -> str:
 
 
 def part_rows(parts: Mapping[str, Mapping[str, Any]], *, largest_first: bool = False) -> list[tuple[str, ...]]:
-    """Lines of the table by block or by kind: the name, then `PART_COLUMNS`."""
+    """Return the rows of the table by block or by kind: the name, then `PART_COLUMNS`."""
     order = sorted(parts.items(), key=lambda item: -(item[1]["bytes"] or 0)) if largest_first else list(parts.items())
     return [
         (
@@ -81,7 +82,7 @@ def part_rows(parts: Mapping[str, Mapping[str, Any]], *, largest_first: bool = F
 
 
 def kernel_rows(kernels: Sequence[Kernel]) -> list[tuple[str, ...]]:
-    """Lines of the table of all kernels, in launch order; see `KERNEL_COLUMNS`."""
+    """Return the rows of the table of all kernels, in launch order; see `KERNEL_COLUMNS`."""
     return [
         (
             str(number), _short(kernel.name), kernel.kind, kernel.block or "–",
@@ -93,7 +94,7 @@ def kernel_rows(kernels: Sequence[Kernel]) -> list[tuple[str, ...]]:
 
 
 def kernel_values(kernels: Sequence[Kernel]) -> list[dict[str, Any]]:
-    """Kernels in plain types, for programs."""
+    """Convert kernels to plain types, for JSON."""
     return [
         {
             "name": kernel.name, "kind": kernel.kind, "block": kernel.block, "stream": kernel.stream,
@@ -116,7 +117,7 @@ def _tensor(tensor: Tensor) -> dict[str, Any]:
 
 
 def _products(products: Mapping[str, int], noun: str = "products ") -> str:
-    """288 products in half, 4 in INT8"""
+    """List products by type: 288 products in half, 4 in INT8."""
     texts = []
     for index, (dtype, count) in enumerate(products.items()):
         what = noun if index == 0 else ""
@@ -125,7 +126,7 @@ def _products(products: Mapping[str, int], noun: str = "products ") -> str:
 
 
 def title_of(dtype: str) -> str:
-    """A type's name in a sentence."""
+    """Name a type in a sentence."""
     return TYPE_TITLES.get(dtype, dtype)
 
 

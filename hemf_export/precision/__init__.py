@@ -1,1 +1,1 @@
-"""Float32 ONNX file → FP16 or INT8 file → engine, each proven against the one before it."""
+"""Quantization of a float32 ONNX file to FP16 or INT8, and engines from it, each proven against its parent."""

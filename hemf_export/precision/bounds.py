@@ -1,4 +1,4 @@
-"""What an FP16 graph may differ by from the float32 file that it is made from."""
+"""Bounds on the difference of an FP16 graph from the float32 file that it is made from."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from hemf_export.files.model_output import ModelOutput
 from hemf_export.metrics.comparison import Comparison
 
 MAX_LOGIT_DIFFERENCE = 0.05
-MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: a network of large logits may differ by more
-MAX_PROBABILITY_DIFFERENCE = 0.025  # what two logits that differ by their bound do to a probability at most
+MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: large logits may differ by more
+MAX_PROBABILITY_DIFFERENCE = 0.025  # largest effect on a probability of two logits that differ by their bound
 MIN_AGREEMENT = 0.99
 
 
 class BoundMissedError(CheckFailedError):
-    """No graph keeps the bounds or the budget.
+    """Every graph exceeds the bounds or the budget.
 
     Args:
         what: the graph.
-        problems: the bounds that it missed, in words.
-        images: that it was proven on.
+        problems: the bounds that it exceeds, in words.
+        images: the images of the proof, in words.
     """
 
     def __init__(self, what: str, problems: Sequence[str], images: str) -> None:
         super().__init__(
             f"{what}: {'; '.join(problems)} ({images}).",
-            "No file was kept. The float32 file keeps its figures. "
+            "No file was kept. The float32 file is unchanged. "
             "To allow more: `max_logit_diff`, `min_agreement` or `max_drop`.",
         )
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds that a proof of an FP16 graph requires.
+    """Bounds that an FP16 graph must keep in its proof.
 
     Args:
-        max_logit_difference: of any logit, or of any probability where a file gives those; None for
-            `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest float32 logit where that is more, and for
+        max_logit_difference: largest difference of a logit, or of a probability for a model that outputs those; None
+            for `MAX_LOGIT_DIFFERENCE`, or `MAX_SHARE_OF_LOGITS` of the largest float32 logit if that is larger, and for
             `MAX_PROBABILITY_DIFFERENCE` of probabilities.
-        min_agreement: share of the images that keep their class; None for `MIN_AGREEMENT` on real images, where one may
-            always change, and for nothing on noise: where two classes lie closer together than float16 can tell, no
-            image shows more than that.
+        min_agreement: least share of the images that keep their class; None for `MIN_AGREEMENT` on real images, of
+            which one may always change, and for 0 on noise, where two classes may be closer together than float16
+            resolves.
 
     Raises:
         UsageError: a value out of range.
@@ -60,29 +60,29 @@ class Bounds:
             raise UsageError(f"The agreement is a share, 0 to 1, not {self.min_agreement}.")
 
     def least_agreement(self, images: int, *, noise: bool = False) -> float:
-        """The least share of so many images that must keep their class."""
+        """Least share of so many images that must keep their class."""
         if self.min_agreement is not None:
             return self.min_agreement
         return 0.0 if noise else min(MIN_AGREEMENT, 1 - 1 / images)
 
     def score_bound(self, output: ModelOutput, largest: float) -> float:
-        """The bound for what a file gives, of which the largest float32 score is `largest`."""
+        """Bound on the difference of a score, given the largest float32 score."""
         if output.of_probabilities and self.max_logit_difference is None:
             return MAX_PROBABILITY_DIFFERENCE
         return self.logit_bound(largest)
 
     def logit_bound(self, largest_logit: float) -> float:
-        """The bound for float32 logits of at most this size."""
+        """Bound on the difference of a logit, given the largest float32 logit."""
         if self.max_logit_difference is not None:
             return self.max_logit_difference
         return max(MAX_LOGIT_DIFFERENCE, MAX_SHARE_OF_LOGITS * largest_logit)
 
     def missed(self, comparison: Comparison, output: ModelOutput, *, noise: bool = False) -> list[str]:
-        """List, in words, the bounds that a graph misses.
+        """List the bounds that a graph exceeds, in words.
 
         Args:
-            comparison: of the graph with the float32 file.
-            output: what the file gives.
+            comparison: comparison of the graph with the float32 file.
+            output: output of the model.
             noise: whether the images are noise.
         """
         if not comparison.finite:
@@ -97,5 +97,5 @@ class Bounds:
         return problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for a manifest: None stands for the default."""
+        """Plain types, for a manifest; None for a default."""
         return dict(vars(self))

@@ -1,16 +1,16 @@
-"""A checkpoint or an ONNX file → an engine: exported if need be, quantized and proven, built, and its kernels judged.
+"""Build an engine from a checkpoint or an ONNX file: export if need be, quantize and prove, build, check the kernels.
 
-What lies there already:
+Existing files:
 
-- `NAME.fp16.onnx` or `NAME.int8.onnx` of this very float32 file, for the same backend, is built as it is, and that is
-  said, unless the request names options (images, bounds, a budget, tuning) that it wasn't made with: then nothing is
-  done. So an engine is built from the graph that `quantize` proved on images, without naming the images again.
-- a float32 file is exported from a checkpoint anew only where none lies there; one of another checkpoint, or one that
-  takes other input, is left alone.
-- an engine of another graph, or one that was built with other options, is left alone; one of the same checkpoint whose
-  graph this call has replaced is replaced with it.
+- `NAME.fp16.onnx` or `NAME.int8.onnx` of this float32 file, for the same backend, is used, with a note, unless the
+  request names options (images, bounds, a budget, tuning) that it wasn't made with: that is an error. So an engine can
+  be built from the graph that `quantize` proved on images, without naming the images again.
+- A float32 file is exported from a checkpoint only where there is none; one of another checkpoint, or with another
+  input, is an error.
+- An engine of another graph, or built with other options, is an error; one of the same checkpoint whose graph this call
+  has replaced is replaced too.
 
-With `force` all of these are made anew and replaced.
+With `force` all of these are made again and replaced.
 """
 
 from __future__ import annotations
@@ -27,21 +27,26 @@ from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.engines import backends
 from hemf_export.engines import build as engine_files
 from hemf_export.engines.backends import BackendName
-from hemf_export.engines.batches import BatchProfile
 from hemf_export.engines.build import Engine
 from hemf_export.engines.census import Census
-from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.engines.targets import Target
 from hemf_export.export import onnx_export
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.progress import SILENT, Progress
-from hemf_export.models import model_file, proof
+from hemf_export.models import file_kinds, proof
 from hemf_export.models.description import Description
-from hemf_export.models.model_file import ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import ModelFile, OnnxFile
 from hemf_export.models.proof import Proof
-from hemf_export.precision import compiled_precision, earlier_file, golden_images, int8_choice, quantize
+from hemf_export.precision import (
+    compiled_precision,
+    earlier_file,
+    golden_images,
+    int8_choice,
+    quantization_request,
+    quantize,
+)
 from hemf_export.precision.bounds import Bounds
 from hemf_export.precision.compiled_precision import CompiledPrecision
 from hemf_export.precision.earlier_file import Recipe, WouldReplaceError
@@ -56,21 +61,21 @@ _REPLACE = (
     "To build from a graph that is there, name it instead of the model; to keep it, write elsewhere with "
     "`output='OTHER/NAME.engine'`, whose folder gets the graph too; to replace it, say `force`."
 )
-_OF_THE_GRAPH = ("form", "types", "conversion", "int8", "int8_gain", "fine_tuning")  # in the engine's manifest too
+_OF_THE_GRAPH = ("form", "types", "conversion", "int8", "int8_gain", "fine_tuning")  # copied into the engine's manifest
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The precision of an engine and what it may lose.
+    """Precision of an engine, and its bounds.
 
     Args:
-        precision: None takes a file that has one already.
-        images: to calibrate and prove on; int8 needs them, fp16 is made by structure without them.
-        samples: at most so many held-out images prove float16; None for `quantize.FEW_JUDGES`.
-        bounds: of float16.
-        budget: of int8.
-        method: of int8's ranges.
-        cache: folder of earlier results; None for none.
+        precision: None for a file that has its precision already.
+        images: folder of images to calibrate and prove on; int8 needs them, fp16 is made by structure without.
+        samples: largest number of held-out images to prove float16 on; None for `quantization_request.HELD_OUT_IMAGES`.
+        bounds: bounds of float16.
+        budget: budget of int8.
+        method: calibration method of int8.
+        cache: folder of cached results; None for none.
     """
 
     precision: Literal["fp16", "int8", "fp32"] | None = "fp16"
@@ -84,22 +89,22 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Request:
-    """What to build.
+    """Request for an engine.
 
     Args:
         model: a checkpoint or an ONNX file.
         target: GPU or compute capability.
-        output: the engine; None for a name beside the graph's.
-        backend: which TensorRT.
-        profiles: batch sizes; none for those of the graph, or the default.
-        options: how to build; its profiles don't count.
-        golden: images to check the engine with; 0 for none.
-        wanted: precision, and what it may lose.
-        classes: names for a checkpoint that has none.
+        output: the engine; None for a name derived from the graph's.
+        backend: TensorRT or TensorRT-RTX.
+        profiles: optimization profiles of the batch; empty for the graph's batch, or the default.
+        options: build options; their profiles are ignored.
+        golden: number of golden images; 0 for none.
+        wanted: precision and its bounds.
+        classes: class names for a checkpoint that has none.
         reading: how a checkpoint is read.
         tune: try each pass that brings the graph to the backend's form.
-        strict_precision: refuse an engine that computes a product in another type than its graph has.
-        force: make everything anew, and replace what was made otherwise.
+        strict_precision: fail where the engine computes a product in another type than its graph has.
+        force: make everything again, and replace files that were made otherwise.
     """
 
     model: Path
@@ -119,16 +124,16 @@ class Request:
 
 @dataclass(frozen=True)
 class ProvenGraph:
-    """The strongly typed graph that an engine is built from.
+    """Strongly typed graph to build an engine from.
 
     Args:
-        source: the float32 file that it was made from, or the graph itself where it was given.
-        path: of the file.
-        description: what it says of itself.
-        proof: how it compares with what it was made from.
-        manifest: of the file.
-        notes: what a user should know.
-        is_new: whether it was made for this engine.
+        source: the float32 file that it was made from, or the graph itself if it was given.
+        path: file of the graph.
+        description: description in the file.
+        proof: its comparison with what it was made from.
+        manifest: manifest of the file.
+        notes: remarks for the user.
+        is_new: whether this call made it.
     """
 
     source: Path
@@ -141,20 +146,20 @@ class ProvenGraph:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What an engine's manifest tells of its graph."""
+        """Fields that an engine's manifest has of its graph."""
         kept = {name: self.manifest[name] for name in _OF_THE_GRAPH if name in self.manifest}
         return {proof.KEY: self.proof.to_dict(), **kept}
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """What was built, and from what.
+    """Result of a build.
 
     Args:
-        graph: that the engine is built from.
-        engine: with its census.
-        notes: what a user should know.
-        precision: what became of the graph's INT8; None where it has none, or the kernels aren't known.
+        graph: the graph that the engine is built from.
+        engine: the engine, with its census.
+        notes: remarks for the user.
+        precision: INT8 of the engine beside the graph's; None without INT8, or where the kernels aren't known.
     """
 
     graph: ProvenGraph
@@ -168,10 +173,9 @@ def make(request: Request, progress: Progress = SILENT) -> BuiltEngine:
 
     Raises:
         BadInputError: the model, the images, or a batch that the graph doesn't have.
-        WouldReplaceError: a file that was made otherwise lies where one would be written.
-        CheckFailedError: a bound or the budget is missed, or `strict_precision` finds what it refuses; nothing of the
-            engine is written.
-        MissingCapabilityError: no builder for the target here.
+        WouldReplaceError: a file that was made otherwise would be replaced.
+        CheckFailedError: a bound or the budget is exceeded, or `strict_precision` fails; no engine is written.
+        MissingCapabilityError: this machine has no builder for the target.
     """
     try:
         return _make(request, progress)
@@ -183,7 +187,7 @@ def _make(request: Request, progress: Progress) -> BuiltEngine:
     model = request.model
     if ModelFile.open(model).kind == "engine":
         raise BadInputError(f"{model} is an engine already.", "An ONNX file of ours or a checkpoint is needed.")
-    # What this machine lacks is told before minutes of work.
+    # Report what this machine lacks before minutes of work.
     backend = backends.choose(request.backend, request.target)
     backends.load(backend)
     request.options.require(backend, backends.gpu_capability())
@@ -195,7 +199,7 @@ def _make(request: Request, progress: Progress) -> BuiltEngine:
     graph = provide(request, backend, progress)
     profiles = _profiles(request.profiles, graph.path, graph.description)
     options = dataclasses.replace(request.options, profiles=profiles)
-    output = request.output or graph.path.with_name(f"{model_file.stem(graph.path)}.{request.target.name}.engine")
+    output = request.output or graph.path.with_name(f"{file_kinds.stem(graph.path)}.{request.target.name}.engine")
     if not request.force:
         own = {
             "checkpoint_sha256": graph.description.checkpoint_sha256,
@@ -205,8 +209,8 @@ def _make(request: Request, progress: Progress) -> BuiltEngine:
         }
         recipe = Recipe(graph.path.name, artifacts.sha256(graph.path), own)
         earlier_file.require_replaceable(output, recipe, new_parent=graph.is_new)
-    taken, given = OnnxFile.open(graph.path).ends
-    fields = {**graph.description.to_dict(), "input": taken, "output": given, **graph.fields}
+    input_name, output_name = OnnxFile.open(graph.path).ends
+    fields = {**graph.description.to_dict(), "input": input_name, "output": output_name, **graph.fields}
     golden = None
     if request.golden:
         with progress.task("Computing golden images"):
@@ -215,11 +219,11 @@ def _make(request: Request, progress: Progress) -> BuiltEngine:
     compared: list[CompiledPrecision | None] = []
 
     def judge(census: Census | None) -> dict[str, Any]:
-        found = None if census is None else compiled_precision.compare(asked, census)
+        compiled = None if census is None else compiled_precision.compare(asked, census)
         if request.strict_precision:
-            compiled_precision.require_kept(found, census, asked, graph.path.name)
-        compared.append(found)
-        return {"compiled_precision": None if found is None else found.to_dict()}
+            compiled_precision.require_kept(compiled, census, asked, graph.path.name)
+        compared.append(compiled)
+        return {"compiled_precision": None if compiled is None else compiled.to_dict()}
 
     engine = engine_files.build_engine(
         graph.path, output, backend=backend, target=request.target, options=options, fields=fields, golden=golden,
@@ -236,17 +240,19 @@ def _make(request: Request, progress: Progress) -> BuiltEngine:
 
 
 def provide(request: Request, backend: BackendName, progress: Progress) -> ProvenGraph:
-    """The graph to build; a checkpoint is exported first.
+    """Provide the graph to build from; a checkpoint is exported first.
 
     Raises:
         BadInputError: the model or the images.
-        WouldReplaceError: a file that was made otherwise lies where one would be written.
-        CheckFailedError: a bound or the budget is missed.
+        WouldReplaceError: a file that was made otherwise would be replaced.
+        CheckFailedError: a bound or the budget is exceeded.
     """
     wanted, model = request.wanted, request.model
     kind = ModelFile.open(model).kind
     if kind == "onnx" and request.reading != PLAIN:
         raise UsageError(f"{model} is an ONNX file: `weights` and `image_size` are for checkpoints.", "Leave them out.")
+    if kind == "onnx" and request.classes is not None:
+        _ = ModelFile.open(model, classes=request.classes).description  # refuses other classes than the file's
     if wanted.precision is None:
         return _ready(model)
     folder = model.parent if request.output is None else request.output.parent
@@ -260,9 +266,9 @@ def provide(request: Request, backend: BackendName, progress: Progress) -> Prove
     profile = (request.profiles or (BatchProfile(),))[0]
     in_int8 = wanted.precision == "int8"
     file = quantize.make(
-        quantize.Request(
+        quantization_request.Request(
             source=source, precision="int8" if in_int8 else "fp16", images=wanted.images, folder=folder,
-            judges=None if in_int8 else wanted.samples, method=wanted.method if in_int8 else "auto",
+            held_out_count=None if in_int8 else wanted.samples, method=wanted.method if in_int8 else "auto",
             budget=wanted.budget if in_int8 else None, bounds=Bounds() if in_int8 else wanted.bounds,
             compiler=Compiler(backend, request.target, profile.optimum, request.tune),
             cache=wanted.cache, force=request.force, reuse=True,
@@ -274,7 +280,7 @@ def provide(request: Request, backend: BackendName, progress: Progress) -> Prove
 
 
 def _float32(request: Request, folder: Path, progress: Progress) -> tuple[Path, tuple[str, ...]]:
-    """The float32 file of a checkpoint: the one that lies there, or a new export; and what a user should know."""
+    """Provide the float32 file of a checkpoint, an existing one or a new export, with remarks for the user."""
     model = request.model
     place = folder / onnx_export.default_output(model).name
     if place.exists() and not request.force:
@@ -283,7 +289,7 @@ def _float32(request: Request, folder: Path, progress: Progress) -> tuple[Path, 
         if manifest is None or differences:
             what = differences or "no manifest tells how it was made"
             raise WouldReplaceError(f"{place} is there already: {what}. An export of {model.name} would replace it.")
-        return place, (f"{place} is there, exported from this very {model.name}: it is taken as it is.",)
+        return place, (f"{place} exists already, exported from this {model.name}: it is used.",)
     options = onnx_export.Options(images=request.wanted.images)
     exported = onnx_export.export(
         model, place, options, classes=request.classes, reading=request.reading, progress=progress
@@ -292,7 +298,7 @@ def _float32(request: Request, folder: Path, progress: Progress) -> tuple[Path, 
 
 
 def _other_export(request: Request, place: Path) -> str:
-    """In what an exported file is another than the export of the request's checkpoint; nothing where it is that."""
+    """How an existing file differs from an export of the request's checkpoint, in words; empty if it doesn't."""
     _, there = OnnxFile.open(place).read_ours()
     checkpoint = artifacts.sha256(request.model)
     if there.checkpoint_sha256 != checkpoint:
@@ -309,7 +315,7 @@ def _other_export(request: Request, place: Path) -> str:
 
 
 def _ready(path: Path, precision: Literal["fp32"] | None = None) -> ProvenGraph:
-    """A file that is built as it is: it has its precision already, which a float32 one has only if that was said."""
+    """Use a file as it is, which has its precision already; float32 only if it was asked for."""
     _, description = OnnxFile.open(path).read_ours()
     if precision is not None and description.precision != precision:
         raise UsageError(

@@ -1,7 +1,7 @@
-"""Engines that were made of a graph, found by their manifests, and what those tell of their kernels.
+"""Find the engines built from a graph, and read their kernels, by their manifests.
 
-None is loaded, and no GPU is needed. Engines of other graphs, those that aren't what their manifests describe, and
-those built before kernels were counted are passed over.
+None is loaded, and no GPU is needed. Engines of other graphs, those that don't match their manifests, and those built
+before kernels were recorded are ignored.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Compiled:
     """An engine and its kernels.
 
     Args:
-        path: of the engine.
-        census: of its kernels.
-        manifest: of the engine.
+        path: the engine.
+        census: its kernels.
+        manifest: its manifest.
     """
 
     path: Path
@@ -35,7 +35,7 @@ class Compiled:
     manifest: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, for a report: what is told of an engine without its list of kernels."""
+        """Plain types, for a report, without the list of kernels."""
         manifest = self.manifest
         return {
             "file": self.path.name,
@@ -48,7 +48,7 @@ class Compiled:
 
 
 def read(path: Path) -> Compiled | None:
-    """An engine's kernels by its manifest; None where it has none, or isn't what it describes."""
+    """Read an engine's kernels from its manifest; None without them, or where the manifest doesn't match."""
     try:
         manifest = artifacts.read_manifest(path) or {}
         census = census_text.of_manifest(manifest)
@@ -60,20 +60,20 @@ def read(path: Path) -> Compiled | None:
 
 
 def of_graph(graph: Path, sha256: str, named: Iterable[Path] = ()) -> list[Compiled]:
-    """The engines made of a graph: those among the named ones, then those in the graph's folder.
+    """Find the engines built from a graph: among the named ones, then in the graph's folder.
 
     Args:
         graph: an ONNX file.
-        sha256: of it.
-        named: engines that may be anywhere.
+        sha256: its hash.
+        named: engines anywhere.
     """
     paths = dict.fromkeys((*named, *(file.path for file in EngineFile.all_in(graph.parent))))
-    found = (read(path) for path in paths)
-    return [one for one in found if one is not None and one.manifest.get("parent_sha256") == sha256]
+    engines = (read(path) for path in paths)
+    return [one for one in engines if one is not None and one.manifest.get("parent_sha256") == sha256]
 
 
 def for_target(graph: Path, named: Iterable[Path], target: Target) -> Compiled | None:
-    """The first engine made of `graph` for `target`'s compute capability whose sizes are all known."""
+    """Find the first engine built from `graph` for `target`'s compute capability with all sizes known."""
     for one in of_graph(graph, artifacts.sha256(graph), named):
         census = one.census
         if census.sm == target.sm and census.moved_bytes is not None and census.multiply_adds is not None:

@@ -1,8 +1,8 @@
-"""What a graph promises of INT8, and what an engine made of it: product by product, from the compiled kernels.
+"""Compare the INT8 products of a graph with those of its engine, product by product, by the compiled kernels.
 
-A product with DequantizeLinear on both factors is a promise. TensorRT may keep it, or dequantize the weights and
-convolve in half: TensorRT-RTX 1.7.1 does that with every convolution for sm_75. The file can't tell, and neither can
-its accuracy; the engine's kernels can.
+A product with DequantizeLinear on both factors is INT8 in the graph ("promised"). TensorRT may keep it, or dequantize
+the weights and compute in float16 ("broken"): TensorRT-RTX 1.7.1 does that with every convolution for sm_75. Neither
+the file nor its accuracy shows that; the engine's kernels do.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ from hemf_export.calibration.products import Product, find_products
 from hemf_export.engines.census import Census
 from hemf_export.engines.kernels import TYPE_TITLES, Kernel
 from hemf_export.files.errors import BadInputError, CheckFailedError
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 
-_NAMED = 4  # products in a message; more are summarized by block
+_NAMED = 4  # products named in a message; more are summarized by block
 _BLOCKS_NAMED = 6
-INT8_WORK = "work in INT8"  # the figure's title, wherever it is shown
 
 
 @dataclass(frozen=True)
 class Broken:
-    """A product that the graph has in INT8 and the engine computes in something else.
+    """A product that is INT8 in the graph and computed in another type by the engine.
 
     Args:
-        node: of the graph.
+        node: node of the graph.
         operator: Conv, Gemm or MatMul.
-        block: of the network.
-        computed_in: the type of the kernel that does it.
-        kernel: its name.
+        block: block of the network.
+        computed_in: type of the kernel that computes it.
+        kernel: name of that kernel.
     """
 
     node: str
@@ -51,15 +50,15 @@ class Broken:
 
 @dataclass(frozen=True)
 class CompiledPrecision:
-    """An engine's INT8 beside its graph's.
+    """INT8 of an engine, compared with its graph's.
 
     Args:
-        promised: INT8 products of the graph.
-        kept: those that a kernel of the engine computes in INT8.
-        broken: those that a kernel computes in something else.
-        unlisted: those that no kernel names: nothing is known of them.
-        promised_share: of the graph's multiply-adds, in INT8 by the graph.
-        share: the same by the engine; what is unlisted doesn't count as INT8.
+        promised: number of INT8 products of the graph.
+        kept: number of those that the engine computes in INT8.
+        broken: those that the engine computes in another type.
+        unlisted: those that no kernel names, of which nothing is known.
+        promised_share: share of the graph's multiply-adds that are INT8 in the graph.
+        share: share that is INT8 in the engine, without unlisted products.
     """
 
     promised: int
@@ -83,12 +82,12 @@ class CompiledPrecision:
 
 @dataclass(frozen=True)
 class Graph:
-    """What an engine's graph says of itself.
+    """Products of an engine's graph.
 
     Args:
-        blocks: of the network, by the names that a builder may give the node.
-        products: all that are there, each with those names.
-        int8: names of the nodes that are promised in INT8.
+        blocks: block of the network, by the names that a builder may give a node.
+        products: all products, each with those names.
+        int8: names of the nodes that are INT8 in the graph.
     """
 
     blocks: Mapping[str, str]
@@ -97,7 +96,7 @@ class Graph:
 
 
 def read(path: Path) -> Graph:
-    """What the graph of a file promises.
+    """Read the products of a file's graph; see `promises`.
 
     Raises:
         BadInputError: it can't be read.
@@ -106,7 +105,7 @@ def read(path: Path) -> Graph:
 
 
 def promises(model: ir.Model) -> Graph:
-    """List the products that a graph in memory has in INT8, with the names and blocks of its nodes."""
+    """List the products of a graph in memory, those in INT8, and the names and blocks of its nodes."""
     where = blocks(model.graph)
     names = {node_name(node): _names(node) for node in model.graph}
     int8 = frozenset(node_name(node) for node in model.graph if is_int8(node))
@@ -119,7 +118,7 @@ def promises(model: ir.Model) -> Graph:
 
 
 def compare(graph: Graph, census: Census) -> CompiledPrecision | None:
-    """What an engine made of a graph's INT8 products; None where the graph has none."""
+    """Compare an engine's INT8 products with its graph's; None where the graph has none."""
     if not graph.int8:
         return None
     kept, broken, unlisted = _sorted(graph, census)
@@ -131,12 +130,12 @@ def compare(graph: Graph, census: Census) -> CompiledPrecision | None:
 
 
 def kept_products(graph: Graph, census: Census) -> frozenset[str]:
-    """The names of the INT8 products of a graph that an engine computes in INT8."""
+    """Names of the INT8 products of a graph that an engine computes in INT8."""
     return frozenset(product.node for product in _sorted(graph, census)[0])
 
 
 def _sorted(graph: Graph, census: Census) -> tuple[list[Product], list[Broken], list[str]]:
-    """Sort the promised products into those that the engine keeps, breaks, and doesn't list."""
+    """Divide the INT8 products into those that the engine keeps, breaks, and doesn't list."""
     carriers: dict[str, list[Kernel]] = {}
     for kernel in census.kernels:
         for node in kernel.onnx_nodes:
@@ -159,35 +158,37 @@ def _sorted(graph: Graph, census: Census) -> tuple[list[Product], list[Broken], 
     return kept, broken, unlisted
 
 
-def require_kept(found: CompiledPrecision | None, census: Census | None, graph: Graph, name: str) -> None:
-    """Raise CheckFailedError where an engine breaks a promise of its graph, or where that can't be seen.
+def require_kept(compiled: CompiledPrecision | None, census: Census | None, graph: Graph, name: str) -> None:
+    """Raise CheckFailedError unless an engine is known to keep all INT8 products of its graph.
 
     Args:
-        found: what `compare` gave.
-        census: of the engine; None where its kernels aren't known.
-        graph: that it is built from.
-        name: of the graph's file.
+        compiled: result of `compare`.
+        census: kernels of the engine; None where they aren't known.
+        graph: products of its graph.
+        name: name of the graph's file.
     """
     if not graph.int8:
         return
-    if census is None or found is None:
+    if census is None or compiled is None:
         raise CheckFailedError(
             f"{name} has {len(graph.int8)} products in INT8, and the builder doesn't tell what it computes them in.",
             "Nothing was written.",
         )
-    if found.broken or found.unlisted:
-        text = remark(found.to_dict()) or f"{len(found.unlisted)} INT8 products of {name} are in no kernel's list."
+    if compiled.broken or compiled.unlisted:
+        text = (
+            remark(compiled.to_dict()) or f"{len(compiled.unlisted)} INT8 products of {name} are in no kernel's list."
+        )
         hint = "Nothing was written. Build the FP16 graph, or for a target that has these products in INT8."
-        raise CheckFailedError(text, hint, found.to_dict())
+        raise CheckFailedError(text, hint, compiled.to_dict())
 
 
-def remark(found: Mapping[str, Any]) -> str | None:
-    """What is broken, in a sentence; None where nothing is.
+def remark(compiled: Mapping[str, Any]) -> str | None:
+    """Describe the broken products in a sentence; None where there are none.
 
     Args:
-        found: as `CompiledPrecision.to_dict` gives it.
+        compiled: as in a manifest, see `CompiledPrecision.to_dict`.
     """
-    broken: Sequence[Mapping[str, str]] = found["broken"]
+    broken: Sequence[Mapping[str, str]] = compiled["broken"]
     if not broken:
         return None
     types = Counter(TYPE_TITLES.get(one["computed_in"], one["computed_in"]) for one in broken)
@@ -195,7 +196,7 @@ def remark(found: Mapping[str, Any]) -> str | None:
     what = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     one_only = len(broken) == 1
     start = (
-        f"{what} of {found['promised_int8_products']} INT8 products in the file "
+        f"{what} of {compiled['promised_int8_products']} INT8 products in the file "
         f"{'is' if one_only else 'are'} computed in {' or '.join(types)} by the engine: "
     )
     if len(broken) <= _NAMED:
@@ -207,31 +208,31 @@ def remark(found: Mapping[str, Any]) -> str | None:
     return f"{start}{named}{more}; the manifest names each."
 
 
-def require_plain(found: Any) -> None:
-    """Raise BadInputError where a manifest's account of an engine's INT8 isn't one."""
+def require_plain(compiled: Any) -> None:
+    """Raise BadInputError where a manifest's `compiled_precision` is invalid."""
     try:
-        remark(found), work(found)
+        remark(compiled), work(compiled)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInputError(
             f"A manifest's account of an engine's INT8 can't be read: {error!r}.", "Build the engine again."
         ) from error
 
 
-def work(found: Mapping[str, Any]) -> str:
-    """The share of the work in INT8: the engine's, and where it differs the file's."""
-    own, file = found["share_of_multiply_adds"], found["promised_share_of_multiply_adds"]
+def work(compiled: Mapping[str, Any]) -> str:
+    """Describe the share of multiply-adds in INT8: the engine's, and the file's where it differs."""
+    own, file = compiled["share_of_multiply_adds"], compiled["promised_share_of_multiply_adds"]
     beside = "" if own == file else f" (the file has {file:.1%})"
     return f"{own:.1%} of the multiply-adds as compiled{beside}"
 
 
 def _names(node: ir.Node) -> tuple[str, ...]:
-    """What TensorRT may call a node: by its name, or where it has none by its first output."""
+    """Names that TensorRT may give a node: its own, or one derived from its first output."""
     return (node.name,) if node.name else (node_name(node), f"node_of_{node.outputs[0].name}")
 
 
 def _type_of(kernel: Kernel) -> str:
     if kernel.product_type is not None:
         return kernel.product_type
-    # A small product may become a generated kernel of products and sums, in the type of what it reads.
+    # A small product may become a generated pointwise kernel, in the type of its inputs.
     read = [tensor.dtype for tensor in (*kernel.inputs, *kernel.outputs) if tensor.dtype in TYPE_TITLES]
     return next((dtype for dtype in read if dtype != "int8"), "unknown")

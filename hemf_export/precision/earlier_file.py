@@ -1,8 +1,8 @@
-"""A file that lies where a graph or an engine is about to be written: used again, replaced, or left alone.
+"""Decide on an existing file where a graph or an engine is to be written: reuse, replace, or refuse.
 
-A file that was made from the same file with the same options may be replaced by what is made of them now. One that was
-made from another file or with other options is left alone, as is one without a manifest: what somebody proved, shipped
-or measured doesn't become another file of the same name unless that is asked for.
+A file that was made from the same file with the same options may be reused or replaced. One made from another file,
+with other options, or without a manifest isn't replaced unless `force` asks for it: it may have been proven, shipped or
+measured.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.models import proof
 from hemf_export.models.proof import ImageRecord
 
-KEY = "options"  # of a manifest
-_DIGITS = 12  # of a hash, in messages
+KEY = "options"  # in a manifest
+_DIGITS = 12  # of a hash in messages
 _TITLES = {
     "for": "backend",
     "calibration_images": "ranges",
@@ -26,14 +26,14 @@ _TITLES = {
     "training_images": "trained on",
     "checkpoint_sha256": "checkpoint",
 }
-_DESCRIBED = ("preprocess", "classes", "output_type")  # options too, of a file that doesn't say it itself
+_DESCRIBED = ("preprocess", "classes", "output_type")  # user options for a file that isn't ours
 _IMAGES = ("calibration_images", "held_out_images")
 _UNREADABLE = (BadInputError, KeyError, TypeError, ValueError, AttributeError)  # what a damaged manifest raises
 _OF_ENGINES = ("checkpoint_sha256", "backend", "compute_capability")
 
 
 class WouldReplaceError(BadInputError):
-    """A file that was made otherwise lies where one is to be written."""
+    """A file that was made otherwise would be replaced."""
 
     def __init__(
         self, message: str, hint: str = "Write another file with `output`, or replace that one with `force`."
@@ -43,12 +43,12 @@ class WouldReplaceError(BadInputError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a file is made from, and how.
+    """Parent and options of a file.
 
     Args:
         parent: name of the file that it is made from.
         parent_sha256: hash of that file.
-        options: whatever changes the result or its proof, in plain types.
+        options: everything that affects the result or its proof, in plain types.
     """
 
     parent: str
@@ -56,23 +56,23 @@ class Recipe:
     options: Mapping[str, Any]
 
     def for_manifest(self) -> dict[str, Any]:
-        """The options that stand nowhere else in a manifest."""
+        """Options that a manifest has nowhere else."""
         return {name: value for name, value in self.options.items() if name not in (*_DESCRIBED, *_IMAGES)}
 
 
 def require_replaceable(
     path: Path, recipe: Recipe, *, only: Collection[str] | None = None, new_parent: bool = False
 ) -> None:
-    """Refuse to replace a file that was made otherwise; no file at `path` is fine.
+    """Check that a file may be written at `path`: there is none, or one of the same recipe.
 
     Args:
-        path: where a file is to be written.
-        recipe: of that file.
-        only: names of the options that count; None for all.
-        new_parent: whether the parent has just been made: what was made from an earlier one has lost its own.
+        path: the output.
+        recipe: recipe of the new file.
+        only: names of the options to compare; None for all.
+        new_parent: whether the parent was just made again, so that an earlier file's own parent no longer exists.
 
     Raises:
-        WouldReplaceError: another lies there.
+        WouldReplaceError: a file of another recipe is there.
     """
     if not path.exists():
         return
@@ -91,12 +91,12 @@ def require_replaceable(
 
 
 def is_made_by(path: Path, recipe: Recipe, *, only: Collection[str] | None = None) -> bool:
-    """Whether a whole file lies at `path` that was made from the same file with the same options.
+    """Whether an undamaged file at `path` was made from the same file with the same options.
 
     Args:
-        path: of the file.
-        recipe: to compare with.
-        only: names of the options that count; None for all.
+        path: the file.
+        recipe: recipe to compare with.
+        only: names of the options to compare; None for all.
     """
     try:
         manifest = artifacts.read_manifest(path) if path.is_file() else None
@@ -108,7 +108,7 @@ def is_made_by(path: Path, recipe: Recipe, *, only: Collection[str] | None = Non
 def _differences(
     manifest: Mapping[str, Any], recipe: Recipe, only: Collection[str] | None, *, new_parent: bool = False
 ) -> Iterator[str]:
-    """What of a recipe is otherwise than a manifest tells, in words; what isn't told is no difference."""
+    """Differences of a manifest from a recipe, in words; missing options don't count as different."""
     there = manifest.get("parent_sha256")
     if there != recipe.parent_sha256 and not (new_parent and manifest.get("parent") == recipe.parent):
         parent = f"{manifest.get('parent', 'a file')} of SHA-256 {str(there)[:_DIGITS]}"
@@ -122,7 +122,7 @@ def _differences(
 
 
 def _options_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a manifest tells, one of an earlier version too, which has fewer of them."""
+    """Options in a manifest; those of earlier versions have fewer."""
     if manifest.get("kind") == "engine":
         build = manifest.get("build")
         own = {name: manifest[name] for name in _OF_ENGINES if name in manifest}
@@ -142,7 +142,7 @@ def _options_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(tuned, Mapping):
         training = ImageRecord.from_dict(tuned["training_images"]).to_dict()
         return {**own, **tuned["recipe"], "training_images": training, "budget": manifest.get("budget")}
-    if isinstance(gain, Mapping):  # an FP16 file may be the answer where INT8 was asked for
+    if isinstance(gain, Mapping):  # an FP16 file may be the result of a search for INT8
         return {**own, "precision": "int8", "budget": gain.get("budget")}
     if evidence is not None and evidence.calibration_images is not None:
         own["budget"] = manifest.get("budget")
@@ -154,7 +154,7 @@ def _title(name: str) -> str:
 
 
 def _text(name: str, value: Any) -> str:
-    """An option's value, for a message."""
+    """Value of an option, for messages."""
     if name == "checkpoint_sha256":
         return f"of SHA-256 {str(value)[:_DIGITS]}"
     if name == "calibration_images":

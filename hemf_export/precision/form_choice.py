@@ -1,9 +1,9 @@
-"""Which passes of a form are worth it for a graph: decided by what the backend compiles, or by timing it.
+"""Choose the passes for a backend that make a graph's engine faster, by compiling candidates, or by timing them.
 
-For our networks that is known, and `make bench-engine` shows it. Another's graph may have blocks that a pass knows in
-a place where the plain form compiles to less, so there both are compiled without keeping an engine, and the one that
-the model of `engines.census` gives less time is taken. `Compiler.tune` does that for any graph, pass by pass, and where
-the target's GPU is at hand it times the engines instead.
+For our networks the choice is known, and `make bench-engine` shows it. Another graph may have a block that a pass
+rewrites where the unchanged graph compiles to something faster: there both are compiled, without keeping an engine, and
+the one with the lower modelled time (see `engines.census`) is chosen. `Compiler.tune` does that for any graph, pass by
+pass, and on the target's GPU it times engines instead.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from hemf_export.models.description import Description
 from hemf_export.precision import trial_engine
 from hemf_export.precision.trial_engine import Compiler
 
-_SECONDS = 3.0  # of timing, for each candidate
+_SECONDS = 3.0  # of timing per candidate
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A set of passes, and what came of it.
+    """A candidate set of passes, and its engine.
 
     Args:
-        passes: their names.
-        kernels: that were compiled.
-        bytes: that they move at the batch that was looked at.
-        model_ms: the time that the model gives them.
-        measured_ms: median latency on this machine's GPU; None where there is none of the target's kind.
+        passes: names of the passes.
+        kernels: number of kernels.
+        bytes: bytes that they move for the batch.
+        model_ms: modelled time of one call.
+        measured_ms: median latency on this machine's GPU; None where it isn't the target.
     """
 
     passes: tuple[str, ...]
@@ -49,7 +49,7 @@ class Tried:
 
     @property
     def ms(self) -> float:
-        """What candidates are compared by."""
+        """Time by which candidates are compared."""
         return self.model_ms if self.measured_ms is None else self.measured_ms
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,14 +59,14 @@ class Tried:
 
 @dataclass(frozen=True)
 class Choice:
-    """The passes to run, and what was tried for it, in order; nothing where nothing had to be."""
+    """Chosen passes, and the candidates that were tried, in order; none where the choice is known."""
 
     passes: tuple[str, ...]
     tried: tuple[Tried, ...] = ()
     note: str | None = None
 
     def among(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The chosen ones of some passes."""
+        """Filter passes by whether they were chosen."""
         return tuple(name for name in names if name in self.passes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,36 +82,36 @@ def choose(
     ours: bool,
     progress: Progress = SILENT,
 ) -> Choice:
-    """Choose the passes that are worth it for a graph.
+    """Choose the passes that make a graph's engine faster.
 
     Args:
-        model: float32, as it is before any pass; left as it is.
-        compiler: what the graph is for.
-        described: of the file.
-        ours: whether an export of ours made it, whose passes are known to be worth it.
+        model: float32 graph before any pass; not changed.
+        compiler: backend and target.
+        described: description of the file.
+        ours: whether it is one of our exports, whose passes are known.
         progress: receives what is compiled.
     """
     names = tuple(each.name for each in forms.PASSES if compiler.form in each.forms)
     if compiler.form == "cpu" or (ours and not compiler.tune):
         return Choice(names)
     places = forms.rewrite(copy_of(model), compiler.form).places
-    found = tuple(name for name in names if name in places)
-    if not found:
+    present = tuple(name for name in names if name in places)
+    if not present:
         return Choice(names)
     timed = compiler.tune and backends.gpu_capability() == compiler.target.compute_capability
     trial = _Trial(model, compiler, described, progress, timed=timed)
     try:
-        whole, plain = trial.run(found), trial.run(())
+        whole, plain = trial.run(present), trial.run(())
         kept = whole.passes if whole.ms < plain.ms else plain.passes
-        if compiler.tune or kept != found:
-            kept = trial.grow(found)
-    except HemfError as error:  # the build itself tells what is wrong; here nothing can be compared
+        if compiler.tune or kept != present:
+            kept = trial.grow(present)
+    except HemfError as error:  # candidates can't be compared; the build will report what is wrong
         return Choice(names, trial.tried, f"Forms of the graph could not be compared: {error.message}")
     return Choice(kept, trial.tried)
 
 
 class _Trial:
-    """Compiles candidates, each once."""
+    """Compiles candidates, each of them once."""
 
     def __init__(
         self, model: ir.Model, compiler: Compiler, described: Description, progress: Progress, *, timed: bool
@@ -126,17 +126,17 @@ class _Trial:
         return tuple(self._known.values())
 
     def run(self, passes: tuple[str, ...]) -> Tried:
-        """Compile the graph behind these passes."""
+        """Compile the graph after these passes."""
         if passes not in self._known:
             with self._progress.task(f"Compiling the graph {'with ' + ', '.join(passes) if passes else 'as it is'}"):
                 self._known[passes] = self._compiled(passes)
         return self._known[passes]
 
-    def grow(self, found: tuple[str, ...]) -> tuple[str, ...]:
-        """Add one pass after the other, each kept where it helps; or the best that was tried before."""
+    def grow(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Add passes one by one, each kept if it helps; returns the best candidate tried so far."""
         kept: tuple[str, ...] = ()
-        for name in found:
-            candidate = tuple(each for each in found if each in kept or each == name)
+        for name in names:
+            candidate = tuple(each for each in names if each in kept or each == name)
             if self.run(candidate).ms < self.run(kept).ms:
                 kept = candidate
         return min(self.tried, key=lambda each: each.ms).passes
@@ -147,21 +147,22 @@ class _Trial:
         to_float16(model)
         counted = trial_engine.count(model, self._compiler)
         time = counted.model_ms(self._compiler.chip, self._compiler.batch)
-        made = Tried(passes, counted.launches, counted.moved_bytes, float("inf") if time is None else time)
-        return replace(made, measured_ms=self._timed_ms(model)) if self._timed else made
+        tried = Tried(passes, counted.launches, counted.moved_bytes, float("inf") if time is None else time)
+        return replace(tried, measured_ms=self._timed_ms(model)) if self._timed else tried
 
     def _timed_ms(self, model: ir.Model) -> float:
-        """Median latency of an engine that is built for it and not kept."""
+        """Build an engine, measure its median latency, and discard it."""
         from hemf_export import engines
-        from hemf_export.engines.batches import BatchProfile
         from hemf_export.engines.build import build_engine
-        from hemf_export.engines.options import BuildOptions
+        from hemf_export.engines.options import BatchProfile, BuildOptions
         from hemf_export.timing import measurement
         from hemf_export.timing.workloads import HostWorkload
 
-        taken, batch = self._described.input, self._compiler.batch
+        model_input, batch = self._described.input, self._compiler.batch
         profile = BatchProfile(batch, batch, batch)
-        pixels = np.random.default_rng(0).integers(0, 256, (batch, taken.height, taken.width, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(0).integers(
+            0, 256, (batch, model_input.height, model_input.width, 3), dtype=np.uint8
+        )
         with artifacts.scratch() as folder:
             graph = folder / "graph.onnx"
             ir.save(model, graph)
@@ -171,7 +172,7 @@ class _Trial:
             )  # fmt: skip
             with engines.load(engine.path) as runner:
                 contender = measurement.Contender(
-                    "engine", lambda batch: HostWorkload(runner, taken.network(batch)), _any
+                    "engine", lambda batch: HostWorkload(runner, model_input.network(batch)), _any
                 )
                 timings, missing = measurement.measure([contender], pixels, seconds=_SECONDS)
         if missing:
@@ -180,5 +181,5 @@ class _Trial:
 
 
 def _any(largest: float) -> float:
-    """No bound on logits: what is proven is the graph, and of a trial the time alone counts."""
+    """No bound on logits: the graph is proven later, and only the time matters here."""
     return float("inf")

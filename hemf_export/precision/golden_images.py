@@ -1,4 +1,4 @@
-"""The golden images of an engine: a few of the user's test images, or noise, and what its graph makes of them."""
+"""Golden images of an engine: a few of the user's test images, or noise, with its graph's logits."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from hemf_export.models.description import Description
 from hemf_export.precision.bounds import Bounds
 
 IMAGES = 4
-# A kernel rounds in another order, and INT8 may take the neighbouring step for it. How much that is for this graph and
-# these images, two computations of it here show: with every float16 result rounded, and with none.
+# Kernels round in another order, which may move INT8 values by a step. The size of that effect for this graph and these
+# images is estimated by computing it twice: with every float16 result rounded, and with none.
 _TIMES_OWN_NOISE = 4
 
 
 def make(graph: Path, described: Description, images: Path | None, count: int = IMAGES) -> Golden:
-    """Golden images for an engine built from `graph`.
+    """Make golden images for an engine of `graph`.
 
     Args:
-        graph: the FP16, INT8 or float32 file that is built.
-        described: what it says of itself.
-        images: folder to take them from, its test split if it has one; without, seeded noise.
-        count: at most so many, spread over the classes.
+        graph: the FP16, INT8 or float32 file.
+        described: its description.
+        images: folder of images, of which the test split is used if there is one; None for seeded noise.
+        count: largest number of images, spread over the classes.
 
     Raises:
         BadInputError: no images.
     """
-    # Whatever their folders are called: what is compared is logits, and a foreign file may not know its classes' names.
+    # Class names don't matter, as logits are compared; a file that isn't ours may have none.
     samples = Samples(described.input, parity.image_folder(images, None), count)
     pixels = np.concatenate(list(samples.pixels((samples.count,))))
     return of_pixels(graph, described, pixels, samples.source)
 
 
 def of_pixels(graph: Path, described: Description, pixels: NDArray[np.uint8], source: str) -> Golden:
-    """Golden images of pixels (n, H, W, 3) as `graph` takes them from images; `source` says where those are from."""
+    """Make golden images of pixels (n, H, W, 3), made for `graph`'s input; `source` says where they are from."""
     inputs = described.input.network(pixels)
     plain = _logits(Session(graph, output=described.output), inputs, described.batch)
     logits = plain

@@ -1,4 +1,4 @@
-"""Writing a proven FP16 or INT8 graph: the ONNX file, its manifest with the proof, and the sensitivities beside it."""
+"""Write a proven FP16 or INT8 graph: the ONNX file, its manifest with the proof, and the sensitivities."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hemf_export.calibration import graph_types, sensitivity_plot
+from hemf_export.calibration.blocks import node_name
 from hemf_export.calibration.budget import Budget
 from hemf_export.calibration.forms import Rewriting
 from hemf_export.calibration.fp16 import Conversion
 from hemf_export.calibration.int8 import Plan
-from hemf_export.export import graph_writing, written
+from hemf_export.export import graph_writing
 from hemf_export.files import artifacts
 from hemf_export.metrics.comparison import Comparison
-from hemf_export.models import onnx_file, proof
+from hemf_export.models import onnx_model, proof
 from hemf_export.models.description import Description, Precision
-from hemf_export.models.graph_source import Source
+from hemf_export.models.graph_source import PreparationCheck, Source
 from hemf_export.models.proof import Figures, ImageRecord, Proof
 from hemf_export.precision import earlier_file
 from hemf_export.precision.earlier_file import Recipe
 from hemf_export.precision.form_choice import Choice as FormChoice
 from hemf_export.precision.int8_choice import Choice
-from hemf_export.precision.same_model import SameModel
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What INT8 gives and costs: engines' modelled times, and what they get right.
+    """Gain and cost of INT8: modelled times of engines, and their accuracy.
 
     Args:
         choice: the engines.
-        figures: of `fp16`, `chosen`, `best` and `all_int8`, on the same few held-out images.
+        figures: comparisons of `fp16`, `chosen`, `best` and `all_int8` with float32, on the same few held-out images.
     """
 
     choice: Choice
@@ -52,20 +52,20 @@ class Gain:
 
 @dataclass(frozen=True)
 class Graph:
-    """A proven graph that is about to be written.
+    """A proven graph, to be written.
 
     Args:
         model: the graph.
-        precision: that it has; "fp16" where INT8 was not worth it.
-        logits: (n, classes) of the images of the proof, as they were proven: float16 emulated.
+        precision: its precision; "fp16" where INT8 wasn't worth it.
+        logits: its logits (n, classes) of the proof's images, with float16 emulated.
         reference: the float32 file's logits of them.
-        comparison: of the two.
-        conversion: to float16; None for a CPU's graph.
-        plan: of INT8; None for FP16.
-        rewriting: to the form for a backend.
-        bound: the largest difference of a score that was allowed; None for no bound.
-        gain: of INT8 on the target; None where nobody asked, or no engine can be compared.
-        notes: what a user should know of it.
+        comparison: comparison of the two.
+        conversion: conversion to float16; None for a CPU's graph.
+        plan: INT8 plan; None for FP16.
+        rewriting: passes for the backend.
+        bound: largest difference of a score that was allowed; None for no bound.
+        gain: gain of INT8 on the target; None without a budget, or where engines can't be compared.
+        notes: remarks for the user.
     """
 
     model: ir.Model
@@ -83,17 +83,17 @@ class Graph:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a graph was made from, and how.
+    """Source of a graph, and how it was made.
 
     Args:
         source: the float32 file.
-        recipe: with the options.
-        images: of the proof.
-        calibration_images: that ranges were measured on; None for structure alone.
-        blocks: of the network, by node.
-        form: how the passes for the backend were chosen.
-        same_model: how the prepared float32 graph compared with the file.
-        budget: that was asked for.
+        recipe: source and options, for the manifest.
+        images: images of the proof.
+        calibration_images: images that ranges were measured on; None where the structure alone decided.
+        blocks: block of the network of each node.
+        form: choice of the passes for the backend.
+        preparation: comparison of the prepared float32 graph with the file.
+        budget: requested budget.
     """
 
     source: Source
@@ -102,23 +102,23 @@ class Origin:
     calibration_images: ImageRecord | None
     blocks: Mapping[str, str]
     form: FormChoice
-    same_model: SameModel
+    preparation: PreparationCheck
     budget: Budget | None = None
 
 
 @dataclass(frozen=True)
 class QuantizedFile:
-    """A finished FP16 or INT8 file and what is known of it.
+    """A finished FP16 or INT8 file.
 
     Args:
-        path: of the ONNX file; its manifest lies beside it.
-        description: what it says of itself.
-        proof: against the float32 file.
-        manifest: as it lies beside the file.
-        notes: what a user should know.
+        path: the ONNX file, with its manifest beside it.
+        description: its description.
+        proof: its comparison with the float32 file.
+        manifest: content of the manifest.
+        notes: remarks for the user.
         reports: files with the sensitivities.
-        plan: of INT8, with the sensitivities; None for FP16, and for a file that lay there already.
-        reused: whether it lay there already.
+        plan: INT8 plan, with the sensitivities; None for FP16 and for an existing file.
+        reused: whether the file existed already.
     """
 
     path: Path
@@ -134,32 +134,34 @@ class QuantizedFile:
 def write(
     path: Path, origin: Origin, graph: Graph, inputs: Iterable[NDArray[np.generic]], notes: tuple[str, ...]
 ) -> QuantizedFile:
-    """Put `graph` and its reports at `path`, the manifest last.
+    """Write `graph` to `path` with its reports, the manifest last.
 
     Args:
-        path: of the file.
-        origin: what it was made from.
-        graph: proven.
-        inputs: batches of the proof's images, from the first on.
-        notes: what a user should know.
+        path: the ONNX file.
+        origin: what the graph was made from.
+        graph: the proven graph.
+        inputs: network input of the proof's images, in batches.
+        notes: remarks for the user.
 
     Raises:
-        CheckFailedError: the file as written isn't what was proven; nothing is left behind.
+        CheckFailedError: the written file differs from the proven graph; it isn't kept.
     """
     described, output = origin.source.description, origin.source.description.output
     description = dataclasses.replace(described, precision=graph.precision, versions=artifacts.versions())
-    onnx_file.describe(graph.model, description)
+    onnx_model.describe(graph.model, description)
     with artifacts.atomic_path(path) as temporary:
         graph_writing.save(graph.model, temporary)
-        types = graph_types.count_types(ir.load(temporary))
-        as_written = written.check(temporary, path.name, inputs, graph.logits, graph.reference, output)
+        saved = ir.load(temporary)
+        types, names = graph_types.count_types(saved), {node_name(node) for node in saved.graph}
+        del saved
+        as_written = graph_writing.check_written(temporary, path.name, inputs, graph.logits, graph.reference, output)
     evidence = Proof(
         origin.images,
         Figures.from_dict(graph.comparison.to_dict()),
         float16_emulated=graph.precision != "int8-cpu",
         calibration_images=origin.calibration_images,
         bound=graph.bound,
-        # That of INT8 is no measure of an FP16 file that came of it.
+        # A budget for INT8 doesn't apply to the FP16 file that a search for INT8 may end with.
         budget=None if graph.gain is not None and graph.precision == "fp16" else origin.budget,
         file_as_written=as_written,
     )
@@ -169,16 +171,19 @@ def write(
         "parent_sha256": origin.source.sha256,
         **description.to_dict(),
         earlier_file.KEY: origin.recipe.for_manifest(),
-        "form": {**graph.rewriting.to_dict(), **origin.same_model.to_dict(), **origin.form.to_dict()},
+        "form": {**graph.rewriting.to_dict(), **origin.preparation.to_dict(), **origin.form.to_dict()},
         "types": types,
         proof.KEY: evidence.to_dict(),
     }
     if graph.conversion is not None:
-        islands = [
-            {"node": node, "block": origin.blocks.get(node, ""), "reason": reason}
-            for node, reason in graph.conversion.islands.items()
+        # Islands are chosen before the last passes for the backend, which split some layer norms: those are counted as
+        # float32 inside kernels.
+        islands = {node: reason for node, reason in graph.conversion.islands.items() if node in names}
+        by_name = [
+            {"node": node, "block": origin.blocks.get(node, ""), "reason": reason} for node, reason in islands.items()
         ]
-        fields["conversion"] = {**graph.conversion.to_dict(), "float32_nodes_by_name": islands}
+        conversion = dataclasses.replace(graph.conversion, islands=islands).to_dict()
+        fields["conversion"] = {**conversion, "float32_nodes_by_name": by_name}
     if graph.gain is not None:
         fields["int8_gain"] = {
             **graph.gain.to_dict(),

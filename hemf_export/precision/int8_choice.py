@@ -1,10 +1,10 @@
-"""Which products of a graph are worth INT8: decided by the engines that a backend compiles, not by the work they are.
+"""Choose the products for which INT8 makes the engine faster, by compiling engines, not by counting operations.
 
-INT8 halves what a product reads and may double its rate, and it costs: kernels that quantize, fusions that are lost,
-weights that are dequantized at run time where a GPU has no such kernel. What remains of it only the compiled engine
-tells. So the graph is compiled in FP16, with everything in INT8, and with those parts in INT8 that gained; the engine
-that `engines.census`'s model gives least time says what a budget may choose from. Where none is 5 % faster than FP16,
-INT8 isn't worth its loss of digits.
+INT8 halves the bytes that a product reads and may double its rate, but it also costs: quantizing kernels, lost fusions,
+and weights dequantized at run time where a GPU has no such kernel. Only the compiled engine shows the net gain. So the
+graph is compiled in FP16, with everything in INT8, and with those parts in INT8 that gained; a budget then chooses from
+the products of the engine with the lowest modelled time (see `engines.census`). Where none is 5 % faster than FP16,
+INT8 isn't worth its loss of precision.
 
 No engine is kept, and no image is run: kernels depend on neither ranges nor weights (see `trial_engine`).
 """
@@ -29,29 +29,30 @@ from hemf_export.calibration.qdq import quantize
 from hemf_export.engines.census import Census
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.progress import SILENT, Progress
+from hemf_export.pages.figures import modelled_time
 from hemf_export.precision import compiled_precision, trial_engine
 from hemf_export.precision.trial_engine import Compiler
 
-LEAST_GAIN = 0.05  # of the FP16 engine's modelled time: what INT8 must save to be worth it
+LEAST_GAIN = 0.05  # share of the FP16 engine's modelled time that INT8 must save
 TOO_LITTLE = f"the engine is not {LEAST_GAIN:.0%} faster by INT8"
 _CONVOLUTION = "Conv"
-_LEAST_WORTH = 0.02  # of the largest block's: what a block counts for whose kernels tell of no gain of its own
-_ESTIMATED = 0.5  # of the least gain: estimates of parts are rough, and the compiled engine decides
+_LEAST_WORTH = 0.02  # worth of a block without a gain of its own, as a share of the largest block's
+_ESTIMATED = 0.5  # share of the least gain for estimates, which are rough: the compiled engine decides
 
 
 @dataclass(frozen=True)
 class EngineTrial:
-    """An engine that was compiled to be counted.
+    """An engine that was compiled to model its time, and not kept.
 
     Args:
         name: what is in INT8, in words.
-        nodes: names of the products that are in INT8 in the graph.
-        blocks: of the network, that these are in.
-        kept: names of those that the engine computes in INT8.
-        share: of all multiply-adds, that those are.
-        census: of the engine.
-        model_ms: the time of one call; see `Census.model_ms`.
-        block_ms: the same by block.
+        nodes: names of the products that are INT8 in the graph.
+        blocks: blocks of the network with these products.
+        kept: names of the products that the engine computes in INT8.
+        share: their share of all multiply-adds.
+        census: kernels of the engine.
+        model_ms: modelled time of one call; see `Census.model_ms`.
+        block_ms: modelled time by block.
     """
 
     name: str
@@ -64,7 +65,7 @@ class EngineTrial:
     block_ms: Mapping[str, float]
 
     def saved_ms(self, other: EngineTrial, block: str) -> float:
-        """Milliseconds that a block's kernels take less here than in another engine."""
+        """Modelled time that a block saves compared with another engine, in ms."""
         return other.block_ms.get(block, 0.0) - self.block_ms.get(block, 0.0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,14 +84,14 @@ class EngineTrial:
 
 
 class EngineTrials:
-    """Compiles one float32 graph with these or those products in INT8, each set once.
+    """Compiles a float32 graph with different products in INT8, each set once.
 
     Args:
-        model: float32, brought to the backend's form but for its last passes; left as it is.
-        products: all of it.
+        model: float32 graph after the backend's first passes; not changed.
+        products: all its products.
         islands: nodes that stay in float32, and why.
-        compiler: what the engine is for.
-        last: names of the passes that come after quantization.
+        compiler: backend and target.
+        last: names of the passes after quantization.
         progress: receives what is compiled.
     """
 
@@ -113,37 +114,37 @@ class EngineTrials:
 
     @property
     def tried(self) -> tuple[EngineTrial, ...]:
-        """All, in order."""
+        """All engines so far, in order."""
         return tuple(self._known.values())
 
     @property
     def best(self) -> EngineTrial | None:
-        """The one that is modelled fastest of those with anything in INT8."""
+        """Engine with the lowest modelled time of those with any INT8; None for none."""
         return min((each for each in self.tried if each.nodes), key=lambda each: each.model_ms, default=None)
 
     def kinds(self, products: Sequence[Product]) -> dict[str, list[Product]]:
-        """Products by what a backend has kernels for: matrix products, and convolutions by the size of their kernel."""
+        """Group products by the kind of kernel: matrix products, and convolutions by the size of their filters."""
         nodes = {node_name(node): node for node in self._model.graph}
-        found: dict[str, list[Product]] = {}
+        by_kind: dict[str, list[Product]] = {}
         for product in products:
             kind = "matrix products"
             if product.operator == _CONVOLUTION and (weight := nodes[product.node].inputs[1]) is not None:
                 sizes = [] if weight.shape is None else list(weight.shape)[2:]
                 kind = f"{'×'.join(map(str, sizes))} convolutions"
-            found.setdefault(kind, []).append(product)
-        return found
+            by_kind.setdefault(kind, []).append(product)
+        return by_kind
 
     def run(self, name: str, chosen: Sequence[Product], islands: Mapping[str, str] | None = None) -> EngineTrial:
         """Compile the graph with the chosen products in INT8.
 
         Args:
-            name: what they are, in words.
-            chosen: products.
-            islands: nodes that stay in float32; None for those of all trials.
+            name: the products, in words.
+            chosen: the products.
+            islands: nodes that stay in float32; None for the default ones.
 
         Raises:
-            MissingCapabilityError: no such backend here, or it has no such target.
-            BadInputError: the backend doesn't take the graph, or leaves sizes open.
+            MissingCapabilityError: the backend isn't here, or doesn't have the target.
+            BadInputError: the backend can't build the graph, or doesn't report sizes.
         """
         wide = self._islands if islands is None else dict(islands)
         key = frozenset(product.node for product in chosen), frozenset(wide)
@@ -155,7 +156,7 @@ class EngineTrials:
         return self._known[key]
 
     def attempt(self, name: str, chosen: Sequence[Product]) -> EngineTrial | None:
-        """`run`, or None where the backend doesn't take the graph so."""
+        """Like `run`, but None where the backend can't build the graph."""
         with suppress(BadInputError):
             return self.run(name, chosen)
         return None
@@ -163,10 +164,10 @@ class EngineTrials:
     def _compile(self, name: str, chosen: Sequence[Product], islands: dict[str, str]) -> EngineTrial:
         model = copy_of(self._model)
         if chosen:
-            quantize(model, chosen, trial_engine.made_up_statistics(), "max")
+            quantize(model, chosen, trial_engine.synthetic_statistics(), "max")
         forms.rewrite(model, self.compiler.form, only=self._last)
         to_float16(model, islands)
-        # Nodes of other people's graphs are in blocks by their place, which is that of the graph before any pass.
+        # In graphs that aren't ours blocks are ranges of nodes, of the graph before any pass.
         names = map(node_name, model.graph)
         where = {node: block for node in names if (block := block_of(node))} | self._blocks
         counted = trial_engine.count(model, self.compiler).with_blocks(where)
@@ -190,14 +191,14 @@ class EngineTrials:
 
 @dataclass(frozen=True)
 class Choice:
-    """Engines in FP16 and INT8 for one target, and the one to ship.
+    """Engines in FP16 and INT8 for one target, and the chosen one.
 
     Args:
-        trials: that compiled it, and can compile more.
-        fp16: nothing in INT8.
-        everything: all that can be; None where the backend doesn't take that.
-        best: the least modelled time with anything in INT8; None where the backend takes nothing in INT8.
-        chosen: what became of it: `fp16`, `best`, or what a budget left of it.
+        trials: compiles the engines.
+        fp16: engine without INT8.
+        everything: engine with all possible products in INT8; None where the backend can't build it.
+        best: engine with the lowest modelled time of those with any INT8; None for none.
+        chosen: `fp16`, `best`, or the part of `best` that keeps a budget.
     """
 
     trials: EngineTrials
@@ -208,7 +209,7 @@ class Choice:
 
     @property
     def worthwhile(self) -> bool:
-        """Whether the best is enough faster than FP16."""
+        """Whether the best engine is enough faster than FP16."""
         return self.best is not None and self.is_worthwhile(self.best)
 
     def is_worthwhile(self, trial: EngineTrial) -> bool:
@@ -217,10 +218,10 @@ class Choice:
 
     @property
     def worth(self) -> Worth:
-        """The time that each block of the best saves, as a share of the FP16 engine's; their sum is what it saves.
+        """Time that each block of the best engine saves, as a share of the FP16 engine's; they sum to its gain.
 
-        A kernel at the border of two blocks counts for one of them, so that a block may seem to lose by what its
-        neighbour gains: it is taken to give little instead.
+        A kernel at the border of two blocks counts for one of them, so that a block may seem to lose what its neighbour
+        gains: such a block gets a small worth instead.
         """
         assert self.best is not None
         saved = {block: self.best.saved_ms(self.fp16, block) for block in self.best.blocks}
@@ -232,7 +233,7 @@ class Choice:
 
     @property
     def summary(self) -> str:
-        """How much faster INT8 is, in a sentence."""
+        """Speed of INT8 compared with FP16, in a sentence."""
         compiler = self.trials.compiler
         builder = f"{compiler.backend} {self.trials.version}"
         fastest = self.chosen if self.chosen.nodes else self.best
@@ -240,8 +241,8 @@ class Choice:
             return f"{builder} compiles no engine of this graph in INT8 for {compiler.target.sm}"
         return (
             f"at batch {compiler.batch} the {'INT8 engine' if self.chosen.nodes else 'fastest INT8 engine'} that "
-            f"{builder} compiles for {compiler.target.sm} is modelled at {milliseconds(fastest.model_ms)}, "
-            f"{fastest.model_ms / self.fp16.model_ms:.3f} of the FP16 engine's {milliseconds(self.fp16.model_ms)}"
+            f"{builder} compiles for {compiler.target.sm} is modelled at {modelled_time(fastest.model_ms)}, "
+            f"{fastest.model_ms / self.fp16.model_ms:.3f} of the FP16 engine's {modelled_time(self.fp16.model_ms)}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -262,72 +263,67 @@ class Choice:
         }
 
 
-def milliseconds(value: float) -> str:
-    """Three digits of a modelled time: 8.94 ms, 1.50 ms, 0.0392 ms."""
-    return f"{value:#.3g}".rstrip(".") + " ms"
-
-
 def of_manifest(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The engines that a file's manifest tells were compared; None where none were.
+    """Read the comparison of engines in a file's manifest; None where there is none.
 
     Raises:
-        BadInputError: they can't be read.
+        BadInputError: it is invalid.
     """
     earlier: Mapping[str, Any] = manifest.get("proof_of_the_graph") or {}  # where engines had it before
-    told: Mapping[str, Any] | None = manifest.get("int8_gain", earlier.get("int8_gain"))
-    if told is not None:
+    gain: Mapping[str, Any] | None = manifest.get("int8_gain", earlier.get("int8_gain"))
+    if gain is not None:
         try:
-            beside(told), elsewhere(told, told["backend"], told["sm"])
+            beside(gain), elsewhere(gain, gain["backend"], gain["sm"])
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
             raise BadInputError(
                 f"A manifest's account of what INT8 gives can't be read: {error!r}.", "Make the file again."
             ) from error
-    return told
+    return gain
 
 
-def beside(told: Mapping[str, Any]) -> str:
-    """How a manifest's engines in INT8 and FP16 compare, in a few words.
+def beside(gain: Mapping[str, Any]) -> str:
+    """Describe the INT8 engine beside the FP16 one in a few words.
 
     Args:
-        told: as `Choice.to_dict` gives it.
+        gain: as in a manifest, see `Choice.to_dict`.
     """
-    own = told["chosen"] if told["chosen"]["int8_products"] else told["best"]
+    own = gain["chosen"] if gain["chosen"]["int8_products"] else gain["best"]
     if own is None:
-        return f"none can be compiled for {told['sm']}"
-    ratio = own["model_ms"] / told["fp16"]["model_ms"]
-    which = "" if own is told["chosen"] else "at its fastest "
-    return f"{which}modelled at {milliseconds(own['model_ms'])}, {ratio:.3f} of FP16, at batch {told['batch']}"
+        return f"none can be compiled for {gain['sm']}"
+    ratio = own["model_ms"] / gain["fp16"]["model_ms"]
+    which = "" if own is gain["chosen"] else "at its fastest "
+    return f"{which}modelled at {modelled_time(own['model_ms'])}, {ratio:.3f} of FP16, at batch {gain['batch']}"
 
 
-def elsewhere(told: Mapping[str, Any], backend: str, sm: str) -> str | None:
-    """A remark where engines were compared for another backend or compute capability than one is built for."""
-    if (told["backend"], told["sm"]) == (backend, sm):
+def elsewhere(gain: Mapping[str, Any], backend: str, sm: str) -> str | None:
+    """Remark where engines were compared for another backend or compute capability than the one to build for."""
+    if (gain["backend"], gain["sm"]) == (backend, sm):
         return None
     return (
-        f"Whether INT8 is worth it was decided for {told['backend']} and {told['sm']}, not for {backend} and {sm}: "
+        f"Whether INT8 is worth it was decided for {gain['backend']} and {gain['sm']}, not for {backend} and {sm}: "
         "decide it anew from the float32 file."
     )
 
 
 def choose(trials: EngineTrials) -> Choice:
-    """Find the products whose engine in INT8 is modelled fastest.
+    """Find the products in INT8 whose engine has the lowest modelled time.
 
     Args:
-        trials: of the graph.
+        trials: compiles engines of the graph.
 
     Raises:
-        MissingCapabilityError: no such backend here, or it has no such target.
-        BadInputError: the backend doesn't take the graph in FP16.
+        MissingCapabilityError: the backend isn't here, or doesn't have the target.
+        BadInputError: the backend can't build the graph in FP16.
     """
     fp16 = trials.run("nothing", ())
     everything = trials.attempt("everything", [each for each in trials.products if each.refusal is None])
     if everything is None:
         return Choice(trials, fp16, None, None, fp16)
-    # A promise that the engine breaks costs and gives nothing: TensorRT-RTX has no int8 convolutions for sm_75.
+    # INT8 that the engine doesn't keep has a cost and no gain: TensorRT-RTX has no INT8 convolutions for sm_75.
     kinds = trials.kinds([product for product in trials.products if product.node in everything.kept])
     alone = {kind: tried for kind, products in kinds.items() if (tried := trials.attempt(kind, products)) is not None}
-    # Which blocks gain is read from the kernels of what was compiled. The kind that gains most is taken whole, as its
-    # products share their quantization across blocks; others where their own block gains by them.
+    # The compiled kernels tell which blocks gain. The kind that gains most is chosen entirely, as its products share
+    # quantization across blocks; products of other kinds only where their own block gains.
     if alone:
         first = min(alone, key=lambda kind: alone[kind].model_ms)
         together = [
@@ -341,5 +337,5 @@ def choose(trials: EngineTrials) -> Choice:
     gaining = [each for each in trials.products if each.node in best.nodes and best.saved_ms(fp16, each.block) > 0]
     trials.attempt("the blocks that gain", gaining)
     best = trials.best or everything
-    found = Choice(trials, fp16, everything, best, fp16)
-    return replace(found, chosen=best) if found.worthwhile else found
+    choice = Choice(trials, fp16, everything, best, fp16)
+    return replace(choice, chosen=best) if choice.worthwhile else choice

@@ -1,17 +1,17 @@
-"""Float32 ONNX file → the FP16 or INT8 file that keeps its bound or budget, with its proof beside it.
+"""Quantize a float32 ONNX file: write the FP16 or INT8 file that keeps a bound or budget, with its proof.
 
-With images, float32 stays where the ranges measured on them ask for it, and held-out images prove the graph. Without,
-it stays wherever the structure of the graph could ask for it, and seeded noise proves it; INT8 needs images.
+With images, nodes stay in float32 where the ranges measured on them require it, and held-out images prove the graph.
+Without, they stay in float32 wherever the structure of the graph might require it, and seeded noise proves it; INT8
+needs images.
 
-`earlier_file` says what becomes of a file that lies there already.
+`earlier_file` decides about existing files.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,106 +19,34 @@ from numpy.typing import NDArray
 
 from hemf_export.calibration import forms, image_set
 from hemf_export.calibration.blocks import blocks
-from hemf_export.calibration.budget import Budget
 from hemf_export.calibration.cache import Cache
 from hemf_export.calibration.emulation import emulate
 from hemf_export.calibration.fp16 import to_float16
 from hemf_export.calibration.graphs import prepare
 from hemf_export.calibration.image_set import Selection
-from hemf_export.calibration.int8 import MethodChoice
 from hemf_export.calibration.job import Job
 from hemf_export.calibration.session import Session
 from hemf_export.calibration.trials import BATCH
 from hemf_export.export.parity import Samples
 from hemf_export.files import artifacts, locks
-from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.files.errors import BadInputError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images import image_labels
 from hemf_export.metrics.comparison import compare
-from hemf_export.models import graph_source, model_file, plausibility, proof
-from hemf_export.models.description import Description, Precision
-from hemf_export.models.graph_source import Assumptions, Source
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models import graph_source, plausibility, proof
+from hemf_export.models.description import Description
+from hemf_export.models.graph_source import Source
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.models.proof import ImageRecord
-from hemf_export.precision import earlier_file, form_choice, graph_file, graph_search, int8_choice, same_model
-from hemf_export.precision.bounds import BoundMissedError, Bounds
+from hemf_export.precision import earlier_file, form_choice, graph_file, graph_search, int8_choice
+from hemf_export.precision.bounds import BoundMissedError
 from hemf_export.precision.earlier_file import Recipe
 from hemf_export.precision.graph_file import Graph, Origin, QuantizedFile
 from hemf_export.precision.graph_search import FP16_BUDGET
-from hemf_export.precision.trial_engine import Compiler
+from hemf_export.precision.quantization_request import BUDGET_HELD_OUT_IMAGES, HELD_OUT_IMAGES, Request
 
 _LEAST = f"{int8_choice.LEAST_GAIN:.0%}"
-NOISE_IMAGES = 8  # that a graph made by structure alone is proven on
-FEW_JUDGES = 64  # held-out images: a bound on logits, or figures alone, need fewer than a drop of half a point
-BUDGET_JUDGES = 512
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to make of a float32 file.
-
-    Args:
-        source: the file, ours or another's.
-        precision: fp16, or int8, whose answer within a budget may be FP16.
-        images: to measure ranges and to prove on, see `calibration.image_set.select`; None for FP16 by structure.
-        output: None for NAME.PRECISION.onnx in `folder`.
-        folder: None for the source's.
-        held_out: other images to prove on.
-        count: of calibration images, at most.
-        judges: of held-out images, at most; None for `FEW_JUDGES`, or `BUDGET_JUDGES` for a budget.
-        seed: of the choice of images.
-        allow_single_class: calibrate on images of one class only.
-        method: of INT8's ranges.
-        budget: what may be lost; None for no such limit.
-        with_sensitivity: measure every block alone and left out, without a budget too.
-        compiler: what the graph is for.
-        bounds: of FP16.
-        assumptions: about a file that isn't ours.
-        cache: folder of earlier results; None for none.
-        force: replace a file that was made otherwise.
-        reuse: take a file that lies there, if it was made from the same file by the options that are asked for.
-    """
-
-    source: Path
-    precision: Literal["fp16", "int8"] = "fp16"
-    images: Path | None = None
-    output: Path | None = None
-    folder: Path | None = None
-    held_out: Path | None = None
-    count: int = image_set.CALIBRATION_IMAGES
-    judges: int | None = None
-    seed: int = 0
-    allow_single_class: bool = False
-    method: MethodChoice = "auto"
-    budget: Budget | None = None
-    with_sensitivity: bool = False
-    compiler: Compiler = field(default_factory=Compiler)
-    bounds: Bounds = field(default_factory=Bounds)
-    assumptions: Assumptions = field(default_factory=Assumptions)
-    cache: Path | None = None
-    force: bool = False
-    reuse: bool = False
-
-    def __post_init__(self) -> None:
-        if self.images is None and (self.precision == "int8" or self.budget is not None):
-            what = "INT8" if self.precision == "int8" else "A budget"
-            raise UsageError(f"{what} needs real images: ranges and accuracy are measured on them.")
-
-    @property
-    def asked(self) -> Precision:
-        """The precision that is asked for."""
-        return "int8-cpu" if self.compiler.form == "cpu" and self.precision == "int8" else self.precision
-
-    def place(self, precision: Precision) -> Path:
-        """Where a file of this precision goes."""
-        folder = self.folder or self.source.parent
-        return self.output or folder / f"{model_file.stem(self.source)}.{precision}.onnx"
-
-    @property
-    def places(self) -> list[Path]:
-        """Where the result may come to lie: a search for INT8 may end with FP16."""
-        kinds: tuple[Precision, ...] = ("int8", "fp16") if self.asked == "int8" else (self.asked,)
-        return list(dict.fromkeys(map(self.place, kinds)))
+NOISE_IMAGES = 8  # for the proof of a graph that is made by structure alone
 
 
 @locks.owning(lambda request, *_, **__: request.places)
@@ -127,9 +55,9 @@ def make(request: Request, progress: Progress = SILENT) -> QuantizedFile:
 
     Raises:
         BadInputError: the file or the images.
-        WouldReplaceError: a file that was made otherwise lies there.
-        InUseError: another process makes that file.
-        BoundMissedError: every graph misses a bound or the budget; nothing is left behind.
+        WouldReplaceError: a file that was made otherwise would be replaced.
+        InUseError: another process is writing that file.
+        BoundMissedError: every graph exceeds a bound or the budget; no file is written.
     """
     if request.output is not None:
         artifacts.check_writable(request.output)
@@ -144,7 +72,7 @@ def make(request: Request, progress: Progress = SILENT) -> QuantizedFile:
 
 
 def _by_structure(request: Request, source: Source, progress: Progress) -> QuantizedFile:
-    """FP16 with float32 wherever the structure of the graph could ask for it, proven on seeded noise."""
+    """Make FP16 with float32 wherever the structure of the graph might require it, proven on seeded noise."""
     described, output = source.description, source.description.output
     # A fixed batch takes whole batches only.
     count = NOISE_IMAGES if described.batch is None else max(1, NOISE_IMAGES // described.batch) * described.batch
@@ -160,8 +88,8 @@ def _by_structure(request: Request, source: Source, progress: Progress) -> Quant
     source.proto.Clear()  # a second copy of all weights
     choice, form = _form(request, model, described, progress), request.compiler.form
     rewriting = forms.rewrite(model, form, only=choice.passes)
-    same = same_model.require(model, original, inputs[:1], alone=described.batch is None)
-    origin = Origin(source, recipe, record, None, blocks(model.graph), choice, same)
+    check = graph_source.check_prepared(model, original, inputs[:1], alone=described.batch is None)
+    origin = Origin(source, recipe, record, None, blocks(model.graph), choice, check)
     with progress.task("Proving float16 against float32", 2 * count, "images") as task:
         conversion = to_float16(model)
         emulated = Session(emulate(model), output=output)
@@ -178,12 +106,12 @@ def _by_structure(request: Request, source: Source, progress: Progress) -> Quant
     if problems := request.bounds.missed(comparison, output, noise=True):
         raise BoundMissedError(f"{request.source.name} in FP16", problems, str(record))
     graph = Graph(model, "fp16", logits, reference, comparison, conversion, None, rewriting, bound)
-    notes = (*source.notes, *_note_of(choice), *same.notes)
+    notes = (*source.notes, *_note_of(choice), *check.notes)
     return graph_file.write(request.place("fp16"), origin, graph, inputs, notes)
 
 
 def _by_measurement(request: Request, source: Source, progress: Progress) -> QuantizedFile:
-    """FP16 or INT8 by ranges that are measured on calibration images, proven on held-out ones."""
+    """Make FP16 or INT8 by ranges measured on calibration images, proven on held-out images."""
     described = source.description
     chosen = _select(request, described, progress)
     records = [ImageRecord.from_dict(images.to_dict()) for images in (chosen.calibration, chosen.held_out)]
@@ -196,10 +124,10 @@ def _by_measurement(request: Request, source: Source, progress: Progress) -> Qua
     choice, form = _form(request, model, described, progress), request.compiler.form
     rewriting = forms.rewrite(model, form, only=choice.among(forms.first(form)))
     job = Job(model, original, source.sha256, chosen, Cache(request.cache), progress, rewriting)
-    few = chosen.held_out.whole(max(same_model.IMAGES, chosen.held_out.batch or 1))
-    same = same_model.require(model, original, list(few.batches(BATCH)), alone=few.batch is None)
-    origin = Origin(source, recipe, records[1], records[0], blocks(model.graph), choice, same, request.budget)
-    notes = [*source.notes, *_note_of(choice), *chosen.notes, *same.notes, *_doubts(request, job)]
+    few = chosen.held_out.whole(max(graph_source.CHECK_IMAGES, chosen.held_out.batch or 1))
+    check = graph_source.check_prepared(model, original, list(few.batches(BATCH)), alone=few.batch is None)
+    origin = Origin(source, recipe, records[1], records[0], blocks(model.graph), choice, check, request.budget)
+    notes = [*source.notes, *_note_of(choice), *chosen.notes, *check.notes, *_doubts(request, job)]
     last = choice.among(forms.last(form))
     if request.asked == "int8-cpu":
         graph = graph_search.for_cpu(request, job)
@@ -213,16 +141,16 @@ def _by_measurement(request: Request, source: Source, progress: Progress) -> Qua
 
 
 def _select(request: Request, described: Description, progress: Progress) -> Selection:
-    """The images to calibrate on and those to prove on."""
+    """Select the calibration images and the held-out images."""
     assert request.images is not None
-    judges = request.judges or (FEW_JUDGES if request.budget is None else BUDGET_JUDGES)
+    count = request.held_out_count or (HELD_OUT_IMAGES if request.budget is None else BUDGET_HELD_OUT_IMAGES)
     own_classes = described.classes if image_labels.are_names(described.classes) else None
     with progress.task("Choosing images"):
         chosen = image_set.select(
             request.images, described.input, own_classes, held_out=request.held_out, count=request.count,
             seed=request.seed, allow_single_class=request.allow_single_class, batch=described.batch,
         )  # fmt: skip
-    held_out, notes = chosen.held_out.whole(judges), chosen.notes
+    held_out, notes = chosen.held_out.whole(count), chosen.notes
     if own_classes is None:
         images, more = image_labels.match(held_out.images, described.classes)
         held_out, notes = dataclasses.replace(held_out, images=images), (*notes, *more)
@@ -230,7 +158,7 @@ def _select(request: Request, described: Description, progress: Progress) -> Sel
 
 
 def _recipe(request: Request, source: Source, calibration: ImageRecord | None, held_out: ImageRecord) -> Recipe:
-    """All that changes the file or its proof."""
+    """Recipe with everything that affects the file or its proof."""
     compiler, described = request.compiler, source.description.to_dict()
     options: dict[str, Any] = {
         "precision": request.asked,
@@ -250,17 +178,17 @@ def _recipe(request: Request, source: Source, calibration: ImageRecord | None, h
     return Recipe(request.source.name, source.sha256, options)
 
 
-# What the FP16 file that a search for INT8 ends with shares with an FP16 file that was asked for.
+# Options that an FP16 file from a search for INT8 has in common with a requested FP16 file.
 _SAME_FP16 = (
     *("for", "calibration_images", "max_logit_difference", "min_agreement", "preprocess", "classes", "output_type"),
 )
 
 
 def _earlier(request: Request, recipe: Recipe) -> QuantizedFile | None:
-    """A file that lies there and may be used again; None where one is to be made.
+    """Find an existing file to reuse; None where one has to be made.
 
     Raises:
-        WouldReplaceError: a file that was made otherwise lies where one may be written.
+        WouldReplaceError: a file that was made otherwise would be replaced.
     """
     if request.force:
         return None
@@ -277,11 +205,11 @@ def _earlier(request: Request, recipe: Recipe) -> QuantizedFile | None:
 
 
 def _asked(request: Request) -> set[str]:
-    """The options of an FP16 file that this request names: with none, any of the same source will do."""
+    """Options that the request sets for an FP16 file; with none, any file of the same source is reused."""
     names = {"for"}
     if request.images is not None:
         names |= {"calibration_images", "preprocess", "classes", "output_type"}
-    if request.judges is not None or request.held_out is not None:
+    if request.held_out_count is not None or request.held_out is not None:
         names.add("held_out_images")
     names |= {name for name, value in request.bounds.to_dict().items() if value is not None}
     if request.budget is not None:
@@ -292,7 +220,7 @@ def _asked(request: Request) -> set[str]:
 
 
 def _kept(request: Request, path: Path) -> QuantizedFile | None:
-    """The file at `path`, if it has a proof and a precision that answers the request."""
+    """Read the file at `path`, if it has a proof and a precision that fits the request; else None."""
     manifest = artifacts.read_manifest(path)
     try:
         evidence = proof.of_manifest(manifest)
@@ -306,8 +234,7 @@ def _kept(request: Request, path: Path) -> QuantizedFile | None:
     measured = evidence.calibration_images
     how = "float32 where its structure asks for it" if measured is None else f"ranges of {measured}"
     note = (
-        f"{path} is there, made from this very {request.source.name} ({how}, proven on {evidence.images}): "
-        "it is taken as it is."
+        f"{path} exists already, made from this {request.source.name} ({how}, proven on {evidence.images}): it is used."
     )
     return QuantizedFile(path, description, evidence, manifest, (note,), reused=True)
 
@@ -322,17 +249,17 @@ def _note_of(choice: form_choice.Choice) -> tuple[str, ...]:
 
 
 def _doubts(request: Request, job: Job) -> tuple[str, ...]:
-    """What the float32 file makes of some labelled images, told before hours of work; nothing where that is sound."""
+    """Check the float32 file on labelled images, before hours of work; returns doubts in words."""
     if job.selection.held_out.labels is None:
         return ()
-    images = job.selection.held_out  # what it gives of them is the reference of all that follows
+    images = job.selection.held_out  # their logits are the reference for everything later
     with job.progress.task("Looking at the float32 file"):
         scores = job.reference(images)
-        found = plausibility.look(images.images, scores, images.taken, job.original.logits, images.batch or BATCH)
-    found = tuple(f"{request.source.name}: {text}" for text in found)
-    for text in found:
+        remarks = plausibility.look(images.images, scores, images.input, job.original.logits, images.batch or BATCH)
+    remarks = tuple(f"{request.source.name}: {text}" for text in remarks)
+    for text in remarks:
         job.progress.note(text)
-    return found
+    return remarks
 
 
 def _verdict(request: Request, graph: Graph) -> list[str]:
@@ -341,11 +268,11 @@ def _verdict(request: Request, graph: Graph) -> list[str]:
     if graph.precision == "fp16" and not asked and FP16_BUDGET.missed(graph.comparison):
         likely = FP16_BUDGET.likely_drop(graph.comparison)
         doubts.append(
-            f"FP16 may lose up to {likely:.2f} points on other images: many lie close to the border of two classes."
+            f"FP16 may lose up to {likely:.2f} points on other images: many are close to a decision boundary."
         )
     if request.asked == graph.precision:
         return doubts
-    start = "The answer is FP16, and that is what was written"
+    start = "The result is FP16, and that is what was written"
     if graph.gain is None:
         return [*doubts, f"{start}: no INT8 graph that is worth it keeps the budget."]
     summary = graph.gain.choice.summary

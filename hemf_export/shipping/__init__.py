@@ -1,1 +1,1 @@
-"""From checkpoints to bundles, step by step, each step made once for what it is made of."""
+"""Shipment of checkpoints to bundles, step by step; unchanged steps are not repeated."""

@@ -1,4 +1,4 @@
-"""How a checkpoint is shipped: what a user can choose, or write into a TOML file."""
+"""Options of a shipment, from flags or a TOML file."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """The steps' options. A key of the TOML file for each, a flag for each.
+    """Options of all steps. Each has a key in the TOML file and a flag.
 
     Args:
         target: GPU or compute capability.
-        max_drop: of the metric on held-out images, in points, that INT8 may cost.
-        precision: auto takes INT8 where the engine is modelled 5 % faster within `max_drop`, else FP16.
-        metric: that the budget is of.
-        backend: which TensorRT.
-        batch: MIN:OPT:MAX of the engine.
+        max_drop: largest drop of the metric on held-out images that INT8 may cost, in percentage points.
+        precision: auto chooses INT8 where its engine is modelled 5 % faster within `max_drop`, else FP16.
+        metric: metric of `max_drop`.
+        backend: TensorRT or TensorRT-RTX.
+        batch: MIN:OPT:MAX, the engine's optimization profile.
         input: float32 takes normalized images, uint8 raw pixels.
-        source_size: HxW of raw images that the graph resizes; empty where they come resized.
-        classes: a,b,c for a checkpoint that names none; empty for its own.
-        weights: which of a checkpoint's sets of weights, by its name there; empty for the network's own.
-        image_size: in pixels, for a checkpoint that doesn't say it; 0 for its own.
-        bench: whether latency is measured.
-        bench_seconds: at most, for each batch size.
-        golden: images that travel with the bundle; 0 for none.
-        noise: golden images are noise, none of the data leaves this machine.
-        triton: with a repository for Triton.
-        cpp: with the C++ sources.
+        source_size: HxW of raw images that the graph resizes; empty where they are resized beforehand.
+        classes: class names a,b,c for a checkpoint that has none; empty for its own.
+        weights: set of weights of the checkpoint, by its name there; empty for the network's own.
+        image_size: input size in pixels, for a checkpoint that doesn't state it; 0 for its own.
+        bench: whether to measure latency.
+        bench_seconds: time limit per batch size.
+        golden: number of golden images in the bundle; 0 for none.
+        noise: make golden images of noise, so that none of the data is in the bundle.
+        triton: include a repository for Triton.
+        cpp: include the C++ sources.
         use: file with the model card's text on intended use; empty for none.
 
     Raises:
@@ -88,7 +88,7 @@ class Options:
             raise UsageError("source_size is for raw pixels.", "Add input uint8.")
 
     def only(self, *names: str) -> dict[str, Any]:
-        """Some of the options, for what depends on no others."""
+        """Some of the options, as the inputs of a step."""
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -98,31 +98,35 @@ class Options:
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """None for the checkpoint's own."""
+        """Given class names; None for the checkpoint's own."""
         return tuple(name.strip() for name in self.classes.split(",")) if self.classes else None
 
+    @classmethod
+    def read(cls, path: Path | None, changes: Mapping[str, Any] | None = None) -> Options:
+        """Read a TOML file of options.
 
-def resolve(config: Path | None, flags: Mapping[str, Any]) -> Options:
-    """Options of a TOML file, changed by flags.
+        Args:
+            path: the file; None for the defaults.
+            changes: options that win over the file's.
 
-    Raises:
-        BadInputError: no such file, or not TOML.
-        UsageError: a key that is unknown, a value of another type or out of range.
-    """
-    values = {} if config is None else _read(config)
-    try:
-        return Options(**{**values, **flags})
-    except UsageError as error:
-        if config is None:
-            raise
-        raise UsageError(f"{config}: {error.message}", error.hint) from error
+        Raises:
+            BadInputError: no such file, or not TOML.
+            UsageError: a key that is unknown, a value of another type or out of range.
+        """
+        values = {} if path is None else _read(path)
+        try:
+            return cls(**{**values, **(changes or {})})
+        except UsageError as error:
+            if path is None:
+                raise
+            raise UsageError(f"{path}: {error.message}", error.hint) from error
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise BadInputError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise BadInputError(f"{path} can't be read: {error.strerror or error}.", "Is the path right?") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(
             f"{path} is not a TOML file: {str(error).rstrip('.')}.", 'Lines like `target = "t4"`.'

@@ -1,6 +1,6 @@
-"""One checkpoint → ONNX → precision by budget → engine → verification → benchmark → bundle, and a folder of them.
+"""Ship a checkpoint, or a folder of them: ONNX → quantization → engine → verification → benchmark → bundle.
 
-Each step that was done of the same is taken as it is, so that a call that was cut short goes on where it was.
+Steps whose inputs are unchanged are not repeated, so that an interrupted call continues where it stopped.
 """
 
 from __future__ import annotations
@@ -8,16 +8,17 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hemf_export.engines import machine
-from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.options import BatchProfile
 from hemf_export.files import artifacts, file_names, locks
-from hemf_export.files.errors import BadInputError, HemfError, UsageError
+from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.progress import SILENT, Progress
-from hemf_export.models import model_file
+from hemf_export.models import file_kinds
 from hemf_export.models.model_file import CheckpointFile
 from hemf_export.shipping import records, steps
 from hemf_export.shipping.options import Options
@@ -26,18 +27,18 @@ from hemf_export.shipping.steps import Job, Result
 from hemf_export.triton.options import require_name
 
 BEST, LAST = "best.pt", "last.pt"
-LONGEST_NAME = 80  # of a checkpoint's files: endings and the limits of archives come on top
+LONGEST_NAME = 80  # characters of the name of a checkpoint's files, without extensions, which archives limit
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint, and where its files go.
+    """A checkpoint, and the output folder.
 
     Args:
-        name: of all its files, fit for any system, for Triton and for URLs.
-        checkpoint: the file.
-        folder: for them.
-        called: what it is called itself, where that is no such name; else empty.
+        name: name of all its files, valid on any system, in Triton and in URLs.
+        checkpoint: the checkpoint.
+        folder: output folder.
+        called: the checkpoint's own name, where that isn't valid; else empty.
     """
 
     name: str
@@ -48,15 +49,15 @@ class Source:
 
 @dataclass
 class Shipped:
-    """What came of a checkpoint.
+    """Result of shipping a checkpoint.
 
     Args:
         source: the checkpoint.
-        facts: of its steps, see `steps`.
-        made: steps that were done now.
-        cached: those that were done before.
+        facts: results of its steps, see `steps`.
+        made: steps that were run now.
+        cached: steps that were finished before.
         failed_at: the step that failed, or empty.
-        error: why.
+        error: its error.
     """
 
     source: Source
@@ -68,7 +69,7 @@ class Shipped:
 
     @property
     def bundle(self) -> Path | None:
-        """The finished bundle."""
+        """The finished bundle; None where a step failed."""
         return self.source.folder / self.facts["bundle"] if "bundle" in self.facts else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,12 +88,12 @@ class Shipped:
 
 @dataclass(frozen=True)
 class CheckpointBegun:
-    """A checkpoint is next.
+    """Event: work on a checkpoint begins.
 
     Args:
-        name: of its files.
-        number: counted from 1.
-        total: of all checkpoints.
+        name: name of its files.
+        number: its number, from 1.
+        total: number of all checkpoints.
     """
 
     name: str
@@ -102,11 +103,11 @@ class CheckpointBegun:
 
 @dataclass(frozen=True)
 class StepBegun:
-    """A step of the checkpoint: onnx, precision, engine, verify, bench, bundle.
+    """Event: a step begins.
 
     Args:
-        name: of the step.
-        done_before: it was done of the same inputs, and is not done again.
+        name: onnx, precision, engine, verify, bench or bundle.
+        done_before: it was finished before with the same inputs, and isn't run again.
     """
 
     name: str
@@ -114,32 +115,35 @@ class StepBegun:
 
 
 def find(path: Path, output: Path, name: str | None = None) -> list[Source]:
-    """The checkpoints of a path: a file, those in a folder but for last.pt, or else each best.pt below it.
+    """Find the checkpoints of a path: a file, those in a folder but for last.pt, or else each best.pt below it.
 
     Args:
-        path: the file or the folder.
-        output: where their files go.
-        name: of the files of a single checkpoint; by default its own, made fit.
+        path: the file or folder.
+        output: output folder.
+        name: name of a single checkpoint's files; by default its own, made valid.
 
     Raises:
-        BadInputError: none.
-        UsageError: two whose files would have one name; a name for several, or one that can't be.
+        BadInputError: there are none.
+        UsageError: two checkpoints of one name; a name for several checkpoints, or one that isn't valid.
     """
     if name is not None:
         require_name(name)
         if not path.is_file():
-            raise UsageError(f"A name is of one checkpoint; {path} is a folder.", "Leave out `name`.")
+            raise UsageError(f"`name` names a single checkpoint; {path} is a folder.", "Leave out `name`.")
     if path.is_file():
         return [_source(name or CheckpointFile.open(path).stem, path, output)]
     if not path.is_dir():
         raise BadInputError(f"No checkpoint at {path}.", "A checkpoint, or a folder of them, is needed.")
     files = [one.path for one in CheckpointFile.all_in(path) if one.name != LAST]
-    names = [model_file.stem(one) for one in files]
+    names = [file_kinds.stem(one) for one in files]
     if not files:
         files = sorted(path.rglob(BEST))
         names = ["-".join(one.parent.relative_to(path).parts) for one in files]
     if not files:
-        raise BadInputError(f"No checkpoint lies in {path}, nor a {BEST} in a folder below it.")
+        raise BadInputError(
+            f"No checkpoint lies in {path}, nor a {BEST} in a folder below it.",
+            "Name a checkpoint, or a folder that has some.",
+        )
     sources = [_source(name, one, output) for name, one in zip(names, files, strict=True)]
     folded = [source.name.casefold() for source in sources]
     if twice := [source.name for source in sources if folded.count(source.name.casefold()) > 1]:
@@ -153,22 +157,24 @@ def _source(called: str, checkpoint: Path, folder: Path) -> Source:
 
 
 def ship(sources: Sequence[Source], data: Path, options: Options, progress: Progress = SILENT) -> list[Shipped]:
-    """Take every checkpoint to its bundle. One that fails doesn't stop the others.
+    """Ship every checkpoint. One that fails doesn't stop the others.
 
     Args:
         sources: see `find`.
         data: folder of images.
-        options: how.
+        options: options of all steps.
         progress: receives what the steps report, and each `CheckpointBegun` and `StepBegun` as an event.
 
     Raises:
-        BadInputError: the images or a folder, told before any work.
+        BadInputError: the images or an output folder, before any work.
         InUseError: another process ships into one of the folders.
     """
     records.require_folder(data)
     for source in sources:
         _check_folder(source.folder)
-    with locks.owned(*(source.folder for source in sources)):
+    with ExitStack() as stack:
+        for source in sources:
+            stack.enter_context(locks.owned_folder(source.folder))
         return _ship(sources, data, options, progress)
 
 
@@ -179,24 +185,27 @@ def _ship(sources: Sequence[Source], data: Path, options: Options, progress: Pro
     for number, source in enumerate(sources, 1):
         progress.event(CheckpointBegun(source.name, number, len(sources)))
         if source.called:
-            progress.note(f"The files of {source.called!r} are called {source.name}: names have to do for any system.")
+            progress.note(
+                f"The files of {source.called!r} are called {source.name}: names must be valid on any system."
+            )
         current = Shipped(source)
         job = Job(source.name, source.checkpoint, data, source.folder, options, progress)
         try:
             _Run(job, digest, current).all()
-        except Exception as error:  # noqa: BLE001 - the next checkpoint may be well; the command raises it at the end
+        except Exception as error:  # noqa: BLE001 - the other checkpoints are shipped; the command raises it at the end
             current.error = error
+            records.discard_empty(source.folder)
         shipped.append(current)
     return shipped
 
 
 class _Run:
-    """The steps of one checkpoint in their order."""
+    """Runs the steps of one checkpoint in order."""
 
     def __init__(self, job: Job, data_digest: str, shipped: Shipped) -> None:
         self.job, self.data_digest, self.shipped = job, data_digest, shipped
         self.records = Records(job.folder)
-        # Nobody else is at work here: what an earlier call left half done when it was killed is in nobody's way.
+        # The folder is locked: temporary files are left over from a call that was killed.
         for path in job.folder.glob(".*.tmp"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
@@ -256,7 +265,7 @@ class _Run:
         )  # fmt: skip
 
     def _step(self, name: str, inputs: dict[str, Any], run: Callable[[str], Result]) -> Done:
-        """Take what was made of the same, or make it."""
+        """Run a step, unless it was finished before with the same inputs."""
         key = records.key(name, inputs)
         self.shipped.failed_at = name
         done = self.records.find(name, key)
@@ -274,7 +283,7 @@ class _Run:
 
 
 def _gpu() -> str | None:
-    """The GPU that is here; torch is asked only where there is a driver, for its import takes seconds."""
+    """Name of this machine's GPU; torch, whose import takes seconds, is only used if there is a driver."""
     if machine.driver() is None:
         return None
     from hemf_export.engines import backends
@@ -283,24 +292,17 @@ def _gpu() -> str | None:
 
 
 def _runs(plan: Path) -> bool:
-    """Whether an engine may run on this machine."""
+    """Whether an engine can run on this machine, by its preflight check."""
     from hemf_export.engines import preflight
 
     return preflight.look(plan, machine.here()).refusal is None
 
 
 def _check_folder(folder: Path) -> None:
-    """A new folder, an empty one, or one of an earlier shipment."""
+    """Raise BadInputError unless a folder is new, empty, or of an earlier shipment."""
     shown = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     if shown and not (folder / records.NAME).is_file():
         raise BadInputError(
             f"{folder} is not empty, and has no {records.NAME}: nothing is written there.",
             "Choose a new or an empty folder with `output`.",
         )
-    artifacts.check_folder(folder)
-
-
-def failures(shipped: Sequence[Shipped]) -> list[Shipped]:
-    """Those that came to no bundle, defects of ours first."""
-    failed = [one for one in shipped if one.error is not None]
-    return sorted(failed, key=lambda one: isinstance(one.error, HemfError))

@@ -1,4 +1,4 @@
-"""The steps from a checkpoint to a bundle: each calls what its own command calls. Heavy imports wait until one runs."""
+"""Steps from a checkpoint to a bundle: each calls what its own command calls. Heavy imports wait until a step runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hemf_export.files import artifacts
 from hemf_export.files.progress import Progress
-from hemf_export.models import model_file
+from hemf_export.models import file_kinds
+from hemf_export.shipping import records
 from hemf_export.shipping.options import Options
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ Result = tuple[list[Path], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """One checkpoint on its way.
+    """Shipment of one checkpoint.
 
     Args:
-        name: of all its files.
-        checkpoint: the file.
+        name: name of all its files.
+        checkpoint: the checkpoint.
         data: folder of images.
-        folder: that the files are made in.
-        options: how.
+        folder: output folder.
+        options: options of all steps.
         progress: receives what the steps report.
     """
 
@@ -41,17 +42,17 @@ class Job:
     progress: Progress
 
     def file(self, suffix: str) -> Path:
-        """A file of it."""
+        """Output file with this extension."""
         return self.folder / f"{self.name}{suffix}"
 
     @property
     def golden_source(self) -> Path | None:
-        """Where golden images are from; None for noise."""
+        """Folder of golden images; None for noise."""
         return None if self.options.noise else self.data
 
 
 def onnx(job: Job) -> Result:
-    """The float32 file, proven against PyTorch on the images; before that, what later steps need is looked at."""
+    """Export the float32 file, proven against PyTorch on the images, after checking what later steps need."""
     from hemf_export.export import onnx_export
     from hemf_export.images.model_input import SourceSize
 
@@ -68,11 +69,11 @@ def onnx(job: Job) -> Result:
 
 
 def _require(job: Job, size: SourceSize | None) -> None:
-    """Refuse at the start what a later step would refuse: images of other classes, a builder that isn't here.
+    """Check at the start what a later step would refuse: images of other classes, a missing builder.
 
     Raises:
         BadInputError: the checkpoint or the images.
-        MissingCapabilityError: no builder for the target.
+        MissingCapabilityError: this machine has no builder for the target.
     """
     from hemf_export.calibration import image_set
     from hemf_export.checkpoints import checkpoint
@@ -85,15 +86,15 @@ def _require(job: Job, size: SourceSize | None) -> None:
     with job.progress.task(f"Looking at {job.data}"):
         saved = checkpoint.load(job.checkpoint, classes=options.class_names)
         numbered = tuple(f"class_{index}" for index in range(len(saved.classes)))
-        classes = None if saved.classes == numbered else saved.classes  # names of nobody's contradict none
+        classes = None if saved.classes == numbered else saved.classes  # placeholders match any names
         image_set.select(job.data, ModelInput(saved.preprocess, options.input == "uint8", size), classes)
         folders.any_images(job.data, classes)
 
 
 def _compiler(job: Job) -> Compiler:
-    """What the graph is for: the engine of a later step."""
+    """Backend and target of the engine."""
     from hemf_export.engines import backends, targets
-    from hemf_export.engines.batches import BatchProfile
+    from hemf_export.engines.options import BatchProfile
     from hemf_export.precision.trial_engine import Compiler
 
     options, target = job.options, targets.find(job.options.target)
@@ -101,13 +102,14 @@ def _compiler(job: Job) -> Compiler:
 
 
 def precision(job: Job) -> Result:
-    """The FP16 or INT8 file."""
+    """Quantize to FP16 or INT8."""
     from hemf_export.calibration.budget import Budget
     from hemf_export.precision import quantize
+    from hemf_export.precision.quantization_request import Request
 
     options = job.options
     budget = Budget(options.max_drop, None, options.metric) if options.precision == "auto" else None
-    request = quantize.Request(
+    request = Request(
         source=job.file(".onnx"), precision="int8" if budget else "fp16", images=job.data, budget=budget,
         compiler=_compiler(job), cache=artifacts.cache_folder(), force=True,
     )  # fmt: skip
@@ -118,32 +120,32 @@ def precision(job: Job) -> Result:
 
 
 def engine(job: Job, graph: Path, key: str) -> Result:
-    """The engine of that file, with golden images; one that was built on this machine of the same is taken.
+    """Build the engine, with golden images, or copy one that this machine built from the same inputs.
 
     Args:
-        job: the checkpoint's.
+        job: the shipment.
         graph: FP16 or INT8 file.
-        key: of all that the engine depends on.
+        key: key of everything that the engine depends on.
     """
-    from hemf_export.shipping import engine_cache
-
-    if (kept := engine_cache.take(key, job.folder)) is not None:
-        job.progress.note(f"{kept[0].name} was built on this machine before, of the same: it is taken from the cache.")
+    if (kept := records.take_engine(key, job.folder)) is not None:
+        job.progress.note(
+            f"{kept[0].name} was built on this machine before, from the same inputs: it is copied from the cache."
+        )
         return kept, {"engine": kept[0].name}
     files, facts = _build(job, graph)
-    engine_cache.keep(key, files)
+    records.keep_engine(key, files)
     return files, facts
 
 
 def _build(job: Job, graph: Path) -> Result:
     from hemf_export.engines import golden, targets
-    from hemf_export.engines.batches import BatchProfile
+    from hemf_export.engines.options import BatchProfile
     from hemf_export.precision import build_engine
     from hemf_export.precision.build_engine import Wanted
 
     options = job.options
     target = targets.find(options.target)
-    output = graph.with_name(f"{model_file.stem(graph)}.{target.name}.engine")
+    output = graph.with_name(f"{file_kinds.stem(graph)}.{target.name}.engine")
     request = build_engine.Request(
         model=graph, target=target, output=output, backend=options.backend,
         profiles=(BatchProfile.parse(options.batch),), golden=options.golden,
@@ -156,10 +158,10 @@ def _build(job: Job, graph: Path) -> Result:
 
 
 def verify(job: Job, candidates: list[Path]) -> Result:
-    """Every image through the checkpoint and the files: JSON and a page, written whatever comes out.
+    """Verify the files against the checkpoint on every image; JSON and page are written in any case.
 
     Raises:
-        CheckFailedError: a bound is missed.
+        CheckFailedError: a bound is exceeded.
     """
     from hemf_export.bundles.contents import without_places
     from hemf_export.verification import run
@@ -169,7 +171,7 @@ def verify(job: Job, candidates: list[Path]) -> Result:
         candidates=tuple(candidates), data=job.data, reference=job.checkpoint, classes=job.options.class_names
     )
     verification = run.run(request, progress=job.progress)
-    values = without_places(verification.values)  # moved elsewhere, the folder's files are the same
+    values = without_places(verification.values)  # files don't depend on the folder's path
     report, page = job.file(".verify.json"), job.file(".verify.html")
     artifacts.write_json(report, values)
     dataclasses.replace(verification, values=values).write(html=page)
@@ -186,10 +188,10 @@ def verify(job: Job, candidates: list[Path]) -> Result:
 
 
 def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path) -> Result:
-    """Latency of the checkpoint and the files.
+    """Measure the latency of the checkpoint and the files.
 
     Raises:
-        CheckFailedError: logits that are not the reference's.
+        CheckFailedError: logits that differ from the reference's.
     """
     from hemf_export.bench import accuracy, run
 
@@ -206,7 +208,7 @@ def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path)
 
 
 def bundle(job: Job, files: list[Path], verified: Path, timed: Path | None) -> Result:
-    """The bundle of the files."""
+    """Pack the files into a bundle."""
     from hemf_export.bundles import making, model_card
 
     options = job.options

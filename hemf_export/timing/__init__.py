@@ -1,1 +1,1 @@
-"""Timing of runners side by side: what is timed, how, and with which interval."""
+"""Timing of runners side by side: workloads, measurement, and prediction intervals."""

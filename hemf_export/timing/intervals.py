@@ -1,9 +1,8 @@
-"""The median of measurements that follow each other, with an interval that the next such run's median falls in.
+"""Median of successive measurements, with a prediction interval for the median of another run.
 
-Neighbouring rounds of a benchmark are alike: another process comes and goes, a clock sinks. Drawn one by one, they
-would pretend to be more rounds than they are. So they are drawn in blocks as long as their correlation lasts (circular
-block bootstrap, Politis and Romano 1992), and what remains of few blocks is widened as Student's t asks for. Knows
-nothing of what was measured.
+Successive rounds of a benchmark are correlated: other processes come and go, clocks change. Resampled one by one, they
+would count as more independent rounds than they are. So they are resampled in blocks as long as the correlation
+(circular block bootstrap, Politis and Romano 1992), and the interval is widened by Student's t for few blocks.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from numpy.typing import NDArray
 
 RESAMPLES = 1000
 COVERAGE = 0.95
-# What the ratio of two runners moves by from one process to the next, beyond what one run shows: where memory lies and
-# which cores it gets. Half of its own 95 % interval; docs/benchmarks.md says what it stands for.
+# Variation of the ratio of two runners between processes, which a single run doesn't show: placement of memory, choice
+# of cores. Half of its 95 % interval; see docs/benchmarks.md.
 BETWEEN_RUNS = 0.02
 _LEAST_BLOCKS = 5
-_WINDOW = 4  # correlation times after which correlations are noise (Sokal's rule)
+_WINDOW = 4  # correlation times after which the sum is truncated (Sokal's rule)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A median, and where the median of another run of the same kind falls, with a probability of `COVERAGE`.
+    """A median, and an interval that has the median of another such run with probability `COVERAGE`.
 
-    A median that were known exactly would have an interval narrower by the square root of two: another run has chance
-    of its own. What differs between processes one run doesn't show: see `of_ratio`.
+    As both runs vary, it is wider than a confidence interval of the median by a factor of √2. It doesn't include
+    variation between processes: see `of_ratio`.
     """
 
     median: float
@@ -37,8 +36,13 @@ class Interval:
 
     @property
     def half_width(self) -> float:
-        """The longer side, as a share of the median."""
+        """Longer side of the interval, as a share of the median."""
         return max(self.high - self.median, self.median - self.low) / self.median
+
+    @property
+    def inverse(self) -> Interval:
+        """The interval of one over the value: a speed-up, of a ratio of latencies."""
+        return Interval(1 / self.median, 1 / self.high, 1 / self.low)
 
     def to_dict(self) -> dict[str, float]:
         """Plain types, for JSON."""
@@ -46,9 +50,10 @@ class Interval:
 
 
 def of_median(values: NDArray[np.float64]) -> Interval:
-    """The median of `values`, all above 0, in the order in which they were measured, with its interval.
+    """Compute the median of positive `values`, in the order of measurement, with its interval.
 
-    It is widened as a factor, which keeps it above 0. The same values give the same interval: the draws are seeded.
+    The interval is widened on a logarithmic scale, which keeps it above 0. The bootstrap is seeded: equal values give
+    equal intervals.
     """
     from scipy.special import ndtri, stdtrit
 
@@ -65,7 +70,7 @@ def of_median(values: NDArray[np.float64]) -> Interval:
 
 
 def of_ratio(values: NDArray[np.float64]) -> Interval:
-    """`of_median` of ratios measured round by round, and `BETWEEN_RUNS` with it: both are chance, and independent."""
+    """Compute `of_median` of ratios measured round by round, with `BETWEEN_RUNS` added as an independent variation."""
     within = of_median(values)
     down, up = (
         math.exp(math.hypot(math.log(end / within.median), math.log1p(BETWEEN_RUNS)))
@@ -75,16 +80,16 @@ def of_ratio(values: NDArray[np.float64]) -> Interval:
 
 
 def block_length(values: NDArray[np.float64]) -> int:
-    """Neighbours to draw together: twice the correlation time of the ranks, and at least the cube root of the count."""
+    """Length of the bootstrap's blocks: twice the correlation time, at least the cube root of the count."""
     count = len(values)
     longest = max(1, count // _LEAST_BLOCKS)
     return min(max(round(count ** (1 / 3)), math.ceil(2 * correlation_time(values))), longest)
 
 
 def correlation_time(values: NDArray[np.float64]) -> float:
-    """How many neighbours tell as much as one independent value: 1 + 2 Σ of the correlations of the ranks, at least 1.
+    """Integrated autocorrelation time of the ranks: 1 + 2 Σ of the autocorrelations, at least 1.
 
-    Ranks, because one value of a thousand times the others would hide everything else.
+    Ranks, because a single outlier would dominate the correlations of the values.
     """
     count = len(values)
     ranks = np.empty(count)

@@ -1,7 +1,7 @@
-"""Timing runners side by side: warmed up, interleaved, and only those whose logits are the reference's.
+"""Time runners side by side: warmed up, interleaved, and only those whose logits match the reference's.
 
-Every round runs each of them once, in an order drawn anew, so that a machine that drifts drifts for all and none always
-follows the same other. Ratios are taken round by round. Knows workloads, not what is behind them.
+Every round runs each of them once, in a new random order, so that drift of the machine affects all alike and none
+always follows the same other. Ratios are computed round by round.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ PERCENTILES = (50, 90, 95, 99)
 WARMUP_S = 0.3
 WARMUP_RUNS = 2
 MIN_ROUNDS = 10
-ENOUGH_ROUNDS = 100  # for one to lie beyond p99
-# A batch size is done when every runner's median latency is known so well: half of its interval, as a share of it.
+ENOUGH_ROUNDS = 100  # so that one is beyond p99
+# A batch size is done when half the interval of every runner's median latency is at most this share of it.
 STABLE = 0.01
-_NEXT_LOOK = 1.3  # intervals are looked at again after so many times the rounds
+_NEXT_LOOK = 1.3  # factor of rounds after which intervals are computed again
 
 
 @dataclass(frozen=True)
 class Contender:
-    """What is timed.
+    """A runner to be timed.
 
     Args:
-        name: for reports; unique.
-        prepare: a batch of pixels (batch, H, W, 3) uint8 → the work on it, ready to be run.
-        tolerance: how far its logits may be from the first contender's, given the largest of those.
-        precision: of most of its products, as a roofline has it: "fp32", "fp16" or "int8"; None for another.
-        on_gpu: whether it computes there.
-        transfers: whether input and logits cross to the GPU and back within the time; None on a CPU.
+        name: unique name for reports.
+        prepare: pixels of a batch (batch, H, W, 3) uint8 → a workload that is ready to run.
+        tolerance: largest reference logit → allowed difference from the reference's logits.
+        precision: precision of most of its products, for the roofline: "fp32", "fp16" or "int8"; None for another.
+        on_gpu: whether it runs on a GPU.
+        transfers: whether the time includes the transfer of input and logits; None on a CPU.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class NotRun:
-    """What was not timed, and why.
+    """A contender that was not timed, and why.
 
     Args:
-        name: of the contender.
+        name: name of the contender.
         reason: one sentence.
-        batch: images a call; None for all sizes.
-        failed: its logits are wrong, or not finite: a check that failed, not something that this machine lacks.
+        batch: batch size; None for all.
+        failed: its logits are wrong or not finite, rather than something missing on this machine.
     """
 
     name: str
@@ -78,13 +78,12 @@ class Timing:
     """Latencies of one contender at one batch size.
 
     Args:
-        contender: whose.
-        batch: images a call.
-        latencies_ms: one a round, in order.
-        ratio: to the first contender, round by round.
-        bound: that its logits on the timed batch were held to, from the first contender's. How far a file is from its
-            reference is for `verify` to say, on images and as a GPU computes it: a timed batch tells only that the
-            contender runs the same model.
+        contender: the contender.
+        batch: batch size.
+        latencies_ms: latency of each round, in order.
+        ratio: ratio to the first contender, round by round.
+        bound: allowed difference of its logits from the first contender's on the timed batch. This check only shows
+            that the contender runs the same model; `verify` measures the difference on real images.
         stable: whether the median was known to `STABLE` when time was up.
     """
 
@@ -101,7 +100,7 @@ class Timing:
         return self.contender.name
 
     def percentile(self, share: int) -> float | None:
-        """Latency in ms; None where there are too few rounds for one to lie beyond it."""
+        """Percentile of latency in ms; None with too few rounds for one beyond it."""
         if len(self.latencies_ms) * (100 - share) < 100:
             return None
         return float(np.percentile(self.latencies_ms, share))
@@ -112,8 +111,13 @@ class Timing:
         return float(np.median(self.latencies_ms))
 
     @property
+    def speed_up(self) -> Interval:
+        """How many times as fast as the first contender it is: one over `ratio`."""
+        return self.ratio.inverse
+
+    @property
     def images_per_second(self) -> float:
-        """Throughput at the median latency, one call after the other."""
+        """Throughput at the median latency, with one call at a time."""
         return 1000 * self.batch / self.median_ms
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,6 +134,7 @@ class Timing:
             "latencies_ms": [round(latency, 4) for latency in self.latencies_ms],
             "images_per_second": self.images_per_second,
             "ratio": self.ratio.to_dict(),
+            "speed_up": self.speed_up.to_dict(),
             "check_on_timed_batch": {"passed": True, "bound": self.bound},
         }
 
@@ -144,22 +149,22 @@ def measure(
 ) -> tuple[list[Timing], list[NotRun]]:
     """Time every contender on the same batch, until all medians are stable or the time is up.
 
-    Logits are compared before and after: what computes others is not timed, or its times are thrown away.
+    Logits are compared before and after: contenders with other logits aren't timed, or their timings are discarded.
 
     Args:
-        contenders: the first is what the others are compared with.
+        contenders: the first is the reference.
         pixels: (batch, H, W, 3) uint8.
-        seconds: at most, for all of them together, compiling and the warm-up apart; `MIN_ROUNDS` rounds are always run,
-            and `ENOUGH_ROUNDS` before anything is called stable.
-        progress: receives what is prepared, and how much of the time is gone.
+        seconds: time limit for all of them together, without compilation and warm-up; `MIN_ROUNDS` rounds are always
+            run, and `ENOUGH_ROUNDS` before anything counts as stable.
+        progress: receives the preparation and the elapsed time.
         between_rounds: called after each round.
 
     Returns:
-        Timings of those that computed the right logits, in order, and the others with the reason.
+        Timings of contenders with matching logits, in order, and the others with the reason.
 
     Raises:
-        CheckFailedError: the first one's logits are not finite: there is nothing to compare with.
-        HemfError: the first one can't be run.
+        CheckFailedError: the reference's logits are not finite.
+        HemfError: the reference can't be run.
     """
     not_run: list[NotRun] = []
     ready: list[tuple[Contender, Workload]] = []
@@ -233,7 +238,7 @@ def _warm(work: Workload) -> None:
         work.run()
         runs += 1
         if time.perf_counter() - before > 2 * WARMUP_S:
-            return  # a single run lasted longer than a warm-up has to
+            return  # a single run takes longer than the whole warm-up
 
 
 def _finite(contender: Contender, work: Workload) -> NDArray[np.float32]:
@@ -247,7 +252,7 @@ def _finite(contender: Contender, work: Workload) -> NDArray[np.float32]:
 
 
 def _require_same(contender: Contender, work: Workload, reference: NDArray[np.float32]) -> float:
-    """Raise CheckFailedError where a contender's logits are not the reference's; the bound that they were held to."""
+    """Compare a contender's logits with the reference's; returns the bound, or raises CheckFailedError."""
     logits = work.logits()
     if logits.shape != reference.shape:
         raise CheckFailedError(f"Logits of the shape {logits.shape}; the first has {reference.shape}.")

@@ -1,8 +1,7 @@
-"""Work that can be timed: a batch that lies ready where it is taken from, and one call that ends when the logits are
-there.
+"""Workloads for timing: a batch in place, and one call that returns when its logits are computed.
 
-On a GPU the input lies in the host's memory, and the logits come back to it (transfers in), or both stay on the GPU
-(transfers out), where the call waits for them. Knows nothing of clocks.
+On a GPU the input is in host memory and the logits are copied back (with transfers), or both stay on the GPU (without),
+and the call synchronizes.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from hemf_export.models.runners import Runner
 
 
 class Workload(Protocol):
-    """One batch of one runner."""
+    """One batch on one runner."""
 
     def run(self) -> None:
-        """Compute the logits once. Returns when they are there.
+        """Compute the logits once, and return when they are complete.
 
         Raises:
-            HemfError: the runner can't: too large a batch, for instance.
+            HemfError: the runner can't, for instance because the batch is too large.
         """
         ...
 
@@ -35,11 +34,11 @@ class Workload(Protocol):
 
 
 class HostWorkload:
-    """A runner that takes and gives arrays of the host.
+    """A runner whose input and output are arrays on the host.
 
     Args:
-        runner: whose.
-        batch: its input.
+        runner: the runner.
+        batch: network input.
     """
 
     def __init__(self, runner: Runner, batch: NDArray[np.generic]) -> None:
@@ -47,7 +46,7 @@ class HostWorkload:
         self._logits = np.empty((0, 0), np.float32)
 
     def run(self) -> None:
-        """Compute the logits; they and the input are on the host."""
+        """Compute the logits; input and logits are on the host."""
         self._logits = self._runner.infer(self._batch)
 
     def logits(self) -> NDArray[np.float32]:
@@ -60,10 +59,10 @@ class TensorWorkload:
 
     Args:
         compute: network input → logits, of any float type, on the same device.
-        batch: the input, on the host.
-        device: that `compute` runs on.
-        transfers: copy input and logits within the time; False leaves them on the device.
-        channels_last: how the input lies in memory, for inputs of four axes that PyTorch's convolutions take.
+        batch: network input, on the host.
+        device: device of `compute`.
+        transfers: include the transfer of input and logits; False leaves them on the device.
+        channels_last: memory format of the input, for PyTorch's convolutions.
     """
 
     def __init__(
@@ -74,12 +73,12 @@ class TensorWorkload:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         host = torch.from_numpy(np.ascontiguousarray(batch))
         self._gpu = self._device.type == "cuda"
-        # Memory of the host that the GPU copies from by itself, as a server would keep its batches.
+        # Pinned memory, from which the GPU copies directly, as a server would use.
         self._input = host.pin_memory() if self._gpu and transfers else self._placed(host)
         self._logits = torch.empty(0)
 
     def run(self) -> None:
-        """Compute the logits, and copy them to the host where transfers are in."""
+        """Compute the logits, with the transfers if they are included."""
         try:
             logits = self._compute(self._placed(self._input) if self._transfers else self._input)
             self._logits = logits.to("cpu") if self._transfers else logits

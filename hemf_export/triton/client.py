@@ -1,5 +1,5 @@
-"""A running Triton server, over HTTP or gRPC with tritonclient, and a model on it as a `Predictor`: images are
-preprocessed here, by the description that the model's configuration carries, and classified there."""
+"""Client of a running Triton server, over HTTP or gRPC with tritonclient. A served model becomes a `Predictor`: images
+are preprocessed here, by the description in the model's configuration, and classified on the server."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from hemf_export.triton.config_file import INSTALL
 Protocol = Literal["http", "grpc"]
 TIMEOUT_S = 60.0
 _PORTS: dict[str, int] = {"http": 8000, "grpc": 8001}
-_Found = TypeVar("_Found")
+_Answer = TypeVar("_Answer")
 _KINDS = {"float32": ("FP32", "FP16"), "uint8": ("UINT8",)}
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A version of a model, as the server's index has it.
+    """Version of a model in the server's index.
 
     Args:
-        name: of the model.
-        version: of it; empty where none was tried.
-        state: READY, UNAVAILABLE, LOADING, UNLOADING; empty where it was never loaded.
+        name: name of the model.
+        version: version number; empty if none was loaded.
+        state: READY, UNAVAILABLE, LOADING, UNLOADING; empty if it was never loaded.
         reason: why it isn't ready.
     """
 
@@ -43,11 +43,11 @@ class Listed:
 
 
 class Server:
-    """A server.
+    """Connection to a Triton server.
 
     Args:
         url: `http://HOST:PORT` or `grpc://HOST:PORT`; HTTP without a scheme, Triton's own ports without a port.
-        timeout_s: for one call.
+        timeout_s: time limit of one call.
 
     Raises:
         UsageError: another kind of URL.
@@ -72,35 +72,35 @@ class Server:
         self._each: dict[str, Any] = {} if self.protocol == "http" else {"client_timeout": timeout_s}
 
     def index(self) -> list[Listed]:
-        """Every model that the server knows, ready or not."""
+        """List every model that the server knows, ready or not."""
         listed = self._call("its list of models", lambda: self._client.get_model_repository_index(**self._plain()))
         entries = listed if isinstance(listed, list) else listed.get("models", [])
         return [Listed(*(str(one.get(key, "")) for key in ("name", "version", "state", "reason"))) for one in entries]
 
     def configuration(self, name: str, version: str) -> dict[str, Any]:
-        """A model's configuration, as JSON has it."""
+        """Return a model's configuration in its JSON form."""
         answer = self._call(name, lambda: self._client.get_model_config(name, version, **self._plain()))
         return dict(answer.get("config", answer))
 
     def metadata(self, name: str, version: str) -> dict[str, Any]:
-        """Names, types and shapes of a model's inputs and outputs."""
+        """Return names, types and shapes of a model's inputs and outputs."""
         return dict(self._call(name, lambda: self._client.get_model_metadata(name, version, **self._plain())))
 
     def statistics(self, name: str, version: str) -> dict[str, Any]:
-        """How many requests it ran, in what batches, and how long they took."""
+        """Return the number of a model's requests, their batch sizes and their times."""
         answer = self._call(name, lambda: self._client.get_inference_statistics(name, version, **self._plain()))
         return dict(answer["model_stats"][0])
 
     def infer(
         self, name: str, version: str, inputs: Mapping[str, tuple[NDArray[np.generic], str]], output: str
     ) -> NDArray[np.generic]:
-        """One request.
+        """Send one request; return its output.
 
         Args:
-            name: of the model.
-            version: that has to answer.
-            inputs: name → values, and their type as Triton calls it in a request, FP32.
-            output: name of what is wanted.
+            name: name of the model.
+            version: version that must answer.
+            inputs: name → values and their type in Triton's request format, such as FP32.
+            output: name of the output to return.
         """
         given = []
         for key, (array, kind) in inputs.items():
@@ -118,23 +118,23 @@ class Server:
         return values
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._client.close()
 
     def _plain(self) -> dict[str, Any]:
         return self._each if self.protocol == "http" else {**self._each, "as_json": True}
 
-    def _call(self, what: str, run: Callable[[], _Found]) -> _Found:
+    def _call(self, what: str, run: Callable[[], _Answer]) -> _Answer:
         from tritonclient.utils import InferenceServerException
 
         try:
             return run()
         except InferenceServerException as error:
             raise self._refusal(what, str(error.message() or error), str(error.status() or "")) from error
-        except (OSError, EOFError) as error:  # refused, reset, no such host, out of time
+        except (OSError, EOFError) as error:  # refused, reset, unknown host, timeout
             raise self._silent(str(error) or type(error).__name__) from error
         except Exception as error:
-            # geventhttpclient and gevent have errors of their own, for an answer that is no HTTP among others.
+            # geventhttpclient and gevent raise errors of their own, for answers that aren't HTTP for instance.
             raise self._silent(f"{type(error).__name__}: {error}") from error
 
     def _refusal(self, what: str, message: str, status: str) -> HemfError:
@@ -167,15 +167,15 @@ def _address(url: str) -> tuple[Protocol, str]:
 
 
 class ServedRunner:
-    """Runs batches on a server: one request each, or several where the server takes no more at once.
+    """Runner of batches on a server: one request each, or several beyond the largest batch that the server takes.
 
     Args:
-        server: that answers.
-        model: its name there.
-        version: that has to answer.
-        metadata: of the model.
-        largest: the most images of a request; None for one fixed batch.
-        output: what the model's numbers are.
+        server: server that answers.
+        model: name of the model.
+        version: version that must answer.
+        metadata: metadata of the model.
+        largest: largest number of images in a request; None for one fixed batch.
+        output: kind of the model's output.
     """
 
     def __init__(
@@ -189,7 +189,7 @@ class ServedRunner:
         self._input, self._kind, self._output = str(images["name"]), str(images["datatype"]), str(logits["name"])
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Network input → scores (N, classes)."""
+        """Compute scores (N, classes) of network input."""
         if self._kind == "FP16":
             batch = batch.astype(np.float16)
         size = self._largest or len(batch)
@@ -202,16 +202,16 @@ class ServedRunner:
 
 
 def load(server: Server, model: str | None = None, version: int | None = None) -> Predictor:
-    """A model that the server has ready.
+    """Load a model that is ready on a server.
 
     Args:
-        server: to ask.
-        model: its name; None where the server has one alone.
-        version: None for the highest that is ready.
+        server: the server.
+        model: name of the model; None if the server has only one.
+        version: version number; None for the highest that is ready.
 
     Raises:
         BadInputError: no such model or version, or not one that hemf-export wrote.
-        MissingCapabilityError: no server there, or the model isn't ready; Triton's own reason is told.
+        MissingCapabilityError: no server there, or the model isn't ready; the message has Triton's reason.
     """
     index = server.index()
     name = model if model is not None else _only(index, server)

@@ -1,4 +1,4 @@
-"""config.pbtxt: Triton's protobuf of a model's configuration, its text, and what its parameters say of each version.
+"""Read and write config.pbtxt, Triton's protobuf text of a model's configuration, with parameters for each version:
 
 sha256.1, parent_sha256.1, checkpoint_sha256.1   of the model file, the file it was made from, the checkpoint
 hemf.1                                           classes and preprocessing, as in the manifest: what a client needs
@@ -27,10 +27,10 @@ DESCRIPTION, SHA256, PARENT, CHECKPOINT = "hemf", "sha256", "parent_sha256", "ch
 
 
 def messages() -> Any:
-    """The module with Triton's messages, `ModelConfig` among them.
+    """Import the module of Triton's protobuf messages, such as `ModelConfig`.
 
     Raises:
-        MissingCapabilityError: tritonclient isn't installed, or doesn't work with the protobuf that is.
+        MissingCapabilityError: tritonclient isn't installed, or doesn't work with the installed protobuf.
     """
     try:
         from tritonclient.grpc import model_config_pb2
@@ -56,7 +56,7 @@ def read(path: Path) -> Any:
 
 
 def parse(text: str, shown: str | Path = CONFIG) -> Any:
-    """The `ModelConfig` of a text; `shown` names it in messages. See `read`."""
+    """Parse the text of a `ModelConfig`; `shown` names it in messages. See `read`."""
     known = messages()
     try:
         return text_format.Parse(text, known.ModelConfig())
@@ -69,27 +69,27 @@ def parse(text: str, shown: str | Path = CONFIG) -> Any:
                 f"{shown}{where}: {message.rsplit('.', 1)[-1]} has no key {field!r}.", did_you_mean(field, fields)
             ) from error
         raise BadInputError(f"{shown} is not a configuration of Triton: {error}.") from error
-    except (ValueError, TypeError) as error:  # a number that its field can't hold
+    except (ValueError, TypeError) as error:  # a number out of its field's range
         raise BadInputError(f"{shown} is not a configuration of Triton: {error}.") from error
 
 
 def to_text(config: Any) -> str:
-    """config.pbtxt of a `ModelConfig`, the same bytes for the same configuration.
+    """Return the config.pbtxt of a `ModelConfig`, reproducible byte for byte.
 
-    Its parameters are sorted by their keys. What is written is parsed again: it has to give the same configuration.
+    Parameters are sorted by their keys. The text is parsed again and must give the same configuration.
     """
     written: str = text_format.MessageToString(config, as_utf8=True)
-    assert parse(written) == config, "what was written is what was meant"
+    assert parse(written) == config, "the text gives the same configuration"
     return written
 
 
 def enum_number(kind: str, name: str) -> int:
-    """The number of an enumeration's value: ("DataType", "TYPE_FP32")."""
+    """Return the number of an enum value, such as ("DataType", "TYPE_FP32")."""
     return int(_values(kind)[name].number)
 
 
 def enum_name(kind: str, value: int) -> str:
-    """The name of an enumeration's value: ("DataType", 11)."""
+    """Return the name of an enum value, such as ("DataType", 11)."""
     return next((each for each, one in _values(kind).items() if one.number == value), str(value))
 
 
@@ -99,11 +99,11 @@ def _values(kind: str) -> Any:
 
 
 def version_parameters(model: Servable, version: int) -> dict[str, str]:
-    """The parameters of one version."""
+    """Return the parameters of one version."""
     values = {
         DESCRIPTION: json.dumps(model.description.to_dict(), ensure_ascii=False),
         SHA256: model.sha256,
-        # The float32 ONNX file is made from the checkpoint itself.
+        # The parent of the float32 ONNX file is the checkpoint.
         PARENT: str(model.manifest.get(PARENT) or model.description.checkpoint_sha256),
         CHECKPOINT: model.description.checkpoint_sha256,
     }
@@ -111,29 +111,29 @@ def version_parameters(model: Servable, version: int) -> dict[str, str]:
 
 
 def parameters(config: Any) -> dict[str, str]:
-    """All parameters of a `ModelConfig`."""
+    """Return all parameters of a `ModelConfig`."""
     return {key: value.string_value for key, value in config.parameters.items()}
 
 
 def described_versions(config: Any) -> tuple[int, ...]:
-    """The versions that the parameters of a `ModelConfig` speak of; none in one that hemf-export didn't write."""
+    """Return the versions that a `ModelConfig`'s parameters describe; none if hemf-export didn't write it."""
     numbers = (key.removeprefix(f"{SHA256}.") for key in config.parameters if key.startswith(f"{SHA256}."))
     return tuple(sorted(int(number) for number in numbers if number.isascii() and number.isdigit()))
 
 
 def description_of(values: Mapping[str, str], version: int, shown: str) -> Description:
-    """What parameters say of a version's model.
+    """Read the description of a version's model from the parameters.
 
     Args:
         values: all parameters.
-        version: of the model.
-        shown: what the model is called in messages.
+        version: version number.
+        shown: name of the model in messages.
 
     Raises:
-        BadInputError: nothing, or nonsense.
+        BadInputError: it is missing or invalid.
     """
     text = values.get(f"{DESCRIPTION}.{version}")
-    hint = "Make its repository with `write_repository()`."
+    hint = "Make its repository with `triton_repository()`."
     if text is None:
         raise BadInputError(f"{shown} doesn't tell its classes and preprocessing: no {DESCRIPTION}.{version}.", hint)
     try:

@@ -1,30 +1,29 @@
-"""A model's configuration in Triton, from the model file and the options: made anew, or kept and added to.
+"""Write a model's configuration for Triton from the model file and the options: a new one, or an update.
 
-Here it is written; that it is right for the files beside it is for `triton.faults` to say, which reads it
-with no knowledge of this module.
+Whether it fits the files beside it is checked by `triton.faults`, which reads it independently of this module.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.options import BatchProfile
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.triton import config_file, servable
 from hemf_export.triton.options import QUEUE_DELAY_US, BackendName, Options, VersionPolicy
 from hemf_export.triton.servable import Servable, Tensor
 
 LABELS = "labels.txt"
-THREADS = "intra_op_thread_count"  # the onnxruntime backend's own name for it, which model.py takes too
-CUDA_GRAPHS = "cuda_graphs"  # model.py's
+THREADS = "intra_op_thread_count"  # the onnxruntime backend's parameter, which model.py reads too
+CUDA_GRAPHS = "cuda_graphs"  # read by model.py
 
 
 def new(name: str, model: Servable, backend: BackendName, options: Options) -> Any:
-    """The `ModelConfig` of a model's first version.
+    """Make the `ModelConfig` of a model's first version.
 
     Raises:
-        UsageError: an option that makes no sense for this file.
-        BadInputError: a file that leaves gaps between the batches that it takes.
+        UsageError: an option that doesn't apply to this file.
+        BadInputError: a file whose batch sizes have gaps.
     """
     config = config_file.messages().ModelConfig(
         name=name, backend=backend, default_model_filename=servable.OPENED[backend]
@@ -37,7 +36,7 @@ def new(name: str, model: Servable, backend: BackendName, options: Options) -> A
         config.output[0].label_filename = LABELS
     group = config.instance_group.add(count=options.instances or 1, kind=_kind(model, options))
     if backend == "tensorrt" and len(model.profiles) > 1:
-        # Triton takes the first profile alone, if it isn't told of the others.
+        # Triton uses only the first profile unless the others are listed.
         group.profile.extend(str(index) for index in range(len(model.profiles)))
     (options.versions or VersionPolicy()).put(config)
     _put_batching(config, model, options, fresh=True)
@@ -46,10 +45,10 @@ def new(name: str, model: Servable, backend: BackendName, options: Options) -> A
 
 
 def changed(config: Any, model: Servable, options: Options) -> Any:
-    """A copy of the `ModelConfig` of earlier versions for one more: as it is, but for what the options say.
+    """Copy the `ModelConfig` of earlier versions for a new one, changed only where the options say so.
 
     Raises:
-        UsageError: an option that makes no sense for this file.
+        UsageError: an option that doesn't apply to this file.
     """
     copy = config_file.messages().ModelConfig()
     copy.CopyFrom(config)
@@ -69,15 +68,15 @@ def changed(config: Any, model: Servable, options: Options) -> Any:
 
 
 def labelled(model: Servable) -> bool:
-    """Whether Triton can name the classes: it takes the largest number for the class, which of a single one is none."""
+    """Return whether Triton can label the outputs: it takes the argmax, which is meaningless for a single output."""
     return not model.description.output.single
 
 
 def labels(model: Servable) -> bytes:
-    """The file of labels, one class a line.
+    """Return the label file, one class per line.
 
     Raises:
-        BadInputError: a name that is no line.
+        BadInputError: a class name that can't be a line.
     """
     classes = model.description.classes
     if odd := [name for name in classes if not _is_line(name)]:
@@ -88,12 +87,12 @@ def labels(model: Servable) -> bytes:
 
 
 def _is_line(name: str) -> bool:
-    """Whether a name is a line of a text, and of one that UTF-8 can hold."""
+    """Return whether a name is a single line that UTF-8 can encode."""
     return [name] == name.splitlines() and not any("\ud800" <= sign <= "\udfff" for sign in name)
 
 
 def _largest(model: Servable, backend: BackendName, options: Options) -> int:
-    """`max_batch_size`; 0 where the batch is fixed and so a part of the shapes."""
+    """Return `max_batch_size`; 0 if the batch is fixed and so part of the shapes."""
     fixed, most = model.fixed_batch, model.largest_batch
     if fixed is not None and backend != "python":
         if options.max_batch not in (None, fixed):
@@ -123,7 +122,7 @@ def _kind(model: Servable, options: Options) -> str:
 
 
 def _put_batching(config: Any, model: Servable, options: Options, *, fresh: bool) -> None:
-    """Dynamic batching, where the server may put images together at all."""
+    """Set dynamic batching, if the server may batch requests at all."""
     sizes, delay = options.preferred, options.queue_delay_us
     if config.max_batch_size <= 1:
         if sizes or delay is not None:
@@ -149,12 +148,12 @@ def _put_batching(config: Any, model: Servable, options: Options, *, fresh: bool
 
 
 def _comes(model: Servable, backend: str, size: int) -> bool:
-    """Whether a batch of `size` can come to the model as it is; model.py fills up those that it doesn't take."""
+    """Return whether the backend can run a batch of `size`; model.py pads those that the model doesn't take."""
     return backend == "python" or model.takes(size)
 
 
 def _preferred(model: Servable, largest: int) -> tuple[int, ...]:
-    """The optimum of each profile; of an ONNX file, which has none, that of the default profile."""
+    """Return the optimum of each optimization profile, or of the default profile for an ONNX file, which has none."""
     if model.flavour == "onnx" and model.fixed_batch is not None:
         return (min(model.fixed_batch, largest),)
     optima = (profile.optimum for profile in model.profiles or (BatchProfile(),))
@@ -162,16 +161,16 @@ def _preferred(model: Servable, largest: int) -> tuple[int, ...]:
 
 
 def _put_tuning(config: Any, model: Servable, options: Options, *, fresh: bool) -> None:
-    """CUDA graphs and threads."""
+    """Set CUDA graphs and threads."""
     engine = model.flavour != "onnx"
     if options.cuda_graphs and not engine:
-        raise UsageError("`cuda_graphs` is of engines; ONNX Runtime captures none here.", "Leave it out.")
+        raise UsageError("`cuda_graphs` applies to engines only; ONNX Runtime captures none here.", "Leave it out.")
     if options.threads is not None and _kind(model, options) != "KIND_CPU":
-        raise UsageError("`threads` is of ONNX files on a CPU.", "Leave it out.")
+        raise UsageError("`threads` applies to ONNX files on a CPU only.", "Leave it out.")
     if engine and (fresh or options.cuda_graphs is not None):
         graphs = options.cuda_graphs is not False
         if config.backend == "tensorrt":
-            # It captures a batch of 1, the preferred sizes and the largest.
+            # Triton captures batch 1, the preferred sizes and the largest.
             config.optimization.cuda.graphs = graphs
         else:
             config.parameters[CUDA_GRAPHS].string_value = "true" if graphs else "false"

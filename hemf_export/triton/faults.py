@@ -1,7 +1,7 @@
-"""What is wrong between a model's configuration and the files that it is for: each fault in words, none mended.
+"""Find contradictions between a model's configuration and its files, each described in words; none is fixed.
 
-Triton itself finds some of these when it loads a model, others only when a batch comes that the engine doesn't take,
-and a wrong list of labels never.
+Triton itself detects some of these on loading a model, others only at a batch size that the engine doesn't take, and
+wrong labels never.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def find(folder: Path, name: str, config: Any, versions: Mapping[int, Path]) -> 
     """Compare a configuration with a model's folder and with each of its versions.
 
     Args:
-        folder: of the model: labels, warm-up.
-        name: that the folder has, or will have.
+        folder: folder of the model, with labels and warm-up data.
+        name: present or future name of the folder.
         config: a `ModelConfig`.
-        versions: their folders, wherever they lie.
+        versions: folder of each version, which may be elsewhere.
     """
     problems = [*_name(name, config), *_policy(config, versions)]
     classes: dict[tuple[str, ...], int] = {}
@@ -95,7 +95,7 @@ def _model(config: Any, model: Servable) -> Iterator[str]:
 
 def _batches(config: Any, model: Servable) -> Iterator[str]:
     largest, most = config.max_batch_size, model.largest_batch
-    fills = config.backend == "python"  # what model.py gets, it cuts and fills up to what the file takes
+    fills = config.backend == "python"  # model.py splits and pads batches to sizes that the file takes
     if largest < 0:
         yield f"max_batch_size is {largest}"
     elif model.fixed_batch is not None and not fills:
@@ -155,7 +155,7 @@ def _hashes(config: Any, model: Servable, version: int) -> Iterator[str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether it is the name of a file, and of none elsewhere."""
+    """Return whether a name is that of a file in the folder itself."""
     return bool(name) and "\0" not in name and Path(name).name == name
 
 

@@ -1,7 +1,6 @@
-"""How a model is to be served: what a user can choose, and which versions. None stands for what wasn't said.
+"""Options of serving a model with Triton; None stands for an option that isn't set.
 
-What wasn't said is chosen from the model's manifest where a repository is new, and stays as it is where a version is
-added to one.
+Unset options are derived from the model's manifest in a new repository, and stay unchanged when a version is added.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True)
 class VersionPolicy:
-    """Which versions a server loads.
+    """Policy for the versions that a server loads; all of them with neither argument.
 
     Args:
-        latest: so many of the highest; None for another rule.
-        specific: exactly these; none for another rule. With neither, all are served.
+        latest: number of the highest versions to serve; None for another policy.
+        specific: exactly these versions; empty for another policy.
 
     Raises:
         UsageError: both, or numbers below 1.
@@ -48,7 +47,7 @@ class VersionPolicy:
 
     @classmethod
     def parse(cls, text: str) -> VersionPolicy:
-        """`latest:N`, `all`, or `1,3`."""
+        """Parse `latest:N`, `all`, or `1,3`."""
         if text == "all":
             return cls(None)
         word, colon, number = text.partition(":")
@@ -80,35 +79,35 @@ class VersionPolicy:
         else:
             config.version_policy.latest.num_versions = self.latest
 
-    def served(self, there: tuple[int, ...]) -> tuple[int, ...]:
-        """Choose, of the versions that are there, those that a server loads."""
+    def served(self, existing: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the existing versions that a server loads."""
         if self.specific:
-            return tuple(number for number in self.specific if number in there)
-        return tuple(sorted(there))[-self.latest :] if self.latest is not None else tuple(sorted(there))
+            return tuple(number for number in self.specific if number in existing)
+        return tuple(sorted(existing))[-self.latest :] if self.latest is not None else tuple(sorted(existing))
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+    return text.isascii() and text.isdigit() and len(text) < 19  # range of the configuration's fields
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve.
+    """Options of a served model.
 
     Args:
-        name: of the model; the file's own by default.
-        backend: auto takes tensorrt for a TensorRT plan and onnxruntime for an ONNX file.
-        device: where an ONNX file runs; engines always run on a GPU.
-        max_batch: the most images that the server puts together.
-        preferred: batch sizes that it waits for.
-        queue_delay_us: how long it waits, in microseconds.
-        instances: copies of the model that run at the same time.
-        threads: of a copy on a CPU, within an operator.
-        cuda_graphs: launch captured graphs (engines).
+        name: name of the model; the file's by default.
+        backend: Triton backend; auto is tensorrt for a TensorRT plan and onnxruntime for an ONNX file.
+        device: device of an ONNX file; engines always run on a GPU.
+        max_batch: largest batch that the server forms.
+        preferred: preferred batch sizes.
+        queue_delay_us: longest wait for a preferred batch, in microseconds.
+        instances: number of concurrent instances of the model.
+        threads: threads within an operator of an instance on a CPU.
+        cuda_graphs: launch captured CUDA graphs (engines).
         warmup: run images before the model counts as ready.
-        images: folder to take them from; by default an engine's golden images, else seeded noise.
-        versions: which are served.
-        force: replace a model of that name, all its versions, in place of adding one.
+        images: folder of warm-up images; by default an engine's golden images, else seeded noise.
+        versions: policy for the versions to serve.
+        force: replace a model of that name with all its versions instead of adding one.
 
     Raises:
         UsageError: a value out of range, or a name that Triton or a file system could misread.
@@ -144,14 +143,14 @@ class Options:
         if self.images is not None and not self.warmup:
             raise UsageError("`images` is what the model is warmed up with; it makes no sense with `warmup=False`.")
         if self.images is not None and not self.images.is_dir():
-            raise BadInputError(f"{self.images} is not a folder of images.")
+            raise BadInputError(f"{self.images} is not a folder of images.", "Name a folder that has images in it.")
 
 
 def require_name(name: str) -> None:
-    """Refuse a model's name that isn't plainly one: it becomes a folder, and part of a URL.
+    """Refuse an unsafe model name: it becomes a folder, and part of a URL.
 
     Raises:
-        UsageError: what is allowed is told.
+        UsageError: the name has other characters than those allowed, or is too long.
     """
     if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise UsageError(

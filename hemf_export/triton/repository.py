@@ -1,12 +1,12 @@
-"""A model repository of Triton: written from model files, and checked.
+"""Write and check model repositories for Triton.
 
     from pathlib import Path
     from hemf_export.triton import repository
     from hemf_export.triton.options import Options
     repository.write([Path("best.onnx")], Path("models"), Options(name="hemf"))
 
-What is written is checked before it takes its place. A server that polls never sees half of a version: its folder
-appears with all that is in it, after a configuration that already speaks of it.
+Everything is checked before it takes its place. A polling server never sees an incomplete version: its folder appears
+atomically, after a configuration that already describes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from hemf_export.files import artifact_folder, artifacts, file_names, locks
 from hemf_export.files.errors import BadInputError, CheckFailedError, UsageError
 from hemf_export.files.progress import SILENT, Progress
-from hemf_export.models import model_file
+from hemf_export.models import file_kinds
 from hemf_export.triton import config_file, configuration, faults, servable, served_files
 from hemf_export.triton.config_file import CONFIG
 from hemf_export.triton.options import BackendName, Options, VersionPolicy, require_name
@@ -29,17 +29,17 @@ from hemf_export.triton.servable import Servable
 
 @dataclass(frozen=True)
 class WrittenModel:
-    """One model of a repository.
+    """Model written into a repository.
 
     Args:
-        name: in Triton.
-        folder: of the model.
-        version: that the file is.
-        added: whether it was written now; False where the newest version was this very file already.
-        config: the `ModelConfig`, as written.
-        model: the file that was given.
-        warmed_by: what it is warmed up with, in words; empty for nothing.
-        notes: what a user should know.
+        name: name of the model in Triton.
+        folder: folder of the model.
+        version: version number of the file.
+        added: whether this version is new; False if the newest version was the same file already.
+        config: the `ModelConfig` as written.
+        model: the model file.
+        warmed_by: source of its warm-up images, in words; empty without warm-up.
+        notes: remarks for the user.
     """
 
     name: str
@@ -53,44 +53,44 @@ class WrittenModel:
 
     @property
     def backend(self) -> BackendName:
-        """Triton's backend that runs it."""
+        """Triton backend that runs it."""
         name: BackendName = self.config.backend
         return name
 
     @property
     def perf_analyzer(self) -> str:
-        """The command that measures it on a server of this machine, with images of noise."""
+        """Command that measures it on a server of this machine, with noise as images."""
         words = ["perf_analyzer", "-m", self.name, "-u", "localhost:8001", "-i", "grpc"]
         return " ".join([*words, "--concurrency-range", "1:16:5", "--percentile=95"])
 
     @property
     def served(self) -> tuple[int, ...]:
-        """The versions that a server loads."""
+        """Versions that a server loads."""
         return VersionPolicy.of(self.config).served(tuple(version_folders(self.folder)))
 
 
 @dataclass(frozen=True)
 class Written:
-    """A repository and the models that were written into it, in the order of the files."""
+    """Repository with the models that were written into it, in the order of the files."""
 
     repository: Path
     models: tuple[WrittenModel, ...]
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know, of all models."""
+        """Remarks on all models for the user."""
         return tuple(note for model in self.models for note in model.notes)
 
 
 @dataclass(frozen=True)
 class CheckedModel:
-    """A model whose configuration is right for its files.
+    """Model whose configuration fits its files.
 
     Args:
-        name: of the model.
-        backend: of Triton.
-        versions: that are there.
-        served: those that a server loads.
+        name: name of the model.
+        backend: Triton backend that runs it.
+        versions: existing versions.
+        served: versions that a server loads.
     """
 
     name: str
@@ -101,12 +101,12 @@ class CheckedModel:
 
 @dataclass(frozen=True)
 class Checked:
-    """A repository that was found right.
+    """Repository without faults.
 
     Args:
         repository: its folder.
-        models: of ours.
-        passed_over: models that hemf-export didn't write.
+        models: models that hemf-export wrote.
+        passed_over: names of other models, which aren't checked.
     """
 
     repository: Path
@@ -120,25 +120,27 @@ def write(
     options: Options,
     progress: Progress = SILENT,
 ) -> Written:
-    """Put model files into a repository, each as a model of its own: new, or the next version of the one of its name.
+    """Write model files into a repository, each as a new model, or as the next version of the model of its name.
 
     Args:
         models: ONNX files of ours, and engines with their manifests.
-        output: the repository; made where it isn't there.
-        options: how to serve them; the name only for a single file.
+        output: the repository; created if needed.
+        options: options of serving them; the name only for a single file.
         progress: receives the steps.
 
     Raises:
-        UsageError: options that make no sense for a file, two files of one name.
-        BadInputError: a file that can't be served so; a folder that holds something else; a model of that name that
-            takes other images or gives other classes.
-        CheckFailedError: what was written isn't right; nothing is kept.
+        UsageError: options that don't apply to a file, or two files with the same name.
+        BadInputError: a file that can't be served with these options; a folder that holds something else; an existing
+            model of that name with other inputs or classes.
+        CheckFailedError: the result has faults; nothing is kept.
         MissingCapabilityError: tritonclient isn't installed.
     """
     if not models:
         raise UsageError("No model to serve: name an ONNX file or an engine.")
     if options.name is not None and len(models) > 1:
-        raise UsageError(f"`name` is of one model; here are {len(models)}.", "Each is called as its file then.")
+        raise UsageError(
+            f"`name` names a single model; there are {len(models)}.", "Without it, each model is named after its file."
+        )
     config_file.messages()
     names = [options.name or name_of(path) for path in models]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -156,58 +158,61 @@ def write(
 
 
 def serve(output: Path, name: str, policy: VersionPolicy) -> CheckedModel:
-    """Change which versions of a model are served: to go back to an earlier one for instance."""
+    """Change which versions of a model are served, for instance to return to an earlier one."""
     require_name(name)
     with locks.exclusive(output / name):
         config = _serve_versions(output / name, policy)
-    there = tuple(version_folders(output / name))
-    return CheckedModel(name, config.backend, there, policy.served(there))
+    folders = tuple(version_folders(output / name))
+    return CheckedModel(name, config.backend, folders, policy.served(folders))
 
 
 def check(folder: Path) -> Checked:
-    """Compare the configurations in a repository with the models beside them: nothing is run, all faults are named.
+    """Check the configurations in a repository against the models beside them, without running anything.
 
     Args:
         folder: the repository, or the folder of one model in it.
 
     Raises:
-        BadInputError: no such folder, no model in it, or a file that is no configuration.
+        BadInputError: no such folder, no model in it, or an invalid configuration.
         UsageError: a key in a configuration that Triton doesn't know.
-        CheckFailedError: a fault; the message has all of them.
+        CheckFailedError: there are faults; the message lists all of them.
         MissingCapabilityError: tritonclient isn't installed.
     """
     config_file.messages()
     if not folder.is_dir():
         raise BadInputError(
-            f"{folder} is not a folder.", "A model repository is needed: `write_repository(MODEL, output='.')`."
+            f"{folder} is not a folder.", "A model repository is needed: `triton_repository(MODEL, output='.')`."
         )
     alone = (folder / CONFIG).is_file()
     places = [folder] if alone else sorted(path for path in folder.iterdir() if (path / CONFIG).is_file())
     if not places:
-        raise BadInputError(f"{folder} is no model repository: no folder of it has a {CONFIG}.")
+        raise BadInputError(
+            f"{folder} is no model repository: no folder of it has a {CONFIG}.",
+            "Write one: `triton_repository(MODEL, output=REPO)`.",
+        )
     models, passed_over, wrong = [], [], {}
     for place in places:
         config, name = config_file.read(place / CONFIG), place.resolve().name
         if not config_file.described_versions(config):
             passed_over.append(name)
             continue
-        there = version_folders(place)
-        if problems := faults.find(place, name, config, there):
+        folders = version_folders(place)
+        if problems := faults.find(place, name, config, folders):
             wrong[name] = problems
-        served = VersionPolicy.of(config).served(tuple(there))
-        models.append(CheckedModel(name, config.backend, tuple(there), served))
+        served = VersionPolicy.of(config).served(tuple(folders))
+        models.append(CheckedModel(name, config.backend, tuple(folders), served))
     if wrong:
         listed = [f"{name}: {fault}" for name, problems in wrong.items() for fault in problems]
         raise CheckFailedError(
             f"{folder} is not right:\n  " + "\n  ".join(listed),
-            "Write the model again with `write_repository()`, with `force` to replace it whole.",
+            "Write the model again with `triton_repository()`, with `force` to replace it whole.",
             {"faults": wrong},
         )
     return Checked(folder, tuple(models), tuple(passed_over))
 
 
 def _check_place(output: Path) -> None:
-    """A new folder, an empty one, or one that holds models. Nothing is made yet."""
+    """Require a new folder, an empty one, or one that holds models; nothing is written."""
     if output.exists() and not output.is_dir():
         raise BadInputError(f"{output} is a file, not a folder to write.", "Choose another folder with `output`.")
     if output.is_dir():
@@ -220,78 +225,78 @@ def _check_place(output: Path) -> None:
 
 
 def name_of(path: Path) -> str:
-    """What a model is called in Triton that nobody names: as its file, made fit."""
-    return file_names.fit(model_file.stem(path))
+    """Return the default name of a model in Triton: its file's, with invalid characters replaced."""
+    return file_names.fit(file_kinds.stem(path))
 
 
 def _renamed(path: Path, name: str) -> list[str]:
-    own = model_file.stem(path)
+    own = file_kinds.stem(path)
     return [] if own == name else [f"{own!r} is called {name} in Triton, whose names have fewer signs."]
 
 
 def _write_model(name: str, model: Servable, folder: Path, options: Options) -> WrittenModel:
-    """Make `folder` the model `name`, or add a version to it. See `write`."""
+    """Write the model `name` into `folder`, or add a version to it. See `write`."""
     before = _own_config(folder)
     if before is None or options.force:
         return _write_first(name, model, folder, options)
-    there = version_folders(folder)
-    _require_alike(name, model, folder, before, there)
+    folders = version_folders(folder)
+    _require_alike(name, model, folder, before, folders)
     config = configuration.changed(before, model, options)
-    newest = max(there, default=0)
+    newest = max(folders, default=0)
     known = config_file.parameters(before).get(f"{config_file.SHA256}.{newest}")
     version = newest + (known != model.sha256)
     image = served_files.plan_warmup(config, model, options)
     written = WrittenModel(name, folder, version, version > newest, config, model, image.source)
     with served_files.warmup_in_place(folder, image):
         if written.added:
-            _add(written, before, there)
+            _add(written, before, folders)
         else:
-            _require_sound(folder, name, config, there)
+            _require_sound(folder, name, config, folders)
             _put_config(folder, config)
     return _with_notes(written)
 
 
-def _add(written: WrittenModel, before: Any, there: Mapping[int, Path]) -> None:
-    """Put the new version beside the old ones, and the configuration that speaks of it."""
+def _add(written: WrittenModel, before: Any, folders: Mapping[int, Path]) -> None:
+    """Add the new version beside the old ones, and the configuration that describes it."""
     _describe(written.config, written.model, written.version)
-    # Until the folder is there, the old policy stands: the new one may ask for it.
+    # The old policy stays until the folder exists: the new one may request the new version.
     first = config_file.messages().ModelConfig()
     first.CopyFrom(written.config)
     VersionPolicy.of(before).put(first)
     with artifact_folder.whole(written.folder / str(written.version)) as temporary:
         served_files.put_version(written.model, written.backend, temporary)
-        _require_sound(written.folder, written.name, written.config, {**there, written.version: temporary})
+        _require_sound(written.folder, written.name, written.config, {**folders, written.version: temporary})
         _put_config(written.folder, first)
     _put_config(written.folder, written.config)
 
 
 def _serve_versions(folder: Path, policy: VersionPolicy) -> Any:
-    """Change which versions are served, to go back to an earlier one for instance; the new `ModelConfig`.
+    """Change which versions are served; return the new `ModelConfig`.
 
-    What the configuration says of versions that were removed is removed too.
+    Parameters of removed versions are dropped from the configuration.
 
     Raises:
-        BadInputError: no model of ours there.
-        CheckFailedError: no such version, or the folder isn't right otherwise; nothing is changed.
+        BadInputError: not a model that hemf-export wrote.
+        CheckFailedError: no such version, or other faults; nothing is changed.
     """
     config = _own_config(folder)
     if config is None:
         raise BadInputError(f"No model at {folder}.", "Say which: `output=REPO, name=NAME`.")
     policy.put(config)
-    there = version_folders(folder)
-    for version in set(config_file.described_versions(config)) - set(there):
+    folders = version_folders(folder)
+    for version in set(config_file.described_versions(config)) - set(folders):
         for key in [key for key in config.parameters if key.endswith(f".{version}")]:
             del config.parameters[key]
-    _require_sound(folder, folder.resolve().name, config, there)
+    _require_sound(folder, folder.resolve().name, config, folders)
     _put_config(folder, config)
     return config
 
 
 def _own_config(folder: Path) -> Any | None:
-    """The `ModelConfig` of a model of ours; None where nothing is there yet.
+    """Read the `ModelConfig` of a model that hemf-export wrote; None if the folder is new or empty.
 
     Raises:
-        BadInputError: something else is there.
+        BadInputError: the folder holds something else.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return None
@@ -310,11 +315,11 @@ def _put_config(folder: Path, config: Any) -> None:
     artifacts.write_bytes(folder / CONFIG, config_file.to_text(config).encode())
 
 
-def _require_sound(folder: Path, name: str, config: Any, there: Mapping[int, Path]) -> None:
-    """Raise CheckFailedError where a configuration isn't right for the files beside it; all faults are named."""
-    if problems := faults.find(folder, name, config, there):
+def _require_sound(folder: Path, name: str, config: Any, folders: Mapping[int, Path]) -> None:
+    """Raise CheckFailedError with all faults of a configuration against the files beside it."""
+    if problems := faults.find(folder, name, config, folders):
         raise CheckFailedError(
-            f"{name} would not be right:\n  " + "\n  ".join(problems),
+            f"{name} would have faults:\n  " + "\n  ".join(problems),
             "Nothing was changed. Mend what is there, or replace it whole with `force`.",
             {"faults": problems},
         )
@@ -343,8 +348,8 @@ def _describe(config: Any, model: Servable, version: int) -> None:
         config.parameters[f"{served_files.PROGRAM}.{version}"].string_value = program
 
 
-def _require_alike(name: str, model: Servable, folder: Path, config: Any, there: Mapping[int, Path]) -> None:
-    """A new version answers the same requests as those before it: labels and shapes are of the whole model."""
+def _require_alike(name: str, model: Servable, folder: Path, config: Any, folders: Mapping[int, Path]) -> None:
+    """Require a new version to answer the same requests as the others: all versions share labels and shapes."""
     hint = "Give it another name with `name`, or replace all versions with `force`."
     if refusal := servable.backend_mismatch(model, config.backend):
         raise BadInputError(f"The versions of {name} are served otherwise: {refusal}", hint)
@@ -356,8 +361,8 @@ def _require_alike(name: str, model: Servable, folder: Path, config: Any, there:
             raise BadInputError(
                 f"{model.path} has the {what} {wanted}; the versions of {name} have {'; '.join(known)}.", hint
             )
-    if there:
-        newest = max(there)
+    if folders:
+        newest = max(folders)
         before = config_file.description_of(config_file.parameters(config), newest, f"{folder / CONFIG}")
         described = model.description
         if (before.classes, before.input, before.output) != (described.classes, described.input, described.output):
@@ -369,7 +374,7 @@ def _require_alike(name: str, model: Servable, folder: Path, config: Any, there:
 
 
 def _with_notes(written: WrittenModel) -> WrittenModel:
-    """With what a user should know of it."""
+    """Add remarks for the user."""
     name, manifest, own = written.name, written.model.manifest, list(written.notes)
     if not written.added:
         own.append(f"{name} has this file as version {written.version} already: no new version was made.")
@@ -379,7 +384,7 @@ def _with_notes(written: WrittenModel) -> WrittenModel:
         first, second = written.model.description.classes
         own.append(
             f"{name} gives {written.model.description.output.plural} an image: Triton can't name the class by it, "
-            f"`served()` does; {first} up to {written.model.description.output.border:g}, {second} beyond."
+            f"`predict_served()` does; {first} up to {written.model.description.output.border:g}, {second} beyond."
         )
     if written.model.flavour != "onnx":
         compatible = bool(manifest.get("version_compatible"))
@@ -394,6 +399,6 @@ def _with_notes(written: WrittenModel) -> WrittenModel:
 
 
 def version_folders(folder: Path) -> dict[int, Path]:
-    """The version folders of a model, by number. Triton passes over names with leading zeros, and so is done here."""
+    """Return the version folders of a model by number; like Triton, ignore names with leading zeros."""
     paths = (path for path in folder.iterdir() if path.is_dir() and path.name.isascii() and path.name.isdigit())
     return dict(sorted((int(path.name), path) for path in paths if not path.name.startswith("0")))

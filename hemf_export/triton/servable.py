@@ -1,5 +1,5 @@
-"""A file that Triton may serve, an ONNX file or an engine, as its manifest and its own bytes describe it, and which of
-Triton's backends runs it. Nothing is run here."""
+"""Describe a file that Triton can serve, an ONNX file or an engine, from its manifest and its own bytes, and choose the
+backend that runs it. Nothing is run here."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ import numpy as np
 import onnx
 
 from hemf_export.engines import preflight
-from hemf_export.engines.batches import BatchProfile
 from hemf_export.engines.machine import Machine
-from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, HemfError, UsageError
-from hemf_export.models import graph_output, onnx_file
+from hemf_export.models import graph_output, onnx_model
 from hemf_export.models.description import Description
-from hemf_export.models.model_file import EngineFile, ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import EngineFile, ModelFile, OnnxFile
 from hemf_export.triton.options import BackendName, Device, Options
 
 Flavour = Literal["onnx", "tensorrt", "tensorrt-rtx"]
-# Triton's names of types, by TensorRT's and ONNX's, and what numpy calls them.
+# Triton's type names by TensorRT's and ONNX's, and numpy's.
 _TENSORRT_TYPES = {"FLOAT": "TYPE_FP32", "HALF": "TYPE_FP16", "UINT8": "TYPE_UINT8"}
 _ONNX_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
@@ -31,9 +29,9 @@ _ONNX_TYPES: dict[int, str] = {
     onnx.TensorProto.UINT8: "TYPE_UINT8",
 }
 NUMPY_TYPES: dict[str, type[np.generic]] = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16, "TYPE_UINT8": np.uint8}
-# The file that a version's folder has for each flavour.
+# Name of the model file in a version's folder, by flavour.
 FILE_NAMES: dict[Flavour, str] = {"onnx": "model.onnx", "tensorrt": "model.plan", "tensorrt-rtx": "model.plan"}
-# And what Triton opens in it.
+# File that each backend opens there.
 OPENED: dict[BackendName, str] = {"tensorrt": "model.plan", "onnxruntime": "model.onnx", "python": "model.py"}
 _RUNS: dict[BackendName, tuple[Flavour, ...]] = {
     "tensorrt": ("tensorrt",),
@@ -44,12 +42,12 @@ _RUNS: dict[BackendName, tuple[Flavour, ...]] = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output.
+    """Input or output of a model.
 
     Args:
-        name: in the graph.
-        dims: without the batch.
-        dtype: as Triton calls it, TYPE_FP32.
+        name: name in the graph.
+        dims: shape without the batch.
+        dtype: Triton's name of its type, such as TYPE_FP32.
     """
 
     name: str
@@ -62,15 +60,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Servable:
-    """A model file that Triton can serve.
+    """Model file that Triton can serve.
 
     Args:
         file: an ONNX file or an engine.
-        flavour: what it is; of an engine, the TensorRT that it is for.
-        manifest: beside the file; for an ONNX file without one, what its metadata say.
-        input: of images.
-        output: of logits.
-        profiles: batch sizes that an engine takes; an ONNX file takes its fixed batch alone, or any.
+        flavour: its format; for an engine, the TensorRT that it is for.
+        manifest: manifest beside the file; for an ONNX file without one, its metadata.
+        input: input for images.
+        output: output of logits.
+        profiles: batch sizes of an engine's optimization profiles; empty for an ONNX file.
     """
 
     file: OnnxFile | EngineFile
@@ -82,22 +80,22 @@ class Servable:
 
     @property
     def path(self) -> Path:
-        """Where the file lies."""
+        """Path of the file."""
         return self.file.path
 
     @property
     def description(self) -> Description:
-        """The model's, as its file or manifest says it."""
+        """Description of the model, from its file or manifest."""
         return self.file.description
 
     @property
     def sha256(self) -> str:
-        """Hash of the file, as it was read."""
+        """SHA-256 of the file as read."""
         return str(self.manifest["sha256"])
 
     @property
     def fixed_batch(self) -> int | None:
-        """The only batch size that it takes; None for several."""
+        """Only batch size that it takes; None for several."""
         if self.flavour == "onnx":
             return self.description.batch
         only = {size for one in self.profiles for size in (one.minimum, one.maximum)}
@@ -105,27 +103,27 @@ class Servable:
 
     @property
     def largest_batch(self) -> int | None:
-        """The most images at once; None where there is no bound."""
+        """Largest batch size; None if unlimited."""
         if self.flavour == "onnx":
             return self.description.batch
         return max(profile.maximum for profile in self.profiles)
 
     def takes(self, count: int) -> bool:
-        """Whether it runs a batch of exactly `count`."""
+        """Return whether it runs a batch of exactly `count`."""
         if self.flavour == "onnx":
             return self.fixed_batch in (None, count)
         return any(profile.minimum <= count <= profile.maximum for profile in self.profiles)
 
     @property
     def batches(self) -> str:
-        """In words: `profile 1:8:32`, `batch 4`, `any batch`."""
+        """Batch sizes in words: `profile 1:8:32`, `batch 4`, `any batch`."""
         if self.profiles:
             return f"profile{'s' * (len(self.profiles) > 1)} {', '.join(map(str, self.profiles))}"
         return "any batch" if self.fixed_batch is None else f"batch {self.fixed_batch}"
 
 
 def read(path: Path) -> Servable:
-    """Read what a model file is, its hash compared with its manifest.
+    """Read a model file's description, and compare its hash with its manifest.
 
     Raises:
         BadInputError: neither one of our ONNX files nor an engine with its manifest, or changed since.
@@ -150,7 +148,7 @@ def _onnx(file: OnnxFile) -> Servable:
         "kind": "onnx",
         **file.description.to_dict(),
     }
-    (images,), (logits,) = onnx_file.inputs(graph), graph.output
+    (images,), (logits,) = onnx_model.inputs(graph), graph.output
     return Servable(file, "onnx", manifest, _tensor(images), _tensor(logits))
 
 
@@ -162,7 +160,7 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 def _engine(file: EngineFile) -> Servable:
     path = file.path
     looked = preflight.look(path, Machine())
-    # Where it will run is another machine: what this one lacks says nothing.
+    # It will run on another machine: what this one lacks doesn't matter.
     wrong = (check.error for check in looked.checks if check.what in ("file", "manifest", "plan header"))
     for error in wrong:
         if error is not None:
@@ -197,7 +195,7 @@ def _engine(file: EngineFile) -> Servable:
 
 
 def choose_backend(model: Servable, wanted: Literal["auto"] | BackendName) -> BackendName:
-    """The backend for a model file.
+    """Choose the backend for a model file.
 
     Raises:
         BadInputError: the backend doesn't take such a file; the message says which does.
@@ -216,7 +214,7 @@ def choose_backend(model: Servable, wanted: Literal["auto"] | BackendName) -> Ba
 
 
 def backend_mismatch(model: Servable, backend: str) -> str | None:
-    """Why a backend doesn't run a model file, in words; None where it does."""
+    """Return why a backend doesn't run a model file, in words; None if it does."""
     if backend not in get_args(BackendName):
         return f"the backend is {backend!r}, which is none of {', '.join(get_args(BackendName))}"
     if backend in backends_of(model.flavour):
@@ -226,12 +224,12 @@ def backend_mismatch(model: Servable, backend: str) -> str | None:
 
 
 def backends_of(flavour: Flavour) -> list[BackendName]:
-    """The backends that run files of a flavour."""
+    """Return the backends that run files of a flavour."""
     return [backend for backend, flavours in _RUNS.items() if flavour in flavours]
 
 
 def device_of(model: Servable, options: Options) -> Device:
-    """Where the model runs.
+    """Return the device that the model runs on.
 
     Raises:
         UsageError: an engine on a CPU, or an INT8 file for a CPU on a GPU.

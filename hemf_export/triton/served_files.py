@@ -1,10 +1,9 @@
-"""The files that a model's folder has beside its configuration: of each version, and the image it is warmed up with.
+"""Write the files in a model's folder besides its configuration: those of each version, and the warm-up image.
 
-A version has the model, its manifest, golden images, and model.py for Triton's Python backend with what it runs.
+A version has the model, its manifest, golden images, and for Triton's Python backend model.py with its runner.
 
-The warm-up is what a server runs before a model counts as ready: one real image, in batches of the sizes that will
-come. Triton makes a batch of N of one image by itself, N times the same. The file's name is ours: that of the input is
-out of the model's file, and could be any text.
+A server runs the warm-up before a model counts as ready: one real image, in batches of the expected sizes; Triton
+repeats it to fill a batch. The data file has a fixed name, as the name of the model's input could be any text.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ WARMUP_FILE = "warmup_0"
 
 
 def put_version(model: Servable, backend: str, folder: Path) -> None:
-    """Copy a version's files into a new folder. The model's manifest comes with it, word for word."""
+    """Copy a version's files into a new folder, with the model's manifest unchanged."""
     path = folder / servable.FILE_NAMES[model.flavour]
     artifact_folder.link_or_copy(model.path, path, copy=True)
     manifest = artifacts.manifest_path(model.path)
@@ -50,14 +49,14 @@ def put_version(model: Servable, backend: str, folder: Path) -> None:
 
 
 def program_sha256(model: Servable, backend: str) -> str | None:
-    """SHA-256 of what Triton's Python backend runs, all its files one after the other; None for another backend."""
+    """Return the SHA-256 of the program of Triton's Python backend, files concatenated; None for other backends."""
     if backend != "python":
         return None
     return hashlib.sha256(b"".join(source.read_bytes() for source in _program(model).values())).hexdigest()
 
 
 def program_faults(folder: Path, model: Servable, config: Any, version: int) -> Iterator[str]:
-    """What is wrong with a version's program. It may be that of an earlier hemf-export: its hash was written then."""
+    """Yield the faults of a version's program, which may be an earlier hemf-export's: its recorded hash counts."""
     if config.backend != "python":
         return
     names = list(_program(model)) if model.flavour in _RUNNERS else []
@@ -77,11 +76,11 @@ def _program(model: Servable) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Warmup:
-    """An image to warm up with.
+    """Warm-up image.
 
     Args:
-        source: where it is from, in words; empty where there is no warm-up.
-        data: as the model takes it, in the order of its axes; None where the one that is there stays.
+        source: source of the image, in words; empty without warm-up.
+        data: bytes of the model's input; None to keep the existing image.
     """
 
     source: str
@@ -89,9 +88,9 @@ class Warmup:
 
 
 def plan_warmup(config: Any, model: Servable, options: Options) -> Warmup:
-    """Put into a `ModelConfig` what is to be run, and choose the image; nothing is written yet.
+    """Add the warm-up to a `ModelConfig` and choose the image; nothing is written yet.
 
-    The image is of `options.images`, else the one of the versions before, else an engine's golden one, else noise.
+    The image is from `options.images`, else that of the earlier versions, else an engine's golden image, else noise.
 
     Raises:
         BadInputError: no images, or golden images that were changed.
@@ -108,7 +107,7 @@ def plan_warmup(config: Any, model: Servable, options: Options) -> Warmup:
 
 
 def put_warmup(folder: Path, image: Warmup) -> None:
-    """Write the image into a model's folder."""
+    """Write the warm-up image into a model's folder."""
     if image.data is not None:
         (folder / WARMUP_FOLDER).mkdir(exist_ok=True)
         artifacts.write_bytes(folder / WARMUP_FOLDER / WARMUP_FILE, image.data)
@@ -116,7 +115,7 @@ def put_warmup(folder: Path, image: Warmup) -> None:
 
 @contextmanager
 def warmup_in_place(folder: Path, image: Warmup) -> Iterator[None]:
-    """Write the image for a block; what was there before comes back if that fails."""
+    """Write the warm-up image for a block; restore the previous one if the block fails."""
     path = folder / WARMUP_FOLDER / WARMUP_FILE
     before = path.read_bytes() if path.is_file() else None
     put_warmup(folder, image)
@@ -136,13 +135,13 @@ def _warmup_image(model: Servable, options: Options, count: int) -> Warmup:
     samples = Samples(model_input, parity.image_folder(options.images, None), 1)
     pixels = known.pixels[:1] if known else next(samples.pixels((1,)))
     image = model_input.network(pixels).astype(NUMPY_TYPES[model.input.dtype])
-    assert image.shape[1:] == model.input.dims, "the description's images are the model's input"
+    assert image.shape[1:] == model.input.dims, "the description's image shape is the model's input shape"
     source = f"a golden image ({known.source})" if known else samples.source
     return Warmup(source, np.ascontiguousarray(np.repeat(image, count, axis=0)).tobytes())
 
 
 def _request_warmup(config: Any, model: Servable, file: str) -> None:
-    """Ask for a batch of 1, and of each preferred size. A fixed batch is one request, all of it."""
+    """Add warm-up requests for batch 1 and each preferred size, or one whole request for a fixed batch."""
     for size in sorted({1, *config.dynamic_batching.preferred_batch_size}):
         entry = config.model_warmup.add(name=f"batch-{size}", batch_size=size)
         image = entry.inputs[model.input.name]

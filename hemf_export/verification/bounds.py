@@ -25,6 +25,7 @@ from typing import Any
 from hemf_export.export import onnx_export
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.metrics.comparison import Comparison
+from hemf_export.metrics.percentage import percentage
 from hemf_export.models import proof as proofs
 from hemf_export.models.description import Precision
 from hemf_export.precision import bounds as fp16_bounds
@@ -196,9 +197,11 @@ def missed(allowed: Limits, comparison: Comparison, recall_drops: Mapping[str, f
         limit = allowed.max_logit_difference
         violations.append(Missed("max_logit_difference", difference, limit, text))
     if comparison.agreement < allowed.min_agreement:
-        kept, least = comparison.agreement, allowed.min_agreement
-        text = f"{kept:.2%} of {comparison.images} images keep their class, bound {least:.2%}"
-        violations.append(Missed("min_agreement", kept, least, text))
+        images, least = comparison.images, allowed.min_agreement
+        kept = images - len(comparison.changed) - len(comparison.not_finite)
+        share = percentage(comparison.agreement, images)
+        text = f"{kept} of {images} images keep their class ({share}), bound {least:.2%}"
+        violations.append(Missed("min_agreement", comparison.agreement, least, text))
     if drop is not None and _beyond(drop, allowed.max_drop):
         text = f"accuracy drops by {drop:.2f} points, bound {allowed.max_drop:.2f}"
         violations.append(Missed("max_drop", drop, allowed.max_drop, text))

@@ -4,8 +4,8 @@ A node whose stored numbers aren't the float32 ones (`stored_numbers`) is certai
 computes on these images; the other nodes are judged by their errors.
 
 Two errors are measured for every node: the error of its value in the file, with all that accumulated before it, and its
-own error on exact inputs. The second names the culprit: a damaged scale shows at the product that it feeds, and nowhere
-behind it.
+own error on exact inputs. The second locates the fault: a damaged scale shows at the product that it feeds, and nowhere
+after it.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from hemf_export.calibration.node_errors import NodeError
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.models.description import Precision
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.verification.bounds import Missed
 from hemf_export.verification.verification import Verification, Verified
 
 WORST, OTHERS = 2, 6  # images
-_BATCH = 2  # all values of a large graph at once take 0.5 GB an image
+_BATCH = 2  # all values of a large graph take 0.5 GB per image
 _LISTED = 8  # nodes beyond the bound
 # Bounds on a node's own error on exact inputs, by the norm of its value. Float32 shows 1e-6, float16 4e-4.
 _BOUNDS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 0.01}
@@ -139,17 +139,17 @@ def locate(
     path, model = candidate.subject.path, candidate.subject.model
     reference = counterpart(float32, path)
     proto = OnnxFile.open(path).read()
-    converted = emulation.of_file(proto) if model.precision != "fp32" else prepare(proto)
+    converted = emulation.of_file(proto) if model.description.precision != "fp32" else prepare(proto)
     if not node_errors.comparable(reference, converted):
         raise BadInputError(f"{path.name} shares no value with {float32.name}.", "Was it made from that file?")
     chosen = chosen_images(verification, candidate)
-    images = ImageSet(verification.images, model.input, model.fixed_batch).only(chosen)
+    images = ImageSet(verification.images, model.description.input, model.fixed_batch).only(chosen)
     with progress.task(f"Comparing the nodes of {path.name}"):
         errors = node_errors.measure(reference, converted, list(images.batches(_BATCH)), progress)
     where = blocks(reference.graph)
     names = tuple(verification.name_of(index) for index in chosen)
-    bound = _bound(model.precision, errors)
-    fails_beyond = _BOUNDS.get(model.precision, _MOST_INT8)
+    bound = _bound(model.description.precision, errors)
+    fails_beyond = _BOUNDS.get(model.description.precision, _MOST_INT8)
     in_blocks = tuple(where[error.node] for error in errors)
     return Located(float32, names, bound, fails_beyond, tuple(errors), in_blocks, frozenset(damaged))
 

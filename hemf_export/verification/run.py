@@ -11,8 +11,7 @@ from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, CheckFailedError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.models import graph_source
-from hemf_export.models.model_file import ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import ModelFile, OnnxFile
 from hemf_export.verification import locate, page, stored_numbers, text, verification
 from hemf_export.verification.verification import Request, Verification
 
@@ -85,7 +84,7 @@ class Outcome:
         if markdown is not None:
             artifacts.write_bytes(markdown, text.markdown(self.values).encode())
 
-    def require(self, hint: str) -> None:
+    def require(self, hint: str | None = None) -> None:
         """Raise CheckFailedError if a bound is missed, or a figure is worse than in the baseline."""
         if missed := text.missed(self.values, parameters=True):
             bounds = f"{len(missed)} bound{'s' * (len(missed) != 1)} missed"

@@ -1,7 +1,7 @@
 """Compare a file's weights and quantization steps with the float32 file that it was made from.
 
 Every verification does so. Some damage hardly moves the logits of the images at hand: a step that is ten times too
-wide, a channel of zeros. The bounds on logits let it pass, but the stored numbers give it away.
+wide, a channel of zeros. The bounds on logits let it pass, but the stored numbers show it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hemf_export.calibration.stored import StepUse, WeightError
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.models.description import Precision
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.verification.bounds import Missed
 from hemf_export.verification.locate import WORST, chosen_images, counterpart
 from hemf_export.verification.verification import Verification, Verified
@@ -32,7 +32,7 @@ WEIGHT_BOUNDS: dict[Precision, float] = {"fp32": 1e-5, "fp16": 0.1, "int8": 0.1,
 # images); those that are ten times too large exceeded five times, except for a few gates whose values vary much between
 # images. A sound step clips outliers only, which are a small share of the values' squares: up to 6e-4.
 MOST_EXCESS, MOST_CLIPPED = 4.0, 0.1
-_IMAGES = 32  # on fewer, a value that is rarely large may not be
+_IMAGES = 32  # on fewer images, values that are rarely large may be missing
 _LISTED = 8
 
 
@@ -147,7 +147,7 @@ def compare(
     """
     path, model = candidate.subject.path, candidate.subject.model
     chosen = chosen_images(verification, candidate, _IMAGES - WORST)
-    images = ImageSet(verification.images, model.input, model.fixed_batch).only(chosen)
+    images = ImageSet(verification.images, model.description.input, model.fixed_batch).only(chosen)
     with progress.task(f"Comparing the weights of {path.name}", len(chosen), "images") as task:
         reference = counterpart(float32, path)
         converted = parse(OnnxFile.open(path).read())
@@ -157,7 +157,7 @@ def compare(
         steps = stored.step_uses(reference, converted, images.batches(1), task)
     where = blocks(reference.graph)
     names = tuple(verification.name_of(index) for index in chosen)
-    return StoredNumbers(float32, model.precision, names, tuple(weights), tuple(steps), where)
+    return StoredNumbers(float32, model.description.precision, names, tuple(weights), tuple(steps), where)
 
 
 def add(verification: Verification, compared: dict[Path, StoredNumbers]) -> Verification:

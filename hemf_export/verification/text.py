@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hemf_export.files.model_output import ModelOutput
-from hemf_export.metrics.percentage import percentage
+from hemf_export.metrics.percentage import coefficient, percentage, points
 from hemf_export.verification import baseline
 from hemf_export.verification.bounds import Bounds
 
@@ -53,6 +53,40 @@ def missed(report: Mapping[str, Any], *, parameters: bool = False) -> list[str]:
     return [*violations, *(text + " (`max_drop`)" * parameters for text in worse)]
 
 
+def verdict(report: Mapping[str, Any]) -> str:
+    """Say in one sentence whether the candidates are the model that was validated, and by what that is known."""
+    passed, failed = (
+        [candidate["file"] for candidate in report["candidates"] if candidate["passed"] is wanted]
+        for wanted in (True, False)
+    )
+    images = report["images"]["images"]
+    if failed:
+        count = sum(len(candidate["missed"]) for candidate in report["candidates"])
+        missed_bounds = f"{count} bounds are missed" if count > 1 else "a bound is missed"
+        others = f"; {_are(passed)}" if passed else ""
+        return f"{_are(failed, 'not ')} the model that was validated: {missed_bounds}{others}."
+    changed = max(
+        candidate["against_reference"]["changed"] + candidate["against_reference"]["not_finite"]
+        for candidate in report["candidates"]
+    )
+    kept = f"{'at least ' * (len(passed) > 1)}{images - changed} of {images}" if changed else f"all {images}"
+    unchanged = f"{kept} images keep their class" if images > 1 else f"{images - changed} of 1 image keeps its class"
+    sentence = f"{_are(passed)} the model that was validated: {unchanged}"
+    drops = [candidate["against_reference"]["accuracy_drop_points"] for candidate in report["candidates"]]
+    if None not in drops:
+        lost = points(max(drops), images)
+        sentence += f", and accuracy drops by {lost} points" if max(drops) > 0 else ", and no accuracy is lost"
+    if "baseline" in report and not report["baseline"]["passed"]:
+        sentence += "; but figures are worse than in the baseline"
+    return sentence + "."
+
+
+def _are(files: Sequence[str], negation: str = "") -> str:
+    """Join names of files, and add the verb."""
+    names = " and ".join(filter(None, (", ".join(files[:-1]), files[-1])))
+    return f"{names} {'are' if len(files) > 1 else 'is'} {negation}".rstrip()
+
+
 def title(report: Mapping[str, Any]) -> str:
     """Name the images that the files were compared on."""
     images = report["images"]
@@ -65,24 +99,30 @@ def doubts(report: Mapping[str, Any]) -> list[str]:
     return [f"{report['reference']['file']}: {text}" for text in report.get("doubts", ())]
 
 
-def remarks(report: Mapping[str, Any]) -> list[str]:
-    """List what a reader must know to read the figures correctly."""
+def footnotes(report: Mapping[str, Any]) -> list[str]:
+    """List what a reader must know to read the table correctly."""
     sentences = []
     if any(candidate["float16_emulated"] for candidate in report["candidates"]):
         sentences.append(
             "* float16 is emulated here as a GPU rounds it: a CPU would compute it in float32. An engine's own kernels "
             "may sum in another order: run verify on it where it will run."
         )
+    if noun(report) == "probability":
+        sentences.append("The files give probabilities: differences and their bounds are of probabilities.")
+    if not report["images"]["labelled"]:
+        sentences.append("Without class folders only agreement with the reference is measured, no accuracy.")
+    return sentences
+
+
+def remarks(report: Mapping[str, Any]) -> list[str]:
+    """List the footnotes, and what was compared and sound, for a report that is kept."""
+    sentences = footnotes(report)
     compared = [candidate for candidate in report["candidates"] if "stored" in candidate]
     if compared:
         weights = sum(candidate["stored"]["weights"]["compared"] for candidate in compared)
         steps = sum(candidate["stored"]["steps"]["compared"] for candidate in compared)
         files = ", ".join(dict.fromkeys(candidate["stored"]["float32_file"] for candidate in compared))
         sentences.append(f"{weights:,} weights and {steps:,} steps of quantized values were compared with {files}.")
-    if noun(report) == "probability":
-        sentences.append("The files give probabilities: differences and their bounds are of probabilities.")
-    if not report["images"]["labelled"]:
-        sentences.append("Without class folders only agreement with the reference is measured, no accuracy.")
     reference = report["reference"]["metrics"]
     if reference is not None and reference["auc_left_out"]:
         sentences.append(f"No AUC of {', '.join(reference['auc_left_out'])}: all images or none are of that class.")
@@ -144,7 +184,7 @@ def side(values: Mapping[str, Any]) -> str:
     """Name an image's class and its probability."""
     if values["class"] is None:
         return "not finite"
-    return f"{values['class']} {values['probabilities'][values['class']]:.2%}"
+    return f"{values['class']} {values['probabilities'][values['class']]:.1%}"
 
 
 def _changed(item: Mapping[str, Any]) -> tuple[str, ...]:
@@ -155,7 +195,7 @@ def _metrics(metrics: Mapping[str, Any] | None, images: int) -> tuple[str, str, 
     if metrics is None:
         return "", "", ""
     accuracy, balanced = (percentage(metrics[name], images) for name in ("accuracy", "balanced_accuracy"))
-    return accuracy, balanced, f"{metrics['mcc']:.4f}"
+    return accuracy, balanced, coefficient(metrics["mcc"], images)
 
 
 def _number(value: float | None) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hemf_export.calibration.image_set import ImageSet
 from hemf_export.checkpoints.reading import PLAIN, Reading
-from hemf_export.export import written
+from hemf_export.export import graph_writing
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, CheckFailedError, UsageError
 from hemf_export.files.model_output import ModelOutput
@@ -28,11 +28,10 @@ from hemf_export.images import image_labels
 from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import PixelArray, Preprocess, decode
 from hemf_export.images.model_input import ModelInput
-from hemf_export.metrics import classification
+from hemf_export.metrics import classification, intervals
 from hemf_export.metrics.comparison import Comparison, compare
 from hemf_export.models import discover, graph_source, plausibility, predictor
-from hemf_export.models.model_file import ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import ModelFile, OnnxFile
 from hemf_export.models.predictor import Predictor
 from hemf_export.precision import compiled_engines
 from hemf_export.verification import bounds as bounding
@@ -46,7 +45,7 @@ _SHOWN = 3  # names of images in a message
 
 @dataclass(frozen=True)
 class Request:
-    """What to verify.
+    """Request for a verification.
 
     Args:
         candidates: files of any kind that `models.model_file` reads.
@@ -179,11 +178,11 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain types, without NaN: the report, from which every other form is made."""
-        images = ImageSet(self.images, self.reference.model.input).to_dict()
+        images = ImageSet(self.images, self.reference.model.description.input).to_dict()
         return {
             "verification": FORMAT,
             "passed": self.passed,
-            "classes": list(self.reference.model.classes),
+            "classes": list(self.reference.model.description.classes),
             "images": {**images, "path": str(self.images.root), "labelled": self.images.labels is not None},
             "checkpoint_sha256": self.reference.model.description.checkpoint_sha256,
             "seed": self.seed,
@@ -194,19 +193,25 @@ class Verification:
         }
 
     def _candidate(self, candidate: Verified) -> dict[str, Any]:
+        comparison = candidate.comparison
+        kept = comparison.images - len(comparison.changed) - len(comparison.not_finite)
         return {
             **candidate.subject.to_dict(),
             "passed": candidate.passed,
             "missed": [dict(vars(missed)) for missed in candidate.missed],
             "bounds": candidate.limits.to_dict(),
-            "against_reference": {**candidate.comparison.to_dict(), "recall_drops_points": candidate.recall_drops},
-            "not_finite_images": [self.name_of(index) for index in candidate.comparison.not_finite],
-            "changed_images": [self._changed(candidate, index) for index in candidate.comparison.changed],
+            "against_reference": {
+                **comparison.to_dict(),
+                "agreement_interval": list(intervals.of_share(kept, comparison.images)),
+                "recall_drops_points": candidate.recall_drops,
+            },
+            "not_finite_images": [self.name_of(index) for index in comparison.not_finite],
+            "changed_images": [self._changed(candidate, index) for index in comparison.changed],
             **self.extra.get(str(candidate.subject.path), {}),
         }
 
     def _changed(self, candidate: Verified, index: int) -> dict[str, Any]:
-        labels, classes = self.images.labels, self.reference.model.classes
+        labels, classes = self.images.labels, self.reference.model.description.classes
         return {
             "image": self.name_of(index),
             "label": None if labels is None else classes[labels[index]],
@@ -237,15 +242,17 @@ def verify(request: Request, progress: Progress = SILENT) -> Verification:
             models.append(file.predictor(for_proof=True))
             task.advance()
     _require_same_model(files, models)
-    images, unnamed = image_labels.read(request.data, models[0].classes)
+    images, unnamed = image_labels.read(request.data, models[0].description.classes)
     if request.earlier is not None:
-        request.earlier.require(ImageSet(images, models[0].input).to_dict()["names_sha256"], models[0].classes)
-    odd = predictor.require_readable(images, progress, [model.input for model in models])
+        request.earlier.require(
+            ImageSet(images, models[0].description.input).to_dict()["names_sha256"], models[0].description.classes
+        )
+    odd = predictor.require_readable(images, progress, [model.description.input for model in models])
     logits = _logits(models, images, request.batch, progress)
     # Free the graphs: comparing nodes next needs the memory.
     models = [dataclasses.replace(model, runner=_Done(model.runner.name)) for model in models]
     subjects = [
-        Subject(file, model, scores, _metrics(images, scores, model.output))
+        Subject(file, model, scores, _metrics(images, scores, model.description.output))
         for file, model, scores in zip(files, models, logits, strict=True)
     ]
     candidates = [_verified(subjects[0], subject, images, request) for subject in subjects[1:]]
@@ -282,7 +289,7 @@ class _Done:
         self.name = name
 
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
-        raise AssertionError(f"{self.name} was let go of")
+        raise AssertionError(f"{self.name} was freed")
 
 
 def _reference(candidates: Sequence[ModelFile], request: Request) -> ModelFile:
@@ -319,10 +326,10 @@ def _origin_of(candidates: Sequence[ModelFile]) -> ModelFile:
 def _as_written(reference: Subject, candidate: Verified, images: LabelledImages) -> tuple[Verified, dict[str, Any]]:
     """Run the file itself, not the emulation that stood in for it, on some images."""
     subject = candidate.subject
-    batches = ImageSet(images, subject.model.input, subject.model.fixed_batch).batches(BATCH)
+    batches = ImageSet(images, subject.model.description.input, subject.model.fixed_batch).batches(BATCH)
     try:
-        check = written.check(
-            subject.path, subject.path.name, batches, subject.logits, reference.logits, subject.model.output
+        check = graph_writing.check_written(
+            subject.path, subject.path.name, batches, subject.logits, reference.logits, subject.model.description.output
         )
     except CheckFailedError as error:
         missed = Missed("file_as_written", None, None, error.message)
@@ -332,27 +339,26 @@ def _as_written(reference: Subject, candidate: Verified, images: LabelledImages)
 
 def _require_same_model(files: Sequence[ModelFile], models: Sequence[Predictor]) -> None:
     """Refuse candidates of another checkpoint than the reference's, or with other classes or another order of them."""
-    reference, origin = models[0], files[0].path
-    sha256 = reference.description.checkpoint_sha256
+    reference, origin = models[0].description, files[0].path
     for file, model in zip(files[1:], models[1:], strict=True):
-        path = file.path
-        if model.classes != reference.classes:
-            kind = "in another order" if set(model.classes) == set(reference.classes) else "others"
+        path, own = file.path, model.description
+        if own.classes != reference.classes:
+            kind = "in another order" if set(own.classes) == set(reference.classes) else "others"
             raise BadInputError(
-                f"{path} has the classes {', '.join(model.classes)}; {origin} has {', '.join(reference.classes)}: "
+                f"{path} has the classes {', '.join(own.classes)}; {origin} has {', '.join(reference.classes)}: "
                 f"{kind}.",
                 "Whoever reads its logits would name them wrongly: export it again from this checkpoint.",
             )
-        if model.output != reference.output:
+        if own.output != reference.output:
             raise BadInputError(
-                f"{path} gives {model.output.plural}; {origin} gives {reference.output.plural}.",
+                f"{path} gives {own.output.plural}; {origin} gives {reference.output.plural}.",
                 "What differs in kind can't be compared: name the float32 file that it was made from with `reference`.",
             )
         # A checkpoint may be the same network in another file; its logits will show it.
-        own = model.description.checkpoint_sha256
-        if file.kind != "checkpoint" and own != sha256:
+        mine, theirs = own.checkpoint_sha256, reference.checkpoint_sha256
+        if file.kind != "checkpoint" and mine != theirs:
             raise BadInputError(
-                f"{path} was made from another checkpoint ({own[:16] or 'unknown'}) than {origin} ({sha256[:16]}).",
+                f"{path} was made from another checkpoint ({mine[:16] or 'unknown'}) than {origin} ({theirs[:16]}).",
                 "Name the one that it was made from with `reference`, or export it again.",
             )
 
@@ -364,7 +370,7 @@ def _logits(
     size = max(batch, *(model.batch_size(batch) for model in models))
     parts: list[list[NDArray[np.float32]]] = [[] for _ in models]
     with progress.task("Verifying", len(images), "images") as task:
-        for pixels in _pixels(images, [model.input for model in models], size):
+        for pixels in _pixels(images, [model.description.input for model in models], size):
             for model, own, part in zip(models, pixels, parts, strict=True):
                 part.append(model.logits(own))
             task.advance(len(pixels[0]))
@@ -396,16 +402,21 @@ def _metrics(images: LabelledImages, logits: NDArray[np.float32], output: ModelO
 
 def _verified(reference: Subject, candidate: Subject, images: LabelledImages, request: Request) -> Verified:
     labels = None if images.labels is None else np.asarray(images.labels, np.int64)
-    compared = compare(candidate.logits, reference.logits, labels, output=reference.model.output, seed=request.seed)
+    compared = compare(
+        candidate.logits, reference.logits, labels, output=reference.model.description.output, seed=request.seed
+    )
     counts = {} if images.labels is None else {name: images.labels.count(i) for i, name in enumerate(images.classes)}
     proof = bounding.proof_of(candidate.file.manifest)
-    allowed = bounding.limits(request.bounds, candidate.model.precision, proof, compared, counts)
+    allowed = bounding.limits(request.bounds, candidate.model.description.precision, proof, compared, counts)
     drops = None
     if reference.metrics is not None and candidate.metrics is not None:
         pairs = reference.metrics["recall"], candidate.metrics["recall"]
         drops = {name: 100 * (pairs[0][name] - pairs[1][name]) for name in images.classes}
     missed = _not_finite(reference, candidate, images) or bounding.missed(allowed, compared, drops or {})
-    missed = [*_other_preprocessing(reference.model.preprocess, candidate.model.preprocess), *missed]
+    missed = [
+        *_other_preprocessing(reference.model.description.preprocess, candidate.model.description.preprocess),
+        *missed,
+    ]
     return Verified(candidate, compared, allowed, tuple(missed), drops)
 
 
@@ -432,9 +443,11 @@ def _other_preprocessing(reference: Preprocess, candidate: Preprocess) -> list[M
 
 def _of_image(subject: Subject, index: int) -> dict[str, Any]:
     """Return class and probabilities of one image; None where its logits aren't finite."""
-    classes, logits = subject.model.classes, subject.logits[index]
+    classes, logits = subject.model.description.classes, subject.logits[index]
     known = bool(np.isfinite(logits).all())
-    probabilities = subject.model.output.probabilities(logits[None])[0].tolist() if known else [None] * len(classes)
+    probabilities = (
+        subject.model.description.output.probabilities(logits[None])[0].tolist() if known else [None] * len(classes)
+    )
     return {
         "class": classes[int(logits.argmax())] if known else None,
         "probabilities": dict(zip(classes, probabilities, strict=True)),

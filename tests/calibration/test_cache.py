@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hemf_export.calibration import cache as module
+from hemf_export.calibration import job
 from hemf_export.calibration.cache import Cache, ranges
 from hemf_export.calibration.graphs import prepare
 from hemf_export.calibration.image_set import ImageSet
@@ -73,6 +74,13 @@ def no_inference(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("an inference was run")
 
     monkeypatch.setattr(module, "record", refuse)
+
+
+def test_moved_functions_keep_the_keys_of_cached_results():
+    assert {place.__name__: key for place, key in job._PLACEMENT_KEYS.items()} == {
+        "quantize": "calibration.qdq",
+        "quantize_for_cpu": "calibration.cpu_qdq",
+    }
 
 
 def only_file(folder: Path) -> Path:

@@ -50,19 +50,19 @@ def close(reference):
 )
 def test_what_float16_ruins_is_found_from_the_ranges(pictures, make, size, expected):
     job = job_for(make(pictures), pictures, size)
-    judges = job.selection.held_out
-    reference = logits(job.model, judges)
-    assert compare(reference, reference, judges.labels).accuracy > 0.9, "the classifier is one"
-    plain = compare(logits(emulate(plain_float16(job)), judges), reference, judges.labels)
+    held_out = job.selection.held_out
+    reference = logits(job.model, held_out)
+    assert compare(reference, reference, held_out.labels).accuracy > 0.9, "the classifier is one"
+    plain = compare(logits(emulate(plain_float16(job)), held_out), reference, held_out.labels)
     assert not plain.finite or plain.agreement < 0.8, "the hazard is one"
 
     islands, _ = job.islands()
-    done = repair.convert(job.model, islands, judges, reference, close(reference))
+    done = repair.convert(job.model, islands, held_out, reference, close(reference))
     assert done.holds
     assert done.rounds == 1, "the ranges alone told"
     assert expected <= set(done.conversion.islands)
     assert len(done.conversion.islands) < len(list(job.model.graph)), "not everything was left in float32"
-    assert compare(done.logits, reference, judges.labels).agreement == 1.0
+    assert compare(done.logits, reference, held_out.labels).agreement == 1.0
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_what_float16_ruins_is_found_from_the_ranges(pictures, make, size, expec
 def test_what_float16_ruins_is_found_by_comparison_where_no_range_told(pictures, make, size):
     """The same without any island from the start: the offenders are found node by node, and put back."""
     job = job_for(make(pictures), pictures, size)
-    judges = job.selection.held_out
-    reference = logits(job.model, judges)
-    done = repair.convert(job.model, {}, judges, reference, close(reference))
+    held_out = job.selection.held_out
+    reference = logits(job.model, held_out)
+    done = repair.convert(job.model, {}, held_out, reference, close(reference))
     assert done.holds
     assert 1 < done.rounds <= repair.MAX_ROUNDS
     assert done.conversion.islands

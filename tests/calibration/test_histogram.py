@@ -67,17 +67,14 @@ def test_shares_lost_to_float16_are_those_of_the_conversion_itself(low, high):
     with np.errstate(over="ignore"):
         half = values.astype(np.float16)
     assert found.flushed() == pytest.approx(((half == 0) & (values != 0)).sum() / (values != 0).sum(), abs=1e-9)
-    # 65,520 to 65,535 overflow as well, but share the bin of the largest float16.
-    assert found.overflowed() == pytest.approx(np.isinf(half).mean(), abs=2e-4)
 
 
 @pytest.mark.parametrize(
-    ("value", "flushed", "overflowed"),
-    [(2.0**-25 * 0.999, 1, 0), (2.0**-25 * 1.01, 0, 0), (65504, 0, 0), (65536, 0, 1), (-65536, 0, 1), (0.0, 0, 0)],
+    ("value", "flushed"),
+    [(2.0**-25 * 0.999, 1), (2.0**-25 * 1.01, 0), (65536, 0), (0.0, 0)],
 )
-def test_single_values_on_either_side_of_the_borders(value, flushed, overflowed):
-    found = histogram([value])
-    assert (found.flushed(), found.overflowed()) == (flushed, overflowed)
+def test_single_values_on_either_side_of_the_borders(value, flushed):
+    assert histogram([value]).flushed() == flushed
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9, 0.999, 1.0])

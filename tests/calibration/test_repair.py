@@ -42,14 +42,14 @@ def test_the_block_that_makes_the_noise_comes_first(noisy_job):
 
 def test_blocks_go_back_to_float32_until_its_noise_is_low(noisy_job):
     job = noisy_job
-    judges = job.selection.held_out
-    reference = logits(job.model, judges)
+    held_out = job.selection.held_out
+    reference = logits(job.model, held_out)
     where = blocks(job.model.graph)
 
     def far(found) -> float:
         return float(np.abs(found - reference).max())
 
-    plain = repair.convert(job.model, {}, judges, reference, lambda found: True)
+    plain = repair.convert(job.model, {}, held_out, reference, lambda found: True)
     assert plain.rounds == 1, "without a wish for less nothing is mended"
     wished = far(plain.logits) / 4
     asked: list[dict[str, str]] = []
@@ -61,7 +61,7 @@ def test_blocks_go_back_to_float32_until_its_noise_is_low(noisy_job):
     done = repair.convert(
         job.model,
         {},
-        judges,
+        held_out,
         reference,
         lambda found: True,
         close_enough=lambda found: far(found) <= wished,
@@ -77,8 +77,10 @@ def test_blocks_go_back_to_float32_until_its_noise_is_low(noisy_job):
 
 
 def test_a_wish_that_cannot_be_met_is_no_failure(noisy_job):
-    judges = noisy_job.selection.held_out
-    reference = logits(noisy_job.model, judges)
-    done = repair.convert(noisy_job.model, {}, judges, reference, lambda found: True, close_enough=lambda found: False)
+    held_out = noisy_job.selection.held_out
+    reference = logits(noisy_job.model, held_out)
+    done = repair.convert(
+        noisy_job.model, {}, held_out, reference, lambda found: True, close_enough=lambda found: False
+    )
     assert done.holds
-    assert not repair.convert(noisy_job.model, {}, judges, reference, lambda found: False, noisy=lambda own: []).holds
+    assert not repair.convert(noisy_job.model, {}, held_out, reference, lambda found: False, noisy=lambda own: []).holds

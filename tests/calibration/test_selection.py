@@ -1,4 +1,4 @@
-"""Which images calibrate and which judge, on small folders and on lists of names."""
+"""Which images calibrate and which are held out, on small folders and on lists of names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others():
     assert stratified(images, 20, 2) != first
 
 
-def test_a_data_folder_calibrates_on_train_and_judges_on_val(image_data):
+def test_a_data_folder_calibrates_on_train_and_holds_out_val(image_data):
     found = select(image_data, SIZE, CLASSES, count=6)
     assert {path.parts[-3] for path in found.calibration.images.paths} == {"train"}
     assert {path.parts[-3] for path in found.held_out.images.paths} == {"val"}
@@ -107,23 +107,23 @@ def test_plain_images_without_classes_are_divided_too(tmp_path):
     assert found.calibration.to_dict()["classes"] == {}
 
 
-def test_copies_of_calibration_images_do_not_judge(image_data):
+def test_copies_of_calibration_images_are_not_held_out(image_data):
     for index in range(2):
         shutil.copy(image_data / f"train/dark/dark{index}.png", image_data / f"val/dark/copy{index}.png")
     found = select(image_data, SIZE, CLASSES)
     assert len(found.held_out) == 12
     assert not [path for path in found.held_out.images.paths if path.name.startswith("copy")]
-    assert found.notes == ("2 held-out images are also among those that calibrate; they don't judge.",)
+    assert found.notes == ("2 held-out images are also in the calibration set; they are not counted.",)
 
 
 def test_a_val_that_is_nothing_but_copies_is_refused(image_data):
     shutil.rmtree(image_data / "val")
     shutil.copytree(image_data / "train", image_data / "val")
-    with pytest.raises(BadInputError, match=r"left to judge by.*`held_out"):
+    with pytest.raises(BadInputError, match=r"left for the held-out set.*`held_out"):
         select(image_data, SIZE, CLASSES)
 
 
-def test_another_folder_may_judge(image_data, plain):
+def test_another_folder_may_be_held_out(image_data, plain):
     found = select(image_data, SIZE, CLASSES, held_out=plain)
     assert found.held_out.images.root == plain
     assert (len(found.calibration), len(found.held_out)) == (24, 30)

@@ -187,8 +187,6 @@ class Builder:
         return lines
 
     def _wrong(self, network: INetworkDefinition, config: IBuilderConfig) -> str:
-        if told("no-plan"):
-            return "Could not find any implementation for node the_node."
         if told("no-memory"):
             return (
                 "[defaultAllocator.cpp::allocate::57] Error Code 2: OutOfMemory (Requested size was 17179869184 bytes.)"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
-from google.protobuf.message import DecodeError
 
 TAGS = {"tensorrt": b"ftrt", "tensorrt-rtx": b"vtrt"}
 VERSIONS = {"tensorrt": "10.16.1.11", "tensorrt-rtx": "1.7.1.116"}
@@ -141,44 +140,13 @@ class INetworkDefinition:
         return self._layers[index]
 
 
-class ParserError:
-    def __init__(self, number: int, node: onnx.NodeProto) -> None:
-        self._number, self._node = number, node
-
-    def node(self) -> int:
-        return self._number
-
-    def node_name(self) -> str:
-        return self._node.name
-
-    def node_operator(self) -> str:
-        return self._node.op_type
-
-    def desc(self) -> str:
-        return f"No importer registered for op: {self._node.op_type}"
-
-
 class OnnxParser:
     def __init__(self, network: INetworkDefinition, logger: Any) -> None:
         self._network, self._logger = network, require_logger(logger)
-        self._errors: list[ParserError] = []
-
-    num_errors = property(lambda self: len(self._errors))
-
-    def get_error(self, index: int) -> ParserError:
-        return self._errors[index]
 
     def parse_from_file(self, model: str) -> bool:
         data = Path(model).read_bytes() if isinstance(model, str) else bytes(model)  # anything but a str is a TypeError
-        try:
-            parsed = onnx.load_from_string(data)
-        except DecodeError:
-            say(self._logger, "ERROR", f"Failed to parse {model}")
-            return False
-        nodes = enumerate(parsed.graph.node)
-        self._errors = [ParserError(*one) for one in nodes if not onnx.defs.has(one[1].op_type, one[1].domain)]
-        if self._errors:
-            return False
+        parsed = onnx.load_from_string(data)
         network, inferred = self._network, onnx.shape_inference.infer_shapes(parsed).graph
         values = {value.name: value for value in (*inferred.value_info, *inferred.output)}
         weights = [

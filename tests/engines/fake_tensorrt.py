@@ -19,10 +19,9 @@ from onnx import helper, numpy_helper
 
 from hemf_export.engines import builder, runtime, targets
 from hemf_export.engines.backends import Backend, BackendName
-from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines.builder import BuildLog
 from hemf_export.engines.machine import Machine
-from hemf_export.engines.messages import BuildLog
-from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.engines.runner import EngineRunner
 from hemf_export.files import artifacts
 from hemf_export.files.progress import IDLE

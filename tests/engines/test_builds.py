@@ -1,8 +1,11 @@
-"""Builds in the real child process, by a fake TensorRT: what reaches the builder, what is kept, how they fail."""
+"""Builds in the real child process: what is written, what is kept, how they fail.
+
+TensorRT-RTX builds where it can. The timing cache of TensorRT, which builds on a GPU alone (TensorRT-RTX has none), and
+a builder without memory are a fake's.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import threading
@@ -13,44 +16,129 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from hemf_export.engines import backends, build, caches, golden, targets
-from hemf_export.engines.batches import BatchProfile
 from hemf_export.engines.golden import Golden
-from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.progress import Silent
 from tests.conftest import RecordedTask, Recorder
 from tests.engines import fake_tensorrt as fake
+from tests.engines import real_engines
 from tests.engines.fake_network import VERSIONS, read_plan
-from tests.engines.test_engines import script
-
-PROFILES = (BatchProfile(1, 2, 4),)
+from tests.engines.real_engines import OPTIONS, script, tiny_graph
 
 
-@pytest.fixture(autouse=True)
-def tensorrt(tmp_path, monkeypatch):
-    """A machine with a T4 and both flavours, whose caches are empty."""
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch) -> Path:
+    """A folder of its own to build in, with empty caches beside it."""
     monkeypatch.setenv("HEMF_EXPORT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "work").mkdir()
+    return tmp_path / "work"
+
+
+# With TensorRT-RTX
+
+
+@pytest.fixture
+def rtx() -> None:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
+
+
+def test_an_engine_lies_beside_its_manifest_and_nothing_else(real_engine):
+    manifest = artifacts.read_manifest(real_engine)
+    assert manifest["classes"] == ["a"]
+    assert manifest.items() >= {
+        "kind": "engine", "backend": "tensorrt-rtx", "backend_version": backends.installed_version("tensorrt-rtx"),
+        "target": "t4", "compute_capability": "sm_75", "parent": "m.onnx",
+        "parent_sha256": artifacts.sha256(real_engine.with_name("m.onnx")),
+        "network_layers": {"MATRIX_MULTIPLY HALF": 1}, "timing_cache": None,
+    }.items()  # fmt: skip
+    assert manifest["tensors"][0] == {"name": "x", "mode": "input", "type": "HALF", "shape": [-1, 16]}
+    assert manifest["build_peak_memory_bytes"] > 1 << 20
+    assert BuildOptions.from_dict(manifest["build"]) == OPTIONS
+    assert sorted(path.name for path in real_engine.parent.iterdir()) == ["m.engine", "m.engine.json", "m.onnx"]
+
+
+def test_golden_images_lie_beside_the_engine_and_go_with_it(rtx, work):
+    images = Golden(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 3), np.float32), "noise", 0.1)
+    graph, progress = tiny_graph(work / "m.onnx"), Recorder()
+    options = BuildOptions(profiles=(BatchProfile(2, 2, 2),))
+    done = real_engines.make(graph, work / "m.engine", golden=images, options=options, progress=progress)
+    assert golden.read(done.path, done.manifest) is not None
+    assert done.manifest == artifacts.read_manifest(done.path)
+    assert progress.tasks == ["Building the engine", "Starting tensorrt-rtx"]
+    assert progress.moves[0][1] == 0, "the builder's own phases"
+    assert not (work.parent / "cache" / "timing").exists(), "it times no kernels"
+    again = real_engines.make(graph, work / "m.engine", options=options)
+    assert golden.read(again.path, again.manifest) is None
+    assert not golden.place(again.path).exists(), "images that are no engine's"
+    assert not artifacts.log_path(done.path).exists(), "a build that ends well leaves no log"
+
+
+def test_a_failed_build_tells_its_reason_and_leaves_all_as_it_was(rtx, work, real_engine):
+    """TensorRT-RTX has no float32 products on Turing."""
+    graph, output = tiny_graph(work / "m.onnx", np.float32), work / "m.engine"
+    for path in (real_engine, artifacts.manifest_path(real_engine)):
+        (work / path.name).write_bytes(path.read_bytes())
+    before = {path.name: path.read_bytes() for path in work.iterdir()}
+    with pytest.raises(BadInputError, match=f"tensorrt-rtx can't build {graph} for t4: .*the_node") as refused:
+        real_engines.make(graph, output)
+    assert refused.value.exit_code == 1
+    assert {path.name: path.read_bytes() for path in work.iterdir()} == before
+    log = artifacts.log_path(output)
+    assert "`precision='fp16'`" in str(refused.value.hint)
+    assert f"The builder's whole log: {log}" in str(refused.value.hint)
+    said = log.read_text()
+    assert "VERBOSE: " in said
+    assert "FP32 GEMM is not supported" in said
+
+
+def test_an_operator_that_tensorrt_does_not_know_is_named(rtx, work):
+    path = tiny_graph(work / "m.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].op_type = "Frobnicate"
+    onnx.save(model, path)
+    with pytest.raises(BadInputError, match="Frobnicate") as refused:
+        real_engines.make(path, work / "m.engine")
+    assert "another opset" in str(refused.value.hint)
+
+
+def test_a_builder_that_crashes_takes_only_its_process_with_it(work, monkeypatch):
+    monkeypatch.setattr(
+        sys, "executable", str(script(work.parent, "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"))
+    )
+    with pytest.raises(BadInputError, match="crashed \\(signal 11\\)"):
+        real_engines.make(tiny_graph(work / "m.onnx"), work / "m.engine")
+    assert not (work / "m.engine").exists()
+
+
+def test_what_the_child_process_can_tell_better_is_not_explained_by_the_graph(work, monkeypatch):
+    told = json.dumps({"error": "Can't write the plan: No space left on device.", "hint": "Nothing was changed."})
+    monkeypatch.setattr(sys, "executable", str(script(work.parent, f"print({told!r}); raise SystemExit(1)")))
+    with pytest.raises(BadInputError, match="No space left on device") as refused:
+        real_engines.make(tiny_graph(work / "m.onnx"), work / "m.engine")
+    assert refused.value.hint == "Nothing was changed."
+
+
+# With a fake TensorRT, on a machine with a T4
+
+
+@pytest.fixture
+def graph(work, tmp_path, monkeypatch) -> Iterator[Path]:
     monkeypatch.setattr(backends, "gpu_name", lambda: fake.GPU)
     packages = tmp_path / "packages"
     packages.mkdir()
     with fake.installed(packages):
-        yield
+        yield fake.classifier(work / "m.onnx")
 
 
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    """In a folder of its own."""
-    (tmp_path / "work").mkdir()
-    return fake.classifier(tmp_path / "work" / "m.onnx")
-
-
-def make(graph: Path, name: str = "m.t4.engine", *, backend: Any = "tensorrt", **changes: Any) -> build.Engine:
-    settings = {"target": targets.find("t4"), "options": BuildOptions(profiles=PROFILES), "fields": {}, **changes}
-    return build.build_engine(graph, graph.with_name(name), backend=backend, **settings)
+def make(graph: Path, name: str = "m.t4.engine", **changes: Any) -> build.Engine:
+    settings = {"target": targets.find("t4"), "options": OPTIONS, "fields": {}, **changes}
+    return build.build_engine(graph, graph.with_name(name), backend="tensorrt", **settings)
 
 
 def values(engine: build.Engine) -> dict[str, Any]:
@@ -59,7 +147,7 @@ def values(engine: build.Engine) -> dict[str, Any]:
 
 
 def timing_place() -> Path:
-    return caches.timing_place(artifacts.cache_folder(), "tensorrt", VERSIONS["tensorrt"], fake.GPU)
+    return caches.timing_cache_path(artifacts.cache_folder(), "tensorrt", VERSIONS["tensorrt"], fake.GPU)
 
 
 def kept_times() -> dict[str, Any]:
@@ -144,86 +232,6 @@ def test_what_two_builds_at_once_measure_is_merged(graph, tmp_path, monkeypatch)
     }  # fmt: skip
 
 
-def test_tensorrt_rtx_is_aimed_at_the_compute_capability_and_measures_nothing(graph):
-    done = make(graph, backend="tensorrt-rtx")
-    assert values(done)["capabilities"] == ["SM75"]
-    assert values(done)["hardware"] == "NONE"
-    assert done.manifest["timing_cache"] is None
-    assert not timing_place().parent.exists()
-
-
-def test_every_option_reaches_the_builder(graph):
-    options = BuildOptions(
-        profiles=(BatchProfile(1, 1, 1), BatchProfile(2, 4, 8)), workspace_mib=64, optimization_level=5,
-        version_compatible=True, stripped=True, timing_cache=False,
-    )  # fmt: skip
-    for field in dataclasses.fields(BuildOptions):
-        assert getattr(options, field.name) != getattr(BuildOptions(), field.name), "another than the default"
-    done = make(graph, options=options)
-    found = values(done)
-    assert found["profiles"] == [[[size, 3, 8, 8] for size in sizes] for sizes in ((1, 1, 1), (2, 4, 8))]
-    assert found["workspace"] == 64 << 20
-    assert found["level"] == 5
-    assert set(found["flags"]) == {"VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL", "DISABLE_TIMING_CACHE"}
-    assert found["hardware"] == "SAME_COMPUTE_CAPABILITY"
-    assert found["detailed"]
-    assert read_plan(done.path.read_bytes()).graph == b"", "no weights"
-    assert BuildOptions.from_dict(done.manifest["build"]) == options
-    assert done.manifest["version_compatible"] is True
-    assert done.manifest["timing_cache"] is None
-    assert not timing_place().exists()
-
-
-@pytest.mark.parametrize(
-    ("option", "flags"),
-    [
-        ({}, set()),
-        ({"version_compatible": True}, {"VERSION_COMPATIBLE"}),
-        ({"stripped": True}, {"STRIP_PLAN", "REFIT_IDENTICAL"}),
-        ({"timing_cache": False}, {"DISABLE_TIMING_CACHE"}),
-    ],
-)
-def test_a_flag_is_set_for_its_option_alone(graph, option, flags):
-    """TF32, which has no more digits than float16, is off in all of them."""
-    found = read_plan(fake.engine(graph, **option).read_bytes()).values
-    assert set(found["flags"]) == flags
-    assert (found["workspace"], found["level"]) == (2048 << 20, 3), "TensorRT's own level"
-
-
-@pytest.mark.parametrize(
-    ("failure", "reason", "way_out"),
-    [
-        ("no-plan", "Could not find any implementation for node the_node.", "another opset"),
-        ("no-memory", "OutOfMemory", "`workspace_mib`"),
-    ],
-)
-def test_a_failed_build_tells_its_reason_and_leaves_all_as_it_was(graph, monkeypatch, failure, reason, way_out):
-    output = fake.engine(graph)
-    before = {path.name: path.read_bytes() for path in graph.parent.iterdir()}
-    monkeypatch.setenv("FAKE_TENSORRT", failure)
-    with pytest.raises(BadInputError, match=f"tensorrt can't build {graph} for t4: .*{reason}") as refused:
-        make(graph, output.name)
-    assert refused.value.exit_code == 1
-    assert {path.name: path.read_bytes() for path in graph.parent.iterdir()} == before
-    log = artifacts.log_path(output)
-    assert way_out in str(refused.value.hint)
-    assert f"The builder's whole log: {log}" in str(refused.value.hint)
-    said = log.read_text()
-    assert "VERBOSE: Timing kernels\nWARNING: A fake warning.\n" in said
-    assert f"ERROR: {reason}" in said or f"Error Code 2: {reason}" in said
-    assert not timing_place().exists()
-
-
-def test_golden_images_lie_beside_the_engine_and_go_with_it(graph):
-    images = Golden(np.zeros((2, 8, 8, 3), np.uint8), np.zeros((2, 3), np.float32), "noise", 0.1)
-    done = make(graph, golden=images)
-    assert golden.read(done.path, done.manifest) is not None
-    again = make(graph)
-    assert golden.read(again.path, again.manifest) is None
-    assert not golden.place(again.path).exists(), "images that are no engine's"
-    assert not artifacts.log_path(done.path).exists(), "a build that ends well leaves no log"
-
-
 def test_a_cache_that_cannot_be_written_stops_no_build(graph, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("HEMF_EXPORT_CACHE", str(tmp_path / "file" / "cache"))
@@ -231,9 +239,25 @@ def test_a_cache_that_cannot_be_written_stops_no_build(graph, tmp_path, monkeypa
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_what_the_child_process_can_tell_better_is_not_explained_by_the_graph(graph, tmp_path, monkeypatch):
-    told = json.dumps({"error": "Can't write the plan: No space left on device.", "hint": "Nothing was changed."})
-    monkeypatch.setattr(sys, "executable", str(script(tmp_path, f"print({told!r}); raise SystemExit(1)")))
-    with pytest.raises(BadInputError, match="No space left on device") as refused:
+def test_what_tensorrt_alone_has_reaches_it(graph):
+    """Version compatibility, plans without weights and hardware compatibility are the GPU's TensorRT's."""
+    options = BuildOptions(version_compatible=True, stripped=True, timing_cache=False)
+    done = make(graph, options=options)
+    found = values(done)
+    assert set(found["flags"]) == {"VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL", "DISABLE_TIMING_CACHE"}
+    assert found["hardware"] == "SAME_COMPUTE_CAPABILITY"
+    assert read_plan(done.path.read_bytes()).graph == b"", "no weights"
+    assert BuildOptions.from_dict(done.manifest["build"]) == options
+    assert done.manifest["version_compatible"] is True
+    assert done.manifest["timing_cache"] is None
+    assert not timing_place().exists()
+
+
+def test_a_builder_without_memory_is_told_with_the_way_out(graph, monkeypatch):
+    """Memory that runs out on purpose is a fake's."""
+    monkeypatch.setenv("FAKE_TENSORRT", "no-memory")
+    with pytest.raises(BadInputError, match=f"tensorrt can't build {graph} for t4: .*OutOfMemory") as refused:
         make(graph)
-    assert refused.value.hint == "Nothing was changed."
+    assert "`workspace_mib`" in str(refused.value.hint)
+    assert "WARNING: A fake warning." in artifacts.log_path(graph.with_name("m.t4.engine")).read_text()
+    assert not timing_place().exists()

@@ -14,13 +14,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hemf_export.engines import backends, build, census, child_build, kernels, targets
-from hemf_export.engines.batches import BatchProfile
+from hemf_export.engines import backends, build, build_process, census, kernels, targets
 from hemf_export.engines.census import Census, Rates
-from hemf_export.engines.chips import Chip
 from hemf_export.engines.kernels import Kernel, Tensor
-from hemf_export.engines.messages import BuildLog
-from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.options import BatchProfile, BuildOptions
+from hemf_export.engines.targets import Chip
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, CheckFailedError
 from tests.engines.test_kernels import FP16, lines
@@ -136,19 +134,6 @@ def test_a_census_that_is_none_is_told(values):
         Census.from_dict(values)
 
 
-def test_a_builds_log_keeps_the_lines_of_the_list_alone(tmp_path):
-    listed = "".join(lines(FP16))
-    with open(tmp_path / "log", "w", encoding="utf-8") as file:
-        log = BuildLog(file)
-        for number in range(1000):
-            log.add("VERBOSE", f"Autotuning {number}\nand more of it")
-        log.add("VERBOSE", listed)
-        log.add("WARNING", "a warning")
-    assert len(log.layers) == listed.count("LayerType") + 1
-    assert kernels.parse(log.layers) == kernels.parse(lines(FP16))
-    assert log.warnings == ["a warning"]
-
-
 # Real builds
 
 
@@ -187,7 +172,9 @@ def rtx(tmp_path, monkeypatch):
 
 def test_a_census_is_taken_without_an_engine_and_kept(rtx, tmp_path, monkeypatch):
     graph = quantized(tmp_path / "g.onnx")
-    found = {sm: census.take(graph, targets.find(sm), batch=4, blocks={"conv": "here"}) for sm in ("sm_75", "sm_86")}
+    found = {
+        sm: build.take_census(graph, targets.find(sm), batch=4, blocks={"conv": "here"}) for sm in ("sm_75", "sm_86")
+    }
     assert found["sm_75"].products == {"fp16": 1}, "no int8 convolution is there for sm_75"
     assert found["sm_86"].products == {"int8": 1}
     for one in found.values():
@@ -197,12 +184,14 @@ def test_a_census_is_taken_without_an_engine_and_kept(rtx, tmp_path, monkeypatch
         assert conv.block == "here"
         assert conv.multiply_adds == 4 * 32 * 16 * 16 * 32 * 9
     assert not list(tmp_path.glob("*.engine*"))
-    monkeypatch.setattr(child_build, "run", lambda *_, **__: pytest.fail("it was counted before"))
-    assert census.take(graph.read_bytes(), targets.find("sm_75"), batch=4, blocks={"conv": "here"}) == found["sm_75"]
+    monkeypatch.setattr(build_process, "run", lambda *_, **__: pytest.fail("it was counted before"))
+    assert (
+        build.take_census(graph.read_bytes(), targets.find("sm_75"), batch=4, blocks={"conv": "here"}) == found["sm_75"]
+    )
     for place in (tmp_path / "cache" / "census").iterdir():
         place.write_bytes(b"{}")
     with pytest.raises(pytest.fail.Exception, match="counted before"):
-        census.take(graph, targets.find("sm_75"), batch=4)
+        build.take_census(graph, targets.find("sm_75"), batch=4)
 
 
 def test_an_engine_for_a_range_has_its_sizes_from_a_twin_that_is_not_shipped(rtx, tmp_path):
@@ -230,7 +219,7 @@ def test_a_twin_that_can_not_be_built_stops_no_build(rtx, tmp_path, monkeypatch)
     def crash(*_: Any, **__: Any) -> Census:
         raise BadInputError("tensorrt-rtx crashed (signal 11)")
 
-    monkeypatch.setattr(census, "take", crash)
+    monkeypatch.setattr(build, "take_census", crash)
     done = build.build_engine(
         quantized(tmp_path / "g.onnx"), tmp_path / "g.engine", backend="tensorrt-rtx", target=targets.find("sm_75"),
         options=BuildOptions(profiles=(BatchProfile(1, 4, 8),)), fields={},

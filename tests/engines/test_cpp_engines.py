@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemf_export.engines.batches import BatchProfile
 from hemf_export.engines.golden import Golden
-from hemf_export.engines.options import BuildOptions
+from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.files import artifacts
 from hemf_export.images.images import Preprocess
 from tests.engines.cpp_probe import Ended, Probe
@@ -200,4 +199,4 @@ def test_a_plan_that_tensorrt_does_not_take_has_its_reason(cpp: Probe, tmp_path:
     found = infer(cpp, fake_engine(tmp_path, logits=0), 1)
     assert found.code == 1
     assert "the plan makes no sense" in found.err
-    assert "hemf-export trt m.onnx" in found.err
+    assert "Build it again from m.onnx for t4 with tensorrt" in found.err

@@ -16,7 +16,7 @@ from hemf_export.engines import preflight
 from hemf_export.engines.machine import Machine
 from hemf_export.files import artifacts
 from tests.conftest import PROJECT
-from tests.engines.test_engines import tiny_graph
+from tests.engines.real_engines import tiny_graph
 
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 

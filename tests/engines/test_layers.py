@@ -1,4 +1,4 @@
-"""What TensorRT's inspector tells of an engine's layers, in the spellings it has had."""
+"""Layers of an engine: what TensorRT's inspector reports of them, and the times that its profiler measures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from hemf_export.engines import layers, runtime
+from hemf_export.engines import census, layers, runtime
+from hemf_export.engines.census import Rates
+from hemf_export.engines.kernels import Kernel
 from hemf_export.engines.layers import Layer
+from hemf_export.files.errors import BadInputError, HemfError
 from tests.engines import fake_tensorrt as fake
+from tests.engines.test_census import SLOW, WHERE, addition, product, tensor
 
 
 def entry(name: str, kind: str, output: dict[str, Any]) -> dict[str, Any]:
@@ -95,8 +99,59 @@ def test_the_table_counts_kinds_and_precisions():
 def test_the_layers_of_an_engine(tmp_path):
     with fake.installed():
         loaded = runtime.deserialize(fake.engine(fake.classifier(tmp_path / "m.onnx")), here=fake.MACHINE)
-        assert layers.of(loaded)[0] == [
+        assert layers.inspect(loaded)[0] == [
             Layer("cast", "CAST", "fp32"),
             Layer("pool", "REDUCE", "fp32"),
             Layer("head", "MATRIX_MULTIPLY", "fp32"),
         ]
+
+
+# Times, by the profiler of the fake TensorRT
+
+
+@pytest.fixture
+def tensorrt():
+    with fake.installed() as patch:
+        yield patch
+
+
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_every_layer_has_the_median_of_its_runs(tensorrt, tmp_path, backend):
+    loaded = runtime.deserialize(fake.engine(fake.classifier(tmp_path / "m.onnx"), backend=backend), here=fake.MACHINE)
+    found = layers.measure_times(loaded, fake.CpuDevice(), 2, runs=5)
+    kinds = [kind for _, kind, _ in loaded.engine._values["layers"]]
+    expected = [place * 0.5 * (1 + (kind == "CAST")) for place, kind in enumerate(kinds, 1)]
+    assert list(found.values()) == pytest.approx(expected)
+    assert list(found) == [name for name, _, _ in loaded.engine._values["layers"]]
+
+
+def test_a_batch_outside_the_profiles_is_refused(tensorrt, tmp_path):
+    loaded = runtime.deserialize(
+        fake.engine(fake.classifier(tmp_path / "m.onnx"), profiles=("4:8:8",)), here=fake.MACHINE
+    )
+    with pytest.raises(BadInputError, match="A batch of 2 is outside"):
+        layers.measure_times(loaded, fake.CpuDevice(), 2)
+
+
+def test_an_engine_that_tells_no_times_is_told(tensorrt, tmp_path):
+    loaded = runtime.deserialize(fake.engine(fake.classifier(tmp_path / "m.onnx")), here=fake.MACHINE)
+    loaded.engine._values["layers"] = []
+    with pytest.raises(HemfError, match="reports no times of layers"):
+        layers.measure_times(loaded, fake.CpuDevice(), 2)
+
+
+def test_measured_and_modelled_times_are_compared_kernel_by_kernel():
+    large = Kernel("l", "kgen", (tensor("y", 2, 400),), (), (tensor("z", 2, 400),))
+    counted = census.of([product(), addition(), large], **WHERE, batch=2)
+    rates = Rates(1, 1, 0.0, overlapped=True)
+    modelled = {"g": 128e-6, "a": 32e-6, "l": 3200e-6}
+    exact = layers.compare_times(modelled, counted, SLOW, 2, rates=rates)
+    assert (exact.matched, exact.unmatched) == (3, 0)
+    assert exact.correlation == pytest.approx(1)
+    assert exact.measured_ms == pytest.approx(exact.modelled_ms)
+    measured = {"g": 1000e-6, "a": 3000e-6, "l": 3200e-6, "of no kernel": 5.0}
+    found = layers.compare_times(measured, counted, SLOW, 2, rates=rates)
+    assert (found.matched, found.unmatched) == (3, 1)
+    assert [one.kernel for one in found.kernels] == ["a", "g", "l"], "the worst first"
+    assert found.correlation == pytest.approx(0.5)
+    assert layers.compare_times({"a": 1.0}, counted, SLOW, 2).correlation is None

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hemf_export.cli.flags import in_flags
-from hemf_export.engines import plan_header, preflight
+from hemf_export.engines import preflight
 from hemf_export.engines.machine import Machine
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, MissingCapabilityError
@@ -45,12 +45,12 @@ def test_a_whole_engine_on_its_gpu_may_run(tmp_path):
 
 @pytest.mark.parametrize(("tag", "backend"), [(b"ftrt", "tensorrt"), (b"vtrt", "tensorrt-rtx")])
 def test_the_header_tells_flavour_and_version(tmp_path, tag, backend):
-    header = plan_header.read(plan(tmp_path / "e", tag, (10, 16, 1, 11)))
+    header = preflight.read_header(plan(tmp_path / "e", tag, (10, 16, 1, 11)))
     assert (header.backend, header.version) == (backend, "10.16.1.11")
 
 
 def test_a_layout_that_is_not_known_hides_the_version_alone(tmp_path):
-    assert plan_header.read(plan(tmp_path / "e", layout=1)).version is None
+    assert preflight.read_header(plan(tmp_path / "e", layout=1)).version is None
 
 
 @pytest.mark.parametrize("data", [b"", b"vtrt", b"vtrt" + bytes(23), bytes(100), b"\x89PNG" + bytes(96)])

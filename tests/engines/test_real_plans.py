@@ -8,21 +8,16 @@ from pathlib import Path
 import pytest
 
 from hemf_export.cli.flags import in_flags
-from hemf_export.engines import plan_header, preflight
+from hemf_export.engines import preflight
 from hemf_export.engines.machine import Machine
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, MissingCapabilityError
-from tests.engines.test_engines import make, tiny_graph
-
-pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+@pytest.fixture
+def built(real_engine: Path) -> tuple[Path, str]:
     """The engine, and the version that built it."""
-    folder = tmp_path_factory.mktemp("real")
-    done = make(tiny_graph(folder / "m.onnx"), folder / "m.engine")
-    return done.path, done.version
+    return real_engine, artifacts.read_manifest(real_engine)["backend_version"]
 
 
 @pytest.fixture
@@ -34,7 +29,7 @@ def engine(built: tuple[Path, str], tmp_path: Path) -> Path:
 
 
 def test_its_header_says_what_built_it(built):
-    header = plan_header.read(built[0])
+    header = preflight.read_header(built[0])
     assert (header.backend, header.version) == ("tensorrt-rtx", built[1])
 
 

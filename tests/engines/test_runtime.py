@@ -16,7 +16,7 @@ from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 from tests.engines import fake_tensorrt as fake
 from tests.engines.fake_records import records
-from tests.engines.test_engines import script, tiny_graph
+from tests.engines.real_engines import script, tiny_graph
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 8, 8), dtype=np.float32)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hemf_export.engines import chips, targets
-from hemf_export.engines.chips import Abilities
+from hemf_export.engines import targets
+from hemf_export.engines.targets import Abilities
 from hemf_export.files.errors import UsageError
 from tests.engines import test_tensorrt_names
 
@@ -98,7 +98,7 @@ def test_products_differ_and_only_the_jetson_is_aarch64():
     ],
 )
 def test_abilities_by_compute_capability(capability, expected):
-    assert chips.abilities(capability) == expected
+    assert targets.abilities(capability) == expected
 
 
 def test_tensorrt_rtx_has_no_name_for_hopper_and_orin():

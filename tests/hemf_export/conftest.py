@@ -12,6 +12,7 @@ from hemf_export.export import onnx_export
 from hemf_export.files import artifacts
 from hemf_export.models import runners
 from hemf_export.precision import quantize
+from hemf_export.precision.quantization_request import Request
 from tests.conftest import Made, once, write_class_folders
 from tests.engines import cpp_build
 from tests.engines.cpp_probe import Probe
@@ -81,7 +82,7 @@ def quantized_beside(factory: pytest.TempPathFactory, folder_name: str, trained:
         for name in ("best.pt", trained.name, artifacts.manifest_path(trained).name):
             shutil.copy(trained.parent / name, folder)
         source, output = folder / trained.name, folder / "best.int8.onnx"
-        quantize.make(quantize.Request(source, "int8", pictures, count=12, judges=12, method="max", output=output))
+        quantize.make(Request(source, "int8", pictures, count=12, held_out_count=12, method="max", output=output))
 
     return once(factory, folder_name, make) / "best.int8.onnx"
 

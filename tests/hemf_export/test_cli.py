@@ -43,6 +43,12 @@ def test_the_version_is_the_packages(run_cli):
     assert metadata.version("hemf-export") in run_cli("--version")[1]
 
 
+def test_running_the_train_package_is_short_for_the_command():
+    command = [sys.executable, "-m", "hemf_export.train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: python -m hemf_export train [OPTIONS] DATA\n")
+
+
 def test_a_misspelt_command_is_exit_2_with_the_nearest(run_cli):
     code, _, err = run_cli("onxn")
     assert code == 2

@@ -74,6 +74,7 @@ def manifest(path: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.extended
 def test_trt_names_the_products_that_the_engine_computes_in_half(t4):
     said, found = " ".join(t4.said.split()), manifest(t4.engine)["compiled_precision"]
     assert BROKEN in said
@@ -219,6 +220,7 @@ def test_a_verification_of_the_graph_tells_of_its_engines(t4, run_cli, folder, t
     assert f'candidates/0/engines/0/census/kernels">{candidate["engines"][0]["census"]["kernels"]}<' in text
 
 
+@pytest.mark.extended
 def test_the_roofline_counts_the_kernels_of_an_engine_for_that_gpu(t4, run_cli, monkeypatch):
     def floors(target: str) -> dict[int, dict[str, Any]]:
         code, out, err = run_cli(

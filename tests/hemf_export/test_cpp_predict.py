@@ -47,7 +47,7 @@ def printed(cpp: Probe, model: str, how: str, *named: str, least: int = 1) -> En
     """What the example prints of images, if its engine gives the logits that the model gives."""
     model_here = ModelFile.open(model).predictor()
     paths = image_list.collect(named).paths
-    pixels = np.stack([model_here.input.load(path) for path in paths])
+    pixels = np.stack([model_here.description.input.load(path) for path in paths])
     size = BATCH  # as predict takes them: another size may round otherwise
     rows = np.concatenate([model_here.logits(pixels[at : at + size]) for at in range(0, len(pixels), size)])
     # The last batch is filled up to a whole number of `least`.

@@ -205,7 +205,7 @@ def test_covid_ct_by_the_papers_shares_and_by_its_own_lists(tmp_path, run_cli):
     code, out, err = run_cli("data", "covid-ct", source, "-o", tmp_path / "paper")
     assert code == 0
     assert "0.6/0.15/0.25 by the authors' algorithm" in out
-    assert "not their very split" in err
+    assert "not exactly theirs" in err
     assert Counter(splits_of(tmp_path / "paper").values()) == {"train": 12, "val": 4, "test": 4}
     for name in ("CT_COVID", "CT_NonCOVID"):
         downloads.pack(source / "Images-processed" / name)

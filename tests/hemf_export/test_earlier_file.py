@@ -14,10 +14,11 @@ import pytest
 from hemf_export.checkpoints import checkpoint
 from hemf_export.export import onnx_export
 from hemf_export.files import artifacts
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.networks.variants import vary
 from hemf_export.precision import earlier_file, quantize
 from hemf_export.precision.earlier_file import Recipe, WouldReplaceError
+from hemf_export.precision.quantization_request import Request
 from tests.calibration import classifiers
 from tests.conftest import TINY, once, tiny_checkpoint
 from tests.hemf_export.test_proof import earlier
@@ -25,7 +26,7 @@ from tests.hemf_export.test_proof import earlier
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX has no wheel for this platform")
 
 LOOSE = ("--max-logit-diff", "100", "--min-agreement", "0")  # an untrained network
-FEW = ("--count", "6", "--judges", "6")
+FEW = ("--count", "6", "--held-out-count", "6")
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def measured(one_branch: Path, pictures: Path, tmp_path_factory: pytest.TempPath
 
     def make(folder: Path) -> None:
         copy(one_branch.parent, folder)
-        quantize.make(quantize.Request(folder / "model.onnx", images=pictures, count=6, judges=6))
+        quantize.make(Request(folder / "model.onnx", images=pictures, count=6, held_out_count=6))
 
     return once(tmp_path_factory, "measured", make) / "model.fp16.onnx"
 
@@ -45,7 +46,7 @@ def structural(one_branch: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
     def make(folder: Path) -> None:
         copy(one_branch.parent, folder)
-        quantize.make(quantize.Request(folder / "model.onnx"))
+        quantize.make(Request(folder / "model.onnx"))
 
     return once(tmp_path_factory, "structural", make) / "model.fp16.onnx"
 
@@ -83,7 +84,7 @@ def test_an_engine_is_built_from_the_graph_that_images_proved(measured, tmp_path
     before = contents(tmp_path)
     code, out, err = run_cli("trt", model, "--fp16", "--json")
     assert code == 0, err
-    assert "model.fp16.onnx is there, made from this very model.onnx" in " ".join(err.split())
+    assert "model.fp16.onnx exists already, made from this model.onnx" in " ".join(err.split())
     assert "ranges of 6 images of train, proven on 6 images of val" in " ".join(err.split())
     assert {name: data for name, data in contents(tmp_path).items() if name in before} == before
     engine = json.loads(out)
@@ -104,6 +105,7 @@ def test_named_images_have_to_be_those_that_it_was_made_with(measured, pictures,
     assert run_cli("trt", tmp_path / "model.fp16.onnx", "--images", pictures)[0] == 0, "as the hint says"
 
 
+@pytest.mark.extended
 def test_the_same_images_build_from_it(one_branch, pictures, tmp_path, run_cli):
     model = copy(one_branch.parent, tmp_path)
     words = ("trt", model, "--fp16", "--images", pictures, *LOOSE)
@@ -111,7 +113,7 @@ def test_the_same_images_build_from_it(one_branch, pictures, tmp_path, run_cli):
     graph = (tmp_path / "model.fp16.onnx").read_bytes()
     code, out, err = run_cli(*words, "--json")
     assert code == 0, err
-    assert "it is taken as it is" in " ".join(err.split())
+    assert "it is used" in " ".join(err.split())
     assert (tmp_path / "model.fp16.onnx").read_bytes() == graph
     assert json.loads(out)["proof"]["calibration_images"]["images"] == 48, "with images, by measured ranges"
 
@@ -129,6 +131,7 @@ def test_calibrate_does_not_replace_a_graph_by_structure(structural, pictures, t
     assert json.loads(out)["proof"]["calibration_images"]["images"] == 6
 
 
+@pytest.mark.extended
 def test_a_graph_by_structure_is_built_again_and_replaced_only_where_that_is_said(measured, tmp_path, run_cli):
     model = copy(measured.parent, tmp_path)
     code, out, err = run_cli("trt", model, "--fp16", "--force", "--json")
@@ -141,7 +144,7 @@ def test_the_same_options_replace_it_as_ever(measured, pictures, tmp_path, refus
     words = ("calibrate", model, "--precision", "fp16", "--images", pictures)
     code, _, err = run_cli(*words, *FEW)
     assert code == 0, err
-    for option, told in ((("--judges", "5"), "proven on 6 images of val, now 5 images of val"),
+    for option, told in ((("--held-out-count", "5"), "proven on 6 images of val, now 5 images of val"),
                          (("--seed", "1"), "ranges of 6 images of train, now other of 6 images of train"),
                          (("--max-logit-diff", "3"), "max logit difference none, now 3"),
                          (("--max-drop", "50"), "budget none, now max drop 50, metric accuracy"),
@@ -149,6 +152,7 @@ def test_the_same_options_replace_it_as_ever(measured, pictures, tmp_path, refus
         assert told in refused(tmp_path, *words, *FEW, *option)
 
 
+@pytest.mark.extended
 def test_one_of_another_float32_file_is_left_alone(measured, pictures, tmp_path, refused):
     model = copy(measured.parent, tmp_path)
     checkpoint.save(tiny_checkpoint(1, config=vary(TINY, "local-only")), tmp_path / "model.pt")
@@ -230,7 +234,7 @@ def test_the_engine_of_a_graph_that_is_replaced_is_replaced_with_it(pictures, tm
     engine = tmp_path / "classifier.fp16.t4.engine"
     code, _, err = run_cli("trt", model, "--int8", "--images", pictures, "--max-drop", "50", "--golden", "0")
     assert code == 0, err
-    assert "The answer is FP16" in err
+    assert "The result is FP16" in err
     graph = tmp_path / "classifier.fp16.onnx"
     assert artifacts.read_manifest(engine)["parent_sha256"] == artifacts.sha256(graph)
 
@@ -243,7 +247,7 @@ def test_a_float32_file_of_the_checkpoint_is_taken_and_another_left_alone(one_br
     before = exported.read_bytes()
     code, _, err = run_cli(*words)
     assert code == 0, err
-    assert "exported from this very model.pt" in " ".join(err.split())
+    assert "exported from this model.pt" in " ".join(err.split())
     assert exported.read_bytes() == before
     onnx_export.export(saved, exported, onnx_export.Options(batch=2))
     assert "it takes batches of 2 alone. An export of model.pt would replace it" in refused(tmp_path, *words)

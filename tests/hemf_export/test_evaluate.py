@@ -15,7 +15,7 @@ from scipy.special import softmax
 from sklearn import metrics
 
 from hemf_export.checkpoints import checkpoint
-from hemf_export.metrics.percentage import percentage
+from hemf_export.metrics.percentage import coefficient, percentage
 from tests.conftest import CLASSES, Made, tiny_checkpoint, write_class_folders
 from tests.hemf_export.conftest import no_inference
 
@@ -105,7 +105,7 @@ def test_the_folder_has_figures_plots_and_every_image(model: Path, folder: Path,
     assert all((folder / row["image"]).is_file() for row in rows)
     values = json.loads((tmp_path / "out" / "evaluation.json").read_text())["models"][0]["metrics"]
     assert percentage(values["accuracy"], values["images"]) in out
-    assert f"{values['kappa']:.4f}" in out
+    assert coefficient(values["kappa"], values["images"]) in out
     assert "next: hemf-export explain" in err
     wrong = {path.name for path, label, top in zip(
         (folder / row["image"] for row in rows), truth, shares.argmax(1), strict=True) if label != top}  # fmt: skip
@@ -192,19 +192,9 @@ def test_the_test_split_is_taken_and_val_only_with_a_word(
     assert "chose the best epoch" in err
 
 
-def no_labels(root: Path) -> None:
-    for path in list(root.glob("*/*.png")):
-        path.rename(root / path.name)
-    for name in CLASSES:
-        (root / name).rmdir()
-
-
 BAD_DATA = {
-    "no class folders": (no_labels, "has no class folders"),
     "another class": (lambda root: (root / "dark").rename(root / "dim"), "missing dark; unexpected dim"),
     "an empty class": (lambda root: [path.unlink() for path in (root / "dark").iterdir()], "has no images"),
-    "an unreadable image": (lambda root: (root / "dark" / "dark1.png").write_bytes(b"x" * 99), "dark1.png"),
-    "nothing": (shutil.rmtree, "is not a folder"),
 }
 
 
@@ -237,8 +227,6 @@ def test_wrong_usage(model: Path, folder: Path, run_cli):
     code, _, err = run_cli("evaluate", model, model, "--data", folder)
     assert code == 2
     assert "is named twice" in err
-    assert run_cli("evaluate", model)[0] == 2
-    assert run_cli("evaluate", "--data", folder)[0] == 2
 
 
 def test_models_of_other_classes_are_not_averaged(model: Path, folder: Path, tmp_path: Path, run_cli):

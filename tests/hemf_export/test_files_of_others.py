@@ -16,16 +16,16 @@ import pytest
 from onnx import helper, numpy_helper
 
 from hemf_export.calibration import graphs
-from hemf_export.export import written
+from hemf_export.export import graph_writing
 from hemf_export.files.errors import CheckFailedError
 from hemf_export.images import folders
 from hemf_export.images.images import Preprocess
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from tests.calibration import classifiers
 from tests.calibration.test_opsets import CASES, classifier, node
 from tests.conftest import once
 
-CONVERT = ("--precision", "fp16", "--no-cache", "--judges", "8", "--count", "8")
+CONVERT = ("--precision", "fp16", "--no-cache", "--held-out-count", "8", "--count", "8")
 
 
 @pytest.fixture(scope="session")
@@ -169,13 +169,13 @@ def test_a_dynamically_quantized_file_is_refused(pictures, run_cli, tmp_path):
 def test_a_written_file_with_other_logits_is_not_kept(theirs):
     images = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
     exact = onnxruntime.InferenceSession(str(theirs)).run(None, {"x": images})[0]
-    plain = written.check(theirs, "made.onnx", [images], exact, exact)["against_proven"]
+    plain = graph_writing.check_written(theirs, "made.onnx", [images], exact, exact)["against_proven"]
     assert plain["logit_difference"]["max"] < 1e-5
     with pytest.raises(CheckFailedError, match=r"made\.onnx as written, in ONNX Runtime: its logits differ by"):
-        written.check(theirs, "made.onnx", [images], exact + 1, exact + 1)
+        graph_writing.check_written(theirs, "made.onnx", [images], exact + 1, exact + 1)
     (theirs.parent / "cut.onnx").write_bytes(theirs.read_bytes()[:-50])
     with pytest.raises(CheckFailedError, match=r"made\.onnx as written"):
-        written.check(theirs.parent / "cut.onnx", "made.onnx", [images], exact, exact)
+        graph_writing.check_written(theirs.parent / "cut.onnx", "made.onnx", [images], exact, exact)
 
 
 def test_means_of_pixels_up_to_255_are_refused_with_the_numbers_that_work(theirs, pictures, run_cli, tmp_path):
@@ -290,7 +290,7 @@ def test_a_lift_to_another_meaning_is_told_however_small_the_logits_are(pictures
 @pytest.mark.parametrize(
     ("nodes", "constants", "said"),
     [
-        ([node("RandomNormalLike", "c", "r"), node("Add", "c r", "m")], {}, "each time that it runs"),
+        ([node("RandomNormalLike", "c", "r"), node("Add", "c r", "m")], {}, "in each run"),
         (
             [node("BatchNormalization", "c s b mean var", "m mean2 var2", training_mode=1)],
             {name: np.ones(8, np.float32) for name in ("s", "b", "mean", "var")}, "in training mode",

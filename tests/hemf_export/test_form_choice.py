@@ -13,7 +13,7 @@ from onnx import helper, numpy_helper
 
 from hemf_export.calibration import forms
 from hemf_export.calibration.graphs import prepare
-from hemf_export.engines import census, targets
+from hemf_export.engines import build, targets
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
@@ -72,7 +72,7 @@ def test_another_s_depthwise_network_is_compiled_both_ways_and_the_lesser_one_ta
 
 
 def test_ours_is_not_compiled_for_it_unless_it_is_tuned(monkeypatch):
-    monkeypatch.setattr(census, "take", lambda *_: pytest.fail("nothing has to be compared"))
+    monkeypatch.setattr(build, "take_census", lambda *_: pytest.fail("nothing has to be compared"))
     choice = choose(depthwise_network(), ours=True)
     assert choice.tried == ()
     assert choice.passes == tuple(step.name for step in forms.PASSES)
@@ -101,7 +101,7 @@ def compiled(monkeypatch):
             return SimpleNamespace(launches=1, moved_bytes=1, model_ms=lambda *_: ms)
 
         monkeypatch.setattr(forms, "rewrite", recorded)
-        monkeypatch.setattr(census, "take", take)
+        monkeypatch.setattr(build, "take_census", take)
 
     return make_up
 
@@ -123,7 +123,7 @@ def test_what_can_not_be_compared_is_told_and_all_passes_run(monkeypatch):
     def refuse(*_):
         raise BadInputError("no layer list")
 
-    monkeypatch.setattr(census, "take", refuse)
+    monkeypatch.setattr(build, "take_census", refuse)
     choice = choose(depthwise_network())
     assert choice.passes == tuple(step.name for step in forms.PASSES)
     assert "no layer list" in str(choice.note)

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.models import graph_output, graph_source, onnx_file
+from hemf_export.models import graph_output, graph_source, onnx_model
 from hemf_export.models.graph_source import Assumptions
 from tests.calibration.classifiers import node
 from tests.hemf_export import heads
@@ -32,7 +32,7 @@ def test_an_output_is_taken_for_what_it_is(tmp_path: Path, kind: str, name: str)
     assert kind == "logits" or any(told[kind] in note for note in notes)
     # The shape that it really has is what the written file states, the batch open.
     images = heads.normal(5, 3, heads.SIDE, heads.SIDE)
-    shape = onnx_file.sizes(proto.graph.output[0])
+    shape = onnx_model.sizes(proto.graph.output[0])
     assert shape is not None
     assert shape[0] is None
     raw = heads.run(path, images)
@@ -45,7 +45,7 @@ def test_an_output_is_taken_for_what_it_is(tmp_path: Path, kind: str, name: str)
 def test_a_fixed_batch_is_kept(tmp_path: Path, head: Head, batch: int):
     source = graph_source.read(heads.write(tmp_path / "m.onnx", head, batch=batch))
     assert source.description.batch == batch
-    assert onnx_file.sizes(source.proto.graph.output[0])[0] == batch
+    assert onnx_model.sizes(source.proto.graph.output[0])[0] == batch
 
 
 def test_the_row_of_a_single_image_without_its_batch(tmp_path: Path):
@@ -59,7 +59,7 @@ REFUSED = {
     "the index of the class": (
         Head(nodes=(FLAT, node("ArgMax", "z", "y", axis=1)), shape=("n", 1), dtype=TensorProto.INT64), "int64"
     ),
-    "a heat map": (Head(nodes=(node("Conv", "r v b", "y", kernel_shape=[1, 1]),), shape=("n", 3, 8, 8)), "3, 8, 8"),
+    "a heatmap": (Head(nodes=(node("Conv", "r v b", "y", kernel_shape=[1, 1]),), shape=("n", 3, 8, 8)), "3, 8, 8"),
     "one row for all images": (
         Head(nodes=(FLAT, node("ReduceMean", "z", "y", axes=[0])), shape=(1, 3)), r"\(1, 3\) for 4 images"
     ),

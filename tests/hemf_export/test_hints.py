@@ -17,7 +17,7 @@ from hemf_export.files import artifacts
 from tests.conftest import Made
 
 QUICK = {
-    "calibrate": ("--no-cache", "--count", "8", "--judges", "8"),
+    "calibrate": ("--no-cache", "--count", "8", "--held-out-count", "8"),
     "bench": ("--batch", "1", "--seconds", "0.05", "--no-memory"),
     "trt": ("--batch", "1:1:1",),
 }  # fmt: skip
@@ -51,6 +51,7 @@ def hint_of(run_cli: Callable[..., tuple[int, str, str]], *line: object) -> list
     return found
 
 
+@pytest.mark.extended
 def test_a_folder_without_a_file_of_ours(copies: Made, exported_before, run_cli, follow, monkeypatch):
     monkeypatch.chdir(copies.folder)
     for path in (copies.onnx, copies.half):

@@ -83,6 +83,7 @@ def test_an_engine_for_elsewhere_is_whole_and_not_refused(tmp_path, run_cli, mon
     assert code == 0, err
     assert "t4 (sm_75)" in out
     assert "no GPU here" in out
+    assert "hemf-export predict" not in err, "it can't run here"
 
 
 def test_an_engine_of_another_gpu_is_exit_4_with_the_command(tmp_path, run_cli, monkeypatch):

@@ -16,7 +16,7 @@ from hemf_export.calibration.fp16 import to_float16
 from hemf_export.calibration.graphs import image_shapes, parse, prepare
 from hemf_export.calibration.products import find_products
 from hemf_export.calibration.qdq import quantize
-from hemf_export.engines import census, targets
+from hemf_export.engines import build, build_process, targets
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, MissingCapabilityError
 from hemf_export.precision import int8_choice, trial_engine
@@ -83,6 +83,7 @@ def test_a_network_whose_weights_are_most_of_what_it_moves_is_faster_in_int8():
     assert "the INT8 engine that tensorrt-rtx" in found.summary
 
 
+@pytest.mark.extended
 def test_convolutions_that_sm_75_has_no_int8_kernel_for_stay_out_of_it():
     """TensorRT-RTX dequantizes their weights and convolves in half: a promise that costs time and gives nothing."""
     known = trials(network(width=512, convolutions=3))
@@ -118,15 +119,15 @@ def test_where_int8_gives_too_little_the_answer_is_fp16():
 @pytest.mark.parametrize("int8", [False, True])
 def test_kernels_depend_on_no_weight_and_no_range(int8, monkeypatch):
     """The lists of a graph with its own weights and of one with made-up ones, compiled without a cache."""
-    monkeypatch.setattr(census, "_place", lambda *_: None)
+    monkeypatch.setattr(build, "_census_path", lambda *_: None)
     model = parse(network(width=256, convolutions=1))
     prepared = prepare(ir.to_proto(model))
     if int8:
         products = [each for each in find_products(prepared.graph, image_shapes(prepared)) if each.refusal is None]
-        quantize(prepared, products, trial_engine.made_up_statistics(), "max")
+        quantize(prepared, products, trial_engine.synthetic_statistics(), "max")
     to_float16(prepared)
     made_up = trial_engine.count(prepared, T4)
-    monkeypatch.setattr(trial_engine, "_with_made_up_weights", lambda model: model)
+    monkeypatch.setattr(trial_engine, "_with_synthetic_weights", lambda model: model)
     own = trial_engine.count(prepared, T4)
     assert made_up.kernels == own.kernels
     assert made_up.launches > 3
@@ -138,7 +139,7 @@ def test_what_was_compiled_for_one_checkpoint_is_known_for_the_next(monkeypatch)
     other = network(width=96, convolutions=1)
     for tensor in other.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(-2 * numpy_helper.to_array(tensor), tensor.name))
-    monkeypatch.setattr(census.child_build, "run", lambda *_, **__: pytest.fail("compiled again"))
+    monkeypatch.setattr(build_process, "run", lambda *_, **__: pytest.fail("compiled again"))
     assert int8_choice.choose(trials(other)).to_dict() == int8_choice.choose(trials(first)).to_dict()
 
 
@@ -155,7 +156,7 @@ def test_the_command_gives_fp16_and_says_why(convolutional, pictures, run_cli):
     assert code == 0, err
     made = json.loads(out)
     assert made["precision"] == "fp16"
-    assert "The answer is FP16, and that is what was written: at batch 8 the fastest INT8 engine" in err
+    assert "The result is FP16, and that is what was written: at batch 8 the fastest INT8 engine" in err
     gain = made["int8_gain"]
     assert (gain["backend"], gain["sm"], gain["batch"]) == ("tensorrt-rtx", "sm_75", 8)
     assert gain["chosen"]["model_ms"] == gain["fp16"]["model_ms"]
@@ -227,6 +228,7 @@ def test_a_graph_without_a_product_for_int8_is_fp16_within_a_budget(pictures, tm
     assert "no product that INT8 can be used for" in err
 
 
+@pytest.mark.extended
 def test_a_budget_that_int8_misses_is_told_with_what_it_would_give(pictures, tmp_path, run_cli):
     path = tmp_path / "classifier.onnx"
     onnx.save(classifiers.convolutional(pictures, outliers=True), path)
@@ -283,7 +285,7 @@ def test_a_target_that_the_backend_lacks_is_no_reason_to_fail(convolutional, pic
     def missing(*_args, **_options):
         raise MissingCapabilityError("TensorRT-RTX has no such target.")
 
-    monkeypatch.setattr(census, "take", missing)
+    monkeypatch.setattr(build, "take_census", missing)
     said = ["--precision", "int8", "--images", pictures, "--max-drop", "1", "--json"]
     code, out, err = run_cli("calibrate", convolutional, *said)
     assert code == 0, err

@@ -91,8 +91,7 @@ def test_the_demo_adds_no_difference_of_its_own(made, pictures, tmp_path, monkey
             for path in (made.checkpoint, made.onnx, made.half):
                 shutil.copy(path, folder / path.name.replace("model", "best"))
             (folder / "summary.json").write_text(json.dumps({"splits": {"test": {"accuracy": 1.0, "images": 12}}}))
-            timing = {"name": "ort-cpu, best.onnx", "batch": 1, "ratio": {"median": 0.5}}
-            (folder / "bench.json").write_text(json.dumps({"timings": [timing]}))
+            (folder / "bench.json").write_text(json.dumps({"headlines": {"best.onnx": "2.0× faster than PyTorch"}}))
             (folder / "best.fp16.t4.engine").write_bytes(b"plan")
             artifacts.write_manifest(folder / "best.fp16.t4.engine", {})
 

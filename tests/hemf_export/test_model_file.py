@@ -16,8 +16,8 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.export import onnx_export
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
-from hemf_export.models.model_file import CheckpointFile, ModelFile, kind_of, stem
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.file_kinds import kind_of, stem
+from hemf_export.models.model_file import CheckpointFile, ModelFile, OnnxFile
 from tests.conftest import CLASSES, TINY, tiny_checkpoint
 from tests.engines.test_preflight import engine
 
@@ -93,11 +93,11 @@ def test_a_file_is_hashed_once(made, tmp_path: Path, monkeypatch, kind):
 def test_what_a_file_says_of_itself_is_read_once(made, monkeypatch, kind):
     path = getattr(made, kind)
     file = ModelFile.open(path)
-    assert file.description.classes == file.predictor().classes == CLASSES
+    assert file.description.classes == file.predictor().description.classes == CLASSES
     monkeypatch.setattr(Path, "read_bytes", lambda _: pytest.fail("it was read again"))
     monkeypatch.setattr(checkpoint, "load", lambda *_, **__: pytest.fail("it was loaded again"))
     assert file.description.checkpoint_sha256 == artifacts.sha256(made.checkpoint)
-    assert (file.precision, file.input, file.output) == ("fp32", file.description.input, file.description.output)
+    assert file.description.precision == "fp32"
 
 
 def test_other_classes_than_a_file_has_are_refused_by_every_kind(made):

@@ -17,11 +17,12 @@ import torch
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.export import onnx_export, simplify
-from hemf_export.export.fold import fold
+from hemf_export.export.onnx_export import fold
 from hemf_export.files import artifacts
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.models.runners import OnnxRunner, TorchRunner
 from hemf_export.precision import quantize
+from hemf_export.precision.quantization_request import Request
 from tests.conftest import TINY, tiny_checkpoint
 
 
@@ -77,6 +78,7 @@ def test_the_metadata_and_the_manifest_tell_the_same(made):
     assert manifest["proof"]["figures"]["logit_difference"]["max"] < 1e-4
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("opset", [17, pytest.param(23, marks=pytest.mark.extended)])
 def test_other_opsets(tmp_path, checkpoint_file, opset):
     done = onnx_export.export(checkpoint_file, tmp_path / "m.onnx", onnx_export.Options(opset=opset))
@@ -84,6 +86,7 @@ def test_other_opsets(tmp_path, checkpoint_file, opset):
     assert next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) == opset
 
 
+@pytest.mark.extended
 def test_raw_pixels_as_input_are_normalized_inside(tmp_path, made):
     done = onnx_export.export(made.checkpoint, tmp_path / "raw.onnx", onnx_export.Options(input_type="uint8"))
     saved = checkpoint.load(made.checkpoint)
@@ -111,7 +114,7 @@ def test_the_smallest_input_goes_all_the_way(tmp_path):
     small = dataclasses.replace(TINY, image_size=32)
     checkpoint.save(tiny_checkpoint(config=small), tmp_path / "m.pt")
     onnx_export.export(tmp_path / "m.pt", tmp_path / "m.onnx", onnx_export.Options())
-    half = quantize.make(quantize.Request(tmp_path / "m.onnx"))
+    half = quantize.make(Request(tmp_path / "m.onnx"))
     assert half.proof.figures.agreement == 1.0
 
 
@@ -175,6 +178,7 @@ def test_a_crash_of_onnxsim_costs_only_the_simplification(tmp_path, exported_bef
     assert done.parity.comparison.logit_difference.max < 1e-4
 
 
+@pytest.mark.extended
 def test_an_interrupted_export_leaves_the_old_file(tmp_path, exported_before, monkeypatch):
     output = tmp_path / "out" / "m.onnx"
     output.parent.mkdir()
@@ -188,20 +192,6 @@ def test_an_interrupted_export_leaves_the_old_file(tmp_path, exported_before, mo
         onnx_export.export(exported_before, output, onnx_export.Options())
     assert output.read_bytes() == b"old"
     assert list(output.parent.iterdir()) == [output]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["--opset", "16"], 2),
-        (["--batch", "0"], 2),
-        (["--batch", "many"], 2),
-        (["--input", "int8"], 2),
-        (["--nonsense"], 2),
-    ],
-)
-def test_wrong_usage_is_exit_2(checkpoint_file, run_cli, arguments, code):
-    assert run_cli("onnx", checkpoint_file, *arguments)[0] == code
 
 
 @pytest.mark.full_size

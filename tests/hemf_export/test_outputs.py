@@ -18,10 +18,10 @@ from hemf_export.bench import contenders, lineup
 from hemf_export.files import artifacts
 from hemf_export.files.model_output import ModelOutput
 from hemf_export.images.images import Preprocess
-from hemf_export.models.model_file import ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import ModelFile, OnnxFile
 from hemf_export.precision import golden_images, quantize
 from hemf_export.precision.bounds import Bounds
+from hemf_export.precision.quantization_request import Request
 from tests.conftest import CLASSES
 from tests.hemf_export import heads
 from tests.hemf_export.heads import Head
@@ -163,6 +163,7 @@ def halves(pictures: Path, pair: Path, tmp_path_factory: pytest.TempPathFactory)
     """An FP16 file of each kind."""
     from hemf_export.models.graph_source import Assumptions
     from hemf_export.precision import quantize
+    from hemf_export.precision.quantization_request import Request
 
     made = {}
     for name in ("sigmoid", "logit", "softmax", "logits (N, K, 1, 1)"):
@@ -170,7 +171,7 @@ def halves(pictures: Path, pair: Path, tmp_path_factory: pytest.TempPathFactory)
         data = pair if HEADS[name].width == 1 else pictures
         source = heads.write(folder / "m.onnx", HEADS[name], data=data)
         names = tuple(sorted(TWO if HEADS[name].width == 1 else CLASSES))
-        request = quantize.Request(source, "fp16", data, judges=8, assumptions=Assumptions(classes=names))
+        request = Request(source, "fp16", data, held_out_count=8, assumptions=Assumptions(classes=names))
         made[name] = quantize.make(request).path  # type: ignore[arg-type]
     return made
 
@@ -229,7 +230,7 @@ def test_what_a_server_answers_is_read_as_the_file_is(name: str, halves):
     path = halves[name]
     model = ModelFile.open(path).predictor()
     metadata = {"inputs": [{"name": "x", "datatype": "FP32"}], "outputs": [{"name": "y"}]}
-    runner = ServedRunner(Answers(path), "m", "1", metadata, 2, model.output)  # type: ignore[arg-type]
+    runner = ServedRunner(Answers(path), "m", "1", metadata, 2, model.description.output)  # type: ignore[arg-type]
     inputs = Preprocess.for_size(heads.SIDE).normalize(
         np.random.default_rng(0).integers(0, 256, (5, heads.SIDE, heads.SIDE, 3), dtype=np.uint8)
     )
@@ -266,7 +267,7 @@ def test_float16_of_another_file_is_proven_on_scores(name: str, pictures, pair, 
     head = HEADS[name]
     data = pair if head.width == 1 else pictures
     source = heads.write(tmp_path / "m.onnx", head, data=data)
-    made = quantize.make(quantize.Request(source, images=data, judges=16))
+    made = quantize.make(Request(source, images=data, held_out_count=16))
     probabilities, labels, _ = truth(source, head, data / "val")
     assert made.proof.figures.reference_accuracy == pytest.approx((probabilities.argmax(1) == labels).mean(), abs=0.1)
     if made.description.output.of_probabilities:
@@ -274,7 +275,7 @@ def test_float16_of_another_file_is_proven_on_scores(name: str, pictures, pair, 
     assert not any("guessing" in note for note in made.notes)
     model = ModelFile.open(made.path).predictor()
     images, _, _ = heads.loaded(data / "val")
-    found = model.output.probabilities(model.infer(images))
+    found = model.description.output.probabilities(model.infer(images))
     np.testing.assert_allclose(found, probabilities, atol=5e-3)
 
 

@@ -16,7 +16,7 @@ from hemf_export.cli.commands import ship as ship_command
 from hemf_export.export import onnx_export
 from hemf_export.files import artifacts
 from hemf_export.models import predictor
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.shipping.options import Options
 from hemf_export.triton import servable
 from hemf_export.verification import verification

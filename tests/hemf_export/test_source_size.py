@@ -31,9 +31,9 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import SourceSize
 from hemf_export.models.description import Description
-from hemf_export.models.model_file import ModelFile
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import ModelFile, OnnxFile
 from hemf_export.precision import quantize
+from hemf_export.precision.quantization_request import Request
 from tests.conftest import CLASSES, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf_export.test_cpp_predict import assert_same_json, printed
 from tests.hemf_export.triton.models import means
@@ -60,8 +60,8 @@ def whole(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     checkpoint.save(tiny_checkpoint(), paths.checkpoint)
     options = onnx_export.Options(input_type="uint8", source_size=SIZE, images=pictures)
     onnx_export.export(paths.checkpoint, paths.full, options)
-    quantize.make(quantize.Request(paths.full, images=pictures, output=paths.half, count=8, judges=8))
-    request = quantize.Request(paths.full, "int8", pictures, count=6, judges=6, method="max", output=paths.int8)
+    quantize.make(Request(paths.full, images=pictures, output=paths.half, count=8, held_out_count=8))
+    request = Request(paths.full, "int8", pictures, count=6, held_out_count=6, method="max", output=paths.int8)
     quantize.make(request)
     return paths
 

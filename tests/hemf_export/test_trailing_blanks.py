@@ -9,15 +9,20 @@ from hemf_export.cli import console
 from tests.conftest import Made
 
 LINES = [
-    ("info",), ("info", "hemf-tiny"), ("doctor",), ("inspect", "{onnx}"), ("inspect", "{checkpoint}"),
-    ("predict", "{onnx}", "{data}/val"), ("evaluate", "{onnx}", "--data", "{data}"),
-    ("verify", "{half}", "--data", "{data}"), ("onnx", "{checkpoint}", "-o", "{folder}/again.onnx"),
+    ("info",), ("info", "hemf-tiny"), ("inspect", "{onnx}"), ("predict", "{onnx}", "{data}/val"),
+    ("verify", "{half}", "--data", "{data}"),
+]  # fmt: skip
+LONG_LINES = [
+    ("doctor",), ("inspect", "{checkpoint}"), ("evaluate", "{onnx}", "--data", "{data}"),
+    ("onnx", "{checkpoint}", "-o", "{folder}/again.onnx"),
     ("bench", "{onnx}", "{half}", "--batch", "1", "--seconds", "0.05", "--no-memory"),
     ("bundle", "{onnx}", "-o", "{folder}/b.tar.zst", "--no-triton", "--no-cpp"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("line", LINES, ids=" ".join)
+@pytest.mark.parametrize(
+    "line", [*LINES, *(pytest.param(line, marks=pytest.mark.extended) for line in LONG_LINES)], ids=" ".join
+)
 def test_of_a_command(line, copies: Made, exported_before, pictures, run_cli):
     known = {"onnx": copies.onnx, "half": copies.half, "checkpoint": copies.checkpoint, "data": pictures,
              "folder": copies.folder}  # fmt: skip

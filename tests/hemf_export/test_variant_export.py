@@ -13,6 +13,7 @@ from hemf_export.files import artifacts
 from hemf_export.networks.variants import VARIANTS, vary
 from hemf_export.precision import quantize
 from hemf_export.precision.bounds import Bounds
+from hemf_export.precision.quantization_request import Request
 from tests.conftest import TINY, once, tiny_checkpoint
 
 pytestmark = pytest.mark.extended  # a third of the network and the whole one are exported by other tests
@@ -51,8 +52,8 @@ def test_it_is_calibrated(exported, kind, pictures, tmp_path):
     """Untrained, it knows its classes too little to agree in INT8; that it runs, and what is written, is the point."""
     variant, path = exported
     loose = Bounds(max_logit_difference=100.0, min_agreement=0.0)
-    request = quantize.Request(
-        path, kind, pictures, count=6, judges=6, method="max", output=tmp_path / f"m.{kind}.onnx", bounds=loose
+    request = Request(
+        path, kind, pictures, count=6, held_out_count=6, method="max", output=tmp_path / f"m.{kind}.onnx", bounds=loose
     )
     made = quantize.make(request)
     manifest = artifacts.read_manifest(made.path)

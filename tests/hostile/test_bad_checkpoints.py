@@ -81,13 +81,6 @@ def test_a_whole_network_is_refused_with_the_way_to_save_its_weights(tmp_path: P
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_an_empty_file_is_refused(tmp_path: Path, refused, suffix):
-    path = tmp_path / f"empty{suffix}"
-    path.touch()
-    assert "empty" in refused("onnx", path, "-o", tmp_path / "m.onnx", names=path)
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("share", ["1 %", "50 %", "one byte short"])
 def test_a_cut_file_is_refused(tmp_path: Path, refused, whole, suffix, share):
     data = whole[suffix]
@@ -371,13 +364,3 @@ def by_hard_link(path: Path) -> Path:
 def test_an_output_that_is_the_input_is_refused(checkpoint_file: Path, refused, output: Callable[[Path], Path]):
     target = output(checkpoint_file)
     assert "is the input itself" in refused("onnx", checkpoint_file, "-o", target, names=target)
-
-
-@pytest.mark.parametrize("kind", ["missing", "folder", "dangling link"])
-def test_a_path_without_a_file_is_told(tmp_path: Path, refused, kind):
-    path = tmp_path / "m.pt"
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "dangling link":
-        path.symlink_to(tmp_path / "nowhere.pt")
-    assert "No checkpoint at" in refused("onnx", path, "-o", tmp_path / "m.onnx", names=path)

@@ -138,11 +138,10 @@ def test_an_output_that_is_in_use_is_refused(scans, tmp_path, refused):
     [
         (["class-folders", "SOURCE", "-o", "OUT", "--groups", "a.csv"], "go together"),
         (["class-folders", "SOURCE", "-o", "OUT", "--split", "0.9/0.9"], "don't add up to 1"),
-        (["kvasir", "SOURCE", "-o", "OUT", "--fold", "2", "--split", "0.7/0.3"], "without --split"),
-        (["kvasir", "SOURCE", "-o", "OUT", "--fold", "3"], "'3' is not one of"),
+        (["kvasir", "SOURCE", "-o", "OUT", "--fold", "2", "--split", "0.7/0.3"], "combined with --split"),
         (
             ["covid-ct", "SOURCE", "-o", "OUT", "--published-split", "--seed", "1"],
-            "without --split, --groups and --seed",
+            "combined with --split, --groups or --seed",
         ),
         (["class-folder", "SOURCE", "-o", "OUT"], "class-folder"),
     ],
@@ -157,7 +156,7 @@ def test_wrong_calls_are_exit_2(scans, tmp_path, refused, words, told):
     [
         (lambda rows: rows[3].__setitem__(slice(1, 3), [1.0, 1.0]), r"line 5: ISIC_0024309 is not of one class"),
         (lambda rows: rows[3].__setitem__(1, "yes"), r"line 5: could not convert"),
-        (lambda rows: rows.append(rows[0]), r"line 72: ISIC_0024306 is there twice"),
+        (lambda rows: rows.append(rows[0]), r"line 72: ISIC_0024306 is listed twice"),
         (lambda rows: rows.append(["ISIC_9", 1.0, *[0.0] * 6]), r"1 images of .* are not in .*: ISIC_9"),
         (lambda rows: rows.pop(), r"1 images of .* are not in .*: ISIC_0024375"),
     ],
@@ -189,7 +188,6 @@ def test_lists_that_do_not_fit_the_images_are_refused(tmp_path, refused, text, t
 def test_a_download_that_is_not_there_is_told_by_name(tmp_path, refused, name, told):
     (tmp_path / "download").mkdir()
     refused("data", name, tmp_path / "download", "-o", tmp_path / "made", names=told)
-    refused("data", name, tmp_path / "absent", "-o", tmp_path / "made", names="is not a folder")
 
 
 def test_check_finds_what_was_changed(scans, tmp_path, run_cli):
@@ -217,8 +215,8 @@ def test_a_changed_record_is_refused(scans, tmp_path, run_cli):
     text = (made / "split.json").read_text()
     for changed, told in (
         (text.replace("train/dark/dark", "val/dark/dark", 1), "was changed"),
-        (text[:100], "is no split file"),
-        ("[]", "is no split file"),
+        (text[:100], "is not a valid split file"),
+        ("[]", "is not a valid split file"),
         (text.replace('"format": 1', '"format": 2'), "of format 2"),
     ):
         (made / "split.json").write_text(changed)

@@ -55,7 +55,7 @@ def grey_as_rgb(values: list[list[int]]) -> list[list[list[int]]]:
     return [[[value] * 3 for value in row] for row in values]
 
 
-# 35 Decompression bombs
+# Decompression bombs
 
 MEASURE = """
 import resource, sys
@@ -94,7 +94,7 @@ def test_a_decompression_bomb_is_refused_with_bounded_memory(tmp_path: Path, dat
     assert int(grown_mb) < 60 * (1024 if sys.platform == "darwin" else 1)
 
 
-# 36 Truncated files
+# Truncated files
 
 
 def cut(path: Path, share: float = 0.5) -> Path:
@@ -172,7 +172,7 @@ def test_skipping_does_not_go_as_far_as_losing_a_class(tmp_path: Path, image_dat
     refused(*train(image_data, tmp_path / "run", "--skip-unreadable"), names=f"No image of dark below {image_data}")
 
 
-# 37 16-bit greyscale
+# 16-bit greyscale
 
 WIDE = np.array([[0, 128, 129], [257, 32768, 65535]], np.uint16)
 WIDE_EXPECTED = grey_as_rgb([[0, 0, 1], [1, 128, 255]])
@@ -199,7 +199,7 @@ def test_pixels_without_a_known_range_are_refused(tmp_path: Path, values):
         decode(path)
 
 
-# 38 Modes
+# Modes
 
 
 def with_palette(mode: str = "P") -> Image.Image:
@@ -259,7 +259,7 @@ def test_a_16_bit_png_in_colour_keeps_its_high_bytes(tmp_path: Path):
     assert np.asarray(decode(path)).tolist() == [[[255, 0x12, 0], [0x80, 0, 255]]]
 
 
-# 39 EXIF orientations
+# EXIF orientations
 
 # How to turn an upright picture so that a reader that heeds the orientation turns it back: the inverse operations.
 LYING: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -313,7 +313,7 @@ def test_a_jpeg_lies_on_no_side_for_training_and_for_proofs(tmp_path: Path, orie
     assert float((tensors[0] - tensors[1]).abs().max()) < 0.03
 
 
-# 40 Other formats under an image's name
+# Other formats under an image's name
 
 PSD = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 4, 4, 8, 3) + b"\0" * 14 + b"\1" * 48
 
@@ -337,7 +337,7 @@ def test_another_format_under_the_name_of_a_png_is_refused(tmp_path: Path, data)
         decode(path)
 
 
-# 41 Several frames
+# Several frames
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
@@ -386,7 +386,7 @@ def test_an_animated_gif_is_refused(tmp_path: Path):
         decode(path)
 
 
-# 42 What is no file
+# What is no file
 
 
 def make_folder(path: Path) -> None:
@@ -439,7 +439,7 @@ def test_what_is_no_image_by_its_name_is_named(tmp_path: Path, image_data: Path,
     assert all(str(path) in message for path in strange)
 
 
-# 43 Odd names and extensions
+# Odd names and extensions
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_a_broken_file_of_an_odd_name_is_named_as_it_is_in_json_and_on_one_line_
     assert r"zwei\nZeilen [bold]ü.png" in err
 
 
-# 44 Classes
+# Classes
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -570,7 +570,7 @@ def test_unreadable_images_of_all_splits_are_named_at_once(tmp_path: Path, image
     assert all(str(path) in message for path in broken)
 
 
-# 45 The same image in two splits
+# The same image in two splits
 
 
 def test_the_same_image_in_two_splits_is_warned_of_and_counted(tmp_path: Path, image_data: Path, run_cli, trained_on):

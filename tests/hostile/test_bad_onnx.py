@@ -23,10 +23,11 @@ from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import SourceSize
-from hemf_export.models import onnx_file
+from hemf_export.models import onnx_model
 from hemf_export.models.description import Description
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.precision import quantize
+from hemf_export.precision.quantization_request import Request
 
 DESCRIPTION = Description(
     name="test",
@@ -67,7 +68,7 @@ def make(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     if description is not None:
         described = ir.serde.deserialize_model(model)
-        onnx_file.describe(described, description)
+        onnx_model.describe(described, description)
         model = ir.serde.serialize_model(described)
     return model
 
@@ -391,7 +392,7 @@ def test_a_refused_file_leaves_an_earlier_float16_file_as_it_was(path: Path):
     output = path.with_name("model.fp16.onnx")
     output.write_bytes(b"earlier")
     with pytest.raises(BadInputError, match="other files"):
-        quantize.make(quantize.Request(save(model, path), output=output))
+        quantize.make(Request(save(model, path), output=output))
     assert output.read_bytes() == b"earlier"
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["model.fp16.onnx", "model.onnx"]
 

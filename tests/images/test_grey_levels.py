@@ -16,8 +16,7 @@ from hemf_export.images.images import Preprocess, decode
 from hemf_export.images.model_input import ModelInput
 from hemf_export.models.model_file import ModelFile
 from hemf_export.train.datasets import checks
-from hemf_export.train.datasets.assignment import Request
-from hemf_export.train.datasets.preparation import prepare
+from hemf_export.train.datasets.preparation import Request, prepare
 from tests.conftest import CLASSES, Recorder, tiny_checkpoint
 from tests.images.tiff_files import Page, tiff
 

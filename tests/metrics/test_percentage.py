@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemf_export.metrics.percentage import percentage
+from hemf_export.metrics.percentage import coefficient, percentage, points
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,17 @@ def test_one_image_more_shows_and_only_all_of_them_are_100_percent(images: int, 
     assert text != more or (images == 1 and right == 0 and text != more)
     assert (more == percentage(1.0, images)) == (right + 1 == images)
     assert len(percentage(1.0, images)) <= len("100%") + max(0, len(str(images)) - 1)
+
+
+@pytest.mark.parametrize(
+    ("drop", "images", "shown"), [(1.6667, 60, "2"), (-0.2, 60, "0"), (-0.25, 400, "-0.2"), (0.12, 1000, "0.1")]
+)
+def test_points_have_the_digits_of_percentages(drop: float, images: int, shown: str):
+    assert points(drop, images) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "images", "shown"), [(0.98765, 99, "0.99"), (0.98765, 100, "0.988"), (-0.001, 50, "0.00")]
+)
+def test_coefficients_have_three_digits_and_two_of_few_images(value: float, images: int, shown: str):
+    assert coefficient(value, images) == shown

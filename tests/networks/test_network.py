@@ -11,10 +11,9 @@ from hemf_export.checkpoints.authors import convert, infer_config
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.config import SIZES, HemfConfig, registered
 from hemf_export.networks.count import Count, count_mlp, count_parts
-from hemf_export.networks.fusion import HEF
+from hemf_export.networks.fusion import HEF, IRMLP, SIRMLP
 from hemf_export.networks.global_branch import EGF
 from hemf_export.networks.initialization import build
-from hemf_export.networks.inverted_residual import IRMLP, SIRMLP
 from hemf_export.networks.local_branch import ELF
 from hemf_export.networks.mixed_attention import MixedAttention
 from hemf_export.networks.model import HEMF

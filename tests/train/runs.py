@@ -33,14 +33,14 @@ TIMES = ("images_per_second", "seconds", "loader_share")
 
 
 class Quiet(Silent):
-    """Remembers the figures of each epoch."""
+    """Remembers the metrics of each epoch."""
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
 
     def event(self, event: object) -> None:
         if isinstance(event, Epoch):
-            self.epoch(event.figures)
+            self.epoch(event.metrics)
 
     def epoch(self, line: dict[str, Any]) -> None:
         self.lines.append(line)

@@ -10,9 +10,9 @@ import torch
 
 from hemf_export.images.images import Preprocess
 from hemf_export.train import data
-from hemf_export.train.batches import Division
 from hemf_export.train.datasets import checks
 from hemf_export.train.recipe import Recipe
+from hemf_export.train.sampling import Division
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hemf_export.images.images import Preprocess
 from hemf_export.networks.config import HemfConfig
 from hemf_export.train import distillation
 from hemf_export.train.distillation import Teacher
-from hemf_export.train.objective import Objective
+from hemf_export.train.losses import Objective
 from hemf_export.train.recipe import Recipe
 from tests.conftest import CLASSES, TINY, tiny_checkpoint
 
@@ -107,6 +107,7 @@ def test_a_teacher_that_is_not_finite_is_refused(tmp_path):
         distillation.load(tmp_path / "teacher.pt", CLASSES, Preprocess.for_size(64))
 
 
+@pytest.mark.extended
 def test_a_run_with_a_teacher_says_so_and_resumes_with_that_one_alone(image_data, tmp_path, run_cli):
     teachers = [tmp_path / "a.pt", tmp_path / "b.pt"]
     for seed, path in enumerate(teachers):

@@ -82,10 +82,11 @@ def test_a_checkpoint_of_an_earlier_version_is_gone_on_with(image_data, tmp_path
     checkpoint.save(saved, run.last)
     resumed = Trainer(twice, run, resume=True)
     resumed.fit(Quiet())
-    assert resumed.state.progress.best_accuracy == checkpoint.load(run.best).metrics["validation"]["accuracy"]
+    assert resumed.state.counters.best_accuracy == checkpoint.load(run.best).metrics["validation"]["accuracy"]
     assert checkpoint.load(run.best).metrics["epoch"] == 2
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("config", "name", "value"),
     [(SMALL, "head.bias", math.inf), (TINY, "running_var", math.nan)],

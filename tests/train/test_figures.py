@@ -15,8 +15,7 @@ from PIL import Image
 
 from hemf_export.images.images import decode
 from hemf_export.metrics.classification import RocCurve, mean_curve
-from hemf_export.train import figures, heatmap_figures
-from hemf_export.train.heatmap_figures import HeatMap
+from hemf_export.train import figures
 
 NAMES = ("plain", "costs $5 or $6", "線\n", "a name that is much too long for any axis of a plot")
 
@@ -129,35 +128,3 @@ def test_a_curve_of_any_length_is_drawn(epochs: int):
     ]
     drawn = figures.encode(figures.learning_curve(lines, max(epochs, 1), NAMES[1]), "png")
     assert Image.open(io.BytesIO(drawn)).size[0] > 900
-
-
-def heat(name: str = "a.png", value: float = 0.0) -> HeatMap:
-    pixels = np.full((8, 8, 3), (200, 100, 0), np.uint8)
-    return HeatMap(pixels, np.full((8, 8), value, np.float32), name, "WBC 98.0%")
-
-
-def test_an_overlay_is_the_grey_image_under_the_colours_of_the_map():
-    """Grey is 0.299 · 200 + 0.587 · 100: alone where the map is 0, else 35 % of it and 65 % of inferno's end."""
-    assert heat(value=0).overlay()[0, 0].tolist() == pytest.approx([118.5] * 3, abs=1)
-    bright = [0.35 * 118.5 + 0.65 * part for part in (252, 255, 164)]
-    assert heat(value=1).overlay()[0, 0].tolist() == pytest.approx(bright, abs=1)
-
-
-def test_a_panel_shows_image_map_and_overlay():
-    one = heat("x $y$\n.png", 0.5)
-    figure = heatmap_figures.panel(one)
-    shown = [axes.images[0].get_array() for axes in figure.axes[:3]]
-    np.testing.assert_array_equal(shown[0], one.pixels)
-    np.testing.assert_array_equal(shown[1], one.values)
-    np.testing.assert_array_equal(shown[2], one.overlay())
-    assert figure.axes[1].images[0].get_clim() == (0, 1), "not stretched to what the map happens to hold"
-    assert figure.get_suptitle() == "x $y$·.png: WBC 98.0%"
-    assert Image.open(io.BytesIO(figures.encode(figure, "png"))).size[0] > 800
-
-
-@pytest.mark.parametrize(("count", "shape"), [(1, (1, 1)), (5, (2, 4)), (20, (5, 4))])
-def test_a_sheet_has_a_place_for_each(count: int, shape: tuple[int, int]):
-    figure = heatmap_figures.sheet([heat(f"{index}.png") for index in range(count)])
-    assert figure.axes[0].get_gridspec().get_geometry() == shape
-    filled = [axes.get_title() for axes in figure.axes if axes.images]
-    assert filled == [f"{index}.png\nWBC 98.0%" for index in range(count)]

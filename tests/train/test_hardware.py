@@ -1,9 +1,13 @@
-"""Devices and precisions: what is asked for is there, or is exit 4."""
+"""Devices and precisions: what is asked for is there, or is exit 4. Freed memory is kept: page faults tell."""
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -124,3 +128,39 @@ def test_training_on_a_gpu_lowers_the_loss(image_data, tmp_path, amp, compiled):
     assert listener.lines[-1]["loss"] < listener.lines[0]["loss"]
     assert listener.lines[-1]["gpu_memory_bytes"] > 0
     assert bool(checkpoint.load(run.last).training["scaler"]) == (amp == "float16")
+
+
+FAULTS = """
+import resource, torch
+from hemf_export.train import hardware
+torch.set_num_threads(1)
+def faults():
+    torch.ones(12 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def five_more():
+    for _ in range(20):
+        settled = faults()
+    for _ in range(5):
+        last = faults()
+    return last - settled
+print(five_more())
+assert hardware.keep_freed_memory()
+print(five_more())
+"""
+TENSOR_BYTES, LARGEST_PAGE = 4 * (12 << 20), 2 << 20
+
+glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has mallopt")
+
+
+@pytest.mark.extended
+@glibc
+def test_a_tensor_made_again_takes_the_memory_of_the_one_before():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    left, kept = (int(number) for number in done.stdout.split())
+    assert left >= 5 * TENSOR_BYTES // LARGEST_PAGE, "else there is nothing to keep"
+    assert kept < left / 5
+
+
+def test_without_glibc_nothing_is_set(monkeypatch):
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert hardware.keep_freed_memory() is False

@@ -21,8 +21,8 @@ from hemf_export.files.progress import IDLE, Task
 from hemf_export.images.images import Preprocess
 from hemf_export.networks.variants import vary
 from hemf_export.train import data, loader_processes
-from hemf_export.train.batches import Division
 from hemf_export.train.run_folder import RunFolder
+from hemf_export.train.sampling import Division
 from hemf_export.train.trainer import Trainer
 from tests.conftest import TINY
 from tests.train.runs import ARGUMENTS, Quiet, job

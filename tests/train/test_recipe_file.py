@@ -67,7 +67,7 @@ def test_a_whole_number_serves_where_any_is_asked_for(write):
         ("epohcs = 3", "unknown key 'epohcs'", "Did you mean 'epochs'?"),
         ("batch-size = 3", "unknown key 'batch-size'", "Did you mean 'batch_size'?"),
         ("zzz = 1", "unknown key 'zzz'", "Known: accumulation_steps, "),
-        ("[recipe]\nepochs = 3", "'recipe' is a table", "no table"),
+        ("[recipe]\nepochs = 3", "'recipe' is a table", "top level"),
         ("epochs = 'three'", 'epochs must be a whole number, not "three"', "epochs = 150"),
         ("epochs = 3.0", "epochs must be a whole number, not 3.0", "epochs = 150"),
         ("epochs = true", "epochs must be a whole number, not true", "epochs = 150"),

@@ -97,6 +97,7 @@ def test_two_processes_killed_at_twenty_moments_end_as_two_that_were_not(image_d
     kill_and_resume(image_data, tmp_path, epochs=40, times=20, processes=2)
 
 
+@pytest.mark.extended
 def test_resumed_in_the_same_process_too(image_data, tmp_path, monkeypatch):
     """Nothing that a run depends on lives outside its files. With float16's gradient scaler, which grows on the way."""
     monkeypatch.setattr(Hardware, "scaler", lambda _: torch.amp.GradScaler("cpu", 2.0**10, growth_interval=2))

@@ -43,6 +43,7 @@ def test_a_run_in_the_current_folder_has_its_name(tmp_path, monkeypatch):
     assert RunFolder(tmp_path / "other", resume=False).name == "other"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extended)])
 def test_an_interrupted_run_keeps_its_checkpoint_and_says_so(image_data, tmp_path, sent):
     arguments = [*ARGUMENTS, "--epochs", "5000"]
@@ -97,7 +98,7 @@ def test_a_step_whose_gradients_overflow_is_left_out_and_counted(image_data, tmp
     trainer.state.scaler = trainer.step.scaler = scaler
     trainer.fit(listener)
     assert listener.lines[0]["skipped_steps"] == 1, "the first step alone: the scale was lowered for the others"
-    assert trainer.state.progress.step_count == trainer.steps == 3, "the schedule goes on"
+    assert trainer.state.counters.step_count == trainer.steps == 3, "the schedule goes on"
     kept = checkpoint.load(run.last)
     assert kept.training["skipped_steps"] == 1
     assert kept.check_finite() is None
@@ -186,6 +187,7 @@ def test_rare_classes_are_not_hidden_by_a_frequent_one(tmp_path, run_cli):
     assert f"common {recall['common']:.0%}  rare {recall['rare']:.0%}" in row
 
 
+@pytest.mark.extended
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than cores
 def test_four_loader_processes_train_the_same_network_as_none(image_data, tmp_path):
     states = []

@@ -59,6 +59,7 @@ def test_numbers_go_by_name_and_epoch(fake, tmp_path):
     assert (fake.made[0].folder, fake.made[0].purge_step, fake.made[0].closed) == (str(tmp_path), 4, True)
 
 
+@pytest.mark.extended
 def test_a_run_and_its_resumption_send_each_epoch_once(fake, image_data, tmp_path, run_cli):
     line = ("train", image_data, "-o", tmp_path / "run", "--tensorboard", *ARGUMENTS, "--epochs", 2)  # fmt: skip
     assert run_cli(*line)[0] == 0

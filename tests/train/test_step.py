@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from hemf_export.files.errors import HemfError
 from hemf_export.train.distributed import Group
 from hemf_export.train.hardware import Hardware
-from hemf_export.train.objective import Objective
+from hemf_export.train.losses import Objective
 from hemf_export.train.recipe import Recipe
 from hemf_export.train.step import Step
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 
 from hemf_export.networks.initialization import build
-from hemf_export.train.training_state import Progress, TrainingState, seed_of
+from hemf_export.train.training_state import Counters, TrainingState, seed_of
 from hemf_export.train.weight_average import WeightAverage
 from tests.conftest import TINY
 
 
 def test_the_best_epoch_is_that_of_the_highest_accuracy_then_of_the_lowest_loss():
-    progress = Progress()
-    taken = [progress.take(*each) for each in ((0.5, 1.0), (0.5, 1.0), (0.5, 0.9), (0.4, 0.1), (0.6, 3.0))]
-    assert taken == [True, False, True, False, True]
-    assert (progress.best_accuracy, progress.best_loss) == (0.6, 3.0)
+    counters = Counters()
+    epochs = ((0.5, 1.0), (0.5, 1.0), (0.5, 0.9), (0.4, 0.1), (0.6, 3.0))
+    assert [counters.update_best(*epoch) for epoch in epochs] == [True, False, True, False, True]
+    assert (counters.best_accuracy, counters.best_loss) == (0.6, 3.0)
 
 
 def test_the_drawing_of_an_epoch_is_its_own_and_that_of_its_process():
@@ -36,11 +36,11 @@ def test_restored_it_is_what_was_saved():
     first.optimizer.step()
     assert first.average is not None
     first.average.update(first.network)
-    first.progress = Progress(3, 30, 2, 0.7, 0.8)
+    first.counters = Counters(3, 30, 2, 0.7, 0.8)
     weights, saved = first.weights(), first.to_dict()
     assert any(not torch.equal(weights[name], value) for name, value in saved["network"].items()), "averaged"
     second.restore(weights, saved)
-    assert second.progress == first.progress
+    assert second.counters == first.counters
     again = second.to_dict()
     for name, value in saved["network"].items():
         assert torch.equal(again["network"][name], value)

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from hemf_export.files.errors import BadInputError
+from hemf_export.files.errors import BadInputError, FailedElsewhereError
 from hemf_export.train import distributed
-from hemf_export.train.distributed import FailedElsewhereError
 from hemf_export.train.run_folder import RunFolder
 from hemf_export.train.trainer import Trainer
 from tests.conftest import TINY  # it has BatchNorms

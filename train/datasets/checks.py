@@ -1,6 +1,6 @@
-"""What is looked at before the first epoch: classes, unreadable files, and images that are in two splits.
+"""Checks of a data folder before the first epoch: classes, unreadable files, and images that are in two splits.
 
-Everything that is wrong is told at once. Reads images; changes nothing.
+All faults are reported at once. Images are read, never changed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from hemf_export.train.datasets.splits import SPLITS
 
 @dataclass(frozen=True)
 class Contents:
-    """What decoding each image of a list showed.
+    """The result of decoding each image of a list.
 
     Args:
-        bad: index and reason of each that can't be decoded.
-        digests: SHA-256 of size and RGB pixels; None where there are none. The same picture in another lossless file
-            has the same digest.
+        bad: index and reason of each image that can't be decoded.
+        digests: SHA-256 of size and RGB pixels of each image, None for a bad one. Lossless copies of a picture in
+            other formats have equal digests.
     """
 
     bad: dict[int, str]
@@ -35,17 +35,17 @@ class Contents:
 
 @dataclass(frozen=True)
 class Checked:
-    """Splits that can be trained on, and what the user should know of them."""
+    """Splits that can be trained on, and notes on them for the user."""
 
     splits: dict[str, LabelledImages]
     notes: list[str]
 
 
 def load_splits(root: Path) -> dict[str, LabelledImages]:
-    """train/, val/ and, where it is, test/ below `root`, with one numbering of the classes.
+    """List train/, val/ and, if there is one, test/ below `root`, with the same class order.
 
     Raises:
-        BadInputError: splits or classes that are missing, empty or different between splits: all of them.
+        BadInputError: splits or classes are missing, empty or different between splits; names all of them.
     """
     splits: dict[str, LabelledImages] = {}
     errors: list[BadInputError] = []
@@ -60,29 +60,32 @@ def load_splits(root: Path) -> dict[str, LabelledImages]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        told = "\n  ".join(error.message for error in errors)
+        listing = "\n  ".join(error.message for error in errors)
         hints = dict.fromkeys(error.hint for error in errors if error.hint)
-        raise BadInputError(f"{len(errors)} splits below {root} can't be used:\n  {told}", " ".join(hints) or None)
+        raise BadInputError(f"{len(errors)} splits below {root} can't be used:\n  {listing}", " ".join(hints) or None)
     return splits
 
 
 def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Progress = SILENT) -> Checked:
-    """Decode every image once.
+    """Check splits by decoding every image once.
 
     Args:
-        splits: by name.
-        skip: leave unreadable images out, with a note, in place of refusing them.
-        progress: receives how many are read.
+        splits: images by split name.
+        skip: leave unreadable images out with a note, instead of refusing them.
+        progress: receives the number of images read.
 
     Raises:
-        BadInputError: unreadable images, each named; or too few images or classes for training.
+        BadInputError: images are unreadable, each named; or there are too few images or classes for training.
     """
     levels = GreyLevels()
-    contents = {name: look_at(images, progress, levels) for name, images in splits.items()}
-    told = {name: told_unreadable(images, contents[name].bad) for name, images in splits.items() if contents[name].bad}
-    if told and not skip:
+    contents = {name: decode_all(images, progress, levels) for name, images in splits.items()}
+    unreadable_by_split = {
+        name: unreadable_message(images, contents[name].bad) for name, images in splits.items() if contents[name].bad
+    }
+    if unreadable_by_split and not skip:
         raise BadInputError(
-            "\n  ".join(told.values()), "Mend or remove them, or leave them out with `skip_unreadable`."
+            "\n  ".join(unreadable_by_split.values()),
+            "Repair or remove them, or leave them out with `skip_unreadable`.",
         )
     notes: list[str] = []
     readable: dict[str, LabelledImages] = {}
@@ -91,20 +94,22 @@ def check(splits: Mapping[str, LabelledImages], *, skip: bool, progress: Progres
         readable[name] = images.select([index for index in range(len(images)) if index not in bad])
         _refuse_lost_classes(readable[name])
         if bad:
-            notes.append(told_left_out(images, bad))
+            notes.append(left_out_note(images, bad))
     _refuse_too_little(readable["train"])
     notes += levels.notes(str(splits["train"].root.parent))
-    return Checked(readable, [*notes, *repeated(splits, {name: each.digests for name, each in contents.items()})])
+    return Checked(
+        readable, [*notes, *duplicate_notes(splits, {name: each.digests for name, each in contents.items()})]
+    )
 
 
-def look_at(images: LabelledImages, progress: Progress = SILENT, levels: GreyLevels | None = None) -> Contents:
-    """Decode every image of a list, on several threads; `levels` takes in their grey levels."""
+def decode_all(images: LabelledImages, progress: Progress = SILENT, levels: GreyLevels | None = None) -> Contents:
+    """Decode every image of a list on several threads; `levels` collects their grey levels."""
     digests: list[str | None] = [None] * len(images)
 
     def digest(index: int, image: Image.Image) -> None:
-        found = hashlib.sha256(f"{image.width}×{image.height}".encode())
-        found.update(image.tobytes())
-        digests[index] = found.hexdigest()
+        hasher = hashlib.sha256(f"{image.width}×{image.height}".encode())
+        hasher.update(image.tobytes())
+        digests[index] = hasher.hexdigest()
         if levels is not None:
             levels.look(image)
 
@@ -112,20 +117,20 @@ def look_at(images: LabelledImages, progress: Progress = SILENT, levels: GreyLev
     return Contents(bad, tuple(digests))
 
 
-def told_unreadable(images: LabelledImages, bad: Mapping[int, str]) -> str:
-    """All unreadable images of a list, each with its reason."""
+def unreadable_message(images: LabelledImages, bad: Mapping[int, str]) -> str:
+    """Message that lists the unreadable images, each with its reason."""
     reasons = "\n  ".join(bad.values())
     return f"{len(bad)} of {len(images)} images below {images.root} can't be read:\n  {reasons}"
 
 
-def told_left_out(images: LabelledImages, bad: Mapping[int, str]) -> str:
-    """Say which images are left out."""
+def left_out_note(images: LabelledImages, bad: Mapping[int, str]) -> str:
+    """Note that lists the unreadable images that are left out."""
     reasons = "\n  ".join(bad.values())
     return f"{len(bad)} unreadable images left out below {images.root}:\n  {reasons}"
 
 
-def repeated(splits: Mapping[str, LabelledImages], digests: Mapping[str, tuple[str | None, ...]]) -> list[str]:
-    """Notes of the same picture in two splits, and under two classes; counted, the first few named."""
+def duplicate_notes(splits: Mapping[str, LabelledImages], digests: Mapping[str, tuple[str | None, ...]]) -> list[str]:
+    """Notes on pictures that are in two splits or under two classes, with counts and the first few names."""
     first: dict[str, dict[str, Path]] = {}  # digest → split → the first image there
     classes: dict[str, tuple[str, Path]] = {}
     pairs: dict[tuple[str, str], list[str]] = {}
@@ -153,14 +158,14 @@ def repeated(splits: Mapping[str, LabelledImages], digests: Mapping[str, tuple[s
 
 
 def _class_names(root: Path) -> tuple[str, ...] | None:
-    """The class folders of train/, whatever else is wrong with it."""
+    """Names of the class folders of train/; None if they can't be listed."""
     folder = root / "train"
     if not folder.is_dir():
         return None
     try:
         return class_names(folder) or None
     except BadInputError:
-        return None  # told when the folder is read
+        return None  # reported when the folder is read
 
 
 def _refuse_lost_classes(images: LabelledImages) -> None:

@@ -1,4 +1,4 @@
-"""A CSV file that says which patient, lesion or other group each image belongs to."""
+"""CSV files that assign each image to a group that must not be divided: a patient, a lesion."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from hemf_export.files import names
 from hemf_export.files.errors import BadInputError, did_you_mean
 from hemf_export.images.folders import LabelledImages, listed
 
-_SEPARATORS = (",", ";", "\t")  # programs for tables write the second where the comma stands in decimals
+_SEPARATORS = (",", ";", "\t")  # spreadsheets write semicolons in locales with decimal commas
 
 
 @dataclass(frozen=True)
 class GroupColumn:
-    """Where the groups are written.
+    """The CSV file and columns that hold the groups.
 
     Args:
         path: a CSV file with a header, UTF-8, separated by commas, semicolons or tabs.
-        column: the column of the groups.
-        image_column: the column of the images: `name.jpg`, `name`, or `class/name.jpg` where names alone are not
-            unique. Names meet those on disk whatever system wrote them (see `files.names`).
+        column: name of the column of groups.
+        image_column: name of the column of images: `name.jpg`, `name`, or `class/name.jpg` if names alone are not
+            unique. Names match those on disk in any Unicode normalization (see `files.names`).
     """
 
     path: Path
@@ -30,10 +30,10 @@ class GroupColumn:
 
 
 def rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
-    """The cells of some columns of a CSV file, with the number of the line that each row ends on.
+    """Read some columns of a CSV file: for each row the number of its last line, and its cells.
 
     Raises:
-        BadInputError: no CSV file in UTF-8, a column that isn't there, or a row that is too short.
+        BadInputError: the file is not CSV in UTF-8, a column is missing, or a row is too short.
     """
     if not path.is_file():
         raise BadInputError(f"{path} is not a file.", "A CSV file is needed.")
@@ -53,7 +53,10 @@ def rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
     for column in columns:
         place = names.place_of(column, header)
         if place is None:
-            raise BadInputError(f"{path} has no column {column!r}.", did_you_mean(column, header) if header else None)
+            raise BadInputError(
+                f"{path} has no column {column!r}.",
+                did_you_mean(column, header) if header else "Its first line must name the columns.",
+            )
         places.append(place)
     for number, row in lines[1:]:
         if len(row) <= max(places):
@@ -62,54 +65,56 @@ def rows(path: Path, columns: tuple[str, ...]) -> list[tuple[int, list[str]]]:
 
 
 def read(column: GroupColumn, images: LabelledImages) -> tuple[tuple[str, ...], list[str]]:
-    """The group of each image, and notes for the user.
+    """Read the group of each image, and notes for the user.
 
     Raises:
-        BadInputError: the file can't be read, or an image has no group, two, or shares its row with another image.
+        BadInputError: the file can't be read, or an image has no group, several, or shares its row with another image.
     """
-    found: dict[str, str] = {}
-    written: dict[str, list[str]] = {}  # key → the names that have it
+    group_by_name: dict[str, str] = {}
+    names_by_key: dict[str, list[str]] = {}  # image key → the names in the file that have it
     for number, (image, cell) in rows(column.path, (column.image_column, column.column)):
-        group = names.composed(cell)  # or one patient, typed on two systems, were two
+        group = names.composed(cell)  # normalized, so that one patient typed on two systems is one group
         if not group:
             raise BadInputError(
                 f"{column.path}, line {number}: {image} has no {column.column}.", "Each image needs a group."
             )
-        if image not in found:
-            written.setdefault(names.image_key(image), []).append(image)
-        if found.setdefault(image, group) != group:
-            raise BadInputError(f"{column.path}, line {number}: {image} is in {found[image]!r} and in {group!r}.")
+        if image not in group_by_name:
+            names_by_key.setdefault(names.image_key(image), []).append(image)
+        if group_by_name.setdefault(image, group) != group:
+            raise BadInputError(
+                f"{column.path}, line {number}: {image} is in {group_by_name[image]!r} and in {group!r}."
+            )
     owners: dict[str, int] = {}
-    used: set[str] = set()
+    used_names: set[str] = set()
     groups: list[str] = []
     missing: list[str] = []
     for index, path in enumerate(images.paths):
         assert images.labels is not None
         place = str(PurePosixPath(images.classes[images.labels[index]], path.name))
         known = (place, path.name, path.stem)
-        rows_of = next(([name] for name in known if name in found), None) or next(
-            (written[key] for key in map(names.image_key, known) if key in written), None
+        matching = next(([name] for name in known if name in group_by_name), None) or next(
+            (names_by_key[key] for key in map(names.image_key, known) if key in names_by_key), None
         )
-        if rows_of is None:
+        if matching is None:
             missing.append(place)
             continue
-        if len({found[name] for name in rows_of}) > 1:
+        if len({group_by_name[name] for name in matching}) > 1:
             raise BadInputError(
-                f"{column.path}: {path} may be any of {', '.join(map(ascii, rows_of))}, of several groups.",
+                f"{column.path}: {path} may be any of {', '.join(map(ascii, matching))}, of several groups.",
                 f"Write {place} in the column {column.image_column}.",
             )
-        named = rows_of[0]
-        used.update(rows_of)
-        if (other := owners.setdefault(named, index)) != index:
+        row_name = matching[0]
+        used_names.update(matching)
+        if (other := owners.setdefault(row_name, index)) != index:
             raise BadInputError(
-                f"{column.path}: {named!r} may be {images.paths[other]} or {path}.",
+                f"{column.path}: {row_name!r} may be {images.paths[other]} or {path}.",
                 f"Write {place} in the column {column.image_column}.",
             )
-        groups.append(found[named])
+        groups.append(group_by_name[row_name])
     if missing:
         raise BadInputError(
             listed(f"{len(missing)} of {len(images)} images are not in {column.path}", missing),
             f"Its column {column.image_column!r} must have each image's file name.",
         )
-    spare = len(found) - len(used)
+    spare = len(group_by_name) - len(used_names)
     return tuple(groups), [f"{spare} rows of {column.path} are of images that are not here."] if spare else []

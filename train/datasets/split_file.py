@@ -1,4 +1,4 @@
-"""`split.json`: which image is in which split, and how that was decided, so that it can be made again or checked."""
+"""`split.json`: the split of each image and how it was decided, so that it can be reproduced and verified."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from hemf_export.files.progress import SILENT, Progress
 
 NAME = "split.json"
 FORMAT = 1
-_SHOWN = 5  # files of each kind in a message
+_SHOWN = 5  # files of each kind that a message names
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One image.
+    """One image of a split.
 
     Args:
-        file: where it lies, `split/class/name`.
-        source: where it comes from, below the source folder.
-        sha256: of the file's bytes.
-        group: what it was kept together by; None without groups.
+        file: its path in the data folder, `split/class/name`.
+        source: its path below the source folder.
+        sha256: SHA-256 of the file.
+        group: its group, which is in one split; None without groups.
     """
 
     file: str
@@ -41,14 +41,14 @@ class Origin:
 
     Args:
         data_set: isic2018, kvasir, covid-ct or class-folders.
-        source: the folder that the images come from, as it was given.
+        source: the source folder, as the user gave it.
         method: authors, folds, published, stratified or grouped.
-        shares: of train, val and test; None where lists or folds decide.
-        seed: None where lists decide.
+        shares: shares of train, val and test; None if published lists decide.
+        seed: seed of the split; None if published lists decide.
         fold: 1 or 2; None without folds.
-        order: what the method's shuffling starts from.
-        groups: file, SHA-256, column and image column of the groups.
-        classes: names.
+        order: the order of the images that shuffling starts from.
+        groups: file, SHA-256, column and image column of the groups; None without groups.
+        classes: names of the classes.
     """
 
     data_set: str
@@ -63,7 +63,7 @@ class Origin:
 
 
 def digest(entries: list[Entry]) -> str:
-    """SHA-256 of a split: of each image's place and content, whatever machine or source it was made on."""
+    """SHA-256 of a split: of each image's path and content, independent of machine and source folder."""
     lines = sorted(
         f"{entry.sha256}  {names.composed(entry.file)}\n".encode("utf-8", "surrogateescape") for entry in entries
     )
@@ -71,34 +71,34 @@ def digest(entries: list[Entry]) -> str:
 
 
 def write(folder: Path, origin: Origin, entries: list[Entry], left_out: dict[str, str]) -> str:
-    """Write `split.json` into a data folder; the digest of the split.
+    """Write `split.json` into a data folder and return the digest of the split.
 
     Args:
-        folder: holds the splits.
-        origin: see `Origin`.
-        entries: one an image.
-        left_out: unreadable images below the source, and why.
+        folder: the data folder.
+        origin: how the split was decided.
+        entries: one per image.
+        left_out: unreadable images below the source, and the reasons.
     """
     entries = sorted(entries, key=lambda entry: entry.file)
-    found = digest(entries)
+    split_digest = digest(entries)
     values = {
         "format": FORMAT,
         **dataclasses.asdict(origin),
-        "digest": found,
+        "digest": split_digest,
         "left_out": left_out,
         "images": [{name: value for name, value in dataclasses.asdict(entry).items() if value is not None}
                    for entry in entries],
     }  # fmt: skip
-    # Names of any bytes: JSON's escapes hold what UTF-8 can't.
+    # JSON's escapes can hold file names that are not valid UTF-8.
     artifacts.write_bytes(folder / NAME, (json.dumps(values, indent=1) + "\n").encode())
-    return found
+    return split_digest
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The content of a data folder's `split.json`, with `images` as a list of `Entry`.
+    """Read a data folder's `split.json`, with `images` as a list of `Entry`.
 
     Raises:
-        BadInputError: not there, or no split file.
+        BadInputError: the file is missing or invalid.
     """
     path = folder / NAME
     try:
@@ -111,22 +111,22 @@ def read(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise BadInputError(f"Can't read {path}: {error.strerror or error}.", "`split_data()` writes one.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadInputError(f"{path} is no split file: {error!r}.") from error
+        raise BadInputError(f"{path} is not a valid split file: {error!r}.") from error
     return {**values, "images": entries}
 
 
 def verify(folder: Path, progress: Progress = SILENT) -> dict[str, Any]:
-    """See that a data folder holds exactly the images that its `split.json` lists, with their bytes; the record.
+    """Check that a data folder holds exactly the images that its `split.json` lists, and return its content.
 
     Raises:
-        BadInputError: no split file.
-        CheckFailedError: images that are missing, changed, or not listed.
+        BadInputError: `split.json` is missing or invalid.
+        CheckFailedError: images are missing, changed, or not listed.
     """
     record = read(folder)
     entries: list[Entry] = record["images"]
     there = {path.relative_to(folder).as_posix(): path for path in folder.glob("*/*/*") if path.name[0] != "."}
-    left = {name: there[name] for name in sorted(there.keys() - {entry.file for entry in entries})}
-    others = names.by_key((names.image_key(name), path) for name, path in left.items())
+    unlisted = {name: there[name] for name in sorted(there.keys() - {entry.file for entry in entries})}
+    others = names.by_key((names.image_key(name), path) for name, path in unlisted.items())
     missing: list[str] = []
     changed: list[str] = []
     with progress.task(f"Comparing the images of {folder}", len(entries), "images") as task:
@@ -138,12 +138,12 @@ def verify(folder: Path, progress: Progress = SILENT) -> dict[str, Any]:
                 changed.append(entry.file)
             task.advance()
     not_listed = sorted(path.relative_to(folder).as_posix() for path in others.values())
-    found = {"missing": sorted(missing), "changed": changed, "not listed": not_listed}
-    if any(found.values()):
-        told = "".join(
-            f"\n  {len(these)} {what}: {', '.join(these[:_SHOWN])}{', …' * (len(these) > _SHOWN)}"
-            for what, these in found.items()
-            if these
+    problems = {"missing": sorted(missing), "changed": changed, "not listed": not_listed}
+    if any(problems.values()):
+        listing = "".join(
+            f"\n  {len(files)} {problem}: {', '.join(files[:_SHOWN])}{', …' * (len(files) > _SHOWN)}"
+            for problem, files in problems.items()
+            if files
         )
-        raise CheckFailedError(f"{folder} is not the split that its {NAME} lists:{told}", "Make it again.", found)
+        raise CheckFailedError(f"{folder} is not the split that its {NAME} lists:{listing}", "Make it again.", problems)
     return record

@@ -1,12 +1,14 @@
-"""Images into training, validation and test: stratified by class, or with groups that stay together.
+"""Splits of images into training, validation and test: stratified, with groups kept together, or the authors'.
 
-Seeded by a hash of each image's class and name, and computed in exact fractions: the same split on any machine, with
-any version of any library, whatever order the files come in. Knows nothing of folders.
+`stratified` and `grouped` are seeded by a hash of each image's class and name, and computed in exact fractions: the
+split is the same on any machine, with any library version, whatever order the files come in. Nothing here reads files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+import random
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -19,19 +21,20 @@ from hemf_export.images.folders import LabelledImages
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+AUTHORS_SEED = 123
 
 
 @dataclass(frozen=True)
 class Shares:
-    """The share of the images that each split is to have.
+    """The share of the images that each split should have.
 
     Args:
         train: above 0.
-        val: the same.
+        val: above 0.
         test: 0 for no test images.
 
     Raises:
-        UsageError: a share out of range, or a sum other than 1.
+        UsageError: a share is out of range, or the sum is not 1.
     """
 
     train: Fraction
@@ -46,11 +49,11 @@ class Shares:
 
     @classmethod
     def parse(cls, text: str) -> Shares:
-        """`0.7/0.1/0.2` for train, val and test, or `0.8/0.2` for train and val."""
+        """Parse `0.7/0.1/0.2` for train, val and test, or `0.8/0.2` for train and val."""
         try:
             values = [Fraction(part.strip()) for part in text.split("/")]
         except (ValueError, ZeroDivisionError) as error:
-            raise UsageError(f"{text!r} is no split.", _EXAMPLE) from error
+            raise UsageError(f"{text!r} is not a valid split.", _EXAMPLE) from error
         if len(values) not in (2, 3):
             raise UsageError(f"The split {text!r} has {len(values)} shares.", _EXAMPLE)
         return cls(*values)
@@ -72,63 +75,63 @@ _EXAMPLE = "For train, val and test: 0.7/0.1/0.2; without test images: 0.8/0.2."
 
 
 def key(images: LabelledImages, index: int) -> str:
-    """What an image is called wherever it lies: its class and its name."""
+    """Identify an image independently of its folder, by class and name."""
     assert images.labels is not None
     return f"{images.classes[images.labels[index]]}/{images.paths[index].name}"
 
 
 def stratified(images: LabelledImages, shares: Shares, seed: int) -> tuple[Split, ...]:
-    """The split of each image: in each class, every split has its share of the images, to within one image.
+    """Split stratified by class: every split gets its share of each class's images, to within one image.
 
-    What the shares leave over goes to the splits that lack most of an image (largest remainder).
+    Remaining images go to the splits with the largest remainders.
     """
     assert images.labels is not None
-    found: list[Split] = ["train"] * len(images)
+    assigned: list[Split] = ["train"] * len(images)
     for label in range(len(images.classes)):
         members = [index for index in range(len(images)) if images.labels[index] == label]
-        members.sort(key=lambda index: _drawn(seed, key(images, index)))
+        members.sort(key=lambda index: _sort_key(seed, key(images, index)))
         start = 0
         for split, count in zip(SPLITS, _quotas(len(members), shares), strict=True):
             for index in members[start : start + count]:
-                found[index] = split
+                assigned[index] = split
             start += count
-    return tuple(found)
+    return tuple(assigned)
 
 
 def grouped(images: LabelledImages, groups: Sequence[str], shares: Shares, seed: int) -> tuple[Split, ...]:
-    """The split of each image, where all images of a group (a patient, a lesion) are in one split.
+    """Split so that all images of a group (a patient, a lesion) are in one split.
 
-    Large groups first, those of about the same size in an order drawn by the seed; each goes where it brings the counts
-    of images by class and split closest to their shares, by the chi-square statistic Σ (found − due)² / due. Greedy, so
-    the counts may miss their shares by about a group.
+    Large groups are assigned first, groups of similar size in an order drawn from the seed. Each goes to the split that
+    brings the counts of images by class and split closest to their shares, by the chi-square statistic
+    Σ (observed − expected)² / expected. This is greedy, so counts may miss their shares by about one group.
 
     Args:
-        images: what to split.
+        images: the images to split.
         groups: the group of each image.
-        shares: of images, not of groups.
-        seed: of the order.
+        shares: shares of images, not of groups.
+        seed: seed of the order.
     """
     assert images.labels is not None
     totals = Counter(images.labels)
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    # By powers of two: sizes alone would leave nothing to the seed.
-    order = sorted(members, key=lambda group: (-len(members[group]).bit_length(), _drawn(seed, group)))
+    # Sizes in powers of two: exact sizes would leave the seed little to decide.
+    order = sorted(members, key=lambda group: (-len(members[group]).bit_length(), _sort_key(seed, group)))
     counts: dict[Split, Counter[int]] = {split: Counter() for split in SPLITS}
-    found: list[Split] = ["train"] * len(images)
+    assigned: list[Split] = ["train"] * len(images)
     for group in order:
         here = Counter(images.labels[index] for index in members[group])
         costs = {split: _cost(here, counts[split], totals, shares.of(split)) for split in shares.used}
         best = min(shares.used, key=lambda split: costs[split])
         counts[best].update(here)
         for index in members[group]:
-            found[index] = best
-    return tuple(found)
+            assigned[index] = best
+    return tuple(assigned)
 
 
 def count(images: LabelledImages, assigned: Iterable[Split | None]) -> dict[str, dict[Split, int]]:
-    """Images by class and split; None is left out."""
+    """Count images by class and split; an image without a split is not counted."""
     assert images.labels is not None
     table: dict[str, dict[Split, int]] = {name: dict.fromkeys(SPLITS, 0) for name in images.classes}
     for label, split in zip(images.labels, assigned, strict=True):
@@ -138,10 +141,10 @@ def count(images: LabelledImages, assigned: Iterable[Split | None]) -> dict[str,
 
 
 def check_classes(table: dict[str, dict[Split, int]], used: Sequence[Split]) -> None:
-    """Refuse a split in which a class has no image somewhere.
+    """Check that every class has an image in every used split.
 
     Raises:
-        BadInputError: names each class and split.
+        BadInputError: a class has none; names each class and split.
     """
     empty = [
         f"{name}: none in {' and '.join(missing)}, {sum(counts.values())} in all"
@@ -156,24 +159,60 @@ def check_classes(table: dict[str, dict[Split, int]], used: Sequence[Split]) -> 
 
 
 def _quotas(total: int, shares: Shares) -> list[int]:
-    due = [total * shares.of(split) for split in SPLITS]
-    counts = [int(value) for value in due]
-    lacking = sorted(range(len(SPLITS)), key=lambda index: counts[index] - due[index])
-    for index in lacking[: total - sum(counts)]:
+    expected = [total * shares.of(split) for split in SPLITS]
+    counts = [int(value) for value in expected]
+    by_remainder = sorted(range(len(SPLITS)), key=lambda index: counts[index] - expected[index])
+    for index in by_remainder[: total - sum(counts)]:
         counts[index] += 1
     return counts
 
 
-def _cost(here: Counter[int], counts: Counter[int], totals: Counter[int], share: Fraction) -> Fraction:
-    """By how much the chi-square statistic grows when a group comes to a split."""
+def _cost(sizes: Counter[int], counts: Counter[int], totals: Counter[int], share: Fraction) -> Fraction:
+    """Increase of the chi-square statistic when a group is added to a split."""
     cost = Fraction(0)
-    for label, size in here.items():
-        due = totals[label] * share
-        cost += (size * size + 2 * size * (counts[label] - due)) / due
+    for label, size in sizes.items():
+        expected = totals[label] * share
+        cost += (size * size + 2 * size * (counts[label] - expected)) / expected
     return cost
 
 
-def _drawn(seed: int, name: str) -> tuple[bytes, str]:
-    """A place in an order that seed and name alone decide; composed and decomposed letters are the same name."""
+def _sort_key(seed: int, name: str) -> tuple[bytes, str]:
+    """Sort key that depends on seed and name alone; names are equal if their NFC forms are."""
     text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
     return hashlib.sha256(f"{seed}\n".encode() + text).digest(), name
+
+
+def authors(images: LabelledImages, shares: Shares, *, seed: int = AUTHORS_SEED) -> tuple[Split, ...]:
+    """Split as the authors' code does: Python's generator, seeded once, shuffles each class in turn.
+
+    Of the n images of a class, the first ⌈n · train⌉ are for training, the last ⌊n · test⌋ for testing, and the rest
+    for validation. Their code takes files in the order in which it finds them: for ISIC2018 that of the ground-truth
+    CSV, which is known; for the other sets that of the file system, which is not.
+
+    Args:
+        images: classes and, within each, files in the order that the authors' code sees.
+        shares: shares of train and test.
+        seed: seed of `random.Random`.
+    """
+    assert images.labels is not None
+    generator = random.Random(seed)
+    # In floating point, as theirs: if the exact product is an integer, rounding may move one image.
+    train, test = float(shares.train), float(shares.test)
+    assigned: list[Split] = ["val"] * len(images)
+    for label in range(len(images.classes)):
+        members = [index for index in range(len(images)) if images.labels[index] == label]
+        generator.shuffle(members)
+        first, last = math.ceil(len(members) * train), math.floor(len(members) * test)
+        for index in members[:first]:
+            assigned[index] = "train"
+        for index in members[len(members) - last :]:
+            assigned[index] = "test"
+    return tuple(assigned)
+
+
+def fold(images: LabelledImages, number: Literal[1, 2], *, seed: int = AUTHORS_SEED) -> tuple[Split, ...]:
+    """Split into two folds: half of each class for training, half for validation; fold 2 swaps them."""
+    first = authors(images, Shares.parse("0.5/0.5"), seed=seed)
+    if number == 1:
+        return first
+    return tuple("val" if split == "train" else "train" for split in first)

@@ -14,7 +14,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         if (data[0] == '{') {
             const std::string text(reinterpret_cast<const char*>(data), size);
             const hemf::Manifest manifest = hemf::Manifest::parse(text, "manifest");
-            manifest.rebuild_command();
+            manifest.rebuild_settings();
             manifest.description("engine").input().shape();
             manifest.profiles().filled(3);
         } else {

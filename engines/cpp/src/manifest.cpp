@@ -136,20 +136,12 @@ BatchProfile profile(const Value& value) {
     return {numbers[0], numbers[1], numbers[2]};
 }
 
-// Quoted for a shell, where it needs to be.
-std::string shell_word(const std::string& text) {
-    static const std::string safe = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_";
-    if (!text.empty() && text.find_first_not_of(safe) == std::string::npos) return text;
-    std::string out = "'";
-    for (const char sign : text) out += sign == '\'' ? std::string("'\"'\"'") : std::string(1, sign);
-    return out + "'";
-}
-
-// A flag with the number that the engine was built with; nothing where that is the default, or isn't recorded.
-std::string number_flag(const Value* build, const char* key, const char* flag, std::optional<int> standard) {
+// A whole number that the engine was built with; none where that is the default, or isn't recorded.
+std::optional<std::string> build_number(const Value* build, const char* key, std::optional<int> standard) {
     const Value* value = build == nullptr ? nullptr : json::find(*build, key);
     const std::optional<int> number = value == nullptr ? std::nullopt : json::whole(*value);
-    return !number || number == standard ? std::string() : flag + std::string(" ") + std::to_string(*number);
+    if (!number || number == standard) return std::nullopt;
+    return std::to_string(*number);
 }
 
 // An option of the build that is on or off.
@@ -227,27 +219,26 @@ Description Manifest::description(const std::string& path) const {
     }
 }
 
-std::string Manifest::rebuild_command(const std::string& target) const {
-    const std::optional<std::string> parent = text("parent"), backend = text("backend");
-    std::string command = "hemf-export trt " + (parent ? shell_word(*parent) : std::string("MODEL.onnx"));
-    if (text("precision") == "fp32")
-        command += " --fp32";
-    else if (!parent)
-        command += " --fp16";
-    command += " --target " + shell_word(target.empty() ? text("target").value_or("t4") : target);
-    if (backend) command += " --backend " + shell_word(*backend);
+std::string Manifest::rebuild_settings(const std::string& target) const {
+    std::string settings = "from " + text("parent").value_or("its ONNX file");
+    if (text("precision") == "fp32") settings += " in fp32";
+    settings += " for " + (target.empty() ? text("target").value_or("its GPU") : target);
+    if (const std::optional<std::string> backend = text("backend")) settings += " with " + *backend;
     const Value* build = json::find(document_->root, "build");
     const Value* listed = build == nullptr ? nullptr : json::find(*build, "profiles");
-    if (listed == nullptr || !listed->is_array()) return command;  // an older manifest, or one changed by hand
-    const bool standard = listed->size() == 1 && listed->front() == BatchProfile().text();
+    if (listed == nullptr || !listed->is_array()) return settings;  // an older manifest, or one changed by hand
+    std::string profiles;
     for (const Value& one : *listed)
-        if (!standard && one.is_string()) command += " --batch " + shell_word(one.get<std::string>());
-    command += number_flag(build, "workspace_mib", " --workspace", 2048);
-    command += number_flag(build, "optimization_level", " --optimization-level", std::nullopt);
-    if (build_flag(build, "version_compatible", false)) command += " --version-compatible";
-    if (stripped()) command += " --strip-weights";
-    if (!build_flag(build, "timing_cache", true)) command += " --no-timing-cache";
-    return command;
+        if (one.is_string()) profiles += (profiles.empty() ? ", batch " : " and ") + one.get<std::string>();
+    settings += profiles;
+    if (const auto workspace = build_number(build, "workspace_mib", 2048))
+        settings += ", a workspace of " + *workspace + " MiB";
+    if (const auto level = build_number(build, "optimization_level", std::nullopt))
+        settings += ", optimization level " + *level;
+    if (build_flag(build, "version_compatible", false)) settings += ", version-compatible";
+    if (stripped()) settings += ", without weights";
+    if (!build_flag(build, "timing_cache", true)) settings += ", without a timing cache";
+    return settings;
 }
 
 }  // namespace hemf

@@ -48,7 +48,8 @@ std::vector<std::int64_t> ModelInput::shape() const {
 void ModelInput::check() const {
     if (!source) return;
     source->check();
-    if (!raw) throw Error(ExitCode::usage, "A file that resizes images itself takes raw pixels.", "Add --input uint8.");
+    if (!raw) throw Error(ExitCode::usage, "A file that resizes images itself takes raw pixels.",
+                    "Export it for raw pixels: uint8 input.");
 }
 
 void ModelInput::require_sizes(const Sizes& sizes) const {
@@ -67,7 +68,7 @@ void ModelInput::require_sizes(const Sizes& sizes) const {
     if (wrong.size() > shown) listed += "; and " + std::to_string(wrong.size() - shown) + " more";
     throw bad_input("The file takes images of " + source->text() + " (height x width) alone: " + listed + ".",
                     "Take images of " + source->text() +
-                        ", or a file that was exported with their --source-size; one without it takes any, resized "
+                        ", or a file that was exported with their source size; one without it takes any, resized "
                         "beforehand.");
 }
 

@@ -62,15 +62,15 @@ Predictor::Predictor(std::string name, Description description, std::shared_ptr<
 
 Predictor Predictor::load(const std::string& engine) {
     if (!files::is_regular(engine))
-        throw bad_input("No engine at " + engine + ".", "Build one: hemf-export trt MODEL.onnx --fp16.");
+        throw bad_input("No engine at " + engine + ".", "Build one from an ONNX file.");
     if (ends_with(engine, ".onnx")) {
         throw missing_capability(
             engine + " is an ONNX file; this library runs engines.",
-            "hemf-export predict runs it, or build an engine: hemf-export trt " + engine + " --fp16.");
+            "Build an engine from it, or run it with ONNX Runtime.");
     }
     if (!files::exists(Manifest::place(engine))) {
         throw bad_input(engine + " has no manifest: nothing tells its classes and preprocessing.",
-                        "Take the manifest along with it, or build it again: hemf-export trt.");
+                        "Take the manifest along with it, or build the engine again.");
     }
     std::shared_ptr<Engine> loaded;
     try {
@@ -107,7 +107,7 @@ std::vector<float> Predictor::logits(const std::uint8_t* pixels, int images) con
     for (int start = 0; start < images; start += step) {
         const int count = std::min(step, images - start), whole = description_.batch.value_or(runner_->filled(count));
         const std::uint8_t* first = pixels + bytes * static_cast<std::size_t>(start);
-        // A short batch is filled up with its last image.
+        // A short batch is padded with its last image.
         std::vector<std::uint8_t> batch(first, first + bytes * static_cast<std::size_t>(count));
         for (int missing = count; missing < whole; ++missing)
             batch.insert(batch.end(), first + bytes * static_cast<std::size_t>(count - 1),

@@ -41,7 +41,7 @@ Check agreement(const std::string& path, const PlanHeader& header, const Manifes
     return refused(
         "plan header", own,
         bad_input(path + " was serialized by " + own + "; its manifest says " + backend + " " + version + ".",
-                  "One of them was put there by hand. Build it again: " + manifest.rebuild_command()));
+                  "One of them was put there by hand. Build the engine again " + manifest.rebuild_settings() + "."));
 }
 
 std::vector<int> numbers(const std::string& version) {
@@ -62,19 +62,19 @@ Check version_here(const std::string& path, const PlanHeader& header, const Mani
                    const Machine& machine) {
     const std::string wanted = header.version ? *header.version : manifest.text("backend_version").value_or("?");
     const auto there = machine.versions.find(header.backend);
-    const std::string again = manifest.rebuild_command();
+    const std::string again = manifest.rebuild_settings() + ".";
     if (there == machine.versions.end()) {
         return {"TensorRT", Outcome::not_checked, "needs " + header.backend + " " + wanted + "; none here",
                 missing_capability(
                     path + " needs " + header.backend + " " + wanted + ", which this program was not built with.",
-                    "Build the C++ library with it, or the engine for what is here: " + again)};
+                    "Build the C++ library with it, or build the engine with what is here " + again)};
     }
     const bool later = manifest.flag("version_compatible") && numbers(there->second) >= numbers(wanted);
     if (there->second == wanted || later) return fine("TensorRT", header.backend + " " + there->second + " here");
     return refused("TensorRT", header.backend + " " + there->second + " here, built by " + wanted,
                    missing_capability(path + " was built by " + header.backend + " " + wanted + "; here is " +
                                           there->second + ", and plans don't cross versions.",
-                                      "Build it again here: " + again));
+                                      "Build it again here " + again));
 }
 
 // None where the driver, or the CUDA version of the linked TensorRT, isn't known.
@@ -83,7 +83,7 @@ std::optional<Check> driver_here(const std::string& path, const PlanHeader& head
     if (!machine.driver || wanted == machine.cuda.end()) return std::nullopt;
     const std::string served = std::to_string(machine.driver->first) + "." + std::to_string(machine.driver->second);
     const std::string major = std::to_string(wanted->second);
-    // A driver serves all CUDA versions up to its own, and of its own major version later ones as well.
+    // A driver supports all CUDA versions up to its own, and later ones of the same major version.
     if (machine.driver->first >= wanted->second)
         return fine("driver", "serves CUDA " + served + ", " + header.backend + " needs " + major);
     return refused("driver", "serves CUDA up to " + served + ", " + header.backend + " needs " + major,
@@ -100,14 +100,14 @@ Check capability_here(const std::string& path, const Manifest& manifest, const M
         return {what, Outcome::not_checked, "for " + wanted.value_or("an unknown one") + "; no GPU here",
                 missing_capability(
                     path + " needs a GPU of " + wanted.value_or("its compute capability") + "; none is seen here.",
-                    "Run it on that GPU. hemf-export doctor shows what this machine has.")};
+                    "Run it on a machine with that GPU and an NVIDIA driver.")};
     }
     const std::string here = "sm_" + std::to_string(machine.gpu->first) + std::to_string(machine.gpu->second);
     if (!wanted) return {what, Outcome::not_checked, "the plan doesn't say; here is " + here, std::nullopt};
     if (here == *wanted) return fine(what, here);
     return refused(what, "built for " + *wanted + ", here is " + here,
                    missing_capability(path + " was built for " + *wanted + "; this GPU is " + here + ".",
-                                      "Build one for it: " + manifest.rebuild_command(here)));
+                                      "Build one for it " + manifest.rebuild_settings(here) + "."));
 }
 
 }  // namespace
@@ -133,7 +133,7 @@ std::string platform_here() {
 // numbers of the version at byte 24. TensorRT-RTX has another tag.
 PlanHeader read_plan_header(const std::string& path) {
     if (!files::is_regular(path))
-        throw bad_input("No engine at " + path + ".", "Build one: hemf-export trt MODEL.onnx --fp16.");
+        throw bad_input("No engine at " + path + ".", "Build one from an ONNX file.");
     unsigned char start[28] = {};
     std::size_t count = 0;
     if (const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file{std::fopen(path.c_str(), "rb"), std::fclose})
@@ -144,7 +144,7 @@ PlanHeader read_plan_header(const std::string& path) {
     if (count < sizeof start || (!plain && !rtx)) {
         throw bad_input(
             path + " is not a TensorRT plan: " + (count == 0 ? "it is empty." : "it does not begin as one."),
-            "Build it again: hemf-export trt.");
+            "Build it again.");
     }
     PlanHeader header{rtx ? "tensorrt-rtx" : "tensorrt", std::nullopt};
     if (start[4] == 0 && start[5] == 0 && start[6] == 0 && start[7] == 0) {
@@ -182,7 +182,7 @@ Preflight look(const std::string& path, const Machine& machine) {
                 refused("platform", "built on " + *platform + ", here is " + machine.platform,
                         missing_capability(path + " was built on " + *platform + "; here is " + machine.platform +
                                                ", and plans don't cross platforms.",
-                                           "Build it again here: " + manifest.rebuild_command())));
+                                           "Build it again here " + manifest.rebuild_settings() + ".")));
         }
     }
     result.checks.push_back(version_here(path, header, manifest, machine));

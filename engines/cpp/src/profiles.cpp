@@ -47,7 +47,7 @@ std::vector<int> Profiles::parts(int count) const {
     }
     throw bad_input(
         "A batch of " + std::to_string(count) + " is outside the engine's profile: it takes " + ranges + ".",
-        "Fill the batch up, or build with other sizes: hemf-export trt --batch MIN:OPT:MAX.");
+        "Fill the batch up, or build the engine with other batch sizes.");
 }
 
 int Profiles::filled(int count) const {

@@ -1,1 +1,1 @@
-"""One file a command: it parses, calls one library function and prints."""
+"""Commands, one per file, which parse options, call one function of the API and print."""

@@ -6,53 +6,51 @@ from pathlib import Path
 
 import click
 
+import hemf_export
 from hemf_export.cli.options import PATH, Command, force_option, golden_option, images_option, json_option
 
 
 @click.command("bundle", cls=Command)
 @click.argument("files", nargs=-1, required=True, metavar="ENGINE|ONNX…", type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, metavar="FILE.tar.zst")
-@click.option("--verified", type=PATH, metavar="VERIFY.json", help="What verify --json printed.")
-@click.option("--bench", type=PATH, metavar="BENCH.json", help="What bench -o wrote.")
+@click.option("--verified", type=PATH, metavar="VERIFY.json", help="Output of verify --json.")
+@click.option("--bench", type=PATH, metavar="BENCH.json", help="Output of bench -o.")
 @images_option("Golden images for ONNX files.  [default: those of the engines, else seeded noise]")
-@golden_option("How many; 0 for none, of engines too.")
-@click.option("--use", type=PATH, metavar="FILE.md", help="What it is for: for the model card.")
+@golden_option("Number of golden images of each model; 0 for none.")
+@click.option("--use", type=PATH, metavar="FILE.md", help="Intended use, as text for the model card.")
 @click.option("--checkpoint", type=PATH, metavar="CKPT",
-              help="Whose training the model card tells of.  [default: looked for beside the files]")  # fmt: skip
-@click.option("--triton/--no-triton", default=True, show_default=True, help="With a repository for Triton.")
-@click.option("--name", metavar="NAME", help="Of the model there.  [default: the file's]")
-@click.option("--cpp/--no-cpp", default=True, show_default=True, help="With the C++ library and its example.")
-@force_option("a bundle that is there")
+              help="Checkpoint whose training the card describes.  [default: found beside the files]")  # fmt: skip
+@click.option("--triton/--no-triton", default=True, show_default=True, help="Include a model repository for Triton.")
+@click.option("--name", metavar="NAME", help="Name of the model in Triton.  [default: the file's]")
+@click.option("--cpp/--no-cpp", default=True, show_default=True, help="Include the C++ library and its example.")
+@force_option("an existing bundle")
 @json_option()
 def command(
     files: tuple[Path, ...], output: Path, verified: Path | None, bench: Path | None, images: Path | None, golden: int,
     use: Path | None, checkpoint: Path | None, triton: bool, name: str | None, cpp: bool, force: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Pack model files of one checkpoint into FILE.tar.zst, with all that proves and serves them.
+    """Pack model files of one checkpoint into FILE.tar.zst, with everything that proves and serves them.
 
-    In it: files and manifests, reports, golden images and logits, labels, a model card, Triton's repository, the C++
-    sources, and the SHA-256 of each file. The same inputs give the same bytes. `tar --zstd -xf` unpacks it, and
-    `hemf-export self-test FILE.tar.zst` tries it on its target.
+    A bundle holds files and manifests, reports, golden images with their logits, labels, a model card, a repository
+    for Triton, the C++ sources, and the SHA-256 of each file. The same inputs give the same bytes. `tar --zstd -xf`
+    unpacks it, and `hemf-export self-test FILE.tar.zst` tests it on its target.
     """
-    from hemf_export.bundles import making, model_card
     from hemf_export.cli import console
     from hemf_export.cli.progress import ConsoleProgress
     from hemf_export.pages import census_text
 
-    request = making.Request(
-        files=files, output=output, verified=verified, bench=bench, images=images, golden=golden,
-        use=None if use is None else model_card.read_use(use), checkpoint=checkpoint, triton=triton,
-        served_as=name, cpp=cpp, force=force,
+    packed = hemf_export.bundle(
+        files, output, verification=verified, benchmark=bench, images=images, golden=golden, use=use,
+        checkpoint=checkpoint, triton=triton, name=name, cpp=cpp, force=force, progress=ConsoleProgress(),
     )  # fmt: skip
-    made = making.make(request, ConsoleProgress())
-    for note in made.notes:
+    for note in packed.notes:
         console.warn(note)
-    size = made.path.stat().st_size
-    about, contents = made.index.about, made.index.contents_sha256
+    size = packed.path.stat().st_size
+    about, contents = packed.manifest, packed.contents_sha256
     if as_json:
         values = {
-            "file": str(made.path), "size_bytes": size, "sha256": made.sha256, "contents_sha256": contents,
-            "files": len(made.index.members) + 2, **about, "notes": list(made.notes),
+            "file": str(packed.path), "size_bytes": size, "sha256": packed.sha256, "contents_sha256": contents,
+            "files": packed.files, **about, "notes": list(packed.notes),
         }  # fmt: skip
         console.print_json(values)
         return
@@ -69,9 +67,9 @@ def command(
         ("reports", ", ".join(what for what in ("verified", "timed") if about[what]) or "none"),
         ("Triton", ", ".join(about["triton"]) or "none"),
         ("C++ sources", "yes" if cpp else "no"),
-        ("size", f"{console.size(size)}, {len(made.index.members) + 2} files"),
-        ("SHA-256", made.sha256),
+        ("size", f"{console.size(size)}, {packed.files} files"),
+        ("SHA-256", packed.sha256),
         ("of the contents", f"{contents} (timings left out)"),
     ]
-    console.facts(str(made.path), rows)
-    console.next_command("hemf-export self-test", made.path)
+    console.facts(str(packed.path), rows)
+    console.next_command("hemf-export self-test", packed.path)

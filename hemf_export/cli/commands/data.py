@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import hemf_export
 from hemf_export.cli.options import PATH, Group, Seed, json_option
-from hemf_export.files.errors import UsageError
-
-if TYPE_CHECKING:  # what runs imports it when it is needed
-    from hemf_export.train.datasets.preparation import Prepared
 
 
 @click.group("data", cls=Group)
 def command() -> None:
     """Divide images into training, validation and test, by the paper's splits or your own.
 
-    The folder that is made has train/, val/ and test/ with a folder of images per class, and split.json, which records
+    The output folder has train/, val/ and test/ with a folder of images per class, and split.json, which records
     each image's split and SHA-256. The same seed gives the same split on any machine. Each subcommand takes --json.
 
     \b
@@ -31,7 +27,7 @@ def command() -> None:
 
 
 def _common(function: Callable[..., None]) -> Callable[..., None]:
-    """What every set takes."""
+    """Add the options that all data sets share."""
     for option in reversed((
         click.argument("source", type=PATH),
         click.option("-o", "--output", required=True, type=PATH, help="A new or empty folder."),
@@ -39,11 +35,11 @@ def _common(function: Callable[..., None]) -> Callable[..., None]:
                      help="Shares, stratified by class.  [default: see above]"),
         click.option("--seed", type=Seed(), help="[default: the authors' 123 for their split, else 0]"),
         click.option("--groups", type=PATH, metavar="FILE.csv",
-                     help="Which group each image belongs to; no group is divided."),
-        click.option("--group-column", metavar="NAME", help="The column of the groups: patient, lesion_id, …"),
+                     help="Group of each image, such as its patient; no group is divided."),
+        click.option("--group-column", metavar="NAME", help="Column of the groups: patient, lesion_id, …"),
         click.option("--image-column", metavar="NAME", default="image", show_default=True,
-                     help="The column of the images' file names."),
-        click.option("--copy", is_flag=True, help="Copy the images in place of linking them."),
+                     help="Column of the images' file names."),
+        click.option("--copy", is_flag=True, help="Copy the images instead of linking them."),
         click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them."),
         json_option(),
     )):  # fmt: skip
@@ -64,7 +60,7 @@ def isic2018(**options: Any) -> None:
 
 
 @command.command("kvasir", short_help="Kvasir, in two folds.")
-@click.option("--fold", type=click.Choice(["1", "2"]), help="Which half is for training.  [default: 1]")
+@click.option("--fold", type=click.Choice(["1", "2"]), help="Half that is used for training.  [default: 1]")
 @_common
 def kvasir(fold: str | None, **options: Any) -> None:
     """Kvasir: SOURCE holds the 8 class folders, or kvasir-dataset as a folder or ZIP file.
@@ -76,7 +72,7 @@ def kvasir(fold: str | None, **options: Any) -> None:
 
 
 @command.command("covid-ct", short_help="COVID-CT, by the paper's shares or its own lists.")
-@click.option("--published-split", "published", is_flag=True, help="The lists that come with it, in Data-split/.")
+@click.option("--published-split", "published", is_flag=True, help="Use the lists that come with it, in Data-split/.")
 @_common
 def covid_ct(**options: Any) -> None:
     """COVID-CT: SOURCE is the repository UCSD-AI4H/COVID-CT, with CT_COVID and CT_NonCOVID as folders or ZIP files.
@@ -101,76 +97,56 @@ def class_folders(**options: Any) -> None:
 @click.argument("folder", metavar="DIR", type=PATH)
 @json_option()
 def check(folder: Path, as_json: bool) -> None:
-    """See that DIR holds the images that its split.json lists, byte for byte; ends with 3 where it doesn't."""
+    """Check that DIR holds the images that its split.json lists, byte for byte; ends with 3 if it doesn't."""
     from hemf_export.cli import console
     from hemf_export.cli.progress import ConsoleProgress
-    from hemf_export.train.datasets import split_file
 
-    record = split_file.verify(folder, ConsoleProgress())
+    checked = hemf_export.check_split(folder, progress=ConsoleProgress())
     if as_json:
-        console.print_json({"digest": record["digest"], "images": len(record["images"])}, indent=None)
+        console.print_json(checked.to_dict(), indent=None)
         return
-    console.result(
-        f"{folder}: all {len(record['images'])} images are as split.json lists them, split {record['digest'][:16]}"
-    )
+    console.result(f"{folder}: all {checked.images} images are as split.json lists them, split {checked.digest[:16]}")
 
 
 def _run(data_set: Any, options: dict[str, Any]) -> None:
     from hemf_export.cli import console
     from hemf_export.cli.progress import ConsoleProgress
-    from hemf_export.train.datasets.assignment import Request
-    from hemf_export.train.datasets.groups import GroupColumn
-    from hemf_export.train.datasets.preparation import prepare
-    from hemf_export.train.datasets.splits import Shares
 
-    as_json, text, path = options.pop("as_json"), options.pop("split"), options.pop("groups")
-    column, image_column = options.pop("group_column"), options.pop("image_column")
-    if (path is None) != (column is None):
-        raise UsageError("--groups and --group-column go together.", "--groups patients.csv --group-column patient")
-    request = Request(
-        data_set=data_set,
-        shares=None if text is None else Shares.parse(text),
-        group_column=None if path is None else GroupColumn(path, column, image_column),
-        **options,
-    )
-    made = prepare(request, ConsoleProgress())
-    for note in made.notes:
+    as_json = options.pop("as_json")
+    data = hemf_export.split_data(data_set=data_set, progress=ConsoleProgress(), **options)
+    for note in data.notes:
         console.warn(note)
     if as_json:
-        values = {**dataclasses.asdict(made), "output": str(made.output)}
-        console.print_json(values)
+        console.print_json(data.to_dict())
         return
-    _show(made)
+    _show(data)
 
 
-def _show(made: Prepared) -> None:
+def _show(data: hemf_export.DataSplit) -> None:
     from hemf_export.cli import console
-    from hemf_export.train.datasets.splits import SPLITS
 
-    counts = made.counts
-    used = [split for split in SPLITS if any(row[split] for row in counts.values())]
+    counts, linked, copied = data.counts, data.values["linked"], data.values["copied"]
+    used = [split for split in ("train", "val", "test") if any(row[split] for row in counts.values())]
     rows = [(name, *(str(row[split]) for split in used), str(sum(row.values()))) for name, row in counts.items()]
     totals = [sum(row[split] for row in counts.values()) for split in used]
     rows.append(("all", *(str(total) for total in totals), str(sum(totals))))
-    console.table(f"{made.output}: {_method(made)}", ("class", *used, "all"), rows)
+    console.table(f"{data.path}: {_method(data.values['origin'])}", ("class", *used, "all"), rows)
     how = " and ".join(
-        [f"{made.linked} hard links (a change in place changes both)"] * bool(made.linked)
-        + [f"{made.copied} copies"] * bool(made.copied)
+        [f"{linked} hard links (a change in place changes both)"] * bool(linked) + [f"{copied} copies"] * bool(copied)
     )
-    console.say(f"{how}; split.json records the split {made.digest[:16]}")
-    console.next_command("hemf-export train", made.output, "-o", _run_folder(made.output))
+    console.say(f"{how}; split.json records the split {data.digest[:16]}")
+    console.next_command("hemf-export train", data.path, "-o", _run_folder(data.path))
 
 
-def _method(made: Prepared) -> str:
-    origin = made.origin
-    if origin.method == "published":
+def _method(origin: Mapping[str, Any]) -> str:
+    if origin["method"] == "published":
         return "the split published with it"
-    if origin.method == "folds":
-        return f"fold {origin.fold} of 2, seed {origin.seed}"
+    if origin["method"] == "folds":
+        return f"fold {origin['fold']} of 2, seed {origin['seed']}"
     by = {"authors": "by the authors' algorithm", "stratified": "stratified by class"}.get(
-        origin.method, f"by {origin.groups['column']}, none divided" if origin.groups else ""
+        origin["method"], f"by {origin['groups']['column']}, none divided" if origin["groups"] else ""
     )
-    return f"{origin.shares} {by}, seed {origin.seed}"
+    return f"{origin['shares']} {by}, seed {origin['seed']}"
 
 
 def _run_folder(output: Path) -> Path:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
+import hemf_export
 from hemf_export.cli.options import PATH, Command, Number, json_option
-from hemf_export.files.errors import UsageError
 from hemf_export.metrics.percentage import percentage
-
-if TYPE_CHECKING:
-    from hemf_export.bundles.index import Index
-    from hemf_export.bundles.latency import Latency
-    from hemf_export.bundles.trial import Tried
-    from hemf_export.engines.golden import SelfTest
 
 
 @click.command("self-test", cls=Command)
@@ -30,103 +25,100 @@ if TYPE_CHECKING:
 def command(
     engine: Path, cuda_graphs: bool, keep: Path | None, max_slowdown: float | None, strict: bool, as_json: bool
 ) -> None:
-    """Run golden images, and compare with what the graphs compute that were proven.
+    """Run golden images, and compare their logits with those of the proven graphs.
 
-    Of an ENGINE those that lie beside it. Of a BUNDLE (FILE.tar.zst) every hash is compared first, then each model is
-    run that runs here, and timed beside the bundle's own benchmark, in turn with another of its models, so that a busy
-    machine fails nothing. Ends with 1 where a bundle was changed, and nothing of it is unpacked then; with 3 where a
-    logit differs by more than a manifest allows, or where a model is too slow; with 4 where nothing can run here.
+    The golden images of an ENGINE lie beside it. Of a BUNDLE (FILE.tar.zst) every hash is checked first; then each
+    model that can run here is run, and timed in turn with another model of the bundle, so that a busy machine fails
+    nothing.
+
+    Ends with 1 if the bundle was changed (nothing is unpacked then), with 3 if a logit differs by more than its
+    manifest allows or a model is too slow, and with 4 if nothing can run here.
     """
-    from hemf_export.bundles import archive
-
-    if archive.looks_like_one(engine):
-        return _bundle(engine, cuda_graphs, keep, max_slowdown, strict, as_json)
-    if keep is not None or max_slowdown is not None or strict:
-        raise UsageError("--keep, --max-slowdown and --strict are of bundles.", f"{engine} is taken for an engine.")
     from hemf_export.cli import console
     from hemf_export.cli.progress import ConsoleProgress
-    from hemf_export.models import self_test
 
-    with ConsoleProgress().task(f"Running {engine.name} on its golden images"):
-        found = self_test.run(engine, cuda_graphs=cuda_graphs)
-    for note in found.notes:
+    progress = ConsoleProgress(lambda event: _show_bundle(event, as_json))
+    result = hemf_export.self_test(
+        engine, keep=keep, strict=strict, max_slowdown=max_slowdown, cuda_graphs=cuda_graphs, progress=progress
+    )
+    values = result.to_dict()
+    if "models" not in values:
+        for note in result.notes:
+            console.warn(note)
+    if as_json:
+        console.print_json(values)
+    elif "models" not in values:
+        _show_engine(engine, values)
+        console.next_command("hemf-export predict", engine, "IMAGE…")
+    elif keep is None:
+        console.next_command("hemf-export self-test", engine, "--keep DIR")
+    else:
+        runnable = next(model for model in values["models"] if model["outcome"] == "passed")
+        console.next_command("hemf-export predict", keep / "models" / runnable["file"], "IMAGE…")
+
+
+def _show_engine(path: Path, values: Mapping[str, Any]) -> None:
+    from hemf_export.cli import console
+
+    rows = [
+        ("images", str(values["images"])),
+        ("largest logit difference", f"{values['logit_difference']['max']:.2e} (bound {values['bound']:.3g})"),
+        ("top-1 agreement", percentage(values["agreement"], values["images"])),
+    ]
+    console.facts(f"{path} computes what its graph does", rows)
+
+
+def _show_bundle(event: object, as_json: bool) -> None:
+    """Print the results of a bundle's models, even if an error follows."""
+    from hemf_export.cli import console
+
+    if not isinstance(event, hemf_export.SelfTest):
+        return
+    for note in event.notes:
         console.warn(note)
     if as_json:
-        console.print_json({"file": str(engine), **found.to_dict()})
-        return None
-    rows = [
-        ("images", str(found.comparison.images)),
-        ("largest logit difference", f"{found.comparison.logit_difference.max:.2e} (bound {found.bound:.3g})"),
-        ("top-1 agreement", percentage(found.comparison.agreement, found.comparison.images)),
-    ]
-    console.facts(f"{engine} computes what its graph does", rows)
-    console.next_command("hemf-export predict", engine, "IMAGE…")
-    return None
-
-
-def _bundle(
-    path: Path, cuda_graphs: bool, keep: Path | None, max_slowdown: float | None, strict: bool, as_json: bool
-) -> None:
-    from hemf_export.bundles import latency, trial
-    from hemf_export.cli import console
-    from hemf_export.cli.progress import ConsoleProgress
-
-    latency.require_bound(max_slowdown)
-    progress = ConsoleProgress()
-    with trial.opened(path, keep, progress) as (folder, index):
-        found = trial.run(folder, index, cuda_graphs=cuda_graphs, max_slowdown=max_slowdown, progress=progress)
-        for model in found.models:
-            for note in model.notes:
-                console.warn(f"{model.file}: {note}")
-        if not as_json:
-            _show(path, index, found.models)
-        found.require(path, strict=strict)
-    if as_json:
-        values = {
-            "file": str(path), "passed": True, "files": len(index.members) + 2,
-            "contents_sha256": index.contents_sha256, "models": [model.to_dict() for model in found.models],
-        }  # fmt: skip
-        console.print_json(values)
         return
-    runnable = next(model for model in found.models if model.outcome == "passed")
-    if keep is None:
-        console.next_command("hemf-export self-test", path, "--keep DIR")
-    else:
-        console.next_command("hemf-export predict", keep / "models" / runnable.file, "IMAGE…")
-
-
-def _show(path: Path, index: Index, models: tuple[Tried, ...]) -> None:
-    from hemf_export.cli import console
-
-    console.say(f"{path}: {len(index.members) + 2} files, every hash agrees; contents {index.contents_sha256}")
+    values = event.to_dict()
+    console.result(_verdict(values["models"]))
+    console.say(f"{values['file']}: {values['files']} files, every hash agrees; contents {values['contents_sha256']}")
     rows = []
-    for model in models:
-        golden, latency = model.golden, model.latency
+    for model in values["models"]:
+        golden, latency = model["golden"], model["latency"]
         rows.append(
             (
-                model.file,
-                model.precision,
-                "" if golden is None else f"{golden.comparison.logit_difference.max:.1e} (bound {golden.bound:.2g})",
-                "" if golden is None else _agreement(golden),
-                "" if latency is None else f"{latency.p50_ms:.3g} ms ({latency.known.p50_ms:.3g} there)",
-                model.outcome,
+                model["file"],
+                model["precision"],
+                "" if golden is None else f"{_difference(golden)} (bound {golden['bound']:.2g})",
+                "" if golden is None else f"{percentage(golden['agreement'], golden['images'])} of {golden['images']}",
+                "" if latency is None else f"{latency['p50_here_ms']:.3g} ms ({latency['p50_ms']:.3g} there)",
+                model["outcome"],
             )
         )
     columns = ("file", "precision", "largest logit difference", "same class", "p50", "")
     console.table("On this machine", columns, rows)
-    for model in models:
-        if model.reason:
-            console.say(f"not run: {model.reason}")
-        if (timed := model.latency) is not None and timed.bound is None:
-            console.say(f"{model.file}: latency without a verdict, {_why_no_verdict(timed)}.")
+    for model in values["models"]:
+        if model["reason"]:
+            console.say(f"not run: {model['reason']}")
+        if (timed := model["latency"]) is not None and timed["max_slowdown_percent"] is None:
+            console.say(f"{model['file']}: latency without a verdict, {_why_no_verdict(timed)}.")
 
 
-def _agreement(golden: SelfTest) -> str:
-    compared = golden.comparison
-    return f"{percentage(compared.agreement, compared.images)} of {compared.images}"
+def _verdict(models: Sequence[Mapping[str, Any]]) -> str:
+    """Say in a sentence how many models compute here what they did where they were proven."""
+    outcomes = [model["outcome"] for model in models]
+    passed, not_run = outcomes.count("passed"), outcomes.count("not run")
+    failed = len(models) - passed - not_run
+    word = "FAILED" if failed else "passed" if passed else "not run"
+    skipped = f", {not_run} can't run here" if not_run else ""
+    return f"{word}: {passed} of {len(models)} models compute here what they were proven to{skipped}"
 
 
-def _why_no_verdict(timed: Latency) -> str:
-    if not timed.known.same_kind:
-        return f"it was timed on another machine ({timed.known.machine}; here: {timed.known.here})"
+def _difference(golden: Mapping[str, Any]) -> str:
+    largest = golden["logit_difference"]["max"]
+    return "not finite" if largest is None else f"{largest:.1e}"
+
+
+def _why_no_verdict(timed: Mapping[str, Any]) -> str:
+    if not timed["same_kind"]:
+        return f"it was timed on another machine ({timed['machine']}; here: {timed['here']})"
     return "the bundle has no second model that was timed beside it: a busy machine would look like a slow model"

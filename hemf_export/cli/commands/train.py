@@ -5,24 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+import hemf_export
+from hemf_export.api.recipes import VARIANTS, WHOLE
 from hemf_export.cli.options import PATH, Command, Count, device_option, json_option
 from hemf_export.cli.recipe_options import SECTIONS, given_recipe, recipe_options
+from hemf_export.files.errors import FailedElsewhereError
 from hemf_export.metrics.percentage import percentage
-from hemf_export.networks.variants import VARIANTS, WHOLE
-from hemf_export.train.recipe_file import dump
-
-if TYPE_CHECKING:
-    from hemf_export.train import run
-    from hemf_export.train.recipe import Recipe
 
 
 @click.command("train", cls=Command, groups=SECTIONS)
 @click.argument("data", type=PATH, required=False, metavar="DATA")
-@click.option("-o", "--output", type=PATH, help="The run's folder.  [required]")
+@click.option("-o", "--output", type=PATH, help="Folder of the run.  [required]")
 @click.option("--model", default="hemf-base", show_default=True, help="hemf-base, hemf-small or hemf-tiny.")
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
               help=f"A reduced network of the paper's ablation: {', '.join(VARIANTS)}.")  # fmt: skip
@@ -36,23 +33,26 @@ if TYPE_CHECKING:
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
 @click.option("--teacher", type=PATH, metavar="CKPT",
-              help="A trained checkpoint of the same classes, of any size: it teaches this one.")  # fmt: skip
-@click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file, and train nothing.")
+              help="Trained checkpoint of the same classes to distil from; of any size.")  # fmt: skip
+@click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file without training.")
 @recipe_options
 @device_option
 @click.option("--amp", type=click.Choice(["float16", "bfloat16", "off"]), default=None,
-              help="Type that products are computed in.  [default: float16 on CUDA, off on a CPU]")  # fmt: skip
+              help="Type of automatic mixed precision.  [default: float16 on CUDA, off on a CPU]")  # fmt: skip
 @click.option("--no-amp", "amp", flag_value="off", hidden=True)
 @click.option(
-    "--channels-last/--no-channels-last", default=True, show_default=True, help="Memory of weights and images."
+    "--channels-last/--no-channels-last", default=True, show_default=True, help="Memory format of weights and images."
 )
-@click.option("--compile/--no-compile", default=False, show_default=True, help="Through torch.compile.")
+@click.option("--compile/--no-compile", default=False, show_default=True, help="Train through torch.compile.")
 @click.option(
-    "--workers", type=Count(0, 1024), default=None, help="Loader processes.  [default: 0 on a CPU, up to 8 on CUDA]"
+    "--workers",
+    type=Count(0, 1024),
+    default=None,
+    help="Processes that load images.  [default: 0 on a CPU, up to 8 on CUDA]",
 )
-@click.option("--resume", is_flag=True, help="Go on with the run in the output folder.")
+@click.option("--resume", is_flag=True, help="Continue the run in the output folder.")
 @click.option("--skip-unreadable", is_flag=True, help="Leave out images that don't decode, and count them.")
-@click.option("--tensorboard", is_flag=True, help="Each epoch's figures for TensorBoard as well, in RUN/tensorboard.")
+@click.option("--tensorboard", is_flag=True, help="Write each epoch's metrics for TensorBoard too, in RUN/tensorboard.")
 @json_option("summary")
 @click.pass_context
 def command(
@@ -63,92 +63,44 @@ def command(
 ) -> None:  # fmt: skip
     """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
-    The defaults are the paper's recipe (Table 5): every field is a flag, and a key of a --recipe file. Interrupted or
-    killed, a run goes on with --resume from its last finished epoch.
+    The defaults are the paper's recipe (Table 5). Every field of it is a flag, and a key of a --recipe file. After
+    an interruption, --resume continues from the last finished epoch.
 
     On several GPUs: torchrun --nproc-per-node 4 -m hemf_export train DATA -o RUN, with the same options.
     """
     recipe = given_recipe(context, recipe_source, fields)
     if print_recipe:
-        click.echo(dump(recipe), nl=False)
+        click.echo(hemf_export.recipe_file(recipe), nl=False)
         return
     data, output = _required(context, "data", data), _required(context, "output", output)
     from hemf_export.cli import console
-    from hemf_export.train import scalars
-    from hemf_export.train.run import Options
-
-    if tensorboard:
-        scalars.check()
-    options = Options(
-        data=data, output=output, model=model, variant=variant, image_size=image_size, mode=mode, device=device,
-        amp=amp, channels_last=channels_last, compile=compile, workers=workers, resume=resume,
-        skip_unreadable=skip_unreadable, teacher=teacher,
-    )  # fmt: skip
-    with _together(device) as first:
-        summary = _train(options, recipe, tensorboard=tensorboard)
-        if first and as_json:
-            console.print_json(summary)
-        elif first:
-            _show(summary, output)
-
-
-def _train(options: run.Options, recipe: Recipe, *, tensorboard: bool) -> dict[str, Any]:
-    """The summary of a whole run."""
-    from hemf_export.cli import console
     from hemf_export.cli.progress import ConsoleProgress
-    from hemf_export.files import locks
-    from hemf_export.train import distributed, scalars
-    from hemf_export.train.run import check, prepare
-    from hemf_export.train.trainer import Epoch
 
-    lines, board = EpochLines(), None
-
-    def show(event: object) -> None:
-        lines(event)
-        if board is not None and isinstance(event, Epoch):
-            board.add(event.figures, event.number)
-
-    check(options, recipe)
-    with distributed.current().once(locks.owned_folder(options.output)):
-        prepared = prepare(options, recipe, ConsoleProgress(show))
-        for line in prepared.notes:
-            console.warn(line)
-        console.say(prepared.headline)
-        if tensorboard and prepared.trainer.group.first:
-            folder = prepared.trainer.run.path / "tensorboard"
-            board = scalars.writer(folder, start=prepared.trainer.next_epoch + 1)
-        summary = prepared.fit()
-    if board is not None:
-        board.close()
-    return summary
-
-
-def _show(summary: dict[str, Any], output: Path) -> None:
-    from hemf_export.cli import console, next_step
-
-    rows = [
-        (split, str(figures["images"]), *_shares(figures, "accuracy", "balanced_accuracy"), _recalls(figures))
-        for split, figures in summary["splits"].items()
-    ]
-    columns = ("split", "images", "accuracy", "balanced", "recall of each class")
-    console.table(f"best.pt, epoch {summary['epoch']}", columns, rows)
-    console.say(f"Written to {output}: best.pt, last.pt, metrics.jsonl, summary.json, confusion.png, curve.png")
-    next_step.show(output / "best.pt")
+    with _first_process_talks() as first:
+        run = hemf_export.train(
+            data, output, model=model, recipe=recipe, variant=variant, image_size=image_size, preprocess=mode,
+            teacher=teacher, device=device, amp=amp, channels_last=channels_last, compile=compile, workers=workers,
+            resume=resume, skip_unreadable=skip_unreadable, tensorboard=tensorboard,
+            progress=ConsoleProgress(EpochLines()),
+        )  # fmt: skip
+        if first and as_json:
+            console.print_json(run.manifest)
+        elif first:
+            _show(run)
 
 
 @contextmanager
-def _together(device: str) -> Iterator[bool]:
-    """Be one of the run's processes, where torchrun started several; whether this is the one that talks."""
+def _first_process_talks() -> Iterator[bool]:
+    """Keep every process but the first of a run quiet; whether this is the first."""
+    from hemf_export.api.training import is_first_process
     from hemf_export.cli import console
-    from hemf_export.train import distributed
 
-    first = distributed.launched().first
+    first = is_first_process()
     if not first:
         console.talk.quiet = console.results.quiet = True
     try:
-        with distributed.joined(device):
-            yield first
-    except (distributed.FailedElsewhereError, KeyboardInterrupt) as error:
+        yield first
+    except (FailedElsewhereError, KeyboardInterrupt) as error:
         if first:
             raise
         code = 130 if isinstance(error, KeyboardInterrupt) else error.exit_code
@@ -156,8 +108,22 @@ def _together(device: str) -> Iterator[bool]:
         raise SystemExit(code) from error
 
 
+def _show(run: hemf_export.TrainResult) -> None:
+    from hemf_export.cli import console, next_step
+
+    summary, output = run.manifest, run.path
+    rows = [
+        (split, str(figures["images"]), *_shares(figures, "accuracy", "balanced_accuracy"), _recalls(figures))
+        for split, figures in summary["splits"].items()
+    ]
+    columns = ("split", "images", "accuracy", "balanced", "recall of each class")
+    console.table(f"best.pt, epoch {summary['epoch']}", columns, rows)
+    console.say(f"Written to {output}: best.pt, last.pt, metrics.jsonl, summary.json, confusion.png, curve.png")
+    next_step.show(run.checkpoint)
+
+
 def _required(context: click.Context, name: str, value: Path | None) -> Path:
-    """What only --print-recipe does without."""
+    """Return an argument that is required except with --print-recipe."""
     if value is None:
         parameter = next(each for each in context.command.params if each.name == name)
         raise click.MissingParameter(ctx=context, param=parameter)
@@ -177,18 +143,20 @@ def _recalls(figures: dict[str, Any]) -> str:
 
 
 class EpochLines:
-    """Prints a line for each epoch as it ends; knows no other event."""
+    """Event handler that prints the start of a training and a line for each epoch; ignores other events."""
 
     def __init__(self) -> None:
         self._durations: list[float] = []
 
     def __call__(self, event: object) -> None:
+        from hemf_export.api.events import Epoch, TrainingBegun
         from hemf_export.cli import console
-        from hemf_export.train.trainer import Epoch
 
+        if isinstance(event, TrainingBegun):
+            console.say(event.headline)
         if not isinstance(event, Epoch):
             return
-        line = event.figures
+        line = event.metrics
         self._durations.append(line["seconds"])
         last = self._durations[-5:]
         left = (event.epochs - event.number) * sum(last) / len(last)

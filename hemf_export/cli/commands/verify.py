@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from hemf_export.checkpoints.reading import Reading
+import hemf_export
 from hemf_export.cli.options import (
     PATH,
     POINTS,
@@ -15,15 +14,12 @@ from hemf_export.cli.options import (
     Command,
     Number,
     batch_option,
+    checkpoint_options,
     classes_option,
     json_option,
     page_option,
-    reading_options,
     seed_option,
 )
-
-if TYPE_CHECKING:
-    from hemf_export.verification.verification import Verification
 
 
 @click.command("verify", cls=Command)
@@ -31,22 +27,26 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, type=PATH,
               help="Images: a data folder (test/, else val/), class folders, or images without labels.")  # fmt: skip
 @click.option("--reference", type=PATH, metavar="CKPT",
-              help="What they must equal.  [default: the checkpoint they are from, beside them]")  # fmt: skip
+              help="Model to compare with.  [default: the checkpoint of the files, beside them]")  # fmt: skip
 @classes_option("a reference that has none")
-@reading_options
-@click.option("--max-drop", type=POINTS, metavar="POINTS", help="Of accuracy.  [default: by precision]")
-@click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Least share of images that keep their class.")
-@click.option("--max-recall-drop", type=POINTS, metavar="POINTS", help="Of any class.")
-@click.option("--max-logit-diff", type=Number(), help="Of any logit, or probability where files give those; absolute.")
-@click.option("--locate", is_flag=True, help="Compare node by node, and name the first that stands out.")
+@checkpoint_options
+@click.option("--max-drop", type=POINTS, metavar="POINTS", help="Largest drop of accuracy.  [default: by precision]")
+@click.option("--min-agreement", type=SHARE, metavar="SHARE", help="Smallest share of images that keep their class.")
+@click.option("--max-recall-drop", type=POINTS, metavar="POINTS", help="Largest drop of any class's recall.")
+@click.option(
+    "--max-logit-diff",
+    type=Number(),
+    help="Largest absolute difference of a logit, or of a probability.",
+)
+@click.option("--locate", is_flag=True, help="Compare node by node, and name the first that diverges.")
 @click.option("--float32", type=PATH, metavar="FILE.onnx",
-              help="To look into the files.  [default: what their manifests name, beside them]")  # fmt: skip
+              help="File that the candidates were converted from.  [default: as their manifests say]")  # fmt: skip
 @page_option
 @click.option("--thumbnails/--no-thumbnails", default=True, show_default=True,
-              help="Put small pictures of the changed images into the page.")  # fmt: skip
+              help="Show thumbnails of changed images on the page.")  # fmt: skip
 @click.option("--markdown", type=PATH, metavar="FILE.md", help="Write a summary for a review.")
 @click.option("--baseline", "earlier", type=PATH, metavar="OLD.json",
-              help="What --json printed before: ends with 3 where accuracy or agreement is worse.")  # fmt: skip
+              help="Earlier output of --json: ends with 3 if accuracy or agreement is worse.")  # fmt: skip
 @batch_option()
 @seed_option("the bootstrap")
 @json_option("whole result")
@@ -54,43 +54,37 @@ def command(
     candidates: tuple[Path, ...], data: Path, reference: Path | None, classes: tuple[str, ...] | None,
     max_drop: float | None, min_agreement: float | None, max_recall_drop: float | None, max_logit_diff: float | None,
     locate: bool, float32: Path | None, report: Path | None, thumbnails: bool, markdown: Path | None,
-    earlier: Path | None, batch: int, seed: int, as_json: bool, reading: Reading,
+    earlier: Path | None, batch: int, seed: int, as_json: bool, weights: str | None, image_size: int | None,
 ) -> None:  # fmt: skip
-    """Run every image of DIR through the reference and each CANDIDATE (ONNX files, engines), and compare.
+    """Compare each CANDIDATE (ONNX file or engine) with the model that it was made from, on every image of DIR.
 
-    Ends with 3 where a bound is missed or a logit is not finite; reports are written all the same.
+    Ends with 3 if a bound is missed or a logit is not finite; reports are written all the same.
     """
     from hemf_export.cli import console, next_step
     from hemf_export.cli.progress import ConsoleProgress
-    from hemf_export.files import artifacts, locks
-    from hemf_export.verification import baseline, run, text
-    from hemf_export.verification.bounds import Bounds
-    from hemf_export.verification.verification import Request
 
-    request = Request(
-        candidates=candidates, data=data, reference=reference, seed=seed, batch=batch, reading=reading,
-        classes=classes,
-        bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_diff),
-        earlier=None if earlier is None else baseline.read(earlier),
+    verification = hemf_export.verify(
+        candidates, data, reference=reference, classes=classes, weights=weights, image_size=image_size,
+        max_drop=max_drop, min_agreement=min_agreement, max_recall_drop=max_recall_drop,
+        max_logit_difference=max_logit_diff, locate=locate, float32=float32, baseline=earlier, batch=batch, seed=seed,
+        report=report, thumbnails=thumbnails, markdown=markdown, progress=ConsoleProgress(),
     )  # fmt: skip
-    click.get_current_context().with_resource(locks.owned(*filter(None, (report, markdown))))
-    artifacts.check_outputs(filter(None, (report, markdown)), filter(None, (*candidates, reference, earlier, float32)))
-    found = run.run(request, float32=float32, locate=locate, progress=ConsoleProgress())
-    found.write(html=report, markdown=markdown, thumbnails=thumbnails)
-    for note in found.notes:
+    for note in verification.notes:
         console.warn(note)
     if not as_json:
-        console.table(text.title(found.values), text.COLUMNS, text.rows(found.values), words=(0, 1))
-        for line in (*text.first_nodes(found.values), *text.remarks(found.values)):
+        console.result(f"{'passed' if verification.passed else 'FAILED'}: {verification.verdict}")
+        table = verification.table
+        console.table(f"\n{table.title}", table.columns, table.rows, words=table.words)
+        for line in verification.remarks:
             console.say(line)
-    found.require(_advice(found.verification, locate))
+    verification.require(_advice(verification, locate))
     if as_json:
-        console.print_json(found.values, allow_nan=False)
+        console.print_json(verification.to_dict(), allow_nan=False)
     else:
         next_step.show(candidates[-1], "verify")
 
 
-def _advice(found: Verification, located: bool) -> str:
-    if located or not any(one.subject.file.kind == "onnx" for one in found.candidates):
+def _advice(verification: hemf_export.Verification, located: bool) -> str:
+    if located or not verification.has_graphs:
         return "Don't ship the file. To allow more, see hemf-export verify --help."
-    return "Don't ship the file. --locate names the node where it leaves the float32 one."
+    return "Don't ship the file. --locate names the node where it diverges from the float32 one."

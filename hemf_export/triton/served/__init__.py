@@ -1,2 +1,2 @@
-"""What Triton's Python backend runs. Copied into a model's repository; nothing of hemf-export is there, so none of
-these files may import anything of it."""
+"""Programs for Triton's Python backend, copied into a model's repository; as hemf-export isn't installed there, none
+of these files may import it."""

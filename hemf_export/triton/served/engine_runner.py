@@ -1,6 +1,6 @@
-"""Runs a TensorRT-RTX engine, for model.py. Copied beside it as hemf_runner.py.
+"""Run a TensorRT-RTX engine for model.py, beside which this is copied as hemf_runner.py.
 
-CUDA is called in the driver's own library, so that the server needs nothing but tensorrt_rtx and numpy.
+CUDA is called through the driver's library, so that the server needs only tensorrt_rtx and numpy.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _TYPES: dict[str, type[np.generic]] = {"FLOAT": np.float32, "HALF": np.float16, 
 
 
 class Runner:
-    """An engine with its contexts and buffers, for one thread.
+    """Engine with its execution contexts and buffers, for one thread.
 
     Args:
-        data: the plan's bytes, whose hash was seen to be the manifest's: to deserialize it is to run code of it.
-        manifest: of the plan.
+        data: bytes of the plan, already compared with the manifest's hash, as deserializing it executes its code.
+        manifest: manifest of the plan.
         settings: the model's parameters in config.pbtxt.
         gpu: number of the GPU.
 
     Attributes:
-        sizes: (least, most) images of a batch, for each optimization profile.
+        sizes: (smallest, largest) batch size of each optimization profile.
     """
 
     def __init__(self, data: bytes, manifest: dict[str, Any], settings: dict[str, str], gpu: int | None) -> None:
@@ -48,7 +48,9 @@ class Runner:
         modes = {self._engine.get_tensor_mode(name).name: name for name in names}
         self._input, self._output = modes["INPUT"], modes["OUTPUT"]
         self._type = _TYPES[self._engine.get_tensor_dtype(self._output).name]
-        self._shape = tuple(int(size) for size in self._engine.get_tensor_shape(self._output)[1:])  # of an image's
+        self._shape = tuple(
+            int(size) for size in self._engine.get_tensor_shape(self._output)[1:]
+        )  # output shape of one image
         count = self._engine.num_optimization_profiles
         shapes = [self._engine.get_tensor_profile_shape(self._input, index) for index in range(count)]
         self.sizes = [(int(low[0]), int(high[0])) for low, _, high in shapes]
@@ -62,18 +64,18 @@ class Runner:
         self._out = self._cuda.allocate(largest * numbers * np.dtype(self._type).itemsize)
 
     def run(self, batch: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
-        """A batch of one of the sizes → logits."""
+        """Compute the logits of a batch of a size in `sizes`."""
         index = next(number for number, (low, high) in enumerate(self.sizes) if low <= len(batch) <= high)
         context, cuda = self._contexts[index], self._cuda
         logits = np.empty((len(batch), *self._shape), self._type)
         cuda.use()
         cuda.upload(self._into, np.ascontiguousarray(batch))
-        taken = (
+        ready = (
             context.set_input_shape(self._input, tuple(batch.shape))
             and context.set_tensor_address(self._input, self._into)
             and context.set_tensor_address(self._output, self._out)
         )
-        if not taken or not context.execute_async_v3(cuda.stream):
+        if not ready or not context.execute_async_v3(cuda.stream):
             raise RuntimeError(f"TensorRT-RTX can't run a batch of {len(batch)}")
         cuda.download(logits, self._out)
         cuda.wait()
@@ -92,26 +94,26 @@ class Runner:
 
 
 class Cuda:
-    """A GPU through the driver's C interface: memory, copies and one stream."""
+    """GPU through the CUDA driver API: memory, copies and one stream."""
 
     def __init__(self, gpu: int) -> None:
         self._library = ctypes.CDLL("libcuda.so.1")
         device, context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(device), gpu)
-        # The context that the CUDA runtime, and so TensorRT, uses.
+        # The primary context, which the CUDA runtime and so TensorRT use.
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._context = context
         self.use()
-        self._call("cuStreamCreate", ctypes.byref(stream), 1)  # 1: doesn't wait for the default stream
+        self._call("cuStreamCreate", ctypes.byref(stream), 1)  # 1: CU_STREAM_NON_BLOCKING
         self.stream = int(stream.value or 0)
 
     def use(self) -> None:
-        """Make it the calling thread's GPU."""
+        """Make this GPU current in the calling thread."""
         self._call("cuCtxSetCurrent", self._context)
 
     def allocate(self, count: int) -> int:
-        """So many bytes of the GPU's memory: their address."""
+        """Allocate `count` bytes of GPU memory; return their address."""
         address = ctypes.c_uint64()
         self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(count))
         return int(address.value)
@@ -121,11 +123,11 @@ class Cuda:
         self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), ctypes.c_void_p(values.ctypes.data), values)
 
     def download(self, values: NDArray[np.generic], address: int) -> None:
-        """Copy from the GPU into an array; it is there after `wait`."""
+        """Copy from the GPU into an array, asynchronously until `wait`."""
         self._copy("cuMemcpyDtoHAsync_v2", ctypes.c_void_p(values.ctypes.data), ctypes.c_uint64(address), values)
 
     def wait(self) -> None:
-        """Until the stream has done all that it was given."""
+        """Wait until the stream is idle."""
         self._call("cuStreamSynchronize", ctypes.c_void_p(self.stream))
 
     def _copy(self, name: str, to: Any, origin: Any, values: NDArray[np.generic]) -> None:

@@ -1,7 +1,7 @@
-"""An ONNX file or a TensorRT-RTX engine in Triton's Python backend. Written by hemf-export, and copied as it is.
+"""Run an ONNX file or a TensorRT-RTX engine in Triton's Python backend; copied unchanged by hemf-export.
 
-The server needs numpy, and onnxruntime or tensorrt_rtx. Beside this file lie the model, its manifest, whose SHA-256 the
-model must have before a byte of it is used, and hemf_runner.py, which runs it.
+The server needs numpy, and onnxruntime or tensorrt_rtx. Beside this file are the model, its manifest, whose SHA-256 is
+checked before the model is used, and hemf_runner.py, which runs it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import triton_python_backend_utils as triton
 from hemf_runner import Runner
 from numpy.typing import NDArray
 
-_TAKEN = ctypes.c_char_p(b"used_dltensor")  # kept here, as a capsule keeps no copy
+_TAKEN = ctypes.c_char_p(b"used_dltensor")  # kept alive here, as the capsule doesn't copy it
 _TYPES = {"TYPE_FP32": np.float32, "TYPE_FP16": np.float16}
 
 
 class Handed:
-    """An array on its way to Triton by DLPack: Tensor(…) of a backend built for NumPy 1 takes NumPy 2's for empty."""
+    """Array passed to Triton by DLPack: a backend built for NumPy 1 would read NumPy 2's arrays as empty."""
 
     def __init__(self, values: NDArray[np.floating[Any]]) -> None:
         self._values = values
@@ -34,23 +34,23 @@ class Handed:
         self._capsule = self._values.__dlpack__()
         return self._capsule
 
-    def taken(self) -> None:
-        """Mark it as NumPy knows it: under Triton's own mark, NumPy would log an error for each answer."""
+    def mark_used(self) -> None:
+        """Rename the capsule as NumPy expects: with Triton's name for it, NumPy would log an error per response."""
         ctypes.pythonapi.PyCapsule_SetName(ctypes.py_object(self._capsule), _TAKEN)
 
 
 def _tensor(name: str, values: NDArray[np.floating[Any]]) -> Any:
     handed = Handed(np.ascontiguousarray(values))
-    made = triton.Tensor.from_dlpack(name, handed)
-    handed.taken()
-    return made
+    tensor = triton.Tensor.from_dlpack(name, handed)
+    handed.mark_used()
+    return tensor
 
 
 class TritonPythonModel:
-    """One instance of the model; Triton calls these methods, of one thread."""
+    """Instance of the model, whose methods Triton calls from one thread."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the model, or tell Triton why it can't be."""
+        """Load the model, or raise an error for Triton with the reason."""
         config = json.loads(args["model_config"])
         folder = Path(__file__).resolve().parent
         path = next(path for name in ("model.onnx", "model.plan") if (path := folder / name).is_file())
@@ -68,18 +68,18 @@ class TritonPythonModel:
         self._type = _TYPES[config["output"][0]["data_type"]]
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Run what Triton put together as one batch, and give each request its own logits."""
+        """Run the requests of a batch together, and return the logits of each."""
         try:
-            # By DLPack, as below: as_numpy of a backend built for NumPy 1 misreads NumPy 2, without a word.
+            # By DLPack, as below: as_numpy of a backend built for NumPy 1 silently misreads NumPy 2's arrays.
             given = [np.from_dlpack(triton.get_input_tensor_by_name(request, self._input)) for request in requests]
             logits = self._logits(np.concatenate(given)).astype(self._type, copy=False)
-        except Exception as error:  # noqa: BLE001 - one batch fails, and the server goes on
+        except Exception as error:  # noqa: BLE001 - one batch fails, and the server continues
             return [triton.InferenceResponse([], triton.TritonError(str(error))) for _ in requests]
         ends = np.cumsum([len(one) for one in given])[:-1]
         return [triton.InferenceResponse([_tensor(self._output, part)]) for part in np.split(logits, ends)]
 
     def _logits(self, batch: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
-        """Logits of any batch: cut where it is too large for the model, filled up where it is too small."""
+        """Compute the logits of any batch, split if it is too large for the model and padded if too small."""
         sizes = self._runner.sizes
         if not sizes:
             return self._runner.run(batch)

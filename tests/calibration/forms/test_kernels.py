@@ -9,7 +9,7 @@ import pytest
 from hemf_export.calibration import forms
 from hemf_export.calibration.fp16 import to_float16
 from hemf_export.calibration.graphs import parse
-from hemf_export.engines import census, targets
+from hemf_export.engines import build, targets
 from hemf_export.engines.census import Census
 from tests.calibration.forms import blocks
 from tests.calibration.forms.blocks import MAPS_TO_PIXELS, PIXELS_TO_MAPS, Builder
@@ -26,7 +26,7 @@ def compiled(plain: onnx.ModelProto, *passes: str) -> Census:
     if passes:
         assert set(forms.rewrite(model, "tensorrt-rtx", only=passes).places) == set(passes)
     to_float16(model)
-    return census.take(ir.serde.serialize_model(model).SerializeToString(), targets.find("t4"))
+    return build.take_census(ir.serde.serialize_model(model).SerializeToString(), targets.find("t4"))
 
 
 def moved(found: Census) -> int:

@@ -96,6 +96,7 @@ def test_for_a_cpu_and_of_an_old_opset_all_stays(plain):
     assert forms.rewrite(old, "tensorrt-rtx").places == {}
 
 
+@pytest.mark.extended
 def test_twice_is_as_once(plain):
     made, _ = rewritten(plain)
     again, found = rewritten(made)

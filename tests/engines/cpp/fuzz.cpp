@@ -65,7 +65,7 @@ bool taken_as_image(const Content& content) {
 bool taken_as_manifest(const Content& content) {
     try {
         const hemf::Manifest manifest = hemf::Manifest::parse(std::string(content.begin(), content.end()), "manifest");
-        manifest.rebuild_command();
+        manifest.rebuild_settings();
         manifest.stripped();
         manifest.description("engine").input().shape();
         manifest.profiles().filled(3);

@@ -87,7 +87,7 @@ int manifest(const std::string& path) {
     for (const std::string& name : found.classes) std::printf("%s ", hemf::json_string(name).c_str());
     std::printf("\n%s %s %d\n%s\n", found.precision.c_str(),
                 found.input_type == hemf::InputType::uint8 ? "uint8" : "float32", found.batch.value_or(0),
-                read->rebuild_command().c_str());
+                read->rebuild_settings().c_str());
     std::printf("%s\n", found.source_size ? found.source_size->text().c_str() : "any");
     if (read->text("kind") != "engine") return 0;
     const hemf::Profiles profiles = read->profiles();

@@ -13,7 +13,11 @@ import pytest
 from hemf_export.bench import contenders
 from hemf_export.bench import run as bench_run
 from hemf_export.bench.memory import Memory
+from hemf_export.bench.report import TimedFile
+from hemf_export.files import artifacts
+from hemf_export.models.model_file import ModelFile
 from hemf_export.timing import measurement
+from hemf_export.timing.intervals import Interval
 from tests.hemf_export.triton.models import means
 
 QUICK = ("--seconds", "0.05", "--threads", "1", "--no-memory")
@@ -70,6 +74,7 @@ def test_the_current_folder_is_taken_and_the_json_is_complete(made, bench_cli, m
         assert timing["check_on_timed_batch"] == {"passed": True, "bound": pytest.approx(0.05, abs=0.05)}
         assert len(timing["latencies_ms"]) == timing["rounds"] >= measurement.MIN_ROUNDS
         assert timing["ratio"]["low"] <= timing["ratio"]["median"] <= timing["ratio"]["high"]
+        assert timing["speed_up"]["high"] == pytest.approx(1 / timing["ratio"]["low"])
         assert timing["latency_ms"]["p50"] == pytest.approx(np.median(timing["latencies_ms"]), abs=1e-3)
     assert {missing["name"] for missing in report["not_run"]} >= {"compile, model.pt", "ort-cuda, model.onnx"}
     assert "stable" in report["method"]["until"] or "known to" in report["method"]["until"]
@@ -83,20 +88,53 @@ def test_the_current_folder_is_taken_and_the_json_is_complete(made, bench_cli, m
     assert "float16 is emulated" in err
 
 
-def test_the_table_fits_into_100_columns_and_names_the_next_command(made, bench_cli, monkeypatch):
-    seen = []
-    monkeypatch.setattr(bench_run.memory, "measure", lambda *_, **__: Memory(123_000_000, 100, None))
+def test_it_begins_with_the_speed_up_and_ends_with_the_next_command(made, bench_cli, monkeypatch):
+    measured = []
+    monkeypatch.setattr(bench_run.memory, "measure", lambda *_, **__: measured.append(1))
     arguments = [argument for argument in ORT if argument != "--no-memory"]
     code, out, err = bench_cli(made.onnx, made.half, *arguments)
     assert code == 0, err
-    seen = out.splitlines()
-    assert max(map(len, seen)) <= 100
-    row = next(line for line in seen if line.startswith("ort-cpu, model.fp16.onnx"))
-    assert row.endswith("123")
-    assert re.search(r"Batch 1, \d+ rounds", out)
-    assert "Floor on a t4" in out
+    lines = out.splitlines()
+    compared = r"(as fast as|[\d.]+× (slower|faster) than|too noisy to compare with)"
+    assert re.match(rf"model\.fp16\.onnx: {compared} ort-cpu, model\.onnx at batch 1 \(95 %: ", lines[0])
+    assert re.search(r"p50 ms +p99 ms +images/s +speed-up +95 %$", out, re.MULTILINE)
+    assert "Floor" not in out, "which is no measurement, and --verbose shows"
+    assert not measured, "nor is measured what isn't shown"
+    assert "ort-cuda" not in err
+    assert "--verbose says which, and why" in err
     assert f"next: hemf-export trt {made.half}" in err, "not the command that was just run"
+
+
+def test_verbose_shows_everything_in_100_columns(made, bench_cli, monkeypatch):
+    monkeypatch.setattr(bench_run.memory, "measure", lambda *_, **__: Memory(123_000_000, 100, None))
+    arguments = [argument for argument in ORT if argument != "--no-memory"]
+    code, out, err = bench_cli(made.onnx, made.half, *arguments, "--verbose")
+    assert code == 0, err
+    tables, method = out.split("\nMethod\n")
+    assert max(map(len, tables.splitlines())) <= 100
+    row = next(line for line in tables.splitlines() if line.startswith("ort-cpu, model.fp16.onnx"))
+    assert row.endswith("123")
+    assert re.search(r"Batch 1, \d+ rounds", tables)
+    assert "Floor on a t4" in tables
+    assert "block bootstrap" in method
     assert re.search(r"not run: .*ort-cuda, model.onnx.*: needs an NVIDIA GPU", err)
+
+
+def test_a_headline_says_faster_slower_or_as_fast(made):
+    request = bench_run.Request((made.onnx,), batches=(1,), seconds=0.05, threads=1, kinds=("ort-cpu",), memory=False)
+    report = bench_run.run(request)
+    first, eager = report.timings[0], TimedFile("model.pt", "0" * 64, "eager")
+
+    def headline(low: float, median: float, high: float) -> dict[str, str]:
+        second = dataclasses.replace(first, ratio=Interval(median, low, high))
+        second = dataclasses.replace(second, contender=dataclasses.replace(first.contender, name="second"))
+        files = {first.name: eager, "second": TimedFile("model.onnx", "1" * 64, "ort-cpu")}
+        return dataclasses.replace(report, timings=(first, second), files=files).headlines()
+
+    assert headline(0.36, 0.4, 0.41) == {"model.onnx": "2.5× faster than PyTorch at batch 1 (95 %: 2.4–2.8)"}
+    assert headline(1.5, 1.6, 1.64) == {"model.onnx": "1.60× slower than PyTorch at batch 1 (95 %: 1.50–1.64)"}
+    assert headline(0.1, 0.4, 0.5) == {"model.onnx": "too noisy to compare with PyTorch at batch 1 (95 %: 2.0–10×)"}
+    assert headline(0.97, 1.01, 1.05) == {"model.onnx": "as fast as PyTorch at batch 1 (95 %: 0.95–1.03×)"}
 
 
 def test_files_are_written_whole_and_read_as_a_baseline(made, bench_cli, tmp_path):
@@ -206,17 +244,6 @@ def test_only_what_can_not_run_is_exit_4_with_the_reasons(made, bench_cli):
     assert json.loads(out)["exit_code"] == 4
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("--batch", "0"), ("--batch", "1,x"), ("--batch", "²"), ("--seconds", "0"), ("--seconds", "nan"),
-        ("--threads", "0"), ("--runners", "fast"), ("--target", "sm_75"), ("--target", "t5"), ("--max-slowdown", "-1"),
-    ],
-)  # fmt: skip
-def test_nonsense_is_wrong_usage(made, bench_cli, arguments):
-    assert bench_cli(made.onnx, *arguments)[0] == 2
-
-
 def test_a_share_of_the_floor_is_told_on_the_target_s_gpu_alone(made, bench_cli, monkeypatch):
     code, out, _ = bench_cli(made.onnx, *ORT, "--json")
     assert code == 0
@@ -230,3 +257,13 @@ def test_a_share_of_the_floor_is_told_on_the_target_s_gpu_alone(made, bench_cli,
         report.conditions["gpu"] = {"name": name}
         assert report.share_of_floor(on_gpu) == share
     assert report.share_of_floor(timing) is None, "it ran on the CPU"
+
+
+def test_a_file_that_was_named_and_can_not_be_timed_is_told(made, bench_cli, tmp_path):
+    engine = tmp_path / "model.t4.engine"
+    artifacts.write_bytes(engine, b"a plan")
+    artifacts.write_manifest(engine, ModelFile.open(made.half).description.to_dict())
+    code, _, err = bench_cli(made.onnx, engine, *QUICK, "--batch", "1")
+    assert code == 0
+    assert "model.t4.engine is not timed: needs an NVIDIA GPU that PyTorch can use." in err
+    assert "model.onnx is not timed" not in err

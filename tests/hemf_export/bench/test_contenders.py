@@ -226,6 +226,7 @@ def test_an_engine_is_timed_with_its_graph_and_without(made, pixels, monkeypatch
     assert asked == [True, False]
 
 
+@pytest.mark.extended
 def test_a_child_tells_the_memory_of_one_runner(made):
     found = memory.measure(entry(made.onnx, "ort-cpu"), 1, threads=1)
     assert found is not None

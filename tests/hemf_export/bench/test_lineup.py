@@ -14,7 +14,7 @@ from hemf_export.bench.lineup import KINDS, ORT_KINDS, Entry, gather, parse_kind
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, UsageError
-from hemf_export.models import onnx_file
+from hemf_export.models import onnx_model
 from hemf_export.models.model_file import ModelFile
 from tests.conftest import tiny_checkpoint
 
@@ -65,7 +65,7 @@ def test_what_is_asked_for_runs_on_a_cpu_too(made):
 
 def test_a_file_for_a_cpu_does_not_run_on_a_gpu(made, tmp_path):
     model, path = ir.load(made.onnx), tmp_path / "model.int8-cpu.onnx"
-    onnx_file.describe(model, dataclasses.replace(ModelFile.open(made.onnx).description, precision="int8-cpu"))
+    onnx_model.describe(model, dataclasses.replace(ModelFile.open(made.onnx).description, precision="int8-cpu"))
     ir.save(model, path)
     found, missing = names([path], gpu=True, kinds=ORT_KINDS)
     assert found == ["ort-cpu, model.int8-cpu.onnx"]
@@ -75,6 +75,8 @@ def test_a_file_for_a_cpu_does_not_run_on_a_gpu(made, tmp_path):
 def test_a_file_named_twice_runs_twice(made):
     found, _ = names([made.onnx, made.onnx], gpu=False, kinds=("ort-cpu",))
     assert found == ["ort-cpu, model.onnx", "ort-cpu, model.onnx (2)"]
+    found, _ = names([made.checkpoint, made.checkpoint], gpu=False, kinds=("eager",))
+    assert found == ["eager, model.pt", "eager, model.pt (2)"]
 
 
 def test_the_folder_gives_engines_too(made, engine):

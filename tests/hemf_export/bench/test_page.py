@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ from hemf_export.bench.plots import Point
 from hemf_export.bench.report import TimedFile
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import BadInputError
-from hemf_export.pages import report_page
+from hemf_export.pages import drawing
 from hemf_export.timing import measurement
 from hemf_export.verification import verification
 from tests.conftest import tiny_checkpoint, write_class_folders
@@ -88,7 +89,7 @@ def cells(page: str, title: str) -> list[dict[str, set[str]]]:
     """Each row of the first table after a title: by the column's heading, what the figures' places end with."""
     part = page.partition(f">{title}<")[2]
     part = part[: part.index("</table>")]
-    columns = re.findall(r'<th scope="col"[^>]*>(.*?)</th>', part)
+    columns = [heading.replace("<wbr>", "") for heading in re.findall(r'<th scope="col"[^>]*>(.*?)</th>', part)]
     rows = re.findall(r'<tr>(<th scope="row">.*?)</tr>', part, re.DOTALL)
     assert rows, title
     split = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
@@ -108,10 +109,10 @@ def test_the_pages_figures_are_the_jsons(benched):
     for index in range(len(report["timings"])):
         known = {name for name, value in report["timings"][index]["latency_ms"].items() if value is not None}
         assert {f"timings/{index}/latency_ms/{name}" for name in known} <= shown
-        assert {f"timings/{index}/ratio/{name}" for name in ("median", "low", "high")} <= shown
+        assert {f"timings/{index}/speed_up/{name}" for name in ("median", "low", "high")} <= shown
         assert f"timings/{index}/images_per_second" in shown
-    assert [row["ratio (95 %)"] for row in cells(page, "Latency")] == [
-        {f"timings/{index}/ratio/{name}" for name in ("median", "low", "high")} for index in range(3)
+    assert [row["speed-up (95&nbsp;%)"] for row in cells(page, "Latency")] == [
+        {f"timings/{index}/speed_up/{name}" for name in ("median", "low", "high")} for index in range(3)
     ]
     for row, index in zip(cells(page, "Latency"), range(3), strict=True):
         assert row["p50 ms"] == {f"timings/{index}/latency_ms/p50"}
@@ -134,8 +135,9 @@ def test_the_pages_figures_are_the_jsons(benched):
     for number, row in enumerate(cells(page, "Memory")):
         assert row["libraries alone, MB"] == {f"timings/{number}/memory/imports_rss_bytes"}
     assert "http" not in re.sub(r'xmlns(:\w+)?="[^"]*"', "", page), "nothing is fetched"
+    shown_text = html.unescape(page)
     for text in (*report["notes"], *report["method"].values(), *(one["reason"] for one in report["not_run"])):
-        assert report_page.escaped(text) in page
+        assert str(text) in shown_text
 
 
 def test_accuracy_is_the_verifications_by_file(report, made, told):
@@ -167,7 +169,7 @@ def test_what_was_verified_is_told_by_the_hash_then_by_the_name(verified):
     assert "not verified" in reasons["unknown"]
     assert "in float32" in reasons["amp"]
     with pytest.raises(BadInputError, match="of none of the files"):
-        known.require(known.checkpoint_sha256, [TimedFile("model.onnx", "0" * 64)])
+        known.require(known.checkpoint_sha256, [TimedFile("model.onnx", "0" * 64, "ort-cpu")])
 
 
 def test_a_verification_of_another_checkpoint_is_refused_before_any_timing(
@@ -194,8 +196,8 @@ def test_markdown_sets_accuracy_beside_latency(benched, report):
     runners = report["verified"]["runners"]
     assert [row[0].removeprefix("| ") for row in rows] == [one["name"] for one in runners]
     for row, one in zip(rows, runners, strict=True):
-        assert row[1].rstrip("*") == f"{one['accuracy']:.2%}"
-        assert row[3] == f"{one['agreement']:.2%}"
+        assert row[1].rstrip("*") == f"{one['accuracy']:.0%}", "6 images justify no more digits"
+        assert row[3] == f"{one['agreement']:.0%}"
     assert rows[0][-1].removesuffix(" |") == "reference"
 
 
@@ -263,30 +265,36 @@ def test_what_is_missing_and_what_is_odd_does_not_break_the_page(report):
         page.count(">ort-cpu, &lt;script&gt;$x_{1}$ 模型 &quot;&amp;·.onnx<")
         + page.count('>ort-cpu, &lt;script&gt;$x_{1}$ 模型 "&amp;·.onnx<')
         == 2
-    ), "in the plots of batch 1: its latency, its ratio"
+    ), "in the plots of batch 1: its latency, its speed-up"
     assert page.count("FAILED") == 2, "the verdict and the contender"
     del report["verified"], report["baseline"], report["error"]
     report["roofline"]["floors"] = []
     page = bench_page.html(report)
     assert "No check failed" in page
     assert not re.search("<h2>(Accuracy|Compared|Floor)", page)
+    del report["timings"][0]["latency_ms"]
+    with pytest.raises((ValueError, KeyError)):
+        bench_page.html(report)
 
 
 def test_the_plots_show_the_latencies(report, monkeypatch):
     drawn = []
-    monkeypatch.setattr(report_page, "svg", lambda figure, label: drawn.append(figure.axes[0]) or "")
+    monkeypatch.setattr(drawing, "svg", lambda figure, label: drawn.append(figure.axes[0]) or "")
     timings = [copy.deepcopy(one) for one in report["timings"] if one["batch"] == 1]
     times = {"p50": 10.0, "p90": 12.0, "p95": 13.0, "p99": 40.0}
     timings[0] |= {"latency_ms": times, "share_of_floor": 0.5}
-    timings[1] |= {"latency_ms": {**times, "p95": None, "p99": None}, "ratio": {"median": 0.5, "low": 0.4, "high": 1}}
+    timings[1] |= {
+        "latency_ms": {**times, "p95": None, "p99": None},
+        "speed_up": {"median": 2.0, "low": 1.0, "high": 2.5},
+    }
     plots.latencies(timings[:2])
-    plots.ratios(timings[:2])
-    (latencies, ratios) = [[list(map(float, line.get_xdata())) for line in axes.lines] for axes in drawn]
+    plots.speed_ups(timings[:2])
+    (latencies, speed_ups) = [[list(map(float, line.get_xdata())) for line in axes.lines] for axes in drawn]
     assert [line for line in latencies if line != [0.0, 1.0]] == [
         [10, 40], [10, 12], [10], [5], [10, 12], [10, 12], [10],
     ]  # fmt: skip
-    assert [0.4, 1.0] in ratios
-    assert [0.5] in ratios
+    assert [1.0, 2.5] in speed_ups
+    assert [2.0] in speed_ups
     assert drawn[0].get_xscale() == "log", "from 5 to 40 ms"
     assert drawn[1].get_xscale() == "linear"
     assert {"10.0 ms", "ort-cpu, model.onnx"} <= {text.get_text() for text in drawn[0].texts}
@@ -294,8 +302,8 @@ def test_the_plots_show_the_latencies(report, monkeypatch):
 
 def test_a_point_of_accuracy_stands_at_its_latency(monkeypatch):
     drawn = []
-    monkeypatch.setattr(report_page, "svg", lambda figure, label: drawn.append(figure.axes[0]) or "")
-    plots.accuracies([Point(f"runner {n}", 1.5 + n, 0.9 + n / 200) for n in range(13)], "accuracy", 1)
+    monkeypatch.setattr(drawing, "svg", lambda figure, label: drawn.append(figure.axes[0]) or "")
+    plots.accuracies([Point(f"runner {n}", 1.5 + n, 0.9 + n / 200) for n in range(13)], "accuracy", 1, 300)
     lines = drawn[0].lines
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in lines] == [
         (1.5 + n, 0.9 + n / 200) for n in range(13)
@@ -307,4 +315,4 @@ def test_a_point_of_accuracy_stands_at_its_latency(monkeypatch):
 
 
 def test_a_name_below_the_points_is_drawn_as_it_is():
-    assert "ort-cpu, $x_{1}$.onnx" in plots.accuracies([Point("ort-cpu, $x_{1}$.onnx", 1.0, 1.0)], "accuracy", 1)
+    assert "ort-cpu, $x_{1}$.onnx" in plots.accuracies([Point("ort-cpu, $x_{1}$.onnx", 1.0, 1.0)], "accuracy", 1, 300)

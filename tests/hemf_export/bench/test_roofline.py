@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hemf_export.bench import roofline
-from hemf_export.engines.chips import T4, Chip
+from hemf_export.engines.targets import T4, Chip
 from hemf_export.files.errors import UsageError
-from hemf_export.models.onnx_file import OnnxFile
+from hemf_export.models.model_file import OnnxFile
 from hemf_export.networks.count import Count, count_parts
 from tests.conftest import TINY
 

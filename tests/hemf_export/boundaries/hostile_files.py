@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from hemf_export.files import artifacts
-from hemf_export.models import onnx_file
+from hemf_export.models import onnx_model
 from tests.conftest import CLASSES
 from tests.hemf_export.triton.models import described, means
 
@@ -53,7 +53,7 @@ def classifier(path: Path, *, tensor: str = "images", classes: tuple[str, ...] =
     proto.graph.node[0].name = tensor
     model = ir.from_proto(proto)
     description = dataclasses.replace(described(), classes=classes, name=producer or "means")
-    onnx_file.describe(model, description)
+    onnx_model.describe(model, description)
     ir.save(model, path)
     artifacts.write_manifest(path, {"kind": "onnx", "parent": tensor, **description.to_dict()})
     return path

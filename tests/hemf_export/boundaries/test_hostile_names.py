@@ -15,7 +15,7 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.files import artifacts, file_names
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.variants import vary
-from hemf_export.shipping import engine_cache, records, shipment
+from hemf_export.shipping import records, shipment
 from hemf_export.verification import run
 from tests.conftest import CLASSES, TINY, tiny_checkpoint, write_class_folders, write_images
 from tests.hemf_export.boundaries.hostile_files import NAMES, classifier
@@ -99,21 +99,6 @@ def test_a_class_name_in_markup_is_shown_literally(within, tmp_path):
     assert "\\x1b[31mc" in out
 
 
-@pytest.mark.parametrize(
-    "command", ["inspect", "predict", "onnx", "triton", "bundle", "trt", "calibrate", "explain", "bench"]
-)
-def test_a_file_name_that_steers_the_terminal_is_escaped_in_errors(within, tmp_path, command):
-    odd = tmp_path / "no\x1b[2J\u202esuch\nerror: fine.onnx"
-    more = {
-        "predict": [tmp_path], "explain": [tmp_path], "triton": ["-o", tmp_path / "repo/out"], "trt": ["--fp16"],
-        "bundle": ["-o", tmp_path / "repo/out/b.tar.zst"], "calibrate": ["--precision", "fp16", "--images", tmp_path],
-    }  # fmt: skip
-    code, _, err = within(command, odd, *more.get(command, []))
-    assert code in (1, 2)
-    one_message(err.replace("\\nerror: fine", ""))
-    assert "\nerror: fine" not in err
-
-
 @pytest.mark.parametrize("stem", LEGAL, ids=ascii)
 def test_files_of_any_name_are_bundled_and_served_under_fit_ones(within, tmp_path, stem):
     path = tmp_path / f"{stem}.onnx"
@@ -165,7 +150,7 @@ def test_a_kept_engine_that_is_named_elsewhere_is_not_taken(tmp_path):
     place.mkdir(parents=True)
     (place / "engine.name").write_text("../../../m.onnx")
     means(tmp_path / "m.onnx")
-    assert engine_cache.take("key", tmp_path) is None
+    assert records.take_engine("key", tmp_path) is None
 
 
 def test_a_manifest_cannot_name_a_parent_elsewhere(tmp_path):

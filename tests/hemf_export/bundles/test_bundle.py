@@ -65,7 +65,7 @@ def test_the_card_tells_what_was_measured(unpacked, proven):
     report = json.loads(proven.verify.read_text())
     for text in (
         "bright, dark, striped", "64 × 64", report["checkpoint_sha256"], artifacts.sha256(proven.half), "Not stated",
-        f"{report['candidates'][1]['metrics']['accuracy']:.2%}", "15 images", "no medical device", "timings/bench.json",
+        f"{report['candidates'][1]['metrics']['accuracy']:.0%}", "15 images", "no medical device", "timings/bench.json",
         "torch", "model.fp16.onnx",
     ):  # fmt: skip
         assert text in card, text
@@ -236,10 +236,6 @@ def a_checkpoint(proven, tmp_path):
     return [proven.folder / "model.pt"]
 
 
-def nowhere(proven, tmp_path):
-    return [tmp_path / "none.onnx"]
-
-
 def without_golden_images(proven, tmp_path):
     engine = plan(tmp_path / "m.t4.engine")
     golden.place(engine).unlink()
@@ -258,7 +254,6 @@ def without_golden_images(proven, tmp_path):
         (not_a_benchmark, "is not the JSON of a benchmark"),
         (half_a_benchmark, "can't be read as a benchmark"),
         (a_checkpoint, ""),
-        (nowhere, "No ONNX file"),
         (without_golden_images, "is missing"),
     ],
 )
@@ -288,7 +283,6 @@ def test_a_benchmark_that_failed_is_exit_3(proven, tmp_path, refused):
 @pytest.mark.parametrize(
     ("output", "files", "said"),
     [
-        ("x.tar.gz", ["a.onnx"], "NAME.tar.zst"),
         (".tar.zst", ["a.onnx"], "NAME.tar.zst"),
         ("x.tar.zst", ["a.onnx", "sub/a.onnx"], "Two files are called a.onnx"),
         ("x.tar.zst", ["a.onnx", "A.onnx"], "Two files are called"),

@@ -127,7 +127,7 @@ def test_a_mode_of_its_own(small, attack, mode):
 
 
 def test_something_behind_its_end(small, attack):
-    assert "more behind its end" in attack(whole(entries(small)), end=bytes(1024) + b"x" * 512)
+    assert "data after its end" in attack(whole(entries(small)), end=bytes(1024) + b"x" * 512)
 
 
 def test_no_end(small, attack):

@@ -13,10 +13,11 @@ import time
 from importlib import metadata
 from pathlib import Path
 
+import pynvml
 import pytest
 
 from hemf_export import cli
-from hemf_export.doctor import checkup, components
+from hemf_export.doctor import checkup, components, probe
 from hemf_export.doctor.checkup import USES
 from hemf_export.doctor.components import PACKAGES, package
 from hemf_export.doctor.probing import Finding, probe_all
@@ -57,7 +58,7 @@ def findings(**changes: Finding) -> dict[str, Finding]:
     return {**found, **{name.replace("_", " "): finding for name, finding in changes.items()}}
 
 
-def by_name(report: checkup.Report) -> dict[str, checkup.Component]:
+def by_name(report: checkup.Report) -> dict[str, components.Component]:
     return {component.name: component for component in report.components}
 
 
@@ -230,6 +231,25 @@ def test_each_fault_has_its_fix(monkeypatch, changes, name, status, fix):
     assert component.status == status
     assert component.fix.startswith(fix)
     assert bool(component.fix) == (status != "ok")
+
+
+def test_the_driver_version_is_nvmls_or_else_the_kernel_modules(monkeypatch):
+    def fail(*_: object) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    def read(path: Path, **_: object) -> str:
+        if str(path) != "/proc/driver/nvidia/version":
+            raise FileNotFoundError(path)
+        return "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Thu Jan 23 2025\nGCC version: 13.2.0\n"
+
+    monkeypatch.setattr(probe.Path, "read_text", read)
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "580.95.05")
+    assert probe._driver_version() == "580.95.05"
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    assert probe._driver_version() == "570.86.10"
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
+    assert probe._driver_version() == "570.86.10"
 
 
 def test_two_onnx_runtimes_are_one_too_many(monkeypatch):

@@ -14,7 +14,7 @@ from hemf_export.engines.options import BuildOptions
 from hemf_export.files import artifacts
 from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import SourceSize
-from hemf_export.models import onnx_file
+from hemf_export.models import onnx_model
 from hemf_export.models.description import Description
 from tests.conftest import CLASSES
 from tests.engines import test_preflight
@@ -83,7 +83,7 @@ def means(
     )
     model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9))
     description = described(input_type="uint8" if raw else "float32", batch=batch, source=source)
-    onnx_file.describe(model, description)
+    onnx_model.describe(model, description)
     ir.save(model, path)
     artifacts.write_manifest(path, {"kind": "onnx", "parent": "m.pt", **description.to_dict(), **fields})
     return path

@@ -53,7 +53,7 @@ def test_a_minute_with_sixteen_clients(made, server, images):
     repository.write([path], server.repository, Options(name="loaded", backend="python", max_batch=16, preferred=(8,)))
     server.load("loaded")
     local = ModelFile.open(path).predictor()
-    pixels = np.stack([local.input.load(image) for image in images])
+    pixels = np.stack([local.description.input.load(image) for image in images])
     expected = local.logits(pixels)
     alone = images_per_second(local, pixels[:8])
     latencies: list[list[float]] = [[] for _ in range(CLIENTS)]

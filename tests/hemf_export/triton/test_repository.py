@@ -334,7 +334,7 @@ def test_names_that_are_none(tmp_path, run_cli, name):
         (["--preferred", "32"], "--preferred 32 is not within what is served: up to 16"),
         (["--preferred", "x"], "takes positive numbers"),
         (["--device", "cpu"], "it runs on a GPU only"),
-        (["--threads", "2"], "--threads is of ONNX files on a CPU"),
+        (["--threads", "2"], "--threads applies to ONNX files on a CPU only"),
         (["--queue-delay", "-1"], "x>=0"),
         (["--max-batch", "0"], "x>=1"),
         (["--versions", "0"], "counted from 1"),

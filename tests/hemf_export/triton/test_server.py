@@ -55,7 +55,7 @@ def test_it_answers_what_predict_says(network, server, local, images, run_cli, p
     for ours, theirs in zip(found["predictions"], local.predict(images), strict=True):
         assert (ours["image"], ours["class"]) == (str(theirs.path), theirs.label)
         assert list(ours["probabilities"].values()) == pytest.approx(theirs.probabilities, abs=1e-6)
-    pixels = np.stack([local.input.load(path) for path in images])
+    pixels = np.stack([local.description.input.load(path) for path in images])
     connection = Server(url)
     logits = client.load(connection, network).logits(pixels)
     connection.close()

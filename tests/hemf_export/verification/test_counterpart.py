@@ -31,6 +31,7 @@ def names_of(model: ir.Model) -> set[str]:
     return {str(node.name) for node in model.graph}
 
 
+@pytest.mark.extended
 def test_every_node_of_a_float16_file_has_its_counterpart(whole_network):
     reference = counterpart(whole_network.onnx, whole_network.half)
     candidate = emulation.of_file(onnx.load(whole_network.half))

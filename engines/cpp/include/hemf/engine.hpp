@@ -31,7 +31,7 @@ public:
     void infer(const void* batch, int images, float* logits);
 
     // GPU memory → GPU memory, enqueued and not waited for: both must stay valid until `wait` returns or the stream has
-    // got there. Logits are in the engine's output type. `images` must fit one profile.
+    // reached that point. Logits are in the engine's output type. `images` must fit one profile.
     void enqueue(const void* device_batch, int images, void* device_logits);
 
     void wait();
@@ -50,7 +50,7 @@ class Engine : public Runner {
 public:
     // Check a plan and load it onto the first GPU that CUDA shows.
     //
-    // Throws Error: not the file that its manifest describes, not a plan, or one that TensorRT doesn't take
+    // Throws Error: not the file that its manifest describes, not a plan, or one that TensorRT refuses
     // (bad_input); for another TensorRT, GPU or machine, or a library that was built without TensorRT
     // (missing_capability).
     explicit Engine(const std::string& path, const EngineOptions& options = {});

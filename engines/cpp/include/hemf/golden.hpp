@@ -16,24 +16,24 @@ struct Golden {
     std::vector<std::uint8_t> pixels;  // (images, height, width, 3), RGB
     std::vector<float> logits;         // scores (images, classes) of the graph, float16 emulated
     std::string source;                // a description of where the images are from
-    double max_logit_difference = 0;   // the largest allowed difference of an engine's logit
+    double max_logit_difference = 0;   // tolerance of an engine's logits
 
     // Read the golden images of an engine; none where the manifest has none.
-    // Throws Error (bad_input): the file is missing, or not the one of the manifest.
+    // Throws Error (bad_input): the file is missing, or not the one that the manifest describes.
     static std::optional<Golden> read(const std::string& engine, const Manifest& manifest);
 };
 
-// How an engine did on its golden images.
+// The result of running an engine on its golden images.
 struct SelfTest {
     int images = 0;
-    double max_difference = 0;  // the largest, of a logit
-    double bound = 0;           // the largest allowed
-    bool finite = true;         // whether every logit is
+    double max_difference = 0;  // the largest of any logit
+    double bound = 0;           // the tolerance
+    bool finite = true;         // whether every logit is finite
 
     bool passed() const { return finite && max_difference <= bound; }
 };
 
-// Run the golden images, repeated to fill the smallest batch.
+// Run the golden images, repeated to fill the smallest batch of the runner.
 // Throws Error (bad_input): the runner takes other images, or has other classes.
 SelfTest self_test(Runner& runner, const Golden& golden, const Description& description);
 

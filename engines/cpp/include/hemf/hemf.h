@@ -78,7 +78,7 @@ hemf_status hemf_manifest_pixels(const hemf_manifest* manifest, const hemf_image
 hemf_status hemf_manifest_preprocess(const hemf_manifest* manifest, hemf_preprocess* preprocess);
 void hemf_manifest_free(hemf_manifest* manifest);
 
-/* Check whether an engine may run here, without running anything of it. */
+/* Check whether an engine may run here, without running any of it. */
 hemf_status hemf_preflight(const char* engine);
 
 /* An engine that passed its preflight and its golden images. All calls are thread-safe. */

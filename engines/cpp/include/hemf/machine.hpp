@@ -10,9 +10,9 @@ namespace hemf {
 
 struct Machine {
     std::optional<std::pair<int, int>> gpu;       // compute capability of the first; none where there is no GPU
-    std::map<std::string, std::string> versions;  // of the linked one, "tensorrt" or "tensorrt-rtx"
+    std::map<std::string, std::string> versions;  // of the linked TensorRT, "tensorrt" or "tensorrt-rtx"
     std::string platform;                         // operating system and processor, "linux-x86_64"
-    std::optional<std::pair<int, int>> driver;    // the latest CUDA version that the NVIDIA driver serves
+    std::optional<std::pair<int, int>> driver;    // the latest CUDA version that the NVIDIA driver supports
     std::map<std::string, int> cuda;              // major version of CUDA that the linked TensorRT is used with
 };
 

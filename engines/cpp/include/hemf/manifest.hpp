@@ -61,8 +61,9 @@ public:
     // The model; messages call the file `path`. Throws Error (bad_input) where the description is missing or invalid.
     Description description(const std::string& path) const;
 
-    // The command that builds the engine again, for `target` or else for the manifest's.
-    std::string rebuild_command(const std::string& target = {}) const;
+    // How the engine was built, for a message that says how to build it again, for `target` or else the manifest's:
+    // "from m.onnx for t4 with tensorrt, batch 1:8:32".
+    std::string rebuild_settings(const std::string& target = {}) const;
 
     // For the library's own parts.
     const json::Document& document() const { return *document_; }

@@ -18,7 +18,7 @@ struct ModelOutput {
     bool of_probabilities() const { return kind == Kind::probabilities || kind == Kind::probability; }
     const char* noun() const { return of_probabilities() ? "probability" : "logit"; }
 
-    // Numbers that a model with so many classes computes for an image.
+    // Outputs per image of a model with that many classes.
     std::size_t width(std::size_t classes) const { return single() ? 1 : classes; }
 
     // A runner's output, row by row → scores: a logit z becomes 0 and z, a probability p becomes 1 - p and p.

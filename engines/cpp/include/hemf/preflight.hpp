@@ -38,7 +38,7 @@ struct Preflight {
     const Error* refusal() const;
 };
 
-// Check an engine against its manifest and a machine, without running anything of it.
+// Check an engine against its manifest and a machine, without running any of it.
 Preflight look(const std::string& path, const Machine& machine);
 
 }  // namespace hemf

@@ -27,11 +27,11 @@ public:
     // Index of the first profile that takes `count` images.
     std::optional<int> find(int count) const;
 
-    // Sizes that each fit a profile, together `count`: as many of the largest as fit, else even ones.
+    // Divide `count` images into batches that each fit a profile: largest ones and a rest, or else even ones.
     // Throws Error (bad_input) with the range where that is impossible.
     std::vector<int> parts(int count) const;
 
-    // The smallest number of images, at least `count`, that can be run: a batch is filled up to it.
+    // The smallest number of images, at least `count`, that can be run: a batch is padded to it.
     int filled(int count) const;
 
 private:

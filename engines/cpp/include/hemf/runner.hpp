@@ -13,7 +13,7 @@ public:
     // Throws Error (bad_input) with the range where it takes no such batch.
     virtual std::vector<float> infer(const void* batch, int images) = 0;
 
-    // Numbers for an image: one for each class, or a single one; see `ModelOutput`.
+    // Outputs per image: one for each class, or a single one; see `ModelOutput`.
     virtual int classes() const = 0;
 
     // The smallest number of images, at least `images`, that can be run.

@@ -41,7 +41,7 @@ inline Device device(std::size_t size) {
     return Device(memory);
 }
 
-// Host memory that the GPU copies from and to by itself.
+// Pinned host memory, which the GPU copies from and to asynchronously.
 inline Pinned pinned(std::size_t size) {
     void* memory = nullptr;
     require(cudaMallocHost(&memory, size), "Pinned memory");

@@ -26,7 +26,7 @@ std::size_t size_of(nvinfer1::DataType type, const std::string& path, const std:
         case nvinfer1::DataType::kUINT8:
             return 1;
         default:
-            throw bad_input(path + ": its tensor " + name + " is of a type that is not fed.");
+            throw bad_input(path + ": its tensor " + name + " is of a type that is not supported.");
     }
 }
 
@@ -35,7 +35,8 @@ Tensor tensor(const nvinfer1::ICudaEngine& engine, const std::string& name, cons
     size_of(result.type, path, name);
     const nvinfer1::Dims shape = engine.getTensorShape(name.c_str());
     for (int axis = 1; axis < shape.nbDims; ++axis) {
-        if (shape.d[axis] < 1) throw bad_input(path + ": its tensor " + name + " has an open size beside the batch.");
+        if (shape.d[axis] < 1)
+            throw bad_input(path + ": its tensor " + name + " has a dynamic dimension other than the batch.");
         result.shape.push_back(shape.d[axis]);
     }
     return result;
@@ -57,7 +58,7 @@ void read_interface(Loaded& loaded, const std::string& path) {
     loaded.output = tensor(engine, outputs[0], path);
     const bool plain =
         loaded.output.type == nvinfer1::DataType::kFLOAT || loaded.output.type == nvinfer1::DataType::kHALF;
-    // One row of numbers an image: axes of size 1 may be anywhere.
+    // One row of numbers per image: axes of size 1 may be anywhere.
     const std::vector<std::int64_t>& sizes = loaded.output.shape;
     if (!plain || std::count_if(sizes.begin(), sizes.end(), [](std::int64_t size) { return size != 1; }) > 1)
         throw bad_input(path + ": its output is not the logits of a classifier.");
@@ -81,11 +82,11 @@ void require_valid(Loaded& loaded, const std::vector<std::uint8_t>& plan, const 
     if (validity == nvinfer1::EngineValidity::kINVALID) {
         throw missing_capability(path + ": TensorRT-RTX says that it can't run here (diagnostics " +
                                      std::to_string(diagnostics) + "). " + loaded.logger.messages(),
-                                 "Build it again here: " + again);
+                                 "Build it again here " + again);
     }
     if (validity == nvinfer1::EngineValidity::kSUBOPTIMAL) {
         loaded.notes.push_back("TensorRT-RTX says that " + files::name(path) +
-                               " is not the best for this GPU; build it again here: " + again);
+                               " is not the best for this GPU; build it again here " + again);
     }
 }
 #else
@@ -130,8 +131,8 @@ std::unique_ptr<nvinfer1::IExecutionContext> Loaded::context() {
 }
 
 std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, const EngineOptions& options) {
-    const std::string again = manifest.rebuild_command();
-    // Vtables differ between major versions: what the headers say must be what is linked.
+    const std::string again = manifest.rebuild_settings() + ".";
+    // Vtables differ between major versions: the headers' version must be the linked library's.
     if (getInferLibMajorVersion() != NV_TENSORRT_MAJOR) {
         throw missing_capability("This library was compiled with headers of version " +
                                      std::to_string(NV_TENSORRT_MAJOR) + ", and runs with a " + flavour +
@@ -140,9 +141,9 @@ std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, 
     }
     if (manifest.stripped()) {
         throw missing_capability(path + " has no weights: the C++ library doesn't refit engines.",
-                                 "Build it without --strip-weights.");
+                                 "Build it with its weights.");
     }
-    // The very bytes that TensorRT gets are hashed: deserializing is to run code out of them.
+    // The very bytes that TensorRT gets are hashed: to deserialize them is to run code out of them.
     std::string problem;
     const std::vector<std::uint8_t> plan = files::read(path, largest_plan, problem);
     if (!problem.empty()) throw bad_input(path + " can't be read: " + problem + ".");
@@ -155,13 +156,13 @@ std::shared_ptr<Loaded> load(const std::string& path, const Manifest& manifest, 
         throw missing_capability(std::string(flavour) + " can't start: " + loaded->logger.messages() + ".");
     require_valid(*loaded, plan, path, again);
 #if !defined(HEMF_TENSORRT_RTX)
-    // Lets the plan run code of its own on the host: only ever after its hash was seen to be the manifest's.
+    // Allows the plan to run its own code on the host: only after its hash was compared with the manifest's.
     if (manifest.flag("version_compatible")) loaded->runtime->setEngineHostCodeAllowed(true);
 #endif
     loaded->engine.reset(loaded->runtime->deserializeCudaEngine(plan.data(), plan.size()));
     if (!loaded->engine) {
         throw bad_input(std::string(flavour) + " can't load " + path + ": " + loaded->logger.messages() + ".",
-                        "Build it again: " + again);
+                        "Build it again " + again);
     }
     read_interface(*loaded, path);
     loaded->cache = std::make_unique<RuntimeCache>(*loaded->engine, path, loaded->notes);

@@ -13,7 +13,7 @@
 
 namespace hemf {
 
-// Which TensorRT the library was built with, as manifests call it.
+// Which TensorRT the library was built with, by its name in manifests.
 #if defined(HEMF_TENSORRT_RTX)
 inline constexpr const char* flavour = "tensorrt-rtx";
 #else
@@ -41,7 +41,7 @@ struct Tensor {
     std::size_t count() const;  // elements of one image
 };
 
-// TensorRT-RTX's kernels as compiled for this GPU, kept beside the engine for the next start. With TensorRT it does
+// TensorRT-RTX's kernels as compiled for this GPU, saved beside the engine for the next start. With TensorRT it does
 // nothing.
 class RuntimeCache {
 public:
@@ -50,9 +50,9 @@ public:
     RuntimeCache(const RuntimeCache&) = delete;
     RuntimeCache& operator=(const RuntimeCache&) = delete;
 
-    // A new execution context that uses the cache; null where TensorRT gives none.
+    // Create an execution context that uses the cache; null where TensorRT creates none.
     std::unique_ptr<nvinfer1::IExecutionContext> context(bool cuda_graphs);
-    // Write what was compiled, if anything is new.
+    // Write the cache if anything was compiled since.
     void save();
     // Whether contexts capture CUDA graphs by themselves.
     static bool captures();
@@ -71,7 +71,7 @@ struct Loaded {
     std::unique_ptr<Profiles> profiles;
     std::unique_ptr<RuntimeCache> cache;
     EngineOptions options;
-    std::mutex lock;  // an engine creates one context at a time
+    std::mutex lock;  // an engine's contexts have to be created one at a time
     std::vector<std::string> notes;
 
     std::unique_ptr<nvinfer1::IExecutionContext> context();

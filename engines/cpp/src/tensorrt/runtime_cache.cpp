@@ -62,7 +62,7 @@ RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& pat
     if (!whole)
         notes.push_back(state_->path + " is damaged; a new one is begun.");
     else if (!state_->cache->deserialize(content.data() + begin, content.size() - begin))
-        notes.push_back("TensorRT-RTX doesn't take " + state_->path + "; a new one is begun.");
+        notes.push_back("TensorRT-RTX refuses the runtime cache " + state_->path + "; a new one is begun.");
     else
         state_->saved = text.substr(begin);
 }
@@ -89,7 +89,7 @@ void RuntimeCache::save() {
         state_->saved = data;
     } else {
         state_->unwritable = true;
-        state_->notes.push_back("Compiled kernels were not kept: " + state_->path + " can't be written.");
+        state_->notes.push_back("Compiled kernels were not saved: " + state_->path + " can't be written.");
     }
 }
 

@@ -7,7 +7,7 @@ namespace hemf {
 namespace {
 
 constexpr std::size_t kept_sizes =
-    8;  // batch sizes whose buffers and graph are kept; the one unused longest makes room
+    8;  // batch sizes whose buffers and graph are kept; the least recently used makes room
 
 // IEEE half precision → single.
 float single(std::uint16_t half) {
@@ -45,7 +45,7 @@ void Stream::State::wait() { cuda::require(cudaStreamSynchronize(stream), "Waiti
 nvinfer1::IExecutionContext& Stream::State::context(int images) {
     const std::optional<int> profile = loaded->profiles->find(images);
     if (!profile) {
-        loaded->profiles->parts(images);  // tells the range where nothing fits
+        loaded->profiles->parts(images);  // throws with the range where nothing fits
         throw bad_input("A batch of " + std::to_string(images) + " doesn't fit one profile.",
                         "Divide it, or call Engine::infer.");
     }
@@ -84,7 +84,7 @@ void Stream::State::launch(nvinfer1::IExecutionContext& execution, int images) {
 }
 
 void Stream::State::capture(nvinfer1::IExecutionContext& execution, Slot& fresh) {
-    // Other threads go on meanwhile: only this thread's own calls are held to what a capture allows.
+    // Other threads go on meanwhile: only this thread's calls are restricted to what a capture allows.
     cuda::require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capturing a CUDA graph");
     const bool done = execution.enqueueV3(stream);
     cudaGraph_t graph = nullptr;
@@ -113,7 +113,7 @@ Stream::State::Slot& Stream::State::slot(int images) {
     }
     Slot fresh{images, cuda::device(input), cuda::device(output), cuda::pinned(input), cuda::pinned(output), nullptr};
     cuda::require(cudaMemsetAsync(fresh.input.get(), 0, input, stream), "Memory of the GPU");
-    // The first run of a size prepares what a capture must not: it is never captured itself.
+    // The first run of a batch size does work that must not be captured, such as allocations.
     bind(execution, fresh.input.get(), fresh.output.get(), images);
     launch(execution, images);
     wait();

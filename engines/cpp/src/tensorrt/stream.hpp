@@ -1,4 +1,4 @@
-// One execution context a profile, and one set of buffers a batch size, on one CUDA stream.
+// One execution context per profile, and one set of buffers per batch size, on one CUDA stream.
 #pragma once
 
 #include <list>
@@ -38,7 +38,7 @@ struct Stream::State {
     std::shared_ptr<Loaded> loaded;
     cudaStream_t stream = nullptr;
     bool own = false;
-    // A context keeps its profile, so that what was captured with it stays valid.
+    // A context keeps its profile, so that graphs that were captured with it stay valid.
     std::map<int, std::unique_ptr<nvinfer1::IExecutionContext>> contexts;
     std::list<Slot> slots;  // the most recently used first
 };

@@ -1,0 +1,284 @@
+"""Inspect files, count a network's parameters and multiply-adds, and check this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hemf_export.api.results import PathLike, Shown, names_of
+from hemf_export.files.errors import HemfError, MissingCapabilityError, UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.pages.table import Table
+
+if TYPE_CHECKING:
+    from hemf_export.doctor.checkup import Ability
+    from hemf_export.doctor.components import Component
+    from hemf_export.networks.count import Count
+
+
+@dataclass(frozen=True)
+class Inspection(Shown):
+    """Result of inspecting a file.
+
+    Args:
+        path: path of the file.
+        kind: `checkpoint`, `onnx` or `engine`.
+        description: names and values that describe it.
+        values: the same for programs, in plain types.
+        checks: checks with outcome and finding.
+        tables: tables of an engine's kernels.
+        conflict: why the file can't be used, here or at all; None if it can.
+        notes: remarks for the user.
+    """
+
+    path: Path
+    kind: Literal["checkpoint", "onnx", "engine"]
+    description: tuple[tuple[str, str], ...] = field(repr=False)
+    values: Mapping[str, Any] = field(repr=False)
+    checks: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
+    tables: tuple[Table, ...] = field(default=(), repr=False)
+    conflict: HemfError | None = None
+    notes: tuple[str, ...] = ()
+
+    def require(self) -> None:
+        """Raise `conflict`, if there is one."""
+        if self.conflict is not None:
+            raise self.conflict
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain types."""
+        return {"file": str(self.path), **self.values}
+
+    def facts(self) -> dict[str, str]:
+        """See `Shown.facts`."""
+        return {"file": str(self.path), **dict(self.description)}
+
+
+@dataclass(frozen=True)
+class NetworkInfo(Shown):
+    """Parameters and multiply-adds of a network by part.
+
+    Args:
+        name: hemf-base, hemf-small or hemf-tiny, with its variant.
+        config: the network's configuration, in plain types.
+        parts: counts by part: `parameters` and `products` (multiply-adds of one image), and both as the paper counts
+            them (`paper_parameters`, `paper`).
+        table_3: the paper's Table 3 recounted, for the network that it lists.
+        published: the paper's parameters in millions and multiply-adds in billions, for the network that it lists.
+        description: names and values that describe the checkpoint; none for a size.
+        notes: remarks on the checkpoint for the user.
+    """
+
+    name: str
+    config: Mapping[str, Any] = field(repr=False)
+    parts: Mapping[str, Count] = field(repr=False)
+    table_3: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    published: tuple[float, float] | None = None
+    description: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> Count:
+        """Sum over the parts."""
+        first, *others = self.parts.values()
+        for other in others:
+            first += other
+        return first
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert the counts to plain types."""
+        return {
+            "config": dict(self.config),
+            "parts": {name: vars(part) for name, part in self.parts.items()},
+            "total": vars(self.total),
+            "table_3": list(self.table_3),
+        }
+
+    def facts(self) -> dict[str, str]:
+        """See `Shown.facts`."""
+        total = self.total
+        return {
+            "network": self.name,
+            "parameters": f"{total.parameters / 1e6:.3f} M",
+            "multiply-adds": f"{total.products / 1e9:.3f} G",
+        }
+
+
+@dataclass(frozen=True)
+class Checkup(Shown):
+    """Components of this machine, and which commands work on it.
+
+    Args:
+        components: packages, GPU, driver, disks: each with its status, details and the fix.
+        abilities: commands, each with whether it works here, and the reason.
+        values: all of it in plain types.
+        problem: error about commands that need no GPU and don't work; None if all do.
+    """
+
+    components: tuple[Component, ...] = field(repr=False)
+    abilities: tuple[Ability, ...] = field(repr=False)
+    values: Mapping[str, Any] = field(repr=False)
+    problem: MissingCapabilityError | None = None
+
+    @property
+    def fit(self) -> bool:
+        """Whether everything works that needs no GPU and no optional package."""
+        return self.problem is None
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Tables of the components and the commands."""
+        from hemf_export.doctor import checkup
+
+        abilities = [(one.command, "can" if one.can else "cannot", one.reason) for one in self.abilities]
+        return (
+            Table("this machine", ("", "found", "status", "needed by", "fix"), checkup.rows(self.components),
+                  tuple(range(5))),
+            Table("commands", ("", "here", "reason"), abilities, tuple(range(3))),
+        )  # fmt: skip
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain types."""
+        return dict(self.values)
+
+    def facts(self) -> dict[str, str]:
+        """See `Shown.facts`."""
+        return {one.command: "can" if one.can else f"cannot: {one.reason}" for one in self.abilities}
+
+
+def inspect(
+    file: PathLike, *, classes: Sequence[str] | None = None, weights: str | None = None,
+    image_size: int | None = None, trust: bool = False, layers: bool = False, progress: Progress = SILENT,
+) -> Inspection:  # fmt: skip
+    """Inspect a checkpoint, an ONNX file or an engine, with its manifest and its proof, without running it.
+
+    Args:
+        file: file to inspect.
+        classes: class names, for a checkpoint that has none.
+        weights: which set of weights of a training checkpoint.
+        image_size: input size in pixels, for a checkpoint that leaves it open.
+        trust: accept an engine without a manifest, whose origin is then unknown.
+        layers: list every kernel of an engine.
+        progress: receives the steps.
+
+    Returns:
+        The inspection. For an engine that can't run here `conflict` is the reason, which `require` raises.
+
+    Raises:
+        BadInputError: no such file, or a damaged one.
+
+    Examples:
+        >>> hemf_export.inspect("best.onnx").kind
+        'onnx'
+    """
+    from hemf_export import file_facts
+    from hemf_export.checkpoints.reading import Reading
+
+    path = Path(file)
+    with progress.task(f"Reading {path.name}"):
+        facts = file_facts.facts_of(
+            path, classes=names_of(classes), reading=Reading(weights, image_size), trust=trust, every_kernel=layers
+        )
+    return Inspection(
+        path, facts.kind, tuple(facts.facts), facts.values, tuple(facts.checks), tuple(facts.tables), facts.conflict,
+        tuple(facts.notes),
+    )  # fmt: skip
+
+
+def info(
+    model: PathLike = "hemf-base", *, variant: str | None = None, num_classes: int = 7,
+    image_size: int | None = None, weights: str | None = None, classes: Sequence[str] | None = None,
+) -> NetworkInfo:  # fmt: skip
+    """Count the parameters and multiply-adds of a size or a checkpoint, by part.
+
+    Args:
+        model: hemf-base, hemf-small, hemf-tiny, or a checkpoint.
+        variant: reduced network of the paper's ablation, for a size.
+        num_classes: number of classes, for a size.
+        image_size: input size in pixels, for a size or a checkpoint that leaves it open; None for its own, or 224.
+        weights: which set of weights of a training checkpoint.
+        classes: class names, for a checkpoint that has none.
+
+    Raises:
+        UsageError: a variant given for a checkpoint, which records its own.
+        BadInputError: no such size, variant or file.
+
+    Examples:
+        >>> hemf_export.info("hemf-tiny", num_classes=3).facts()["network"]
+        'hemf-tiny'
+    """
+    from hemf_export.checkpoints.reading import Reading
+    from hemf_export.models.model_file import CheckpointFile
+    from hemf_export.networks import published
+    from hemf_export.networks.config import SIZES, registered
+    from hemf_export.networks.count import count_parts
+    from hemf_export.networks.variants import WHOLE, variant_of, vary
+
+    path, wanted = Path(model), WHOLE if variant is None else variant
+    description, notes = list[tuple[str, str]](), tuple[str, ...]()
+    if os.fspath(model) in SIZES or not (path.exists() or path.suffix):
+        config = vary(registered(os.fspath(model), num_classes=num_classes, image_size=image_size or 224), wanted)
+    else:
+        if wanted != WHOLE:
+            raise UsageError(f"{model} says itself what its network is.", "Leave out `variant`.")
+        from hemf_export import file_facts
+
+        saved = CheckpointFile.open(path, classes=names_of(classes), reading=Reading(weights, image_size)).load()
+        config, notes = saved.config, tuple(saved.notes)
+        description = [*file_facts.checkpoint_rows(saved), ("SHA-256", saved.sha256)]
+        if saved.dropped:
+            names = ", ".join(saved.dropped)
+            description.append(("left out", f"{len(saved.dropped)} tensors that take no part: {names}"))
+    of_paper = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
+    printed = (published.PARAMETERS_M, published.MULTIPLY_ADDS_G) if of_paper and variant_of(config) == WHOLE else None
+    return NetworkInfo(
+        config.name, config.to_dict(), count_parts(config), tuple(_table_3()) if of_paper else (), printed,
+        tuple(description), notes,
+    )  # fmt: skip
+
+
+def doctor(*, timeout: float = 60.0, progress: Progress = SILENT) -> Checkup:
+    """Check this machine's components, which commands work, and how to fix those that don't.
+
+    Every package is imported in a child process: one that crashes or hangs is reported as broken.
+
+    Args:
+        timeout: time limit of an import in seconds.
+        progress: receives the steps.
+
+    Returns:
+        The checkup; `fit` is whether everything works that needs no GPU.
+
+    Examples:
+        >>> hemf_export.doctor().fit
+        True
+    """
+    from hemf_export.doctor import checkup
+
+    with progress.task("Importing each package in a process of its own"):
+        report = checkup.examine(timeout_s=timeout)
+    return Checkup(report.components, report.abilities, report.to_dict(), report.problem)
+
+
+def _table_3() -> list[dict[str, Any]]:
+    from hemf_export.networks import published
+    from hemf_export.networks.count import count_mlp
+    from hemf_export.networks.fusion import IRMLP, SIRMLP
+
+    rows = []
+    for row in published.TABLE_3:
+        ours, wide = (count_mlp(kind, row.channels, row.size) for kind in (SIRMLP, IRMLP))
+        counted = (
+            ours.parameters / 1e6,
+            wide.parameters / 1e6,
+            100 * (1 - ours.parameters / wide.parameters),
+            ours.paper / 1e9,
+            wide.paper / 1e9,
+            100 * (1 - ours.paper / wide.paper),
+        )
+        names = published.MlpRow._fields[3:]
+        rows.append({"stage": row.stage, "found": dict(zip(names, counted, strict=True)), "published": row._asdict()})
+    return rows

@@ -1,0 +1,39 @@
+"""Fake quantization: ONNX Runtime's numbers, and gradients that pass straight through."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnxruntime import InferenceSession
+
+from hemf_export.finetuning.operators import dequantize, quantize, to_half
+
+
+@pytest.mark.parametrize(("kind", "zero", "limits"), [("int8", 0, (-128.0, 127.0)), ("uint8", 7, (0.0, 255.0))])
+def test_it_rounds_and_clips_as_onnx_runtime(kind, zero, limits):
+    graph = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[n] x) => (float[n] y) <float s = {{0.25}}, {kind} z = {{{zero}}}>
+        {{ q = QuantizeLinear(x, s, z) y = DequantizeLinear(q, s, z) }}""")
+    values = np.concatenate([np.arange(-320, 320) / 8, [1e6, -1e6]]).astype(np.float32)  # halves among them
+    expected = InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": values})
+    scale = torch.tensor(0.25)
+    steps = quantize(torch.from_numpy(values), scale, zero, limits)
+    np.testing.assert_array_equal(dequantize(steps, scale, zero).numpy(), expected[0])
+    assert np.array_equal(steps.numpy(), steps.numpy().round())
+
+
+def test_gradients_pass_straight_through_and_stop_where_values_are_clipped():
+    values = torch.tensor([0.3, -0.26, 31.8, 32.5, -40.0], requires_grad=True)
+    scale = torch.tensor(0.25)
+    dequantize(quantize(values, scale, 0.0, (-128.0, 127.0)), scale, 0.0).sum().backward()
+    torch.testing.assert_close(values.grad, torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0]))
+
+
+def test_float16_rounds_and_its_gradient_does_not_vanish():
+    values = torch.tensor([0.1, 1e-9, 7e4], requires_grad=True)
+    rounded = to_half(values)
+    assert rounded.tolist() == [float(np.float16(0.1)), 0.0, float("inf")]
+    (rounded[:2] * 1e-9).sum().backward()  # a gradient that float16 would make zero
+    torch.testing.assert_close(values.grad, torch.tensor([1e-9, 1e-9, 0.0]))
