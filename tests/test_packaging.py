@@ -97,6 +97,7 @@ def test_its_metadata_names_the_licence_the_command_and_the_floors(wheel):
     assert any(line.startswith("onnxruntime-gpu") and "linux" in line for line in requirements)
 
 
+@pytest.mark.extended
 def test_it_runs_without_a_checkout(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     script = (

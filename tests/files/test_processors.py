@@ -106,6 +106,7 @@ def started(limit: float | None, asked: str | None, after: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "order", ["processors.respect_quota(); import torch", "import torch; processors.respect_quota()"]
 )

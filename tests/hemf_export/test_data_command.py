@@ -50,6 +50,7 @@ def test_class_folders_become_what_train_takes(scans, tmp_path, run_cli):
     assert all(made[name] == (scans / name.partition("/")[2]).read_bytes() for name in made)
 
 
+@pytest.mark.extended
 def test_the_next_command_trains(scans, tmp_path, run_cli):
     assert run_cli("data", "class-folders", scans, "-o", tmp_path / "made")[0] == 0
     fast = ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "32", "--json"]

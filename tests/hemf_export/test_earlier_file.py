@@ -177,6 +177,7 @@ def test_one_of_unknown_making_is_left_alone(structural, tmp_path, refused, stat
     assert ("is not the file that" if state == "another manifest" else "no manifest tells how it was made") in said
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["structural.fp16.onnx", "best.fp16.onnx", "shipped.fp16.onnx"])
 def test_one_of_an_earlier_version_is_known_by_what_it_tells(name, measured, pictures, tmp_path, refused, run_cli):
     """Its manifest has no options, but tells images, backend and budget."""

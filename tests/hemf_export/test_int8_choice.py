@@ -133,6 +133,7 @@ def test_kernels_depend_on_no_weight_and_no_range(int8, monkeypatch):
     assert made_up.launches > 3
 
 
+@pytest.mark.extended
 def test_what_was_compiled_for_one_checkpoint_is_known_for_the_next(monkeypatch):
     first = network(width=96, convolutions=1)
     int8_choice.choose(trials(first))
@@ -150,6 +151,7 @@ def convolutional(pictures: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.extended
 def test_the_command_gives_fp16_and_says_why(convolutional, pictures, run_cli):
     said = ["calibrate", convolutional, "--precision", "int8", "--images", pictures, "--max-drop", "1"]
     code, out, err = run_cli(*said, "--json")
@@ -244,6 +246,7 @@ def test_a_budget_that_int8_misses_is_told_with_what_it_would_give(pictures, tmp
     assert made["int8_gain"]["best"]["model_ms"] < 0.95 * made["int8_gain"]["fp16"]["model_ms"]
 
 
+@pytest.mark.extended
 def test_a_budget_that_int8_keeps_gives_the_fastest_engine_and_its_figures(pictures, tmp_path, run_cli):
     path = tmp_path / "classifier.onnx"
     onnx.save(classifiers.convolutional(pictures), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from hemf_export.networks.initialization import build
@@ -30,6 +31,7 @@ def state(seed: int) -> TrainingState:
     return TrainingState(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), WeightAverage(network, 0.9))
 
 
+@pytest.mark.extended
 def test_restored_it_is_what_was_saved():
     first, second = state(0), state(1)
     first.network(torch.randn(2, 3, 64, 64)).sum().backward()

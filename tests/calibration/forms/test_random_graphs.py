@@ -150,6 +150,7 @@ def networks(draw) -> onnx.ModelProto:
     return made.model({"x": made.input}, made.outputs, draw(st.sampled_from([20, 21, 23])))
 
 
+@pytest.mark.extended
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(plain=networks())
 def test_all_passes_together(plain):

@@ -26,6 +26,7 @@ def nothing_left(left: fresh_home.Left) -> None:
     assert not left.connections, left.said
 
 
+@pytest.mark.extended
 def test_a_prediction_leaves_nothing_whether_it_works_or_not(tmp_path):
     data, path = write_class_folders(tmp_path / "images", 1), means(tmp_path / "m.onnx")
     left = fresh_home.run(["predict", path, data], tmp_path)

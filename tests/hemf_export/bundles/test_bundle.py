@@ -90,6 +90,7 @@ def test_where_files_lay_is_no_part_of_it():
     assert without_places({"source": "/"}) == {"source": ""}
 
 
+@pytest.mark.extended
 def test_the_same_inputs_give_the_same_bytes(bundle, proven, tmp_path):
     place = tmp_path / "another" / "folder"
     place.mkdir(parents=True)

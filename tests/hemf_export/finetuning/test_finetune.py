@@ -75,6 +75,7 @@ def test_what_is_trained_is_weights_and_no_table(whole_int8):
     assert taps <= names
 
 
+@pytest.mark.extended
 def test_an_int8_file_that_lost_its_accuracy_gets_it_back(quantized, pictures, run_cli):
     faults.plant(quantized, quantized, shuffled)
     before = quantized.read_bytes()

@@ -73,7 +73,7 @@ def test_all_steps_are_done_and_the_bundle_passes(shipped, run_cli):
     code, out, err = run_cli("self-test", shipped / "best.tar.zst")
     assert code == 0, err
     assert err.count("latency without a verdict") == 1, "the ONNX file; the engine was not timed"
-    assert out.count("passed") == 2, "the machine has a T4 that is none"
+    assert out.count("passed") == 1 + 2, "the machine has a T4 that is none"
     about = Index.parse(entries(shipped / "best.tar.zst")[NAME]).about
     assert [model["file"] for model in about["models"]] == ["best.fp16.onnx", "best.fp16.t4.engine"]
     assert about["verified"]
@@ -108,6 +108,7 @@ def test_it_needs_no_torch(shipped, trained, pictures):
     assert done.stderr.count(": as before") == len(STEPS)
 
 
+@pytest.mark.extended
 def test_only_what_changed_is_done_again(again, tmp_path):
     folder = tmp_path / "shipped"
     (folder / "best.tar.zst").unlink()

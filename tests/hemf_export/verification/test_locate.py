@@ -6,6 +6,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+import pytest
+
 from hemf_export.calibration.node_errors import NodeError
 from hemf_export.verification import locate, run, verification
 from hemf_export.verification import text as verification_text
@@ -14,6 +16,7 @@ from tests.hemf_export.conftest import no_inference
 from tests.hemf_export.verification import faults
 
 
+@pytest.mark.extended
 def test_the_node_whose_weight_was_lost_is_named(copies, folder, run_cli):
     sound = verification.verify(Request((copies.half,), folder))
     where = locate.locate(sound, sound.candidates[0], copies.onnx).to_dict()
