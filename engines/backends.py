@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 BackendName = Literal["tensorrt", "tensorrt-rtx"]
 _MODULES: dict[BackendName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 _INSTALL: dict[BackendName, str] = {
-    "tensorrt": "Install it on a host with a GPU: pip install 'hemf-export[tensorrt]'.",
+    "tensorrt": "Install it on a host with a GPU: pip install tensorrt.",
     "tensorrt-rtx": "Install it: pip install tensorrt-rtx-cu12 (Linux and Windows, x86-64).",
 }
 _CUDA_MAJORS = (11, 12, 13, 14)

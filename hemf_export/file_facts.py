@@ -5,6 +5,7 @@ An engine is only deserialized, to list its layers, after its preflight check: s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,7 @@ def _checkpoint(file: CheckpointFile) -> FileFacts:
     parameters = sum(value.numel() for name, value in saved.state.items() if not name.endswith("num_batches_tracked"))
     facts = [
         ("kind", "checkpoint"),
-        ("network", f"{saved.config.name}, {parameters / 1e6:.3f} M numbers, {saved.config.image_size} px"),
+        ("network", f"{saved.config.name}, {parameters / 1e6:.3f} M parameters, {saved.config.image_size} px"),
         *checkpoint_rows(saved),
         *_identity(file),
     ]
@@ -156,7 +157,7 @@ def _onnx(file: OnnxFile) -> FileFacts:
     facts += [(name, "; ".join(texts)) for name, texts in shown.items()]
     facts += [
         ("graph", f"{len(model.graph.node):,} nodes, opset {opset}, by {model.producer_name or 'nobody'}"),
-        ("nodes compute in", _counted(types["nodes"])),
+        ("nodes compute in", _counted(types["nodes"]) + _float32_nodes(file.manifest)),
         ("products compute in", _counted(types["products"])),
     ]
     evidence, proof_notes = _proof(file.manifest)
@@ -358,6 +359,15 @@ def _taken(described: dict[str, Any]) -> str:
         return f"raw images of {height}x{width} pixels (height x width), which it resizes and crops itself"
     raw = described["input_type"] == "uint8"
     return "images resized and cropped, their raw pixels" if raw else "images resized, cropped and normalized"
+
+
+def _float32_nodes(manifest: Mapping[str, Any] | None) -> str:
+    """Say which of an FP16 file's float32 nodes were kept for precision, and which a kernel computes inside."""
+    conversion = (manifest or {}).get("conversion")
+    if not isinstance(conversion, Mapping) or "float32_inside_kernels" not in conversion:
+        return ""
+    kept, inside = conversion["float32_nodes"], conversion["float32_inside_kernels"]
+    return f" ({kept} kept in float32; {inside:,} inside kernels that read and write float16)"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -35,6 +35,9 @@ class Verification(Written):
 
         return text.missed(self.values)
 
+    def __str__(self) -> str:
+        return f"{'passed' if self.passed else 'FAILED'}: {self.verdict}"
+
     @property
     def verdict(self) -> str:
         """Result in one sentence."""
@@ -58,7 +61,7 @@ class Verification(Written):
 
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
-        rows = {"verdict": f"{'passed' if self.passed else 'FAILED'}: {self.verdict}"}
+        rows = {"verdict": str(self)}
         images = self.values["images"]["images"]
         for candidate in self.values["candidates"]:
             agreement = percentage(candidate["against_reference"]["agreement"], images)

@@ -243,11 +243,13 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> lis
 def _beside(timing: Timing, reference: str) -> str:
     """Compare a runner with the reference in words: faster, slower, or within the interval."""
     speed_up, where = timing.speed_up, f"{reference} at batch {timing.batch}"
-    if speed_up.high > VAGUE * speed_up.low:
-        return f"too noisy to compare with {where} (95 %: {_range(speed_up)}×)"
+    too_noisy = speed_up.high > VAGUE * speed_up.low
     if speed_up.low <= 1 <= speed_up.high:
-        return f"as fast as {where} (95 %: {_range(speed_up)}×)"
+        what = "too noisy to compare with" if too_noisy else "as fast as"
+        return f"{what} {where} (95 %: {_range(speed_up)}×)"
     word, how_much = ("faster", speed_up) if speed_up.median > 1 else ("slower", timing.ratio)
+    if too_noisy:
+        return f"{_range(how_much)}× {word} than {where} (95 %; too noisy for one figure)"
     return f"{factor(how_much.median)}× {word} than {where} (95 %: {_range(how_much)})"
 
 

@@ -36,7 +36,8 @@ def show(predictions: hemf_export.Predictions, images: Sequence[Path], *, top: i
     console.table(title, columns, rows, words=(0, 1, 3))
     if shares := predictions.shares:
         right = [(console.printable(share.folder), _share(share.right, share.images)) for share in shares]
-        console.facts("\nRight by their folders' names (✗: the others)", right)
+        wrong = any(share.right < share.images for share in shares)
+        console.facts("\nCorrect, by the folders' names" + (" (✗: not)" if wrong else ""), right)
 
 
 def _row(

@@ -168,9 +168,9 @@ def _details(name: str, facts: Mapping[str, Any]) -> list[str]:
 def _install(name: str, *, broken: bool) -> str:
     distribution = PACKAGES[name][1]
     if name == "tensorrt" and not broken:
-        return "On a host with a GPU: pip install 'hemf-export[tensorrt]'"
+        return "On a host with a GPU: pip install tensorrt"
     if name == "tritonclient" and not broken:
-        return "pip install 'hemf-export[triton]'"
+        return "pip install 'tritonclient[grpc,http]'"
     if name == "tensorrt-rtx" and not has_tensorrt_rtx():
         return "None: it is made for Linux and Windows on x86-64."
     return install_command(distribution, again=broken)

@@ -388,7 +388,7 @@ class EngineFile(ModelFile):
         if self.manifest is None:
             raise BadInputError(
                 f"{self.path} has no manifest: nothing tells its classes and preprocessing.",
-                "Take the manifest along with it, or build it again: `build_engine()`.",
+                "Take the manifest along with it, or build the engine again.",
             )
         description = Description.from_manifest(self.path, self.manifest)
         self._require_agreement(description)

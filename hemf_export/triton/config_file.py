@@ -21,7 +21,7 @@ from hemf_export.models.description import Description
 from hemf_export.triton.servable import Servable
 
 CONFIG = "config.pbtxt"
-INSTALL = "Install it: pip install 'hemf-export[triton]'."
+INSTALL = "Install it: pip install 'tritonclient[grpc,http]'."
 _UNKNOWN_FIELD = re.compile(r'Message type "([\w.]+)" has no field named "([^"]*)"')
 DESCRIPTION, SHA256, PARENT, CHECKPOINT = "hemf", "sha256", "parent_sha256", "checkpoint_sha256"
 

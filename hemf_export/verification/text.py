@@ -122,7 +122,8 @@ def remarks(report: Mapping[str, Any]) -> list[str]:
         weights = sum(candidate["stored"]["weights"]["compared"] for candidate in compared)
         steps = sum(candidate["stored"]["steps"]["compared"] for candidate in compared)
         files = ", ".join(dict.fromkeys(candidate["stored"]["float32_file"] for candidate in compared))
-        sentences.append(f"{weights:,} weights and {steps:,} steps of quantized values were compared with {files}.")
+        scales = f" and {steps:,} scales of quantized values" if steps else ""
+        sentences.append(f"{weights:,} weight tensors{scales} were compared with {files}.")
     reference = report["reference"]["metrics"]
     if reference is not None and reference["auc_left_out"]:
         sentences.append(f"No AUC of {', '.join(reference['auc_left_out'])}: all images or none are of that class.")

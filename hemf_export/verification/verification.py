@@ -310,6 +310,11 @@ def _reference(candidates: Sequence[ModelFile], request: Request) -> ModelFile:
 def _origin_of(candidates: Sequence[ModelFile]) -> ModelFile:
     """Find the checkpoint, or another tool's ONNX file, that the first candidate was made from, beside a candidate."""
     first = candidates[0]
+    if first.kind == "checkpoint":
+        raise BadInputError(
+            f"{first.path} is a checkpoint: ONNX files and engines are compared with one.",
+            "Name the files that were made from it, or what it must equal: `reference=FILE`.",
+        )
     if isinstance(first, OnnxFile):
         sha256 = first.read_ours()[1].checkpoint_sha256
     else:

@@ -81,7 +81,8 @@ def theirs(pictures: Path, tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_int8_for_a_cpu_is_no_engine(int8: Path, tmp_path, run_cli, follow, pictures):
     for path in int8.parent.iterdir():
-        shutil.copy(path, tmp_path)
+        if not path.name.startswith(int8.name):
+            shutil.copy(path, tmp_path)
     code, _, err = run_cli(
         "calibrate", tmp_path / "best.onnx", "--precision", "int8", "--for", "cpu", "--method", "max", "--images",
         pictures, *QUICK["calibrate"],

@@ -49,6 +49,11 @@ def load_splits(root: Path) -> dict[str, LabelledImages]:
     """
     splits: dict[str, LabelledImages] = {}
     errors: list[BadInputError] = []
+    if root.is_dir() and not any((root / split).is_dir() for split in SPLITS):
+        raise BadInputError(
+            f"{root} has no train/ and val/ with a folder of images per class.",
+            "Name the folder that holds them. Class folders are divided by `split_data()`, into class folders of each.",
+        )
     classes = _class_names(root)
     for split in SPLITS:
         if split == "test" and not (root / split).is_dir():

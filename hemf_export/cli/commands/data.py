@@ -132,7 +132,8 @@ def _show(data: hemf_export.DataSplit) -> None:
     rows.append(("all", *(str(total) for total in totals), str(sum(totals))))
     console.table(f"{data.path}: {_method(data.values['origin'])}", ("class", *used, "all"), rows)
     how = " and ".join(
-        [f"{linked} hard links (a change in place changes both)"] * bool(linked) + [f"{copied} copies"] * bool(copied)
+        [f"{linked} hard links (editing a file changes the original too)"] * bool(linked)
+        + [f"{copied} copies"] * bool(copied)
     )
     console.say(f"{how}; split.json records the split {data.digest[:16]}")
     console.next_command("hemf-export train", data.path, "-o", _run_folder(data.path))

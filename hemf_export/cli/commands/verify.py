@@ -72,7 +72,7 @@ def command(
     for note in verification.notes:
         console.warn(note)
     if not as_json:
-        console.result(f"{'passed' if verification.passed else 'FAILED'}: {verification.verdict}")
+        console.result(str(verification))
         table = verification.table
         console.table(f"\n{table.title}", table.columns, table.rows, words=table.words)
         for line in verification.remarks:

@@ -22,7 +22,7 @@ from tests.hemf_export.boundaries.hostile_files import NAMES, classifier
 from tests.hemf_export.triton.models import means
 from tests.hostile.conftest import contents, one_message
 
-pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'hemf-export[triton]'")
+pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'tritonclient[grpc,http]'")
 
 LEGAL = (
     "my best model (v2)",

@@ -19,7 +19,7 @@ from tests.conftest import once
 from tests.hemf_export.triton.models import means, plan
 from tests.hostile.conftest import contents, one_message
 
-pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'hemf-export[triton]'")
+pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'tritonclient[grpc,http]'")
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,7 @@ def test_torch_says_why_it_has_no_gpu(machine):
         ({"driver": Finding("broken", reason="test hangs")}, "driver", "broken", "Restart the machine"),
         ({"driver": Finding("ok", {"gpus": [T4]})}, "CUDA in torch", "missing", "Install a build for CUDA"),
         ({"CUDA_in_torch": Finding("broken", reason="no kernel image")}, "CUDA in torch", "broken", "Update the"),
-        ({"tensorrt": Finding("missing")}, "tensorrt", "missing", "On a host with a GPU: pip install 'hemf"),
+        ({"tensorrt": Finding("missing")}, "tensorrt", "missing", "On a host with a GPU: pip install tensorrt"),
         ({"onnx": Finding("missing")}, "onnx", "missing", "pip install 'onnx>="),
         ({"torch": Finding("ok", {"version": "2.4.1"})}, "torch", "warning", "pip install 'torch>=2.10,<2.14'"),
         ({"torch": Finding("ok", {"version": "2.14.0"})}, "torch", "warning", "pip install 'torch>=2.10,<2.14'"),
@@ -297,7 +297,7 @@ def test_a_missing_tritonclient_is_no_failure_and_names_its_extra(monkeypatch):
     assert components.requirement("tritonclient") == "tritonclient>=2.67"
     found = checkup.report(findings(tritonclient=Finding("missing", reason="not installed")))
     assert found.fit
-    assert by_name(found)["tritonclient"].fix == "pip install 'hemf-export[triton]'"
+    assert by_name(found)["tritonclient"].fix == "pip install 'tritonclient[grpc,http]'"
     assert not {"triton", "triton-client"} & can(found)
     old = checkup.report(findings(tritonclient=Finding("ok", {"version": "2.50.0"})))
     assert by_name(old)["tritonclient"].found == "2.50.0; hemf-export is made for tritonclient>=2.67"

@@ -25,7 +25,7 @@ from tests.engines import fake_tensorrt as fake
 from tests.hemf_export.bundles.packing import entries
 from tests.hostile.conftest import contents
 
-pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'hemf-export[triton]'")
+pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'tritonclient[grpc,http]'")
 
 STEPS = ["onnx", "precision", "engine", "verify", "bench", "bundle"]
 QUICK = ["--precision", "fp16", "--no-cpp", "--bench-seconds", "0.2", "--batch", "1:2:4"]

@@ -10,7 +10,7 @@ import pytest
 from tests.hemf_export.triton.triton_server import TritonServer, installation
 from tests.hostile.conftest import contents, one_message
 
-pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'hemf-export[triton]'")
+pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed: pip install 'tritonclient[grpc,http]'")
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ def test_without_tritonclient(images, run_cli, monkeypatch):
     for protocol in ("http", "grpc"):
         code, _, err = run_cli("triton-client", f"{protocol}://localhost", images[0])
         assert code == 4
-        assert "pip install 'hemf-export[triton]'" in err
+        assert "pip install 'tritonclient[grpc,http]'" in err
 
 
 def test_a_url_is_checked_without_tritonclient(monkeypatch):

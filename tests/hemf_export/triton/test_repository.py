@@ -451,7 +451,7 @@ def test_without_tritonclient_it_is_exit_4_with_the_command_that_installs_it(tmp
     for arguments in (["triton", path, "-o", tmp_path / "repo"], ["triton", "--check", tmp_path]):
         code, _, err = run_cli(*arguments)
         assert code == 4
-        assert "pip install 'hemf-export[triton]'" in err
+        assert "pip install 'tritonclient[grpc,http]'" in err
     assert not (tmp_path / "repo").exists()
 
 
