@@ -214,11 +214,15 @@ def _end_with_parent(folder: Path) -> None:
 class _SentTask:
     """Sends the builder's phases to the parent."""
 
+    def __init__(self) -> None:
+        self._completed = 0.0
+
     def update(self, completed: float, total: float | None = None, text: str | None = None) -> None:
+        self._completed = completed
         _send(phase=text, step=completed, steps=total)
 
     def advance(self, count: float = 1) -> None:
-        raise NotImplementedError("builders say where they are")
+        self.update(self._completed + count)
 
 
 def _send(**values: Any) -> None:

@@ -1,4 +1,4 @@
-"""What an engine consists of: its kernels counted and summed up, and the time that a model gives them on a GPU.
+"""Census of an engine's kernels: counts and sums, and the time that a model predicts for them on a GPU.
 
 A graph says what was asked for; the census says what was compiled, after all fusions. It is read from the builder's log
 (see `engines.kernels`), which needs no GPU, and `engines.build` takes it. Sizes are complete where the engine is for
@@ -34,7 +34,7 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Rates:
-    """What share of the published rates the model assumes that kernels reach.
+    """Shares of the published rates that the model assumes kernels to reach.
 
     Args:
         compute: share of the chip's peak arithmetic rate.
@@ -308,7 +308,7 @@ def is_complete(kernels: Iterable[Kernel]) -> bool:
 
 
 def kind_of(kernel: Kernel) -> str:
-    """What a kernel does, in a few words: the builder's kind, with the type that a product computes in."""
+    """Describe a kernel in a few words: the builder's kind, with the type that a product computes in."""
     if kernel.is_fused_attention:
         return f"fused attention in {kernel.product_type}"
     if kernel.product_type is not None:

@@ -266,7 +266,7 @@ def _with_profiles(kernels: list[Kernel]) -> list[Kernel]:
 
 
 def _group(kernel: Kernel) -> str:
-    """What kernels that were compiled together have in common: a number in their names, `…_myl1_0`."""
+    """Return the number that kernels compiled together share in their names (`…_myl1_0`), or else the whole name."""
     match = _COMPILED.search(kernel.name)
     return match[1] if match else kernel.name
 

@@ -1,4 +1,4 @@
-"""What this machine has to run engines with: its first GPU, its driver, and the installed TensorRT flavours."""
+"""Description of this machine for running engines: its first GPU, driver, and installed TensorRT flavours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hemf_export.files.errors import MissingCapabilityError
 
 @dataclass(frozen=True)
 class Machine:
-    """What a machine has to run engines with.
+    """GPU, driver and TensorRT flavours of a machine.
 
     Args:
         gpu: compute capability of the first GPU; None where there is none.

@@ -256,7 +256,7 @@ class Execution:
 
 
 def _output(loaded: Loaded) -> ModelOutput:
-    """What the engine outputs, by its manifest; logits where that says nothing."""
+    """Return the kind of output that the manifest records; logits if it records none."""
     try:
         return ModelOutput(loaded.manifest.get("output_type", "logits"))
     except ValueError as error:

@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     )
     from hemf_export.api.serving import (
         CheckedRepository,
-        ServedModel,
         TritonRepository,
         check_repository,
         serve_versions,
@@ -72,6 +71,7 @@ if TYPE_CHECKING:
     from hemf_export.models.predictor import Prediction
     from hemf_export.shipping.options import Options as ShipOptions
     from hemf_export.train.recipe import Recipe
+    from hemf_export.triton.repository import ServedModel
 
 # module → the names that it has; `NAME=OTHER` is called OTHER there
 _NAMES = {
@@ -82,7 +82,7 @@ _NAMES = {
     "api.inspection": "Checkup Inspection NetworkInfo info inspect",
     "api.models": "Model Predictions load predict predict_served",
     "api.results": "BundleFile EngineFile ExportedFile FineTunedFile OnnxFile QuantizedFile TrainResult",
-    "api.serving": "CheckedRepository ServedModel TritonRepository check_repository serve_versions triton_repository",
+    "api.serving": "CheckedRepository TritonRepository check_repository serve_versions triton_repository",
     "api.training": "Ablation FailedRun TrainingBegun ablate recipe_file",
     "files.errors": "BadInputError CheckFailedError HemfError MissingCapabilityError UsageError",
     "files.progress": "Progress",
@@ -90,6 +90,7 @@ _NAMES = {
     "shipping.options": "ShipOptions=Options",
     "finetuning.recipe": "FineTuning",
     "train.recipe": "Recipe",
+    "triton.repository": "ServedModel",
 }
 _HOMES = {
     name: (module, own or name)

@@ -1,4 +1,4 @@
-"""What an ablation found: its table, for a terminal and as Markdown, and the same in plain types.
+"""Results of an ablation: a table for a terminal and in Markdown, and plain types.
 
 The paper's figures stand beside ours only where the network, the images and the image size are the paper's.
 """
@@ -51,7 +51,7 @@ def columns_and_cells(rows: Sequence[Row], options: Options, images: Images) -> 
 
 
 def title(options: Options, images: Images) -> str:
-    """What the figures are of, in a line."""
+    """Describe the model and the images in one line."""
     judges = images.test if images.test is not None else images.validation
     return (
         f"{options.model}, {options.image_size} px, {len(images.train)} training images; "

@@ -1,4 +1,4 @@
-"""What a run computes on: device, precision, memory format and allocator. None of it is part of the recipe."""
+"""Device, precision, memory format and allocator of a run. None of it is part of the recipe."""
 
 from __future__ import annotations
 

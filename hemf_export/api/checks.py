@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from hemf_export.api.places import optional, reserved
-from hemf_export.api.results import PathLike, Report, Written, names_of, paths_of
+from hemf_export.api.places import reserved
+from hemf_export.api.results import PathLike, Report, Written, names_of, path_of, paths_of
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.metrics.percentage import percentage
 from hemf_export.pages.table import Table
@@ -76,7 +76,7 @@ class Benchmark(Written):
     files: tuple[Path, ...] = ()
     """The named files, or else those in the current folder."""
     problem: str | None = None
-    """What failed, in words: wrong logits, or a ratio that grew beyond its bound; None if nothing failed."""
+    """Failed checks in words: wrong logits, or a ratio that grew beyond its bound; None if all passed."""
     headlines: Mapping[str, str] = field(default_factory=dict)
     """Speed-up of each file over the first one at the first batch size, in words, by file."""
     machine: str = ""
@@ -205,13 +205,13 @@ def verify(
     from hemf_export.verification.verification import Request
 
     request = Request(
-        candidates=paths_of(candidates), data=Path(data), reference=optional(reference), classes=names_of(classes),
+        candidates=paths_of(candidates), data=Path(data), reference=path_of(reference), classes=names_of(classes),
         bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_difference), seed=seed, batch=batch,
         earlier=None if baseline is None else earlier.read(Path(baseline)), reading=Reading(weights, image_size),
     )  # fmt: skip
     with reserved((report, markdown), (*request.candidates, reference, baseline, float32)):
-        outcome = run.run(request, float32=optional(float32), locate=locate, progress=progress)
-        outcome.write(html=optional(report), markdown=optional(markdown), thumbnails=thumbnails)
+        outcome = run.run(request, float32=path_of(float32), locate=locate, progress=progress)
+        outcome.write(html=path_of(report), markdown=path_of(markdown), thumbnails=thumbnails)
     graphs = any(
         file.kind == "onnx" and (float32 is not None or file.description.precision != "fp32")
         for file in (candidate.subject.file for candidate in outcome.verification.candidates)
@@ -231,12 +231,12 @@ def benchmark(
     """Time a checkpoint, and ONNX files and engines made from it, in alternating rounds.
 
     Args:
-        files: the files; none for what lies in the current folder.
+        files: the files; none for those in the current folder.
         batches: one batch size or several; None for 1, 8 and 32, or the files' own.
-        seconds: at most, for each batch size.
-        runners: one or several, such as "eager", "ort-cpu", "engine"; None for those that gain something here.
-        transfers: "in" times the copies to the GPU and back, "out" leaves images and logits there, "both" does either.
-        threads: of each runner on a CPU; None for the cores that may be used.
+        seconds: time limit of each batch size.
+        runners: one runner or several, such as "eager", "ort-cpu", "engine"; None for the usual ones on this machine.
+        transfers: "in" also times the copies to the GPU and back, "out" leaves both there, "both" does both.
+        threads: number of threads of each runner on a CPU; None for all usable cores.
         images: folder of images to run on; None for seeded noise.
         memory: measure each runner's peak memory in its own process.
         target: GPU of the roofline; None for this machine's, or a T4.
@@ -276,14 +276,14 @@ def benchmark(
         verified = None if verification is None else report_file(verification, folder / "verification.json")
         request = run.Request(
             files=named, batches=None if sizes is None else tuple(sizes), seconds=seconds, threads=threads,
-            images=optional(images), kinds=kinds, transfers=transfers, memory=memory, target=target,
+            images=path_of(images), kinds=kinds, transfers=transfers, memory=memory, target=target,
             verified=None if verified is None else accuracy.read(verified), reading=Reading(weights, image_size),
         )  # fmt: skip
         with reserved((output, markdown, report), (*named, baseline, verified)):
             outcome = run.benchmark(
-                request, earlier=optional(baseline), max_slowdown=max_slowdown / 100, progress=progress
+                request, earlier=path_of(baseline), max_slowdown=max_slowdown / 100, progress=progress
             )
-            outcome.write(json=optional(output), markdown=optional(markdown), html=optional(report))
+            outcome.write(json=path_of(output), markdown=path_of(markdown), html=path_of(report))
     here = () if named else (file.path for file in (*discover.onnx_files(Path()), *EngineFile.all_in(Path())))
     return Benchmark(
         outcome.values, outcome.notes, _outcome=outcome, files=named or tuple(here), problem=outcome.problem,
@@ -327,7 +327,7 @@ def evaluate(
     request = evaluation.Request(
         paths_of(models), paths_of(data), names_of(classes), batch, Reading(weights, image_size)
     )
-    folder = optional(output)
+    folder = path_of(output)
     with locks.owned(*([] if folder is None else [folder])):
         if folder is not None:
             artifact_folder.check(folder, evaluation.MARK, force=force)

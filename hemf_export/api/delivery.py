@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hemf_export.api.checks import Benchmark, Verification, report_file
-from hemf_export.api.places import optional
-from hemf_export.api.results import BundleFile, PathLike, Report, Shown, paths_of
+from hemf_export.api.results import BundleFile, PathLike, Report, Shown, path_of, paths_of
 from hemf_export.files.errors import UsageError
 from hemf_export.files.progress import SILENT, Progress
 
@@ -106,8 +105,8 @@ def bundle(
             files=paths_of(files), output=Path(output),
             verified=None if verification is None else report_file(verification, folder / "verification.json"),
             bench=None if benchmark is None else report_file(benchmark, folder / "benchmark.json"),
-            images=optional(images), golden=golden, use=None if use is None else model_card.read_use(Path(use)),
-            checkpoint=optional(checkpoint), triton=triton, served_as=name, cpp=cpp,
+            images=path_of(images), golden=golden, use=None if use is None else model_card.read_use(Path(use)),
+            checkpoint=path_of(checkpoint), triton=triton, served_as=name, cpp=cpp,
             force=force,
         )  # fmt: skip
         packed = making.make(request, progress)
@@ -154,7 +153,7 @@ def self_test(
             tested = EngineFile.open(path).self_test(cuda_graphs=cuda_graphs)
         return SelfTest({"file": str(path), **tested.to_dict()}, tested.notes)
     latency.require_bound(max_slowdown)
-    with trial.opened(path, optional(keep), progress) as (folder, index):
+    with trial.opened(path, path_of(keep), progress) as (folder, index):
         tried = trial.run(folder, index, cuda_graphs=cuda_graphs, max_slowdown=max_slowdown, progress=progress)
         values = {
             "file": str(path), "passed": tried.passed, "files": len(index.members) + 2,

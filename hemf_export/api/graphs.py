@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hemf_export.api.places import optional
 from hemf_export.api.results import (
     EngineFile,
     ExportedFile,
@@ -15,6 +14,7 @@ from hemf_export.api.results import (
     PathLike,
     QuantizedFile,
     names_of,
+    path_of,
 )
 from hemf_export.files.errors import UsageError
 from hemf_export.files.progress import SILENT, Progress
@@ -64,7 +64,7 @@ def export_onnx(
     from hemf_export.images.model_input import SourceSize
 
     options = Options(
-        opset=opset, batch=batch, input_type=input, tolerance=tolerance, form=form, images=optional(images),
+        opset=opset, batch=batch, input_type=input, tolerance=tolerance, form=form, images=path_of(images),
         source_size=None if source_size is None else SourceSize.parse(source_size),
     )  # fmt: skip
     source = Path(checkpoint)
@@ -152,7 +152,7 @@ def quantize(
     if max_drop is not None or (in_int8 and min_agreement is not None):
         budget = Budget(max_drop, min_agreement if in_int8 else None, metric)
     request = Request(
-        Path(onnx), precision, optional(images), optional(output), held_out=optional(held_out), count=count,
+        Path(onnx), precision, path_of(images), path_of(output), held_out=path_of(held_out), count=count,
         held_out_count=held_out_count, seed=seed, allow_single_class=allow_single_class, method=method, budget=budget,
         with_sensitivity=sensitivity,
         compiler=Compiler(backends.choose("auto", gpu) if form == "auto" else form, gpu, batch),
@@ -218,8 +218,8 @@ def finetune(
     if not asked and metric != "accuracy":
         raise UsageError("`metric` needs `max_drop`.")
     request = finetuning.Request(
-        source=Path(onnx), data=Path(data), reference=optional(reference), output=optional(output),
-        held_out=optional(held_out), device=device, workers=workers, reading=Reading(weights, image_size), force=force,
+        source=Path(onnx), data=Path(data), reference=path_of(reference), output=path_of(output),
+        held_out=path_of(held_out), device=device, workers=workers, reading=Reading(weights, image_size), force=force,
         recipe=recipe if isinstance(recipe, FineTuning) else FineTuning(**(recipe or {})),
         budget=Budget(max_drop, min_agreement, metric) if asked else None,
     )  # fmt: skip
@@ -321,13 +321,13 @@ def build_engine(
     )  # fmt: skip
     profiles = tuple(BatchProfile.parse(text) for text in batches)
     wanted = building.Wanted(
-        precision=precision, images=optional(images), samples=samples,
+        precision=precision, images=path_of(images), samples=samples,
         bounds=Bounds(max_logit_difference, min_agreement),
         budget=Budget(0.5 if max_drop is None else max_drop, min_agreement, metric), method=method,
         cache=artifacts.cache_folder(),
     )  # fmt: skip
     request = building.Request(
-        model=source, target=gpu, output=optional(output), backend=backend, profiles=profiles, options=options,
+        model=source, target=gpu, output=path_of(output), backend=backend, profiles=profiles, options=options,
         golden=golden, wanted=wanted, classes=names_of(classes), reading=Reading(weights, image_size),
         strict_precision=strict_precision, tune=tune, force=force,
     )  # fmt: skip

@@ -223,7 +223,7 @@ def info(
         config = vary(registered(os.fspath(model), num_classes=num_classes, image_size=image_size or 224), wanted)
     else:
         if wanted != WHOLE:
-            raise UsageError(f"{model} says itself what its network is.", "Leave out `variant`.")
+            raise UsageError(f"{model} records its own network.", "Leave out `variant`.")
         from hemf_export import file_facts
 
         saved = CheckpointFile.open(path, classes=names_of(classes), reading=Reading(weights, image_size)).load()

@@ -1,4 +1,4 @@
-"""What was made from one checkpoint, as far as it lies in one folder: ONNX files, engine, bundle.
+"""Files of one folder that were made from one checkpoint: ONNX files, engine, bundle.
 
 Files belong together where the hashes in their manifests say so.
 """
@@ -110,7 +110,7 @@ def _with_hash(folder: Path, sha256: str | None) -> OnnxFile | None:
 
 
 def _parent(file: ModelFile) -> str | None:
-    """Hash of the file that a file was made from, by its manifest; None where nothing tells."""
+    """Hash of the file that a file was made from, by its manifest; None if unknown."""
     try:
         return (file.manifest or {}).get("parent_sha256")
     except BadInputError:  # damaged, or of another file: it counts for nothing here

@@ -27,8 +27,3 @@ def reserved(outputs: Iterable[PathLike | None], sources: Iterable[PathLike | No
     with locks.owned(*places):
         artifacts.check_outputs(places, [Path(source) for source in sources if source is not None])
         yield
-
-
-def optional(path: PathLike | None) -> Path | None:
-    """Convert an optional path."""
-    return None if path is None else Path(path)

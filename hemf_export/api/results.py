@@ -314,6 +314,11 @@ class Written(Report):
         return target
 
 
+def path_of(path: PathLike | None) -> Path | None:
+    """Convert a path; None stays None."""
+    return None if path is None else Path(path)
+
+
 def paths_of(files: PathLike | Iterable[PathLike]) -> tuple[Path, ...]:
     """Convert one path or several to a tuple."""
     return (Path(files),) if isinstance(files, str | os.PathLike) else tuple(Path(file) for file in files)

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hemf_export.api.places import optional
-from hemf_export.api.results import PathLike, Shown, paths_of
+from hemf_export.api.results import PathLike, Shown, path_of, paths_of
 from hemf_export.files.progress import SILENT, Progress
 
 if TYPE_CHECKING:
-    from hemf_export.triton.repository import WrittenModel
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """Model in a repository.
-
-    Args:
-        name: name of the model in Triton.
-        backend: Triton backend that runs it.
-        versions: existing versions.
-        served: versions that a server loads.
-    """
-
-    name: str
-    backend: str
-    versions: tuple[int, ...]
-    served: tuple[int, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain types."""
-        return asdict(self)
+    from hemf_export.triton.repository import ServedModel, WrittenModel
 
 
 @dataclass(frozen=True)
@@ -160,7 +138,7 @@ def triton_repository(
     options = Options(
         name=name, backend=backend, device=device, max_batch=max_batch,
         preferred=None if preferred is None else tuple(preferred), queue_delay_us=queue_delay_us, instances=instances,
-        threads=threads, cuda_graphs=cuda_graphs, warmup=warmup, images=optional(images), versions=policy, force=force,
+        threads=threads, cuda_graphs=cuda_graphs, warmup=warmup, images=path_of(images), versions=policy, force=force,
     )  # fmt: skip
     written = repository.write(paths_of(models), Path(output), options, progress)
     return TritonRepository(written.repository, tuple(map(_version, written.models)), written.notes)
@@ -188,7 +166,7 @@ def serve_versions(repository: PathLike, name: str, versions: str) -> ServedMode
     from hemf_export.triton.options import VersionPolicy
 
     policy = VersionPolicy.parse(versions)
-    return ServedModel(**vars(repositories.serve(Path(repository), name, policy)))
+    return repositories.serve(Path(repository), name, policy)
 
 
 def check_repository(repository: PathLike, *, progress: Progress = SILENT) -> CheckedRepository:
@@ -212,7 +190,7 @@ def check_repository(repository: PathLike, *, progress: Progress = SILENT) -> Ch
     folder = Path(repository)
     with progress.task(f"Checking {folder}"):
         checked = repositories.check(folder)
-    return CheckedRepository(folder, tuple(ServedModel(**vars(model)) for model in checked.models), checked.passed_over)
+    return CheckedRepository(folder, checked.models, checked.passed_over)
 
 
 def _version(written: WrittenModel) -> WrittenVersion:

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hemf_export.api.places import optional
-from hemf_export.api.results import PathLike, Shown, TrainResult
+from hemf_export.api.results import PathLike, Shown, TrainResult, path_of
 from hemf_export.files.progress import SILENT, Progress, Task
 from hemf_export.pages.table import Table
 
@@ -119,7 +118,7 @@ def train(
     options = Options(
         data=Path(data), output=Path(output), model=model, variant=variants.WHOLE if variant is None else variant,
         image_size=image_size, mode=preprocess, device=device, amp=amp, channels_last=channels_last, compile=compile,
-        workers=workers, resume=resume, skip_unreadable=skip_unreadable, teacher=optional(teacher),
+        workers=workers, resume=resume, skip_unreadable=skip_unreadable, teacher=path_of(teacher),
     )  # fmt: skip
     resolved = resolve_recipe(recipe)
     with distributed.joined(device):
@@ -189,7 +188,7 @@ def ablate(
     options = Options(
         data=Path(data), output=Path(output), model=model, image_size=image_size, mode=preprocess, device=device,
         amp=amp, channels_last=channels_last, compile=compile, workers=workers, skip_unreadable=skip_unreadable,
-        teacher=optional(teacher),
+        teacher=path_of(teacher),
     )  # fmt: skip
     listed = listing.table_10(resolved) if configurations is None else listing.read(Path(configurations), resolved)
     members = ablation.plan(listed, options.output, seeds)
@@ -280,7 +279,6 @@ def resolve_recipe(recipe: Recipe | PathLike | Mapping[str, Any] | None) -> Reci
     Raises:
         BadInputError, UsageError: no such file or field, or an invalid value.
     """
-
     from hemf_export.train import recipe_file
     from hemf_export.train.recipe import Recipe
 

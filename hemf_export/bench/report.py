@@ -16,7 +16,7 @@ from hemf_export.timing.measurement import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILE
 FORMAT = 1
 METHOD = {
     "clock": "the host's, around one call that ends when the logits are there",
-    "order": "every round runs each runner once, in an order drawn anew",
+    "order": "every round runs each runner once, in a new random order",
     "warm_up_s": WARMUP_S,
     "least_rounds": MIN_ROUNDS,
     "until": f"{ENOUGH_ROUNDS} rounds are run and every median latency is known to {STABLE:.0%} (half of its "
@@ -198,7 +198,7 @@ class BenchReport:
 
 VAGUE = 2.0  # ends of an interval, by their ratio, beyond which its middle says nothing
 COLUMNS = ("p50 ms", "p99 ms", "images/s", "speed-up", "95 %")
-FLOOR_COLUMNS = ("", "batch", "floor ms", "img/s", "least ms", "GOP", "MB", "waits for memory", "counted from")
+FLOOR_COLUMNS = ("", "batch", "floor ms", "images/s", "least ms", "GOP", "MB", "waits for memory", "counted from")
 
 
 def floor_cells(floor: Floor) -> tuple[str, ...]:

@@ -196,7 +196,7 @@ def _require_own(checkpoint: Checkpoint, reading: Reading) -> None:
         raise BadInputError(f"it has one set of weights, and none called {reading.weights!r}.", "Leave out `weights`.")
     if reading.image_size not in (None, checkpoint.config.image_size):
         raise BadInputError(
-            f"it says itself that its images have {checkpoint.config.image_size} pixels, not {reading.image_size}.",
+            f"it records that its images have {checkpoint.config.image_size} pixels, not {reading.image_size}.",
             "Leave out `image_size`.",
         )
 

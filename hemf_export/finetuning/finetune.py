@@ -56,7 +56,7 @@ _KEPT = ("int8", "conversion")  # fields copied from the source file's manifest
 
 @dataclass(frozen=True)
 class Request:
-    """What to fine-tune, on which images, and how.
+    """Request for a fine-tuned file: the file, the images, and the recipe.
 
     Args:
         source: an INT8 file made by quantization.

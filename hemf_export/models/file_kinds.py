@@ -116,7 +116,7 @@ def _kind_of_content(path: Path) -> Kind | None:
 
 
 def _another(path: Path, start: bytes) -> tuple[str | None, str | None]:
-    """What else a file seems to be, and a hint."""
+    """Describe what else a file seems to be, with a hint."""
     for magic, what, hint in _OTHERS:
         if start.startswith(magic):
             return what, hint

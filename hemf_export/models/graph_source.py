@@ -36,7 +36,7 @@ _OF_SPREAD, _ROUNDING = 5e-3, 1e-5
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What a user states about a file that isn't ours; None for the default.
+    """Statements of the user about a file that isn't ours; None for the default.
 
     Args:
         mean: mean per channel, of values in 0 … 1.
@@ -134,7 +134,7 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
     if file.is_ours:
         if any(value is not None for value in vars(assumptions).values()):
             raise BadInputError(
-                f"{path} says itself how it is preprocessed and what its classes are.",
+                f"{path} records its own preprocessing and classes.",
                 "Leave out `mean`, `std`, `mode` and `classes`.",
             )
         proto = file.read()

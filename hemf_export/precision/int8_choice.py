@@ -301,7 +301,7 @@ def elsewhere(gain: Mapping[str, Any], backend: str, sm: str) -> str | None:
         return None
     return (
         f"Whether INT8 is worth it was decided for {gain['backend']} and {gain['sm']}, not for {backend} and {sm}: "
-        "decide it anew from the float32 file."
+        "decide it again from the float32 file."
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,8 @@ class Written:
 
 
 @dataclass(frozen=True)
-class CheckedModel:
-    """Model whose configuration fits its files.
+class ServedModel:
+    """Model in a repository, whose configuration fits its files.
 
     Args:
         name: name of the model.
@@ -98,6 +98,10 @@ class CheckedModel:
     versions: tuple[int, ...]
     served: tuple[int, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain types."""
+        return asdict(self)
+
 
 @dataclass(frozen=True)
 class Checked:
@@ -110,7 +114,7 @@ class Checked:
     """
 
     repository: Path
-    models: tuple[CheckedModel, ...]
+    models: tuple[ServedModel, ...]
     passed_over: tuple[str, ...]
 
 
@@ -157,13 +161,13 @@ def write(
     return Written(output, tuple(written))
 
 
-def serve(output: Path, name: str, policy: VersionPolicy) -> CheckedModel:
+def serve(output: Path, name: str, policy: VersionPolicy) -> ServedModel:
     """Change which versions of a model are served, for instance to return to an earlier one."""
     require_name(name)
     with locks.exclusive(output / name):
         config = _serve_versions(output / name, policy)
     folders = tuple(version_folders(output / name))
-    return CheckedModel(name, config.backend, folders, policy.served(folders))
+    return ServedModel(name, config.backend, folders, policy.served(folders))
 
 
 def check(folder: Path) -> Checked:
@@ -200,7 +204,7 @@ def check(folder: Path) -> Checked:
         if problems := faults.find(place, name, config, folders):
             wrong[name] = problems
         served = VersionPolicy.of(config).served(tuple(folders))
-        models.append(CheckedModel(name, config.backend, tuple(folders), served))
+        models.append(ServedModel(name, config.backend, tuple(folders), served))
     if wrong:
         listed = [f"{name}: {fault}" for name, problems in wrong.items() for fault in problems]
         raise CheckFailedError(

@@ -259,7 +259,7 @@ def test_preprocessing_of_a_graph_that_is_not_ours_can_be_said_and_of_ours_not(o
     assert json.loads(out)["classes"] == list(CLASSES)
     code, _, err = run_cli("calibrate", model, *said)
     assert code == 1
-    assert "says itself" in err
+    assert "records its own preprocessing and classes" in err
 
 
 def test_a_budget_that_nothing_keeps_is_exit_3_and_leaves_nothing(other, pictures, run_cli):

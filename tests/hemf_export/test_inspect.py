@@ -43,6 +43,14 @@ def test_an_onnx_file_tells_what_its_nodes_compute_in(made, run_cli, name, preci
     assert found["inputs"][0].startswith("images: float32 (any, 3,")
 
 
+def test_float32_nodes_of_a_float16_file_are_explained(made, run_cli):
+    """Those that precision needs are few; most of the others are inside kernels that read and write float16."""
+    conversion = artifacts.read_manifest(made.half)["conversion"]
+    kept, inside = conversion["float32_nodes"], conversion["float32_inside_kernels"]
+    assert f"({kept} kept in float32; {inside:,} inside kernels" in run_cli("inspect", made.half)[1].replace("\n", " ")
+    assert "kept in float32" not in run_cli("inspect", made.onnx)[1]
+
+
 def test_an_onnx_file_that_is_not_ours_is_shown_as_far_as_it_tells(pictures, tmp_path, run_cli):
     import onnx
 

@@ -13,6 +13,7 @@ import torch
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.checkpoints.checkpoint_files import content_digest
+from hemf_export.train.run import Run
 from tests.conftest import TINY, tiny_checkpoint
 
 SMALL = dataclasses.replace(TINY, name="small", width=16, heads=2)  # a quarter of the bytes
@@ -81,3 +82,26 @@ def altered(tmp_path: Path, whole: dict[str, bytes]) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def train(data: Path, output: Path, *options: str) -> list[object]:
+    fast = ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
+    return ["train", data, "-o", output, *fast, *options]
+
+
+@pytest.fixture
+def trained_on(monkeypatch) -> list[Run]:
+    """The runs that got as far as the first epoch; they are not trained."""
+    runs: list[Run] = []
+
+    def fit(run: Run) -> dict:
+        runs.append(run)
+        return {"splits": {}}
+
+    monkeypatch.setattr(Run, "fit", fit)
+    return runs
+
+
+def cut(path: Path, share: float = 0.5) -> Path:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    return path

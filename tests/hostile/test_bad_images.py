@@ -28,8 +28,8 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.images import folders
 from hemf_export.images.images import FORMATS, Preprocess, decode
 from hemf_export.images.model_input import ModelInput
-from hemf_export.train.run import Run
 from tests.conftest import CLASSES, write_images
+from tests.hostile.conftest import cut, train
 
 GREY = np.array([[0, 40, 80], [120, 160, 255]], np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
@@ -97,11 +97,6 @@ def test_a_decompression_bomb_is_refused_with_bounded_memory(tmp_path: Path, dat
 # Truncated files
 
 
-def cut(path: Path, share: float = 0.5) -> Path:
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    return path
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.9])
 def test_a_truncated_file_of_every_kind_is_refused(tmp_path: Path, kind, share):
@@ -120,11 +115,6 @@ def test_a_jpeg_one_byte_short_is_refused(tmp_path: Path):
         decode(path)
 
 
-def train(data: Path, output: Path, *options: str) -> list[object]:
-    fast = ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8", "--device", "cpu"]
-    return ["train", data, "-o", output, *fast, *options]
-
-
 def test_all_truncated_files_are_named_before_the_first_epoch(tmp_path: Path, image_data: Path, refused):
     broken = [cut(image_data / "train" / name / f"{name}{index}.png") for name in CLASSES for index in (1, 5)]
     (tmp_path / "run").mkdir()
@@ -133,19 +123,6 @@ def test_all_truncated_files_are_named_before_the_first_epoch(tmp_path: Path, im
     assert all(str(path) in message for path in broken)
     assert "--skip-unreadable" in message
     assert not any((tmp_path / "run").iterdir())
-
-
-@pytest.fixture
-def trained_on(monkeypatch) -> list[Run]:
-    """The runs that got as far as the first epoch; they are not trained."""
-    runs: list[Run] = []
-
-    def fit(run: Run) -> dict:
-        runs.append(run)
-        return {"splits": {}}
-
-    monkeypatch.setattr(Run, "fit", fit)
-    return runs
 
 
 def test_skipping_unreadable_files_is_counted_and_trains_on_the_rest(
@@ -499,116 +476,6 @@ def test_a_broken_file_of_an_odd_name_is_named_as_it_is_in_json_and_on_one_line_
     assert code == 1
     assert str(path) in json.loads(out)["error"]
     assert r"zwei\nZeilen [bold]ü.png" in err
-
-
-# Classes
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_an_empty_class_is_named(tmp_path: Path, image_data: Path, refused, split):
-    folder = image_data / split / "dark"
-    for path in folder.iterdir():
-        path.unlink()
-    (folder / ".DS_Store").touch()
-    (tmp_path / "run").mkdir()
-    message = refused(*train(image_data, tmp_path / "run"), names=folder)
-    assert "has no images" in message
-
-
-@pytest.mark.parametrize("split", ["val", "test"])
-def test_classes_that_differ_between_splits_are_told(tmp_path: Path, image_data: Path, refused, split):
-    (image_data / split / "dark").rename(image_data / split / "Dark")
-    write_images(image_data / split / "grey", 1, "dark")
-    (tmp_path / "run").mkdir()
-    message = refused(*train(image_data, tmp_path / "run"), names=image_data / split)
-    assert "missing dark; unexpected Dark, grey" in message
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_a_missing_split_is_named(tmp_path: Path, image_data: Path, refused, split):
-    (image_data / split).rename(image_data / "elsewhere")
-    (tmp_path / "run").mkdir()
-    refused(*train(image_data, tmp_path / "run"), names=f"{image_data / split} is not a folder")
-
-
-@pytest.mark.parametrize("kind", ["image", "broken link"])
-def test_what_lies_beside_the_class_folders_is_not_passed_over(tmp_path: Path, image_data: Path, refused, kind):
-    if kind == "image":
-        write_images(image_data / "train", 1, "dark")
-        stray = "dark0.png"
-    else:
-        (image_data / "train" / "striped2").symlink_to(tmp_path / "not there")
-        stray = "striped2"
-    (image_data / "train" / "labels.csv").write_text("a list is fine")
-    (tmp_path / "run").mkdir()
-    message = refused(*train(image_data, tmp_path / "run"), names=image_data / "train" / stray)
-    assert "1 entries of" in message
-    assert "labels.csv" not in message
-
-
-def test_all_that_is_wrong_with_the_classes_is_told_at_once(tmp_path: Path, image_data: Path, refused):
-    for split, name in (("train", "dark"), ("train", "striped"), ("test", "bright")):
-        for path in (image_data / split / name).iterdir():
-            path.unlink()
-    (image_data / "val" / "dark").rename(image_data / "val" / "grey")
-    (tmp_path / "run").mkdir()
-    message = refused(*train(image_data, tmp_path / "run"), names=f"3 splits below {image_data} can't be used")
-    assert (
-        f"2 class folders have no images: {image_data / 'train' / 'dark'}; {image_data / 'train' / 'striped'}"
-        in message
-    )
-    assert (
-        f"The classes of {image_data / 'val'} differ from the expected ones: missing dark; unexpected grey" in message
-    )
-    assert f"The class folder {image_data / 'test' / 'bright'} has no images" in message
-
-
-def test_unreadable_images_of_all_splits_are_named_at_once(tmp_path: Path, image_data: Path, refused):
-    broken = [cut(path) for split in ("train", "val", "test") for path in sorted((image_data / split).glob("*/*"))]
-    (tmp_path / "run").mkdir()
-    message = refused(*train(image_data, tmp_path / "run"), names=f"24 of 24 images below {image_data / 'train'}")
-    assert all(str(path) in message for path in broken)
-
-
-# The same image in two splits
-
-
-def test_the_same_image_in_two_splits_is_warned_of_and_counted(tmp_path: Path, image_data: Path, run_cli, trained_on):
-    first = sorted((image_data / "train" / "dark").iterdir())
-    for index in range(7):
-        (image_data / "val" / "dark" / f"copy{index}.png").write_bytes(first[index].read_bytes())
-    Image.open(first[0]).save(image_data / "test" / "dark" / "re-encoded.bmp")
-    code, _, stderr = run_cli(*train(image_data, tmp_path / "run", "--json"))
-    assert code == 0
-    assert "7 images of val are also in train, pixel for pixel" in stderr
-    assert f"{image_data / 'val' / 'dark' / 'copy0.png'} = {first[0]}" in stderr
-    assert "and 2 more" in stderr
-    assert "1 images of test are also in train" in stderr
-    assert "1 images of test are also in val" in stderr
-    assert "two classes" not in stderr
-    assert len(trained_on[0].trainer.job.validation) == 19, "nothing is left out"
-
-
-def test_the_same_image_in_two_classes_is_warned_of(tmp_path: Path, image_data: Path, run_cli, trained_on):
-    twin = image_data / "train" / "bright" / "z.png"
-    twin.write_bytes((image_data / "train" / "dark" / "dark0.png").read_bytes())
-    code, _, stderr = run_cli(*train(image_data, tmp_path / "run", "--json"))
-    assert code == 0
-    assert "1 images are in two classes, pixel for pixel" in stderr
-    assert str(twin) in stderr
-
-
-def test_splits_without_common_images_are_not_warned_of(tmp_path: Path, image_data: Path, run_cli, trained_on):
-    code, _, stderr = run_cli(*train(image_data, tmp_path / "run", "--json"))
-    assert code == 0
-    assert "warning" not in stderr
-
-
-def test_one_class_is_no_classification(tmp_path: Path, refused):
-    for split in ("train", "val"):
-        write_images(tmp_path / "data" / split / "dark", 3, "dark")
-    (tmp_path / "run").mkdir()
-    refused(*train(tmp_path / "data", tmp_path / "run"), names="has one class, dark")
 
 
 # Whatever bytes

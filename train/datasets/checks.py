@@ -45,14 +45,15 @@ def load_splits(root: Path) -> dict[str, LabelledImages]:
     """List train/, val/ and, if there is one, test/ below `root`, with the same class order.
 
     Raises:
-        BadInputError: splits or classes are missing, empty or different between splits; names all of them.
+        BadInputError: there are no splits; or splits or classes are missing, empty or different between splits, which
+            are all named.
     """
     splits: dict[str, LabelledImages] = {}
     errors: list[BadInputError] = []
     if root.is_dir() and not any((root / split).is_dir() for split in SPLITS):
         raise BadInputError(
             f"{root} has no train/ and val/ with a folder of images per class.",
-            "Name the folder that holds them. Class folders are divided by `split_data()`, into class folders of each.",
+            "Name the folder that holds them; if it holds class folders alone, divide them with `split_data()`.",
         )
     classes = _class_names(root)
     for split in SPLITS:

@@ -37,7 +37,7 @@ _UNPACKED = (*EXTENSIONS, ".csv", ".txt")  # the only files taken from an archiv
 
 @dataclass(frozen=True)
 class PublishedSet:
-    """What the paper states about a data set.
+    """Description of a data set as published in the paper.
 
     Args:
         counts: images by class (Table 4), in the order of the labels.

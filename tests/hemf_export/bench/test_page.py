@@ -277,6 +277,14 @@ def test_what_is_missing_and_what_is_odd_does_not_break_the_page(report):
         bench_page.html(report)
 
 
+def test_a_report_of_an_earlier_version_gets_its_speed_ups_from_its_ratios(report):
+    page = bench_page.html(report)
+    del report["headlines"]
+    for timing in report["timings"]:
+        del timing["speed_up"]
+    assert cells(bench_page.html(report), "Latency") == cells(page, "Latency")
+
+
 def test_the_plots_show_the_latencies(report, monkeypatch):
     drawn = []
     monkeypatch.setattr(drawing, "svg", lambda figure, label: drawn.append(figure.axes[0]) or "")

@@ -87,7 +87,7 @@ def test_logits_that_differ_are_exit_3_and_nothing_is_kept(tmp_path, run_cli, mo
     code, out, err = run_cli("self-test", path, "--keep", tmp_path / "kept")
     assert (code, contents(tmp_path)) == (3, before)
     assert "m.onnx: a logit differs by 1, bound 0.01" in err
-    assert "failed" in out
+    assert out.startswith("FAILED: 0 of 1 models compute here what they were proven to\n")
     values = json.loads(run_cli("self-test", path, "--json")[1])
     assert (values["exit_code"], values["models"][0]["outcome"]) == (3, "failed")
 
@@ -95,6 +95,7 @@ def test_logits_that_differ_are_exit_3_and_nothing_is_kept(tmp_path, run_cli, mo
 def test_without_a_gpu_an_engine_is_told(small, tmp_path, run_cli, refused):
     code, out, err = run_cli("self-test", small)
     assert code == 0, err
+    assert out.startswith("passed: 1 of 2 models compute here what they were proven to, 1 can't run here\n")
     assert "not run" in out
     assert "means.t4.engine needs" in err
     assert "hemf-export-" not in err, "the temporary folder is nobody's business"

@@ -134,6 +134,9 @@ def test_a_file_of_another_checkpoint_is_refused_before_any_image(made, folder, 
     code, _, err = run_cli("verify", tmp_path / made.onnx.name, "--data", folder)
     assert code == 1
     assert "--reference FILE" in err
+    code, _, err = run_cli("verify", made.checkpoint, "--data", folder)
+    assert code == 1
+    assert "model.pt is a checkpoint: ONNX files and engines are compared with one" in err
 
 
 def test_classes_in_another_order_are_refused_before_any_image(copies, folder, run_cli, monkeypatch):
