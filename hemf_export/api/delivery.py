@@ -57,12 +57,21 @@ class SelfTest(Report):
         """Whether everything that runs here gives the expected logits."""
         return bool(self.values["passed"])
 
+    @property
+    def verdict(self) -> str:
+        """Result in one sentence."""
+        if "models" not in self.values:
+            return f"{'passed' if self.passed else 'FAILED'}: {self.values['file']}"
+        outcomes = [model["outcome"] for model in self.values["models"]]
+        passed, not_run = outcomes.count("passed"), outcomes.count("not run")
+        word = "FAILED" if "failed" in outcomes else "passed" if passed else "not run"
+        skipped = f", {not_run} can't run here" if not_run else ""
+        return f"{word}: {passed} of {len(outcomes)} models compute here what they were proven to{skipped}"
+
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
-        return {
-            "verdict": "passed" if self.passed else "failed",
-            **{model["file"]: str(model["outcome"]) for model in self.values.get("models", ())},
-        }
+        outcomes = {model["file"]: str(model["outcome"]) for model in self.values.get("models", ())}
+        return {"verdict": self.verdict, **outcomes}
 
 
 def bundle(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def _show_bundle(event: object, as_json: bool) -> None:
     if as_json:
         return
     values = event.to_dict()
-    console.result(_verdict(values["models"]))
+    console.result(event.verdict)
     console.say(f"{values['file']}: {values['files']} files, every hash agrees; contents {values['contents_sha256']}")
     rows = []
     for model in values["models"]:
@@ -101,16 +101,6 @@ def _show_bundle(event: object, as_json: bool) -> None:
             console.say(f"not run: {model['reason']}")
         if (timed := model["latency"]) is not None and timed["max_slowdown_percent"] is None:
             console.say(f"{model['file']}: latency without a verdict, {_why_no_verdict(timed)}.")
-
-
-def _verdict(models: Sequence[Mapping[str, Any]]) -> str:
-    """Say in a sentence how many models compute here what they did where they were proven."""
-    outcomes = [model["outcome"] for model in models]
-    passed, not_run = outcomes.count("passed"), outcomes.count("not run")
-    failed = len(models) - passed - not_run
-    word = "FAILED" if failed else "passed" if passed else "not run"
-    skipped = f", {not_run} can't run here" if not_run else ""
-    return f"{word}: {passed} of {len(models)} models compute here what they were proven to{skipped}"
 
 
 def _difference(golden: Mapping[str, Any]) -> str:
