@@ -362,12 +362,12 @@ def _taken(described: dict[str, Any]) -> str:
 
 
 def _float32_nodes(manifest: Mapping[str, Any] | None) -> str:
-    """Say which of an FP16 file's float32 nodes were kept for precision, and which a kernel computes inside."""
+    """Say how many of an FP16 file's float32 nodes are inside kernels; the others were kept for precision."""
     conversion = (manifest or {}).get("conversion")
-    if not isinstance(conversion, Mapping) or "float32_inside_kernels" not in conversion:
+    inside = conversion.get("float32_inside_kernels") if isinstance(conversion, Mapping) else None
+    if not inside:
         return ""
-    kept, inside = conversion["float32_nodes"], conversion["float32_inside_kernels"]
-    return f" ({kept} kept in float32; {inside:,} inside kernels that read and write float16)"
+    return f" ({inside:,} of these inside kernels that read and write float16, the others kept for precision)"
 
 
 def _counted(counts: dict[str, int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hemf_export
@@ -42,7 +43,7 @@ class SearchSteps:
         )
 
 
-def show(file: hemf_export.QuantizedFile) -> None:
+def show(file: hemf_export.QuantizedFile, images: Path) -> None:
     """Print the tables of a finished file, and the next command."""
     manifest, budget = file.manifest, file.budget
     types = manifest["types"]
@@ -73,7 +74,7 @@ def show(file: hemf_export.QuantizedFile) -> None:
     if file.precision == "int8-cpu":
         console.next_command("hemf-export bench", file.path)
     else:
-        next_step.show(file.path, target=file.target)
+        next_step.show(file.path, target=file.target, images=images)
 
 
 def _proof_rows(file: hemf_export.OnnxFile, budget: Budget | None = None) -> list[tuple[str, str]]:

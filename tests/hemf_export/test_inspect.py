@@ -44,11 +44,13 @@ def test_an_onnx_file_tells_what_its_nodes_compute_in(made, run_cli, name, preci
 
 
 def test_float32_nodes_of_a_float16_file_are_explained(made, run_cli):
-    """Those that precision needs are few; most of the others are inside kernels that read and write float16."""
-    conversion = artifacts.read_manifest(made.half)["conversion"]
-    kept, inside = conversion["float32_nodes"], conversion["float32_inside_kernels"]
-    assert f"({kept} kept in float32; {inside:,} inside kernels" in run_cli("inspect", made.half)[1].replace("\n", " ")
-    assert "kept in float32" not in run_cli("inspect", made.onnx)[1]
+    """Those that precision needs are few; most are inside kernels that read and write float16."""
+    manifest = artifacts.read_manifest(made.half)
+    inside = manifest["conversion"]["float32_inside_kernels"]
+    shown = " ".join(run_cli("inspect", made.half)[1].split())
+    assert f"{inside:,} of these inside kernels that read and write float16, the others kept for precision" in shown
+    assert 0 < inside <= manifest["types"]["nodes"]["float32"]
+    assert "kept for precision" not in run_cli("inspect", made.onnx)[1]
 
 
 def test_an_onnx_file_that_is_not_ours_is_shown_as_far_as_it_tells(pictures, tmp_path, run_cli):

@@ -109,4 +109,4 @@ def command(
     if as_json:
         console.print_json({**file.manifest, "file": str(file.path)})
         return
-    calibration_report.show(file)
+    calibration_report.show(file, images)
