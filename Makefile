@@ -8,7 +8,7 @@ TRITON := .venv-triton
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: demo test test-extended docs pictures check-docs check-full lint bench bench-engine bench-int8 bench-precision clean
+.PHONY: demo test test-extended docs pictures check-docs check-full check-gpu lint bench bench-engine bench-int8 bench-precision clean
 
 demo: $(VENV)/installed  ## Train on a sample, export, build a T4 engine, compare: everything stays in demo-run/
 	@$(BIN)/python examples/demo.py demo-run
@@ -31,6 +31,9 @@ check-docs: $(VENV)/installed  ## Every command that the README and the pages of
 
 check-full: $(VENV)/installed  ## The paper's own network from a checkpoint to an engine
 	$(PYTEST) -m full_size
+
+check-gpu: $(VENV)/installed  ## Everything that needs a GPU, on the one that is here; a report into gpu-check/
+	$(BIN)/hemf-export doctor --gpu -o gpu-check
 
 lint: $(VENV)/installed  ## Format, lint, types, import contract
 	$(BIN)/ruff format --check .
@@ -84,4 +87,4 @@ $(TRITON)/installed: tests/requirements-triton.txt $(VENV)/installed
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(PEER) $(TRITON) demo-run readme-run site build dist *.egg-info
+	rm -rf $(VENV) $(PEER) $(TRITON) demo-run readme-run gpu-check site build dist *.egg-info

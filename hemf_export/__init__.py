@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     )
     from hemf_export.files.progress import Progress
     from hemf_export.finetuning.recipe import FineTuning
+    from hemf_export.gpu_check.check import GpuCheck, check_gpu
     from hemf_export.models.predictor import Prediction
     from hemf_export.shipping.options import Options as ShipOptions
     from hemf_export.train.recipe import Recipe
@@ -86,6 +87,7 @@ _NAMES = {
     "api.training": "Ablation FailedRun TrainingBegun ablate recipe_file",
     "files.errors": "BadInputError CheckFailedError HemfError MissingCapabilityError UsageError",
     "files.progress": "Progress",
+    "gpu_check.check": "GpuCheck check_gpu",
     "models.predictor": "Prediction",
     "shipping.options": "ShipOptions=Options",
     "finetuning.recipe": "FineTuning",
@@ -101,10 +103,10 @@ _HOMES = {
 __all__ = [
     "Ablation", "BadInputError", "Benchmark", "BundleFile", "CheckFailedError", "CheckedRepository",
     "CheckedSplit", "Checkup", "DataSplit", "EngineFile", "Evaluation", "Explanation", "ExportedFile",
-    "FailedRun", "FineTunedFile", "FineTuning", "HemfError", "Inspection", "MissingCapabilityError", "Model",
-    "NetworkInfo", "OnnxFile", "Prediction", "Predictions", "Progress", "QuantizedFile", "Recipe", "SelfTest",
+    "FailedRun", "FineTunedFile", "FineTuning", "GpuCheck", "HemfError", "Inspection", "MissingCapabilityError",
+    "Model", "NetworkInfo", "OnnxFile", "Prediction", "Predictions", "Progress", "QuantizedFile", "Recipe", "SelfTest",
     "ServedModel", "ShipOptions", "Shipment", "TrainResult", "TrainingBegun", "TritonRepository", "UsageError",
-    "Verification", "ablate", "benchmark", "build_engine", "bundle", "check_repository", "check_split",
+    "Verification", "ablate", "benchmark", "build_engine", "bundle", "check_gpu", "check_repository", "check_split",
     "doctor", "evaluate", "explain", "export_onnx", "finetune", "info", "inspect", "load", "predict",
     "predict_served", "quantize", "recipe_file", "self_test", "serve_versions", "ship", "ship_all",
     "split_data", "train", "triton_repository", "verify",

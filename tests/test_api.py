@@ -34,8 +34,8 @@ ORDER = (
 )  # fmt: skip
 SERVING = ("triton_repository", "serve_versions", "check_repository")  # which need tritonclient, in this order
 BUILDING = ("build_engine", "ship", "ship_all")  # which need TensorRT-RTX
-# Run by tests of the commands, which call them: minutes of training, and a server.
-ELSEWHERE = {"ablate", "finetune", "predict_served"}
+# Run by tests of the commands, which call them: minutes of training, a server, and what needs a GPU.
+ELSEWHERE = {"ablate", "check_gpu", "finetune", "predict_served"}
 
 
 @pytest.fixture(scope="module")

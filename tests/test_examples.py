@@ -43,7 +43,9 @@ def test_the_script_is_short_and_uses_the_api_alone():
 def test_the_script_runs(folder: Path, capsys: pytest.CaptureFixture[str]):
     source = shortened((EXAMPLES / "images_to_engine.py").read_text(encoding="utf-8"))
     exec(compile(source, "images_to_engine.py", "exec"), {})
-    assert "'verdict': 'passed: best.onnx and best.fp16.onnx are the model that was validated" in capsys.readouterr().out
+    assert (
+        "'verdict': 'passed: best.onnx and best.fp16.onnx are the model that was validated" in capsys.readouterr().out
+    )
     assert (folder / "run" / "cells.tar.zst").is_file()
 
 

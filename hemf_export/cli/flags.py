@@ -21,6 +21,7 @@ FUNCTIONS = {
     "predict_served": "triton-client",
     "recipe_file": "train --print-recipe",
     "ship": "ship", "bundle": "bundle", "self_test": "self-test", "inspect": "inspect", "doctor": "doctor",
+    "check_gpu": "doctor --gpu",
 }  # fmt: skip
 # Parameters of the Python API whose flags have other names.
 _ALIASES = {

@@ -6,8 +6,6 @@ A child may crash, exit or hang. No files are used, as the disk may be full.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -22,7 +20,6 @@ from hemf_export.files import child
 TIMEOUT_S = 60.0  # an import from a cold network disk takes tens of seconds
 AT_ONCE = 2  # each may take hundreds of megabytes
 _POLL_S = 0.1
-_KILLED_S = 5.0  # longest wait for a killed process: one blocked in a broken driver never ends
 _LONGEST_REASON = 300
 
 Outcome = Literal["ok", "missing", "broken"]
@@ -83,19 +80,8 @@ def _probe(arguments: tuple[str, ...], timeout_s: float, stop: Event) -> Finding
                 return Finding("broken", reason=f"{what} hangs: no answer in {timeout_s:g} s")
     finally:
         if process.returncode is None:
-            _kill(process)
+            child.kill(process)
     return _answered(output) or Finding("broken", reason=_death(process.returncode, noise, what))
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the child and all its processes."""
-    with suppress(OSError):
-        if os.name == "nt":
-            process.kill()
-        else:
-            os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
-        process.communicate(timeout=_KILLED_S)
 
 
 def _answered(output: bytes) -> Finding | None:

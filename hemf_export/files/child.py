@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
+from contextlib import suppress
+
+_KILLED_S = 5.0  # longest wait for a killed process: one blocked in a broken driver never ends
 
 
 def command(module: str, *arguments: str) -> list[str]:
@@ -15,3 +21,14 @@ def command(module: str, *arguments: str) -> list[str]:
         f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
     )
     return [sys.executable, "-c", code, *arguments]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child that was started in a session of its own, and all its processes; nothing happens if it is gone."""
+    with suppress(OSError):
+        if os.name == "nt":
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=_KILLED_S)

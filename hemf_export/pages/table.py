@@ -21,3 +21,12 @@ class Table:
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     words: tuple[int, ...] = (0,)
+
+    def markdown(self) -> str:
+        """Return it as Markdown, without the title: columns of words on the left, figures on the right."""
+        marks = ["---" if index in self.words else "---:" for index in range(len(self.columns))]
+        return "\n".join(_line(cells) for cells in (self.columns, marks, *self.rows))
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"

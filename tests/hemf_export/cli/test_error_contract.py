@@ -63,6 +63,7 @@ OTHER_LINES = {
     ("self-test", "max_slowdown"): "bundle.tar.zst",
     ("onnx", "source_size"): "model.pt -o out.onnx --input uint8",
     ("ship", "source_size"): "model.pt --data DATA -o OUT --input uint8",
+    **{("doctor", name): "--gpu" for name in ("output", "minutes", "steps")},
 }
 
 # What may be wrong with each kind of path. "missing" has a name that would steer a terminal and speak in our place.
@@ -115,6 +116,7 @@ PATHS: dict[tuple[str, str], list[str]] = {
     ("bundle", "output"): ["nothing", "folder.tar.zst", "file.txt/o.tar.zst", "/proc/o.tar.zst", "INPUT"],
     ("self-test", "engine"): BUNDLE, ("self-test", "keep"): [*OUTPUT_FOLDER, "FOLDERS"],
     ("inspect", "file"): ANY_MODEL,
+    ("doctor", "output"): OUTPUT_FOLDER,
 }  # fmt: skip
 
 # Texts that are none of those that a parameter takes.
@@ -152,6 +154,7 @@ TEXTS: dict[tuple[str, str], list[str]] = {
     ("ship", "use"): ["missing.md", "folder.toml"],
     ("bundle", "name"): FILE_NAME,
     ("inspect", "classes"): CLASSES, ("inspect", "weights"): WEIGHTS,
+    ("doctor", "steps"): ["nonesuch"],
 }  # fmt: skip
 NUMBERS = ("nan", "-inf", "1e400", "²", "0x10", HUGE, "")
 

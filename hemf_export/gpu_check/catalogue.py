@@ -1,0 +1,65 @@
+"""All steps of the GPU check, in the order of their value, each with its time limit."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import cast
+
+from hemf_export.files.errors import UsageError, did_you_mean
+from hemf_export.gpu_check.step import Step
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A step in the catalogue.
+
+    Args:
+        name: its name.
+        title: what it does, for progress.
+        limit_s: time limit in seconds.
+        function: `MODULE:FUNCTION`, imported in the step's own process; a module of this package by its last name.
+    """
+
+    name: str
+    title: str
+    limit_s: float
+    function: str
+
+
+ENTRIES = (
+    Entry("doctor", "Looking at the machine", 60, "machine:machine_facts"),
+    Entry("train-speed", "Training hemf-base in float16 and float32", 120, "training:speed"),
+    Entry("train-resume", "Resuming runs", 120, "training:resume"),
+    Entry("train-steps", "Taking steps that go wrong", 90, "training:steps"),
+    Entry("train-compile", "Training through torch.compile", 150, "training:compiled"),
+    Entry("execution", "Running stand-ins of engines on streams", 60, "execution:execution"),
+    Entry("bench", "Timing every runner of PyTorch and ONNX Runtime", 180, "benchmark:benchmark"),
+    Entry("tensorrt-build", "Building TensorRT engines", 180, "engines:build"),
+    Entry("tensorrt-run", "Running TensorRT engines", 120, "engines:run"),
+    Entry("tensorrt-options", "Building stripped and version-compatible engines", 120, "engines:options"),
+    Entry("tensorrt-latency", "Timing the engine of hemf-base", 300, "engines:latency"),
+    Entry("rtx-run", "Running a TensorRT-RTX engine", 150, "engines:rtx"),
+    Entry("cpp", "Building and running the C++ program", 180, "programs:cpp"),
+    Entry("two-gpus", "Training on two GPUs", 120, "programs:two_gpus"),
+    Entry("containers", "Building and serving in containers", 240, "programs:containers"),
+)  # fmt: skip
+
+
+def load(function: str) -> Step:
+    """Import the function of a step; see `Entry.function`."""
+    module, name = function.split(":")
+    whole = module if "." in module else f"hemf_export.gpu_check.{module}"
+    return cast(Step, getattr(importlib.import_module(whole), name))
+
+
+def find(name: str) -> Entry:
+    """Find a step by name.
+
+    Raises:
+        UsageError: no such step.
+    """
+    known = {entry.name: entry for entry in ENTRIES}
+    if name not in known:
+        raise UsageError(f"No step is named {name!r}.", did_you_mean(name, known))
+    return known[name]

@@ -1,0 +1,188 @@
+"""Run the steps of the GPU check, each in a process of its own with a time limit, and report what they confirm."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hemf_export import __version__
+from hemf_export.api.results import PathLike, Shown
+from hemf_export.doctor import probing
+from hemf_export.files import artifacts, child
+from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabilityError, UsageError
+from hemf_export.files.progress import SILENT, Progress
+from hemf_export.gpu_check import catalogue, claims, report
+from hemf_export.gpu_check.catalogue import Entry
+from hemf_export.gpu_check.step import Result
+from hemf_export.pages.table import Table
+
+MINUTES = 10.0
+_LEAST_S = 5.0  # time left for which no other step is begun
+
+
+@dataclass(frozen=True)
+class GpuCheck(Shown):
+    """Result of a GPU check.
+
+    Args:
+        path: folder with report.md, steps.jsonl, and a log of each step.
+        results: results of the steps, in order.
+        gpu: name of the GPU; None without one.
+    """
+
+    path: Path
+    results: tuple[Result, ...]
+    gpu: str | None
+    values: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def verdict(self) -> str:
+        """Result in one sentence."""
+        return report.verdict(self.results, self.gpu)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Tables of the steps, and of the claims of the documentation with what this GPU says of them."""
+        tables = report.steps(self.results), report.claims(self.results, self.gpu)
+        return tables if self.gpu else tables[:1]
+
+    @property
+    def problem(self) -> HemfError | None:
+        """Error to end a command with; None if every step that could run passed."""
+        if self.gpu is None:
+            return MissingCapabilityError("No GPU: no step could run.", "`doctor()` says what is missing.")
+        failed = [result.step for result in self.results if result.outcome == "failed"]
+        if not failed:
+            return None
+        return CheckFailedError(f"{', '.join(failed)} failed.", f"Send {self.path / 'report.md'} with your report.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert to plain types."""
+        return dict(self.values)
+
+    def facts(self) -> dict[str, str]:
+        """See `Shown.facts`."""
+        return {"verdict": self.verdict, **{result.step: result.outcome for result in self.results}}
+
+
+def check_gpu(
+    output: PathLike = "gpu-check", *, steps: Sequence[str] = (), minutes: float = MINUTES, progress: Progress = SILENT
+) -> GpuCheck:
+    """Try everything that needs a GPU on this machine's GPU: training, engines, captured graphs, benchmarks, servers.
+
+    Each step runs in a process of its own; one that fails, crashes or hangs doesn't stop the others. Images and
+    networks are made for the purpose.
+
+    Args:
+        output: folder for the report: report.md, steps.jsonl with one line per step, and a log of each.
+        steps: names of steps to run; none for all.
+        minutes: time limit; steps that couldn't begin before are left out.
+        progress: receives the steps, and each step's `Result` as an event.
+
+    Returns:
+        The results. Without a GPU every step is there as one that can't run.
+
+    Raises:
+        UsageError: no such step, or no time.
+        BadInputError: a folder that can't be written.
+
+    Examples:
+        >>> check = hemf_export.check_gpu("gpu-check")  # doctest: +SKIP
+        >>> check.verdict  # doctest: +SKIP
+        'No GPU: none of 15 steps could run.'
+    """
+    if not 0 < minutes < float("inf"):
+        raise UsageError("`minutes` must be positive.")
+    entries = [catalogue.find(name) for name in steps] or list(catalogue.ENTRIES)
+    folder = Path(output)
+    results: list[Result] = []
+    with artifacts.new_folders(folder), artifacts.scratch(folder) as work:
+        with progress.task("Looking for a GPU"):
+            gpu, missing = _gpu()
+        end = time.monotonic() + 60 * minutes
+        for number, entry in enumerate(entries, 1):
+            left = end - time.monotonic()
+            if gpu is None:
+                result = Result(entry.name, "can't run", reason=missing)
+            elif left < _LEAST_S:
+                result = Result(entry.name, "can't run", reason=f"{minutes:g} minutes were over: allow more `minutes`")
+            else:
+                with progress.task(f"{entry.title} ({number} of {len(entries)})"):
+                    result, said = run_step(entry, work, min(left, entry.limit_s))
+                if said:
+                    artifacts.write_bytes(folder / f"{entry.name}.log", said)
+            results.append(result)
+            artifacts.write_bytes(folder / "steps.jsonl", "".join(_line(one) for one in results).encode())
+            progress.event(result)
+        written = _values(results, gpu)
+        artifacts.write_bytes(folder / "report.md", report.markdown(results, written).encode())
+    return GpuCheck(folder, tuple(results), gpu, written)
+
+
+def run_step(entry: Entry, work: Path, limit_s: float) -> tuple[Result, bytes]:
+    """Run a step in a process of its own.
+
+    Args:
+        entry: the step.
+        work: folder for files that steps share.
+        limit_s: time limit; a slower step is killed with all its processes.
+
+    Returns:
+        Its result, and what it wrote to stderr.
+    """
+    started = time.monotonic()
+    process = subprocess.Popen(
+        child.command("hemf_export.gpu_check.worker", entry.name, entry.function, str(work)), start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    late = False
+    try:
+        output, said = process.communicate(timeout=limit_s)
+    except subprocess.TimeoutExpired:
+        late = True
+        child.kill(process)
+        output, said = process.communicate()
+    finally:
+        if process.returncode is None:  # after Ctrl-C
+            child.kill(process)
+    seconds = time.monotonic() - started
+    lines = output.decode(errors="replace").splitlines()
+    if not late and process.returncode == 0 and lines:
+        return dataclasses.replace(Result.from_dict(json.loads(lines[-1])), seconds=seconds), said
+    if late:
+        why = f"no end within {limit_s:.0f} s"
+    elif process.returncode < 0:
+        why = f"crashed ({signal.Signals(-process.returncode).name})"
+    else:
+        why = f"ended Python (exit {process.returncode})"
+    last = said.decode(errors="replace").strip().splitlines()[-1:]
+    return Result(entry.name, "failed", seconds, ": ".join([why, *(line.strip()[:300] for line in last)])), said
+
+
+def _gpu() -> tuple[str | None, str]:
+    """Return the GPU's name, or None and why there is none; found out in another process, which frees it again."""
+    finding = probing.probe_all({"gpu": ("torch-cuda",)})["gpu"]
+    if finding.outcome == "ok":
+        return finding.facts["gpu"], ""
+    return None, f"no GPU: {finding.reason.partition(': ')[2] or finding.reason}"
+
+
+def _line(result: Result) -> str:
+    return json.dumps(result.to_dict(), default=str) + "\n"
+
+
+def _values(results: Sequence[Result], gpu: str | None) -> dict[str, Any]:
+    return {
+        "verdict": report.verdict(results, gpu), "gpu": gpu, "hemf_export": __version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "versions": artifacts.versions(),
+        "steps": [result.to_dict() for result in results],
+        "claims": [{**vars(claim), "state": claims.state(claim, results, gpu)} for claim in claims.read()],
+    }  # fmt: skip

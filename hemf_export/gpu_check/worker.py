@@ -1,0 +1,28 @@
+"""The child process of a step: it answers with one JSON line.
+
+python -m hemf_export.gpu_check.worker NAME FUNCTION FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from hemf_export.gpu_check import catalogue, step
+
+
+def main(name: str, function: str, folder: str) -> None:
+    """Run a step, and write its result to the original stdout; whatever else is printed goes to stderr."""
+    answer = os.dup(1)
+    os.dup2(2, 1)
+    result = step.run(name, catalogue.load(function), step.Place(Path(folder)))
+    os.write(answer, json.dumps(result.to_dict(), default=str).encode() + b"\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # native libraries may crash at shutdown, after the answer
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,50 @@
+"""Steps that behave as steps on a GPU may."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from hemf_export.files.errors import HemfError, MissingCapabilityError
+from hemf_export.gpu_check.step import Findings, Place
+
+
+def passing(place: Place, findings: Findings) -> None:
+    os.write(1, b"printed by native code")
+    (place.folder / "left").write_text("for a later step")
+    findings.facts["number"] = 1.5
+    findings.check("sums", True, "1 + 1 is 2")
+
+
+def mixed(place: Place, findings: Findings) -> None:
+    assert (place.folder / "left").read_text() == "for a later step"
+    with findings.attempt("needs more"):
+        raise MissingCapabilityError("Another GPU is needed.")
+    with findings.attempt("breaks"):
+        raise RuntimeError("CUDA error:\n an illegal memory access")
+    findings.check("goes on", True, "after both")
+
+
+def crashing(place: Place, findings: Findings) -> None:
+    os.write(2, b"about to crash")
+    os.abort()
+
+
+def exiting(place: Place, findings: Findings) -> None:
+    os._exit(3)
+
+
+def hanging(place: Place, findings: Findings) -> None:
+    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (place.folder.parent / "started").write_text(str(started.pid))
+    time.sleep(600)
+
+
+def elsewhere(place: Place, findings: Findings) -> None:
+    raise MissingCapabilityError("It takes two GPUs.")
+
+
+def refused(place: Place, findings: Findings) -> None:
+    raise HemfError("TensorRT refuses the graph.")
