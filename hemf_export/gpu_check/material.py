@@ -18,7 +18,7 @@ from hemf_export.networks.config import HemfConfig, registered
 from hemf_export.networks.initialization import build
 
 CLASSES = ("blue", "green", "red")
-_COUNTS = {"train": 24, "val": 8, "test": 8}  # images of each class
+_COUNTS, _FEW = {"train": 24, "val": 8, "test": 8}, {"train": 4, "val": 2, "test": 2}  # images of each class
 _SIDE = 72  # pixels of an image's sides
 _SPREAD = 8  # of the weights of an untrained head, so that its logits differ by class
 
@@ -26,7 +26,7 @@ _SPREAD = 8  # of the weights of an untrained head, so that its logits differ by
 def network(place: Place, name: str) -> dict[str, Any]:
     """Options of `hemf_export.train` for a network: model, variant and image size."""
     if place.small:
-        return {"model": "hemf-tiny", "variant": "local-only", "image_size": 32}
+        return {"model": "hemf-tiny", "variant": "global-only", "image_size": 32}
     return {"model": name, "variant": None, "image_size": 224 if name == "hemf-base" else 96}
 
 
@@ -49,7 +49,7 @@ def images(place: Place) -> Path:
     if (folder / "done").is_file():
         return folder
     generator = np.random.default_rng(0)
-    for split, count in _COUNTS.items():
+    for split, count in (_FEW if place.small else _COUNTS).items():
         for channel, name in zip((2, 1, 0), CLASSES, strict=True):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
             for number in range(count):

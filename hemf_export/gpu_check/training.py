@@ -13,11 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import hemf_export
 from hemf_export.checkpoints import checkpoint
 from hemf_export.engines import targets
 from hemf_export.files.errors import HemfError
-from hemf_export.files.progress import Silent
+from hemf_export.files.progress import SILENT, Progress, Silent
 from hemf_export.gpu_check import material
 from hemf_export.gpu_check.step import Findings, Place
 from hemf_export.networks.count import Count, count_parts
@@ -46,19 +45,12 @@ class Stepper:
     """
 
     def __init__(self, place: Place, name: str, batch: int, *, amp: str, compile: bool = False, **recipe: Any) -> None:
-        options = material.network(place, name)
-        self._run = tempfile.TemporaryDirectory(dir=place.folder)
-        self.trainer: Trainer = prepare(
-            Options(
-                data=material.images(place), output=Path(self._run.name) / "run", model=options["model"],
-                image_size=options["image_size"], device=place.device, amp=amp, compile=compile, workers=0,
-                **({} if options["variant"] is None else {"variant": options["variant"]}),
-            ),
-            Recipe(**{**_RECIPE, "batch_size": batch, **recipe}),
-        ).trainer  # fmt: skip
+        run = Path(tempfile.mkdtemp(dir=place.folder))
+        changes = {**_RECIPE, "batch_size": batch, **recipe}
+        self.trainer = _trainer(place, name, run, changes, amp=amp, compile=compile)
         self.trainer.model.train()
         self.place, self.batch, self._numbers = place, batch, count()
-        size, generator = options["image_size"], torch.Generator().manual_seed(0)
+        size, generator = self.trainer.job.config.image_size, torch.Generator().manual_seed(0)
         self.images = torch.randn(batch, 3, size, size, generator=generator)
         self.labels = torch.arange(batch) % len(material.CLASSES)
         if place.device == "cuda":
@@ -252,10 +244,22 @@ class _StopAfterOne(Silent):
             raise _Stopped
 
 
-def _train(place: Place, name: str, **options: Any) -> Path:
+def _trainer(place: Place, name: str, run: Path, recipe: dict[str, Any], **options: Any) -> Trainer:
+    network = material.network(place, name)
+    settings = {"device": place.device, "workers": 0, **options}
+    variant = {} if network["variant"] is None else {"variant": network["variant"]}
+    return prepare(
+        Options(
+            material.images(place), run, model=network["model"], image_size=network["image_size"], **variant, **settings
+        ),
+        Recipe(**recipe),
+    ).trainer  # fmt: skip
+
+
+def _train(place: Place, name: str, progress: Progress = SILENT, **options: Any) -> Path:
+    """Train for two epochs; return the run's folder."""
     folder = place.folder / "resume" / name
-    settings = {"device": place.device, "workers": 0, "recipe": _RECIPE, **options}
-    hemf_export.train(material.images(place), folder, **material.network(place, "hemf-tiny"), **settings)
+    _trainer(place, "hemf-tiny", folder, _RECIPE, **options).fit(progress)
     return folder
 
 

@@ -1,0 +1,79 @@
+"""The steps of the GPU check that train, on a CPU: float16 autocast and gradient scaler are PyTorch's own there too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from hemf_export.gpu_check import step, training
+from hemf_export.gpu_check.step import Place, Result
+from hemf_export.train.step import Step
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place(tmp_path_factory.mktemp("gpu-check"), "cpu", small=True)
+
+
+def outcomes(result: Result) -> dict[str, str]:
+    return {check.name: check.outcome for check in result.checks}
+
+
+@contextmanager
+def out_of_memory() -> Iterator[None]:
+    """The GPU's memory is full: what PyTorch raises then, at the first tensor of a step."""
+    with pytest.MonkeyPatch.context() as patch:
+
+        def take(*_: object, **__: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+        patch.setattr(Step, "_take", take)
+        yield
+
+
+def test_speed(place):
+    result = step.run("train-speed", training.speed, place)
+    assert result.reason == ""
+    assert outcomes(result)["steps in float16"] == outcomes(result)["steps in float32"] == "passed", result.checks
+    assert "float16 is faster than float32" in outcomes(result)  # which a CPU need not say
+    assert result.facts["float16"]["images_per_second"] > 0
+    assert result.facts["speed_up"] > 0
+
+
+def test_resume(place):
+    result = step.run("train-resume", training.resume, place)
+    assert (result.outcome, result.reason) == ("passed", ""), result.checks
+    assert len(result.checks) == 5
+    assert result.facts["difference_of_resumed"] == 0, "on a CPU runs are the same to the bit"
+
+
+def test_steps(place, monkeypatch):
+    monkeypatch.setattr(training, "little_memory", out_of_memory)
+    result = step.run("train-steps", training.steps, place)
+    found = outcomes(result)
+    assert found.pop("bfloat16") in ("passed", "can't run"), result.checks  # as the processor has it
+    assert set(found.values()) == {"passed"}, result.checks
+    assert len(found) == 4
+
+
+def test_what_a_fault_would_show(tmp_path, monkeypatch):
+    """Checks that can't fail prove nothing: infinite gradients that aren't noticed, memory that is never full."""
+    place = Place(tmp_path, "cpu", small=True)
+    monkeypatch.setattr("hemf_export.train.step.math", SimpleNamespace(isfinite=lambda value: True))
+    monkeypatch.setattr(training, "little_memory", lambda: contextmanager(lambda: iter([None]))())
+    result = step.run("train-steps", training.steps, place)
+    assert result.outcome == "failed"
+    assert outcomes(result)["infinite gradients"] == "failed", result.checks
+    assert outcomes(result)["out of memory"] == "failed", result.checks
+    assert outcomes(result)["accumulation"] == "passed"
+
+
+def test_compiled(place, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    result = step.run("train-compile", training.compiled, place)
+    assert result.reason == ""
+    assert outcomes(result)["the same loss"] == "passed"
