@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hemf_export.files.errors import CheckFailedError, HemfError
+from hemf_export.files import gpu_memory
+from hemf_export.files.errors import CheckFailedError
 from hemf_export.train.distributed import Group
 from hemf_export.train.hardware import Hardware
 from hemf_export.train.losses import Objective
@@ -78,10 +79,8 @@ class Step:
             HemfError: the GPU's memory doesn't hold a micro-batch.
             CheckFailedError: the teacher's logits are not finite.
         """
-        try:
+        with gpu_memory.needed(f"a batch of {len(batch[0][1])} images", self._smaller_batches()):
             return self._take(batch, size, rate, drawing)
-        except torch.OutOfMemoryError as error:
-            raise self._too_large(len(batch[0][1])) from error
 
     def _take(self, batch: Sequence[MicroBatch], size: int, rate: float, drawing: Sequence[int]) -> Outcome:
         for group in self.optimizer.param_groups:
@@ -155,13 +154,11 @@ class Step:
             return nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
         return nn.utils.get_total_norm([each.grad for each in self.parameters if each.grad is not None])
 
-    def _too_large(self, images: int) -> HemfError:
+    def _smaller_batches(self) -> str:
         size, parts = self.recipe.batch_size, self.recipe.accumulation_steps
         smaller = max(2 * parts * self.group.size, size // 2)
         again = f", or keep {size} with `accumulation_steps={2 * parts}`" if size >= 4 * parts * self.group.size else ""
-        return HemfError(
-            f"The GPU's memory doesn't hold a batch of {images} images.", f"Try `batch_size={smaller}`{again}."
-        )
+        return f"Try `batch_size={smaller}`{again}."
 
 
 class _Statistics:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hemf_export.files import gpu_memory
 from hemf_export.files.errors import CheckFailedError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images.folders import LabelledImages
@@ -145,6 +146,9 @@ class Trainer:
 
         Each of n processes computes every n-th image, and all get the whole result. The network stays in evaluation
         mode.
+
+        Raises:
+            HemfError: a batch is too large for the GPU; or see `train.loader_processes`.
         """
         self.model.eval()
         rank, processes, hardware = self.group.rank, self.group.size, self.job.hardware
@@ -154,8 +158,11 @@ class Trainer:
         for batch in data.evaluation_batches(
             own, self.job.preprocess, batch_size, workers=self.job.workers, pin_memory=self.device.type == "cuda"
         ):
-            batch = batch.to(self.device, non_blocking=True).to(memory_format=hardware.memory_format)
-            with hardware.autocast():
+            with (
+                gpu_memory.needed(f"a batch of {len(batch)} images", "Try a smaller `batch_size`."),
+                hardware.autocast(),
+            ):
+                batch = batch.to(self.device, non_blocking=True).to(memory_format=hardware.memory_format)
                 parts.append(self.model(batch).float().cpu().numpy())
         shares = self.group.gather(np.concatenate(parts) if parts else None)
         if processes == 1:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
+from hemf_export.files.gpu_memory import is_out_of_memory
 
 _OURS = ("hemf_export",)
 # Error numbers of system calls that are about the machine, not about the call.
@@ -57,6 +58,11 @@ def _one(error: BaseException) -> HemfError | None:
     text = str(error)
     if isinstance(error, HemfError):
         return error
+    if is_out_of_memory(error):
+        return HemfError(
+            f"The GPU's memory is full: {_first_line(text)}.",
+            "End other programs that use it, or take smaller batches.",
+        )
     if isinstance(error, MemoryError) or (not isinstance(error, OSError) and _MEMORY.search(text)):
         return MissingCapabilityError(
             "This machine has too little memory for this" + (f": {_first_line(text)}." if text else "."),

@@ -1,9 +1,13 @@
-"""Whether an exception means that a GPU's memory is full: each library says it in its own way."""
+"""Recognize and translate exceptions that mean that a GPU's memory is full: each library says it in its own way."""
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hemf_export.files.errors import HemfError
 
 _FULL = re.compile(
     r"CUDA out of memory|CUDA (?:driver )?error: out of memory|Triton Error \[CUDA\]: out of memory|"
@@ -41,6 +45,25 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return bool(_FULL.search(text)) or (bool(_PERHAPS.search(text)) and _is_nearly_full())
+
+
+@contextmanager
+def needed(what: str, hint: str) -> Iterator[None]:
+    """Translate full GPU memory into an error for the user, for the duration of the block.
+
+    Args:
+        what: what the block needs the memory for, such as "a batch of 8 images".
+        hint: how to need less.
+
+    Raises:
+        HemfError: the memory is full.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise HemfError(f"The GPU's memory doesn't hold {what}.", hint) from error
 
 
 def _is_nearly_full() -> bool:

@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hemf_export.files.errors import BadInputError, CheckFailedError, HemfError
+from hemf_export.files import gpu_memory
+from hemf_export.files.errors import BadInputError, CheckFailedError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.finetuning.recipe import FineTuning
 from hemf_export.images.folders import LabelledImages
@@ -147,13 +149,8 @@ class _Tuning:
             for step, ((images, labels),) in enumerate(loader.epoch(epoch)):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.recipe.rate(epoch * self.steps + step, self.recipe.epochs * self.steps)
-                try:
+                with _batch_in_memory(len(labels)):
                     loss, norm = self._step(images.to(self.device), labels.to(self.device))
-                except torch.OutOfMemoryError as error:
-                    raise HemfError(
-                        f"The GPU's memory doesn't hold a batch of {len(labels)} images.",
-                        f"Try `batch_size={max(2, len(labels) // 2)}`.",
-                    ) from error
                 if not math.isfinite(loss) or not math.isfinite(norm):
                     raise CheckFailedError(
                         f"The loss or its gradient was not finite in epoch {epoch + 1}, step {step + 1}; "
@@ -172,6 +169,10 @@ class _Tuning:
         norm = nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
         self.optimizer.step()
         return float(loss.detach()), float(norm)
+
+
+def _batch_in_memory(images: int) -> AbstractContextManager[None]:
+    return gpu_memory.needed(f"a batch of {images} images", f"Try `batch_size={max(2, images // 2)}`.")
 
 
 def _loss(logits: Tensor, teacher: Tensor, labels: Tensor, recipe: FineTuning) -> Tensor:
@@ -199,12 +200,14 @@ class _Validation:
 
         Raises:
             CheckFailedError: some are not finite; the message names `whose`.
+            HemfError: the GPU's memory doesn't hold a batch.
         """
         parts = []
         for batch in data.evaluation_batches(
             self.images, self.preprocess, self.recipe.batch_size, workers=self.workers, pin_memory=self.device != "cpu"
         ):
-            parts.append(network(batch.to(self.device)).float().cpu().numpy())
+            with _batch_in_memory(len(batch)):
+                parts.append(network(batch.to(self.device)).float().cpu().numpy())
         logits = np.concatenate(parts)
         if bad := int((~np.isfinite(logits).all(1)).sum()):
             hint = "Try a lower `learning_rate`." if whose.startswith("after") else "Its activations overflow."

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
-from hemf_export.files.gpu_memory import is_out_of_memory
+from hemf_export.files.errors import HemfError
+from hemf_export.files.gpu_memory import is_out_of_memory, needed
 
 GB = 10**9
 LAUNCH = "\nCUDA kernel errors might be asynchronously reported at some other API call."
@@ -102,3 +103,11 @@ def test_pytorch_is_not_needed(monkeypatch):
     assert is_out_of_memory(RuntimeError("CUDA error: out of memory"))
     assert not is_out_of_memory(RuntimeError(PERHAPS[0]))
     assert "torch" not in sys.modules
+
+
+def test_a_block_that_needs_more_than_there_is_says_what_for():
+    told = r"The GPU's memory doesn't hold a batch of 8 images\. Try `batch_size=4`\."
+    with pytest.raises(HemfError, match=told), needed("a batch of 8 images", "Try `batch_size=4`."):
+        raise RuntimeError("CUDA error: out of memory")
+    with pytest.raises(RuntimeError, match="another"), needed("a batch", ""):
+        raise RuntimeError("another")

@@ -100,11 +100,19 @@ def test_gradients_that_are_not_finite_do_not_reach_the_weights_though_the_loss_
 @pytest.mark.parametrize(
     ("accumulation", "hint"), [(1, "`batch_size=5`, or keep 10 with `accumulation_steps=2`"), (4, "`batch_size=8`")]
 )
-def test_out_of_memory_suggests_a_batch_size(accumulation, hint):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["PyTorch's memory", "cuBLAS's"],
+)
+def test_out_of_memory_suggests_a_batch_size(accumulation, hint, error):
     """torch raises the error at the allocation; here the objective does."""
 
     def hungry(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     step = stepper(network(), hungry, accumulation_steps=accumulation)
     with pytest.raises(HemfError, match="doesn't hold a batch of 10 images") as raised:
@@ -112,6 +120,14 @@ def test_out_of_memory_suggests_a_batch_size(accumulation, hint):
     assert raised.value.exit_code == 1
     assert raised.value.hint is not None
     assert hint in raised.value.hint
+
+
+def test_other_errors_of_a_gpu_are_not_called_a_lack_of_memory():
+    def broken(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(torch.AcceleratorError, match="device-side assert"):
+        stepper(network(), broken)(divided(10), 10, rate=0.1, drawing=(0, 0))
 
 
 def test_mixing_is_drawn_from_seed_epoch_and_step_alone():

@@ -27,6 +27,7 @@ FAILURES = {
     "memory": (MemoryError(), 4, "too little memory"),
     "memory of numpy": (MemoryError("Unable to allocate 7 GiB for an array"), 4, "7 GiB"),
     "memory of torch": (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate"), 4, "memory"),
+    "memory of a GPU": (RuntimeError("CUDA error: out of memory\nCUDA kernel errors"), 1, "The GPU's memory is full"),
     "package": (ModuleNotFoundError("No module named 'scipy'", name="scipy"), 4, "scipy can't be imported"),
     "native library": (ImportError("libcudart.so.12: cannot open it", name="onnxruntime"), 4, "libcudart"),
     "a library by ctypes": (OSError("libnvinfer.so.10: cannot open shared object file: No such file"), 4, "libnvinfer"),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from hemf_export.files.errors import CheckFailedError, UsageError
+from hemf_export.files.errors import CheckFailedError, HemfError, UsageError
 from hemf_export.files.progress import IDLE, Silent, Task
 from hemf_export.finetuning import training as finetuning
 from hemf_export.finetuning.recipe import FineTuning
@@ -109,6 +109,22 @@ def test_a_teacher_that_is_not_finite_is_refused(splits):
 
     with pytest.raises(CheckFailedError, match="of the float network of 18 of 18"):
         finetuning.finetune(network(), teacher, *splits, SMALL, FineTuning())
+
+
+@pytest.mark.parametrize("call", [0, 1], ids=["validation", "training"])
+def test_full_gpu_memory_suggests_a_smaller_batch(splits, call):
+    """Nothing is trained before the first validation: its three batches are the network's first calls."""
+    model, calls = network(), []
+
+    def full(module: nn.Module, inputs: object) -> None:
+        calls.append(module)
+        if len(calls) > 3 * call:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    model.register_forward_pre_hook(full)
+    with pytest.raises(HemfError, match=r"The GPU's memory doesn't hold a batch of 6 images\. Try `batch_size=3`\."):
+        run(splits, model)
+    assert len(calls) == 3 * call + 1
 
 
 def test_validation_logits_that_overflow_are_never_the_best_epoch(splits, monkeypatch):
