@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from hemf_export.train.weight_average import WeightAverage
 
+# What an optimizer's parameter groups hold of the device that computes the step, and not of the recipe.
+_OF_THE_DEVICE = ("fused", "foreach", "capturable", "differentiable")
+
 
 @dataclass
 class Counters:
@@ -108,14 +111,32 @@ class TrainingState:
         }
 
     def restore(self, weights: dict[str, Tensor], saved: dict[str, Any]) -> None:
-        """Restore the state from what `weights` and `to_dict` returned."""
+        """Restore the state from what `weights` and `to_dict` returned, on any device and in any memory format."""
         self.network.load_state_dict(saved.get("network", weights))
-        self.optimizer.load_state_dict(saved["optimizer"])
+        _restore_optimizer(self.optimizer, saved["optimizer"])
         if saved["scaler"] and self.scaler.is_enabled():  # a run may go on in another precision
             self.scaler.load_state_dict(saved["scaler"])
         if self.average is not None:
             self.average.load({"updates": saved["average_updates"], "weights": weights})
         self.counters = Counters.restored(saved)
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Load an optimizer's state, saved on any device, for the implementation that `optimizer` was made with.
+
+    PyTorch puts back the saved `fused`, and by it places the step counts (`Optimizer.load_state_dict`); but whether
+    gradients are unscaled in the step was settled when the optimizer was made (`_step_supports_amp_scaling` in
+    torch/optim/adam.py). The moments keep their strides, and the fused kernel goes through memory: on CUDA it refuses
+    moments in another layout than the parameters', on a CPU it mixes them up.
+    """
+    groups = [
+        {**theirs, **{name: ours[name] for name in _OF_THE_DEVICE}}
+        for ours, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    ]
+    optimizer.load_state_dict({**saved, "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = torch.empty_like(parameter).copy_(state[name])
 
 
 def seed_of(seed: int, epoch: int, rank: int) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch import nn
 
 from hemf_export.networks.initialization import build
-from hemf_export.train.training_state import Counters, TrainingState, seed_of
+from hemf_export.train.training_state import Counters, TrainingState, _restore_optimizer, seed_of
 from hemf_export.train.weight_average import WeightAverage
 from tests.conftest import TINY
 
@@ -50,3 +54,70 @@ def test_restored_it_is_what_was_saved():
     moments = zip(saved["optimizer"]["state"].values(), again["optimizer"]["state"].values(), strict=True)
     assert all(torch.equal(a["exp_avg"], b["exp_avg"]) for a, b in moments)
     assert again["average_updates"] == 1
+
+
+class Settings(NamedTuple):
+    """How a step is computed. AdamW is fused on a GPU; on a CPU it can be, and shows the same rules."""
+
+    fused: bool
+    channels_last: bool
+    scaled: bool
+
+
+ON_A_CPU, ON_A_GPU = Settings(False, False, False), Settings(True, True, True)
+ELSEWHERE = [
+    (ON_A_CPU, ON_A_GPU),
+    (ON_A_GPU, ON_A_CPU),
+    (ON_A_GPU, ON_A_GPU._replace(channels_last=False)),
+    (ON_A_CPU, ON_A_GPU._replace(channels_last=False)),
+]
+
+
+def convolutions(settings: Settings) -> TrainingState:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, (3, 2)))
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, fused=settings.fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**4, enabled=settings.scaled)
+    return TrainingState(network, optimizer, scaler, WeightAverage(network, 0.5))
+
+
+def take_steps(state: TrainingState, *steps: int) -> None:
+    for step in steps:
+        state.optimizer.zero_grad()
+        images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(step))
+        state.scaler.scale(state.network(images).square().mean()).backward()
+        if state.scaler.is_enabled():
+            state.scaler.unscale_(state.optimizer)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.average.update(state.network)
+
+
+@pytest.mark.parametrize(("first", "then"), ELSEWHERE)
+def test_a_run_goes_on_with_another_optimizer_and_memory_format(first, then):
+    """From a CPU to a GPU and back: fused or not, scaled or not, channels-last or not, the steps are the same."""
+    whole, begun, resumed = convolutions(ON_A_CPU), convolutions(first), convolutions(then)
+    take_steps(whole, 0, 1, 2, 3)
+    take_steps(begun, 0, 1)
+    resumed.restore(begun.weights(), copy.deepcopy(begun.to_dict()))
+    assert [group["fused"] for group in resumed.optimizer.param_groups] == [then.fused]
+    for parameter, kept in resumed.optimizer.state.items():
+        assert kept["exp_avg"].stride() == kept["exp_avg_sq"].stride() == parameter.stride()
+        assert float(kept["step"]) == 2
+    take_steps(resumed, 2, 3)
+    for name, value in whole.network.state_dict().items():
+        torch.testing.assert_close(resumed.network.state_dict()[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(resumed.average.weights[name], whole.average.weights[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_fused_optimizer_gets_its_step_counts_on_its_own_device():
+    """On "meta" in place of "cuda": fused kernels add to the counts on the device (torch/optim/adam.py)."""
+    begun = convolutions(ON_A_CPU)
+    take_steps(begun, 0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, (3, 2))).to("meta")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    optimizer.param_groups[0]["fused"] = True  # which AdamW itself refuses on this device
+    _restore_optimizer(optimizer, begun.to_dict()["optimizer"])
+    assert {value.device.type for kept in optimizer.state.values() for value in kept.values()} == {"meta"}
