@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -50,6 +52,13 @@ class Hardware:
         """A gradient scaler, enabled with float16 only."""
         return torch.amp.GradScaler(self.device, enabled=self.amp == "float16")
 
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the user should know about this choice."""
+        if self.device == "cpu" and self.amp == "float16":
+            return ("float16 is slow on a CPU: it is for trying out what a GPU computes.",)
+        return ()
+
     def describe(self) -> str:
         """Describe device and precision for the user: "on cuda in float16 autocast"."""
         words = [f"{self.amp} autocast" if self.amp != "off" else "float32", *["compiled"] * self.compile]
@@ -61,12 +70,13 @@ def choose(device: str, amp: str | None = None, *, channels_last: bool = True, c
 
     Args:
         device: "cpu", "cuda", or "auto", which is CUDA if it is available.
-        amp: "off", "float16", "bfloat16"; by default float16 on CUDA, off on a CPU.
+        amp: "off", "float16", "bfloat16"; by default float16 on CUDA, off on a CPU. A CPU computes float16 slowly, and
+            only if `device` is "cpu": it is for trying out what a GPU computes.
         channels_last: see `Hardware`.
         compile: see `Hardware`.
 
     Raises:
-        MissingCapabilityError: CUDA, bfloat16 or a compiler was requested and is not available.
+        MissingCapabilityError: CUDA, bfloat16 or compilation was requested and is not available.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingCapabilityError(
@@ -74,8 +84,10 @@ def choose(device: str, amp: str | None = None, *, channels_last: bool = True, c
         )
     available: Literal["cpu", "cuda"] = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
     precision: Amp = ("float16" if available == "cuda" else "off") if amp is None else amp  # type: ignore[assignment]
-    if precision == "float16" and available == "cpu":
-        raise MissingCapabilityError("float16 training needs a CUDA GPU.", "Leave out `amp`.")
+    if precision == "float16" and available == "cpu" and device != "cpu":
+        raise MissingCapabilityError(
+            "float16 training needs a CUDA GPU.", "Leave out `amp`, or try it out on this CPU, slowly: `device='cpu'`."
+        )
     if precision == "bfloat16" and not has_bfloat16(available):
         what = torch.cuda.get_device_name() if available == "cuda" else "This CPU"
         raise MissingCapabilityError(
@@ -95,10 +107,23 @@ def has_bfloat16(device: str) -> bool:
 
 
 def _missing_for_compile(device: str) -> str | None:
-    if device == "cuda":
-        return None if find_spec("triton") is not None else "the package triton"
-    compiler = os.environ.get("CXX", "g++")
-    return None if shutil.which(compiler) else f"a C++ compiler ({compiler})"
+    """What torch.compile lacks; None for nothing.
+
+    On CUDA it generates Triton kernels, which are launched by C code that Triton compiles here: with CC, gcc or clang
+    (triton/runtime/build.py). On a CPU it generates C++ code, and compiles it with CXX or g++
+    (torch/_inductor/config.py, cpp.cxx). Both include Python.h.
+    """
+    if device == "cuda" and find_spec("triton") is None:
+        return "the package triton"
+    variable, language, usual = ("CC", "C", ("gcc", "clang")) if device == "cuda" else ("CXX", "C++", ("g++",))
+    compilers = (os.environ[variable],) if variable in os.environ else usual
+    if not any(shutil.which(compiler) for compiler in compilers):
+        return f"a {language} compiler ({' or '.join(compilers)}; {variable} names another)"
+    # Debian's own Python names a folder that packages don't install into; both generators then look into the usual one.
+    folders = sysconfig.get_path("include"), sysconfig.get_path("include", "posix_prefix")
+    if not any(Path(folder, "Python.h").is_file() for folder in folders):
+        return f"Python's headers in {folders[1]} (package python3-dev)"
+    return None
 
 
 def keep_freed_memory() -> bool:

@@ -212,7 +212,7 @@ def prepare(options: Options, recipe: Recipe, progress: Progress = SILENT, image
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
         f"validation images, {recipe.epochs} epochs of {training.steps} steps, {where}"
     )
-    return Run(training, images.test, progress, headline, list(images.notes))
+    return Run(training, images.test, progress, headline, [*images.notes, *job.hardware.caveats])
 
 
 def describe(options: Options, recipe: Recipe, images: Images) -> Job:

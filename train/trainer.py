@@ -22,6 +22,8 @@ from hemf_export.networks.drop_path import set_drop_path
 from hemf_export.networks.initialization import build
 from hemf_export.networks.model import HEMF
 from hemf_export.train import data, distributed, loader_processes
+from hemf_export.train.float32 import exact_float32
+from hemf_export.train.hardware import has_bfloat16
 from hemf_export.train.job import Job
 from hemf_export.train.losses import Objective
 from hemf_export.train.run_folder import RunCheckpoints, RunFolder
@@ -31,6 +33,8 @@ from hemf_export.train.training_state import TrainingState, seed_of
 from hemf_export.train.weight_average import WeightAverage
 
 MAX_SKIPPED_IN_A_ROW = 10  # steps with a non-finite gradient before a run is aborted
+# More of them with float16, where each halves the gradient scale: first it may have to come down from 65,536 to 1.
+_HALVINGS = 16
 _CURVE = (
     "loss", "accuracy", "balanced_accuracy", "macro_precision", "macro_f1", "mcc", "kappa", "auc", "ece", "brier",
     "recall",
@@ -109,6 +113,7 @@ class Trainer:
         """The next epoch to train, counted from 0."""
         return self.state.counters.next_epoch
 
+    @exact_float32()
     @loader_processes.translated()
     def fit(self, progress: Progress = SILENT) -> None:
         """Train the remaining epochs; after each, save `last.pt`, and `best.pt` if it is the best so far.
@@ -139,6 +144,7 @@ class Trainer:
             last = "its last epoch" if lost == 1 else f"each of its last {lost} epochs"
             raise self._diverged(f"{last} had no finite step, or left a network whose validation logits are not finite")
 
+    @exact_float32()
     @loader_processes.translated()
     @torch.no_grad()
     def predict(self, images: LabelledImages) -> NDArray[np.float32]:
@@ -213,15 +219,37 @@ class Trainer:
             self.checkpoints.save(self.state, metrics, line, better=better)
         progress.event(ended)
 
+    def _require_progress(self, epoch: int) -> None:
+        """Raise DivergedError if too many steps in a row were skipped."""
+        skipped, scaler = self.state.counters.skipped_in_a_row, self.state.scaler
+        if skipped < MAX_SKIPPED_IN_A_ROW + _HALVINGS * scaler.is_enabled():
+            return
+        scaled = f", though float16's gradient scale came down to {scaler.get_scale():.3g}"
+        raise self._diverged(
+            f"the loss or its gradient was not finite in {skipped} steps in a row, the last of them in epoch "
+            f"{epoch + 1}{scaled if scaler.is_enabled() else ''}"
+        )
+
     def _diverged(self, how: str) -> DivergedError:
         best = self.run.best if self.state.counters.best_accuracy >= 0 else None
         kept = f"{best} keeps the best epoch before." if best else "No epoch had a finite result: there is no best.pt."
-        precision = "" if self.job.hardware.amp == "off" else ", or train without AMP (`amp='off'`)"
         return DivergedError(
             f"The training diverged: {how}.",
-            f"{kept} Train again with a lower `learning_rate` or more `warmup_epochs`{precision}.",
+            f"{kept} {self._remedy()}",
             {"diverged": True, "best": None if best is None else str(best)},
         )
+
+    def _remedy(self) -> str:
+        hardware = self.job.hardware
+        calmer = "a lower `learning_rate` or more `warmup_epochs`"
+        if hardware.amp == "float16":
+            wider = "in bfloat16 (`amp='bfloat16'`) or " if has_bfloat16(hardware.device) else ""
+            return (
+                f"float16 ends at 65,504: train again {wider}without AMP (`amp='off'`), and if it diverges there too, "
+                f"with {calmer}."
+            )
+        exactly = "" if hardware.amp == "off" else ", or without AMP (`amp='off'`)"
+        return f"Train again with {calmer}{exactly}."
 
     def _train(self, epoch: int, loader: data.TrainingLoader, progress: Progress) -> tuple[NDArray[np.float64], float]:
         """Train one epoch.
@@ -240,12 +268,7 @@ class Trainer:
                 result = self.step(batch, self.division.size(step), rate=rate, drawing=(epoch, step))
                 counters.count_step(finite=result.finite)
                 task.advance()
-                if counters.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                    skipped = counters.skipped_in_a_row
-                    raise self._diverged(
-                        f"the loss or its gradient was not finite in {skipped} steps in a row, the last of them in "
-                        f"epoch {epoch + 1}"
-                    )
+                self._require_progress(epoch)
                 if not result.finite:
                     continue
                 if self.state.average is not None:

@@ -27,6 +27,7 @@ from hemf_export.calibration.session import loadable, runtime
 from hemf_export.export import onnx_export
 from hemf_export.files import processors
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
+from hemf_export.files.gpu_memory import is_out_of_memory
 from hemf_export.files.model_output import LOGITS, ModelOutput
 from hemf_export.images.model_input import ModelInput
 from hemf_export.models.model_file import CheckpointFile
@@ -81,10 +82,8 @@ TORCH_MODES = {
 def torch_function(model: HEMF, mode: TorchMode, device: str) -> Callable[[Tensor], Tensor]:
     """Return a function from images (N, 3, H, W) to logits on `device`, without gradients, which takes over the model.
 
-    A compiled one compiles on its first run of each batch size.
+    A compiled one compiles on its first run of each batch size. Callers run it in `train.float32.exact_float32`.
     """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
     moved = model.eval().to(device)
     if mode.channels_last:
         moved = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -116,13 +115,21 @@ def _compiled(model: HEMF, kind: str) -> Callable[[Tensor], Tensor]:
                 warnings.simplefilter("ignore")
                 logits: Tensor = compiled(images)
                 return logits
-        except TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            if "compiler" in reason.lower():
+        except RuntimeError as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            missing = next((line for line in lines if "compiler" in line.lower()), "")
+            # Triton compiles C to launch its kernels, as late as their first launch (triton/runtime/build.py).
+            if "Failed to find C compiler" in missing:
                 raise MissingCapabilityError(
-                    f"torch.compile finds no C++ compiler: {reason}", "Install g++, or name another: CXX=…."
+                    f"torch.compile finds no C compiler: {missing}", "Install gcc, or name another: CC=…."
                 ) from error
-            raise HemfError(f"torch.compile fails: {reason}") from error
+            if not isinstance(error, TorchDynamoException) or is_out_of_memory(error):
+                raise
+            if missing:
+                raise MissingCapabilityError(
+                    f"torch.compile finds no C++ compiler: {missing}", "Install g++, or name another: CXX=…."
+                ) from error
+            raise HemfError(f"torch.compile fails: {lines[0]}") from error
 
     return call
 

@@ -12,8 +12,10 @@ import torch
 
 from hemf_export.bench import contenders
 from hemf_export.bench.lineup import Entry
+from hemf_export.train.float32 import exact_float32
 
 
+@exact_float32()
 def main(request: str) -> None:
     """Load the entry, run a batch twice, and print the memory used as JSON."""
     values = json.loads(request)

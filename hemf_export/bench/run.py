@@ -41,6 +41,7 @@ from hemf_export.pages.table import Table
 from hemf_export.precision import compiled_engines
 from hemf_export.timing import measurement
 from hemf_export.timing.measurement import Contender, NotRun, Timing
+from hemf_export.train.float32 import exact_float32
 
 BATCHES = (1, 8, 32)
 TARGET = "t4"
@@ -142,6 +143,7 @@ class Outcome:
             artifacts.write_bytes(html, page.html(self.values).encode())
 
 
+@exact_float32()
 def benchmark(
     request: Request, *, earlier: Path | None = None, max_slowdown: float = MAX_SLOWDOWN, progress: Progress = SILENT
 ) -> Outcome:

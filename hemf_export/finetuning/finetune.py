@@ -47,6 +47,7 @@ from hemf_export.precision import earlier_file
 from hemf_export.precision.earlier_file import Recipe
 from hemf_export.train import hardware
 from hemf_export.train.distillation import Teacher
+from hemf_export.train.float32 import exact_float32
 
 MAX_DEVIATION = (
     0.05  # share of the largest logit by which PyTorch and ONNX Runtime may differ, when a value rounds differently
@@ -214,6 +215,7 @@ def _images(request: Request, description: Description, progress: Progress) -> S
     return selection
 
 
+@exact_float32()
 def _plausibility_warnings(
     teacher: Callable[[Tensor], Tensor], held_out: ImageSet, device: str, progress: Progress
 ) -> tuple[str, ...]:

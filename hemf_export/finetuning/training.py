@@ -29,6 +29,7 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess
 from hemf_export.metrics.comparison import compare
 from hemf_export.train import data, distillation, loader_processes
+from hemf_export.train.float32 import exact_float32
 from hemf_export.train.recipe import Recipe
 from hemf_export.train.sampling import Division
 
@@ -69,6 +70,7 @@ class FineTuned:
     logits: NDArray[np.float32]
 
 
+@exact_float32()
 @loader_processes.translated()
 def finetune(
     network: nn.Module,

@@ -36,11 +36,18 @@ def test_the_defaults_are_float16_on_cuda_and_float32_on_a_cpu(monkeypatch):
 
 @pytest.mark.parametrize(
     ("device", "amp", "message"),
-    [("cuda", None, "No CUDA GPU"), ("auto", "float16", "float16 training needs a CUDA GPU")],
+    [("cuda", None, "No CUDA GPU"), ("auto", "float16", r"float16 training needs a CUDA GPU.*`device='cpu'`")],
 )
 def test_what_a_machine_without_a_gpu_lacks(no_gpu, device, amp, message):
     with pytest.raises(MissingCapabilityError, match=message):
         choose(device, amp)
+
+
+def test_float16_on_a_cpu_is_had_by_asking_for_both(no_gpu):
+    chosen = choose("cpu", "float16")
+    assert chosen == Hardware("cpu", "float16")
+    assert "slow on a CPU" in chosen.caveats[0]
+    assert not any(other.caveats for other in (Hardware(), Hardware("cuda", "float16"), Hardware("cpu", "bfloat16")))
 
 
 def test_bfloat16_needs_hardware_for_it(monkeypatch, no_gpu):
@@ -58,10 +65,46 @@ def test_bfloat16_needs_hardware_for_it(monkeypatch, no_gpu):
     assert raised.value.exit_code == 4
 
 
-def test_compiling_needs_a_compiler(monkeypatch, no_gpu):
-    monkeypatch.setattr(hardware.shutil, "which", lambda _: None)
-    with pytest.raises(MissingCapabilityError, match=r"a C\+\+ compiler"):
-        choose("cpu", compile=True)
+COMPILERS = [
+    ("cpu", {}, ["g++"], None),
+    ("cpu", {}, ["gcc", "clang"], r"a C\+\+ compiler \(g\+\+; CXX names another\)"),
+    ("cpu", {"CXX": "icpx"}, ["g++"], r"a C\+\+ compiler \(icpx;"),
+    ("cpu", {"CXX": "icpx"}, ["icpx"], None),
+    ("cuda", {}, ["clang"], None),
+    ("cuda", {}, ["g++", "cc"], r"a C compiler \(gcc or clang; CC names another\)"),
+    ("cuda", {"CC": "tcc"}, ["gcc"], r"a C compiler \(tcc;"),
+    ("cuda", {"CC": "tcc"}, ["tcc"], None),
+]
+
+
+@pytest.mark.parametrize(("device", "variables", "found", "lacking"), COMPILERS)
+def test_compiling_needs_a_compiler(monkeypatch, device, variables, found, lacking):
+    """The one that torch.compile's code generators would call: torch/_inductor/config.py, triton/runtime/build.py."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: f"/usr/bin/{name}" if name in found else None)
+    monkeypatch.setattr(hardware, "find_spec", lambda _: object())  # the package triton
+    if lacking is None:
+        assert choose(device, compile=True).compile
+    else:
+        with pytest.raises(MissingCapabilityError, match=lacking):
+            choose(device, compile=True)
+
+
+def test_compiling_needs_triton_on_a_gpu_and_pythons_headers_everywhere(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(hardware, "find_spec", lambda _: None)
+    with pytest.raises(MissingCapabilityError, match="the package triton"):
+        choose("cuda", compile=True)
+    monkeypatch.setattr(hardware, "find_spec", lambda _: object())
+    monkeypatch.setattr(hardware.shutil, "which", lambda name: name)
+    monkeypatch.setattr(hardware.sysconfig, "get_path", lambda *_: str(tmp_path))
+    for device in ("cpu", "cuda"):
+        with pytest.raises(MissingCapabilityError, match=rf"Python's headers in {tmp_path}"):
+            choose(device, compile=True)
 
 
 @pytest.mark.skipif(not hardware.has_bfloat16("cpu"), reason="this CPU has no bfloat16")

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.exc import TorchDynamoException
 
-from hemf_export.bench import contenders, lineup, memory
+from hemf_export.bench import contenders, lineup, memory, run
 from hemf_export.bench.contenders import OrtWorkload, ProviderRunner
 from hemf_export.bench.lineup import ENGINE_KINDS, Entry, Kind
 from hemf_export.checkpoints import checkpoint
@@ -75,12 +76,16 @@ def test_compiling_goes_by_mode_and_gives_the_same(made, pixels, expected, monke
     ("said", "kind", "told"),
     [
         ("InvalidCxxCompiler: No working C++ compiler found", MissingCapabilityError, "no C\\+\\+ compiler"),
+        ("RuntimeError: Failed to find C compiler. Please specify", MissingCapabilityError, "no C compiler: .*CC=…"),
+        (
+            "backend='inductor' raised:\nRuntimeError: Failed to find C compiler.",
+            MissingCapabilityError,
+            "no C compiler",
+        ),
         ("Unsupported: a graph break", HemfError, "torch.compile fails: Unsupported"),
     ],
 )
 def test_a_compiler_that_is_missing_or_fails_is_told(made, pixels, monkeypatch, said, kind, told):
-    from torch._dynamo.exc import TorchDynamoException
-
     def compile_(model, **_):
         def fail(images):
             raise TorchDynamoException(f"{said}\n\nmore")
@@ -98,11 +103,43 @@ def test_a_compiler_that_is_missing_or_fails_is_told(made, pixels, monkeypatch, 
     assert ([timing.name for timing in found], not_run[0].failed) == (["eager, model.pt"], False)
 
 
-def test_float32_is_no_tf32(made):
-    torch.backends.cuda.matmul.allow_tf32 = True
-    contenders.torch_function(checkpoint.load(made.checkpoint).model(), contenders.TORCH_MODES["eager"], "cpu")
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert not torch.backends.cudnn.allow_tf32
+def test_float32_is_no_tf32(monkeypatch, tmp_path):
+    seen = []
+
+    def run_(*_: object) -> None:
+        seen.append((torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision))
+        raise CheckFailedError("Enough.")
+
+    monkeypatch.setattr(run, "run", run_)
+    with pytest.raises(CheckFailedError):
+        run.benchmark(run.Request((tmp_path / "model.pt",)))
+    assert seen == [("ieee", "ieee")]
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32", "as PyTorch starts"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        # Triton's, where a kernel is launched for the first time (triton/runtime/build.py).
+        (RuntimeError("Failed to find C compiler. Please specify via CC"), MissingCapabilityError, "no C compiler"),
+        (
+            TorchDynamoException("OutOfMemoryError: CUDA out of memory. Tried"),
+            TorchDynamoException,
+            "CUDA out of memory",
+        ),
+        (RuntimeError("CUDA error: device-side assert triggered"), RuntimeError, "device-side assert"),
+    ],
+)
+def test_what_a_compiled_network_raises_as_it_runs(made, monkeypatch, error, kind, told):
+    def fail(images):
+        raise error
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: fail)
+    model = checkpoint.load(made.checkpoint).model()
+    compute = contenders.torch_function(model, contenders.TORCH_MODES["compile"], "cpu")
+    with pytest.raises(kind, match=told) as raised:
+        compute(torch.zeros(1))
+    assert type(raised.value) is kind
 
 
 def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path, made):

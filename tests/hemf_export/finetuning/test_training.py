@@ -166,3 +166,16 @@ def test_the_rate_falls_to_nothing_by_half_a_cosine():
     assert recipe.rate(0, 100) == 1.0
     assert recipe.rate(50, 100) == pytest.approx(0.5)
     assert recipe.rate(99, 100) < 1e-3
+
+
+def test_float32_is_no_tf32(splits):
+    """PyTorch's default for convolutions on newer GPUs; the setting is there without one."""
+    model, seen = network(), {}
+    model.register_forward_hook(lambda module, *_: seen.update({torch.is_grad_enabled(): setting()}))
+
+    def setting() -> bool:
+        return torch.backends.cudnn.allow_tf32
+
+    assert setting()
+    run(splits, model, epochs=1)
+    assert (seen, setting()) == ({True: False, False: False}, True)
