@@ -32,7 +32,11 @@ CPP = {
 TEMPLATES = {
     path.relative_to(PROJECT).as_posix() for path in (PROJECT / "hemf_export" / "pages" / "templates").iterdir()
 }
-DATA = TEMPLATES | {"hemf_export/gpu_check/claims.toml"}
+LISTS = {
+    path.relative_to(PROJECT).as_posix()
+    for path in (PROJECT / "hemf_export").rglob("*.toml")
+    if path.with_name("__init__.py").is_file()
+}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +75,7 @@ def test_the_links_in_the_package_lead_to_the_folders_at_the_top():
 
 def test_it_holds_our_modules_templates_the_cpp_sources_and_nothing_else(wheel):
     archived = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert archived == MODULES | CPP | DATA | {"hemf_export/py.typed"}
+    assert archived == MODULES | CPP | TEMPLATES | LISTS | {"hemf_export/py.typed"}
     cpp = "hemf_export/engines/cpp"
     assert {f"{cpp}/CMakeLists.txt", f"{cpp}/include/hemf/hemf.h"} <= archived
     assert {"hemf_export/cli/__init__.py", "hemf_export/train/__init__.py"} <= archived
@@ -82,7 +86,7 @@ def test_the_source_archive_holds_files_where_the_repository_has_links(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         assert not [member.name for member in archive if member.issym() or member.islnk()]
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    assert names >= MODULES | CPP | DATA
+    assert names >= MODULES | CPP | TEMPLATES | LISTS
 
 
 def test_its_metadata_names_the_licence_the_command_and_the_floors(wheel):
