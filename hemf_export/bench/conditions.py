@@ -1,7 +1,8 @@
 """Record the conditions of a measurement: processor, GPU, threads, versions, and load from other processes.
 
 Clocks, power, temperature and throttling of the GPU are read through NVML, NVIDIA's management library, which comes
-with the driver. No setting of the GPU is changed.
+with the driver. No setting of the GPU is changed. NVML renames functions: the old names go with CUDA 14 (comments in
+nvidia-ml-py 13.615's pynvml.py), and the new ones lack in older drivers and releases of nvidia-ml-py. Both are tried.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import datetime
 import os
 import platform
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -23,12 +23,15 @@ from hemf_export.files.processors import usable_cores
 
 # Reasons for throttling; being idle, or at application clocks, isn't one.
 THROTTLING = {
-    pynvml.nvmlClocksThrottleReasonSwPowerCap: "power cap",
-    pynvml.nvmlClocksThrottleReasonHwSlowdown: "hardware slowdown",
-    pynvml.nvmlClocksThrottleReasonSwThermalSlowdown: "temperature",
-    pynvml.nvmlClocksThrottleReasonHwThermalSlowdown: "hardware, temperature",
-    pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown: "power brake",
+    pynvml.nvmlClocksEventReasonSwPowerCap: "power cap",
+    pynvml.nvmlClocksEventReasonHwSlowdown: "hardware slowdown",
+    pynvml.nvmlClocksEventReasonSwThermalSlowdown: "temperature",
+    pynvml.nvmlClocksEventReasonHwThermalSlowdown: "hardware, temperature",
+    pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown: "power brake",
 }
+# Names of the same function, the newest first.
+_REASONS = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+_TEMPERATURE = ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature")
 SAMPLE_S = 0.5
 BUSY_SHARE = 0.15  # share of the cores used by other processes from which latencies are unreliable
 _TICK_NAMES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
@@ -61,43 +64,42 @@ class NvmlDevice:
 
     def facts(self) -> dict[str, Any]:
         """Return the constant facts: name, driver, power limit in W."""
-        limit = _query(pynvml.nvmlDeviceGetEnforcedPowerLimit, self._handle)
+        limit = _query(("nvmlDeviceGetEnforcedPowerLimit",), self._handle)
         return {
-            "name": _query(pynvml.nvmlDeviceGetName, self._handle),
-            "driver": _query(pynvml.nvmlSystemGetDriverVersion),
+            "name": _query(("nvmlDeviceGetName",), self._handle),
+            "driver": _query(("nvmlSystemGetDriverVersion",)),
             "power_limit_w": None if limit is None else limit / 1000,
         }
 
     def sample(self) -> GpuSample:
         """Read the GPU's state now."""
-        power = _query(pynvml.nvmlDeviceGetPowerUsage, self._handle)
-        reasons = _query(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, self._handle) or 0
+        power = _query(("nvmlDeviceGetPowerUsage",), self._handle)
+        reasons = _query(_REASONS, self._handle) or 0
         return GpuSample(
-            _query(pynvml.nvmlDeviceGetClockInfo, self._handle, pynvml.NVML_CLOCK_SM),
-            _query(pynvml.nvmlDeviceGetClockInfo, self._handle, pynvml.NVML_CLOCK_MEM),
+            _query(("nvmlDeviceGetClockInfo",), self._handle, pynvml.NVML_CLOCK_SM),
+            _query(("nvmlDeviceGetClockInfo",), self._handle, pynvml.NVML_CLOCK_MEM),
             None if power is None else power / 1000,
-            _query(pynvml.nvmlDeviceGetTemperature, self._handle, pynvml.NVML_TEMPERATURE_GPU),
+            _query(_TEMPERATURE, self._handle, pynvml.NVML_TEMPERATURE_GPU),
             tuple(name for bit, name in THROTTLING.items() if reasons & bit),
         )
 
 
 def open_gpu(uuid: str | None = None) -> NvmlDevice | None:
     """Open the GPU with a UUID (`GPU-…`), or the first one; None without a driver or such a GPU."""
-    handle = _query(_handle, uuid)
-    return None if handle is None else NvmlDevice(handle)
-
-
-def _handle(uuid: str | None) -> Any:
-    pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetHandleByIndex(0) if uuid is None else pynvml.nvmlDeviceGetHandleByUUID(uuid)
-
-
-def _query(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call an NVML function; None on an error: no driver, no such GPU, or not supported by this GPU."""
     try:
-        return function(*arguments)
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0) if uuid is None else pynvml.nvmlDeviceGetHandleByUUID(uuid)
     except pynvml.NVMLError:
         return None
+    return NvmlDevice(handle)
+
+
+def _query(names: tuple[str, ...], *arguments: Any) -> Any:
+    """Call the first of some NVML functions that answers; None if none does, as not every GPU supports everything."""
+    for function in filter(None, (getattr(pynvml, name, None) for name in names)):
+        with suppress(pynvml.NVMLError):
+            return function(*arguments)
+    return None
 
 
 @dataclass(frozen=True)

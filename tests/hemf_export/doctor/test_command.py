@@ -21,6 +21,7 @@ from hemf_export.doctor import checkup, components, probe
 from hemf_export.doctor.checkup import USES
 from hemf_export.doctor.components import PACKAGES, package
 from hemf_export.doctor.probing import Finding, probe_all
+from tests.hemf_export import nvml_library
 
 # Stand-ins that import at once, so that the doctor can be run whole.
 WORKING = {module: f"__version__ = {version!r}\n" for module, version in {
@@ -233,9 +234,8 @@ def test_each_fault_has_its_fix(monkeypatch, changes, name, status, fix):
     assert bool(component.fix) == (status != "ok")
 
 
-def test_the_driver_version_is_nvmls_or_else_the_kernel_modules(monkeypatch):
-    def fail(*_: object) -> None:
-        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+def test_the_driver_version_is_nvmls_or_else_the_kernel_modules(monkeypatch, tmp_path):
+    nvml = nvml_library.load(monkeypatch, tmp_path)
 
     def read(path: Path, **_: object) -> str:
         if str(path) != "/proc/driver/nvidia/version":
@@ -243,10 +243,8 @@ def test_the_driver_version_is_nvmls_or_else_the_kernel_modules(monkeypatch):
         return "NVRM version: NVIDIA UNIX x86_64 Kernel Module  570.86.10  Thu Jan 23 2025\nGCC version: 13.2.0\n"
 
     monkeypatch.setattr(probe.Path, "read_text", read)
-    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
-    monkeypatch.setattr(pynvml, "nvmlSystemGetDriverVersion", lambda: "580.95.05")
     assert probe._driver_version() == "580.95.05"
-    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    nvml.init_error = pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH
     assert probe._driver_version() == "570.86.10"
     monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
     assert probe._driver_version() == "570.86.10"
