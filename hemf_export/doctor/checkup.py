@@ -159,7 +159,7 @@ def report(findings: Mapping[str, Finding]) -> Report:
         *(package(name, findings[name]) for name in PACKAGES),
         driver,
         gpu,
-        components.cuda_in_torch(gpu, findings["torch"], findings.get("CUDA in torch")),
+        components.cuda_in_torch(gpu, driver, findings["torch"], findings.get("CUDA in torch")),
         *components.disks(),
         components.processor(),
     )

@@ -55,6 +55,10 @@ OTHER_PACKAGES = (
 )  # fmt: skip
 LEAST_FREE_BYTES = 5e9
 CUDA_BUILDS = "pytorch.org/get-started/locally"
+# Builds of torch for CUDA 12, which run with drivers before 580 and have kernels for compute capability 5.0 to 9.0;
+# those for CUDA 13 begin at 7.5 (RELEASE.md of PyTorch, "CUDA Support Matrix"; CUDA 13.0's release notes, table 2).
+CUDA_12_BUILDS = "https://download.pytorch.org/whl/cu126"
+LEAST_CAPABILITY = {12: (5, 0), 13: (7, 5)}
 _NO_DEVICE = "(CUDA error 100)"
 
 
@@ -212,11 +216,12 @@ def gpu(finding: Finding, shown_by: Component) -> Component:
     return Component("GPU", "missing", "none", "Work on a machine with an NVIDIA GPU, such as a T4.")
 
 
-def cuda_in_torch(shown: Component, torch: Finding, tried: Finding | None) -> Component:
+def cuda_in_torch(shown: Component, shown_by: Component, torch: Finding, tried: Finding | None) -> Component:
     """Describe whether PyTorch can compute on the GPU in float16, as training with AMP does.
 
     Args:
         shown: the GPU.
+        shown_by: its driver.
         torch: finding of its import.
         tried: finding of a product on the GPU; None if it wasn't tried.
     """
@@ -224,14 +229,27 @@ def cuda_in_torch(shown: Component, torch: Finding, tried: Finding | None) -> Co
     if tried is not None:
         if tried.outcome == "ok":
             return Component(name, "ok", f"computes in float16 on {tried.facts['gpu']}", facts=tried.facts)
-        fix = f"Update the NVIDIA driver, or install a build of torch that fits driver and GPU: {CUDA_BUILDS}"
-        return Component(name, "broken", tried.reason, fix)
+        return Component(name, "broken", tried.reason, _fitting_torch(shown, shown_by, torch))
     if torch.outcome != "ok":
         return Component(name, "missing", "torch can't be imported", "Mend torch.")
     if torch.facts.get("cuda_build"):
         return Component(name, "missing", "not tried without a GPU", "See GPU.")
     condition = "Install" if shown.usable else "With a GPU, install"
     return Component(name, "missing", "torch is built without it", f"{condition} a build for CUDA: {CUDA_BUILDS}")
+
+
+def _fitting_torch(shown: Component, shown_by: Component, torch: Finding) -> str:
+    """Say which build of torch fits the driver and the first GPU, or which driver fits this build."""
+    built = _release(str(torch.facts.get("cuda_build", "")))
+    served = _release(str(shown_by.facts.get("cuda", "")))
+    older = f"{install_command('torch', again=True)} --index-url {CUDA_12_BUILDS}"
+    if built[:1] == (13,) and served[:1] == (12,):
+        return f"Update the NVIDIA driver (CUDA 13 needs 580 or newer), or take torch for CUDA 12: {older}"
+    for gpu_facts in shown.facts.get("gpus", ())[:1]:
+        capability = tuple(gpu_facts["compute_capability"])
+        if built[:1] == (13,) and LEAST_CAPABILITY[12] <= capability < LEAST_CAPABILITY[13]:
+            return f"Take torch for CUDA 12, which has kernels for this GPU: {older}"
+    return f"Update the NVIDIA driver, or install a build of torch that fits driver and GPU: {CUDA_BUILDS}"
 
 
 def disks() -> tuple[Component, ...]:

@@ -86,10 +86,23 @@ def torch_cuda() -> dict[str, Any]:
     if not there:
         torch.zeros(1, device="cuda")  # raises an error with the reason
         raise RuntimeError(str(said[-1].message) if said else "torch.cuda.is_available() is False")
-    ones = torch.ones(8, 8, device="cuda", dtype=torch.float16)
-    if float((ones @ ones).sum()) != 8**3:
+    try:
+        ones = torch.ones(8, 8, device="cuda", dtype=torch.float16)
+        total = float((ones @ ones).sum())
+    except RuntimeError as error:
+        raise RuntimeError(_why(torch, error)) from error
+    if total != 8**3:
         raise RuntimeError("a float16 product on the GPU is wrong")
     return {"gpu": torch.cuda.get_device_name()}
+
+
+def _why(torch: Any, error: RuntimeError) -> str:
+    """Return a CUDA error's first line, which PyTorch follows by advice for debugging; and kernels, if those lack."""
+    reason = str(error).strip().partition("\n")[0]
+    if "no kernel image" not in reason:
+        return reason
+    major, minor = torch.cuda.get_device_capability()
+    return f"{reason}: torch has kernels for {', '.join(torch.cuda.get_arch_list())}, the GPU is sm_{major}{minor}"
 
 
 def _library(name: str) -> Any:

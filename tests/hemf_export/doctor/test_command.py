@@ -19,7 +19,7 @@ import pytest
 from hemf_export import cli
 from hemf_export.doctor import checkup, components, probe
 from hemf_export.doctor.checkup import USES
-from hemf_export.doctor.components import PACKAGES, package
+from hemf_export.doctor.components import CUDA_12_BUILDS, PACKAGES, package
 from hemf_export.doctor.probing import Finding, probe_all
 from tests.hemf_export import nvml_library
 
@@ -206,6 +206,57 @@ def test_torch_says_why_it_has_no_gpu(machine):
     machine(torch=source)
     found = probe_all({"it": ("torch-cuda",)})["it"]
     assert found == Finding("broken", reason="RuntimeError: the driver is too old")
+
+
+NO_KERNEL = r"""CUDA error: no kernel image is available for execution on the device
+Search for `cudaErrorNoKernelImageForDevice' in https://docs.nvidia.com/cuda for more information.
+Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
+"""
+
+
+def test_a_gpu_without_kernels_is_told_with_those_that_torch_has(machine):
+    """The text is PyTorch's on a GPU that it has no kernels for (bytedance/Protenix#205): advice comes last."""
+    source = (
+        "class AcceleratorError(RuntimeError): pass\n"
+        f"def ones(*_, **__): raise AcceleratorError({NO_KERNEL!r})\n"
+        "float16 = None\n"
+        "class cuda:\n    def is_available(): return True\n    def get_device_capability(): return (6, 1)\n"
+        "    def get_arch_list(): return ['sm_75', 'sm_80', 'compute_120']\n"
+    )
+    machine(torch=source)
+    found = probe_all({"it": ("torch-cuda",)})["it"]
+    assert found.reason == (
+        "RuntimeError: CUDA error: no kernel image is available for execution on the device: "
+        "torch has kernels for sm_75, sm_80, compute_120, the GPU is sm_61"
+    )
+
+
+UPDATE = "Update the NVIDIA driver (CUDA 13 needs 580 or newer), or take torch for CUDA 12: pip"
+OTHER_BUILD = "Update the NVIDIA driver, or install a build of torch that fits driver and GPU"
+
+
+@pytest.mark.parametrize(
+    ("build", "served", "capability", "fix"),
+    [
+        ("13.0", "12.8", [7, 5], UPDATE),
+        ("13.0", "12.4", [8, 9], UPDATE),
+        ("13.0", "13.0", [6, 1], "Take torch for CUDA 12, which has kernels for this GPU: pip"),
+        ("13.0", "13.4", [7, 5], OTHER_BUILD),
+        ("12.6", "12.8", [7, 5], OTHER_BUILD),
+        ("13.0", "11.4", [7, 5], OTHER_BUILD),
+    ],
+)
+def test_the_build_of_torch_that_fits_driver_and_gpu(build, served, capability, fix):
+    """PyTorch's RELEASE.md: builds for CUDA 13 begin at 7.5, those for 12.6 at 5.0. NVIDIA: CUDA 13 needs R580."""
+    found = findings(
+        torch=Finding("ok", {"version": "2.13.0", "cuda_build": build}),
+        driver=Finding("ok", {"cuda": served, "gpus": [{**T4, "compute_capability": capability}]}),
+        CUDA_in_torch=Finding("broken", reason="no"),
+    )
+    component = by_name(checkup.report(found))["CUDA in torch"]
+    assert component.fix.startswith(fix)
+    command = f"pip install --force-reinstall '{components.requirement('torch')}' --index-url {CUDA_12_BUILDS}"
+    assert component.fix.endswith(command) == fix.endswith("pip")
 
 
 @pytest.mark.parametrize(
