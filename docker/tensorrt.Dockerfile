@@ -11,8 +11,11 @@ ARG TENSORRT_VERSION
 RUN /opt/hemf/bin/python -c "import tensorrt; found = tensorrt.__version__; \
 assert found.startswith('${TENSORRT_VERSION}'), f'TensorRT {found}, not ${TENSORRT_VERSION}: see docker/versions.env'"
 COPY . /tmp/hemf-export
-RUN /opt/hemf/bin/python -m pip install --no-cache-dir '/tmp/hemf-export[triton]' && rm -rf /tmp/hemf-export
+# Some of NVIDIA's images pin packages for all of pip, in PIP_CONSTRAINT: what we need goes into our own environment.
+RUN PIP_CONSTRAINT= /opt/hemf/bin/python -m pip install --no-cache-dir '/tmp/hemf-export[triton]' \
+    && install -m 755 /tmp/hemf-export/docker/entrypoint.sh /opt/hemf/entrypoint.sh \
+    && rm -rf /tmp/hemf-export
 
 WORKDIR /work
-ENTRYPOINT ["/opt/hemf/bin/hemf-export"]
+ENTRYPOINT ["/opt/hemf/entrypoint.sh"]
 CMD ["doctor"]

@@ -26,7 +26,6 @@ import torch
 
 import hemf_export
 from hemf_export import cli
-from hemf_export.doctor.components import satisfies
 from hemf_export.files.errors import HemfError
 from hemf_export.train import configurations, recipe_file
 from hemf_export.train.recipe import Recipe
@@ -38,8 +37,6 @@ README = PROJECT / "README.md"
 PAGES = [README, *sorted(DOCS.rglob("*.md"))]
 QUICKSTART = DOCS / "quickstart.md"
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
-DOCKER = PROJECT / "docker"
-VERSIONS = dict(re.findall(r"^(\w+)=(.+)$", (DOCKER / "versions.env").read_text(), re.MULTILINE))
 MOST_README_LINES = 150
 MOST_PICTURE_BYTES = 250_000
 
@@ -349,31 +346,3 @@ def literals() -> Iterator[str]:
                 yield "".join(str(part.value) if isinstance(part, ast.Constant) else "\n" for part in node.values)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
-
-
-def test_versions_of_images_stand_in_one_place():
-    files = [*PAGES, *(path for path in DOCKER.iterdir() if path.name != "versions.env")]
-    for path in files:
-        for name in ("NGC_RELEASE", "TENSORRT_VERSION"):
-            assert VERSIONS[name] not in text_of(path), f"{path.name} repeats {name}"
-    for dockerfile in DOCKER.glob("*.Dockerfile"):
-        (base,) = re.findall(r"^FROM (.+)$", dockerfile.read_text(), re.MULTILINE)
-        assert re.fullmatch(r"nvcr\.io/nvidia/\w+:\$\{NGC_RELEASE\}-py3", base), "both of one release"
-        assert "${TENSORRT_VERSION}" in dockerfile.read_text(), "the build compares"
-
-
-def test_the_images_fit_the_project():
-    (wanted,) = PYPROJECT["project"]["optional-dependencies"]["tensorrt"]
-    assert satisfies(VERSIONS["TENSORRT_VERSION"], wanted.removeprefix("tensorrt"))
-    arguments = set(re.findall(r"\$\{(\w+):\?", (DOCKER / "compose.yaml").read_text()))
-    assert arguments == set(VERSIONS)
-    used = {name for path in DOCKER.glob("*.Dockerfile") for name in re.findall(r"^ARG (\w+)$", path.read_text(), re.M)}
-    assert used == set(VERSIONS)
-    for dockerfile in re.findall(r"dockerfile: (\S+)", (DOCKER / "compose.yaml").read_text()):
-        assert (PROJECT / dockerfile).is_file()
-
-
-def test_what_an_image_is_built_of_is_all_that_the_wheel_needs():
-    kept = set(re.findall(r"^!(\S+)$", (PROJECT / ".dockerignore").read_text(), re.MULTILINE))
-    linked = {path.resolve().name for path in (PROJECT / "hemf_export").iterdir() if path.is_symlink()}
-    assert kept == {"hemf_export", *linked, "pyproject.toml", "README.md", "LICENSE"}
