@@ -59,7 +59,8 @@ CUDA_BUILDS = "pytorch.org/get-started/locally"
 # those for CUDA 13 begin at 7.5 (RELEASE.md of PyTorch, "CUDA Support Matrix"; CUDA 13.0's release notes, table 2).
 CUDA_12_BUILDS = "https://download.pytorch.org/whl/cu126"
 LEAST_CAPABILITY = {12: (5, 0), 13: (7, 5)}
-_NO_DEVICE = "(CUDA error 100)"
+# CUDA_ERROR_NO_DEVICE and CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE of cuda.h.
+_NO_DEVICE, _NOT_COMPATIBLE = "(CUDA error 100)", "(CUDA error 804)"
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,8 @@ def driver(finding: Finding) -> Component:
     error = finding.reason or str(facts.get("error", ""))
     if error and not error.endswith(_NO_DEVICE):
         fix = "Restart the machine; if that doesn't help, install the NVIDIA driver again."
+        if error.endswith(_NOT_COMPATIBLE):
+            fix = "Update the NVIDIA driver: only on data center GPUs does an older one serve a container's newer CUDA."
         return Component("driver", "broken", error, fix, facts)
     shown = f"{facts.get('driver') or 'of an unknown version'}, CUDA up to {facts.get('cuda', '?')}"
     return Component("driver", "ok", shown, facts=facts)
