@@ -23,12 +23,17 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child that was started in a session of its own, and all its processes; nothing happens if it is gone."""
+def kill(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
+    """Kill a child that was started in a session of its own, and all its processes.
+
+    Returns:
+        What it wrote to its pipes, stdout and stderr, since they were last read.
+    """
     with suppress(OSError):
         if os.name == "nt":
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=_KILLED_S)
+        return process.communicate(timeout=_KILLED_S)
+    return b"", b""

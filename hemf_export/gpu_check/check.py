@@ -148,8 +148,7 @@ def run_step(entry: Entry, work: Path, limit_s: float) -> tuple[Result, bytes]:
         output, said = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         late = True
-        child.kill(process)
-        output, said = process.communicate()
+        output, said = child.kill(process)
     finally:
         if process.returncode is None:  # after Ctrl-C
             child.kill(process)

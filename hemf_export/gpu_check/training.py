@@ -150,7 +150,7 @@ def steps(place: Place, findings: Findings) -> None:
     with findings.attempt("out of memory"):
         _out_of_memory(place, findings)
     with findings.attempt("loader processes"):
-        folder = _train(place, "loader", amp="off", workers=2)
+        folder = _train(place, "loader", amp="off", workers=1 if place.small else 2)
         findings.check("loader processes", True, f"two epochs, {folder.name}/best.pt written")
 
 
