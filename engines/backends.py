@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -144,6 +145,15 @@ def gpu_name() -> str | None:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
+def lacks_memory(reason: str) -> bool:
+    """Whether an error message of TensorRT or CUDA says that memory ran out.
+
+    TensorRT says "Error Code 2: OutOfMemory (Requested size was 1024 bytes.)", "Cuda Runtime (out of memory)" and
+    "Requested amount of GPU memory (1024 bytes) could not be allocated.", according to where it ran out.
+    """
+    return bool(re.search(r"out[ _]?of[ _]?memory|memory \([^)]*\) could not be allocated|bad_alloc", reason, re.I))
 
 
 def _installed(name: BackendName) -> bool:

@@ -1,17 +1,33 @@
-"""The CUDA operations that running an engine takes, through PyTorch: streams, buffers, captured graphs.
+"""The CUDA operations that running an engine takes: streams and buffers through PyTorch, graphs through the driver.
 
 The runner uses no more of CUDA than this interface, so that tests can run engines without a GPU.
+
+Graphs aren't captured by `torch.cuda.graph`. That synchronizes the whole GPU and empties PyTorch's cache first, which
+stalls every other thread. And where a capture fails, its `__exit__` raises before it puts the thread's current stream
+back, and PyTorch's allocator stays in its state of capturing for good (torch/cuda/graphs.py and CUDAGraph.cpp,
+2.10 to 2.13). A launch of an engine allocates nothing through PyTorch, so that the driver's own capture is enough.
 """
 
 from __future__ import annotations
 
-import threading
+import ctypes
+import os
+import weakref
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from hemf_export.files.errors import HemfError
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: apart from the legacy default stream, which a capture must not meet
+_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: what other threads do meanwhile is not restricted
+
+
+class CaptureError(Exception):
+    """Work couldn't be captured in a CUDA graph; the message is the reason."""
 
 
 class Device(Protocol):
@@ -21,24 +37,32 @@ class Device(Protocol):
         """Create a stream."""
         ...
 
+    def current(self) -> Any:
+        """The calling thread's current stream."""
+        ...
+
     def handle(self, stream: Any) -> int:
         """The stream's `cudaStream_t`."""
         ...
 
     def on(self, stream: Any) -> AbstractContextManager[Any]:
-        """Make PyTorch enqueue the work of the block on that stream."""
+        """Make PyTorch enqueue the work of the block, and allocate its tensors, on that stream."""
         ...
 
-    def follow(self, stream: Any, other: Any | None = None) -> None:
-        """Make `stream` wait for the work enqueued so far on `other`, by default the caller's current stream."""
-        ...
-
-    def lead(self, stream: Any) -> None:
-        """Make the caller's current stream wait for the work enqueued so far on `stream`."""
+    def order(self, first: Any, then: Any) -> None:
+        """Make the stream `then` wait for the work enqueued so far on the stream `first`."""
         ...
 
     def wait(self, stream: Any) -> None:
         """Block the host until the work on `stream` is done."""
+        ...
+
+    def record(self, tensor: Tensor, stream: Any) -> None:
+        """Keep the memory of a tensor, once it is freed, until the work enqueued by then on `stream` is done.
+
+        PyTorch hands freed memory at once to the next tensor of the stream that it was allocated on; it knows of no
+        other stream that uses it (`torch.Tensor.record_stream`).
+        """
         ...
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
@@ -49,16 +73,23 @@ class Device(Protocol):
         """Allocate pinned host memory, which the GPU copies from and to asynchronously."""
         ...
 
-    def capture(self, stream: Any, run: Callable[[], None]) -> Callable[[], None]:
-        """Capture the work that `run` enqueues on `stream` in a CUDA graph; return the function that launches it."""
+    def capture(self, enqueue: Callable[[int], None]) -> Callable[[Any], None]:
+        """Capture work in a CUDA graph.
+
+        Args:
+            enqueue: enqueues the work on the `cudaStream_t` that it is given; it must not allocate or wait.
+
+        Returns:
+            The function that launches the graph on a stream.
+
+        Raises:
+            CaptureError: the work can't be captured. The thread can go on as before.
+        """
         ...
 
 
-_CAPTURING = threading.Lock()  # PyTorch synchronizes the whole GPU before a capture, which would break another one
-
-
 class CudaDevice:
-    """A GPU, through PyTorch.
+    """A GPU.
 
     Args:
         index: CUDA's number of it among the visible GPUs.
@@ -71,25 +102,29 @@ class CudaDevice:
         """Create a stream other than PyTorch's default one."""
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
+    def current(self) -> torch.cuda.Stream:
+        """The calling thread's current stream on this GPU."""
+        return torch.cuda.current_stream(self.device)
+
     def handle(self, stream: torch.cuda.Stream) -> int:
         """The stream's `cudaStream_t`."""
         return int(stream.cuda_stream)
 
     def on(self, stream: torch.cuda.Stream) -> AbstractContextManager[Any]:
-        """Make PyTorch enqueue the work of the block on that stream."""
+        """Make PyTorch enqueue the work of the block, and allocate its tensors, on that stream."""
         return torch.cuda.stream(stream)
 
-    def follow(self, stream: torch.cuda.Stream, other: torch.cuda.Stream | None = None) -> None:
-        """Make `stream` wait for the work enqueued so far on `other`, by default the caller's current stream."""
-        stream.wait_stream(other or torch.cuda.current_stream(self.device))
-
-    def lead(self, stream: torch.cuda.Stream) -> None:
-        """Make the caller's current stream wait for the work enqueued so far on `stream`."""
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+    def order(self, first: torch.cuda.Stream, then: torch.cuda.Stream) -> None:
+        """Make the stream `then` wait for the work enqueued so far on the stream `first`."""
+        then.wait_stream(first)
 
     def wait(self, stream: torch.cuda.Stream) -> None:
         """Block the host until the work on `stream` is done."""
         stream.synchronize()
+
+    def record(self, tensor: Tensor, stream: torch.cuda.Stream) -> None:
+        """Keep the memory of a tensor, once it is freed, until the work enqueued by then on `stream` is done."""
+        tensor.record_stream(stream)
 
     def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Allocate memory of the GPU."""
@@ -99,15 +134,68 @@ class CudaDevice:
         """Allocate pinned host memory, which the GPU copies from and to asynchronously."""
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
-    def capture(self, stream: torch.cuda.Stream, run: Callable[[], None]) -> Callable[[], None]:
-        """Capture the work that `run` enqueues on `stream` in a CUDA graph; return the function that launches it."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads go on running meanwhile: only this thread's calls are restricted to what a capture allows.
-        with _CAPTURING, torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            run()
+    def capture(self, enqueue: Callable[[int], None]) -> Callable[[torch.cuda.Stream], None]:
+        """Capture work in a CUDA graph, on a stream that nothing else uses: PyTorch hands its own out several times."""
+        with torch.cuda.device(self.device):  # makes the GPU's context current
+            graph = Graph(_driver(), enqueue)
+        return lambda stream: graph.launch(int(stream.cuda_stream))
 
-        def launch() -> None:
-            with torch.cuda.stream(stream):
-                graph.replay()
 
-        return launch
+class Graph:
+    """A captured graph, by the CUDA driver's API.
+
+    Args:
+        driver: the driver's library.
+        enqueue: enqueues the work on the stream whose handle it is given.
+
+    Raises:
+        CaptureError: the work can't be captured. What the capture took is freed.
+    """
+
+    def __init__(self, driver: Any, enqueue: Callable[[int], None]) -> None:
+        self._driver = driver
+        stream, graph = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
+        try:
+            self._capture(stream, graph, enqueue)
+            self._ready = ctypes.c_void_p()
+            self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._ready), graph, ctypes.c_ulonglong(0))
+            weakref.finalize(self, driver.cuGraphExecDestroy, self._ready).atexit = False
+        finally:
+            if graph.value:
+                driver.cuGraphDestroy(graph)
+            driver.cuStreamDestroy_v2(stream)
+
+    def launch(self, stream: int) -> None:
+        """Enqueue the graph's work on a stream.
+
+        Raises:
+            HemfError: CUDA can't, as after an earlier error on the GPU.
+        """
+        try:
+            self._call("cuGraphLaunch", self._ready, ctypes.c_void_p(stream))
+        except CaptureError as error:
+            raise HemfError(f"A CUDA graph can't be launched: {error}.") from error
+
+    def _capture(self, stream: ctypes.c_void_p, graph: ctypes.c_void_p, enqueue: Callable[[int], None]) -> None:
+        self._call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
+        try:
+            enqueue(int(stream.value or 0))
+        except Exception as error:
+            # The capture has to end all the same; that it was broken is known.
+            self._driver.cuStreamEndCapture(stream, ctypes.byref(graph))
+            raise CaptureError(str(error)) from error
+        self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
+
+    def _call(self, name: str, *arguments: Any) -> None:
+        failed = getattr(self._driver, name)(*arguments)
+        if failed:
+            text = ctypes.c_char_p()
+            self._driver.cuGetErrorString(failed, ctypes.byref(text))
+            raise CaptureError(f"{name}: {(text.value or b'CUDA error %d' % failed).decode()}")
+
+
+def _driver() -> Any:
+    with suppress(OSError):
+        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    raise CaptureError("the CUDA driver's library isn't found")

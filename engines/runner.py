@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, cast, overload
+from typing import overload
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hemf_export.engines import caches
+from hemf_export.engines.contexts import Contexts, RuntimeCache
 from hemf_export.engines.device import Device
+from hemf_export.engines.execution import KEPT_SIZES, Execution
 from hemf_export.engines.runtime import Loaded
 from hemf_export.engines.tensors import Interface, interface
-from hemf_export.files import artifacts
-from hemf_export.files.errors import BadInputError, HemfError, UsageError
+from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.model_output import ModelOutput
 
-if TYPE_CHECKING:
-    import tensorrt_rtx_bindings
-    from tensorrt_bindings import IExecutionContext
-
 CONTEXTS = 4
-_KEPT_SIZES = 8  # batch sizes whose buffers and graph are kept; the least recently used makes room
 
 
 class EngineRunner:
@@ -46,7 +39,7 @@ class EngineRunner:
         name: for reports.
         interface: input, output and batch sizes.
         output: what the engine outputs: logits or probabilities, one per class or a single one.
-        notes: what a user should know, such as caches that couldn't be used.
+        notes: what a user should know, such as caches that couldn't be used, or batches without a CUDA graph.
     """
 
     def __init__(
@@ -59,14 +52,17 @@ class EngineRunner:
         self.interface: Interface = interface(loaded.engine, loaded.path)
         self.manifest = loaded.manifest
         self.output = _output(loaded)
-        self._loaded, self._device, self._cuda_graphs = loaded, device, cuda_graphs
-        self._idle: queue.LifoQueue[Execution] = queue.LifoQueue()
-        self._free = threading.BoundedSemaphore(contexts)
-        self._lock = threading.Lock()
-        self._sizes: set[int] = set()
+        self._loaded, self._device = loaded, device
+        self._note = partial(_add_once, self.notes)
         # TensorRT-RTX compiles kernels on the target, at the first run of each batch size, and captures graphs itself.
         rtx = loaded.backend.name == "tensorrt-rtx"
-        self._runtime_cache = _RuntimeCache(loaded, gpu, self.notes) if rtx else None
+        self._runtime_cache = RuntimeCache(loaded, gpu, self._note) if rtx else None
+        self._contexts = Contexts(loaded, cache=self._runtime_cache, cuda_graphs=cuda_graphs)
+        self._cuda_graphs = cuda_graphs and not rtx
+        self._idle: queue.LifoQueue[Execution] = queue.LifoQueue()
+        self._count, self._free = contexts, threading.BoundedSemaphore(contexts)
+        self._saving, self._warming = threading.Lock(), threading.Lock()
+        self._sizes: set[int] = set()
 
     @overload
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]: ...
@@ -87,16 +83,46 @@ class EngineRunner:
         sizes = self.interface.parts(len(tensor))
         with self._free:
             execution = self._acquire()
-            try:
-                outputs = torch.cat([execution.run(part) for part in torch.split(tensor, sizes)])
-            finally:
-                self._idle.put(execution)
+            outputs = torch.cat([execution.run(part) for part in torch.split(tensor, sizes)])
+            self._idle.put(execution)  # one that failed is not used again
         self._save_compiled(set(sizes))
         scores = self.output.tensor_scores(outputs)
         return scores if isinstance(batch, Tensor) else scores.numpy()
 
+    def warm_up(self, sizes: Iterable[int] | None = None) -> None:
+        """Create all contexts, and allocate, compile, run and capture batch sizes in each, before requests come.
+
+        The first batch of a size does all that: it allocates memory, which stalls the whole GPU, and TensorRT-RTX
+        compiles kernels for it. A server calls this before it is ready.
+
+        Args:
+            sizes: numbers of images per call; the optimum of each profile by default.
+
+        Raises:
+            BadInputError: a size that the profiles don't take.
+            UsageError: more sizes than are kept.
+        """
+        wanted = [profile.optimum for profile in self.interface.profiles] if sizes is None else list(sizes)
+        parts = sorted({part for size in wanted for part in self.interface.parts(size)})
+        if len(parts) > KEPT_SIZES:
+            raise UsageError(f"{len(parts)} batch sizes are to be warmed up, and {KEPT_SIZES} are kept.")
+        with self._warming:  # two callers that each held half of the contexts would wait forever
+            for _ in range(self._count):
+                self._free.acquire()
+            try:
+                executions = [self._acquire() for _ in range(self._count)]
+                for execution in executions:
+                    execution.prepare(parts)
+                    self._idle.put(execution)
+            finally:
+                self._free.release(self._count)
+        self._save_compiled(set(parts))
+
     def close(self) -> None:
-        """Free contexts and buffers; the runner can't be used any more."""
+        """Keep the kernels that were compiled, and free contexts and buffers; the runner can't be used any more."""
+        if self._runtime_cache is not None:
+            with self._saving:
+                self._runtime_cache.save()
         while not self._idle.empty():
             self._idle.get_nowait()
 
@@ -110,149 +136,23 @@ class EngineRunner:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
+            # Nothing of it refers to this runner: in a cycle it might be destroyed while another engine is captured.
             return Execution(
-                self._new_context, self.interface, self._device,
-                cuda_graphs=self._cuda_graphs and self._runtime_cache is None,
-                reason=lambda: "; ".join(self._loaded.messages) or "it gives no reason",
+                self._contexts.new, self.interface, self._device, cuda_graphs=self._cuda_graphs,
+                reason=self._loaded.reason, note=self._note,
             )  # fmt: skip
-
-    def _new_context(self) -> IExecutionContext | None:
-        with self._lock:  # execution contexts of an engine have to be created one at a time
-            if self._runtime_cache is None:
-                return self._loaded.engine.create_execution_context()
-            return self._runtime_cache.context(self._cuda_graphs)
 
     def _save_compiled(self, sizes: set[int]) -> None:
         if self._runtime_cache is None or sizes <= self._sizes:
             return
-        with self._lock:
+        with self._saving:
             self._sizes |= sizes
             self._runtime_cache.save()
 
 
-@dataclass
-class _Slot:
-    """The buffers of one batch size, and the function that runs the engine on them."""
-
-    input: Tensor
-    output: Tensor
-    host_input: Tensor
-    host_output: Tensor
-    launch: Callable[[], None]
-
-
-class Execution:
-    """Runs batches one after the other: an execution context per profile, with its stream, buffers and CUDA graphs.
-
-    Only one thread may use it at a time.
-
-    Args:
-        new_context: creates an `IExecutionContext`; called once per profile.
-        interface: the engine's.
-        device: the GPU to run on.
-        cuda_graphs: capture each batch size once and launch it as one graph.
-        reason: TensorRT's last messages, for an error.
-    """
-
-    def __init__(
-        self,
-        new_context: Callable[[], IExecutionContext | None],
-        interface: Interface,
-        device: Device,
-        *,
-        cuda_graphs: bool,
-        reason: Callable[[], str],
-    ) -> None:
-        self._new_context, self._interface, self._device = new_context, interface, device
-        self._cuda_graphs, self._reason = cuda_graphs, reason
-        self._stream = device.stream()
-        # A context keeps its profile: graphs that were captured with it stay valid.
-        self._contexts: dict[int, IExecutionContext] = {}
-        self._slots: OrderedDict[int, _Slot] = OrderedDict()
-
-    def run(self, batch: Tensor) -> Tensor:
-        """A batch that fits a profile → outputs, on the batch's device, in memory of their own."""
-        device, stream = self._device, self._stream
-        slot = self._slot(len(batch))
-        if batch.device == slot.input.device and batch.device.type != "cpu":
-            device.follow(stream)
-            with device.on(stream):
-                slot.input.copy_(batch, non_blocking=True)
-            batch.record_stream(stream)
-            slot.launch()
-            with device.on(stream):
-                logits = slot.output.clone()
-            device.lead(stream)
-            logits.record_stream(stream)
-            return logits
-        slot.host_input.copy_(batch)
-        with device.on(stream):
-            slot.input.copy_(slot.host_input, non_blocking=True)
-        slot.launch()
-        with device.on(stream):
-            slot.host_output.copy_(slot.output, non_blocking=True)
-        device.wait(stream)
-        return slot.host_output.clone().to(batch.device)
-
-    def _slot(self, count: int) -> _Slot:
-        if count in self._slots:
-            self._slots.move_to_end(count)
-            return self._slots[count]
-        if len(self._slots) >= _KEPT_SIZES:
-            self._device.wait(self._stream)
-            self._slots.popitem(last=False)
-        device, into, out = self._device, self._interface.input, self._interface.output
-        shapes = (count, *into.shape), (count, *out.shape)
-        slot = _Slot(
-            device.empty(shapes[0], into.dtype), device.empty(shapes[1], out.dtype),
-            device.pinned(shapes[0], into.dtype), device.pinned(shapes[1], out.dtype), lambda: None,
-        )  # fmt: skip
-        slot.input.zero_()
-        device.follow(self._stream)
-        index = self._interface.profile(count)
-        assert index is not None, "batches are cut to fit"
-        slot.launch = self._launcher(self._context(index), slot)
-        self._slots[count] = slot
-        return slot
-
-    def _context(self, profile: int) -> IExecutionContext:
-        if profile not in self._contexts:
-            context = self._new_context()
-            if context is None:
-                raise HemfError(
-                    f"TensorRT gives no execution context: {self._reason()}",
-                    "The GPU's memory may be full: fewer contexts at once, or smaller batches.",
-                )
-            if profile and not context.set_optimization_profile_async(profile, self._device.handle(self._stream)):
-                raise HemfError(f"TensorRT refuses optimization profile {profile}: {self._reason()}")
-            self._contexts[profile] = context
-        return self._contexts[profile]
-
-    def _launcher(self, context: IExecutionContext, slot: _Slot) -> Callable[[], None]:
-        into, out = self._interface.input.name, self._interface.output.name
-        handle = self._device.handle(self._stream)
-
-        def bind() -> None:
-            accepted = (
-                context.set_input_shape(into, tuple(slot.input.shape))
-                and context.set_tensor_address(into, slot.input.data_ptr())
-                and context.set_tensor_address(out, slot.output.data_ptr())
-            )
-            if not accepted:
-                raise HemfError(f"TensorRT refuses a batch of {len(slot.input)}: {self._reason()}")
-
-        def enqueue() -> None:
-            if not context.execute_async_v3(handle):
-                raise HemfError(f"TensorRT can't run a batch of {len(slot.input)}: {self._reason()}")
-
-        def run() -> None:
-            bind()
-            enqueue()
-
-        # The first run of a batch size does work that must not be captured, such as allocations.
-        run()
-        self._device.wait(self._stream)
-        return self._device.capture(self._stream, enqueue) if self._cuda_graphs else run
+def _add_once(notes: list[str], text: str) -> None:
+    if text not in notes:
+        notes.append(text)
 
 
 def _output(loaded: Loaded) -> ModelOutput:
@@ -261,38 +161,3 @@ def _output(loaded: Loaded) -> ModelOutput:
         return ModelOutput(loaded.manifest.get("output_type", "logits"))
     except ValueError as error:
         raise BadInputError(f"The manifest of {loaded.path}: {error}.", "Build the engine again.") from error
-
-
-class _RuntimeCache:
-    """TensorRT-RTX's kernels as compiled for this GPU, saved beside the engine for the next start."""
-
-    def __init__(self, loaded: Loaded, gpu: str, notes: list[str]) -> None:
-        self._trt = loaded.backend.rtx
-        self._engine, self._notes = cast("tensorrt_rtx_bindings.ICudaEngine", loaded.engine), notes
-        self._path: Path = caches.runtime_cache_path(loaded.path, artifacts.cache_folder(), gpu)
-        self._cache = self._engine.create_runtime_config().create_runtime_cache()
-        data, damaged = caches.read(self._path)
-        if damaged:
-            notes.append(damaged)
-        if data and not self._cache.deserialize(data):
-            notes.append(f"TensorRT-RTX refuses the runtime cache {self._path}; a new one is begun.")
-        self._saved = data
-
-    def context(self, cuda_graphs: bool) -> IExecutionContext | None:
-        """Create an execution context that uses the cache."""
-        config = self._engine.create_runtime_config()
-        config.set_runtime_cache(self._cache)
-        strategy = self._trt.CudaGraphStrategy
-        config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if cuda_graphs else strategy.DISABLED
-        return cast("IExecutionContext | None", self._engine.create_execution_context(config))
-
-    def save(self) -> None:
-        """Write the cache if anything was compiled since."""
-        data = bytes(self._cache.serialize())
-        if data == self._saved:
-            return
-        try:
-            caches.write(self._path, data)
-            self._saved = data
-        except BadInputError as error:
-            self._notes.append(f"Compiled kernels were not saved: {error.message}")

@@ -19,7 +19,7 @@ from hemf_export.engines import backends, machine, preflight
 from hemf_export.engines.backends import Backend
 from hemf_export.engines.machine import Machine
 from hemf_export.files import artifacts, child
-from hemf_export.files.errors import BadInputError, MissingCapabilityError
+from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 
 if TYPE_CHECKING:
     import tensorrt_rtx_bindings
@@ -50,6 +50,10 @@ class Loaded:
     messages: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_MESSAGES))
     notes: tuple[str, ...] = ()
     keep: tuple[Any, ...] = ()
+
+    def reason(self) -> str:
+        """TensorRT's latest messages, on one line, for an error: where it fails, it returns no more than None."""
+        return "; ".join(self.messages) or "it gives no reason"
 
 
 def deserialize(path: Path, *, trust: bool = False, here: Machine | None = None) -> Loaded:
@@ -106,10 +110,11 @@ def _deserialize(path: Path, data: bytes, backend: Backend, manifest: dict[str, 
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
-        raise BadInputError(
-            f"{backend.name} {backend.version} can't load {path}: {'; '.join(messages) or 'it gives no reason'}.",
-            f"Build it again: {again}",
-        )
+        reason = "; ".join(messages) or "it gives no reason"
+        message = f"{backend.name} {backend.version} can't load {path}: {reason}."
+        if backends.lacks_memory(reason):
+            raise HemfError(message, "Free memory of the GPU: end other programs on it, or run fewer models at once.")
+        raise BadInputError(message, f"Build it again: {again}")
     keep: tuple[Any, ...] = (runtime, logger)
     if manifest.get("build", {}).get("stripped"):
         keep += _refit(trt, engine, logger, messages, path, manifest)

@@ -280,8 +280,8 @@ def _layers(path: Path, trust: bool) -> tuple[dict[str, dict[str, int]], list[Ke
     from hemf_export.engines import layers, runtime
 
     try:
-        listed, kernels = layers.inspect(runtime.deserialize(path, trust=trust))
-        return layers.table(listed), kernels, []
+        found = layers.inspect(runtime.deserialize(path, trust=trust))
+        return layers.table(found.layers), found.kernels, [] if found.note is None else [found.note]
     except HemfError as error:
         return {}, [], [f"Its layers can't be listed: {error.message}"]
 

@@ -1,6 +1,6 @@
 """The part of the fake TensorRT that computes: the ONNX file of a plan in ONNX Runtime, between raw pointers.
 
-As on a GPU, nothing is computed before a stream is waited for.
+As on a GPU, nothing is computed before a stream is waited for: see `fake_cuda`.
 """
 
 from __future__ import annotations
@@ -8,18 +8,20 @@ from __future__ import annotations
 import ctypes
 import enum
 import json
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tests.engines.fake_network import say, told
-from tests.engines.fake_records import Alone, counting, give, records, streams
+from tests.engines.fake_records import Alone, give, records, streams
 
 if TYPE_CHECKING:
     from tests.engines.fake_runtime import ICudaEngine
 
 CudaGraphStrategy = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE", start=0)
+DynamicShapesKernelSpecializationStrategy = enum.Enum(
+    "DynamicShapesKernelSpecializationStrategy", "LAZY EAGER NONE", start=0
+)
 _TYPES = {"FLOAT": np.float32, "HALF": np.float16, "UINT8": np.uint8, "INT8": np.int8, "INT32": np.int32}
 
 
@@ -42,7 +44,7 @@ class IExecutionContext:
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
         with self._alone:
-            if stream_handle not in streams or not 0 <= profile_index < len(self._engine._profiles):
+            if stream_handle not in (0, *streams) or not 0 <= profile_index < len(self._engine._profiles):
                 return False
             self._profile, self._shape = profile_index, tuple(self._engine._tensors[self._engine._input]["shape"])
             return True
@@ -71,37 +73,34 @@ class IExecutionContext:
                 records.misuse.append(f"{stream_handle} is no stream")
                 return False
             if self._config is not None:
-                self._config._cache._compile(shape[0])
+                self._config._compile(shape[0])
 
-            def compute() -> None:
-                self._compute(shape, addresses[engine._input], addresses[engine._output])
-
-            give(stream_handle, shape[0], compute)
+            source, target = addresses[engine._input], addresses[engine._output]
+            # Besides its tensors, an execution writes the context's scratch memory.
+            give(
+                stream_handle, shape[0], lambda: _compute(engine, shape, source, target),
+                reads=[source], writes=[target, self],
+            )  # fmt: skip
             if self.profiler is not None:
                 for place, (name, kind, _) in enumerate(engine._values["layers"], 1):
                     self.profiler.report_layer_time(name, place * 0.5 * (1 + (kind == "CAST")))
             return True
 
-    def _compute(self, shape: tuple[int, ...], source: int, target: int) -> None:
-        with self._alone:
-            with counting:
-                records.running += 1
-                records.most_running = max(records.most_running, records.running)
-            time.sleep(records.pause_s)
-            kind = np.dtype(_TYPES[self._engine._tensors[self._engine._input]["type"]])
-            data = ctypes.string_at(source, int(np.prod(shape)) * kind.itemsize)
-            feed = {self._engine._input: np.frombuffer(data, kind).reshape(shape)}
-            found = np.ascontiguousarray(self._engine._session.run([self._engine._output], feed)[0])
-            if told("nan"):
-                found = np.full_like(found, np.nan)
-            ctypes.memmove(target, found.ctypes.data, found.nbytes)
-            with counting:
-                records.running -= 1
+
+def _compute(engine: ICudaEngine, shape: tuple[int, ...], source: int, target: int) -> None:
+    kind = np.dtype(_TYPES[engine._tensors[engine._input]["type"]])
+    data = ctypes.string_at(source, int(np.prod(shape)) * kind.itemsize)
+    feed = {engine._input: np.frombuffer(data, kind).reshape(shape)}
+    found = np.ascontiguousarray(engine._session.run([engine._output], feed)[0])
+    if told("nan"):
+        found = np.full_like(found, np.nan)
+    ctypes.memmove(target, found.ctypes.data, found.nbytes)
 
 
 class IRuntimeConfig:
     def __init__(self) -> None:
         self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
         self._cache = IRuntimeCache()
 
     def create_runtime_cache(self) -> IRuntimeCache:
@@ -110,6 +109,13 @@ class IRuntimeConfig:
     def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
         self._cache = cache
         return True
+
+    def _compile(self, size: int) -> None:
+        """Compile the kernels of a batch size: at once, or else later, and run others, as the strategy says."""
+        if self.dynamic_shapes_kernel_specialization_strategy.name == "EAGER":
+            self._cache._compile(size)
+        else:
+            records.run_on_fallback_kernels.append(size)
 
 
 class IRuntimeCache:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,16 +21,15 @@ class Records:
         deserialized: plans that native code was let loose on, and whether they might run code of their own on the host.
         contexts: that were made.
         compiled: batch sizes that TensorRT-RTX compiled kernels for, as its runtime cache had none.
-        most_running: executions at the same time.
-        pause_s: that an execution takes at least.
+        run_on_fallback_kernels: batch sizes whose own kernels TensorRT-RTX is still to compile in the background.
+        pause_s: that the making of a context takes at least.
     """
 
     misuse: list[str] = field(default_factory=list)
     deserialized: list[tuple[bytes, bool]] = field(default_factory=list)
     contexts: list[Any] = field(default_factory=list)
     compiled: list[int] = field(default_factory=list)
-    running: int = 0
-    most_running: int = 0
+    run_on_fallback_kernels: list[int] = field(default_factory=list)
     pause_s: float = 0.0
 
     def clear(self) -> None:
@@ -39,25 +37,18 @@ class Records:
 
 
 records = Records()
-streams: dict[int, deque[Callable[[], None]]] = {}  # work that waits, by the handle of its stream
-counting = threading.Lock()
-_capture = threading.local()
+streams: dict[int, Any] = {}  # by their handles: where `launch` puts an execution, or a queue of functions
 
 
-@contextmanager
-def capturing() -> Iterator[list[tuple[int, Callable[[], None]]]]:
-    """Executions of this thread are listed, batch size and all, and not run."""
-    _capture.launches = []
-    try:
-        yield _capture.launches
-    finally:
-        del _capture.launches
-
-
-def give(stream: int, size: int, work: Callable[[], None]) -> None:
-    """Work for a batch size goes to a stream, or into this thread's capture."""
-    launches = getattr(_capture, "launches", None)
-    streams[stream].append(work) if launches is None else launches.append((size, work))
+def give(
+    stream: int, size: int, work: Callable[[], None], reads: Sequence[Any] = (), writes: Sequence[Any] = ()
+) -> None:
+    """Enqueue an execution of a batch size: its function, and the memory that this reads and writes."""
+    target = streams[stream]
+    if isinstance(target, deque):
+        target.append(work)
+    else:
+        target.launch(size, work, reads, writes)
 
 
 class Alone:

@@ -92,7 +92,7 @@ class ICudaEngine:
         return IRuntimeConfig()
 
     def create_engine_inspector(self) -> EngineInspector:
-        return EngineInspector(self._values)
+        return EngineInspector(self)
 
     def create_execution_context(self, runtime_config: IRuntimeConfig | None = None) -> IExecutionContext | None:
         with self._making:
@@ -106,19 +106,35 @@ class ICudaEngine:
 
 
 class EngineInspector:
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
+    """Shows types of an engine with dynamic shapes only for a context whose shapes are set.
+
+    "Otherwise, values dependent on input shapes will be displayed as -1 and format information will not be shown"
+    (NvInferRuntime.h of TensorRT 10.16 and 11.1, IEngineInspector::setExecutionContext).
+    """
+
+    def __init__(self, engine: ICudaEngine) -> None:
+        self._engine = engine
+        self.execution_context: IExecutionContext | None = None
 
     def get_engine_information(self, format: Any) -> str:
-        layers = self._values["layers"]
+        values, context = self._engine._values, self.execution_context
+        layers = values["layers"]
         if format != LayerInformationFormat.JSON:
             return "\n".join(name for name, _, _ in layers)
-        if not self._values["detailed"]:
+        if not values["detailed"]:
             return json.dumps({"Layers": [name for name, _, _ in layers]})
+        shape = self._engine.get_tensor_shape(self._engine._input) if context is None else context._shape
+        hidden = -1 in shape
         entries = [
-            {"Name": name, "LayerType": kind, "Outputs": [{"Name": name, "Format/Datatype": precision.capitalize()}]}
+            {
+                "Name": name, "LayerType": kind, "Inputs": [],
+                "Outputs": [{
+                    "Name": name, "Dimensions": [-1 if hidden else shape[0], 3],
+                    "Format/Datatype": "N/A due to dynamic shapes" if hidden else precision.capitalize(),
+                }],
+            }
             for name, kind, precision in layers
-        ]
+        ]  # fmt: skip
         return json.dumps({"Layers": entries, "Bindings": []})
 
 

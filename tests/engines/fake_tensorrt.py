@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import itertools
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import helper, numpy_helper
 
 from hemf_export.engines import builder, runtime, targets
@@ -26,7 +23,8 @@ from hemf_export.engines.runner import EngineRunner
 from hemf_export.files import artifacts
 from hemf_export.files.progress import IDLE
 from tests.conftest import PROJECT
-from tests.engines import fake_flavours, fake_records
+from tests.engines import fake_flavours
+from tests.engines.fake_cuda import CpuDevice
 from tests.engines.fake_network import VERSIONS
 from tests.engines.fake_records import records
 
@@ -50,7 +48,7 @@ def installed(folder: Path | None = None) -> Iterator[pytest.MonkeyPatch]:
             patch.syspath_prepend(PROJECT)
             patch.syspath_prepend(folder)
         yield patch
-    assert records.misuse == []
+    assert records.misuse == [], records.misuse
 
 
 def on_a_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int] = (7, 5)) -> None:
@@ -105,72 +103,3 @@ def load(path: Path, device: CpuDevice | None = None, *, trust: bool = False, **
     """The runner of an engine, on a machine with a T4 and both flavours."""
     loaded = runtime.deserialize(path, trust=trust, here=MACHINE)
     return EngineRunner(loaded, device or CpuDevice(), GPU, **options)
-
-
-class CpuDevice:
-    """A device that is none: its streams hold what they are given back until they are waited for, as a GPU's may.
-
-    Attributes:
-        captured: batch sizes, in the order of their capture.
-        replayed: how often a captured graph was launched.
-    """
-
-    _handles = itertools.count(0x1000)
-
-    def __init__(self) -> None:
-        self.captured: list[int] = []
-        self.replayed = 0
-
-    def stream(self) -> int:
-        handle = next(self._handles)
-        fake_records.streams[handle] = deque()
-        return handle
-
-    def handle(self, stream: int) -> int:
-        return stream
-
-    def on(self, stream: int) -> _Later:
-        return _Later(fake_records.streams[stream])
-
-    def follow(self, stream: int, other: int | None = None) -> None:
-        pass  # the caller's own work is done: it is the CPU's
-
-    def lead(self, stream: int) -> None:
-        self.wait(stream)
-
-    def wait(self, stream: int) -> None:
-        work = fake_records.streams[stream]
-        while work:
-            work.popleft()()
-
-    def empty(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype)
-
-    def pinned(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype)
-
-    def capture(self, stream: int, run: Callable[[], None]) -> Callable[[], None]:
-        assert not fake_records.streams[stream], "a capture begins on an idle stream"
-        with fake_records.capturing() as launches:
-            run()
-        self.captured += [size for size, _ in launches]
-
-        def launch() -> None:
-            self.replayed += 1
-            fake_records.streams[stream].extend(compute for _, compute in launches)
-
-        return launch
-
-
-class _Later(torch.overrides.TorchFunctionMode):
-    """Copies go to a stream."""
-
-    def __init__(self, work: deque[Callable[[], None]]) -> None:
-        super().__init__()
-        self._work = work
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.Tensor.copy_:
-            return func(*args, **(kwargs or {}))
-        self._work.append(lambda: func(*args))
-        return args[0]

@@ -96,14 +96,66 @@ def test_the_table_counts_kinds_and_precisions():
     assert layers.table([]) == {}
 
 
-def test_the_layers_of_an_engine(tmp_path):
+LAYERS = [
+    Layer("cast", "CAST", "fp32"),
+    Layer("pool", "REDUCE", "fp32"),
+    Layer("head", "MATRIX_MULTIPLY", "fp32"),
+]
+
+
+@pytest.mark.parametrize("profiles", [("1:2:4",), ("1:1:1", "2:4:8"), ("2:2:2",)], ids=str)
+@pytest.mark.parametrize("backend", ["tensorrt", "tensorrt-rtx"])
+def test_the_layers_of_an_engine_of_dynamic_shapes(tmp_path, profiles, backend):
     with fake.installed():
-        loaded = runtime.deserialize(fake.engine(fake.classifier(tmp_path / "m.onnx")), here=fake.MACHINE)
-        assert layers.inspect(loaded)[0] == [
-            Layer("cast", "CAST", "fp32"),
-            Layer("pool", "REDUCE", "fp32"),
-            Layer("head", "MATRIX_MULTIPLY", "fp32"),
-        ]
+        path = fake.engine(fake.classifier(tmp_path / "m.onnx"), profiles=profiles, backend=backend)
+        found = layers.inspect(runtime.deserialize(path, here=fake.MACHINE))
+    assert found.layers == LAYERS
+    assert [kernel.outputs[0].dtype for kernel in found.kernels] == ["fp32"] * 3
+    assert found.kernels[0].outputs[0].shape == (int(profiles[0].split(":")[1]), 3), "at the optimum"
+    assert found.note is None
+
+
+def test_the_layers_of_an_engine_of_fixed_shapes(tmp_path):
+    with fake.installed():
+        path = fake.engine(fake.classifier(tmp_path / "m.onnx", batch=2))
+        found = layers.inspect(runtime.deserialize(path, here=fake.MACHINE))
+    assert (found.layers, found.note) == (LAYERS, None)
+
+
+def test_without_a_context_layers_are_listed_and_the_reason_is_told(tmp_path, monkeypatch):
+    with fake.installed():
+        path = fake.engine(fake.classifier(tmp_path / "m.onnx"))
+        loaded = runtime.deserialize(path, here=fake.MACHINE)
+        monkeypatch.setenv("FAKE_TENSORRT", "no-context")
+        found = layers.inspect(loaded)
+    assert found.layers == [Layer(one.name, one.kind, "unknown") for one in LAYERS]
+    assert found.note is not None
+    assert "may be unknown: TensorRT gives no execution context: OutOfMemory" in found.note
+
+
+@pytest.mark.parametrize(
+    ("fields", "precision"),
+    [
+        ({"Weights": {"Type": "Half", "Count": 864}}, "fp16"),
+        ({"Weights": {"Type": "Int8", "Count": 864}}, "int8"),
+        ({"Weights": {"Type": "Int64", "Count": 2}, "TacticName": "turing_scudnn_128x32_relu_small_nn_v1"}, "fp32"),
+        ({"TacticName": "sm75_xmma_fprop_implicit_gemm_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x128x32"}, "fp16"),
+        ({"TacticName": "turing_h1688cudnn_256x64_ldg8_relu_exp_small_nhwc_tn_v1"}, "fp16"),
+        ({"TacticName": "turing_fp16_s1688cudnn_fp16_256x64_ldg8_relu_f2f_exp_small_nhwc_tn_v1"}, "fp16"),
+        ({"TacticName": "sm75_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32"}, "int8"),
+        ({"TacticName": "turing_int8_i8816cudnn_int8_256x64_ldg16_relu_singleBuffer_small_nt_v1"}, "int8"),
+        ({"TacticName": "sm80_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize64x64x64"}, "bf16"),
+        ({"TacticName": "volta_sgemm_64x32_sliced1x4_nn_v0"}, "fp32"),
+        ({"TacticName": "__myl_Fc_0x37"}, "unknown"),
+        ({"TacticName": ["f16f16"], "Weights": "Half"}, "fp16"),
+        ({}, "unknown"),
+    ],
+    ids=str,
+)
+def test_where_types_are_hidden_the_weights_or_the_tactic_tell_them(fields, precision):
+    hidden = entry("conv", "CaskConvolution", {"Format/Datatype": "N/A due to dynamic shapes"})
+    text = json.dumps({"Layers": [{**hidden, **fields}]})
+    assert layers.parse(text) == [Layer("conv", "CaskConvolution", precision)]
 
 
 # Times, by the profiler of the fake TensorRT

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from hemf_export.calibration.session import Session
-from hemf_export.engines import runtime
+from hemf_export.engines import layers, runtime
 from hemf_export.files.errors import BadInputError, MissingCapabilityError
 from tests.engines import fake_tensorrt as fake
+from tests.engines.fake_records import records
 
 
 @pytest.fixture(autouse=True)
@@ -122,6 +123,28 @@ def test_compiled_kernels_are_kept_beside_the_engine_and_a_damaged_file_is_begun
     assert "is damaged; a new one is begun" in third.notes[0]
     third.infer(images(2))
     assert kept.read_bytes() == before
+
+
+def test_tensorrt_rtx_compiles_kernels_before_it_runs_them(tmp_path):
+    """By default it runs fallback kernels meanwhile (`DynamicShapesKernelSpecializationStrategy` of the bindings)."""
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"), backend="tensorrt-rtx")
+    fake.load(path).infer(images(2))
+    layers.measure_times(runtime.deserialize(path, here=fake.MACHINE), fake.CpuDevice(), 3, runs=2)
+    assert records.run_on_fallback_kernels == []
+    assert records.compiled == [2, 3]
+
+
+def test_what_was_compiled_since_the_last_run_is_kept_at_the_end(tmp_path):
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"), backend="tensorrt-rtx")
+    with fake.load(path) as runner:
+        runner.infer(images(2))
+        kept = next(tmp_path.glob("*.runtime-cache"))
+        before = kept.read_bytes()
+        records.contexts[-1]._config._cache._compile(4)
+        assert kept.read_bytes() == before
+    fake.load(path).infer(images(4))
+    assert kept.read_bytes() != before
+    assert records.compiled == [2, 4], "not compiled again"
 
 
 def test_a_changed_byte_is_refused_before_tensorrt_sees_it(tmp_path, tensorrt):

@@ -12,7 +12,8 @@ from pathlib import Path
 
 STUBS = Path(__file__).parent
 USED = (
-    "Builder", "BuilderFlag", "ComputeCapability", "CudaGraphStrategy", "EngineInspector", "EngineValidity",
+    "Builder", "BuilderFlag", "ComputeCapability", "CudaGraphStrategy",
+    "DynamicShapesKernelSpecializationStrategy", "EngineInspector", "EngineValidity",
     "HardwareCompatibilityLevel", "IBuilderConfig", "ICudaEngine", "IExecutionContext", "ILayer", "ILogger",
     "INetworkDefinition", "IOptimizationProfile", "IProfiler", "IProgressMonitor", "IRuntimeCache", "IRuntimeConfig",
     "ITensor", "ITimingCache", "LayerInformationFormat", "Logger", "MemoryPoolType", "NetworkDefinitionCreationFlag",

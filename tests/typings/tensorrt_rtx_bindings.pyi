@@ -68,6 +68,15 @@ class CudaGraphStrategy:
     name: Any
     value: Any
 
+class DynamicShapesKernelSpecializationStrategy:
+    def __init__(self, *arguments: Any) -> None: ...
+    __members__: dict[str, Any]
+    EAGER: Any
+    LAZY: Any
+    NONE: Any
+    name: Any
+    value: Any
+
 class EngineInspector:
     def __init__(self, *arguments: Any) -> None: ...
     error_recorder: Any
@@ -531,6 +540,8 @@ class Bindings(Protocol):
     def ComputeCapability(self) -> type[ComputeCapability]: ...
     @property
     def CudaGraphStrategy(self) -> type[CudaGraphStrategy]: ...
+    @property
+    def DynamicShapesKernelSpecializationStrategy(self) -> type[DynamicShapesKernelSpecializationStrategy]: ...
     @property
     def EngineInspector(self) -> type[EngineInspector]: ...
     @property
