@@ -26,10 +26,16 @@ def timing_cache_path(folder: Path, backend: BackendName, version: str, gpu: str
     return folder / "timing" / f"{_plain(f'{backend}-{version}-{gpu}')}.cache"
 
 
-def runtime_cache_path(engine: Path, folder: Path, gpu: str) -> Path:
-    """The path of TensorRT-RTX's kernels of an engine for a GPU: beside it, or in `folder` if that can't be written."""
+def runtime_cache_path(engine: Path, gpu: str) -> Path:
+    """The path of TensorRT-RTX's kernels of an engine for a GPU: beside it, or in the cache folder if need be.
+
+    Raises:
+        BadInputError: the engine's folder can't be written, and there is no cache folder.
+    """
     name = f"{engine.name}.{_plain(gpu)}.runtime-cache"
-    return engine.with_name(name) if os.access(engine.parent, os.W_OK) else folder / "runtime" / name
+    if os.access(engine.parent, os.W_OK):
+        return engine.with_name(name)
+    return artifacts.cache_folder() / "runtime" / name
 
 
 def read(path: Path) -> tuple[bytes, str | None]:

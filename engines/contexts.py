@@ -70,8 +70,14 @@ class RuntimeCache:
     def __init__(self, loaded: Loaded, gpu: str, note: Callable[[str], None]) -> None:
         engine = cast("tensorrt_rtx_bindings.ICudaEngine", loaded.engine)
         self._note = note
-        self._path: Path = caches.runtime_cache_path(loaded.path, artifacts.cache_folder(), gpu)
         self.kernels = engine.create_runtime_config().create_runtime_cache()
+        self._path: Path | None = None
+        self._saved = b""
+        try:
+            self._path = caches.runtime_cache_path(loaded.path, gpu)
+        except BadInputError as error:
+            note(f"Compiled kernels are not kept: {error}")
+            return
         data, damaged = caches.read(self._path)
         if damaged:
             note(damaged)
@@ -82,7 +88,7 @@ class RuntimeCache:
     def save(self) -> None:
         """Write the cache if anything was compiled since."""
         data = bytes(self.kernels.serialize())
-        if data == self._saved:
+        if self._path is None or data == self._saved:
             return
         try:
             caches.write(self._path, data)

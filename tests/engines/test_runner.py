@@ -147,6 +147,18 @@ def test_what_was_compiled_since_the_last_run_is_kept_at_the_end(tmp_path):
     assert records.compiled == [2, 4], "not compiled again"
 
 
+def test_without_any_place_for_compiled_kernels_an_engine_runs_all_the_same(tmp_path, tensorrt):
+    """As in a container whose user has no home, with a model that is mounted read-only."""
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"), backend="tensorrt-rtx")
+    for name in ("HEMF_EXPORT_CACHE", "XDG_CACHE_HOME"):
+        tensorrt.delenv(name, raising=False)
+    tensorrt.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    tensorrt.setattr("pathlib.Path.expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
+    with fake.load(path) as runner:
+        assert len(runner.infer(images(2))) == 2
+        assert "Compiled kernels are not kept: This user has no home folder" in runner.notes[0]
+
+
 def test_a_changed_byte_is_refused_before_tensorrt_sees_it(tmp_path, tensorrt):
     path = fake.engine(fake.classifier(tmp_path / "m.onnx"))
     data = bytearray(path.read_bytes())

@@ -1,11 +1,21 @@
 """Run a TensorRT-RTX engine for model.py, beside which this is copied as hemf_runner.py.
 
 CUDA is called through the driver's library, so that the server needs only tensorrt_rtx and numpy.
+
+TensorRT-RTX compiles the kernels of a batch size when it first runs. They are kept for the server's next start in the
+folder HEMF_EXPORT_CACHE, or else in the user's cache folder: not in the repository, which may be read-only, and which a
+server that polls it would load again after each change.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,6 +65,8 @@ class Runner:
         shapes = [self._engine.get_tensor_profile_shape(self._input, index) for index in range(count)]
         self.sizes = [(int(low[0]), int(high[0])) for low, _, high in shapes]
         self._graphs = settings.get("cuda_graphs") == "true"
+        self._kernels = KernelCache(self._engine, f"{manifest['sha256'][:32]}-{self._cuda.name}")
+        self._compiled: set[int] = set()
         self._contexts = [self._context(index) for index in range(count)]
         largest = max(high for _, high in self.sizes)
         images = int(np.prod(self._engine.get_tensor_shape(self._input)[1:]))
@@ -79,12 +91,22 @@ class Runner:
             raise RuntimeError(f"TensorRT-RTX can't run a batch of {len(batch)}")
         cuda.download(logits, self._out)
         cuda.wait()
+        if len(batch) not in self._compiled:
+            self._compiled.add(len(batch))
+            self._kernels.save()
         return logits
+
+    def close(self) -> None:
+        """Keep the kernels that were compiled."""
+        self._kernels.save()
 
     def _context(self, index: int) -> Any:
         config = self._engine.create_runtime_config()
         strategy = trt.CudaGraphStrategy
         config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if self._graphs else strategy.DISABLED
+        # Not in the background, with other kernels meanwhile: what was verified is what is served.
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.set_runtime_cache(self._kernels.cache)
         context = self._engine.create_execution_context(config)
         if context is None:
             raise RuntimeError("TensorRT-RTX gives no execution context; the GPU's memory may be full")
@@ -93,14 +115,74 @@ class Runner:
         return context
 
 
+class KernelCache:
+    """Compiled kernels of an engine on a GPU, kept in a file: a SHA-256 in hexadecimal, a line feed, and the kernels.
+
+    A file that can't be read or written is a line on standard error and no failure.
+
+    Args:
+        engine: the engine.
+        name: of the engine and the GPU.
+
+    Attributes:
+        cache: the `IRuntimeCache`.
+    """
+
+    def __init__(self, engine: Any, name: str) -> None:
+        self.cache = engine.create_runtime_config().create_runtime_cache()
+        self._saved = b""
+        self._path: Path | None = None
+        try:
+            folder = os.environ.get("HEMF_EXPORT_CACHE") or Path(
+                os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "hemf-export"
+            )
+            self._path = Path(folder, "runtime", re.sub(r"[^A-Za-z0-9.]+", "-", name).lower() + ".runtime-cache")
+            digest, _, data = self._path.read_bytes().partition(b"\n")
+        except FileNotFoundError:
+            return
+        except (OSError, RuntimeError) as error:  # RuntimeError: a user without a home
+            self._tell(f"can't be read: {error}")
+            return
+        if digest == hashlib.sha256(data).hexdigest().encode() and self.cache.deserialize(data):
+            self._saved = data
+        else:
+            self._tell("is damaged, or of another TensorRT-RTX; a new one is begun")
+
+    def save(self) -> None:
+        """Write the file if anything was compiled since."""
+        data = bytes(self.cache.serialize())
+        if data == self._saved or self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self._path.parent, delete=False) as file:
+                file.write(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
+            os.replace(file.name, self._path)
+            self._saved = data
+        except OSError as error:
+            self._tell(f"can't be written: {error}. Every start compiles its kernels anew")
+            self._path = None
+
+    def _tell(self, what: str) -> None:
+        print(f"hemf-export: the cache of compiled kernels {self._path or ''} {what}", file=sys.stderr)  # noqa: T201
+
+
 class Cuda:
-    """GPU through the CUDA driver API: memory, copies and one stream."""
+    """GPU through the CUDA driver API: memory, copies and one stream.
+
+    Attributes:
+        name: the GPU's product name.
+        stream: handle of the stream.
+    """
 
     def __init__(self, gpu: int) -> None:
         self._library = ctypes.CDLL("libcuda.so.1")
         device, context, stream = ctypes.c_int(), ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuInit", 0)
         self._call("cuDeviceGet", ctypes.byref(device), gpu)
+        product = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", product, len(product), device)
+        self.name = product.value.decode(errors="replace")
         # The primary context, which the CUDA runtime and so TensorRT use.
         self._call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
         self._context = context

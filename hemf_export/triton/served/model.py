@@ -78,6 +78,10 @@ class TritonPythonModel:
         ends = np.cumsum([len(one) for one in given])[:-1]
         return [triton.InferenceResponse([_tensor(self._output, part)]) for part in np.split(logits, ends)]
 
+    def finalize(self) -> None:
+        """Unload the model."""
+        self._runner.close()
+
     def _logits(self, batch: NDArray[np.generic]) -> NDArray[np.floating[Any]]:
         """Compute the logits of any batch, split if it is too large for the model and padded if too small."""
         sizes = self._runner.sizes

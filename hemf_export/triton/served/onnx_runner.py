@@ -67,3 +67,6 @@ class Runner:
         """Compute the logits of a batch of a size in `sizes`."""
         logits: NDArray[np.floating[Any]] = self._session.run(None, {self._input: batch})[0]
         return logits
+
+    def close(self) -> None:
+        """Do nothing: a session keeps nothing."""

@@ -110,7 +110,7 @@ class Cuda:
     """The driver's interface on a machine without one: memory of the host, and a stream of the fake TensorRT."""
 
     def __init__(self, gpu: int) -> None:
-        self.stream = 0x77 + gpu
+        self.stream, self.name = 0x77 + gpu, "Tesla T4"
         fake_records.streams[self.stream] = deque()
         self._kept: list[np.ndarray] = []
 
@@ -167,18 +167,31 @@ def expected(images: np.ndarray) -> np.ndarray:
     return images.astype(np.float64).mean((1, 2)) @ products
 
 
-@pytest.mark.parametrize("profiles", [("1:2:4",), ("1:1:1", "2:4:4"), ("2:3:4",), ("4:4:4",)])
-@pytest.mark.parametrize("graphs", [True, False])
-def test_an_engine_of_tensorrt_rtx(tmp_path, monkeypatch, rtx, profiles, graphs):
-    options = Options(backend="python", cuda_graphs=graphs)
-    made = repository.write([engine(tmp_path, profiles=profiles)], tmp_path / "repo", options).models[0]
-    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the driver was called"))
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The server's cache folder."""
+    monkeypatch.setenv("HEMF_EXPORT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def served_engine(folder: Path, monkeypatch: pytest.MonkeyPatch, options: Options, **settings: Any) -> Any:
+    """The model of an engine, initialized on the fake TensorRT-RTX."""
+    place = folder / "repo" / "m" / "1"
+    if not place.is_dir():
+        place = repository.write([engine(folder, **settings)], folder / "repo", options).models[0].folder / "1"
     from hemf_export.triton.served import engine_runner
 
-    shutil.copy(engine_runner.__file__, made.folder / "1" / "hemf_runner.py")
-    text = (made.folder / "1" / "hemf_runner.py").read_text().split("\nclass Cuda:")[0]
-    (made.folder / "1" / "hemf_runner.py").write_text(text + f"\nfrom {__name__} import Cuda\n")
-    model = load(made.folder / "1", monkeypatch, kind="GPU")
+    monkeypatch.setattr("ctypes.CDLL", lambda name: pytest.fail("the driver was called"))
+    text = Path(engine_runner.__file__).read_text().split("\nclass Cuda:")[0]
+    (place / "hemf_runner.py").unlink()
+    (place / "hemf_runner.py").write_text(text + f"\nfrom {__name__} import Cuda\n")
+    return load(place, monkeypatch, kind="GPU")
+
+
+@pytest.mark.parametrize("profiles", [("1:2:4",), ("1:1:1", "2:4:4"), ("2:3:4",), ("4:4:4",)])
+@pytest.mark.parametrize("graphs", [True, False])
+def test_an_engine_of_tensorrt_rtx(tmp_path, monkeypatch, rtx, cache, profiles, graphs):
+    model = served_engine(tmp_path, monkeypatch, Options(backend="python", cuda_graphs=graphs), profiles=profiles)
     for counts in ((1,), (4,), (1, 2, 3), (9,)):
         given = [pixels(count, count) for count in counts]
         for one, answer in zip(given, ask(model, *given), strict=True):
@@ -186,6 +199,53 @@ def test_an_engine_of_tensorrt_rtx(tmp_path, monkeypatch, rtx, profiles, graphs)
             np.testing.assert_allclose(answer.tensors["logits"], expected(one), rtol=1e-4, atol=1e-4)
     strategies = {context._config.cuda_graph_strategy.name for context in fake_records.records.contexts}
     assert strategies == {"WHOLE_GRAPH_CAPTURE" if graphs else "DISABLED"}
+    assert fake_records.records.run_on_fallback_kernels == []
+
+
+def test_kernels_that_a_server_compiled_are_there_at_its_next_start(tmp_path, monkeypatch, rtx, cache, capfd):
+    options = Options(backend="python")
+    model = served_engine(tmp_path, monkeypatch, options)
+    before = sorted((tmp_path / "repo").rglob("*"))
+    for count in (1, 4, 4):
+        assert ask(model, pixels(count))[0].error is None
+    model.finalize()
+    assert sorted((tmp_path / "repo").rglob("*")) == before, "a server that polls would load the model again"
+    (kept,) = cache.rglob("*.runtime-cache")
+    assert "tesla-t4" in kept.name
+    assert fake_records.records.compiled == [1, 4]
+    assert ask(served_engine(tmp_path, monkeypatch, options), pixels(4))[0].error is None
+    assert fake_records.records.compiled == [1, 4]
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert ask(served_engine(tmp_path, monkeypatch, options), pixels(4))[0].error is None
+    assert fake_records.records.compiled == [1, 4, 4]
+    assert "is damaged" in capfd.readouterr().err
+
+
+def test_what_was_compiled_last_is_kept_when_the_model_is_unloaded(tmp_path, monkeypatch, rtx, cache):
+    model = served_engine(tmp_path, monkeypatch, Options(backend="python"))
+    ask(model, pixels(1))
+    fake_records.records.contexts[-1]._config._cache._compile(3)
+    model.finalize()
+    ask(served_engine(tmp_path, monkeypatch, Options(backend="python")), pixels(3))
+    assert fake_records.records.compiled == [1, 3]
+
+
+@pytest.mark.parametrize("place", ["a file", "no home"])
+def test_a_server_that_cannot_write_its_cache_serves_all_the_same(tmp_path, monkeypatch, rtx, cache, capfd, place):
+    if place == "a file":
+        cache.write_bytes(b"")  # for root, no folder is read-only
+    else:
+        for name in ("HEMF_EXPORT_CACHE", "XDG_CACHE_HOME"):
+            monkeypatch.delenv(name, raising=False)
+    model = served_engine(tmp_path, monkeypatch, Options(backend="python"))
+    if place == "no home":
+        monkeypatch.setattr("pathlib.Path.expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
+        model = served_engine(tmp_path, monkeypatch, Options(backend="python"))
+    for _ in range(2):
+        answer = ask(model, pixels(2))[0]
+        assert answer.error is None, answer.error
+    model.finalize()
+    assert capfd.readouterr().err.count("the cache of compiled kernels") >= 1
 
 
 @pytest.mark.parametrize(
