@@ -85,6 +85,7 @@ def build_engine(
     artifacts.check_writable(output)
     started = time.monotonic()
     gpu = backends.gpu_name()
+    decided = options.for_gpu(target, gpu)
     own: dict[str, Any] = {
         "kind": "engine",
         "parent": graph.name,
@@ -102,7 +103,7 @@ def build_engine(
         log = _log_path(output, folder)
         with progress.task("Building the engine"):
             result = build_process.run(
-                graph, plan, log, backend=backend, target=target, options=options, gpu=gpu, progress=progress
+                graph, plan, log, backend=backend, target=target, options=decided, gpu=gpu, progress=progress
             )
         seconds = time.monotonic() - started
         census = None
@@ -113,6 +114,7 @@ def build_engine(
         own |= {
             "backend_version": result["version"],
             "version_compatible": options.version_compatible,
+            "hardware_compatible": backend == "tensorrt-rtx" or decided.hardware_compatible,
             "build_seconds": round(seconds, 1),
             "build_peak_memory_bytes": result["peak_memory_bytes"],
             "builder_warnings": result["warnings"],
@@ -162,9 +164,9 @@ def take_census(
         MissingCapabilityError: no such backend here, or it can't build for the target.
         BadInputError: TensorRT can't build the graph, or lists no kernels in a form that is known here.
     """
-    only = replace(options or BuildOptions(), profiles=(BatchProfile(batch, batch, batch),))
     version = backends.installed_version(backend)
     gpu = backends.gpu_name() if backend == "tensorrt" else None
+    only = replace(options or BuildOptions(), profiles=(BatchProfile(batch, batch, batch),)).for_gpu(target, gpu)
     cache = None if version is None else _census_path(graph, target, backend, f"{version} {gpu or ''}".strip(), only)
     if cache is not None and (cached := _cached_census(cache)) is not None:
         return cached.with_blocks(blocks or {})

@@ -45,7 +45,7 @@ def run(
         log: where to write the builder's log; it stays where the build fails.
         backend: which TensorRT.
         target: GPU or compute capability.
-        options: how to build.
+        options: how to build, with `hardware_compatible` decided.
         gpu: product name of this machine's GPU, or None.
         progress: receives the builder's phases.
 
@@ -115,7 +115,9 @@ def _remedy(reason: str) -> str:
             "TensorRT-RTX has no float32 matrix products on Turing: build the float16 graph (`precision='fp16'`), or "
             "use tensorrt on a T4."
         )
-    if "OutOfMemory" in reason.replace(" ", "") or "out of memory" in reason.lower():
+    if "insufficient workspace" in reason.lower():
+        return "A layer needs more scratch memory than `workspace_mib` allows: give it more."
+    if backends.lacks_memory(reason):
         return "Give the builder more memory, a smaller `workspace_mib`, or smaller batches (`batch`)."
     return "Export the graph again, or try another opset (`export_onnx(opset=N)`)."
 

@@ -97,9 +97,10 @@ def build_plan(
         backend: which TensorRT.
         graph: an ONNX file with one input; the engine computes in its types.
         target: GPU or compute capability.
-        options: how to build; profiles are used where the graph's batch is dynamic.
+        options: how to build, with `hardware_compatible` decided; profiles are used where the graph's batch is dynamic.
         log: receives the builder's messages.
-        timing_cache: an earlier build's timings, empty for the first build; None to keep none.
+        timing_cache: an earlier build's timings, empty for the first build; None to keep none, and to share timings
+            within this build alone.
         task: updated with the builder's phases; its text is the one that advanced last.
 
     Raises:
@@ -114,7 +115,7 @@ def build_plan(
     config = builder.create_builder_config()
     config.progress_monitor = _monitor(trt, task)
     _configure(trt, config, options)
-    _set_target(backend, config, target)
+    _set_target(backend, config, target, options)
     tensor = network.get_input(0)
     sizes = tuple(tensor.shape)
     if sizes[0] == -1:
@@ -171,15 +172,16 @@ def _configure(trt: Bindings, config: IBuilderConfig, options: BuildOptions) -> 
         # It is only ever refitted with the weights of its own graph, so the builder may rely on their values.
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)
         config.set_flag(trt.BuilderFlag.REFIT_IDENTICAL)
-    if not options.timing_cache:
-        config.set_flag(trt.BuilderFlag.DISABLE_TIMING_CACHE)
 
 
-def _set_target(backend: Backend, config: IBuilderConfig, target: Target) -> None:
-    """Set the GPUs that the plan runs on: with TensorRT, all of this GPU's compute capability."""
+def _set_target(backend: Backend, config: IBuilderConfig, target: Target, options: BuildOptions) -> None:
+    """Set the GPUs that the plan runs on: with TensorRT, all of this GPU's compute capability, or of its model."""
     if backend.name == "tensorrt":
-        # Any T4, not only the very board that builds.
-        config.hardware_compatibility_level = backend.bindings.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+        level = backend.bindings.HardwareCompatibilityLevel
+        # SAME_COMPUTE_CAPABILITY "may decrease the performance", and takes no tactics of cuDNN and cuBLAS (NvInfer.h).
+        config.hardware_compatibility_level = (
+            level.NONE if options.hardware_compatible is False else level.SAME_COMPUTE_CAPABILITY
+        )
         return
     name = target.sm.replace("_", "").upper()
     known = backend.rtx.ComputeCapability.__members__

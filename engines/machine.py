@@ -24,6 +24,7 @@ class Machine:
         platform: operating system and processor; plans don't cross them.
         driver: the latest CUDA version that the NVIDIA driver supports, (12, 8); None without a driver.
         cuda: major version of CUDA that each flavour is built for, where its package says so.
+        gpu_name: product name of the first GPU; None where there is none, or where it isn't known.
     """
 
     gpu: tuple[int, int] | None = None
@@ -31,6 +32,7 @@ class Machine:
     platform: str = field(default_factory=lambda: platform_here())
     driver: tuple[int, int] | None = None
     cuda: Mapping[BackendName, int] = field(default_factory=dict)
+    gpu_name: str | None = None
 
 
 def platform_here() -> str:
@@ -48,7 +50,9 @@ def here(names: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")) -> Machi
             continue
     majors = {name: backends.cuda_major(name) for name in versions}
     cuda = {name: major for name, major in majors.items() if major is not None}
-    return Machine(backends.gpu_capability(), versions, driver=driver(), cuda=cuda)
+    return Machine(
+        backends.gpu_capability(), versions, driver=driver(), cuda=cuda, gpu_name=backends.gpu_name()
+    )  # fmt: skip
 
 
 def driver() -> tuple[int, int] | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hemf_export.engines.backends import BackendName
+from hemf_export.engines.targets import Target
 from hemf_export.files.errors import MissingCapabilityError, UsageError
 
 HIGHEST_LEVEL = 5
@@ -49,9 +50,12 @@ class BuildOptions:
         profiles: batch sizes, one optimization profile each. A batch runs in the first that it fits.
         workspace_mib: limit of the scratch memory of a layer, in MiB.
         optimization_level: 0 (builds fastest) to 5 (searches longest); None for TensorRT's default.
+        hardware_compatible: make a plan that every GPU of the compute capability runs, not only the model that builds
+            it. TensorRT then leaves out some of its fastest kernels. None for where the target is anything but the very
+            model that builds. TensorRT-RTX's plans always are.
         version_compatible: make a plan that later versions of TensorRT run as well; it carries host code.
         stripped: leave the weights out of the plan; they are refitted from the graph when it is loaded.
-        timing_cache: keep kernel timings for the next build.
+        timing_cache: begin with the kernel timings of earlier builds, and keep them for the next.
 
     Raises:
         UsageError: no profile, or a value out of range.
@@ -60,6 +64,7 @@ class BuildOptions:
     profiles: tuple[BatchProfile, ...] = (BatchProfile(),)
     workspace_mib: int = 2048
     optimization_level: int | None = None
+    hardware_compatible: bool | None = None
     version_compatible: bool = False
     stripped: bool = False
     timing_cache: bool = True
@@ -80,11 +85,23 @@ class BuildOptions:
             gpu: compute capability of this machine's GPU, or None.
 
         Raises:
-            UsageError: TensorRT-RTX never supports them.
+            UsageError: it never supports them.
             MissingCapabilityError: it needs a GPU for them.
         """
         if backend != "tensorrt-rtx":
+            if self.version_compatible and self.stripped:
+                # TensorRT's developer guide, on runtimes: "primarily, it cannot refit or serialize engines".
+                raise UsageError(
+                    "A version-compatible engine runs in the lean runtime that it carries, which can't be relied on to "
+                    "take weights: `version_compatible` and `stripped` exclude each other.",
+                    "Leave out one of them.",
+                )
             return
+        if self.hardware_compatible is False:
+            raise UsageError(
+                "TensorRT-RTX builds for a compute capability, never for one model of GPU.",
+                "Leave out `hardware_compatible`.",
+            )
         if self.version_compatible:
             raise UsageError(
                 "TensorRT-RTX has no version-compatible engines: it ships without the lean runtime that they carry.",
@@ -94,6 +111,26 @@ class BuildOptions:
             raise MissingCapabilityError(
                 "TensorRT-RTX can't strip weights without a GPU.", "Leave out `stripped`, or build on a GPU."
             )
+
+    def for_gpu(self, target: Target, gpu: str | None) -> BuildOptions:
+        """The same options with `hardware_compatible` decided.
+
+        Args:
+            target: what the plan is for.
+            gpu: product name of the GPU that builds, or None.
+
+        Raises:
+            UsageError: the plan would run on the GPU that builds alone, which is not the target.
+        """
+        if self.hardware_compatible is False and target.gpu is not None and not str(gpu).startswith(target.gpu):
+            raise UsageError(
+                f"Without `hardware_compatible` the engine runs on the model that builds it alone, {gpu}, which isn't "
+                f"{target.name}.",
+                "Leave that to the default, or build on the target.",
+            )
+        if self.hardware_compatible is not None:
+            return self
+        return replace(self, hardware_compatible=gpu is None or gpu != target.gpu)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest."""

@@ -11,6 +11,7 @@ TensorRT-RTX has another tag (seen in plans of 1.7).
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from hemf_export.files.errors import BadInputError, HemfError, MissingCapability
 
 Outcome = Literal["fine", "refused", "not checked"]
 _TAGS: dict[bytes, BackendName] = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
-_HEADER_BYTES = 28
+_HEADER_BYTES, _LARGEST_BYTE = 28, 255
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,16 @@ class PlanHeader:
 
     Args:
         backend: the TensorRT flavour that serialized it.
-        version: its version, `10.16.1.11`; None where a newer layout hides it.
+        version: its version, `10.16.1.11`, each number in one byte; None where a newer layout hides it.
     """
 
     backend: BackendName
     version: str | None
+
+    def agrees(self, version: str) -> bool:
+        """Whether the plan may be of this version: a number that no byte holds can't be compared."""
+        own, full = _numbers(self.version or ""), _numbers(version)
+        return len(own) == len(full) and all(a == b or b > _LARGEST_BYTE for a, b in zip(own, full, strict=True))
 
 
 def flavour(start: bytes) -> BackendName | None:
@@ -175,7 +181,9 @@ def _agreement(path: Path, header: PlanHeader, manifest: dict[str, Any]) -> Chec
     """Check that the plan's header and its manifest describe the same build."""
     described = f"{manifest.get('backend')} {manifest.get('backend_version')}"
     own = f"{header.backend} {header.version or 'of an unknown version'}"
-    same = header.backend == manifest.get("backend") and header.version in (None, manifest.get("backend_version"))
+    same = header.backend == manifest.get("backend") and (
+        header.version is None or header.agrees(str(manifest.get("backend_version")))
+    )
     if same:
         return Check("plan header", "fine", own)
     error = BadInputError(
@@ -199,7 +207,9 @@ def _platform(path: Path, manifest: dict[str, Any], machine: Machine) -> list[Ch
 
 
 def _version(path: Path, header: PlanHeader, manifest: dict[str, Any], machine: Machine) -> Check:
-    wanted = header.version or manifest.get("backend_version")
+    wanted = str(manifest.get("backend_version") or header.version)
+    if header.version is not None and not header.agrees(wanted):
+        wanted = header.version
     there = machine.versions.get(header.backend)
     what = "TensorRT"
     if there is None:
@@ -208,7 +218,9 @@ def _version(path: Path, header: PlanHeader, manifest: dict[str, Any], machine: 
             f"Install that version, or build for what is here: {rebuild_call(manifest)}",
         )
         return Check(what, "not checked", f"needs {header.backend} {wanted}; none here", error)
-    if there == wanted or (manifest.get("version_compatible") and _newer(there, str(wanted))):
+    later = manifest.get("version_compatible") and _numbers(there) >= _numbers(wanted)
+    # Without a manifest the header alone tells the version.
+    if there == wanted or later or (not manifest and header.agrees(there)):
         return Check(what, "fine", f"{header.backend} {there} here")
     error = MissingCapabilityError(
         f"{path} was built by {header.backend} {wanted}; here is {there}, and plans don't cross versions.",
@@ -217,13 +229,9 @@ def _version(path: Path, header: PlanHeader, manifest: dict[str, Any], machine: 
     return Check(what, "refused", f"{header.backend} {there} here, built by {wanted}", error)
 
 
-def _newer(there: str, wanted: str) -> bool:
-    """Whether a version-compatible plan of version `wanted` runs in `there`: the same version or a later one."""
-
-    def numbers(version: str) -> list[int]:
-        return [int(part) for part in version.split(".") if part.isdigit()]
-
-    return numbers(there) >= numbers(wanted)
+def _numbers(version: str) -> list[int]:
+    """The numbers of a version: `10.16.1.11`, or `10.0.0b6`."""
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _driver(path: Path, header: PlanHeader, machine: Machine) -> list[Check]:
@@ -255,6 +263,14 @@ def _capability(path: Path, manifest: dict[str, Any], machine: Machine) -> Check
     here = f"sm_{machine.gpu[0]}{machine.gpu[1]}"
     if wanted is None:
         return Check(what, "not checked", f"the plan doesn't say; here is {here}")
+    only = manifest.get("built_on") if manifest.get("hardware_compatible") is False else None
+    if here == wanted and only is not None and machine.gpu_name not in (None, only):
+        again = {**manifest, "build": {**manifest.get("build", {}), "hardware_compatible": True}}
+        error = MissingCapabilityError(
+            f"{path} was built for {only} alone; this GPU is {machine.gpu_name}, of the same compute capability.",
+            f"Build it again here, or for all of {here}: {rebuild_call(again)}",
+        )
+        return Check(what, "refused", f"{here}, but built for {only} alone, here is {machine.gpu_name}", error)
     if here == wanted:
         return Check(what, "fine", here)
     rebuilt = {**manifest, "target": here}

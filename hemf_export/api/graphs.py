@@ -237,8 +237,8 @@ def build_engine(
     metric: Literal["accuracy", "balanced-accuracy"] = "accuracy",
     method: Literal["auto", "max", "entropy", "percentile", "mse"] = "auto", samples: int | None = None,
     tune: bool = False, strict_precision: bool = False, workspace_mib: int = 2048,
-    optimization_level: int | None = None, version_compatible: bool = False, stripped: bool = False,
-    timing_cache: bool = True, classes: Sequence[str] | None = None, weights: str | None = None,
+    optimization_level: int | None = None, hardware_compatible: bool | None = None, version_compatible: bool = False,
+    stripped: bool = False, timing_cache: bool = True, classes: Sequence[str] | None = None, weights: str | None = None,
     image_size: int | None = None, force: bool = False, progress: Progress = SILENT,
 ) -> EngineFile:  # fmt: skip
     """Build a TensorRT engine, and count its kernels.
@@ -267,9 +267,11 @@ def build_engine(
         strict_precision: refuse an engine that computes INT8 products of the graph in another type.
         workspace_mib: limit of a layer's scratch memory, in MiB.
         optimization_level: builder optimization level, 0 to 5; None for TensorRT's default.
-        version_compatible: make it run in later versions of TensorRT too; not for TensorRT-RTX.
+        hardware_compatible: TensorRT: make it run on every GPU of the compute capability, without some of the fastest
+            kernels; False for the model that builds it alone. None for False where that is the target, else True.
+        version_compatible: make it run in later versions of TensorRT too; not for TensorRT-RTX, nor with `stripped`.
         stripped: leave out the weights, which come from the ONNX file beside it.
-        timing_cache: keep kernel timings for the next build (TensorRT).
+        timing_cache: begin with the kernel timings of earlier builds, and keep them for the next (TensorRT).
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for a checkpoint that leaves it open.
@@ -316,8 +318,8 @@ def build_engine(
         )
     gpu = targets.find(target)
     options = BuildOptions(
-        workspace_mib=workspace_mib, optimization_level=optimization_level, version_compatible=version_compatible,
-        stripped=stripped, timing_cache=timing_cache,
+        workspace_mib=workspace_mib, optimization_level=optimization_level, hardware_compatible=hardware_compatible,
+        version_compatible=version_compatible, stripped=stripped, timing_cache=timing_cache,
     )  # fmt: skip
     profiles = tuple(BatchProfile.parse(text) for text in batches)
     wanted = building.Wanted(

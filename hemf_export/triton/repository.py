@@ -392,10 +392,11 @@ def _with_notes(written: WrittenModel) -> WrittenModel:
         )
     if written.model.flavour != "onnx":
         compatible = bool(manifest.get("version_compatible"))
+        only = manifest.get("built_on") if manifest.get("hardware_compatible") is False else None
         flavour = "TensorRT" if written.model.flavour == "tensorrt" else "TensorRT-RTX"
         own.append(
             f"{name}: the server has to have {flavour} {manifest.get('backend_version')}{' or later' * compatible} and "
-            f"a GPU of {manifest.get('compute_capability')}"
+            + (f"a {only}" if only else f"a GPU of {manifest.get('compute_capability')}")
             + ", and to be started with --backend-config=tensorrt,version-compatible=true." * compatible
             + "." * (not compatible)
         )

@@ -23,7 +23,7 @@ from hemf_export.engines import backends, build, caches, golden, targets
 from hemf_export.engines.golden import Golden
 from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.files import artifacts
-from hemf_export.files.errors import BadInputError
+from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.progress import Silent
 from tests.conftest import RecordedTask, Recorder
 from tests.engines import fake_tensorrt as fake
@@ -241,16 +241,43 @@ def test_a_cache_that_cannot_be_written_stops_no_build(graph, tmp_path, monkeypa
 
 def test_what_tensorrt_alone_has_reaches_it(graph):
     """Version compatibility, plans without weights and hardware compatibility are the GPU's TensorRT's."""
-    options = BuildOptions(version_compatible=True, stripped=True, timing_cache=False)
+    options = BuildOptions(hardware_compatible=True, stripped=True, timing_cache=False)
     done = make(graph, options=options)
     found = values(done)
-    assert set(found["flags"]) == {"VERSION_COMPATIBLE", "STRIP_PLAN", "REFIT_IDENTICAL", "DISABLE_TIMING_CACHE"}
+    assert set(found["flags"]) == {"STRIP_PLAN", "REFIT_IDENTICAL"}
     assert found["hardware"] == "SAME_COMPUTE_CAPABILITY"
     assert read_plan(done.path.read_bytes()).graph == b"", "no weights"
     assert BuildOptions.from_dict(done.manifest["build"]) == options
-    assert done.manifest["version_compatible"] is True
     assert done.manifest["timing_cache"] is None
     assert not timing_place().exists()
+    lasting = make(graph, options=BuildOptions(version_compatible=True))
+    assert values(lasting)["flags"] == ["VERSION_COMPATIBLE"]
+    assert lasting.manifest["version_compatible"] is True
+
+
+@pytest.mark.parametrize(
+    ("target", "option", "compatible"),
+    [
+        ("t4", None, False),  # the GPU that builds is the target
+        ("sm_75", None, True),
+        ("rtx-20", None, True),
+        ("t4", True, True),
+        ("t4", False, False),
+        ("sm_75", False, False),
+    ],
+)
+def test_a_plan_is_for_all_gpus_of_its_capability_where_the_one_that_builds_is_not_the_target(
+    graph, target, option, compatible
+):
+    done = make(graph, target=targets.find(target), options=BuildOptions(hardware_compatible=option))
+    assert values(done)["hardware"] == ("SAME_COMPUTE_CAPABILITY" if compatible else "NONE")
+    assert done.manifest["hardware_compatible"] is compatible
+    assert done.manifest["build"]["hardware_compatible"] is option, "so that the same call builds the same"
+
+
+def test_a_plan_for_this_model_alone_is_not_named_after_another(graph):
+    with pytest.raises(UsageError, match=r"runs on the model that builds it alone, Tesla T4, which isn't rtx-20"):
+        make(graph, target=targets.find("rtx-20"), options=BuildOptions(hardware_compatible=False))
 
 
 def test_a_builder_without_memory_is_told_with_the_way_out(graph, monkeypatch):

@@ -1,4 +1,4 @@
-"""Running engines on a stand-in for a GPU that checks order and lifetime (`fake_cuda`): what CUDA lets pass, and breaks.
+"""Running engines on a stand-in for a GPU that checks order and lifetime (`fake_cuda`), where CUDA lets errors pass.
 
 `fake.installed` fails a test in which a rule was broken.
 """
@@ -20,7 +20,8 @@ from hemf_export.engines.runner import EngineRunner
 from hemf_export.files.errors import HemfError, UsageError
 from tests.engines import fake_tensorrt as fake
 from tests.engines.fake_cuda import CpuDevice, Stream
-from tests.engines.fake_records import records
+from tests.engines.fake_network import ILogger
+from tests.engines.fake_records import records, streams
 from tests.engines.test_runner import images
 
 
@@ -138,18 +139,12 @@ def test_an_engine_that_refuses_to_be_captured_is_run_without_a_graph(graph, gpu
     context = fake.fake_flavours.flavour("tensorrt").IExecutionContext
     original = context.execute_async_v3
     tensorrt.setattr(
-        context, "execute_async_v3", lambda self, on: type(fake_stream(on)) is Stream and original(self, on)
+        context, "execute_async_v3", lambda self, on: isinstance(streams[on], Stream) and original(self, on)
     )
     runner = load(graph, gpu)
     np.testing.assert_allclose(runner.infer(images(2)), Session(graph).logits(images(2)), rtol=1e-5, atol=1e-6)
     assert gpu.captured == []
     assert "can't be captured: TensorRT can't run a batch of 2" in runner.notes[0]
-
-
-def fake_stream(handle: int) -> Any:
-    from tests.engines import fake_records
-
-    return fake_records.streams[handle]
 
 
 def test_buffers_made_in_inference_mode_serve_outside_of_it(graph, gpu):
@@ -271,15 +266,15 @@ def test_memory_that_runs_out_is_told_as_such(graph, gpu, tensorrt):
         ("IExecutionContext::enqueueV3: Error Code 3: API Usage Error", False),
     ],
 )
-def test_memory_that_tensorrt_lacks_is_told_as_such(graph, gpu, tensorrt, message, memory):
+def test_memory_that_tensorrt_lacks_is_told_as_such(graph, tensorrt, message, memory):
     context = fake.fake_flavours.flavour("tensorrt").IExecutionContext
 
     def fails(self: Any, stream: int) -> bool:
-        self._engine._logger.log(fake.fake_network.ILogger.Severity.ERROR, message)
+        self._engine._logger.log(ILogger.Severity.ERROR, message)
         return False
 
     tensorrt.setattr(context, "execute_async_v3", fails)
     with pytest.raises(HemfError, match="can't run a batch of 2") as caught:
-        load(graph, gpu).infer(images(2))
+        load(graph, CpuDevice()).infer(images(2))
     assert message in caught.value.message
     assert ("smaller batches" in str(caught.value.hint)) == memory

@@ -9,6 +9,7 @@ import pytest
 from hemf_export.cli.flags import in_flags
 from hemf_export.engines import preflight
 from hemf_export.engines.machine import Machine
+from hemf_export.engines.options import BuildOptions
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, MissingCapabilityError
 
@@ -47,6 +48,56 @@ def test_a_whole_engine_on_its_gpu_may_run(tmp_path):
 def test_the_header_tells_flavour_and_version(tmp_path, tag, backend):
     header = preflight.read_header(plan(tmp_path / "e", tag, (10, 16, 1, 11)))
     assert (header.backend, header.version) == (backend, "10.16.1.11")
+
+
+@pytest.mark.parametrize(
+    ("stored", "version", "agrees"),
+    [
+        ((10, 16, 1, 11), "10.16.1.11", True),
+        ((10, 16, 1, 11), "10.16.1.12", False),
+        ((10, 16, 1, 11), "10.16.2.11", False),
+        ((10, 16, 1, 11), "10.16.1", False),
+        ((10, 0, 0, 6), "10.0.0b6", True),
+        ((11, 4, 0, 44), "11.4.0.300", True),  # 300 doesn't fit: whatever is stored of it
+        ((11, 4, 0, 44), "11.3.0.300", False),
+    ],
+)
+def test_only_numbers_that_a_byte_holds_are_compared(tmp_path, stored, version, agrees):
+    """The header has a byte for each (trtexec's `printPlanVersion`); builds have been below 256 so far."""
+    path = engine(tmp_path, version=stored, backend_version=version)
+    found = preflight.look(path, Machine((7, 5), {"tensorrt-rtx": version}))
+    assert (found.refusal is None) == agrees
+    assert preflight.read_header(path).agrees(version) == agrees
+    other = preflight.look(path, Machine((7, 5), {"tensorrt-rtx": "1.2.3.4"})).refusal
+    assert other is not None, "another version than the manifest's"
+
+
+def test_without_a_manifest_the_header_alone_tells_the_version(tmp_path):
+    path = plan(tmp_path / "m.engine", version=(1, 7, 1, 44))
+    for version, refused in (("1.7.1.300", False), ("1.7.1.44", False), ("1.7.2.44", True)):
+        found = preflight.look(path, Machine((7, 5), {"tensorrt-rtx": version}), trust=True)
+        assert (found.refusal is not None) == refused
+
+
+@pytest.mark.parametrize(
+    ("compatible", "gpu", "refused"),
+    [
+        (False, "Tesla T4", False),
+        (False, "NVIDIA GeForce RTX 2080 Ti", True),
+        (False, None, False),
+        (True, "NVIDIA GeForce RTX 2080 Ti", False),
+        (None, "NVIDIA GeForce RTX 2080 Ti", False),  # an earlier manifest: they all were
+    ],
+)
+def test_a_plan_for_one_model_runs_on_no_other_of_its_capability(tmp_path, compatible, gpu, refused):
+    fields = {} if compatible is None else {"hardware_compatible": compatible}
+    path = engine(tmp_path, built_on="Tesla T4", build=BuildOptions().to_dict(), **fields)
+    found = preflight.look(path, Machine((7, 5), {"tensorrt-rtx": RTX}, gpu_name=gpu))
+    assert (found.refusal is not None) == refused
+    if refused:
+        assert isinstance(found.conflict, MissingCapabilityError)
+        assert "was built for Tesla T4 alone; this GPU is NVIDIA GeForce RTX 2080 Ti" in str(found.conflict)
+        assert "--hardware-compatible" in in_flags(str(found.conflict.hint))
 
 
 def test_a_layout_that_is_not_known_hides_the_version_alone(tmp_path):

@@ -27,6 +27,7 @@ build_options = st.builds(
     profiles=st.lists(profiles, min_size=1, max_size=3).map(tuple),
     workspace_mib=st.integers(1, 1 << 20),
     optimization_level=st.none() | st.integers(0, HIGHEST_LEVEL),
+    hardware_compatible=st.none() | st.booleans(),
     version_compatible=st.booleans(),
     stripped=st.booleans(),
     timing_cache=st.booleans(),
@@ -99,6 +100,7 @@ def test_values_out_of_range_are_wrong_usage(changes):
         ("--optimization-level 6", 2, "0<=x<=5"),
         ("--version-compatible", 2, "no version-compatible engines"),
         ("--strip-weights", 4, "can't strip weights without a GPU"),
+        ("--no-hardware-compatible", 2, "never for one model of GPU"),
     ],
 )
 def test_what_cannot_be_built_is_told_before_any_work(tmp_path, run_cli, monkeypatch, flag, code, message):
@@ -107,3 +109,11 @@ def test_what_cannot_be_built_is_told_before_any_work(tmp_path, run_cli, monkeyp
     monkeypatch.setattr("hemf_export.precision.build_engine.provide", lambda *_: pytest.fail("it was begun"))
     found, _, err = run_cli("trt", tmp_path / "m.onnx", "--fp16", *flag.split())
     assert (found, message in err) == (code, True), err
+
+
+def test_an_engine_that_later_versions_run_keeps_its_weights():
+    """NVIDIA's developer guide says of the lean runtime, which runs it: "it cannot refit or serialize engines"."""
+    for one in (BuildOptions(version_compatible=True), BuildOptions(stripped=True)):
+        one.require("tensorrt", (7, 5))
+    with pytest.raises(UsageError, match="`version_compatible` and `stripped` exclude each other"):
+        BuildOptions(version_compatible=True, stripped=True).require("tensorrt", (7, 5))

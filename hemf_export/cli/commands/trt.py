@@ -50,9 +50,11 @@ from hemf_export.files.errors import UsageError
     type=click.IntRange(0, 5),
     help="TensorRT's builder optimization level: higher builds longer, and may run faster.",
 )
-@click.option(
-    "--version-compatible", is_flag=True, help="Let later versions of TensorRT run the engine; not for TensorRT-RTX."
-)
+@click.option("--hardware-compatible/--no-hardware-compatible", default=None,
+              help="TensorRT: build for all GPUs of the compute capability, or for this model alone, which may be "
+              "faster.  [default: for this model alone if it is the target]")  # fmt: skip
+@click.option("--version-compatible", is_flag=True, help="Let later versions of TensorRT run the engine; not for "
+              "TensorRT-RTX, nor with --strip-weights.")  # fmt: skip
 @click.option(
     "--strip-weights",
     "stripped",
@@ -60,7 +62,7 @@ from hemf_export.files.errors import UsageError
     help="Leave out the weights; the engine takes them from the ONNX file beside it.",
 )
 @click.option("--timing-cache/--no-timing-cache", default=True, show_default=True,
-              help="TensorRT: keep the timing cache for the next build.")  # fmt: skip
+              help="TensorRT: begin with the kernel timings of earlier builds, and keep them for the next.")  # fmt: skip
 @click.option("--tune", is_flag=True, help="Try each graph pass, and keep those that help: timed on the target's GPU "
               "if it is here, else by the model of the compiled kernels.")  # fmt: skip
 @golden_option("Number of golden images kept beside the engine for self-test; 0 for none.")
