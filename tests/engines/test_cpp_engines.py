@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hemf_export.engines import caches
 from hemf_export.engines.golden import Golden
 from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.files import artifacts
@@ -33,17 +34,18 @@ def fake_engine(
     logits: int = CLASSES,
     sides: tuple[int, int] = (SIZE, SIZE),
     version: tuple[int, ...] = (10, 16, 1, 11),
+    backend: str = "tensorrt",
     **fields: Any,
 ) -> Path:
     path = folder / "m.engine"
     text = f"{logits} {sides[0]} {sides[1]} {int(raw)} {int(half)} {profiles}"
-    path.write_bytes(b"ftrt" + bytes(20) + bytes(version) + text.encode())
+    path.write_bytes((b"ftrt" if backend == "tensorrt" else b"vtrt") + bytes(20) + bytes(version) + text.encode())
     build = BuildOptions(tuple(BatchProfile.parse(one) for one in profiles.split()))
     known = {
         **MODEL,
         "kind": "engine",
         "parent": "m.onnx",
-        "backend": "tensorrt",
+        "backend": backend,
         "backend_version": ".".join(map(str, version)),
         "target": "t4",
         "compute_capability": "sm_75",
@@ -68,9 +70,18 @@ def rows(text: str) -> np.ndarray:
     return np.array([[float(word) for word in line.split()] for line in text.splitlines()])
 
 
-def infer(cpp: Probe, path: Path, *batches: int, threads: int = 1, raw: bool = False, **variables: str) -> Ended:
+def infer(
+    cpp: Probe, path: Path, *batches: int, threads: int = 1, raw: bool = False, program: str = "engines",
+    **variables: str,
+) -> Ended:  # fmt: skip
     data = given(max(batches), raw=raw)
-    return cpp.run("engines", path, threads, *batches, given=data, variables=variables)
+    return cpp.run(program, path, threads, *batches, given=data, variables=variables)
+
+
+def counts(found: Ended, line: int = -1) -> dict[str, int]:
+    """What the program counted."""
+    words = found.out.splitlines()[line].removeprefix("warm: ").split(", ")
+    return {name: int(number) for name, number in (word.split() for word in words)}
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -102,6 +113,64 @@ def test_a_size_is_captured_once_a_stream_and_threads_share_streams(cpp: Probe, 
     words = dict(part.split() for part in found.out.splitlines()[-1].split(", "))
     assert int(words["streams"]) <= 2, "two contexts were allowed"
     assert int(words["captures"]) <= 2 * int(words["streams"]), "two sizes"
+
+
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [("FAKE_NO_CAPTURE", "unknown"), ("FAKE_BROKEN_CAPTURE", "operation failed due to a previous error during capture")],
+)
+def test_a_size_that_cannot_be_captured_is_run_without_a_graph(cpp: Probe, tmp_path: Path, fails: str, reason: str):
+    found = infer(cpp, fake_engine(tmp_path), 4, 4, **{fails: "1"})
+    assert found.code == 0, found.err
+    lines = [line for line in found.out.splitlines() if not line.startswith("stream")]
+    np.testing.assert_allclose(rows("\n".join(lines)), np.concatenate([expected(4)] * 2), atol=1e-6)
+    assert (counts(found)["captures"], counts(found)["launched"]) == (0, 0)
+    assert found.err.splitlines() == [
+        f"note: A batch of 4 is run without a CUDA graph, as it can't be captured: {reason}."
+    ]
+
+
+@pytest.mark.parametrize("program", ["engines", "engines_rtx"])
+def test_after_a_warm_up_no_request_captures_or_compiles(cpp: Probe, tmp_path: Path, program: str):
+    backend = "tensorrt" if program == "engines" else "tensorrt-rtx"
+    path = fake_engine(tmp_path, "1:1:1 2:8:16", backend=backend)
+    found = infer(cpp, path, 1, 8, threads=4, program=program, WARM_UP="1")
+    assert found.code == 0, found.err
+    warm, last = counts(found, 0), counts(found)
+    assert warm == {"contexts": 4, "captures": 4 * (backend == "tensorrt"), "enqueues": warm["enqueues"]}
+    assert last["captures"] == warm["captures"], "two sizes in two contexts"
+    assert last["compiled"] == (0 if backend == "tensorrt" else 2)
+
+
+def test_tensorrt_rtx_compiles_before_it_runs_and_keeps_what_it_compiled(cpp: Probe, tmp_path: Path):
+    path = fake_engine(tmp_path, backend="tensorrt-rtx")
+    first = infer(cpp, path, 1, 4, program="engines_rtx")
+    assert first.code == 0, first.err
+    assert (counts(first)["compiled"], counts(first)["fallbacks"]) == (2, 0)
+    kept = path.with_name("m.engine.tesla-t4.runtime-cache")
+    assert caches.read(kept) == (b"1 4 ", None)
+    again = infer(cpp, path, 1, 4, program="engines_rtx")
+    assert (counts(again)["compiled"], counts(again)["fallbacks"]) == (0, 0)
+    kept.write_bytes(kept.read_bytes()[:-1])
+    third = infer(cpp, path, 1, program="engines_rtx")
+    assert "is damaged; a new one is begun" in third.err
+    assert counts(third)["compiled"] == 1
+
+
+def test_what_a_stream_of_the_caller_compiled_is_kept_at_the_end(cpp: Probe, tmp_path: Path):
+    """Only `Engine::infer` saves as it goes."""
+    path = fake_engine(tmp_path, "1:4:16", backend="tensorrt-rtx")
+    assert infer(cpp, path, 3, program="engines_rtx", STREAM_ONLY="1").code == 0
+    assert caches.read(path.with_name("m.engine.tesla-t4.runtime-cache")) == (b"3 ", None)
+
+
+def test_a_predictor_passes_its_engines_notes_on(cpp: Probe, tmp_path: Path):
+    path = fake_engine(tmp_path)
+    entry = Golden(PIXELS[:2], expected(2).astype(np.float32), "noise", 1e-3).write(path)
+    artifacts.write_manifest(path, {**artifacts.read_manifest(path), "golden": entry})
+    found = cpp.run("engines", path, 0, given=PIXELS[:1].tobytes(), variables={"FAKE_BROKEN_CAPTURE": "1"})
+    assert found.code == 0, found.err
+    assert "note: A batch of 2 is run without a CUDA graph" in found.err
 
 
 def test_more_sizes_than_are_kept_make_room(cpp: Probe, tmp_path: Path):

@@ -38,7 +38,8 @@ def words(machine: Machine) -> tuple[str, ...]:
     """A machine as the program of the tests takes it."""
     name = next(iter(machine.versions), "-")
     pair = [".".join(map(str, numbers)) if numbers else "-" for numbers in (machine.gpu, machine.driver)]
-    return (*pair, name, machine.versions.get(name, "-"), str(machine.cuda.get(name, "-")), machine.platform)
+    versions = machine.versions.get(name, "-"), str(machine.cuda.get(name, "-"))
+    return (*pair, name, *versions, machine.platform, machine.gpu_name or "-")
 
 
 def test_a_manifest_says_the_same(cpp: Probe, tmp_path: Path):
@@ -64,6 +65,8 @@ def test_a_manifest_says_the_same(cpp: Probe, tmp_path: Path):
             BuildOptions(version_compatible=True, stripped=True, timing_cache=False),
             "batch 1:8:32, version-compatible, without weights, without a timing cache",
         ),
+        (BuildOptions(hardware_compatible=True), "batch 1:8:32, for all GPUs of the compute capability"),
+        (BuildOptions(hardware_compatible=False), "batch 1:8:32, for this model of GPU alone"),
     ],
 )
 def test_how_it_was_built_is_told_with_every_option(cpp: Probe, tmp_path: Path, options: BuildOptions, settings: str):
@@ -205,6 +208,9 @@ MACHINES = {
     "no TensorRT": Machine((7, 5), {}, PLATFORM),
     "another platform": Machine((7, 5), {"tensorrt-rtx": RTX}, "linux-aarch64"),
     "an old driver": Machine((7, 5), {"tensorrt-rtx": RTX}, PLATFORM, (12, 4), {"tensorrt-rtx": 13}),
+    "a T4": Machine((7, 5), {"tensorrt-rtx": RTX}, PLATFORM, gpu_name="Tesla T4"),
+    "another model": Machine((7, 5), {"tensorrt-rtx": RTX}, PLATFORM, gpu_name="NVIDIA GeForce RTX 2080 Ti"),
+    "a long build number": Machine((7, 5), {"tensorrt-rtx": "1.7.1.372"}, PLATFORM),
     "a fit driver": Machine((7, 5), {"tensorrt-rtx": RTX}, PLATFORM, (13, 0), {"tensorrt-rtx": 13}),
 }
 ENGINES: dict[str, dict[str, Any]] = {
@@ -214,6 +220,10 @@ ENGINES: dict[str, dict[str, Any]] = {
     "of a kind": {"kind": "onnx"},
     "by hand": {"backend_version": "1.2.3.4"},
     "silent": {"compute_capability": None},
+    "alone": {"hardware_compatible": False, "built_on": "Tesla T4"},
+    "for all": {"hardware_compatible": True, "built_on": "Tesla T4"},
+    "of a long build number": {"backend_version": "1.7.1.372"},
+    "of a pre-release": {"backend_version": "1.7.1b116"},
 }
 
 

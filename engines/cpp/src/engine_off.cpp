@@ -50,5 +50,6 @@ std::size_t Engine::input_bytes() const { throw off(); }
 std::vector<std::int64_t> Engine::input_shape() const { throw off(); }
 std::size_t Engine::output_bytes() const { throw off(); }
 std::vector<std::string> Engine::notes() const { throw off(); }
+void Engine::warm_up(const std::vector<int>&) { throw off(); }
 
 }  // namespace hemf

@@ -144,9 +144,9 @@ std::optional<std::string> build_number(const Value* build, const char* key, std
     return std::to_string(*number);
 }
 
-// An option of the build that is on or off.
-bool build_flag(const Value* build, const char* key, bool fallback) {
-    const Value* value = build == nullptr ? nullptr : json::find(*build, key);
+// A member that is on or off.
+bool flag_of(const Value* object, const char* key, bool fallback) {
+    const Value* value = object == nullptr ? nullptr : json::find(*object, key);
     return value != nullptr && value->is_boolean() ? value->get<bool>() : fallback;
 }
 
@@ -188,14 +188,13 @@ std::optional<std::string> Manifest::text(const std::string& key) const {
     return value != nullptr && value->is_string() ? std::optional(value->get<std::string>()) : std::nullopt;
 }
 
-bool Manifest::flag(const std::string& key) const {
-    const Value* value = json::find(document_->root, key.c_str());
-    return value != nullptr && value->is_boolean() && value->get<bool>();
+bool Manifest::flag(const std::string& key, bool fallback) const {
+    return flag_of(&document_->root, key.c_str(), fallback);
 }
 
 std::string Manifest::sha256() const { return json::string(document_->root, "sha256"); }
 
-bool Manifest::stripped() const { return build_flag(json::find(document_->root, "build"), "stripped", false); }
+bool Manifest::stripped() const { return flag_of(json::find(document_->root, "build"), "stripped", false); }
 
 Profiles Manifest::profiles() const {
     const Value* build = json::find(document_->root, "build");
@@ -235,9 +234,11 @@ std::string Manifest::rebuild_settings(const std::string& target) const {
         settings += ", a workspace of " + *workspace + " MiB";
     if (const auto level = build_number(build, "optimization_level", std::nullopt))
         settings += ", optimization level " + *level;
-    if (build_flag(build, "version_compatible", false)) settings += ", version-compatible";
+    if (flag_of(build, "hardware_compatible", false)) settings += ", for all GPUs of the compute capability";
+    if (!flag_of(build, "hardware_compatible", true)) settings += ", for this model of GPU alone";
+    if (flag_of(build, "version_compatible", false)) settings += ", version-compatible";
     if (stripped()) settings += ", without weights";
-    if (!build_flag(build, "timing_cache", true)) settings += ", without a timing cache";
+    if (!flag_of(build, "timing_cache", true)) settings += ", without a timing cache";
     return settings;
 }
 

@@ -95,7 +95,7 @@ Predictor Predictor::load(const std::string& engine) {
         predictor.notes_.push_back(files::name(engine) +
                               " has no golden images: nothing shows that it computes what its graph does.");
     }
-    predictor.notes_.insert(predictor.notes_.end(), loaded->notes().begin(), loaded->notes().end());
+    for (const std::string& note : loaded->notes()) predictor.notes_.push_back(note);
     return predictor;
 }
 

@@ -1,6 +1,7 @@
 // Integrity first (a manifest, its hash, the plan's own header), then what the machine has, as in engines/preflight.py.
 #include "hemf/preflight.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -12,6 +13,8 @@ namespace hemf {
 namespace {
 
 using Outcome = Check::Outcome;
+
+constexpr int largest_byte = 255;
 
 Check fine(const std::string& what, const std::string& found) { return {what, Outcome::fine, found, std::nullopt}; }
 
@@ -33,17 +36,6 @@ Check origin(const std::string& path, const std::optional<Manifest>& manifest) {
     return fine("hash", "SHA-256 " + manifest->sha256().substr(0, 16) + "… as in the manifest");
 }
 
-Check agreement(const std::string& path, const PlanHeader& header, const Manifest& manifest) {
-    const std::string backend = manifest.text("backend").value_or("?"),
-                      version = manifest.text("backend_version").value_or("?");
-    const std::string own = header.backend + " " + header.version.value_or("of an unknown version");
-    if (header.backend == backend && (!header.version || *header.version == version)) return fine("plan header", own);
-    return refused(
-        "plan header", own,
-        bad_input(path + " was serialized by " + own + "; its manifest says " + backend + " " + version + ".",
-                  "One of them was put there by hand. Build the engine again " + manifest.rebuild_settings() + "."));
-}
-
 std::vector<int> numbers(const std::string& version) {
     std::vector<int> result;
     int number = -1;
@@ -58,9 +50,28 @@ std::vector<int> numbers(const std::string& version) {
     return result;
 }
 
+// Whether the plan may be of this version. The header has a byte for each number: a larger one can't be compared.
+bool agrees(const std::string& stored, const std::string& version) {
+    const std::vector<int> own = numbers(stored), full = numbers(version);
+    return own.size() == full.size() && std::equal(own.begin(), own.end(), full.begin(),
+                                                   [](int a, int b) { return a == b || b > largest_byte; });
+}
+
+Check agreement(const std::string& path, const PlanHeader& header, const Manifest& manifest) {
+    const std::string backend = manifest.text("backend").value_or("?"),
+                      version = manifest.text("backend_version").value_or("?");
+    const std::string own = header.backend + " " + header.version.value_or("of an unknown version");
+    if (header.backend == backend && (!header.version || agrees(*header.version, version))) return fine("plan header", own);
+    return refused(
+        "plan header", own,
+        bad_input(path + " was serialized by " + own + "; its manifest says " + backend + " " + version + ".",
+                  "One of them was put there by hand. Build the engine again " + manifest.rebuild_settings() + "."));
+}
+
 Check version_here(const std::string& path, const PlanHeader& header, const Manifest& manifest,
                    const Machine& machine) {
-    const std::string wanted = header.version ? *header.version : manifest.text("backend_version").value_or("?");
+    std::string wanted = manifest.text("backend_version").value_or(header.version.value_or("?"));
+    if (header.version && !agrees(*header.version, wanted)) wanted = *header.version;
     const auto there = machine.versions.find(header.backend);
     const std::string again = manifest.rebuild_settings() + ".";
     if (there == machine.versions.end()) {
@@ -104,6 +115,15 @@ Check capability_here(const std::string& path, const Manifest& manifest, const M
     }
     const std::string here = "sm_" + std::to_string(machine.gpu->first) + std::to_string(machine.gpu->second);
     if (!wanted) return {what, Outcome::not_checked, "the plan doesn't say; here is " + here, std::nullopt};
+    const std::optional<std::string> only = manifest.text("built_on");
+    const bool alone = here == *wanted && only && !manifest.flag("hardware_compatible", true);
+    if (alone && machine.gpu_name && *machine.gpu_name != *only) {
+        return refused(what, here + ", but built for " + *only + " alone, here is " + *machine.gpu_name,
+                       missing_capability(path + " was built for " + *only + " alone; this GPU is " +
+                                              *machine.gpu_name + ", of the same compute capability.",
+                                          "Build it again here " + manifest.rebuild_settings() +
+                                              ", or for all GPUs of the compute capability."));
+    }
     if (here == *wanted) return fine(what, here);
     return refused(what, "built for " + *wanted + ", here is " + here,
                    missing_capability(path + " was built for " + *wanted + "; this GPU is " + here + ".",

@@ -50,6 +50,7 @@ int run(int count, char** words) {
         const hemf::Predictor model = hemf::Predictor::load(path);
         const int images = static_cast<int>(pixels.size() / model.description().input().pixel_bytes());
         std::printf("%s\n", model.name().c_str());
+        for (const std::string& note : model.notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
         print(model.logits(pixels.data(), images), model.description().classes.size());
         return 0;
     }
@@ -57,11 +58,20 @@ int run(int count, char** words) {
     options.cuda_graphs = std::getenv("NO_GRAPHS") == nullptr;
     options.contexts = 2;
     hemf::Engine engine(path, options);
+    if (std::getenv("WARM_UP") != nullptr) {
+        engine.warm_up();
+        std::printf("warm: contexts %d, captures %d, enqueues %d\n", fake::contexts.load(), fake::captures.load(),
+                    fake::enqueues.load());
+    }
     const auto classes = static_cast<std::size_t>(engine.classes());
     for (int index = 3; index < count; ++index) {
         const int images = std::atoi(words[index]);
         const std::size_t bytes = engine.input_bytes() * static_cast<std::size_t>(images);
         const std::vector<std::uint8_t> input(pixels.begin(), pixels.begin() + static_cast<std::ptrdiff_t>(bytes));
+        if (std::getenv("STREAM_ONLY") != nullptr) {
+            on_a_stream(engine, input, images);
+            continue;
+        }
         const std::vector<float> expected = engine.infer(input.data(), images);
         print(expected, classes);
         std::vector<std::thread> others;
@@ -74,8 +84,10 @@ int run(int count, char** words) {
         for (std::thread& other : others) other.join();
         if (engine.profiles().find(images)) on_a_stream(engine, input, images);
     }
-    std::printf("streams %d, contexts %d, captures %d, launched %d\n", fake::streams.load(), fake::contexts.load(),
-                fake::captures.load(), fake::launches.load() > 0 ? 1 : 0);
+    for (const std::string& note : engine.notes()) std::fprintf(stderr, "note: %s\n", note.c_str());
+    std::printf("streams %d, contexts %d, captures %d, launched %d, compiled %d, fallbacks %d\n", fake::streams.load(),
+                fake::contexts.load(), fake::captures.load(), fake::launches.load() > 0 ? 1 : 0, fake::compiled.load(),
+                fake::fallbacks.load());
     return 0;
 }
 

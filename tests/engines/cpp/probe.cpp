@@ -110,6 +110,7 @@ int preflight(const Words& words) {
     if (words[3] != "-") machine.versions[words[3]] = words[4];
     if (words[5] != "-") machine.cuda[words[3]] = std::atoi(words[5].c_str());
     machine.platform = words[6];
+    if (words[7] != "-") machine.gpu_name = words[7];
     const hemf::Preflight found = hemf::look(words[0], machine);
     for (const hemf::Check& check : found.checks) {
         const char* outcome = check.outcome == hemf::Check::Outcome::fine      ? "fine"

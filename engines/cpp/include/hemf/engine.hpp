@@ -60,6 +60,11 @@ public:
 
     // Thread-safe. A batch over the largest profile is run in parts.
     std::vector<float> infer(const void* batch, int images) override;
+    // Create all contexts, and allocate, compile, run and capture batch sizes in each: the optimum of each profile, or
+    // else `sizes`. The first batch of a size does all that, which stalls the whole GPU: a server does it before it
+    // is ready. Throws Error: a size that the profiles don't take (bad_input), or more sizes than are kept (usage).
+    void warm_up(const std::vector<int>& sizes = {});
+
     int classes() const override;
     int filled(int images) const override;
 
@@ -72,7 +77,7 @@ public:
     std::size_t input_bytes() const;                // bytes of an image
     std::vector<std::int64_t> input_shape() const;  // (3, H, W), or (H, W, 3) for raw pixels
     std::size_t output_bytes() const;               // bytes of an image's logits
-    // Notes for the user, such as on caches that couldn't be used.
+    // Notes for the user, such as on caches that couldn't be used, or batches without a CUDA graph.
     std::vector<std::string> notes() const;
 
 private:

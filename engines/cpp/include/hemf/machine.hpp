@@ -14,6 +14,7 @@ struct Machine {
     std::string platform;                         // operating system and processor, "linux-x86_64"
     std::optional<std::pair<int, int>> driver;    // the latest CUDA version that the NVIDIA driver supports
     std::map<std::string, int> cuda;              // major version of CUDA that the linked TensorRT is used with
+    std::optional<std::string> gpu_name;          // product name of the first GPU, where it is known
 };
 
 Machine this_machine();

@@ -49,8 +49,8 @@ public:
 
     // A member that is a string; none where it is missing or of another type.
     std::optional<std::string> text(const std::string& key) const;
-    // Whether a member is true.
-    bool flag(const std::string& key) const;
+    // Whether a member is true; `fallback` where it is missing or no boolean.
+    bool flag(const std::string& key, bool fallback = false) const;
 
     std::string sha256() const;
     // Whether the engine was built without weights, which are in its ONNX file.

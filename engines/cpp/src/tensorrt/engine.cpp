@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <condition_variable>
+#include <exception>
 #include <set>
 
 #include "../file.hpp"
@@ -25,6 +26,7 @@ struct Engine::State {
     std::vector<std::unique_ptr<Stream::State>> idle;
     int out = 0;             // streams in use
     std::set<int> compiled;  // batch sizes whose kernels are in the cache
+    std::mutex warming;      // two callers that each held half of the streams would wait forever
 
     std::unique_ptr<Stream::State> take() {
         std::unique_lock<std::mutex> hold(lock);
@@ -48,6 +50,11 @@ struct Engine::State {
         bool fresh = false;
         for (const int size : sizes) fresh = compiled.insert(size).second || fresh;
         if (fresh) loaded->cache->save();
+    }
+
+    void keep_all_compiled() {
+        const std::lock_guard<std::mutex> hold(lock);
+        loaded->cache->save();
     }
 };
 
@@ -76,6 +83,8 @@ Machine this_machine() {
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess)
         machine.gpu = std::pair(major, minor);
+    cudaDeviceProp properties{};
+    if (machine.gpu && cudaGetDeviceProperties(&properties, 0) == cudaSuccess) machine.gpu_name = properties.name;
     return machine;
 }
 
@@ -92,10 +101,16 @@ Engine::Engine(const std::string& path, const EngineOptions& options) {
                            {},
                            {},
                            0,
+                           {},
                            {}});
 }
 
-Engine::~Engine() = default;
+Engine::~Engine() {
+    try {
+        state_->keep_all_compiled();
+    } catch (...) {  // no memory; they are compiled again
+    }
+}
 
 std::vector<float> Engine::infer(const void* batch, int images) {
     const std::vector<int> parts = state_->loaded->profiles->parts(images);
@@ -119,6 +134,35 @@ std::vector<float> Engine::infer(const void* batch, int images) {
     return logits;
 }
 
+void Engine::warm_up(const std::vector<int>& sizes) {
+    std::set<int> parts;
+    for (const BatchProfile& profile : profiles().all())
+        if (sizes.empty()) parts.insert(profile.optimum);
+    for (const int size : sizes)
+        for (const int part : profiles().parts(size)) parts.insert(part);
+    if (parts.size() > kept_sizes) {
+        throw Error(ExitCode::usage, std::to_string(parts.size()) + " batch sizes are to be warmed up, and " +
+                                         std::to_string(kept_sizes) + " are kept.");
+    }
+    const std::lock_guard<std::mutex> hold(state_->warming);
+    std::vector<std::unique_ptr<Stream::State>> streams;
+    std::exception_ptr failure;
+    for (int number = 0; number < state_->loaded->options.contexts; ++number) streams.push_back(state_->take());
+    for (std::unique_ptr<Stream::State>& stream : streams) {
+        try {
+            if (!stream && !failure) stream = std::make_unique<Stream::State>(state_->loaded, nullptr);
+            for (const int part : parts)
+                if (!failure) stream->slot(part);
+        } catch (...) {
+            failure = std::current_exception();
+            stream.reset();
+        }
+        state_->give_back(std::move(stream));
+    }
+    if (failure) std::rethrow_exception(failure);
+    state_->keep_compiled({parts.begin(), parts.end()});
+}
+
 int Engine::classes() const { return static_cast<int>(state_->loaded->output.count()); }
 int Engine::filled(int images) const { return state_->loaded->profiles->filled(images); }
 Stream Engine::stream(void* cuda_stream) {
@@ -132,8 +176,7 @@ std::vector<std::int64_t> Engine::input_shape() const { return state_->loaded->i
 std::size_t Engine::output_bytes() const { return state_->loaded->output.bytes(); }
 
 std::vector<std::string> Engine::notes() const {
-    const std::lock_guard<std::mutex> hold(state_->lock);
-    return state_->loaded->notes;
+    return state_->loaded->notes.all();
 }
 
 }  // namespace hemf

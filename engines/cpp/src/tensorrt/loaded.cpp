@@ -85,7 +85,7 @@ void require_valid(Loaded& loaded, const std::vector<std::uint8_t>& plan, const 
                                  "Build it again here " + again);
     }
     if (validity == nvinfer1::EngineValidity::kSUBOPTIMAL) {
-        loaded.notes.push_back("TensorRT-RTX says that " + files::name(path) +
+        loaded.notes.add("TensorRT-RTX says that " + files::name(path) +
                                " is not the best for this GPU; build it again here " + again);
     }
 }
@@ -110,6 +110,16 @@ std::string Logger::messages() const {
     std::string all;
     for (const std::string& message : messages_) all += (all.empty() ? "" : "; ") + message;
     return all.empty() ? "it gives no reason" : all;
+}
+
+void Notes::add(const std::string& text) {
+    const std::lock_guard<std::mutex> hold(lock_);
+    if (std::find(texts_.begin(), texts_.end(), text) == texts_.end()) texts_.push_back(text);
+}
+
+std::vector<std::string> Notes::all() const {
+    const std::lock_guard<std::mutex> hold(lock_);
+    return texts_;
 }
 
 std::size_t Tensor::count() const {

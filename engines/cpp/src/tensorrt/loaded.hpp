@@ -31,6 +31,17 @@ private:
     std::deque<std::string> messages_;
 };
 
+// What the user should know, each once. Threads add to it while others read it.
+class Notes {
+public:
+    void add(const std::string& text);
+    std::vector<std::string> all() const;
+
+private:
+    mutable std::mutex lock_;
+    std::vector<std::string> texts_;
+};
+
 // An input or output, without the batch.
 struct Tensor {
     std::string name;
@@ -45,12 +56,13 @@ struct Tensor {
 // nothing.
 class RuntimeCache {
 public:
-    RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& path, std::vector<std::string>& notes);
+    RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& path, Notes& notes);
     ~RuntimeCache();
     RuntimeCache(const RuntimeCache&) = delete;
     RuntimeCache& operator=(const RuntimeCache&) = delete;
 
-    // Create an execution context that uses the cache; null where TensorRT creates none.
+    // Create an execution context that uses the cache; null where TensorRT creates none. TensorRT-RTX's compiles the
+    // kernels of a batch size before it runs it: by default it runs slower ones, which round otherwise, meanwhile.
     std::unique_ptr<nvinfer1::IExecutionContext> context(bool cuda_graphs);
     // Write the cache if anything was compiled since.
     void save();
@@ -65,6 +77,7 @@ private:
 
 struct Loaded {
     Logger logger;
+    Notes notes;
     std::unique_ptr<nvinfer1::IRuntime> runtime;
     std::unique_ptr<nvinfer1::ICudaEngine> engine;
     Tensor input, output;
@@ -72,7 +85,6 @@ struct Loaded {
     std::unique_ptr<RuntimeCache> cache;
     EngineOptions options;
     std::mutex lock;  // an engine's contexts have to be created one at a time
-    std::vector<std::string> notes;
 
     std::unique_ptr<nvinfer1::IExecutionContext> context();
 };

@@ -42,11 +42,11 @@ struct RuntimeCache::State {
     std::unique_ptr<nvinfer1::IRuntimeConfig> config;
     std::unique_ptr<nvinfer1::IRuntimeCache> cache;
     std::string path, saved;
-    std::vector<std::string>& notes;
+    Notes& notes;
     bool unwritable = false;
 };
 
-RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& path, std::vector<std::string>& notes)
+RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& path, Notes& notes)
     : state_(new State{
           std::unique_ptr<nvinfer1::IRuntimeConfig>(engine.createRuntimeConfig()), nullptr, place(path), {}, notes}),
       engine_(engine) {
@@ -60,9 +60,9 @@ RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string& pat
     const bool whole =
         content.size() > begin && text.substr(0, hash_length) == sha256(content.data() + begin, content.size() - begin);
     if (!whole)
-        notes.push_back(state_->path + " is damaged; a new one is begun.");
+        notes.add(state_->path + " is damaged; a new one is begun.");
     else if (!state_->cache->deserialize(content.data() + begin, content.size() - begin))
-        notes.push_back("TensorRT-RTX refuses the runtime cache " + state_->path + "; a new one is begun.");
+        notes.add("TensorRT-RTX refuses the runtime cache " + state_->path + "; a new one is begun.");
     else
         state_->saved = text.substr(begin);
 }
@@ -72,6 +72,7 @@ RuntimeCache::~RuntimeCache() = default;
 std::unique_ptr<nvinfer1::IExecutionContext> RuntimeCache::context(bool cuda_graphs) {
     const std::unique_ptr<nvinfer1::IRuntimeConfig> config(engine_.createRuntimeConfig());
     if (!config) return nullptr;
+    config->setDynamicShapesKernelSpecializationStrategy(nvinfer1::DynamicShapesKernelSpecializationStrategy::kEAGER);
     using Strategy = nvinfer1::CudaGraphStrategy;
     const bool set = (!state_->cache || config->setRuntimeCache(*state_->cache)) &&
                      config->setCudaGraphStrategy(cuda_graphs ? Strategy::kWHOLE_GRAPH_CAPTURE : Strategy::kDISABLED);
@@ -89,7 +90,7 @@ void RuntimeCache::save() {
         state_->saved = data;
     } else {
         state_->unwritable = true;
-        state_->notes.push_back("Compiled kernels were not saved: " + state_->path + " can't be written.");
+        state_->notes.add("Compiled kernels were not saved: " + state_->path + " can't be written.");
     }
 }
 
@@ -99,7 +100,7 @@ bool RuntimeCache::captures() { return true; }
 
 struct RuntimeCache::State {};
 
-RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string&, std::vector<std::string>&)
+RuntimeCache::RuntimeCache(nvinfer1::ICudaEngine& engine, const std::string&, Notes&)
     : engine_(engine) {}
 RuntimeCache::~RuntimeCache() = default;
 

@@ -6,9 +6,6 @@ namespace hemf {
 
 namespace {
 
-constexpr std::size_t kept_sizes =
-    8;  // batch sizes whose buffers and graph are kept; the least recently used makes room
-
 // IEEE half precision → single.
 float single(std::uint16_t half) {
     const std::uint32_t sign = (half & 0x8000U) << 16, exponent = half >> 10 & 31U, fraction = half & 0x3ffU;
@@ -85,17 +82,24 @@ void Stream::State::launch(nvinfer1::IExecutionContext& execution, int images) {
 
 void Stream::State::capture(nvinfer1::IExecutionContext& execution, Slot& fresh) {
     // Other threads go on meanwhile: only this thread's calls are restricted to what a capture allows.
-    cuda::require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "Capturing a CUDA graph");
-    const bool done = execution.enqueueV3(stream);
+    cudaError_t state = cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal);
+    bool done = false;
     cudaGraph_t graph = nullptr;
-    const cudaError_t ended = cudaStreamEndCapture(stream, &graph);
     cudaGraphExec_t ready = nullptr;
-    const bool usable = done && ended == cudaSuccess && cudaGraphInstantiateWithFlags(&ready, graph, 0) == cudaSuccess;
+    if (state == cudaSuccess) {
+        done = execution.enqueueV3(stream);
+        state = cudaStreamEndCapture(stream, &graph);
+    }
+    if (done && state == cudaSuccess) state = cudaGraphInstantiateWithFlags(&ready, graph, 0);
     if (graph != nullptr) cudaGraphDestroy(graph);
-    if (usable)
+    if (done && state == cudaSuccess) {
         fresh.graph.reset(ready);
-    else
-        cudaGetLastError();  // it runs without a graph
+        return;
+    }
+    cudaGetLastError();  // it runs without a graph
+    loaded->notes.add("A batch of " + std::to_string(fresh.images) +
+                      " is run without a CUDA graph, as it can't be captured: " +
+                      (state == cudaSuccess ? loaded->logger.messages() : std::string(cudaGetErrorString(state))) + ".");
 }
 
 Stream::State::Slot& Stream::State::slot(int images) {

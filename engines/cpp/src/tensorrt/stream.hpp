@@ -11,6 +11,9 @@
 
 namespace hemf {
 
+// Batch sizes whose buffers and graph are kept; the least recently used makes room.
+inline constexpr std::size_t kept_sizes = 8;
+
 struct Stream::State {
     // Buffers of one batch size, and the graph that runs the engine on them.
     struct Slot {

@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <map>
+#include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 
@@ -41,9 +43,60 @@ struct Model {
     ILogger* logger = nullptr;
 };
 
+#if defined(HEMF_RTX_INTERFACE)
+// TensorRT-RTX's: a context compiles kernels for each batch size, and a cache keeps them.
+enum class EngineValidity : std::int32_t { kVALID, kSUBOPTIMAL, kINVALID };
+enum class CudaGraphStrategy : std::int32_t { kDISABLED, kWHOLE_GRAPH_CAPTURE };
+enum class DynamicShapesKernelSpecializationStrategy : std::int32_t { kLAZY, kEAGER, kNONE };
+
+class IHostMemory {
+public:
+    explicit IHostMemory(std::string text) : text_(std::move(text)) {}
+    void* data() { return text_.data(); }
+    std::size_t size() const { return text_.size(); }
+
+private:
+    std::string text_;
+};
+
+class IRuntimeCache {
+public:
+    IHostMemory* serialize() const {
+        std::string text;
+        for (const std::int64_t size : *sizes) text += std::to_string(size) + " ";
+        return new IHostMemory(text);
+    }
+    bool deserialize(const void* data, std::size_t size) {
+        std::istringstream words(std::string(static_cast<const char*>(data), size));
+        for (std::int64_t number = 0; words >> number;) sizes->insert(number);
+        return true;
+    }
+
+    std::shared_ptr<std::set<std::int64_t>> sizes = std::make_shared<std::set<std::int64_t>>();
+};
+
+class IRuntimeConfig {
+public:
+    IRuntimeCache* createRuntimeCache() const { return new IRuntimeCache; }
+    bool setRuntimeCache(const IRuntimeCache& cache) { return sizes = cache.sizes, true; }
+    bool setCudaGraphStrategy(CudaGraphStrategy) { return true; }
+    void setDynamicShapesKernelSpecializationStrategy(DynamicShapesKernelSpecializationStrategy wanted) {
+        strategy = wanted;
+    }
+
+    std::shared_ptr<std::set<std::int64_t>> sizes = std::make_shared<std::set<std::int64_t>>();
+    DynamicShapesKernelSpecializationStrategy strategy = DynamicShapesKernelSpecializationStrategy::kLAZY;
+};
+#endif
+
 class IExecutionContext {
 public:
     explicit IExecutionContext(Model model) : model_(std::move(model)) { ++fake::contexts; }
+#if defined(HEMF_RTX_INTERFACE)
+    IExecutionContext(Model model, const IRuntimeConfig& config) : IExecutionContext(std::move(model)) {
+        config_ = config;
+    }
+#endif
 
     bool setOptimizationProfileAsync(std::int32_t profile, cudaStream_t) {
         profile_ = static_cast<std::size_t>(profile);
@@ -60,6 +113,12 @@ public:
 
     bool enqueueV3(cudaStream_t stream) {
         ++fake::enqueues;
+#if defined(HEMF_RTX_INTERFACE)
+        if (config_.strategy != DynamicShapesKernelSpecializationStrategy::kEAGER)
+            ++fake::fallbacks;
+        else if (config_.sizes->insert(batch_).second)
+            ++fake::compiled;
+#endif
         const void* input = addresses_.at("input");
         void* output = addresses_.at("logits");
         stream->give([model = model_, batch = batch_, input, output] { run(model, batch, input, output); });
@@ -95,6 +154,9 @@ private:
     }
 
     Model model_;
+#if defined(HEMF_RTX_INTERFACE)
+    IRuntimeConfig config_;
+#endif
     std::size_t profile_ = 0;
     std::int64_t batch_ = 0;
     std::map<std::string, void*> addresses_;
@@ -122,6 +184,10 @@ public:
     Dims getProfileShape(const char*, std::int32_t profile, OptProfileSelector which) const {
         return {1, {model_.profiles[static_cast<std::size_t>(profile)][static_cast<std::size_t>(which)]}};
     }
+#if defined(HEMF_RTX_INTERFACE)
+    IRuntimeConfig* createRuntimeConfig() { return new IRuntimeConfig; }
+    IExecutionContext* createExecutionContext(IRuntimeConfig* config) { return new IExecutionContext(model_, *config); }
+#endif
     IExecutionContext* createExecutionContext() {
         return std::getenv("FAKE_NO_CONTEXT") == nullptr ? new IExecutionContext(model_) : nullptr;
     }
@@ -134,6 +200,11 @@ class IRuntime {
 public:
     explicit IRuntime(ILogger& logger) : logger_(logger) {}
     void setEngineHostCodeAllowed(bool) {}
+#if defined(HEMF_RTX_INTERFACE)
+    EngineValidity getEngineValidity(const void*, std::int64_t, std::uint64_t* diagnostics) {
+        return *diagnostics = 0, EngineValidity::kVALID;
+    }
+#endif
 
     ICudaEngine* deserializeCudaEngine(const void* plan, std::size_t size) {
         Model model;

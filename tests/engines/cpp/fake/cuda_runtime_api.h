@@ -11,7 +11,8 @@
 #define CUDART_VERSION 12080
 
 namespace fake {
-inline std::atomic<int> captures{0}, launches{0}, enqueues{0}, contexts{0}, streams{0};
+inline std::atomic<int> captures{0}, launches{0}, enqueues{0}, contexts{0}, streams{0}, compiled{0}, fallbacks{0};
+inline bool fails(const char* what) { return std::getenv(what) != nullptr; }
 using Work = std::vector<std::function<void()>>;
 }  // namespace fake
 
@@ -31,13 +32,19 @@ using cudaStream_t = CUstream_st*;
 using cudaGraph_t = CUgraph_st*;
 using cudaGraphExec_t = CUgraphExec_st*;
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorUnknown = 999 };
+enum cudaError_t {
+    cudaSuccess = 0,
+    cudaErrorMemoryAllocation = 2,
+    cudaErrorStreamCaptureInvalidated = 901,
+    cudaErrorUnknown = 999
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
 constexpr unsigned cudaStreamNonBlocking = 1;
 
 inline const char* cudaGetErrorString(cudaError_t state) {
+    if (state == cudaErrorStreamCaptureInvalidated) return "operation failed due to a previous error during capture";
     return state == cudaErrorMemoryAllocation ? "out of memory" : "unknown";
 }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -47,6 +54,13 @@ inline cudaError_t cudaGetDeviceCount(int* count) {
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
     return *value = which == cudaDevAttrComputeCapabilityMajor ? 7 : 5, cudaSuccess;
+}
+
+struct cudaDeviceProp {
+    char name[256];
+};
+inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
+    return std::strcpy(properties->name, "Tesla T4"), cudaSuccess;
 }
 
 inline cudaError_t cudaMalloc(void** memory, std::size_t size) {
@@ -72,10 +86,12 @@ inline cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
     return stream->capturing ? cudaErrorUnknown : cudaSuccess;
 }
 inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    if (fake::fails("FAKE_NO_CAPTURE")) return cudaErrorUnknown;
     return stream->capturing = true, cudaSuccess;
 }
 inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
     stream->capturing = false;
+    if (fake::fails("FAKE_BROKEN_CAPTURE")) return stream->work.clear(), cudaErrorStreamCaptureInvalidated;
     *graph = new CUgraph_st{std::move(stream->work)};
     stream->work.clear();
     ++fake::captures;
