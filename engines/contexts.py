@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, cast
 
 from hemf_export.engines import caches
 from hemf_export.engines.runtime import Loaded
-from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
 
 if TYPE_CHECKING:

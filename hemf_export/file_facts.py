@@ -299,7 +299,8 @@ def _build(header: PlanHeader | None, manifest: dict[str, Any]) -> list[tuple[st
     if header is not None:
         facts.append(("built by", f"{header.backend} {header.version or '(version not readable)'}"))
     if manifest.get("compute_capability"):
-        facts.append(("for", f"{manifest.get('target')} ({manifest['compute_capability']})"))
+        alone = f", {manifest.get('built_on')} alone" if manifest.get("hardware_compatible") is False else ""
+        facts.append(("for", f"{manifest.get('target')} ({manifest['compute_capability']}{alone})"))
     wanted = (("precision", "precision"), ("graph", "parent"))
     facts += [(title, str(manifest[name])) for title, name in wanted if manifest.get(name)]
     build = manifest.get("build")

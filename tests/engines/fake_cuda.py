@@ -1,7 +1,7 @@
 """A stand-in for a GPU that holds its user to CUDA's rules of order and lifetime, and to PyTorch's of memory.
 
-It follows the CUDA C++ Programming Guide ("Streams", "Creating a Graph Using Stream Capture") and PyTorch's documentation
-("CUDA semantics", `torch.Tensor.record_stream`):
+It follows the CUDA C++ Programming Guide ("Streams", "Creating a Graph Using Stream Capture") and PyTorch's
+documentation ("CUDA semantics", `torch.Tensor.record_stream`):
 
 - Work is enqueued on a stream and runs later, in that stream's order. Streams are ordered among each other by
   `order` (an event that the other one waits for) and by the host's waiting alone. Here it runs when the host waits, in

@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 import pytest
 
-from hemf_export.engines import backends, build, caches, golden, targets
+from hemf_export.engines import backends, build, build_process, caches, golden, targets
 from hemf_export.engines.golden import Golden
 from hemf_export.engines.options import BatchProfile, BuildOptions
 from hemf_export.files import artifacts
@@ -288,3 +288,16 @@ def test_a_builder_without_memory_is_told_with_the_way_out(graph, monkeypatch):
     assert "`workspace_mib`" in str(refused.value.hint)
     assert "WARNING: A fake warning." in artifacts.log_path(graph.with_name("m.t4.engine")).read_text()
     assert not timing_place().exists()
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("Could not find any implementation for node conv due to insufficient workspace.", "give it more"),
+        ("Requested amount of GPU memory (17179869184 bytes) could not be allocated.", "a smaller `workspace_mib`"),
+        ("Error Code 1: Cuda Runtime (out of memory)", "a smaller `workspace_mib`"),
+        ("Error Code 10: Internal Error (Could not find any implementation for node conv.)", "another opset"),
+    ],
+)
+def test_what_a_builder_lacks_is_what_it_is_to_be_given(reason, remedy):
+    assert remedy in build_process._remedy(reason)

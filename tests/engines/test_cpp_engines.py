@@ -117,7 +117,10 @@ def test_a_size_is_captured_once_a_stream_and_threads_share_streams(cpp: Probe, 
 
 @pytest.mark.parametrize(
     ("fails", "reason"),
-    [("FAKE_NO_CAPTURE", "unknown"), ("FAKE_BROKEN_CAPTURE", "operation failed due to a previous error during capture")],
+    [
+        ("FAKE_NO_CAPTURE", "unknown"),
+        ("FAKE_BROKEN_CAPTURE", "operation failed due to a previous error during capture"),
+    ],
 )
 def test_a_size_that_cannot_be_captured_is_run_without_a_graph(cpp: Probe, tmp_path: Path, fails: str, reason: str):
     found = infer(cpp, fake_engine(tmp_path), 4, 4, **{fails: "1"})

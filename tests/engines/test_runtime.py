@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hemf_export.engines import preflight, runtime
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 from tests.engines import fake_tensorrt as fake
+from tests.engines.fake_network import ILogger
 from tests.engines.fake_records import records
 from tests.engines.real_engines import script, tiny_graph
 
@@ -175,3 +177,17 @@ def test_a_trusted_plan_that_kills_or_stops_the_child_is_refused(graph, tmp_path
     with pytest.raises(BadInputError, match=message):
         deserialize(path, trust=True)
     assert records.deserialized == []
+
+
+def test_memory_that_runs_out_at_loading_is_no_bad_plan(tmp_path, tensorrt):
+    path = fake.engine(fake.classifier(tmp_path / "m.onnx"))
+    message = "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"
+
+    def fails(self: Any, data: bytes) -> None:
+        self._logger.log(ILogger.Severity.ERROR, message)
+
+    tensorrt.setattr(fake.fake_flavours.flavour("tensorrt").Runtime, "deserialize_cuda_engine", fails)
+    with pytest.raises(HemfError, match="out of memory") as caught:
+        runtime.deserialize(path, here=fake.MACHINE)
+    assert not isinstance(caught.value, BadInputError)
+    assert "Free memory of the GPU" in str(caught.value.hint)

@@ -62,7 +62,7 @@ from hemf_export.files.errors import UsageError
     help="Leave out the weights; the engine takes them from the ONNX file beside it.",
 )
 @click.option("--timing-cache/--no-timing-cache", default=True, show_default=True,
-              help="TensorRT: begin with the kernel timings of earlier builds, and keep them for the next.")  # fmt: skip
+              help="TensorRT: take kernel timings of earlier builds, and keep them for the next.")  # fmt: skip
 @click.option("--tune", is_flag=True, help="Try each graph pass, and keep those that help: timed on the target's GPU "
               "if it is here, else by the model of the compiled kernels.")  # fmt: skip
 @golden_option("Number of golden images kept beside the engine for self-test; 0 for none.")
