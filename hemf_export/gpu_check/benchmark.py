@@ -31,6 +31,11 @@ def benchmark(place: Place, findings: Findings) -> None:
             findings.check(kind, False, "; ".join(_reasons(lost)))
         else:
             findings.cannot(kind, "; ".join(_reasons(lost)) or "left out")
+    gpu = outcome.values["conditions"]["gpu"] or {}
+    seen = {name: gpu.get(name) for name in ("sm_mhz", "memory_mhz", "power_w", "temperature_c")}
+    findings.check(
+        "conditions", None not in seen.values(), ", ".join(f"{name} {value}" for name, value in seen.items())
+    )
     if outcome.problem is not None:
         raise HemfError(outcome.problem)
 

@@ -39,10 +39,13 @@ ENTRIES = (
     Entry("tensorrt-run", "Running TensorRT engines", 120, "engines:run"),
     Entry("tensorrt-options", "Building stripped and version-compatible engines", 120, "engines:options"),
     Entry("tensorrt-latency", "Timing the engine of hemf-base", 300, "engines:latency"),
+    Entry("ship", "Shipping a checkpoint", 240, "engines:ship"),
     Entry("rtx-run", "Running a TensorRT-RTX engine", 150, "engines:rtx"),
     Entry("cpp", "Building and running the C++ program", 180, "programs:cpp"),
     Entry("two-gpus", "Training on two GPUs", 120, "programs:two_gpus"),
     Entry("containers", "Building and serving in containers", 240, "programs:containers"),
+    Entry("graph-forms", "Timing the authors' architecture beside ours", 600, "compared:graph_forms"),
+    Entry("int8-latency", "Timing INT8 beside FP16", 600, "compared:int8"),
 )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from hemf_export.networks.initialization import build
 
 CLASSES = ("blue", "green", "red")
 _COUNTS, _FEW = {"train": 24, "val": 8, "test": 8}, {"train": 4, "val": 2, "test": 2}  # images of each class
-_SIDE = 72  # pixels of an image's sides
+SIDE = 72  # pixels of an image's sides
 _SPREAD = 8  # of the weights of an untrained head, so that its logits differ by class
 
 
@@ -43,6 +43,12 @@ def target(place: Place) -> str:
     return f"sm_{major}{minor}"
 
 
+def wait(place: Place) -> None:
+    """Wait for the GPU."""
+    if place.device == "cuda":
+        torch.cuda.synchronize()
+
+
 def images(place: Place) -> Path:
     """Data folder with noisy pictures, each class of another colour."""
     folder = place.folder / "images"
@@ -53,7 +59,7 @@ def images(place: Place) -> Path:
         for channel, name in zip((2, 1, 0), CLASSES, strict=True):
             (folder / split / name).mkdir(parents=True, exist_ok=True)
             for number in range(count):
-                pixels = generator.integers(0, 160, (_SIDE, _SIDE, 3), dtype=np.uint8)
+                pixels = generator.integers(0, 160, (SIDE, SIDE, 3), dtype=np.uint8)
                 pixels[..., channel] += 80
                 Image.fromarray(pixels).save(folder / split / name / f"{number:02}.png")
     (folder / "done").touch()

@@ -65,10 +65,10 @@ class Stepper:
     def timed(self, steps: int) -> tuple[list[Outcome], float]:
         """Take steps after a few to warm up; return all outcomes, and the seconds of the timed ones."""
         outcomes = [self() for _ in range(_WARM_STEPS)]
-        _wait(self.place)
+        material.wait(self.place)
         started = time.perf_counter()
         outcomes += [self() for _ in range(steps)]
-        _wait(self.place)
+        material.wait(self.place)
         return outcomes, time.perf_counter() - started
 
     def state(self) -> dict[str, Tensor]:
@@ -299,8 +299,3 @@ def _shown(facts: dict[str, Any]) -> str:
     if facts["peak_memory_bytes"] is not None:
         parts.append(f"{facts['peak_memory_bytes'] / 1e9:.1f} GB")
     return "".join(f"{part}, " for part in parts)
-
-
-def _wait(place: Place) -> None:
-    if place.device == "cuda":
-        torch.cuda.synchronize()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +12,8 @@ import pytest
 import hemf_export
 from hemf_export.gpu_check import engines, material, programs, step
 from hemf_export.gpu_check.step import Place, Result
-from tests.engines import fake_tensorrt as fake
 
-pytestmark = pytest.mark.extended
+pytestmark = [pytest.mark.extended, pytest.mark.usefixtures("t4")]
 
 # What the stand-in of docker is asked for, and does: DOCKER says which images are built, and where the engine is.
 DOCKER = """
@@ -36,16 +34,6 @@ elif "self-test" in words and told.get("broken"):
 """
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A machine with a T4 and TensorRT, and an engine."""
-    with fake.installed(tmp_path_factory.mktemp("packages")) as patch:
-        fake.on_a_gpu(patch)
-        place = Place(tmp_path_factory.mktemp("gpu-check"), "cpu", small=True)
-        engines.engine(place, material.half(place, material.trained(place)), "fp16", "tensorrt")
-        yield place
-
-
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The first folder of the PATH."""
@@ -53,6 +41,12 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
     return folder
+
+
+@pytest.fixture
+def engine(place: Place, t4: pytest.MonkeyPatch) -> Path:
+    """The engine that the steps share."""
+    return engines.engine(place, material.half(place, material.trained(place)), "fp16", "tensorrt")
 
 
 def tool(folder: Path, name: str, code: str) -> None:
@@ -67,9 +61,9 @@ def outcomes(result: Result) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("off", "outcome"), [(0.0, "passed"), (0.1, "failed")])
-def test_cpp(place, tools, off, outcome):
+def test_cpp(place, engine, tools, off, outcome):
     folder = material.images(place) / "test"
-    predictions = hemf_export.predict(place.folder / "small" / "fp16.engine", folder)
+    predictions = hemf_export.predict(engine, folder)
     answer = predictions.to_dict()
     for one in answer["predictions"]:
         one["probabilities"] = {name: share + off for name, share in one["probabilities"].items()}
@@ -96,12 +90,15 @@ def test_a_program_that_fails_is_told_with_its_last_lines(place, tools):
 def test_two_processes_train(place):
     assert step.run("two-gpus", programs.two_gpus, place).reason == "It takes two GPUs; PyTorch sees 1."
     result = step.run("two-gpus", programs.train, place)
-    assert outcomes(result) == {"two processes": "passed", "with SyncBatchNorm": "passed"}, result.checks
+    assert set(outcomes(result).values()) == {"passed"}, result.checks
+    assert outcomes(result)["two as one"] == "passed"
 
 
 @pytest.fixture
-def docker(place: Place, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    files = (place.folder / "small").glob("fp16.engine*")
+def docker(
+    place: Place, engine: Path, tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, object]:  # fmt: skip
+    files = engine.parent.glob("fp16.engine*")
     tool(tools, "docker", DOCKER)
     told: dict[str, object] = {
         "log": str(tmp_path / "log"), "work": str(place.folder), "images": ["hemf-export:1", "hemf-triton:1"],
@@ -117,9 +114,8 @@ def test_containers(place, docker, monkeypatch):
     monkeypatch.setattr(hemf_export, "predict_served", lambda url, images, model: hemf_export.predict(graph, images))
     result = step.run("containers", programs.containers, place)
     assert result.reason == ""
-    assert outcomes(result) == {"build in the container": "passed", "Triton's tensorrt backend": "passed"}, (
-        result.checks
-    )
+    assert set(outcomes(result).values()) == {"passed"}, result.checks
+    assert len(result.checks) == 5
     said = Path(str(docker["log"])).read_text()
     assert f"--volume {place.folder}:/work build trt /work/small/best.fp16.onnx -o /work/container.engine" in said
     assert said.splitlines()[-1].endswith("down"), "the server is stopped"

@@ -15,7 +15,7 @@ from hemf_export.train.step import Step
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def own(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(tmp_path_factory.mktemp("gpu-check"), "cpu", small=True)
 
 
@@ -35,8 +35,9 @@ def out_of_memory() -> Iterator[None]:
         yield
 
 
-def test_speed(place):
-    result = step.run("train-speed", training.speed, place)
+@pytest.mark.extended
+def test_speed(own):
+    result = step.run("train-speed", training.speed, own)
     assert result.reason == ""
     assert outcomes(result)["steps in float16"] == outcomes(result)["steps in float32"] == "passed", result.checks
     assert "float16 is faster than float32" in outcomes(result)  # which a CPU need not say
@@ -44,36 +45,39 @@ def test_speed(place):
     assert result.facts["speed_up"] > 0
 
 
-def test_resume(place):
-    result = step.run("train-resume", training.resume, place)
+@pytest.mark.extended
+def test_resume(own):
+    result = step.run("train-resume", training.resume, own)
     assert (result.outcome, result.reason) == ("passed", ""), result.checks
     assert len(result.checks) == 5
     assert result.facts["difference_of_resumed"] == 0, "on a CPU runs are the same to the bit"
 
 
-def test_steps(place, monkeypatch):
+def test_steps(own, monkeypatch):
     monkeypatch.setattr(training, "little_memory", out_of_memory)
-    result = step.run("train-steps", training.steps, place)
+    result = step.run("train-steps", training.steps, own)
     found = outcomes(result)
     assert found.pop("bfloat16") in ("passed", "can't run"), result.checks  # as the processor has it
     assert set(found.values()) == {"passed"}, result.checks
     assert len(found) == 4
 
 
+@pytest.mark.extended
 def test_what_a_fault_would_show(tmp_path, monkeypatch):
     """Checks that can't fail prove nothing: infinite gradients that aren't noticed, memory that is never full."""
-    place = Place(tmp_path, "cpu", small=True)
+    own = Place(tmp_path, "cpu", small=True)
     monkeypatch.setattr("hemf_export.train.step.math", SimpleNamespace(isfinite=lambda value: True))
     monkeypatch.setattr(training, "little_memory", lambda: contextmanager(lambda: iter([None]))())
-    result = step.run("train-steps", training.steps, place)
+    result = step.run("train-steps", training.steps, own)
     assert result.outcome == "failed"
     assert outcomes(result)["infinite gradients"] == "failed", result.checks
     assert outcomes(result)["out of memory"] == "failed", result.checks
     assert outcomes(result)["accumulation"] == "passed"
 
 
-def test_compiled(place, monkeypatch):
+@pytest.mark.extended
+def test_compiled(own, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    result = step.run("train-compile", training.compiled, place)
+    result = step.run("train-compile", training.compiled, own)
     assert result.reason == ""
     assert outcomes(result)["the same loss"] == "passed"
