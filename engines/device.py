@@ -74,10 +74,12 @@ class Device(Protocol):
         ...
 
     def capture(self, enqueue: Callable[[int], None]) -> Callable[[Any], None]:
-        """Capture work in a CUDA graph.
+        """Run work once and wait for it, then capture it in a CUDA graph, both on a stream that nothing else uses.
+
+        The first run may allocate, which a capture must not.
 
         Args:
-            enqueue: enqueues the work on the `cudaStream_t` that it is given; it must not allocate or wait.
+            enqueue: enqueues the work on the `cudaStream_t` that it is given.
 
         Returns:
             The function that launches the graph on a stream.
@@ -135,7 +137,10 @@ class CudaDevice:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
 
     def capture(self, enqueue: Callable[[int], None]) -> Callable[[torch.cuda.Stream], None]:
-        """Capture work in a CUDA graph, on a stream that nothing else uses: PyTorch hands its own out several times."""
+        """Run work once, then capture it in a CUDA graph, both on a stream that nothing else uses.
+
+        Not on one of PyTorch's, which it hands out several times.
+        """
         with torch.cuda.device(self.device):  # makes the GPU's context current
             graph = Graph(_driver(), enqueue)
         return lambda stream: graph.launch(int(stream.cuda_stream))
@@ -146,10 +151,10 @@ class Graph:
 
     Args:
         driver: the driver's library.
-        enqueue: enqueues the work on the stream whose handle it is given.
+        enqueue: enqueues the work on the stream whose handle it is given; called twice.
 
     Raises:
-        CaptureError: the work can't be captured. What the capture took is freed.
+        CaptureError: the work can't be captured, or raises `HemfError`. What the capture took is freed.
     """
 
     def __init__(self, driver: Any, enqueue: Callable[[int], None]) -> None:
@@ -157,6 +162,7 @@ class Graph:
         stream, graph = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
         try:
+            self._rehearse(stream, enqueue)
             self._capture(stream, graph, enqueue)
             self._ready = ctypes.c_void_p()
             self._call("cuGraphInstantiateWithFlags", ctypes.byref(self._ready), graph, ctypes.c_ulonglong(0))
@@ -177,12 +183,19 @@ class Graph:
         except CaptureError as error:
             raise HemfError(f"A CUDA graph can't be launched: {error}.") from error
 
+    def _rehearse(self, stream: ctypes.c_void_p, enqueue: Callable[[int], None]) -> None:
+        try:
+            enqueue(int(stream.value or 0))
+        except HemfError as error:
+            raise CaptureError(str(error)) from error
+        self._call("cuStreamSynchronize", stream)
+
     def _capture(self, stream: ctypes.c_void_p, graph: ctypes.c_void_p, enqueue: Callable[[int], None]) -> None:
         self._call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
         try:
             enqueue(int(stream.value or 0))
-        except Exception as error:
-            # The capture has to end all the same; that it was broken is known.
+        except HemfError as error:
+            # The capture has to end all the same; that it is broken is known.
             self._driver.cuStreamEndCapture(stream, ctypes.byref(graph))
             raise CaptureError(str(error)) from error
         self._call("cuStreamEndCapture", stream, ctypes.byref(graph))

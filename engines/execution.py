@@ -172,17 +172,19 @@ class Execution:
             bind()
             enqueue(handle)
 
-        # The first run of a batch size does work that must not be captured, such as allocations.
+        bind()
+        self._device.wait(stream)  # for the buffers and the context's profile, to use them on another stream
+        if self._cuda_graphs:
+            try:
+                launch = self._device.capture(enqueue)
+            except CaptureError as error:
+                self._note(f"A batch of {size} is run without a CUDA graph, as it can't be captured: {error}")
+            else:
+                return lambda: launch(stream)
+        # The first run of a batch size allocates, and shows whether it runs at all.
         run()
         self._device.wait(stream)
-        if not self._cuda_graphs:
-            return run
-        try:
-            launch = self._device.capture(enqueue)
-        except CaptureError as error:
-            self._note(f"A batch of {size} is run without a CUDA graph, as it can't be captured: {error}")
-            return run
-        return lambda: launch(stream)
+        return run
 
 
 def _refusal(what: str, reason: str) -> HemfError:

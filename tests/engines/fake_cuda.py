@@ -33,6 +33,7 @@ import torch
 from torch.utils._pytree import tree_flatten, tree_map
 
 from hemf_export.engines.device import CaptureError
+from hemf_export.files.errors import HemfError
 from tests.engines.fake_records import records, streams
 
 _aten = torch.ops.aten
@@ -198,12 +199,18 @@ class CpuDevice:
             return self._allocate(shape, dtype, None)
 
     def capture(self, enqueue: Callable[[int], None]) -> Callable[[Stream], None]:
+        rehearsal = self.stream("a stream of a capture")
+        try:
+            enqueue(rehearsal.handle)
+        except HemfError as error:
+            raise CaptureError(str(error)) from error
+        self.wait(rehearsal)
         capture = _Capture()
         streams[capture.handle] = capture
         _threads.capture = capture
         try:
             enqueue(capture.handle)
-        except Exception as error:
+        except HemfError as error:
             raise CaptureError(str(error)) from error
         finally:
             _threads.capture = None

@@ -15,6 +15,7 @@ from hemf_export.engines.device import CaptureError, Graph
 from hemf_export.files.errors import HemfError
 
 STREAM, GRAPH, READY = 0x51, 0x52, 0x53
+RUN_ONCE = ["cuStreamCreate", "cuStreamSynchronize"]
 INVALIDATED = 901  # CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
 
 
@@ -47,14 +48,14 @@ class Driver:
 
 def test_a_graph_is_captured_on_a_stream_of_its_own_and_launched_on_any():
     driver, seen = Driver(), []
-    graph = Graph(driver, seen.append)
-    assert seen == [STREAM]
+    graph = Graph(driver, lambda stream: seen.append((stream, driver.names())))
+    assert seen == [(STREAM, ["cuStreamCreate"]), (STREAM, [*RUN_ONCE, "cuStreamBeginCapture_v2"])]
     assert driver.names() == [
-        "cuStreamCreate", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags",
-        "cuGraphDestroy", "cuStreamDestroy_v2",
+        *RUN_ONCE, "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphDestroy",
+        "cuStreamDestroy_v2",
     ]  # fmt: skip
     assert driver.calls[0][2] == 1, "not blocked by the legacy default stream"
-    assert driver.calls[1][1:] == (STREAM, 1), "other threads go on meanwhile"
+    assert driver.calls[2][1:] == (STREAM, 1), "other threads go on meanwhile"
     driver.calls.clear()
     graph.launch(0x99)
     assert driver.calls == [("cuGraphLaunch", READY, 0x99)]
@@ -66,6 +67,7 @@ def test_a_graph_is_captured_on_a_stream_of_its_own_and_launched_on_any():
     ("name", "freed"),
     [
         ("cuStreamCreate", []),
+        ("cuStreamSynchronize", ["cuStreamDestroy_v2"]),
         ("cuStreamBeginCapture_v2", ["cuStreamDestroy_v2"]),
         ("cuStreamEndCapture", ["cuStreamDestroy_v2"]),
         ("cuGraphInstantiateWithFlags", ["cuGraphDestroy", "cuStreamDestroy_v2"]),
@@ -82,11 +84,23 @@ def test_work_that_cannot_be_enqueued_ends_the_capture_too():
     driver = Driver(cuStreamEndCapture=INVALIDATED)
 
     def enqueue(stream: int) -> None:
+        if "cuStreamBeginCapture_v2" in driver.names():
+            raise HemfError("TensorRT can't run a batch of 2: no reason")
+
+    with pytest.raises(CaptureError, match="TensorRT can't run a batch of 2"):
+        Graph(driver, enqueue)
+    assert driver.names() == [*RUN_ONCE, "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuStreamDestroy_v2"]
+
+
+def test_work_that_cannot_even_be_run_is_not_captured():
+    driver = Driver()
+
+    def enqueue(stream: int) -> None:
         raise HemfError("TensorRT can't run a batch of 2: no reason")
 
     with pytest.raises(CaptureError, match="TensorRT can't run a batch of 2"):
         Graph(driver, enqueue)
-    assert driver.names() == ["cuStreamCreate", "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuStreamDestroy_v2"]
+    assert driver.names() == ["cuStreamCreate", "cuStreamDestroy_v2"]
 
 
 def test_a_launch_that_fails_is_told():
