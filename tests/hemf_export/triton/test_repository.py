@@ -469,3 +469,14 @@ def test_policies_read_and_written():
     for text in ("", "latest", "latest:", "latest:0", "0", "1,", "-1", "1:2"):
         with pytest.raises(UsageError):
             VersionPolicy.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("fields", "gpu"),
+    [({}, "a GPU of sm_75"), ({"hardware_compatible": False, "built_on": "Tesla T4"}, "a Tesla T4")],
+    ids=["of a capability", "of one model"],
+)
+def test_the_gpu_that_a_plan_needs_is_named(tmp_path, fields, gpu):
+    path = plan(tmp_path / "m.engine", **fields)
+    (written,) = repository.write([path], tmp_path / "repo", Options()).models
+    assert f"and {gpu}." in written.notes[-1]
