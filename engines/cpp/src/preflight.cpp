@@ -61,7 +61,8 @@ Check agreement(const std::string& path, const PlanHeader& header, const Manifes
     const std::string backend = manifest.text("backend").value_or("?"),
                       version = manifest.text("backend_version").value_or("?");
     const std::string own = header.backend + " " + header.version.value_or("of an unknown version");
-    if (header.backend == backend && (!header.version || agrees(*header.version, version))) return fine("plan header", own);
+    const bool same = header.backend == backend && (!header.version || agrees(*header.version, version));
+    if (same) return fine("plan header", own);
     return refused(
         "plan header", own,
         bad_input(path + " was serialized by " + own + "; its manifest says " + backend + " " + version + ".",

@@ -97,9 +97,9 @@ void Stream::State::capture(nvinfer1::IExecutionContext& execution, Slot& fresh)
         return;
     }
     cudaGetLastError();  // it runs without a graph
+    const std::string reason = state == cudaSuccess ? loaded->logger.messages() : cudaGetErrorString(state);
     loaded->notes.add("A batch of " + std::to_string(fresh.images) +
-                      " is run without a CUDA graph, as it can't be captured: " +
-                      (state == cudaSuccess ? loaded->logger.messages() : std::string(cudaGetErrorString(state))) + ".");
+                      " is run without a CUDA graph, as it can't be captured: " + reason + ".");
 }
 
 Stream::State::Slot& Stream::State::slot(int images) {
