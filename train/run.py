@@ -41,7 +41,7 @@ class Options:
         image_size: input height and width in pixels, a multiple of 32.
         mode: "crop" or "squash"; see `images.images.Preprocess`.
         device: "auto", "cpu" or "cuda".
-        amp: "off", "float16" or "bfloat16"; by default float16 on CUDA and off on a CPU.
+        amp: "off", "float16" or "bfloat16"; by default float16 on CUDA and off on a CPU. See `train.hardware.choose`.
         channels_last: keep weights and images in channels-last memory format.
         compile: run the training network through `torch.compile`.
         workers: loader processes per process; by default 0 on a CPU, and up to 8 on CUDA.

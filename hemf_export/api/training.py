@@ -90,7 +90,8 @@ def train(
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
         teacher: a trained checkpoint of the same classes, for distillation.
         device: "auto", "cpu" or "cuda".
-        amp: "float16", "bfloat16" or "off"; None for float16 on CUDA and off on a CPU.
+        amp: "float16", "bfloat16" or "off"; None for float16 on CUDA and off on a CPU, where float16 is slow and needs
+            `device="cpu"`.
         channels_last: memory layout of weights and images.
         compile: train through torch.compile.
         workers: data loader processes; None for 0 on a CPU and up to 8 on CUDA.
@@ -160,7 +161,8 @@ def ablate(
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
         teacher: a trained checkpoint of the same classes, for distillation.
         device: device to train on.
-        amp: "float16", "bfloat16" or "off"; None for float16 on CUDA and off on a CPU.
+        amp: "float16", "bfloat16" or "off"; None for float16 on CUDA and off on a CPU, where float16 is slow and needs
+            `device="cpu"`.
         channels_last: memory layout of weights and images.
         compile: train through torch.compile.
         workers: data loader processes; None for 0 on a CPU and up to 8 on CUDA.

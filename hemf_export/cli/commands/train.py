@@ -38,7 +38,8 @@ from hemf_export.metrics.percentage import percentage
 @recipe_options
 @device_option
 @click.option("--amp", type=click.Choice(["float16", "bfloat16", "off"]), default=None,
-              help="Type of automatic mixed precision.  [default: float16 on CUDA, off on a CPU]")  # fmt: skip
+              help="Type of automatic mixed precision; float16 on a CPU needs --device cpu too.  "
+              "[default: float16 on CUDA, off on a CPU]")  # fmt: skip
 @click.option("--no-amp", "amp", flag_value="off", hidden=True)
 @click.option(
     "--channels-last/--no-channels-last", default=True, show_default=True, help="Memory format of weights and images."
