@@ -6,6 +6,8 @@ import ctypes
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Literal
 
 import torch
 
-from hemf_export.files.errors import MissingCapabilityError
+from hemf_export.files.errors import HemfError, MissingCapabilityError
+from hemf_export.files.gpu_memory import is_out_of_memory
 
 Amp = Literal["off", "float16", "bfloat16"]
 
@@ -58,6 +61,28 @@ class Hardware:
         if self.device == "cpu" and self.amp == "float16":
             return ("float16 is slow on a CPU: it is for trying out what a GPU computes.",)
         return ()
+
+    @contextmanager
+    def compilation(self) -> Iterator[None]:
+        """Translate what torch.compile raises, which compiles while the network runs, for the duration of the block.
+
+        Raises:
+            HemfError: it fails; full GPU memory is left to `files.gpu_memory`.
+        """
+        if not self.compile:
+            yield
+            return
+        from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+        try:
+            yield
+        except TorchDynamoException as error:
+            if is_out_of_memory(error):
+                raise
+            # The first line may only name the part that raised it.
+            lines = [line for line in str(error).splitlines() if line.strip() and not line.endswith("raised:")]
+            reason = lines[0].rstrip(".") if lines else type(error).__name__
+            raise HemfError(f"torch.compile fails: {reason}.", "Leave out `compile`.") from error
 
     def describe(self) -> str:
         """Describe device and precision for the user: "on cuda in float16 autocast"."""

@@ -27,6 +27,12 @@ _ROOM = {
     errno.EROFS,
     errno.EPERM,
 }  # errors of a semaphore that mean no room
+# PyTorch's words for it, in DataLoader's handler of signals and in its C++ code. What Triton calls shared memory ("out
+# of resource: shared memory, Required: 98304, Hardware limit: 65536") is the GPU's.
+_NO_ROOM = re.compile(
+    r"Bus error|(?:out of|insufficient) shared memory|shared memory (?:object|file|segment|limit)|"
+    r"shared memory ?\(shm\)|shm_open"
+)
 
 
 def require_room(workers: int, batches: int, batch_bytes: int, processes: int = 1) -> None:
@@ -128,7 +134,7 @@ def _with_causes(error: BaseException | None) -> str:
 
 
 def _ended(message: str) -> HemfError | None:
-    if "Bus error" in message or "shared memory" in message or "shm_open" in message:
+    if _NO_ROOM.search(message):
         reason = next((line for line in reversed(message.splitlines()) if "shared memory" in line), "")
         return _no_room(reason.rpartition(": ")[2])
     killed = re.search(r"DataLoader worker \(pid\(?s?\)? ?[\d, ]+\) (?:is killed by signal: ([\w ]+)|exited)", message)

@@ -76,10 +76,11 @@ class Step:
             drawing: epoch and step, which seed the random draws.
 
         Raises:
-            HemfError: the GPU's memory doesn't hold a micro-batch.
+            HemfError: the GPU's memory doesn't hold a micro-batch, or torch.compile fails.
             CheckFailedError: the teacher's logits are not finite.
         """
-        with gpu_memory.needed(f"a batch of {len(batch[0][1])} images", self._smaller_batches()):
+        memory = gpu_memory.needed(f"a batch of {len(batch[0][1])} images", self._smaller_batches())
+        with memory, self.hardware.compilation():
             return self._take(batch, size, rate, drawing)
 
     def _take(self, batch: Sequence[MicroBatch], size: int, rate: float, drawing: Sequence[int]) -> Outcome:

@@ -125,7 +125,7 @@ class Trainer:
             DivergedError: the gradients are not finite in many consecutive steps, or the last epoch has no finite
                 step or validation. Earlier checkpoints stay, and `best.pt` is always of a finite epoch.
             CheckFailedError: the teacher's logits are not finite.
-            HemfError: a batch is too large for the GPU; or see `train.loader_processes`.
+            HemfError: a batch is too large for the GPU, or torch.compile fails; or see `train.loader_processes`.
         """
         loader = data.TrainingLoader(
             data.TrainingImages(self.job.train, self.job.preprocess, self.job.recipe), self.division,

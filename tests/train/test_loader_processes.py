@@ -87,6 +87,23 @@ def test_a_process_that_is_ended_by_a_signal(image_data, tmp_path, monkeypatch, 
     assert "`workers=0`" in str(raised.value.hint)
 
 
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        # libtorch's and DataLoader's own words.
+        ("unable to open shared memory object </torch_1_2> in read-write mode: No space left", MissingCapabilityError),
+        ("unable to allocate shared memory(shm) for file </torch_1_2>: Success (0)", MissingCapabilityError),
+        ("unable to mmap 64 bytes: this might be caused by insufficient shared memory (shm)", MissingCapabilityError),
+        # Triton's: a T4 has 64 KB for each block of threads.
+        ("OutOfResources: out of resource: shared memory, Required: 98304, Hardware limit: 65536.", RuntimeError),
+    ],
+)
+def test_shared_memory_of_the_host_is_not_that_of_a_gpu(message, kind):
+    with pytest.raises((RuntimeError, HemfError)) as raised, loader_processes.translated():
+        raise RuntimeError(message)
+    assert type(raised.value) is kind
+
+
 def test_a_process_that_dies_while_the_network_computes(image_data, tmp_path, monkeypatch, capfd):
     """PyTorch then raises its error wherever the program is."""
     trainer, workers = prepared(image_data, tmp_path, workers=1), []

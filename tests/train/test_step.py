@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 from torch.nn import functional as F
 
 from hemf_export.files.errors import HemfError
@@ -120,6 +121,34 @@ def test_out_of_memory_suggests_a_batch_size(accumulation, hint, error):
     assert raised.value.exit_code == 1
     assert raised.value.hint is not None
     assert hint in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (
+            RuntimeError("PTXAS error: Internal Triton PTX codegen error\nptxas --version"),
+            r"fails: RuntimeError: PTXAS .*",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            "doesn't hold a batch of 10 images",
+        ),
+    ],
+)
+def test_a_network_that_does_not_compile_is_told(inner, message):
+    """TorchDynamo wraps what its backend raises, at the first call of the network."""
+
+    def failing(*_: object) -> None:
+        raise BackendCompilerFailed(lambda *_: None, inner, None)
+
+    step = stepper(network(), failing)
+    with pytest.raises(BackendCompilerFailed if "PTXAS" in str(inner) else HemfError):
+        step(divided(10), 10, rate=0.1, drawing=(0, 0))
+    step.hardware = Hardware(compile=True)
+    with pytest.raises(HemfError, match=message) as raised:
+        step(divided(10), 10, rate=0.1, drawing=(0, 0))
+    assert ("`compile`" in str(raised.value.hint)) == ("PTXAS" in str(inner))
 
 
 def test_other_errors_of_a_gpu_are_not_called_a_lack_of_memory():

@@ -74,6 +74,13 @@ def test_it_computes_what_onnx_runtime_does(images):
     assert np.abs(found - expected).max() < 0.06
 
 
+def test_it_computes_on_another_device_alone(images):
+    """On "meta", as on a GPU, PyTorch refuses tensors of two devices; shapes and axes are numbers by then."""
+    network = GraphNetwork(loaded(quantized_graph()), WEIGHTS).to("meta")
+    network(torch.from_numpy(images).to("meta")).sum().backward()
+    assert {parameter.grad.device.type for parameter in network.parameters()} == {"meta"}
+
+
 def test_stored_untrained_it_is_the_same_graph():
     proto = quantized_graph()
     model = loaded(proto)
