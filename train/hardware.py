@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import sysconfig
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ class Hardware:
     def compilation(self) -> Iterator[None]:
         """Translate what torch.compile raises, which compiles while the network runs, for the duration of the block.
 
+        Its advice to use TF32 is suppressed: see `train.float32`.
+
         Raises:
             HemfError: it fails; full GPU memory is left to `files.gpu_memory`.
         """
@@ -75,7 +78,9 @@ class Hardware:
         from torch._dynamo.exc import TorchDynamoException  # takes a second
 
         try:
-            yield
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "TensorFloat32 tensor cores")
+                yield
         except TorchDynamoException as error:
             if is_out_of_memory(error):
                 raise

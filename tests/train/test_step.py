@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -149,6 +150,24 @@ def test_a_network_that_does_not_compile_is_told(inner, message):
     with pytest.raises(HemfError, match=message) as raised:
         step(divided(10), 10, rate=0.1, drawing=(0, 0))
     assert ("`compile`" in str(raised.value.hint)) == ("PTXAS" in str(inner))
+
+
+def test_the_compilers_advice_to_use_tf32_is_not_passed_on():
+    """As torch/_inductor/compile_fx.py words it, on compute capability 8.0 and newer."""
+    model = network()
+    plain = stepper(model).objective
+
+    def advised(*arguments: object) -> object:
+        advice = "TensorFloat32 tensor cores for float32 matrix multiplication available but not enabled. Consider"
+        warnings.warn(advice, stacklevel=2)
+        return plain(*arguments)
+
+    advised.teacher = None  # type: ignore[attr-defined]
+    step = stepper(model, advised)
+    with pytest.warns(UserWarning, match="TensorFloat32"):
+        step(divided(10), 10, rate=0.1, drawing=(0, 0))
+    step.hardware = Hardware(compile=True)
+    assert step(divided(10), 10, rate=0.1, drawing=(0, 1)).finite
 
 
 def test_other_errors_of_a_gpu_are_not_called_a_lack_of_memory():
