@@ -7,7 +7,9 @@ stop the other runs.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import statistics
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +208,7 @@ def run(
             outcome = Outcome(member, "diverged", error=error)
         except Exception as error:  # noqa: BLE001 - the other members go on; the caller reports it at the end
             outcome = Outcome(member, "failed", error=error)
+        _free(outcome.error)
         outcomes.append(outcome)
         progress.event(outcome)
         done(outcomes)
@@ -225,6 +228,14 @@ def _run(member: Member, options: Options, images: Images, progress: Progress) -
         return Outcome(member, "finished before", finished)
     progress.event(MemberTrains(started.headline))
     return Outcome(member, "gone on" if resume else "trained", started.fit())
+
+
+def _free(error: BaseException | None) -> None:
+    """Free the network of a run, and what the frames of its error hold: the next run may need the GPU's memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+    gc.collect()  # networks and optimizers refer to themselves
 
 
 def _clear_stray(folder: RunFolder) -> None:

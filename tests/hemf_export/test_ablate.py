@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
+import traceback
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hemf_export.checkpoints import checkpoint
+from hemf_export.files import gpu_memory
 from hemf_export.images.folders import LabelledImages
 from hemf_export.networks import published
 from hemf_export.train import ablation, ablation_report, configurations, run_folder
@@ -142,6 +146,38 @@ def test_a_defect_of_ours_in_one_run_is_exit_70_after_the_others(image_data, tmp
     assert code == 70
     assert "planted" in err
     assert "two" in stdout
+
+
+def test_a_run_that_fails_leaves_its_memory_to_the_next(tmp_path, monkeypatch):
+    """A GPU that one run has filled would be full for all later ones, if what went wrong held on to the network."""
+    networks = []
+
+    class Network:
+        def __init__(self) -> None:
+            self.itself = self
+            networks.append(weakref.ref(self))
+
+        def compute(self) -> None:
+            raise RuntimeError("CUDA error: out of memory")
+
+    def fit() -> None:
+        network = Network()
+        with gpu_memory.needed("a batch", "Try less."):
+            network.compute()
+
+    def prepare(*_: object) -> SimpleNamespace:
+        assert [network() for network in networks] == [None] * len(networks)
+        return SimpleNamespace(trainer=SimpleNamespace(next_epoch=0), headline="", fit=fit)
+
+    monkeypatch.setattr(ablation.training, "prepare", prepare)
+    pair = [configurations.Configuration(name) for name in ("one", "two")]
+    members = ablation.plan(pair, tmp_path)
+    outcomes = ablation.run(members, Options(tmp_path, tmp_path), Images(None, None, None, ()))  # type: ignore[arg-type]
+    assert [(outcome.status, str(outcome.error)) for outcome in outcomes] == [
+        ("failed", "The GPU's memory doesn't hold a batch. Try less.")
+    ] * 2
+    assert len(networks) == 2
+    assert "compute" in "".join(traceback.format_exception(outcomes[0].error)), "for --debug"
 
 
 def test_what_a_kill_in_the_first_epoch_leaves_does_not_stop_it(image_data, tmp_path, pair, run_cli):
