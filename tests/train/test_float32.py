@@ -92,3 +92,16 @@ def test_training_and_validation_are_in_float32(image_data, tmp_path):
     trainer.predict(trainer.job.validation)
     assert seen == {False: EXACT}
     assert settings() == before
+
+
+@pytest.mark.gpu
+def test_a_convolution_on_a_gpu_is_that_of_a_cpu():
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("needs a CUDA GPU that has TF32")
+    convolution = torch.nn.Conv2d(64, 64, 3)
+    images = torch.randn(4, 64, 32, 32)
+    expected = convolution(images)
+    convolution.cuda()
+    with exact_float32():
+        exact = float((convolution(images.cuda()).cpu() - expected).abs().max())
+    assert exact < 1e-5 < float((convolution(images.cuda()).cpu() - expected).abs().max())

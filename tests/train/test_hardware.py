@@ -173,6 +173,27 @@ def test_training_on_a_gpu_lowers_the_loss(image_data, tmp_path, amp, compiled):
     assert bool(checkpoint.load(run.last).training["scaler"]) == (amp == "float16")
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_run_goes_on_on_another_device(image_data, tmp_path, first, then):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+
+    class Stopping(Quiet):
+        def epoch(self, line: dict[str, object]) -> None:
+            raise KeyboardInterrupt
+
+    whole = job(image_data, epochs=3, ema_decay=0.5)
+    begun = dataclasses.replace(whole, hardware=choose(first))
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(begun, RunFolder(tmp_path / "run", resume=False), resume=False).fit(Stopping())
+    gone_on = dataclasses.replace(whole, hardware=choose(then, channels_last=False))
+    run, listener = RunFolder(tmp_path / "run", resume=True), Quiet()
+    Trainer(gone_on, run, resume=True).fit(listener)
+    assert [line["epoch"] for line in listener.lines] == [2, 3]
+    assert listener.lines[-1]["loss"] < run.read_metrics()[0]["loss"]
+
+
 FAULTS = """
 import resource, torch
 from hemf_export.train import hardware
