@@ -71,6 +71,11 @@ class NvmlDevice:
             "power_limit_w": None if limit is None else limit / 1000,
         }
 
+    def used_bytes(self) -> int | None:
+        """Return the memory in use, by all processes and the driver. Unlike CUDA's own figure, asking takes none."""
+        memory = _query(pynvml.nvmlDeviceGetMemoryInfo, self._handle)
+        return None if memory is None else int(memory.used)
+
     def sample(self) -> GpuSample:
         """Read the GPU's state now."""
         power = _query(("nvmlDeviceGetPowerUsage",), self._handle)

@@ -31,8 +31,11 @@ ORT_KINDS: tuple[Kind, ...] = KINDS[6:9]
 ENGINE_KINDS: tuple[Kind, ...] = KINDS[9:]
 Transfers = Literal["in", "out", "both"]
 _KINDS_OF: dict[FileKind, tuple[Kind, ...]] = {"checkpoint": TORCH_KINDS, "onnx": ORT_KINDS, "engine": ENGINE_KINDS}
-_NO_GPU = "needs an NVIDIA GPU that PyTorch can use"
 _ONLY_ASKED = {
+    "ort-tensorrt": "builds an engine of its own, which nothing ships: timed only where it is asked for",
+}
+_NO_GPU = "needs an NVIDIA GPU that PyTorch can use"
+_ONLY_ASKED_ON_A_CPU = {
     "amp": "on a CPU it is bfloat16, which few of them multiply: timed only where it is asked for",
     "compile": "compiles for minutes on a CPU: timed only where it is asked for",
     "compile-amp": "compiles for minutes on a CPU: timed only where it is asked for",
@@ -238,9 +241,9 @@ def _refusal(kind: Kind, file: ModelFile, *, gpu: bool, asked: bool) -> str | No
             return _NO_GPU
         if file.description.precision == "int8-cpu":
             return "the file is for a CPU"
-    if not asked and not gpu:
-        return _ONLY_ASKED.get(kind)
-    return None
+    if asked:
+        return None
+    return _ONLY_ASKED.get(kind) or (None if gpu else _ONLY_ASKED_ON_A_CPU.get(kind))
 
 
 def _entries(file: ModelFile, kind: Kind, transfers: Transfers, *, gpu: bool) -> list[Entry]:

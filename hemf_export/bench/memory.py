@@ -1,6 +1,7 @@
 """Measure the peak memory of a runner in its own process, which only loads it and runs a batch twice.
 
-In the process that times all runners, memory couldn't be attributed to one of them.
+In the process that times all runners, memory couldn't be attributed to one of them. That process closes its runners
+first: they fill the same GPU.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ class Memory:
     Args:
         peak_rss_bytes: peak resident memory of the process on the host, including libraries.
         imports_rss_bytes: resident memory before the file was opened.
-        gpu_bytes: decrease of the GPU's free memory, including the CUDA context; None on a CPU.
+        gpu_bytes: growth of the GPU's used memory, including the CUDA context with the kernels that it loads, as NVML
+            reports it, which makes no context; None on a CPU, or where NVML doesn't report it.
     """
 
     peak_rss_bytes: int
@@ -34,9 +36,19 @@ class Memory:
         return dict(vars(self))
 
 
-def measure(entry: Entry, batch: int, *, threads: int, timeout_s: float = TIMEOUT_S) -> Memory | None:
-    """Measure an entry in a child process; None if that fails, or the system doesn't report memory."""
-    request = json.dumps({"entry": entry.to_dict(), "batch": batch, "threads": threads})
+def measure(
+    entry: Entry, batch: int, *, threads: int, gpu: str | None = None, timeout_s: float = TIMEOUT_S
+) -> Memory | None:
+    """Measure an entry in a child process; None if that fails, or the system doesn't report memory.
+
+    Args:
+        entry: entry of the lineup.
+        batch: batch size.
+        threads: threads on the CPU.
+        gpu: UUID of the GPU that PyTorch uses, which it can't tell without a context; None for NVML's first.
+        timeout_s: longest time.
+    """
+    request = json.dumps({"entry": entry.to_dict(), "batch": batch, "threads": threads, "gpu": gpu})
     command = child.command("hemf_export.bench.memory_worker", request)
     try:
         process = subprocess.run(

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hemf_export.bench import contenders
+from hemf_export.bench import conditions, contenders
 from hemf_export.bench.lineup import Entry
+from hemf_export.files import native_output
 from hemf_export.train.float32 import exact_float32
 
 
@@ -21,12 +22,15 @@ def main(request: str) -> None:
     values = json.loads(request)
     entry = Entry.from_dict(values["entry"])
     torch.set_num_threads(values["threads"])
-    before, gpu_free = _status("VmRSS"), _gpu_free(entry)
+    device = conditions.open_gpu(values["gpu"]) if entry.device == "cuda" else None
+    before, gpu_before = _status("VmRSS"), _gpu_used(device)
     pixels = np.zeros((values["batch"], entry.input.height, entry.input.width, 3), np.uint8)
-    work = contenders.open_entry(entry, threads=values["threads"]).prepare(pixels)
-    for _ in range(2):
-        work.run()
-    gpu = None if gpu_free is None else gpu_free - (_gpu_free(entry) or 0)
+    with native_output.off_stdout():
+        work = contenders.open_entry(entry, threads=values["threads"]).prepare(pixels)
+        for _ in range(2):
+            work.run()
+    gpu_after = _gpu_used(device)
+    gpu = None if gpu_before is None or gpu_after is None else gpu_after - gpu_before
     print(json.dumps({"peak_rss_bytes": _status("VmHWM"), "imports_rss_bytes": before, "gpu_bytes": gpu}))  # noqa: T201
 
 
@@ -38,8 +42,8 @@ def _status(name: str) -> int:
     return int(match[1]) * 1024
 
 
-def _gpu_free(entry: Entry) -> int | None:
-    return int(torch.cuda.mem_get_info()[0]) if entry.device == "cuda" else None
+def _gpu_used(device: conditions.NvmlDevice | None) -> int | None:
+    return None if device is None else device.used_bytes()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,14 @@ from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.engines import targets
 from hemf_export.export import parity
 from hemf_export.files import artifacts, processors
-from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabilityError, UsageError
+from hemf_export.files.errors import BadInputError, CheckFailedError, HemfError, MissingCapabilityError, UsageError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images import folders
 from hemf_export.models import plausibility, predictor
 from hemf_export.models.model_file import ModelFile, OnnxFile
 from hemf_export.pages.table import Table
 from hemf_export.precision import compiled_engines
-from hemf_export.timing import measurement
+from hemf_export.timing import failures, measurement
 from hemf_export.timing.measurement import Contender, NotRun, Timing
 from hemf_export.train.float32 import exact_float32
 
@@ -65,6 +65,7 @@ class Request:
         target: GPU of the roofline; None for this machine's GPU if known, else a T4.
         verified: verification of the files; one of other files is refused before anything is timed.
         reading: how the checkpoint is read; by default as recorded in the other files.
+        judged: files whose wrong logits are a failure; those of others are a note. None for all files.
     """
 
     files: tuple[Path, ...] = ()
@@ -79,6 +80,7 @@ class Request:
     target: str | None = None
     verified: Verified | None = None
     reading: Reading = PLAIN
+    judged: tuple[Path, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.seconds < float("inf") or (self.threads is not None and self.threads < 1):
@@ -170,21 +172,31 @@ def benchmark(
             "file": str(earlier), "max_slowdown": max_slowdown, "notes": list(compared.notes),
             "changes": [change.to_dict() for change in compared.changes],
         }  # fmt: skip
-    problem = _problem(report, compared, max_slowdown)
+    problem = _problem(request, report, compared, max_slowdown)
     if problem is not None:
         values |= {"error": problem, "hint": None, "exit_code": CheckFailedError.exit_code}
     return Outcome(report, compared, values, problem)
 
 
-def _problem(report: BenchReport, compared: BaselineComparison | None, max_slowdown: float) -> str | None:
+def _problem(
+    request: Request, report: BenchReport, compared: BaselineComparison | None, max_slowdown: float
+) -> str | None:
     """Describe the checks that failed; None where all passed."""
-    problems = [f"{missing.name} at batch {missing.batch}: {missing.reason}" for missing in report.failures]
+    problems = [
+        f"{missing.name} at batch {missing.batch}: {missing.reason}"
+        for missing in report.failures
+        if _is_judged(request, report.files[missing.name])
+    ]
     for change in compared.worse if compared else ():
         problems.append(
             f"{change.name} at batch {change.batch} is {change.slowdown:.0%} slower than in the baseline, by its "
             f"ratio (allowed {100 * max_slowdown:g} %)."
         )
     return " ".join(problems) or None
+
+
+def _is_judged(request: Request, file: TimedFile) -> bool:
+    return request.judged is None or file.name in {path.name for path in request.judged}
 
 
 def run(request: Request, progress: Progress = SILENT) -> BenchReport:
@@ -203,7 +215,8 @@ def run(request: Request, progress: Progress = SILENT) -> BenchReport:
     threads = request.threads or processors.threads()
     torch.set_num_threads(threads)
     gpu = torch.cuda.is_available()
-    device = conditions.open_gpu(_uuid()) if gpu else None
+    uuid = _uuid() if gpu else None
+    device = conditions.open_gpu(uuid) if gpu else None
     with progress.task("Reading the files"):
         field = lineup.gather(
             request.files, request.folder, kinds=request.kinds, transfers=request.transfers, gpu=gpu,
@@ -220,21 +233,26 @@ def run(request: Request, progress: Progress = SILENT) -> BenchReport:
     watched = Conditions(threads, device)
     timings: list[Timing] = []
     source = ""
-    for size in sizes:
-        samples = parity.Samples(field.input, pictures, size)
-        source = samples.source
-        with progress.task(f"Timing batch {size}"):
-            measured, missing = measurement.measure(
-                opened, _pixels(samples, size), seconds=request.seconds, progress=progress, between_rounds=watched.look
-            )
-        timings.extend(measured)
-        not_run.extend(missing)
+    with contenders.all_sizes_compiled(field.entries):
+        for size in sizes:
+            samples = parity.Samples(field.input, pictures, size)
+            source = samples.source
+            with progress.task(f"Timing batch {size}"):
+                measured, missing = measurement.measure(
+                    opened, _pixels(samples, size), seconds=request.seconds, progress=progress,
+                    between_rounds=watched.look,
+                )  # fmt: skip
+            timings.extend(measured)
+            not_run.extend(missing)
     observed = watched.to_dict()
-    used = _memory(field.entries, timings, threads, progress) if request.memory else {}
+    for contender in opened:
+        contender.close()
+    failures.release_memory()
+    used = _memory(field.entries, timings, threads, uuid, progress) if request.memory else {}
     timed = {files[timing.name].name for timing in timings}
     notes = (
         *field.notes, *_untimed(request, timed, not_run), *_doubts(request, field), *_unstable(timings),
-        *conditions.warnings(observed),
+        *conditions.warnings(observed), *_beside_what_is_judged(request, files, not_run),
     )  # fmt: skip
     return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, observed, files, notes)
 
@@ -246,7 +264,16 @@ def _untimed(request: Request, timed: Collection[str], not_run: Sequence[NotRun]
         file = missing.name.partition(", ")[2]
         if file in reasons and not missing.failed:
             reasons[file][missing.reason] = None
-    return [f"{name} is not timed: {'; '.join(why)}." for name, why in reasons.items() if why]
+    return [f"{name} is not timed: {'; '.join(why).rstrip('.')}." for name, why in reasons.items() if why]
+
+
+def _beside_what_is_judged(request: Request, files: Mapping[str, TimedFile], not_run: Sequence[NotRun]) -> list[str]:
+    """Tell the wrong logits of runners that are only there for comparison."""
+    return [
+        f"{missing.name} at batch {missing.batch}, which is only there for comparison: {missing.reason}"
+        for missing in not_run
+        if missing.failed and not _is_judged(request, files[missing.name])
+    ]
 
 
 def _sizes(request: Request, field: Lineup) -> tuple[int, ...]:
@@ -266,7 +293,14 @@ def _open(field: Lineup, threads: int, progress: Progress) -> tuple[list[Contend
             try:
                 opened.append(contenders.open_entry(entry, threads=threads, kept=field.input))
             except MissingCapabilityError as error:
+                not_run.append(NotRun(entry.name, str(error)))
+            except (BadInputError, CheckFailedError, UsageError):  # the file's fault, not the runner's
+                raise
+            except HemfError as error:
+                if not opened:  # it would be the reference
+                    raise HemfError(f"{entry.name} can't be loaded: {error.message}", error.hint) from error
                 not_run.append(NotRun(entry.name, error.message))
+                failures.release_memory()
     if not opened:
         reasons = " ".join(f"{missing.name}: {missing.reason}" for missing in not_run)
         raise MissingCapabilityError(f"Nothing of that runs here. {reasons}".strip(), "Leave out `runners`.")
@@ -279,14 +313,14 @@ def _pixels(samples: parity.Samples, size: int) -> NDArray[np.uint8]:
 
 
 def _memory(
-    entries: Sequence[Entry], timings: Sequence[Timing], threads: int, progress: Progress
+    entries: Sequence[Entry], timings: Sequence[Timing], threads: int, gpu: str | None, progress: Progress
 ) -> dict[tuple[str, int], Memory]:
     by_name = {entry.name: entry for entry in entries}
     peaks: dict[tuple[str, int], Memory] = {}
     with progress.task("Measuring memory", len(timings), "runners") as task:
         for number, timing in enumerate(timings):
             task.update(number, text=f"Measuring the memory of {timing.name}, batch {timing.batch}")
-            peak = memory.measure(by_name[timing.name], timing.batch, threads=threads)
+            peak = memory.measure(by_name[timing.name], timing.batch, threads=threads, gpu=gpu)
             if peak is not None:
                 peaks[timing.name, timing.batch] = peak
     return peaks

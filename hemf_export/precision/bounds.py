@@ -1,4 +1,4 @@
-"""Bounds on the difference of an FP16 graph from the float32 file that it is made from."""
+"""Bounds on the difference of float32 logits from one library or device to another, and of FP16 ones from float32."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hemf_export.export.onnx_export import TOLERANCE
 from hemf_export.files.errors import CheckFailedError, UsageError
 from hemf_export.files.model_output import ModelOutput
 from hemf_export.metrics.comparison import Comparison
@@ -15,6 +16,21 @@ MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: large logits may differ by more
 MAX_PROBABILITY_DIFFERENCE = 0.025  # largest effect on a probability of two logits that differ by their bound
 MIN_AGREEMENT = 0.99
+# Of the largest logit, float32 against float32. On a GPU sums of thousands of products run in another order, by another
+# algorithm per shape: each has a relative error of about √n · 6e-8, which grows layer by layer. TF32, which rounds each
+# factor by up to 5e-4, stays out.
+MAX_SHARE_OF_LOGITS_FP32 = 1e-5
+MAX_SHARE_OF_LOGITS_FP32_ON_GPU = 1e-4
+
+
+def float32_bound(largest_logit: float, *, on_gpu: bool) -> float:
+    """Bound on the difference of a float32 logit, given the largest one.
+
+    Args:
+        largest_logit: largest absolute value of a reference logit.
+        on_gpu: whether one of the two was computed on a GPU.
+    """
+    return max(TOLERANCE, (MAX_SHARE_OF_LOGITS_FP32_ON_GPU if on_gpu else MAX_SHARE_OF_LOGITS_FP32) * largest_logit)
 
 
 class BoundMissedError(CheckFailedError):

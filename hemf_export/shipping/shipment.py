@@ -245,8 +245,8 @@ class _Run:
             lambda _: steps.verify(job, candidates),
         )  # fmt: skip
         report = job.file(".verify.json")
-        timed = self._bench(candidates, {**common, "of": {**hashes, **checked.files}, "gpu": gpu}, report)
         files = [graph, plan]
+        timed = self._bench(candidates, files, {**common, "of": {**hashes, **checked.files}, "gpu": gpu}, report)
         made_of = {**hashes, **checked.files, **(timed.files if timed else {})}
         use = artifacts.sha256(Path(options.use)) if options.use else None
         self._step(
@@ -254,14 +254,14 @@ class _Run:
             lambda _: steps.bundle(job, files, report, job.file(".bench.json") if timed else None),
         )  # fmt: skip
 
-    def _bench(self, files: list[Path], inputs: dict[str, Any], report: Path) -> Done | None:
+    def _bench(self, files: list[Path], shipped: list[Path], inputs: dict[str, Any], report: Path) -> Done | None:
         options = self.job.options
         if not options.bench:
             return None
         batches = tuple(dict.fromkeys((1, BatchProfile.parse(options.batch).optimum)))
         return self._step(
             "bench", {**inputs, "machine": machine.platform_here(), **options.only("bench_seconds", "batch")},
-            lambda _: steps.bench(self.job, files, batches, report),
+            lambda _: steps.bench(self.job, files, batches, report, shipped=shipped),
         )  # fmt: skip
 
     def _step(self, name: str, inputs: dict[str, Any], run: Callable[[str], Result]) -> Done:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,17 +187,17 @@ def verify(job: Job, candidates: list[Path]) -> Result:
     return [report, page], facts
 
 
-def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path) -> Result:
+def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path, *, shipped: Sequence[Path]) -> Result:
     """Measure the latency of the checkpoint and the files.
 
     Raises:
-        CheckFailedError: logits that differ from the reference's.
+        CheckFailedError: logits of a file in `shipped` that differ from the reference's; others are only compared with.
     """
     from hemf_export.bench import accuracy, run
 
     request = run.Request(
         files=(job.checkpoint, *files), batches=batches, seconds=job.options.bench_seconds, images=job.data,
-        memory=False, verified=accuracy.read(verified),
+        memory=False, verified=accuracy.read(verified), judged=tuple(shipped),
     )  # fmt: skip
     benchmark = run.benchmark(request, progress=job.progress)
     benchmark.require()

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemf_export.files.errors import CheckFailedError, HemfError
+from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabilityError
 from hemf_export.files.progress import SILENT, Progress, Task
 from hemf_export.metrics.comparison import compare
-from hemf_export.timing import intervals
+from hemf_export.timing import failures, intervals
 from hemf_export.timing.intervals import Interval
 from hemf_export.timing.workloads import Workload
 
@@ -42,6 +42,7 @@ class Contender:
         precision: precision of most of its products, for the roofline: "fp32", "fp16" or "int8"; None for another.
         on_gpu: whether it runs on a GPU.
         transfers: whether the time includes the transfer of input and logits; None on a CPU.
+        close: release the model and its memory; nothing is prepared any more then.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Contender:
     precision: str | None = None
     on_gpu: bool = False
     transfers: bool | None = None
+    close: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ def measure(
     """Time every contender on the same batch, until all medians are stable or the time is up.
 
     Logits are compared before and after: contenders with other logits aren't timed, or their timings are discarded.
+    So are those of contenders that fail: full memory, or an error of their library.
 
     Args:
         contenders: the first is the reference.
@@ -164,67 +167,105 @@ def measure(
 
     Raises:
         CheckFailedError: the reference's logits are not finite.
-        HemfError: the reference can't be run.
+        HemfError: the reference can't be run; a MissingCapabilityError if this machine lacks something.
     """
     not_run: list[NotRun] = []
-    ready: list[tuple[Contender, Workload]] = []
+    ready: list[_Ready] = []
     reference: NDArray[np.float32] | None = None
+
+    def leave_out(contender: Contender, error: HemfError) -> None:
+        if reference is None or contender is contenders[0]:
+            raise _of_reference(contender, len(pixels), error) from error
+        failed = isinstance(error, CheckFailedError)
+        not_run.append(NotRun(contender.name, error.message, len(pixels), failed))
+
     for contender in contenders:
         try:
-            with progress.task(f"Preparing {contender.name}"):
+            with progress.task(f"Preparing {contender.name}"), failures.guarded(on_gpu=contender.on_gpu):
                 work = contender.prepare(pixels)
                 work.run()
                 if reference is None:
                     reference = _finite(contender, work)
                 _require_same(contender, work, reference)
                 _warm(work)
-            ready.append((contender, work))
+            ready.append(_Ready(contender, work, []))
+            continue
         except HemfError as error:
-            if reference is None:
-                raise
-            failed = isinstance(error, CheckFailedError)
-            not_run.append(NotRun(contender.name, error.message, len(pixels), failed))
+            leave_out(contender, error)
+        failures.release_memory()
     assert reference is not None, "there is a first contender"
     with progress.task("Timing", seconds, "s") as task:
-        latencies = _rounds([work for _, work in ready], seconds, task, between_rounds)
-    first = np.asarray(latencies[0])
+        timed = _rounds(ready, seconds, task, between_rounds, leave_out)
+    first = np.asarray(timed[0].latencies)
     timings = []
-    for (contender, work), own in zip(ready, latencies, strict=True):
+    for one in timed:
         try:
-            bound = _require_same(contender, work, reference)
-        except CheckFailedError as error:
-            not_run.append(NotRun(contender.name, f"After the timing: {error.message}", len(pixels), failed=True))
+            with failures.guarded(on_gpu=one.contender.on_gpu):
+                bound = _require_same(one.contender, one.work, reference)
+        except HemfError as error:
+            leave_out(one.contender, _later("After the timing", error))
             continue
-        array = np.asarray(own)
-        stable = _stable(array)
-        ratio = Interval(1.0, 1.0, 1.0) if own is latencies[0] else intervals.of_ratio(array / first)
-        timings.append(Timing(contender, len(pixels), tuple(own), ratio, bound, stable))
+        array = np.asarray(one.latencies)
+        ratio = Interval(1.0, 1.0, 1.0) if one is timed[0] else intervals.of_ratio(array / first)
+        timings.append(Timing(one.contender, len(pixels), tuple(one.latencies), ratio, bound, stable=_stable(array)))
     return timings, not_run
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """A contender with its workload, and its latencies in ms so far."""
+
+    contender: Contender
+    work: Workload
+    latencies: list[float]
+
+
 def _rounds(
-    works: Sequence[Workload], seconds: float, task: Task, between_rounds: Callable[[], None]
-) -> list[list[float]]:
-    """Time rounds until the medians are stable or time is up; latencies in ms, a list for each workload."""
-    order, generator = np.arange(len(works)), np.random.default_rng(0)
-    latencies: list[list[float]] = [[] for _ in works]
+    ready: Sequence[_Ready],
+    seconds: float,
+    task: Task,
+    between_rounds: Callable[[], None],
+    leave_out: Callable[[Contender, HemfError], None],
+) -> list[_Ready]:
+    """Time rounds until the medians are stable or time is up; return those that never failed."""
+    running, generator = list(ready), np.random.default_rng(0)
+    reference = ready[0]
     look, started = ENOUGH_ROUNDS, time.perf_counter()
     while True:
-        generator.shuffle(order)
-        for index in map(int, order):
-            run = works[index].run
-            before = time.perf_counter()
-            run()
-            latencies[index].append(1000 * (time.perf_counter() - before))
-        rounds, gone = len(latencies[0]), time.perf_counter() - started
+        for one in [running[index] for index in generator.permutation(len(running))]:
+            try:
+                with failures.guarded(on_gpu=one.contender.on_gpu):
+                    run = one.work.run
+                    before = time.perf_counter()
+                    run()
+                    one.latencies.append(1000 * (time.perf_counter() - before))
+            except HemfError as error:
+                leave_out(one.contender, _later("While it was timed", error))
+                running = [other for other in running if other is not one]
+        rounds, gone = len(reference.latencies), time.perf_counter() - started
         task.update(min(gone, seconds), text=f"Timing, round {rounds}")
         between_rounds()
         if gone >= seconds and rounds >= MIN_ROUNDS:
-            return latencies
+            return running
         if rounds >= look:
-            if all(_stable(np.asarray(own)) for own in latencies):
-                return latencies
+            if all(_stable(np.asarray(one.latencies)) for one in running):
+                return running
             look = round(_NEXT_LOOK * rounds)
+
+
+def _later(when: str, error: HemfError) -> HemfError:
+    return type(error)(f"{when}: {error.message}", error.hint)
+
+
+def _of_reference(contender: Contender, batch: int, error: HemfError) -> HemfError:
+    """Name the reference, without which nothing can be compared, in its error."""
+    if isinstance(error, CheckFailedError):
+        return error
+    kind = MissingCapabilityError if isinstance(error, MissingCapabilityError) else HemfError
+    return kind(
+        f"{contender.name}, which the others are compared with, can't be run on a batch of {batch}: {error.message}",
+        error.hint,
+    )
 
 
 def _stable(latencies: NDArray[np.float64]) -> bool:

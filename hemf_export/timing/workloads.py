@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hemf_export.files.errors import HemfError
 from hemf_export.models.runners import Runner
 
 
@@ -24,7 +23,7 @@ class Workload(Protocol):
         """Compute the logits once, and return when they are complete.
 
         Raises:
-            HemfError: the runner can't, for instance because the batch is too large.
+            Exception: the runner can't, for instance because the batch is too large; `timing.failures` translates it.
         """
         ...
 
@@ -63,13 +62,16 @@ class TensorWorkload:
         device: device of `compute`.
         transfers: include the transfer of input and logits; False leaves them on the device.
         channels_last: memory format of the input, for PyTorch's convolutions.
+        overwritten: logits on the device may be overwritten before they are read, as those of torch.compile's CUDA
+            graphs are by the next run of any of them, whose memory they share: they are copied in each run.
     """
 
     def __init__(
         self, compute: Callable[[Any], Any], batch: NDArray[np.generic], device: str, *, transfers: bool,
-        channels_last: bool = False,
+        channels_last: bool = False, overwritten: bool = False,
     ) -> None:  # fmt: skip
         self._compute, self._device, self._transfers = compute, torch.device(device), transfers
+        self._overwritten = overwritten
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         host = torch.from_numpy(np.ascontiguousarray(batch))
         self._gpu = self._device.type == "cuda"
@@ -79,13 +81,13 @@ class TensorWorkload:
 
     def run(self) -> None:
         """Compute the logits, with the transfers if they are included."""
-        try:
-            logits = self._compute(self._placed(self._input) if self._transfers else self._input)
-            self._logits = logits.to("cpu") if self._transfers else logits
-            if self._gpu:
-                torch.cuda.synchronize()
-        except torch.OutOfMemoryError as error:
-            raise HemfError("The GPU's memory is too small for this batch.", "Take smaller ones: `batch`.") from error
+        logits = self._compute(self._placed(self._input) if self._transfers else self._input)
+        if self._transfers:
+            self._logits = logits.to("cpu")
+        else:
+            self._logits = logits.clone() if self._overwritten else logits
+        if self._gpu:
+            torch.cuda.synchronize()
 
     def logits(self) -> NDArray[np.float32]:
         """Return the last run's logits, on the host."""

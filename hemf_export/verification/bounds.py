@@ -3,12 +3,13 @@
 The defaults are meant to catch a damaged file and to let a sound one pass:
 
 - *Logits.* Float32 results differ by the order of summation: their bound is the tolerance of the export, or 1e-5 of the
-  largest logit. An FP16 file has the bound that it was made with (`precision.bounds`). No bound holds for every network
-  in INT8; but the manifest of a quantized file records the largest difference on the images of its proof. Three times
-  as much on as many other images (four times on ten times as many, which have larger ones among them) means a different
-  file; sound files of three trained networks reached 2.3 times. Smaller damage shows in the numbers that a file stores.
-  The bound is never less than 0.2 % of the largest logit, four times the rounding error of float16 there. An INT8 file
-  whose manifest has no proof may differ by a quarter of the largest logit.
+  largest logit, for an engine on a GPU 1e-4 of it. An FP16 file has the bound that it was made with
+  (`precision.bounds`). No bound holds for every network in INT8; but the manifest of a quantized file records the
+  largest difference on the images of its proof. Three times as much on as many other images (four times on ten times as
+  many, which have larger ones among them) means a different file; sound files of three trained networks reached 2.3
+  times. Smaller damage shows in the numbers that a file stores. The bound is never less than 0.2 % of the largest
+  logit, four times the rounding error of float16 there. An INT8 file whose manifest has no proof may differ by a
+  quarter of the largest logit.
 - *Probabilities*, where a file gives those and no logits, have the same rules, with the FP16 bound for probabilities.
 - *Accuracy, agreement, recall.* The budget that an INT8 file was made for, else half a point and so on (`_DEFAULTS`).
   One image may always change: among 50 images it is two points, and a tie of two classes is no fault. Bounds that a
@@ -22,15 +23,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hemf_export.export import onnx_export
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.metrics.comparison import Comparison
 from hemf_export.metrics.percentage import percentage
 from hemf_export.models import proof as proofs
 from hemf_export.models.description import Precision
-from hemf_export.precision import bounds as fp16_bounds
+from hemf_export.precision import bounds as precision_bounds
 
-SHARE_OF_LOGITS_FP32 = 1e-5
 SHARE_OF_LOGITS_INT8 = 0.25
 LEAST_SHARE_OF_LOGITS = 0.002
 TIMES_PROOF = 3.0
@@ -125,7 +124,7 @@ class Proof:
 
 _DEFAULTS: dict[Precision, tuple[float, float, float]] = {  # points, share, points
     "fp32": (0.1, 0.999, 0.5),
-    "fp16": (0.5, fp16_bounds.MIN_AGREEMENT, 1.0),
+    "fp16": (0.5, precision_bounds.MIN_AGREEMENT, 1.0),
     "int8": (0.5, 0.98, 2.0),
     "int8-cpu": (0.5, 0.98, 2.0),
 }
@@ -150,7 +149,13 @@ def proof_of(manifest: Mapping[str, Any] | None) -> Proof:
 
 
 def limits(
-    bounds: Bounds, precision: Precision, proof: Proof, comparison: Comparison, per_class: Mapping[str, int]
+    bounds: Bounds,
+    precision: Precision,
+    proof: Proof,
+    comparison: Comparison,
+    per_class: Mapping[str, int],
+    *,
+    on_gpu: bool = False,
 ) -> Limits:
     """Resolve `bounds` for a file.
 
@@ -160,6 +165,7 @@ def limits(
         proof: from the file's manifest.
         comparison: with the reference; gives the number of images and the size of the logits.
         per_class: number of labelled images by class; empty without labels.
+        on_gpu: whether the file runs on a GPU, as engines do.
     """
     drop, agreement, recall = _DEFAULTS[precision]
     origin = dict.fromkeys(("max_drop", "min_agreement", "max_recall_drop"), f"default of {precision}")
@@ -170,7 +176,7 @@ def limits(
     images = comparison.images
     drop, agreement = max(drop, 100 / images), min(agreement, 1 - 1 / images)
     recalls = {name: max(recall, 100 / count) for name, count in per_class.items() if count}
-    difference, origin["max_logit_difference"] = _logits(precision, proof, comparison)
+    difference, origin["max_logit_difference"] = _logits(precision, proof, comparison, on_gpu=on_gpu)
     if bounds.max_drop is not None:
         drop, origin["max_drop"] = bounds.max_drop, ASKED_FOR
     if bounds.min_agreement is not None:
@@ -213,12 +219,12 @@ def missed(allowed: Limits, comparison: Comparison, recall_drops: Mapping[str, f
     return violations
 
 
-def _logits(precision: Precision, proof: Proof, comparison: Comparison) -> tuple[float, str]:
+def _logits(precision: Precision, proof: Proof, comparison: Comparison, *, on_gpu: bool) -> tuple[float, str]:
     """Return the default bound on the difference of a logit, and its origin."""
     largest = comparison.largest_logit if math.isfinite(comparison.largest_logit) else 0.0
     if precision == "fp32":
-        return max(onnx_export.TOLERANCE, SHARE_OF_LOGITS_FP32 * largest), "default of fp32"
-    half = fp16_bounds.Bounds().score_bound(comparison.output, largest)
+        return precision_bounds.float32_bound(largest, on_gpu=on_gpu), "default of fp32"
+    half = precision_bounds.Bounds().score_bound(comparison.output, largest)
     if proof.max_difference is None or not proof.images:
         if precision == "fp16":
             return half, "default of fp16"

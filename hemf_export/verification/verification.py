@@ -412,7 +412,10 @@ def _verified(reference: Subject, candidate: Subject, images: LabelledImages, re
     )
     counts = {} if images.labels is None else {name: images.labels.count(i) for i, name in enumerate(images.classes)}
     proof = bounding.proof_of(candidate.file.manifest)
-    allowed = bounding.limits(request.bounds, candidate.model.description.precision, proof, compared, counts)
+    allowed = bounding.limits(
+        request.bounds, candidate.model.description.precision, proof, compared, counts,
+        on_gpu=candidate.file.kind == "engine",
+    )  # fmt: skip
     drops = None
     if reference.metrics is not None and candidate.metrics is not None:
         pairs = reference.metrics["recall"], candidate.metrics["recall"]

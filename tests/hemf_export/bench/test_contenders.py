@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
-from hemf_export.bench import contenders, lineup, memory, run
-from hemf_export.bench.contenders import OrtWorkload, ProviderRunner
+from hemf_export.bench import contenders, lineup, run
 from hemf_export.bench.lineup import ENGINE_KINDS, Entry, Kind
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabilityError
+from hemf_export.models.description import Description
 from hemf_export.models.model_file import ModelFile
+from hemf_export.networks.model import HEMF
 from hemf_export.timing import measurement
-from hemf_export.timing.workloads import HostWorkload, TensorWorkload
+from hemf_export.timing.workloads import TensorWorkload
 from tests.conftest import TINY
 
 
@@ -31,6 +30,10 @@ def pixels() -> np.ndarray:
 def entry(path: Path, kind: Kind) -> Entry:
     (found,) = lineup.gather([path], Path(), kinds=(kind,), transfers="in", gpu=False).entries
     return found
+
+
+def description(made) -> Description:
+    return ModelFile.open(made.checkpoint).description
 
 
 def logits(path: Path, kind: Kind, pixels: np.ndarray) -> np.ndarray:
@@ -150,15 +153,6 @@ def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path, made):
         contenders.open_entry(entry(tmp_path / "nan.pt", "eager"), threads=1)
 
 
-def test_a_gpu_whose_memory_is_full_suggests_smaller_batches():
-    def full(images):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    work = TensorWorkload(full, np.zeros((1, 3, 4, 4), np.float32), "cpu", transfers=True)
-    with pytest.raises(HemfError, match="`batch`"):
-        work.run()
-
-
 def test_a_tensor_lies_as_asked():
     seen = []
     batch = np.zeros((2, 3, 4, 4), np.float32)
@@ -172,106 +166,75 @@ def test_a_tensor_lies_as_asked():
     assert seen == [(48, 16, 4, 1), (48, 1, 12, 3)]
 
 
-class FakeOnnxRuntime(SimpleNamespace):
-    """ONNX Runtime with a GPU build; its sessions have the providers in `started`."""
-
-    def __init__(self, started: tuple[str, ...], built: tuple[str, ...] = ("CUDAExecutionProvider",)) -> None:
-        made = SimpleNamespace(calls=[])
-        node = SimpleNamespace(name="images")
-
-        class Binding:
-            def bind_ortvalue_input(self, name, value):
-                made.calls.append((name, value))
-
-            def bind_output(self, name, device):
-                made.calls.append((name, device))
-
-            def synchronize_outputs(self):
-                made.calls.append("synchronized")
-
-            def copy_outputs_to_cpu(self):
-                return [np.ones((1, 2), np.float32)]
-
-        class InferenceSession:
-            def __init__(self, path, options, providers):
-                made.providers = providers
-                print("EP Error, falling back")  # as it does  # noqa: T201
-
-            def get_providers(self):
-                return [*started, "CPUExecutionProvider"]
-
-            def get_inputs(self):
-                return [node]
-
-            get_outputs = get_inputs
-
-            def io_binding(self):
-                return Binding()
-
-            def run_with_iobinding(self, binding):
-                made.calls.append("run")
-
-            def run(self, names, feed):
-                return [np.full((1, 2), 2.0, np.float32)]
-
-        value = SimpleNamespace(ortvalue_from_numpy=lambda batch, device, index: (device, index))
-        super().__init__(
-            made=made, InferenceSession=InferenceSession, OrtValue=value,
-            SessionOptions=lambda: SimpleNamespace(log_severity_level=2),
-            get_available_providers=lambda: list(built),
-        )  # fmt: skip
-
-
-def test_a_provider_that_falls_back_to_the_cpu_is_a_refusal(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "onnxruntime", FakeOnnxRuntime(started=()))
-    with pytest.raises(MissingCapabilityError, match="CUDAExecutionProvider doesn't start here"):
-        ProviderRunner(Path("m.onnx"), "CUDAExecutionProvider")
-    assert capsys.readouterr().out == "", "stdout is for results"
-    with pytest.raises(MissingCapabilityError, match="built without TensorrtExecutionProvider"):
-        ProviderRunner(Path("m.onnx"), "TensorrtExecutionProvider")
-
-
-def test_a_provider_takes_batches_from_the_host_or_leaves_them_on_the_gpu(monkeypatch):
-    fake = FakeOnnxRuntime(started=("CUDAExecutionProvider",))
-    monkeypatch.setitem(sys.modules, "onnxruntime", fake)
-    runner = ProviderRunner(Path("m.onnx"), "CUDAExecutionProvider")
-    assert fake.made.providers == [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    batch = np.zeros((1, 3, 4, 4), np.float32)
-    inside, outside = HostWorkload(runner, batch), OrtWorkload(runner, batch)
-    inside.run()
-    assert inside.logits()[0, 0] == 2.0
-    outside.run()
-    assert fake.made.calls == [("images", ("cuda", 0)), ("images", "cuda"), "run", "synchronized"]
-    assert outside.logits()[0, 0] == 1.0
-
-
 def test_an_engine_is_timed_with_its_graph_and_without(made, pixels, monkeypatch):
     from hemf_export.models.runners import OnnxRunner
 
-    asked = []
+    asked, closed = [], []
 
     def load(path, *, cuda_graphs):
         asked.append(cuda_graphs)
-        return OnnxRunner(made.half)
+        runner = OnnxRunner(made.half)
+        runner.close = lambda: closed.append(cuda_graphs)
+        return runner
 
     monkeypatch.setattr(contenders.engines, "load", load)
     for kind in ENGINE_KINDS:
         told = Entry("e", kind, made.half, "cuda", True, "fp16", ModelFile.open(made.half).description)
-        work = contenders.open_entry(told, threads=1).prepare(pixels)
+        opened = contenders.open_entry(told, threads=1)
+        work = opened.prepare(pixels)
         work.run()
         assert work.logits().shape == (2, 3)
-    assert asked == [True, False]
+        opened.close()
+        opened.close()
+    assert asked == closed == [True, False]
 
 
-@pytest.mark.extended
-def test_a_child_tells_the_memory_of_one_runner(made):
-    found = memory.measure(entry(made.onnx, "ort-cpu"), 1, threads=1)
-    assert found is not None
-    assert found.peak_rss_bytes >= found.imports_rss_bytes > 20e6
-    assert found.gpu_bytes is None
+def test_every_mode_is_compiled_at_every_size(made, monkeypatch):
+    """By the real TorchDynamo, with the network as it is as a backend: three modes at three sizes are 9 versions."""
+    compiled: list[int] = []
+    original = torch.compile
+
+    def compile_(model, **_):
+        def backend(graph, inputs):
+            compiled.append(len(inputs[-1]))
+            return graph.forward
+
+        return original(model, backend=backend, dynamic=False)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(HEMF, "forward", lambda self, images: images.mean((2, 3)))
+    modes = ("compile", "compile-amp", "compile-graph")
+    entries = [Entry(kind, kind, made.checkpoint, "cpu", None, "fp32", description(made)) for kind in modes]
+    torch.compiler.reset()
+    with contenders.all_sizes_compiled(entries):
+        opened = [contenders.open_entry(one, threads=1) for one in entries]
+        for size in (1, 2, 3):
+            for one in opened:
+                one.prepare(np.zeros((size, TINY.image_size, TINY.image_size, 3), np.uint8)).run()
+    for one in opened:
+        one.close()
+    assert sorted(compiled) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
-@pytest.mark.parametrize("code", ["raise SystemExit(1)", "print('no JSON')", "pass", "import time; time.sleep(60)"])
-def test_a_child_that_fails_or_hangs_tells_nothing(made, monkeypatch, code):
-    monkeypatch.setattr(memory.child, "command", lambda *arguments: [sys.executable, "-c", code])
-    assert memory.measure(entry(made.onnx, "ort-cpu"), 1, threads=1, timeout_s=1.0) is None
+def test_logits_in_memory_that_a_later_run_overwrites_are_kept():
+    """torch.compile's CUDA graphs share their memory: each run of any of them "will free tensors of a prior iteration"
+    (torch.compiler.cudagraph_mark_step_begin)."""
+    shared = torch.empty(2, 3)
+
+    def graph(images):
+        return shared.copy_(images.mean((2, 3)))
+
+    works = [
+        TensorWorkload(graph, np.full((2, 3, 4, 4), value, np.float32), "cpu", transfers=False, overwritten=True)
+        for value in (1.0, 2.0)
+    ]
+    for work in works:
+        work.run()
+    assert [float(work.logits()[0, 0]) for work in works] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(("kind", "overwritten"), [("compile", False), ("compile-graph", True)])
+def test_only_cuda_graphs_of_torch_compile_overwrite_their_logits(made, pixels, monkeypatch, kind, overwritten):
+    monkeypatch.setattr(torch, "compile", lambda model, **_: model)
+    told = Entry(kind, kind, made.checkpoint, "cpu", False, "fp32", description(made))
+    assert contenders.open_entry(told, threads=1).prepare(pixels)._overwritten is overwritten
