@@ -1,7 +1,8 @@
 """GPUs that engines are built for, by name or compute capability, with the figures that NVIDIA publishes of them.
 
 A name stands for a product. An engine is bound to less than that: it runs on all GPUs of its compute capability. This
-module knows neither the GPU of this machine nor which backend can build for what.
+module knows neither the GPU of this machine nor which backend can build for what. Products whose names start alike
+differ: an A10G is no A10, and an H100 PCIe no H100 SXM5.
 
 The rates of a `Chip` are peaks from datasheets, at boost clock. No kernel reaches them, and a card at its power limit,
 such as a T4, stays further below. They bound how fast an engine can be; only a measurement shows how fast it is. All
@@ -24,7 +25,7 @@ class Chip:
     """A GPU product with its published rates.
 
     Args:
-        product: how its name in the driver starts. Some start alike: "NVIDIA A10" also starts "NVIDIA A100".
+        product: name of the product, or of the series that it stands for.
         memory_gb: size of its memory, as the datasheet rounds it; a Jetson's GPU shares it with the CPU.
         bandwidth_gb_s: of that memory, in 1e9 bytes per second.
         tflops_fp32: float32 without tensor cores, in 1e12 operations per second; a multiply-add counts as two.
@@ -32,6 +33,7 @@ class Chip:
             accumulate in float16 at twice this rate; for the others NVIDIA publishes one rate.
         tops_int8: int8 in tensor cores, accumulated in int32, in 1e12 operations per second.
         source: title and year of NVIDIA's publication that the figures are from.
+        names: its names in the driver, whole, as NVML and CUDA tell them; empty where slower products share them.
     """
 
     product: str
@@ -41,6 +43,7 @@ class Chip:
     tflops_fp16: float
     tops_int8: float
     source: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,12 @@ class Target:
     Args:
         name: used in file names: `t4`, or `sm_75` for the compute capability alone.
         compute_capability: major and minor.
-        gpu: how the product's name in the driver starts; None for any of the compute capability.
         chip: the product's published rates; None for any of the compute capability.
         platform: the host's processor. An engine for aarch64 has to be built on the Jetson itself.
     """
 
     name: str
     compute_capability: tuple[int, int]
-    gpu: str | None = None
     chip: Chip | None = None
     platform: Platform = "x86-64"
 
@@ -110,6 +111,7 @@ class Target:
 
 T4 = Chip(
     product="Tesla T4",
+    names=("Tesla T4", "NVIDIA T4"),
     memory_gb=16,
     bandwidth_gb_s=320,
     tflops_fp32=8.1,
@@ -121,6 +123,7 @@ T4 = Chip(
 # Of all GeForce RTX 20 cards the fastest. These are the rates at reference clocks; the Founders Edition has 6% more.
 RTX_20 = Chip(
     product="NVIDIA GeForce RTX 20",
+    names=("NVIDIA GeForce RTX 2080 Ti", "GeForce RTX 2080 Ti"),
     memory_gb=11,
     bandwidth_gb_s=616,
     tflops_fp32=13.4,
@@ -131,6 +134,7 @@ RTX_20 = Chip(
 
 A10 = Chip(
     product="NVIDIA A10",
+    names=("NVIDIA A10",),
     memory_gb=24,
     bandwidth_gb_s=600,
     tflops_fp32=31.2,
@@ -139,9 +143,10 @@ A10 = Chip(
     source="NVIDIA A10 Tensor Core GPU datasheet, 2021",
 )
 
-# PCIe, 40 GB. SXM4 has the same peaks and more power to hold them; 80 GB has more bandwidth.
+# 40 GB, PCIe and SXM4, which has the same peaks and more power to hold them.
 A100 = Chip(
     product="NVIDIA A100",
+    names=("NVIDIA A100-PCIE-40GB", "NVIDIA A100-SXM4-40GB", "A100-PCIE-40GB", "A100-SXM4-40GB"),
     memory_gb=40,
     bandwidth_gb_s=1555,
     tflops_fp32=19.5,
@@ -150,8 +155,31 @@ A100 = Chip(
     source="NVIDIA A100 Tensor Core GPU datasheet, 2020",
 )
 
+A100_80GB = Chip(
+    product="NVIDIA A100 80GB SXM",
+    names=("NVIDIA A100-SXM4-80GB", "A100-SXM4-80GB"),
+    memory_gb=80,
+    bandwidth_gb_s=2039,
+    tflops_fp32=19.5,
+    tflops_fp16=312,
+    tops_int8=624,
+    source="NVIDIA A100 Tensor Core GPU datasheet, 2021",
+)
+
+A100_80GB_PCIE = Chip(
+    product="NVIDIA A100 80GB PCIe",
+    names=("NVIDIA A100 80GB PCIe",),
+    memory_gb=80,
+    bandwidth_gb_s=1935,
+    tflops_fp32=19.5,
+    tflops_fp16=312,
+    tops_int8=624,
+    source="NVIDIA A100 Tensor Core GPU datasheet, 2021",
+)
+
 L4 = Chip(
     product="NVIDIA L4",
+    names=("NVIDIA L4",),
     memory_gb=24,
     bandwidth_gb_s=300,
     tflops_fp32=30.3,
@@ -160,8 +188,20 @@ L4 = Chip(
     source="NVIDIA L4 Tensor Core GPU datasheet, 2023",
 )
 
+L40 = Chip(
+    product="NVIDIA L40",
+    names=("NVIDIA L40",),
+    memory_gb=48,
+    bandwidth_gb_s=864,
+    tflops_fp32=90.5,
+    tflops_fp16=181.05,
+    tops_int8=362,
+    source="NVIDIA L40 datasheet, 2023",
+)
+
 L40S = Chip(
     product="NVIDIA L40S",
+    names=("NVIDIA L40S",),
     memory_gb=48,
     bandwidth_gb_s=864,
     tflops_fp32=91.6,
@@ -170,9 +210,10 @@ L40S = Chip(
     source="NVIDIA L40S datasheet, 2023",
 )
 
-# SXM5. The PCIe and NVL cards, whose names start alike, are slower.
+# SXM5. The NVL card, whose rates are between this and PCIe, isn't here.
 H100 = Chip(
     product="NVIDIA H100",
+    names=("NVIDIA H100 80GB HBM3",),
     memory_gb=80,
     bandwidth_gb_s=3350,
     tflops_fp32=67,
@@ -181,9 +222,21 @@ H100 = Chip(
     source="NVIDIA H100 Tensor Core GPU datasheet, 2023",
 )
 
+H100_PCIE = Chip(
+    product="NVIDIA H100 PCIe",
+    names=("NVIDIA H100 PCIe",),
+    memory_gb=80,
+    bandwidth_gb_s=2000,
+    tflops_fp32=51,
+    tflops_fp16=756.5,
+    tops_int8=1513,
+    source="NVIDIA H100 Tensor Core GPU datasheet, 2022; bandwidth: NVIDIA H100 PCIe product brief PB-11133-001, 2022",
+)
+
 # SXM5. The H100's chip with other memory.
 H200 = Chip(
     product="NVIDIA H200",
+    names=("NVIDIA H200",),
     memory_gb=141,
     bandwidth_gb_s=4800,
     tflops_fp32=67,
@@ -197,6 +250,7 @@ H200 = Chip(
 # have the same name.
 ORIN = Chip(
     product="Orin",
+    names=(),
     memory_gb=64,
     bandwidth_gb_s=204.8,
     tflops_fp32=5.3,
@@ -207,7 +261,7 @@ ORIN = Chip(
 
 
 def _product(name: str, compute_capability: tuple[int, int], chip: Chip, platform: Platform = "x86-64") -> Target:
-    return Target(name, compute_capability, chip.product, chip, platform)
+    return Target(name, compute_capability, chip, platform)
 
 
 TARGETS = {
@@ -216,11 +270,15 @@ TARGETS = {
         _product("t4", (7, 5), T4),
         _product("rtx-20", (7, 5), RTX_20),
         _product("a100", (8, 0), A100),
+        _product("a100-80gb", (8, 0), A100_80GB),
+        _product("a100-80gb-pcie", (8, 0), A100_80GB_PCIE),
         _product("a10", (8, 6), A10),
         _product("orin", (8, 7), ORIN, "aarch64"),
         _product("l4", (8, 9), L4),
+        _product("l40", (8, 9), L40),
         _product("l40s", (8, 9), L40S),
         _product("h100", (9, 0), H100),
+        _product("h100-pcie", (9, 0), H100_PCIE),
         _product("h200", (9, 0), H200),
     )
 }
@@ -238,3 +296,8 @@ def find(name: str) -> Target:
         capability = int(match[1]), int(match[2])
         return Target(f"sm_{match[1]}{match[2]}", capability)
     raise UsageError(f"No target is named {name!r}.", f"{did_you_mean(name, TARGETS)} Or a compute capability, sm_75.")
+
+
+def of_gpu(name: str) -> Target | None:
+    """Return the product with a name in the driver, such as "Tesla T4"; None where it isn't known here."""
+    return next((target for target in TARGETS.values() if target.chip is not None and name in target.chip.names), None)

@@ -93,7 +93,7 @@ class BenchReport:
         gpu = self.conditions["gpu"]
         if self.target is None or not gpu or not timing.contender.on_gpu:
             return None
-        if not (gpu["name"] or "").startswith(target_with_chip(self.target)[1].product):
+        if gpu["name"] not in target_with_chip(self.target)[1].names:
             return None
         for floor in self.floors:
             if (floor.precision, floor.batch) == (timing.contender.precision, timing.batch):

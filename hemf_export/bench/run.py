@@ -62,7 +62,7 @@ class Request:
         kinds: kinds of runners; None for the usual ones here.
         transfers: whether copies to and from a GPU are timed.
         memory: measure peak memory, in one process per runner and batch size.
-        target: GPU of the roofline; None for this machine's GPU if known, else a T4.
+        target: GPU of the roofline; None for this machine's GPU, or a T4 without one.
         verified: verification of the files; one of other files is refused before anything is timed.
         reading: how the checkpoint is read; by default as recorded in the other files.
         judged: files whose wrong logits are a failure; those of others are a note. None for all files.
@@ -251,10 +251,22 @@ def run(request: Request, progress: Progress = SILENT) -> BenchReport:
     used = _memory(field.entries, timings, threads, uuid, progress) if request.memory else {}
     timed = {files[timing.name].name for timing in timings}
     notes = (
-        *field.notes, *_untimed(request, timed, not_run), *_doubts(request, field), *_unstable(timings),
-        *conditions.warnings(observed), *_beside_what_is_judged(request, files, not_run),
-    )  # fmt: skip
+        *field.notes,
+        *_without_floor(field, target),
+        *_untimed(request, timed, not_run),
+        *_doubts(request, field),
+        *_unstable(timings),
+        *conditions.warnings(observed),
+        *_beside_what_is_judged(request, files, not_run),
+    )
     return BenchReport(field.checkpoint_sha256, source, timings, not_run, used, target, floors, observed, files, notes)
+
+
+def _without_floor(field: Lineup, target: str | None) -> list[str]:
+    if target is not None or not field.graphs:
+        return []
+    gpu = torch.cuda.get_device_name()
+    return [f"No floor is computed: NVIDIA's rates of the {gpu} aren't known here. That of another GPU: `target`."]
 
 
 def _untimed(request: Request, timed: Collection[str], not_run: Sequence[NotRun]) -> list[str]:
@@ -333,7 +345,9 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
     """
     if not field.graphs:
         return [], None
-    name = request.target or _target_here() or TARGET
+    name = request.target or _target_here()
+    if name is None:
+        return [], None
     target, chip = roofline.target_with_chip(name)
     named = [entry.path for entry in field.entries if entry.kind in ENGINE_KINDS]
     named += [path for path in request.files if ModelFile.open(path).kind == "engine"]
@@ -363,11 +377,14 @@ def _roofline(request: Request, field: Lineup, sizes: Sequence[int]) -> tuple[li
 
 
 def _target_here() -> str | None:
-    """Return the name of the target that matches this machine's GPU; None without a match."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    matching = [target for target in targets.TARGETS.values() if target.gpu and name.startswith(target.gpu)]
-    # The longest: "NVIDIA A10" is in "NVIDIA A100" too.
-    return max(matching, key=lambda target: len(target.gpu or "")).name if matching else None
+    """Return the target whose floor is computed by default: this machine's GPU, or a T4 without one.
+
+    None where NVIDIA's rates of the GPU aren't known here.
+    """
+    if not torch.cuda.is_available():
+        return TARGET
+    target = targets.of_gpu(torch.cuda.get_device_name())
+    return None if target is None else target.name
 
 
 def _uuid() -> str | None:

@@ -38,7 +38,8 @@ from hemf_export.files.errors import UsageError
 @click.option("--fp32", is_flag=True, help="Build the float32 graph as it is; TensorRT-RTX can't do so for a T4.")
 @click.option("-o", "--output", type=PATH, help="Engine to write.  [default: MODEL.PRECISION.TARGET.engine]")
 @click.option("--target", default="t4", show_default=True,
-              help="t4, rtx-20, a10, l4, a100, l40s, h100, h200, orin, or sm_75.")  # fmt: skip
+              help="t4, rtx-20, a10, l4, a100, a100-80gb, a100-80gb-pcie, l40, l40s, h100, h100-pcie, h200, orin, "
+              "or sm_75.")  # fmt: skip
 @click.option("--backend", type=click.Choice(["auto", "tensorrt", "tensorrt-rtx"]), default="auto", show_default=True,
               help="auto: tensorrt on a GPU of the target's kind, else tensorrt-rtx, which needs none.")  # fmt: skip
 @click.option("--batch", multiple=True, metavar="MIN:OPT:MAX",

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from hemf_export.bench import contenders
 from hemf_export.bench import run as bench_run
@@ -257,10 +258,24 @@ def test_a_share_of_the_floor_is_told_on_the_target_s_gpu_alone(made, bench_cli,
     timing = report.timings[0]
     on_gpu = dataclasses.replace(timing, contender=dataclasses.replace(timing.contender, on_gpu=True))
     floor = next(floor for floor in report.floors if floor.precision == "fp32")
-    for name, share in (("Tesla T4", floor.floor_ms / timing.median_ms), ("NVIDIA A10", None)):
+    for name, share in (("Tesla T4", floor.floor_ms / timing.median_ms), ("Tesla T4G", None), ("NVIDIA A10", None)):
         report.conditions["gpu"] = {"name": name}
         assert report.share_of_floor(on_gpu) == share
     assert report.share_of_floor(timing) is None, "it ran on the CPU"
+
+
+@pytest.mark.parametrize(("gpu", "target"), [("NVIDIA A10G", None), ("NVIDIA L40", "l40"), ("NVIDIA L4", "l4")])
+def test_the_floor_is_of_the_gpu_of_this_machine_or_none_is_told(made, monkeypatch, gpu, target):
+    """An A10G is no A10, and an L40 no L4, though its name starts so."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpu)
+    monkeypatch.setattr(bench_run, "_uuid", lambda: None)
+    request = bench_run.Request((made.onnx,), batches=(1,), seconds=0.05, threads=1, kinds=("ort-cpu",), memory=False)
+    report = bench_run.run(request)
+    assert report.target == target
+    assert bool(report.floors) == (target is not None)
+    told = [note for note in report.notes if "No floor is computed" in note and gpu in note]
+    assert len(told) == (target is None)
 
 
 def test_a_file_that_was_named_and_can_not_be_timed_is_told(made, bench_cli, tmp_path):
