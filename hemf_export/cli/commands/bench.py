@@ -42,7 +42,7 @@ from hemf_export.files.errors import CheckFailedError, UsageError
 @images_option("Images to run on.  [default: seeded noise]")
 @click.option("--memory/--no-memory", default=None, help="Measure each runner's peak memory in its own process.  "
               "[default: where it is shown: --verbose and reports]")  # fmt: skip
-@click.option("--target", help="GPU whose floor is computed.  [default: this machine's, else t4]")
+@click.option("--target", help="GPU whose floor is computed.  [default: this machine's; without one, t4]")
 @click.option("-o", "--output", type=PATH, help="Write the result there as JSON.")
 @click.option("--markdown", type=PATH, help="Write the tables there as Markdown.")
 @page_option

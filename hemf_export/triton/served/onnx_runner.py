@@ -53,12 +53,23 @@ class Runner:
         # By default a session's threads go on spinning after each run, which would slow down other instances.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         wanted = "CPUExecutionProvider" if gpu is None else "CUDAExecutionProvider"
-        provider: Any = wanted if gpu is None else (wanted, {"device_id": gpu})
+        # float32 is float32, as the file was verified: TF32 is ONNX Runtime's default on newer GPUs.
+        provider: Any = wanted if gpu is None else (wanted, {"device_id": gpu, "use_tf32": "0"})
         if wanted not in onnxruntime.get_available_providers():
-            raise RuntimeError(f"this onnxruntime {onnxruntime.__version__} has no {wanted}")
-        self._session = onnxruntime.InferenceSession(data, options, providers=[provider])
-        if self._session.get_providers()[0] != wanted:  # it silently falls back to the CPU
-            raise RuntimeError(f"ONNX Runtime doesn't get {wanted} to run")
+            raise RuntimeError(
+                f"this onnxruntime {onnxruntime.__version__} has no {wanted}, which an instance on a GPU needs: "
+                "install onnxruntime-gpu in its place, or write the repository for the CPU"
+            )
+        if gpu is not None and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()  # CUDA's libraries as pip installs them, which the loader wouldn't find
+        # Where the GPU fails, when it starts or in a run, ONNX Runtime would silently go on with the CPU, for good.
+        self._session = onnxruntime.InferenceSession(data, options, providers=[provider], enable_fallback=0)
+        self._session.disable_fallback()
+        if self._session.get_providers()[0] != wanted:
+            raise RuntimeError(
+                f"onnxruntime's {wanted} doesn't start: it needs the CUDA and cuDNN that onnxruntime "
+                f"{onnxruntime.__version__} is made for, and a GPU"
+            )
         self._input = self._session.get_inputs()[0].name
         fixed = manifest.get("batch")
         self.sizes: list[tuple[int, int]] = [] if fixed is None else [(fixed, fixed)]

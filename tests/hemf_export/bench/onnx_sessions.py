@@ -37,12 +37,12 @@ class Sessions:
 
         class OnTheCpu(Session):  # type: ignore[misc, valid-type]
             def _create_inference_session(self, providers: Any, *rest: Any) -> None:
+                sessions.asked.append(providers)
                 if providers == ["CPUExecutionProvider"]:  # ours of kind ort-cpu
                     super()._create_inference_session(providers, *rest)
                     return
                 names = [one if isinstance(one, str) else one[0] for one in providers]
                 self._fallback_providers = names[1:] or ["CPUExecutionProvider"]
-                sessions.asked.append(providers)
                 if sessions.creating is not None and names[0] != "CPUExecutionProvider":
                     error, sessions.creating = sessions.creating, None
                     raise error

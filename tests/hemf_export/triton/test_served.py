@@ -12,13 +12,16 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
+import torch
 
 from hemf_export.triton import repository
 from hemf_export.triton.options import Options
 from tests.engines import fake_flavours, fake_records
 from tests.engines import fake_tensorrt as fake
 from tests.engines.fake_network import VERSIONS
+from tests.hemf_export.bench.onnx_sessions import Sessions
 from tests.hemf_export.triton.models import SIDE, described, means
 
 
@@ -98,11 +101,44 @@ def test_a_model_that_was_changed_is_not_loaded(tmp_path, monkeypatch):
         load(made.folder / "1", monkeypatch)
 
 
-def test_a_gpu_that_onnx_runtime_cannot_use_is_no_quiet_cpu(tmp_path, monkeypatch):
+@pytest.fixture
+def for_a_gpu(tmp_path) -> Path:
+    """The folder of a version for a GPU."""
     options = Options(backend="python", device="gpu")
-    made = repository.write([means(tmp_path / "m.onnx")], tmp_path / "repo", options).models[0]
-    with pytest.raises(TritonError, match="CUDAExecutionProvider"):
-        load(made.folder / "1", monkeypatch, kind="GPU")
+    return repository.write([means(tmp_path / "m.onnx")], tmp_path / "repo", options).models[0].folder / "1"
+
+
+def test_a_gpu_that_onnx_runtime_cannot_use_is_no_quiet_cpu(for_a_gpu, monkeypatch):
+    """The real ONNX Runtime, which has the provider and not its libraries, and one for CPUs alone."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers() and not torch.cuda.is_available():
+        with pytest.raises(TritonError, match="CUDAExecutionProvider doesn't start: it needs the CUDA and cuDNN"):
+            load(for_a_gpu, monkeypatch, kind="GPU")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(TritonError, match=r"has no CUDAExecutionProvider.*install onnxruntime-gpu"):
+        load(for_a_gpu, monkeypatch, kind="GPU")
+
+
+def test_a_gpu_that_fails_in_a_run_is_not_replaced_by_the_cpu(for_a_gpu, monkeypatch):
+    sessions = Sessions(failing_runs=["CUDA failure 700: an illegal memory access was encountered"])
+    sessions.install(monkeypatch)
+    model = load(for_a_gpu, monkeypatch, kind="GPU")
+    image = np.zeros((1, 3, SIDE, SIDE), np.float32)
+    assert "an illegal memory access" in str(ask(model, image)[0].error)
+    assert ask(model, image)[0].error is None
+    assert len(sessions.asked) == 1, "the session wasn't made anew"
+
+
+def test_a_session_that_cannot_be_made_on_a_gpu_is_not_made_on_the_cpu(for_a_gpu, monkeypatch):
+    sessions = Sessions(creating=RuntimeError("CUDA failure 2: out of memory")).install(monkeypatch)
+    with pytest.raises(TritonError, match="out of memory"):
+        load(for_a_gpu, monkeypatch, kind="GPU")
+    assert len(sessions.asked) == 1
+
+
+def test_float32_on_a_gpu_is_not_tf32(for_a_gpu, monkeypatch):
+    sessions = Sessions().install(monkeypatch)
+    load(for_a_gpu, monkeypatch, kind="GPU")
+    assert sessions.asked == [[("CUDAExecutionProvider", {"device_id": 0, "use_tf32": "0"})]]
 
 
 class Cuda:
