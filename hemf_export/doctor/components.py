@@ -25,6 +25,8 @@ from hemf_export.files import artifacts, processors
 GPU_RUNTIME, CPU_RUNTIME = "onnxruntime-gpu", "onnxruntime"
 # The distribution of ONNX Runtime for this platform, as pyproject.toml says.
 RUNTIME = GPU_RUNTIME if sys.platform == "linux" and platform.machine() == "x86_64" else CPU_RUNTIME
+# Major version of TensorRT whose libraries ONNX Runtime's provider is linked against, up to 1.31; pip's newest is 11.
+RUNTIME_TENSORRT = 10
 Status = Literal["ok", "warning", "missing", "broken"]
 
 # Name → (module to import, distribution that provides it).
@@ -164,6 +166,8 @@ def package(name: str, finding: Finding) -> Component:
 
 
 def _details(name: str, facts: Mapping[str, Any]) -> list[str]:
+    if name == "tensorrt" and _release(facts.get("version") or "")[:1] > (RUNTIME_TENSORRT,):
+        return [f"but bench's ort-tensorrt needs {RUNTIME_TENSORRT}, which ONNX Runtime is made for"]
     if name == "torch":
         return [f"for CUDA {facts['cuda_build']}" if facts.get("cuda_build") else "built without CUDA"]
     providers = [provider.removesuffix("ExecutionProvider") for provider in facts.get("providers", ())]

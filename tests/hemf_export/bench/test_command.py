@@ -180,6 +180,23 @@ def test_wrong_logits_are_exit_3_and_the_report_is_still_written(made, bench_cli
     assert "computes other logits than the first" in err
 
 
+def test_wrong_logits_of_a_file_that_is_not_judged_are_told(made, monkeypatch):
+    spoil(monkeypatch, "ort-cpu, model.fp16.onnx", 100.0)
+    request = bench_run.Request(
+        (made.onnx, made.half), batches=(1,), seconds=0.05, threads=1, kinds=("ort-cpu",), memory=False,
+        judged=(made.onnx,),
+    )  # fmt: skip
+    outcome = bench_run.benchmark(request)
+    assert outcome.problem is None
+    assert "error" not in outcome.values
+    (note,) = (note for note in outcome.notes if "only there for comparison" in note)
+    assert note.startswith("ort-cpu, model.fp16.onnx at batch 1, which")
+    assert "computes other logits than the first" in note
+    judged = bench_run.benchmark(dataclasses.replace(request, judged=(made.half,)))
+    assert "ort-cpu, model.fp16.onnx at batch 1" in str(judged.problem)
+    assert not any("only there for comparison" in note for note in judged.notes)
+
+
 def test_nan_on_both_sides_is_exit_3(made, bench_cli, monkeypatch):
     for name in ("ort-cpu, model.onnx", "ort-cpu, model.onnx (2)"):
         spoil(monkeypatch, name, float("nan"))

@@ -16,6 +16,7 @@ from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabil
 from hemf_export.models.description import Description
 from hemf_export.models.model_file import ModelFile
 from hemf_export.networks.model import HEMF
+from hemf_export.precision.bounds import Bounds, float32_bound
 from hemf_export.timing import measurement
 from hemf_export.timing.workloads import TensorWorkload
 from tests.conftest import TINY
@@ -164,6 +165,35 @@ def test_a_tensor_lies_as_asked():
         work.run()
         assert work.logits().shape == (2, 3)
     assert seen == [(48, 16, 4, 1), (48, 1, 12, 3)]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "largest", "bound"), [(False, 2.0, 1e-4), (False, 25.0, 2.5e-4), (True, 0.5, 1e-4), (True, 25.0, 2.5e-3)]
+)
+def test_float32_is_bounded_by_its_largest_logit(made, monkeypatch, gpu, largest, bound):
+    """Where there is a GPU, the first runner sums on it, even if this one doesn't."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    opened = contenders.open_entry(entry(made.onnx, "ort-cpu"), threads=1)
+    assert opened.tolerance(largest) == pytest.approx(bound)
+    assert opened.tolerance(largest) <= Bounds().logit_bound(largest) / 20, "far from what float16 may differ by"
+
+
+def test_float32_on_a_gpu_may_sum_in_another_order_and_not_round_its_factors():
+    """A product of a network's size, summed in 16 orders in float32, and with factors rounded to TF32's 10 bits."""
+    generator = np.random.default_rng(0)
+    left, right = (generator.standard_normal((16, 4096)).astype(np.float32) for _ in range(2))
+    exact = (left.astype(np.float64) * right).sum(1)
+    largest = float(np.abs(exact).max())
+    orders = [(left[:, order] * right[:, order]).cumsum(1)[:, -1] for order in map(generator.permutation, [4096] * 16)]
+    bound = float32_bound(largest, on_gpu=True)
+    assert max(np.abs(summed - exact).max() for summed in orders) < bound
+
+    def rounded(values):
+        return (np.round(values * 2.0 ** (10 - np.frexp(values)[1] + 1)) * 2.0 ** (np.frexp(values)[1] - 11)).astype(
+            float
+        )
+
+    assert np.abs((rounded(left) * rounded(right)).sum(1) - exact).max() > bound
 
 
 def test_an_engine_is_timed_with_its_graph_and_without(made, pixels, monkeypatch):

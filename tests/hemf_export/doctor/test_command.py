@@ -286,6 +286,14 @@ def test_each_fault_has_its_fix(monkeypatch, changes, name, status, fix):
     assert bool(component.fix) == (status != "ok")
 
 
+@pytest.mark.parametrize(("version", "told"), [("10.16.1", False), ("11.4.0.32", True), ("", False)])
+def test_a_tensorrt_that_onnx_runtime_does_not_load_is_told(version, told):
+    """pip's newest; it builds and runs engines, so that it is in order."""
+    component = by_name(checkup.report(findings(tensorrt=Finding("ok", {"version": version}))))["tensorrt"]
+    assert component.status == "ok"
+    assert ("bench's ort-tensorrt needs 10" in component.found) == told
+
+
 def test_the_driver_version_is_nvmls_or_else_the_kernel_modules(monkeypatch, tmp_path):
     nvml = nvml_library.load(monkeypatch, tmp_path)
 

@@ -17,11 +17,13 @@ from hemf_export import cli
 from hemf_export.bundles.index import NAME, Index
 from hemf_export.cli.commands.ship import command
 from hemf_export.files import artifacts
+from hemf_export.files.errors import HemfError
 from hemf_export.shipping import records, shipment
 from hemf_export.shipping.options import Options
 from tests import kills
 from tests.conftest import PROJECT
 from tests.engines import fake_tensorrt as fake
+from tests.hemf_export.bench.test_command import spoil
 from tests.hemf_export.bundles.packing import entries
 from tests.hostile.conftest import contents
 
@@ -173,6 +175,28 @@ def test_a_bound_that_is_missed_is_exit_3_with_the_report(again, tmp_path, train
     assert "failed at verify" in out
     assert (folder / "best.verify.html").is_file()
     assert not (folder / "best.tar.zst").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "failed_at"), [("ort-cpu, best.onnx", 1, "bundle"), ("ort-cpu, best.fp16.onnx", 3, "bench")]
+)
+def test_only_what_is_shipped_fails_for_wrong_logits(
+    again, tmp_path, trained, pictures, run_cli, monkeypatch, wrong, code, failed_at
+):
+    """The float32 file is there for comparison. What comes after the benchmark is stopped, to be quick."""
+
+    def stop(*_: object) -> None:
+        raise HemfError("stopped")
+
+    monkeypatch.setattr("hemf_export.shipping.steps.bundle", stop)
+    spoil(monkeypatch, wrong, 100.0)
+    folder = tmp_path / "shipped"
+    (folder / "best.bench.json").unlink()
+    found, out, err = run_cli("ship", trained.parent / "best.pt", "--data", pictures, "-o", folder, *QUICK)
+    assert found == code, err
+    assert f"failed at {failed_at}" in out
+    assert f"{wrong} at batch 1" in err
+    assert ("only there for comparison" in err) == (failed_at == "bundle")
 
 
 @pytest.mark.extended
