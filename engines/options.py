@@ -122,7 +122,8 @@ class BuildOptions:
         Raises:
             UsageError: the plan would run on the GPU that builds alone, which is not the target.
         """
-        if self.hardware_compatible is False and target.gpu is not None and not str(gpu).startswith(target.gpu):
+        named = target.chip is not None and target.chip.names
+        if self.hardware_compatible is False and named and not target.is_product(gpu):
             raise UsageError(
                 f"Without `hardware_compatible` the engine runs on the model that builds it alone, {gpu}, which isn't "
                 f"{target.name}.",
@@ -130,7 +131,7 @@ class BuildOptions:
             )
         if self.hardware_compatible is not None:
             return self
-        return replace(self, hardware_compatible=gpu is None or gpu != target.gpu)
+        return replace(self, hardware_compatible=not target.is_product(gpu))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for a manifest."""

@@ -103,6 +103,10 @@ class Target:
         """The compute capability as NVIDIA's compilers write it: `sm_75`."""
         return f"sm_{self.compute_capability[0]}{self.compute_capability[1]}"
 
+    def is_product(self, gpu: str | None) -> bool:
+        """Whether a GPU, by its name in the driver, is this very product."""
+        return self.chip is not None and gpu in self.chip.names
+
     @property
     def abilities(self) -> Abilities:
         """The types that its tensor cores multiply."""

@@ -13,6 +13,7 @@ from hemf_export.files.errors import HemfError
 from hemf_export.files.gpu_memory import is_out_of_memory
 
 _LIBRARIES = ("onnxruntime", "torch", "triton", "tensorrt", "tensorrt_rtx")
+_LESS_MEMORY = "Take smaller batches, `batch`, or fewer runners, `runners`."
 _ARENA = "Failed to allocate memory for requested buffer"  # ONNX Runtime's, of any device (bfc_arena.cc)
 
 
@@ -44,9 +45,9 @@ def guarded(*, on_gpu: bool) -> Iterator[None]:
 
 def _translated(error: Exception, on_gpu: bool) -> HemfError:
     if on_gpu and is_out_of_memory(error):
-        return HemfError("The GPU's memory is too small for this batch.", "Take smaller ones: `batch`.")
+        return HemfError("The GPU's memory is full, which all runners share.", _LESS_MEMORY)
     if isinstance(error, MemoryError) or (not on_gpu and _ARENA in str(error)):
-        return HemfError("This machine's memory is too small for this batch.", "Take smaller ones: `batch`.")
+        return HemfError("This machine's memory is full, which all runners share.", _LESS_MEMORY)
     # PyTorch explains for many lines; ONNX Runtime breaks its lines anywhere.
     ours = type(error).__module__.startswith("onnxruntime")
     text = reason(error) if ours else (str(error).strip().splitlines() or [type(error).__name__])[0]

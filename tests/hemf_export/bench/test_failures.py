@@ -66,7 +66,7 @@ def test_a_kernel_that_fails(tmp_path, monkeypatch):
 def test_an_arena_that_is_full(tmp_path, monkeypatch, on_gpu, whose):
     Sessions().install(monkeypatch)
     contender = by_provider(of_too_much_memory(tmp_path), on_gpu=on_gpu)
-    assert left_out(contender, tmp_path).reason == f"{whose} memory is too small for this batch."
+    assert left_out(contender, tmp_path).reason == f"{whose} memory is full, which all runners share."
 
 
 def test_a_provider_that_fails_in_its_first_run(tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_provider_that_fails_in_its_first_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The GPU's memory is too small for"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "The GPU's memory is full"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "The GPU's memory"),
         (torch.AcceleratorError("CUDA error: an illegal memory access\nCUDA kernel errors might"), "It fails: CUDA"),
         (RuntimeError("\n"), "It fails: RuntimeError."),
@@ -103,7 +103,7 @@ def test_a_runner_that_fails_later_than_in_its_first_run(tmp_path):
         return images.mean((2, 3))
 
     reason = left_out(by_torch(compute), tmp_path).reason
-    assert reason == "While it was timed: The GPU's memory is too small for this batch."
+    assert reason == "While it was timed: The GPU's memory is full, which all runners share."
 
     class Unreadable(HostWorkload):
         reads = 0
@@ -131,7 +131,7 @@ def test_without_the_reference_nothing_is_compared(tmp_path, good_runs):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return images.mean((2, 3))
 
-    with pytest.raises(HemfError, match=r"^torch, which the others.*batch of 2: .*too small.* `batch`") as caught:
+    with pytest.raises(HemfError, match=r"^torch, which the others.*batch of 2: .*memory is full.* `batch`") as caught:
         measure([by_torch(compute), reference(tmp_path)], PIXELS, seconds=0.01)
     assert caught.value.exit_code == 1
 
@@ -180,8 +180,8 @@ def test_a_runner_that_can_not_be_loaded_is_left_out_unless_it_is_the_first(made
     code, out, err = run_cli("bench", made.onnx, *QUICK, "--runners", "ort-cpu,ort-cuda", "--json")
     assert code == 0, err
     (missing,) = json.loads(out)["not_run"]
-    assert missing["reason"] == "The GPU's memory is too small for this batch."
+    assert missing["reason"] == "The GPU's memory is full, which all runners share."
     Sessions(creating=full).install(monkeypatch)
     code, _, err = run_cli("bench", made.onnx, *QUICK, "--runners", "ort-cuda")
     assert code == 1
-    assert "ort-cuda, model.onnx can't be loaded: The GPU's memory is too small" in err
+    assert "ort-cuda, model.onnx can't be loaded: The GPU's memory is full" in err
