@@ -15,6 +15,7 @@ from torch import Tensor
 from hemf_export.engines.backends import lacks_memory
 from hemf_export.engines.device import CaptureError, Device
 from hemf_export.engines.tensors import Interface
+from hemf_export.files import gpu_memory
 from hemf_export.files.errors import HemfError
 
 if TYPE_CHECKING:
@@ -123,19 +124,18 @@ class Execution:
     def _new_slot(self, count: int) -> _Slot:
         device, into, out = self._device, self._interface.input, self._interface.output
         shapes = (count, *into.shape), (count, *out.shape)
-        try:
-            # On the stream that uses them: PyTorch hands what is freed to that stream alone. And not as inference
-            # tensors, which couldn't be written to outside of `torch.inference_mode`.
-            with device.on(self._stream), torch.inference_mode(mode=False):
-                slot = _Slot(
-                    device.empty(shapes[0], into.dtype), device.empty(shapes[1], out.dtype),
-                    device.pinned(shapes[0], into.dtype), device.pinned(shapes[1], out.dtype), lambda: None,
-                )  # fmt: skip
-                slot.input.zero_()
-        except RuntimeError as error:
-            if not lacks_memory(str(error)):
-                raise
-            raise HemfError(f"There is no memory for a batch of {count}: {error}", _LESS_MEMORY) from error
+        # On the stream that uses them: PyTorch hands what is freed to that stream alone. And not as inference tensors,
+        # which couldn't be written to outside of `torch.inference_mode`.
+        with (
+            gpu_memory.needed(f"a batch of {count} images", _LESS_MEMORY),
+            device.on(self._stream),
+            torch.inference_mode(mode=False),
+        ):
+            slot = _Slot(
+                device.empty(shapes[0], into.dtype), device.empty(shapes[1], out.dtype),
+                device.pinned(shapes[0], into.dtype), device.pinned(shapes[1], out.dtype), lambda: None,
+            )  # fmt: skip
+            slot.input.zero_()
         return slot
 
     def _context(self, profile: int) -> IExecutionContext:

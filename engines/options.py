@@ -90,7 +90,7 @@ class BuildOptions:
         """
         if backend != "tensorrt-rtx":
             if self.version_compatible and self.stripped:
-                # TensorRT's developer guide, on runtimes: "primarily, it cannot refit or serialize engines".
+                # The lean runtime can't refit, says NVIDIA's article on version compatibility (TensorRT 8.6).
                 raise UsageError(
                     "A version-compatible engine runs in the lean runtime that it carries, which can't be relied on to "
                     "take weights: `version_compatible` and `stripped` exclude each other.",

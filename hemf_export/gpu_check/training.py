@@ -282,11 +282,10 @@ def _difference(one: Path, other: Path) -> float:
 
 def _share_of_peak(place: Place, rate: float, amp: str) -> float | None:
     """Share of the GPU's published peak that the products of training at `rate` images/s take."""
-    name = torch.cuda.get_device_name() if place.device == "cuda" else None
-    chips = [target.chip for target in targets.TARGETS.values() if target.chip is not None]
-    chip = next((each for each in chips if each.product == name), None)
-    if chip is None:
+    target = targets.of_gpu(torch.cuda.get_device_name()) if place.device == "cuda" else None
+    if target is None or target.chip is None:
         return None
+    chip = target.chip
     products = sum(count_parts(material.config(place, "hemf-base")).values(), Count()).products
     peak = (chip.tflops_fp16 if amp == "float16" else chip.tflops_fp32) * 1e12
     return rate * 2 * _FORWARD_AND_BACKWARD * products / peak

@@ -112,7 +112,7 @@ def test_what_cannot_be_built_is_told_before_any_work(tmp_path, run_cli, monkeyp
 
 
 def test_an_engine_that_later_versions_run_keeps_its_weights():
-    """NVIDIA's developer guide says of the lean runtime, which runs it: "it cannot refit or serialize engines"."""
+    """The lean runtime, which runs it, can't refit weights: NVIDIA's article on version compatibility, TensorRT 8.6."""
     for one in (BuildOptions(version_compatible=True), BuildOptions(stripped=True)):
         one.require("tensorrt", (7, 5))
     with pytest.raises(UsageError, match="`version_compatible` and `stripped` exclude each other"):

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 
+from hemf_export.gpu_check import catalogue
+from hemf_export.gpu_check.benchmark import KINDS
 from tests.conftest import PROJECT
 
 CLAIMS: list[dict[str, Any]] = tomllib.loads(
     (PROJECT / "hemf_export" / "gpu_check" / "claims.toml").read_text(encoding="utf-8")
 )["claims"]
-STEPS = (
-    "doctor", "train-speed", "train-resume", "train-steps", "train-compile", "execution", "bench", "tensorrt-build",
-    "tensorrt-run", "tensorrt-options", "tensorrt-latency", "rtx-run", "cpp", "two-gpus", "containers",
-)  # fmt: skip
+STEPS = tuple(entry.name for entry in catalogue.ENTRIES)
 OVERVIEW = PROJECT / "docs" / "gpu.md"
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 # How a page marks what it says of a GPU.
@@ -49,12 +48,25 @@ def linked(page: Path) -> str:
 
 @pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
 def test_a_claim_is_complete(claim):
-    assert {"id", "claim", "where", "step"} <= set(claim) <= {"id", "claim", "where", "step", "confirmed"}
+    needed, possible = {"id", "claim", "where", "step"}, {"checks", "gpu", "confirmed"}
+    assert needed <= set(claim) <= needed | possible
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", claim["id"])
     assert re.fullmatch(r"\S.*\.", claim["claim"]), "one sentence"
     assert claim["step"] in STEPS
     assert len(set(claim["where"])) == len(claim["where"]), "each page once"
     assert {PROJECT / page for page in claim["where"]} <= set(PAGES)
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim["id"])
+def test_the_checks_that_confirm_a_claim_are_those_of_its_step(claim):
+    """By their names in the step's module, where `fp16: runs` is made of two."""
+    module = catalogue.find(claim["step"]).function.partition(":")[0]
+    source = (PROJECT / "hemf_export" / "gpu_check" / f"{module}.py").read_text(encoding="utf-8")
+    for check in claim.get("checks", ()):
+        if claim["step"] != "bench" or check == "conditions":
+            assert (check.partition(": ")[2] or check) in source, check
+        else:
+            assert check in KINDS
 
 
 def test_claims_differ_and_every_step_confirms_one():
