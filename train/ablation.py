@@ -232,8 +232,10 @@ def _run(member: Member, options: Options, images: Images, progress: Progress) -
 
 def _free(error: BaseException | None) -> None:
     """Free the network of a run, and what the frames of its error hold: the next run may need the GPU's memory."""
-    while error is not None:
+    freed: list[BaseException] = []  # errors may refer to each other
+    while error is not None and error not in freed:
         traceback.clear_frames(error.__traceback__)
+        freed.append(error)
         error = error.__cause__ or error.__context__
     gc.collect()  # networks and optimizers refer to themselves
 
