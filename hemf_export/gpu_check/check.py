@@ -50,9 +50,9 @@ class GpuCheck(Shown):
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """Tables of the steps, and of the claims of the documentation with what this GPU says of them."""
-        tables = report.steps(self.results), report.claims(self.results, self.gpu)
-        return tables if self.gpu else tables[:1]
+        """Tables of the steps, and of the documentation's claims that were tried; the report has all claims."""
+        tables = report.steps(self.results), report.claims(self.results, self.gpu, tried=True)
+        return tuple(table for table in tables if table.rows)
 
     @property
     def problem(self) -> HemfError | None:

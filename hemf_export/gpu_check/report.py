@@ -40,12 +40,10 @@ def steps(results: Sequence[Result]) -> Table:
     return Table("steps", ("step", "result", "time", "check", "found"), rows, words=(0, 1, 3, 4))
 
 
-def claims(results: Sequence[Result], gpu: str | None) -> Table:
-    """Table of the documentation's claims, with what this GPU says of each."""
-    rows = [
-        (claimed.state(claim, results, gpu), claim.step, claim.claim)
-        for claim in claimed.read()
-    ]  # fmt: skip
+def claims(results: Sequence[Result], gpu: str | None, *, tried: bool = False) -> Table:
+    """Table of the documentation's claims, or of those that were tried, with what this GPU says of each."""
+    states = [(claimed.state(claim, results, gpu), claim) for claim in claimed.read()]
+    rows = [(state, claim.step, claim.claim) for state, claim in states if not tried or state != "not tried"]
     return Table("what the documentation claims", ("here", "by step", "claim"), rows, words=(0, 1, 2))
 
 

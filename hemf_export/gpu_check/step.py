@@ -133,7 +133,9 @@ def reason(error: Exception) -> str:
     """Describe an exception in one line: our own by their message, others with the place that raised them."""
     if isinstance(error, HemfError):
         return str(error)
-    frames = traceback.extract_tb(error.__traceback__)[-_SHOWN_FRAMES:]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__][
+        -_SHOWN_FRAMES:
+    ]
     place = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} ({place})"

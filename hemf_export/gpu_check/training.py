@@ -86,9 +86,8 @@ def speed(place: Place, findings: Findings) -> None:
     """Time steps of hemf-base, batch 32, in float16 and in float32 (TF32 off)."""
     batch, steps = (4, 2) if place.small else (32, 40)
     rates: dict[str, float] = {}
-    for amp in ("float16", "off"):
-        word = "float32" if amp == "off" else amp
-        with findings.attempt(f"steps in {word}"):
+    for amp, word, name in (("float16", "float16", "steps in float16"), ("off", "float32", "steps in float32")):
+        with findings.attempt(name):
             if place.device == "cuda":
                 torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
@@ -103,7 +102,7 @@ def speed(place: Place, findings: Findings) -> None:
             }  # fmt: skip
             falls = len(taken) > 1 and taken[-1].loss < taken[0].loss
             findings.check(
-                f"steps in {word}", falls and len(outcomes) - len(taken) <= _MOST_SKIPPED,
+                name, falls and len(outcomes) - len(taken) <= _MOST_SKIPPED,
                 f"{rates[word]:.0f} images/s, {_shown(findings.facts[word])}loss "
                 f"{taken[0].loss / batch:.3f} to {taken[-1].loss / batch:.3f}, {len(outcomes) - len(taken)} skipped",
             )  # fmt: skip
