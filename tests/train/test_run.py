@@ -239,10 +239,12 @@ def test_no_amp_is_still_understood():
     assert train_command.make_context("train", ["data", "-o", "run"]).params["amp"] is None
 
 
-def test_float16_on_a_cpu_is_exit_4(image_data, tmp_path, run_cli):
-    code, _, err = run_cli("train", image_data, "-o", tmp_path / "run", "--device", "cpu", "--amp", "float16")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_float16_without_a_gpu_is_exit_4_unless_the_cpu_is_asked_for(image_data, tmp_path, run_cli):
+    code, _, err = run_cli("train", image_data, "-o", tmp_path / "run", "--amp", "float16")
     assert code == 4
     assert "float16 training needs a CUDA GPU" in err
+    assert "--device cpu" in err
 
 
 def test_a_batch_that_cannot_be_divided_is_a_usage_error(image_data, tmp_path, run_cli):

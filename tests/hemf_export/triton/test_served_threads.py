@@ -30,10 +30,10 @@ def test_threads_by_quota(made: Made, tmp_path, monkeypatch, files, settings, th
         (tmp_path / name).write_text(text)
     asked, real = [], onnxruntime.InferenceSession
 
-    def session(data, options, providers):
+    def session(data, options, providers, **more):
         asked.append(options.intra_op_num_threads)
         options.intra_op_num_threads = 1
-        return real(data, options, providers=providers)
+        return real(data, options, providers=providers, **more)
 
     monkeypatch.setattr(onnx_runner, "_GROUP", tmp_path)
     monkeypatch.setattr(onnx_runner.os, "sched_getaffinity", lambda _: range(8))
