@@ -154,7 +154,7 @@ class Graph:
         enqueue: enqueues the work on the stream whose handle it is given; called twice.
 
     Raises:
-        CaptureError: the work can't be captured, or raises `HemfError`. What the capture took is freed.
+        CaptureError: the work can't be captured, or raises `HemfError`. What the capture took is freed, whatever it raises.
     """
 
     def __init__(self, driver: Any, enqueue: Callable[[int], None]) -> None:
@@ -194,10 +194,12 @@ class Graph:
         self._call("cuStreamBeginCapture_v2", stream, _THREAD_LOCAL)
         try:
             enqueue(int(stream.value or 0))
-        except HemfError as error:
+        except BaseException as error:
             # The capture has to end all the same; that it is broken is known.
             self._driver.cuStreamEndCapture(stream, ctypes.byref(graph))
-            raise CaptureError(str(error)) from error
+            if isinstance(error, HemfError):
+                raise CaptureError(str(error)) from error
+            raise
         self._call("cuStreamEndCapture", stream, ctypes.byref(graph))
 
     def _call(self, name: str, *arguments: Any) -> None:

@@ -73,7 +73,7 @@ class NvmlDevice:
 
     def used_bytes(self) -> int | None:
         """Return the memory in use, by all processes and the driver. Unlike CUDA's own figure, asking takes none."""
-        memory = _query(pynvml.nvmlDeviceGetMemoryInfo, self._handle)
+        memory = _query(("nvmlDeviceGetMemoryInfo",), self._handle)
         return None if memory is None else int(memory.used)
 
     def sample(self) -> GpuSample:

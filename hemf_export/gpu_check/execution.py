@@ -136,7 +136,10 @@ class _Context:
             logits.copy_(work[:, :, 0, 0])
 
         if self._engine.waits:
-            forbidden_in_captures()
+            try:
+                forbidden_in_captures()
+            except RuntimeError:  # CUDA refuses: TensorRT returns false then
+                return False
         launch(stream, run, self._count, self._addresses)
         return True
 

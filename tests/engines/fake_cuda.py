@@ -228,6 +228,11 @@ class CpuDevice:
 
     # For tests
 
+    @staticmethod
+    def capturing() -> bool:
+        """Whether the calling thread captures."""
+        return getattr(_threads, "capture", None) is not None
+
     def tensor(self, values: Any) -> Tensor:
         """A tensor with these values, made on the current stream."""
         given = torch.as_tensor(values)
@@ -410,7 +415,7 @@ class CpuDevice:
 
     @staticmethod
     def _not_while_capturing(what: str) -> None:
-        if getattr(_threads, "capture", None) is not None:
+        if CpuDevice.capturing():
             records.misuse.append(f"{what} during a capture")
 
 

@@ -80,14 +80,22 @@ def test_a_capture_that_fails_is_an_error_and_leaves_nothing_behind(name, freed)
     assert [call for call in driver.names() if "Destroy" in call] == freed
 
 
-def test_work_that_cannot_be_enqueued_ends_the_capture_too():
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (HemfError("TensorRT can't run a batch of 2: no reason"), CaptureError),
+        (RuntimeError("CUDA error: operation not permitted when stream is capturing"), RuntimeError),
+        (KeyboardInterrupt("stopped"), KeyboardInterrupt),
+    ],
+)
+def test_work_that_cannot_be_enqueued_ends_the_capture_too(error, told):
     driver = Driver(cuStreamEndCapture=INVALIDATED)
 
     def enqueue(stream: int) -> None:
         if "cuStreamBeginCapture_v2" in driver.names():
-            raise HemfError("TensorRT can't run a batch of 2: no reason")
+            raise error
 
-    with pytest.raises(CaptureError, match="TensorRT can't run a batch of 2"):
+    with pytest.raises(told, match=str(error)):
         Graph(driver, enqueue)
     assert driver.names() == [*RUN_ONCE, "cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuStreamDestroy_v2"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hemf_export.engines import device, runner
 from hemf_export.gpu_check import execution, step
@@ -21,7 +22,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> CpuDevice:
         streams[stream].launch(count, run, [addresses["images"]], [addresses["logits"]])
 
     def forbidden():
-        gpu.uncapturable = {1, 3, 8}
+        """As `torch.cuda.synchronize`: the check of its CUDA call raises (c10/cuda/CUDAException.cpp)."""
+        if gpu.capturing():
+            raise torch.AcceleratorError("CUDA error: operation not permitted when stream is capturing")
 
     monkeypatch.setattr(device, "CudaDevice", lambda: gpu)
     monkeypatch.setattr(execution, "launch", launch)
