@@ -38,7 +38,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     convolution that no engine computes, since PyTorch tries them one by one and swallows what each raises
     (aten/src/ATen/native/cudnn/Conv_v8.cpp). TensorFlow names full memory first among the causes of
     CUBLAS_STATUS_NOT_INITIALIZED (stream_executor/cuda/cuda_blas.cc); an index out of bounds in an earlier kernel is
-    another. These count where less than 1/16 of the GPU's memory is free.
+    another. These count where less than 1/16 of the GPU's memory is free, or is left of what PyTorch may take of it.
     """
     torch = sys.modules.get("torch")  # not imported here, since the command line asks as well
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
@@ -72,6 +72,8 @@ def _is_nearly_full() -> bool:
         return False
     try:
         free, total = torch.cuda.mem_get_info()
+        # Of what `torch.cuda.set_per_process_memory_fraction` allows; all by default.
+        allowed = torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved()
     except RuntimeError:  # an earlier error has broken the CUDA context
         return False
-    return bool(free < _NEARLY_FULL * total)
+    return bool(min(free, allowed) < _NEARLY_FULL * total)

@@ -20,6 +20,8 @@ from hemf_export.files.progress import SILENT, Progress, Silent
 from hemf_export.gpu_check import material
 from hemf_export.gpu_check.step import Findings, Place
 from hemf_export.networks.count import Count, count_parts
+from hemf_export.timing import failures
+from hemf_export.train.float32 import exact_float32
 from hemf_export.train.recipe import Recipe
 from hemf_export.train.run import Options, prepare
 from hemf_export.train.step import Outcome
@@ -29,11 +31,14 @@ _RECIPE: dict[str, Any] = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, 
 _WARM_STEPS = 5
 _OVERFLOWING_SCALE = 2.0**60
 _MOST_SKIPPED = 5  # steps of 40 that a falling scale may cost at the start
+# Images of a batch of hemf-base: an image of 224 pixels keeps 0.38 GB for the backward pass in float32 and 0.27 GB in
+# float16, so that a T4's 15.6 GB hold 32 in float16 (9.6 GB with weights and moments), but hardly in float32 (13.2 GB).
+_IMAGES = {"float16": 32, "off": 16}
 _FORWARD_AND_BACKWARD = 3  # a backward pass has two products for each one of the forward pass
 
 
 class Stepper:
-    """Takes training steps on one batch of noise, without a data loader.
+    """Takes training steps on one batch of noise, without a data loader, with TF32 off as in `Trainer.fit`.
 
     Args:
         place: where the step runs.
@@ -56,6 +61,7 @@ class Stepper:
         if place.device == "cuda":
             self.images, self.labels = self.images.pin_memory(), self.labels.pin_memory()
 
+    @exact_float32()
     def __call__(self) -> Outcome:
         """Take a step."""
         parts = self.batch // self.trainer.division.micro_batches
@@ -83,17 +89,21 @@ class Stepper:
 
 
 def speed(place: Place, findings: Findings) -> None:
-    """Time steps of hemf-base, batch 32, in float16 and in float32 (TF32 off)."""
-    batch, steps = (4, 2) if place.small else (32, 40)
+    """Time steps of hemf-base in float16 and in float32 (TF32 off)."""
+    steps = 2 if place.small else 40
     rates: dict[str, float] = {}
     for amp, word, name in (("float16", "float16", "steps in float16"), ("off", "float32", "steps in float32")):
+        batch = 4 if place.small else _IMAGES[amp]
         with findings.attempt(name):
+            failures.release_memory()
             if place.device == "cuda":
-                torch.cuda.empty_cache()
                 torch.cuda.reset_peak_memory_stats()
             stepper = Stepper(place, "hemf-base", batch, amp=amp)
             outcomes, seconds = stepper.timed(steps)
+            del stepper
             taken = [outcome for outcome in outcomes if outcome.finite]
+            if not taken:
+                raise HemfError(f"The gradients of all {len(outcomes)} steps are not finite.")
             rates[word] = steps * batch / seconds
             memory = torch.cuda.max_memory_allocated() if place.device == "cuda" else None
             findings.facts[word] = {
@@ -103,10 +113,9 @@ def speed(place: Place, findings: Findings) -> None:
             falls = len(taken) > 1 and taken[-1].loss < taken[0].loss
             findings.check(
                 name, falls and len(outcomes) - len(taken) <= _MOST_SKIPPED,
-                f"{rates[word]:.0f} images/s, {_shown(findings.facts[word])}loss "
+                f"{rates[word]:.0f} images/s at batch {batch}, {_shown(findings.facts[word])}loss "
                 f"{taken[0].loss / batch:.3f} to {taken[-1].loss / batch:.3f}, {len(outcomes) - len(taken)} skipped",
             )  # fmt: skip
-            del stepper
     if len(rates) == 2:
         ratio = rates["float16"] / rates["float32"]
         findings.facts["speed_up"] = ratio
@@ -221,7 +230,7 @@ def _out_of_memory(place: Place, findings: Findings) -> None:
 @contextmanager
 def little_memory() -> Iterator[None]:
     """Limit PyTorch's allocator to what it has allocated already."""
-    torch.cuda.empty_cache()
+    failures.release_memory()  # of earlier checks too: what is freed in the step could be used again
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(min(1.0, torch.cuda.memory_reserved() / total))
     try:

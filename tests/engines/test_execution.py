@@ -252,7 +252,7 @@ def test_memory_that_runs_out_is_told_as_such(graph, gpu, tensorrt):
     runner = load(graph, gpu)
     runner.infer(images(1))
     tensorrt.setattr(gpu, "empty", none)
-    with pytest.raises(HemfError, match=r"memory doesn't hold a batch of 2 images") as caught:
+    with pytest.raises(HemfError, match="The GPU's memory doesn't hold a batch of 2 images") as caught:
         runner.infer(images(2))
     assert "smaller batches" in str(caught.value.hint)
     tensorrt.undo()

@@ -79,11 +79,21 @@ def test_other_failures(error):
     assert not is_out_of_memory(error)
 
 
-@pytest.mark.parametrize(("free", "full"), [(0.5, True), (2, False)])
+@pytest.mark.parametrize(
+    ("free", "allowed", "reserved", "full"),
+    [
+        (0.5, 1.0, 2, True),
+        (2, 1.0, 13, False),
+        (12, 0.25, 3.5, True),  # `torch.cuda.set_per_process_memory_fraction`
+        (12, 0.25, 1, False),
+    ],
+)
 @pytest.mark.parametrize("message", PERHAPS)
-def test_what_has_several_causes_is_decided_by_what_a_t4_has_free(monkeypatch, message, free, full):
+def test_what_has_several_causes_is_decided_by_what_a_t4_has_free(monkeypatch, message, free, allowed, reserved, full):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(free * GB), 16 * GB))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda: allowed)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: int(reserved * GB))
     assert is_out_of_memory(RuntimeError(message)) is full
     other = "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"
     assert not is_out_of_memory(RuntimeError(other)), "a full GPU is not the cause of everything"

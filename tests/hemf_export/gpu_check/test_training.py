@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from hemf_export.gpu_check import step, training
 from hemf_export.gpu_check.step import Place, Result
-from hemf_export.train.step import Step
+from hemf_export.gpu_check.training import Stepper
+from hemf_export.train.step import Outcome, Step
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +36,60 @@ def out_of_memory() -> Iterator[None]:
 
         patch.setattr(Step, "_take", take)
         yield
+
+
+def test_steps_are_taken_without_tf32(own, monkeypatch):
+    """As `Trainer.fit` takes them: otherwise float32 would be TF32 on newer GPUs, in cuDNN's convolutions by default."""
+    stepper = Stepper(own, "hemf-tiny", 4, amp="off")
+    seen: list[str] = []
+    step = stepper.trainer.step
+
+    def noted(*arguments: Any, **options: Any) -> Outcome:
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(stepper.trainer, "step", noted)
+    convolutions: Any = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "tf32"
+    try:
+        assert stepper().finite
+    finally:
+        convolutions.fp32_precision = before
+    assert seen == ["ieee"]
+
+
+class Allocator:
+    """PyTorch's caching allocator, by what `little_memory` asks of it (torch/cuda/memory.py)."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, kept: Callable[[], object]) -> None:
+        self.kept = kept
+        self.reserved, self.allowed = 3 * 2**30, 1.0
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        patch.setattr(torch.cuda, "empty_cache", self.empty_cache)
+        patch.setattr(torch.cuda, "memory_reserved", lambda: self.reserved)
+        patch.setattr(torch.cuda, "set_per_process_memory_fraction", self.allow)
+        patch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(total_memory=16 * 2**30))
+
+    def empty_cache(self) -> None:
+        """Return what no tensor uses: 1 GiB is in use, and another while there is what `kept` refers to."""
+        self.reserved = 2**30 if self.kept() is None else 2 * 2**30
+
+    def allow(self, fraction: float) -> None:
+        self.allowed = fraction
+
+
+def test_little_memory_is_what_is_in_use_without_what_is_about_to_be_freed(monkeypatch):
+    """A network in a cycle of references would be freed in the step, whose memory the step could then use."""
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.itself = self
+
+    allocator = Allocator(monkeypatch, weakref.ref(Cycle()))
+    with training.little_memory():
+        assert allocator.allowed == 1 / 16
+    assert allocator.allowed == 1.0
 
 
 @pytest.mark.extended
