@@ -154,7 +154,8 @@ class Graph:
         enqueue: enqueues the work on the stream whose handle it is given; called twice.
 
     Raises:
-        CaptureError: the work can't be captured, or raises `HemfError`. What the capture took is freed, whatever it raises.
+        CaptureError: the work can't be captured, or raises `HemfError`. What the capture took is freed
+            whatever the work raises.
     """
 
     def __init__(self, driver: Any, enqueue: Callable[[int], None]) -> None:

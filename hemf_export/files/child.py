@@ -27,13 +27,14 @@ def kill(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     """Kill a child that was started in a session of its own, and all its processes.
 
     Returns:
-        What it wrote to its pipes, stdout and stderr, since they were last read.
+        What it wrote to its pipes, stdout and stderr.
     """
     with suppress(OSError):
         if os.name == "nt":
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
+    try:
         return process.communicate(timeout=_KILLED_S)
-    return b"", b""
+    except subprocess.TimeoutExpired as error:  # or one that it started in another session holds the pipes open
+        return error.output or b"", error.stderr or b""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from hemf_export.gpu_check.step import Result
 from hemf_export.pages.table import Table
 
 MINUTES = 10.0
+_POLL_S = 0.1
 _LEAST_S = 5.0  # time left for which no other step is begun
 
 
@@ -136,7 +138,7 @@ def run_step(entry: Entry, work: Path, limit_s: float) -> tuple[Result, bytes]:
         limit_s: time limit; a slower step is killed with all its processes.
 
     Returns:
-        Its result, and what it wrote to stderr.
+        Its result, and what it wrote to stderr. A step that crashes or is killed keeps the checks that it had made.
     """
     started = time.monotonic()
     process = subprocess.Popen(
@@ -145,17 +147,21 @@ def run_step(entry: Entry, work: Path, limit_s: float) -> tuple[Result, bytes]:
     )  # fmt: skip
     late = False
     try:
-        output, said = process.communicate(timeout=limit_s)
-    except subprocess.TimeoutExpired:
-        late = True
-        output, said = child.kill(process)
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                output, said = process.communicate(timeout=_POLL_S)
+                break
+            late = process.poll() is None and time.monotonic() - started > limit_s
+            if late or process.returncode is not None:  # its own processes may hold the pipes open
+                output, said = child.kill(process)
+                break
     finally:
         if process.returncode is None:  # after Ctrl-C
             child.kill(process)
     seconds = time.monotonic() - started
-    lines = output.decode(errors="replace").splitlines()
-    if not late and process.returncode == 0 and lines:
-        return dataclasses.replace(Result.from_dict(json.loads(lines[-1])), seconds=seconds), said
+    found = _found(output)
+    if not late and process.returncode == 0 and found is not None:
+        return dataclasses.replace(found, seconds=seconds), said
     if late:
         why = f"no end within {limit_s:.0f} s"
     elif process.returncode < 0:
@@ -163,7 +169,17 @@ def run_step(entry: Entry, work: Path, limit_s: float) -> tuple[Result, bytes]:
     else:
         why = f"ended Python (exit {process.returncode})"
     last = said.decode(errors="replace").strip().splitlines()[-1:]
-    return Result(entry.name, "failed", seconds, ": ".join([why, *(line.strip()[:300] for line in last)])), said
+    why = ": ".join([why, *(line.strip()[:300] for line in last)])
+    found = found or Result(entry.name, "failed")
+    return dataclasses.replace(found, outcome="failed", seconds=seconds, reason=why), said
+
+
+def _found(output: bytes) -> Result | None:
+    """Return the last result that a step has written; None if it wrote none."""
+    for line in reversed(output.splitlines()):
+        with suppress(ValueError):  # it was killed while it wrote
+            return Result.from_dict(json.loads(line))
+    return None
 
 
 def _gpu() -> tuple[str | None, str]:

@@ -48,22 +48,30 @@ class Check:
 class Findings:
     """What a step has found so far.
 
+    Args:
+        tell: called after each check.
+
     Attributes:
         facts: measured values, in plain types.
         checks: results of its checks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[], None] = lambda: None) -> None:
         self.facts: dict[str, Any] = {}
         self.checks: list[Check] = []
+        self._tell = tell
 
     def check(self, name: str, passed: bool, found: str) -> None:
         """Record the result of a check."""
-        self.checks.append(Check(name, "passed" if passed else "failed", found))
+        self._add(Check(name, "passed" if passed else "failed", found))
 
     def cannot(self, name: str, reason: str) -> None:
         """Record a check that this machine can't make."""
-        self.checks.append(Check(name, "can't run", reason))
+        self._add(Check(name, "can't run", reason))
+
+    def _add(self, check: Check) -> None:
+        self.checks.append(check)
+        self._tell()
 
     @contextmanager
     def attempt(self, name: str) -> Iterator[None]:
@@ -112,21 +120,32 @@ class Result:
         return cls(**{**values, "checks": tuple(Check(**check) for check in values["checks"])})
 
 
-def run(name: str, step: Step, place: Place) -> Result:
-    """Run a step in this process; whatever it raises becomes its result."""
-    findings, why, outcome = Findings(), "", "passed"
+def run(name: str, step: Step, place: Place, tell: Callable[[Result], None] = lambda result: None) -> Result:
+    """Run a step in this process; whatever it raises becomes its result.
+
+    Args:
+        name: its name.
+        step: the step.
+        place: where it runs.
+        tell: receives what was found so far after each check, in case that a later one ends the process.
+    """
+    findings = Findings(lambda: tell(_result(name, findings)))
     try:
         step(place, findings)
     except MissingCapabilityError as error:
-        why, outcome = str(error), "can't run"
+        return _result(name, findings, "can't run", str(error))
     except Exception as error:  # noqa: BLE001 - see `Findings.attempt`
-        why, outcome = reason(error), "failed"
+        return _result(name, findings, "failed", reason(error))
+    return _result(name, findings)
+
+
+def _result(name: str, findings: Findings, outcome: Outcome = "passed", why: str = "") -> Result:
     outcomes = {check.outcome for check in findings.checks}
     if "failed" in outcomes:
         outcome = "failed"
     elif outcome == "passed" and outcomes == {"can't run"}:
         outcome = "can't run"
-    return Result(name, outcome, reason=why, checks=tuple(findings.checks), facts=findings.facts)  # type: ignore[arg-type]
+    return Result(name, outcome, reason=why, checks=tuple(findings.checks), facts=findings.facts)
 
 
 def reason(error: Exception) -> str:

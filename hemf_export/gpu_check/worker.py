@@ -1,4 +1,4 @@
-"""The child process of a step: it answers with one JSON line.
+"""The child process of a step: it answers with a JSON line after each check, the last of which is the result.
 
 python -m hemf_export.gpu_check.worker NAME FUNCTION FOLDER
 """
@@ -14,11 +14,14 @@ from hemf_export.gpu_check import catalogue, step
 
 
 def main(name: str, function: str, folder: str) -> None:
-    """Run a step, and write its result to the original stdout; whatever else is printed goes to stderr."""
+    """Run a step, and write its results to the original stdout; whatever else is printed goes to stderr."""
     answer = os.dup(1)
     os.dup2(2, 1)
-    result = step.run(name, catalogue.load(function), step.Place(Path(folder)))
-    os.write(answer, json.dumps(result.to_dict(), default=str).encode() + b"\n")
+
+    def write(result: step.Result) -> None:
+        os.write(answer, json.dumps(result.to_dict(), default=str).encode() + b"\n")
+
+    write(step.run(name, catalogue.load(function), step.Place(Path(folder)), write))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # native libraries may crash at shutdown, after the answer

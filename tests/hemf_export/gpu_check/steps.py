@@ -28,6 +28,8 @@ def mixed(place: Place, findings: Findings) -> None:
 
 
 def crashing(place: Place, findings: Findings) -> None:
+    findings.facts["number"] = 2.5
+    findings.check("before", True, "it went well")
     os.write(2, b"about to crash")
     os.abort()
 
@@ -40,6 +42,12 @@ def hanging(place: Place, findings: Findings) -> None:
     started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (place.folder.parent / "started").write_text(str(started.pid))
     time.sleep(600)
+
+
+def leaving_a_process(place: Place, findings: Findings) -> None:
+    """As torch.compile leaves the processes that it compiles in: it holds the pipes open."""
+    findings.check("compiles", True, "in a process")
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=2)
 
 
 def elsewhere(place: Place, findings: Findings) -> None:

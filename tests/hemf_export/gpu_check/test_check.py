@@ -100,6 +100,19 @@ def test_a_step_that_hangs_is_killed_with_its_processes(tmp_path, monkeypatch):
     assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def test_a_step_that_crashes_keeps_what_it_had_found(checked):
+    found = result(checked, "crashing")
+    assert (found.checks, found.facts) == ((Check("before", "passed", "it went well"),), {"number": 2.5})
+    assert found.seconds > 0
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_step_that_has_ended_is_no_failure_because_of_a_process_that_it_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(catalogue, "ENTRIES", entries("leaving_a_process"))
+    (found,) = hemf_export.check_gpu(tmp_path / "out").results
+    assert (found.outcome, found.reason, len(found.checks)) == ("passed", "", 1)
+
+
 @pytest.mark.usefixtures("gpu")
 def test_what_there_is_no_time_for_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "ENTRIES", entries("passing", "elsewhere"))

@@ -39,7 +39,7 @@ def out_of_memory() -> Iterator[None]:
 
 
 def test_steps_are_taken_without_tf32(own, monkeypatch):
-    """As `Trainer.fit` takes them: otherwise float32 would be TF32 on newer GPUs, in cuDNN's convolutions by default."""
+    """As `Trainer.fit` takes them: cuDNN's convolutions use TF32 on newer GPUs by default."""
     stepper = Stepper(own, "hemf-tiny", 4, amp="off")
     seen: list[str] = []
     step = stepper.trainer.step
