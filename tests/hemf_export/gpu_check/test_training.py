@@ -110,6 +110,7 @@ def test_resume(own):
     assert result.facts["difference_of_resumed"] == 0, "on a CPU runs are the same to the bit"
 
 
+@pytest.mark.extended
 def test_steps(own, monkeypatch):
     monkeypatch.setattr(training, "little_memory", out_of_memory)
     result = step.run("train-steps", training.steps, own)
