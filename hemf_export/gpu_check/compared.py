@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ def graph_forms(place: Place, findings: Findings) -> None:
         raise MissingCapabilityError("benchmarks/ is not here: run this in the project's folder.")
     sys.path.append(str(_PROJECT))
     made: Any = importlib.import_module("benchmarks.engine_census")
+    backend = _backend(place)
     folder = place.folder / "forms"
     folder.mkdir(exist_ok=True)
     runners: dict[str, EngineRunner] = {}
@@ -44,7 +46,7 @@ def graph_forms(place: Place, findings: Findings) -> None:
             path = folder / f"{number}.onnx"
             ir.save(graph, path)
             built = build.build_engine(
-                path, path.with_suffix(".engine"), backend=_backend(place), target=targets.find(material.target(place)),
+                path, path.with_suffix(".engine"), backend=backend, target=targets.find(material.target(place)),
                 options=BuildOptions(profiles=(BatchProfile(_BATCH, _BATCH, _BATCH),)), fields={},
             )  # fmt: skip
             census = census_text.of_manifest(built.manifest)
@@ -68,6 +70,7 @@ def graph_forms(place: Place, findings: Findings) -> None:
 
 def int8(place: Place, findings: Findings) -> None:
     """Time INT8 engines of hemf-base beside FP16."""
+    backends.load("tensorrt")
     source = material.untrained(place)
     files = [
         engines.engine(place, material.half(place, source), "base", "tensorrt", batches=("1:8:8",)),
@@ -88,11 +91,10 @@ def int8(place: Place, findings: Findings) -> None:
 
 def _backend(place: Place) -> backends.BackendName:
     """TensorRT-RTX, which the graphs are rewritten for, or TensorRT on GPUs that it has no kernels for."""
-    try:
-        backends.load("tensorrt-rtx")
-    except MissingCapabilityError:
-        return "tensorrt"
-    return "tensorrt" if material.target(place) in ("sm_87", "sm_90") else "tensorrt-rtx"
+    if material.target(place) not in ("sm_87", "sm_90"):
+        with suppress(MissingCapabilityError):
+            return backends.load("tensorrt-rtx").name
+    return backends.load("tensorrt").name
 
 
 def _in_turn(place: Place, runners: Mapping[str, EngineRunner]) -> dict[str, float]:

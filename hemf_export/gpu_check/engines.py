@@ -29,7 +29,7 @@ def engine(place: Place, graph: Path, name: str, backend: Literal["tensorrt", "t
     path = graph.parent / f"{name}.engine"
     if not path.is_file():
         path.parent.mkdir(exist_ok=True)
-        backends.load(backend)  # raises the error for a missing package
+        backends.load(backend)
         settings: dict[str, Any] = {"batches": _PROFILES, "images": material.images(place), **options}
         hemf_export.build_engine(graph, path, target=material.target(place), backend=backend, **settings)
     return path
@@ -37,6 +37,7 @@ def engine(place: Place, graph: Path, name: str, backend: Literal["tensorrt", "t
 
 def build(place: Place, findings: Findings) -> None:
     """Build FP16 and INT8 engines with two profiles, and one a second time, with the kernel timings of the first."""
+    backends.load("tensorrt")  # raises the error for a missing package, before anything is made for it
     source = material.trained(place)
     seconds = {}
     for name, graph in (("fp16", material.half(place, source)), ("int8", material.quantized(place, source))):
@@ -60,6 +61,7 @@ def build(place: Place, findings: Findings) -> None:
 
 def run(place: Place, findings: Findings) -> None:
     """Run engines at several sizes, with and without captured graphs; list their layers; test them as a bundle."""
+    backends.load("tensorrt")
     source = material.trained(place)
     packed = []
     for name, graph in (("fp16", material.half(place, source)), ("int8", material.quantized(place, source))):
@@ -80,6 +82,7 @@ def run(place: Place, findings: Findings) -> None:
 
 def options(place: Place, findings: Findings) -> None:
     """Build and run engines without weights, for later versions of TensorRT, and of the fastest graph."""
+    backends.load("tensorrt")
     source = material.trained(place)
     graph = material.half(place, source)
     for name, settings in (("stripped", {"stripped": True}), ("version-compatible", {"version_compatible": True})):
@@ -96,6 +99,7 @@ def options(place: Place, findings: Findings) -> None:
 
 def latency(place: Place, findings: Findings) -> None:
     """Time the FP16 engine of hemf-base against PyTorch, and against this GPU's published rates."""
+    backends.load("tensorrt")
     source = material.untrained(place)
     graph = material.half(place, source)
     path = engine(place, graph, "base", "tensorrt", batches=("1:8:8",))
@@ -152,6 +156,7 @@ def ship(place: Place, findings: Findings) -> None:
 
 def rtx(place: Place, findings: Findings) -> None:
     """Run an engine of TensorRT-RTX in two processes: the second finds the kernels that the first compiled."""
+    backends.load("tensorrt-rtx")
     graph = material.half(place, material.trained(place))
     path = engine(place, graph, "rtx", "tensorrt-rtx")
     seconds = []

@@ -74,6 +74,12 @@ def test_claims_differ_and_every_step_confirms_one():
     assert {claim["step"] for claim in CLAIMS} == set(STEPS)
 
 
+def test_the_minutes_that_the_overview_names_give_every_step_all_of_its_own():
+    named = re.search(r"`--minutes (\d+)` gives every step all of its own", OVERVIEW.read_text(encoding="utf-8"))
+    assert named is not None
+    assert sum(entry.limit_s for entry in catalogue.ENTRIES) <= 60 * int(named[1])
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page != OVERVIEW], ids=name)
 def test_a_page_is_marked_as_long_as_it_says_what_is_not_confirmed(page):
     open_claims = [claim["id"] for claim in CLAIMS if name(page) in claim["where"] and not claim.get("confirmed")]

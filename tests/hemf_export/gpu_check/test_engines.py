@@ -102,9 +102,16 @@ def test_int8(place, monkeypatch):
 
 
 def test_benchmark(place, monkeypatch):
-    kinds = benchmark.KINDS
-    monkeypatch.setattr(hemf_export, "benchmark", lambda files, **options: Timed(*kinds[:-1], lost=kinds[-1:]))
+    kinds, asked = benchmark.KINDS, []
+
+    def timed(files, **options):
+        asked.append(options["runners"])
+        return Timed(*kinds[:-1], lost=kinds[-1:])
+
+    monkeypatch.setattr(hemf_export, "benchmark", timed)
     found = outcomes(step.run("bench", benchmark.benchmark, place))
+    assert {kind for runners in asked for kind in runners} == set(kinds)
+    assert {runners[0] for runners in asked} == {"eager"}, "the reference"
     assert found == {**dict.fromkeys((*kinds[:-1], "conditions"), "passed"), kinds[-1]: "can't run"}
 
 

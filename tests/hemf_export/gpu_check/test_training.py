@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from hemf_export.files.errors import HemfError
 from hemf_export.gpu_check import step, training
-from hemf_export.gpu_check.step import Place, Result
+from hemf_export.gpu_check.step import Findings, Place, Result
 from hemf_export.gpu_check.training import Stepper
 from hemf_export.train.step import Outcome, Step
 
@@ -90,6 +91,24 @@ def test_little_memory_is_what_is_in_use_without_what_is_about_to_be_freed(monke
     with training.little_memory():
         assert allocator.allowed == 1 / 16
     assert allocator.allowed == 1.0
+
+
+@pytest.mark.parametrize(("skipped", "outcome"), [(2, "passed"), (99, "failed")])
+def test_a_gradient_scale_that_falls_first_is_no_failure_after_full_memory(own, monkeypatch, skipped, outcome):
+    """hemf-tiny skips its first two steps: GradScaler begins with 65,536."""
+    numbers = iter(range(-1, skipped + 1))
+
+    def step(self: Stepper) -> Outcome:
+        number = next(numbers)
+        if number < 0:
+            raise HemfError("The GPU's memory doesn't hold a batch of 8 images.", "Try `batch_size=4`.")
+        return Outcome(1.0, 0, 8, number == skipped)
+
+    monkeypatch.setattr(Stepper, "__call__", step)
+    monkeypatch.setattr(training, "little_memory", nullcontext)
+    findings = Findings()
+    training._out_of_memory(own, findings)
+    assert [check.outcome for check in findings.checks] == [outcome]
 
 
 @pytest.mark.extended
