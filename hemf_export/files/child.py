@@ -23,6 +23,13 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
+def ended(process: subprocess.Popen[bytes], limit_s: float) -> bool:
+    """Wait for a child for at most `limit_s` seconds; return whether it has ended."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(limit_s)
+    return process.returncode is not None
+
+
 def kill(process: subprocess.Popen[bytes]) -> tuple[bytes, bytes]:
     """Kill a child that was started in a session of its own, and all its processes.
 

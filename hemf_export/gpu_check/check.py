@@ -7,6 +7,7 @@ import datetime
 import json
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -26,8 +27,8 @@ from hemf_export.gpu_check.step import Result
 from hemf_export.pages.table import Table
 
 MINUTES = 10.0
-_POLL_S = 0.1
 _LEAST_S = 5.0  # time left for which no other step is begun
+_CLOSING_S = 10.0  # for a step that is ended to stop its servers
 
 
 @dataclass(frozen=True)
@@ -103,75 +104,76 @@ def check_gpu(
     """
     if not 0 < minutes < float("inf"):
         raise UsageError("`minutes` must be positive.")
-    entries = [catalogue.find(name) for name in steps] or list(catalogue.ENTRIES)
+    entries = [catalogue.find(name) for name in dict.fromkeys(steps)] or list(catalogue.ENTRIES)
     folder = Path(output)
     results: list[Result] = []
     with artifacts.new_folders(folder), artifacts.scratch(folder) as work:
         with progress.task("Looking for a GPU"):
             gpu, missing = _gpu()
         end = time.monotonic() + 60 * minutes
-        for number, entry in enumerate(entries, 1):
-            left = end - time.monotonic()
-            if gpu is None:
-                result = Result(entry.name, "can't run", reason=missing)
-            elif left < _LEAST_S:
-                result = Result(entry.name, "can't run", reason=f"{minutes:g} minutes were over: allow more `minutes`")
-            else:
-                with progress.task(f"{entry.title} ({number} of {len(entries)})"):
-                    result, said = run_step(entry, work, min(left, entry.limit_s))
-                if said:
-                    artifacts.write_bytes(folder / f"{entry.name}.log", said)
-            results.append(result)
+        try:
+            for number, entry in enumerate(entries, 1):
+                left = end - time.monotonic()
+                if gpu is None:
+                    result = Result(entry.name, "can't run", reason=missing)
+                elif left < _LEAST_S:
+                    result = Result(entry.name, "can't run", reason=f"the {minutes:g} minutes for all steps were over")
+                else:
+                    with progress.task(f"{entry.title} ({number} of {len(entries)})"):
+                        result = run_step(entry, work, folder / f"{entry.name}.log", min(left, entry.limit_s))
+                results.append(result)
+                progress.event(result)
+        finally:  # also for what an interrupted check has found
+            for entry in entries[len(results) :]:
+                results.append(Result(entry.name, "can't run", reason="the check was interrupted"))
+            written = _values(results, gpu)
             artifacts.write_bytes(folder / "steps.jsonl", "".join(_line(one) for one in results).encode())
-            progress.event(result)
-        written = _values(results, gpu)
-        artifacts.write_bytes(folder / "report.md", report.markdown(results, written).encode())
+            page = report.markdown(results, written).encode(errors="backslashreplace")
+            artifacts.write_bytes(folder / "report.md", page)
     return GpuCheck(folder, tuple(results), gpu, written)
 
 
-def run_step(entry: Entry, work: Path, limit_s: float) -> tuple[Result, bytes]:
-    """Run a step in a process of its own.
+def run_step(entry: Entry, work: Path, log: Path, limit_s: float) -> Result:
+    """Run a step in a process of its own, and end all that it started.
 
     Args:
         entry: the step.
         work: folder for files that steps share.
-        limit_s: time limit; a slower step is killed with all its processes.
+        log: file that receives what it writes to stderr; it grows while the step runs.
+        limit_s: time limit. A slower step may still close what it opened, in a few seconds; then it is killed.
 
     Returns:
-        Its result, and what it wrote to stderr. A step that crashes or is killed keeps the checks that it had made.
+        Its result. A step that crashes or is ended keeps the checks that it had made.
     """
     started = time.monotonic()
-    process = subprocess.Popen(
-        child.command("hemf_export.gpu_check.worker", entry.name, entry.function, str(work)), start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    late = False
-    try:
-        while True:
-            with suppress(subprocess.TimeoutExpired):
-                output, said = process.communicate(timeout=_POLL_S)
-                break
-            late = process.poll() is None and time.monotonic() - started > limit_s
-            if late or process.returncode is not None:  # its own processes may hold the pipes open
-                output, said = child.kill(process)
-                break
-    finally:
-        if process.returncode is None:  # after Ctrl-C
+    # Files, not pipes, whose end never comes while a process that the step has left holds them.
+    with artifacts.growing_log(log) as said, tempfile.TemporaryFile(dir=work) as answer:
+        process = subprocess.Popen(
+            child.command("hemf_export.gpu_check.worker", entry.name, entry.function, str(work)),
+            start_new_session=True, stdin=subprocess.DEVNULL, stdout=answer, stderr=said,
+        )  # fmt: skip
+        try:
+            late = not child.ended(process, limit_s)
+        finally:
+            if process.returncode is None:  # late, or after Ctrl-C
+                process.terminate()
+                child.ended(process, _CLOSING_S)
             child.kill(process)
-    seconds = time.monotonic() - started
-    found = _found(output)
+        seconds = time.monotonic() - started
+        answer.seek(0)
+        found = _found(answer.read())
     if not late and process.returncode == 0 and found is not None:
-        return dataclasses.replace(found, seconds=seconds), said
+        return dataclasses.replace(found, seconds=seconds)
     if late:
         why = f"no end within {limit_s:.0f} s"
     elif process.returncode < 0:
         why = f"crashed ({signal.Signals(-process.returncode).name})"
     else:
         why = f"ended Python (exit {process.returncode})"
-    last = said.decode(errors="replace").strip().splitlines()[-1:]
+    last = [] if late else log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
     why = ": ".join([why, *(line.strip()[:300] for line in last)])
     found = found or Result(entry.name, "failed")
-    return dataclasses.replace(found, outcome="failed", seconds=seconds, reason=why), said
+    return dataclasses.replace(found, outcome="failed", seconds=seconds, reason=why)
 
 
 def _found(output: bytes) -> Result | None:

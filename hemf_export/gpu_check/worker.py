@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hemf_export.gpu_check import catalogue, step
 
 def main(name: str, function: str, folder: str) -> None:
     """Run a step, and write its results to the original stdout; whatever else is printed goes to stderr."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a step that is ended closes what it opened
     answer = os.dup(1)
     os.dup2(2, 1)
 

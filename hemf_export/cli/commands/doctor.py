@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import hemf_export
+from hemf_export.cli.flags import in_flags
 from hemf_export.cli.options import MINUTES, PATH, SECONDS, Command, json_option
 from hemf_export.files.errors import HemfError, UsageError
 
@@ -84,11 +85,12 @@ def _show(
         if problem is not None:
             raise problem
         return
-    if problem is not None:
-        values |= {"error": problem.message, "hint": problem.hint, "exit_code": problem.exit_code}
-    console.print_json(values)
-    if problem is not None:
-        streams.say_error(problem.message, problem.hint)
+    if problem is None:
+        console.print_json(values)
+    else:
+        message, hint = in_flags(problem.message), in_flags(problem.hint or "") or None
+        console.print_json({**values, "error": message, "hint": hint, "exit_code": problem.exit_code})
+        streams.say_error(message, hint)
         # Not an error, which would print a second JSON value; not click's exit, which without standalone mode only
         # returns the code.
         raise SystemExit(problem.exit_code)

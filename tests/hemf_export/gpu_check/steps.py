@@ -27,10 +27,19 @@ def mixed(place: Place, findings: Findings) -> None:
     findings.check("goes on", True, "after both")
 
 
+def leaving(place: Place, findings: Findings) -> None:
+    os.write(2, b"%d\n" % _sleeper().pid)
+    findings.check("passes", True, "but leaves a process")
+
+
+def undecodable(place: Place, findings: Findings) -> None:
+    findings.check("a file", False, os.fsdecode(b"\xff.onnx is missing"))
+
+
 def crashing(place: Place, findings: Findings) -> None:
     findings.facts["number"] = 2.5
     findings.check("before", True, "it went well")
-    os.write(2, b"about to crash")
+    os.write(2, b"%d\nabout to crash" % _sleeper().pid)
     os.abort()
 
 
@@ -39,8 +48,7 @@ def exiting(place: Place, findings: Findings) -> None:
 
 
 def hanging(place: Place, findings: Findings) -> None:
-    started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    (place.folder.parent / "started").write_text(str(started.pid))
+    (place.folder.parent / "started").write_text(str(_sleeper().pid))
     time.sleep(600)
 
 
@@ -50,9 +58,22 @@ def leaving_a_process(place: Place, findings: Findings) -> None:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=2)
 
 
+def serving(place: Place, findings: Findings) -> None:
+    server = place.folder.parent / "started"
+    try:
+        server.write_text("open")
+        time.sleep(600)
+    finally:
+        server.write_text("closed")
+
+
 def elsewhere(place: Place, findings: Findings) -> None:
     raise MissingCapabilityError("It takes two GPUs.")
 
 
 def refused(place: Place, findings: Findings) -> None:
     raise HemfError("TensorRT refuses the graph.")
+
+
+def _sleeper() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

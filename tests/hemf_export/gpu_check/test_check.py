@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def entries(*names: str, limit_s: float = 60.0) -> tuple[Entry, ...]:
     return tuple(Entry(name, f"Trying {name}", limit_s, f"tests.hemf_export.gpu_check.steps:{name}") for name in names)
 
 
+def has_ended(pid: str) -> bool:
+    """Whether a process is gone, or waits as a zombie for whoever adopted it."""
+    state = Path(f"/proc/{int(pid)}/stat")
+    return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose GPU is found; the steps don't use it."""
@@ -41,7 +48,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def checked(tmp_path_factory: pytest.TempPathFactory) -> GpuCheck:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check.probing, "probe_all", lambda probes: {"gpu": GPU})
-        patch.setattr(catalogue, "ENTRIES", entries("passing", "mixed", "crashing", "exiting", "elsewhere", "refused"))
+        names = ("passing", "mixed", "crashing", "exiting", "elsewhere", "refused", "leaving", "undecodable")
+        patch.setattr(catalogue, "ENTRIES", entries(*names))
         return hemf_export.check_gpu(tmp_path_factory.mktemp("check") / "gpu-check")
 
 
@@ -70,6 +78,7 @@ def test_a_failing_check_does_not_stop_its_step_nor_what_the_machine_lacks(check
     ("name", "outcome", "why"),
     [
         ("crashing", "failed", "crashed (SIGABRT): about to crash"),
+        ("undecodable", "failed", ""),
         ("exiting", "failed", "ended Python (exit 3)"),
         ("elsewhere", "can't run", "It takes two GPUs."),
         ("refused", "failed", "TensorRT refuses the graph."),
@@ -83,12 +92,12 @@ def test_the_report_has_everything(checked):
     lines = [json.loads(line) for line in (checked.path / "steps.jsonl").read_text().splitlines()]
     assert [Result.from_dict(line) for line in lines] == list(checked.results)
     page = (checked.path / "report.md").read_text()
-    assert "**Tesla T4: 1 of 6 steps passed, 4 failed, 1 can't run here.**" in page
+    assert "**Tesla T4: 2 of 8 steps passed, 5 failed, 1 can't run here.**" in page
     for text in ("| passing | passed |", "1 + 1 is 2", '"number": 1.5', "crashed (SIGABRT)", claims.read()[0].claim):
         assert text in page
     assert not [path for path in checked.path.parent.iterdir() if path != checked.path], "working files are gone"
     assert isinstance(checked.problem, CheckFailedError)
-    assert checked.problem.message == "mixed, crashing, exiting, refused failed."
+    assert checked.problem.message == "mixed, crashing, exiting, refused, undecodable failed."
 
 
 @pytest.mark.usefixtures("gpu")
@@ -96,8 +105,46 @@ def test_a_step_that_hangs_is_killed_with_its_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "ENTRIES", entries("hanging", limit_s=6.0))
     checked = hemf_export.check_gpu(tmp_path / "out")
     assert checked.results[0].reason == "no end within 6 s"
-    state = Path(f"/proc/{(tmp_path / 'started').read_text()}/stat")
-    assert not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert has_ended((tmp_path / "started").read_text())
+    assert "in hanging" in (tmp_path / "out" / "hanging.log").read_text(), "where it hung"
+
+
+def test_what_a_step_leaves_behind_is_ended_and_no_one_waits_for_it(checked):
+    """Neither a step that passes nor one that crashes is "no end within 60 s" for a process that holds its stderr."""
+    for name, outcome in (("leaving", "passed"), ("crashing", "failed")):
+        found = result(checked, name)
+        assert (found.outcome, "no end" in found.reason) == (outcome, False)
+        assert has_ended((checked.path / f"{name}.log").read_text().split()[0])
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_interrupted_step_may_close_what_it_opened_and_what_was_found_is_reported(tmp_path, monkeypatch):
+    """Ctrl-C in the second of three steps; the output folder has the report of an earlier check."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.md").write_text("earlier")
+    monkeypatch.setattr(catalogue, "ENTRIES", entries("passing", "serving", "elsewhere"))
+
+    def interrupt(process, limit_s):
+        if "serving" in process.args and limit_s == 60:
+            while not (tmp_path / "started").exists():
+                assert process.poll() is None
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return ended(process, limit_s)
+
+    ended = check.child.ended
+    monkeypatch.setattr(check.child, "ended", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        hemf_export.check_gpu(out)
+    assert (tmp_path / "started").read_text() == "closed"
+    steps = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert [(one["step"], one["outcome"]) for one in steps] == [
+        ("passing", "passed"), ("serving", "can't run"), ("elsewhere", "can't run"),
+    ]  # fmt: skip
+    assert {one["reason"] for one in steps[1:]} == {"the check was interrupted"}
+    assert "| passing | passed |" in (out / "report.md").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "started"], "working files are gone"
 
 
 def test_a_step_that_crashes_keeps_what_it_had_found(checked):
@@ -117,7 +164,7 @@ def test_a_step_that_has_ended_is_no_failure_because_of_a_process_that_it_left(t
 def test_what_there_is_no_time_for_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(catalogue, "ENTRIES", entries("passing", "elsewhere"))
     checked = hemf_export.check_gpu(tmp_path / "out", minutes=0.01)
-    assert {one.reason for one in checked.results} == {"0.01 minutes were over: allow more `minutes`"}
+    assert {one.reason for one in checked.results} == {"the 0.01 minutes for all steps were over"}
     assert checked.problem is None, "nothing failed"
 
 
@@ -132,11 +179,15 @@ def test_without_a_gpu_every_step_says_so_and_the_command_ends_with_4(tmp_path, 
 
 
 def test_as_json(tmp_path, run_cli):
-    code, out, _ = run_cli("doctor", "--gpu", "--step", "bench", "--step", "cpp", "-o", tmp_path / "out", "--json")
+    code, out, err = run_cli(
+        "doctor", "--gpu", "--step", "bench", "--step", "cpp", "--step", "bench", "-o", tmp_path / "out", "--json"
+    )
     values = json.loads(out)
     assert (code, values["exit_code"], values["gpu"]) == (4, 4, None)
     assert [one["step"] for one in values["steps"]] == ["bench", "cpp"]
     assert {claim["state"] for claim in values["claims"]} == {"not tried"}
+    assert values["hint"] == "hemf-export doctor says what is missing."
+    assert err.endswith(f"error: {values['error']}\n  {values['hint']}\n")
 
 
 def test_what_is_refused(tmp_path, run_cli):
