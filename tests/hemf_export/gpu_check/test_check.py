@@ -168,6 +168,16 @@ def test_what_there_is_no_time_for_is_said(tmp_path, monkeypatch):
     assert checked.problem is None, "nothing failed"
 
 
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("minutes", "least", "most"), [(10, 60, 60), (0.5, 20, 30)])
+def test_a_step_gets_its_own_time_or_what_is_left(tmp_path, monkeypatch, minutes, least, most):
+    limits: list[float] = []
+    monkeypatch.setattr(catalogue, "ENTRIES", entries("passing"))
+    monkeypatch.setattr(check, "run_step", lambda *given: limits.append(given[-1]) or Result("passing", "passed"))
+    hemf_export.check_gpu(tmp_path, minutes=minutes)
+    assert least <= limits[0] <= most
+
+
 def test_without_a_gpu_every_step_says_so_and_the_command_ends_with_4(tmp_path, run_cli):
     code, out, err = run_cli("doctor", "--gpu", "-o", tmp_path / "out")
     assert code == 4
