@@ -52,12 +52,6 @@ def hanging(place: Place, findings: Findings) -> None:
     time.sleep(600)
 
 
-def leaving_a_process(place: Place, findings: Findings) -> None:
-    """As torch.compile leaves the processes that it compiles in: it holds the pipes open."""
-    findings.check("compiles", True, "in a process")
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=2)
-
-
 def serving(place: Place, findings: Findings) -> None:
     server = place.folder.parent / "started"
     try:
