@@ -60,7 +60,7 @@ class Hardware:
     def caveats(self) -> tuple[str, ...]:
         """What the user should know about this choice."""
         if self.device == "cpu" and self.amp == "float16":
-            return ("float16 is slow on a CPU: it is for trying out what a GPU computes, with few images and small batches.",)
+            return ("float16 is slow on a CPU: try out with few images and small batches what a GPU computes.",)
         return ()
 
     @contextmanager
