@@ -15,7 +15,7 @@ from hemf_export.calibration.image_set import ImageSet
 from hemf_export.calibration.job import Job
 from hemf_export.calibration.products import QUANTIZABLE, Product, find_products
 from hemf_export.calibration.qdq import Statistics
-from hemf_export.calibration.ranges import METHODS, Method, source_of
+from hemf_export.calibration.ranges import LEVELS, METHODS, Method, source_of
 from hemf_export.calibration.trials import BlockSensitivity, Placement
 from hemf_export.files.errors import BadInputError
 
@@ -160,7 +160,8 @@ def plan(
     }
     if for_cpu:
         values |= {nodes[product.node].outputs[0] for product in able if product.operator == "Conv"}
-    statistics = job.statistics(able, {str(source_of(value).name) for value in values})
+    levels = qdq.CPU_LEVELS if for_cpu else LEVELS
+    statistics = job.statistics(able, {str(source_of(value).name) for value in values}, levels)
     few = job.trials(statistics, _some(job, TRIAL_IMAGES), place)
     tried: dict[str, float] = {}
     if method == "auto":

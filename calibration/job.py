@@ -22,7 +22,7 @@ from hemf_export.calibration.graphs import Shape, image_shapes
 from hemf_export.calibration.image_set import ImageSet, Selection
 from hemf_export.calibration.products import QUANTIZABLE, Product, find_products
 from hemf_export.calibration.qdq import Statistics, quantize, quantize_for_cpu
-from hemf_export.calibration.ranges import Ranges
+from hemf_export.calibration.ranges import LEVELS, Ranges
 from hemf_export.calibration.session import Session
 from hemf_export.calibration.trials import Placement, Trials, Variant, logits
 from hemf_export.calibration.weights import Int8Weight, Moment, View, half, record_moments, rounded, view_of
@@ -35,7 +35,7 @@ _FLOAT16_BATCH = 1  # all values of a large graph take 0.5 GB per image
 # Part of the cache's keys: other names would invalidate everything cached.
 _PLACEMENT_KEYS: dict[Placement, str] = {
     quantize: "calibration.qdq",
-    quantize_for_cpu: "calibration.cpu_qdq",
+    quantize_for_cpu: "calibration.cpu_qdq of 7 bits",  # the name without them: what 8-bit weights gave
 }
 
 
@@ -50,9 +50,12 @@ class _Weight:
 _Rounding = Callable[[tuple[str, int], _Weight, Moment | None], tuple[NDArray[Any], ...]]
 
 
-def _in_int8(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
-    weight_in_int8 = rounded(weight.array, key[1], moment)
-    return weight_in_int8.values, weight_in_int8.scales
+def _in_int8(levels: int) -> _Rounding:
+    def rounding(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
+        weight_in_int8 = rounded(weight.array, key[1], moment, levels=levels)
+        return weight_in_int8.values, weight_in_int8.scales
+
+    return rounding
 
 
 def _in_float16(key: tuple[str, int], weight: _Weight, moment: Moment | None) -> tuple[NDArray[Any], ...]:
@@ -109,12 +112,18 @@ class Job:
             ranges = cache.ranges(self.cache, self.model, self.graph_key, images, batch=_FLOAT16_BATCH, task=task)
         return measured_islands(self.model.graph, ranges, self.shapes), ranges
 
-    def statistics(self, products: Sequence[Product], values: Collection[str]) -> Statistics:
-        """Record the statistics to quantize `products` with: calibration histograms of `values`, and int8 weights."""
+    def statistics(self, products: Sequence[Product], values: Collection[str], levels: int = LEVELS) -> Statistics:
+        """Record the statistics to quantize `products` with: calibration histograms of `values`, and int8 weights.
+
+        Args:
+            products: see `int8.products_of`.
+            values: names of the products' activations.
+            levels: the largest magnitude of a weight's integers.
+        """
         images = self.selection.calibration
         with self.progress.task("Recording ranges for INT8", len(images), "images") as task:
             ranges = cache.ranges(self.cache, self.model, self.graph_key, images, values=values, task=task)
-        return Statistics(ranges.histograms, self._int8_weights(products))
+        return Statistics(ranges.histograms, self._int8_weights(products, levels))
 
     def float16_weights(self) -> dict[str, NDArray[np.float16]]:
         """Return products' weights in float16, by name, rounded to change outputs on calibration images least."""
@@ -123,8 +132,9 @@ class Job:
         halves = self._rounded("halves", wanted, _in_float16)
         return {name: arrays[0] for (name, _), arrays in halves.items()}
 
-    def _int8_weights(self, products: Sequence[Product]) -> dict[tuple[str, int], Int8Weight]:
-        int8 = self._rounded("weights", self._weights_of(products), _in_int8)
+    def _int8_weights(self, products: Sequence[Product], levels: int) -> dict[tuple[str, int], Int8Weight]:
+        kind = "weights" if levels == LEVELS else f"weights_to_{levels}"
+        int8 = self._rounded(kind, self._weights_of(products), _in_int8(levels))
         return {key: Int8Weight(*arrays) for key, arrays in int8.items()}
 
     def _weights_of(self, products: Sequence[Product]) -> dict[tuple[str, int], _Weight]:

@@ -6,6 +6,9 @@ rounded up to float16, so that the graph computes the same when the rest of it i
 
 For a CPU: uint8 activations, the rest float32. A convolution becomes integer only if its output is quantized too; a
 Gemm computes float32 from integers. Depthwise convolutions gain as well. Products of two activations stay float32.
+Weights have 7 bits. With AVX2, and with AVX-512 without VNNI, ONNX Runtime multiplies uint8 by int8 with VPMADDUBSW,
+which saturates the sum of two products at int16 ("When and why do I need to try U8U8?" in its quantization docs; the
+kernels that it picks are in `onnxruntime/core/mlas/lib/platform.cpp`). Sums of 7-bit weights are exact on every CPU.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from hemf_export.calibration.weights import Int8Weight, half_up, rounded
 
 _ZERO = np.array(0, np.int8)  # symmetric
 _STEPS = 255  # steps of the range of uint8
+CPU_LEVELS = 64  # of a weight's integers, on each side of zero: 2 · 255 · 64 is within int16
 _ACTIVATIONS = ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "HardSigmoid", "Selu", "Softplus", "Softsign")
 
 
@@ -33,17 +37,19 @@ class Statistics:
 
     Args:
         histograms: histograms, by value name, of the products' activations before nodes that only move elements.
-        weights: int8 weights by name and output axis; others are rounded to nearest.
+        weights: int8 weights by name and output axis, with as many levels as they are asked for with; others are
+            rounded to nearest.
     """
 
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     weights: Mapping[tuple[str, int], Int8Weight] = field(default_factory=dict)
 
-    def weight(self, value: ir.Value, axis: int) -> Int8Weight:
-        """Return the int8 weight for an initializer."""
+    def weight(self, value: ir.Value, axis: int, levels: int = LEVELS) -> Int8Weight:
+        """Return the int8 weight for an initializer, of integers up to `levels`."""
         assert value.const_value is not None
         known = self.weights.get((str(value.name), axis))
-        return known or rounded(value.const_value.numpy().astype(np.float32), axis)
+        assert known is None or np.abs(known.values).max(initial=0) <= levels
+        return known or rounded(value.const_value.numpy().astype(np.float32), axis, levels=levels)
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ def quantize_for_cpu(
         assert weight is not None
         before = pairs.original(value)
         node.replace_input_with(0, rounded(before))
-        int8 = statistics.weight(weight, product.axis)
+        int8 = statistics.weight(weight, product.axis, CPU_LEVELS)
         node.replace_input_with(product.weight, pairs.weight(weight, int8, product.axis, node))
         if len(node.inputs) > 2 and (bias := node.inputs[2]) is not None and bias.const_value is not None:
             step = pairs.scales[str(before.name)] * int8.scales

@@ -46,20 +46,23 @@ class Int8Weight:
 Rounding = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
-def rounded(weight: NDArray[np.float32], axis: int, moment: Moment | None = None) -> Int8Weight:
+def rounded(
+    weight: NDArray[np.float32], axis: int, moment: Moment | None = None, *, levels: int = LEVELS
+) -> Int8Weight:
     """Quantize a weight to int8 with one scale per output channel.
 
     Args:
         weight: weight of any shape.
         axis: axis of the output channels.
         moment: second moment (inner, inner) of its inputs, in the order of its other axes; None rounds to nearest.
+        levels: the largest magnitude of its integers.
     """
-    scales = weight_scales(weight, axis)
+    scales = weight_scales(weight, axis, levels)
     steps = scales.astype(np.float64)
     in_steps = [-1 if place == axis else 1 for place in range(weight.ndim)]
 
     def nearest(column: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.clip(np.round(column / steps), -LEVELS, LEVELS) * steps
+        return np.clip(np.round(column / steps), -levels, levels) * steps
 
     values = _by_columns(weight, axis, moment, nearest) / steps.reshape(in_steps)
     return Int8Weight(np.ascontiguousarray(np.round(values).astype(np.int8)), scales)
@@ -78,10 +81,10 @@ def half(weight: NDArray[np.float32], axis: int, moment: Moment) -> NDArray[np.f
     return np.ascontiguousarray(_by_columns(weight, axis, moment, nearest).astype(np.float16))
 
 
-def weight_scales(weight: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Return the scale of each output channel: its largest magnitude divided by 127; exact in float16."""
+def weight_scales(weight: NDArray[np.float32], axis: int, levels: int = LEVELS) -> NDArray[np.float32]:
+    """Return the scale of each output channel: its largest magnitude divided by `levels`; exact in float16."""
     largest = np.abs(np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)).max(1)
-    return np.array([half_up(float(value) / LEVELS or 1 / LEVELS) for value in largest], np.float32)
+    return np.array([half_up(float(value) / levels or 1 / levels) for value in largest], np.float32)
 
 
 def half_up(scale: float) -> float:

@@ -18,17 +18,19 @@ from torch import Tensor, nn
 
 from hemf_export.calibration import forms
 from hemf_export.calibration.products import is_signed_permutation
+from hemf_export.calibration.qdq import CPU_LEVELS
+from hemf_export.calibration.ranges import LEVELS
 from hemf_export.files.errors import BadInputError, did_you_mean
 from hemf_export.files.model_output import LOGITS, ModelOutput
 from hemf_export.finetuning.operators import OPERATORS, dequantize, quantize, to_half
 
-# Range of quantized values by type; for weights, symmetric.
+# Range of quantized activations by type.
 _STEPS = {
     ir.DataType.INT8: (-128.0, 127.0),
     ir.DataType.UINT8: (0.0, 255.0),
     ir.DataType.INT32: (-(2.0**31), 2.0**31 - 1),
 }
-_WEIGHT_STEPS = {ir.DataType.INT8: 127, ir.DataType.INT32: 2**31 - 1}
+_BIAS_STEPS = 2**31 - 1
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Operators that only select or move values, which are rounded already.
 _EXACT = (
@@ -73,6 +75,7 @@ class GraphNetwork(nn.Module):
         self._integers: dict[str, Tensor] = {}  # shapes and axes: on the CPU, whatever the network's device
         self._attributes: dict[str, str] = {}  # initializer → attribute of this module
         self._readers: dict[str, ir.Node] = {}  # trained quantized initializer → its DequantizeLinear
+        self._levels: dict[str, int] = {}  # trained quantized initializer → the largest magnitude of its integers
         for index, (name, value) in enumerate(graph.initializers.items()):
             if value.dtype in (ir.DataType.INT64, ir.DataType.BOOL):
                 self._integers[name] = torch.from_numpy(_array(value).copy())
@@ -82,6 +85,7 @@ class GraphNetwork(nn.Module):
             if name in trained:
                 if value.dtype not in _FLOATS:
                     self._readers[name] = next(node for node in value.consumers())
+                    self._levels[name] = _levels(value)
                 self.register_parameter(attribute, nn.Parameter(torch.from_numpy(self._exact(value))))
             else:
                 self.register_buffer(attribute, torch.from_numpy(_array(value).astype(np.float32)), persistent=False)
@@ -113,8 +117,7 @@ class GraphNetwork(nn.Module):
             assert value.dtype is not None
             if value.dtype not in _FLOATS:
                 steps = array.astype(np.float64) / self._scale_of(name).astype(np.float64)
-                largest = _WEIGHT_STEPS[value.dtype]
-                array = np.clip(np.round(steps), -largest, largest)
+                array = np.clip(np.round(steps), -self._levels[name], self._levels[name])
             value.const_value = ir.Tensor(np.ascontiguousarray(array.astype(value.dtype.numpy())), name=name)
 
     def _value(self, name: str, values: dict[str, Tensor]) -> Tensor:
@@ -131,8 +134,7 @@ class GraphNetwork(nn.Module):
             return to_half(stored)
         if dtype == ir.DataType.FLOAT:
             return stored
-        assert dtype is not None
-        reader, most = self._readers[name], float(_WEIGHT_STEPS[dtype])
+        reader, most = self._readers[name], float(self._levels[name])
         scale = _along(getattr(self, self._attributes[_name(reader.inputs[1])]), stored, _axis(reader))
         return quantize(stored, scale, 0.0, (-most, most))
 
@@ -229,6 +231,13 @@ def _broadcast(count: int, dimensions: int, axis: int) -> tuple[int, ...]:
     if count == 1:
         return ()
     return tuple(-1 if index == axis % dimensions else 1 for index in range(dimensions))
+
+
+def _levels(value: ir.Value) -> int:
+    """The largest magnitude of a quantized initializer's integers: 7 bits stay 7 bits, see `qdq.CPU_LEVELS`."""
+    if value.dtype != ir.DataType.INT8:
+        return _BIAS_STEPS
+    return CPU_LEVELS if np.abs(_array(value).astype(np.int64)).max(initial=0) <= CPU_LEVELS else LEVELS
 
 
 def _axis(node: ir.Node) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hemf_export.calibration import int8, qdq, trials
+from hemf_export.calibration.cache import Cache
 from hemf_export.calibration.image_set import ImageSet
 from hemf_export.calibration.job import Job
 from hemf_export.calibration.session import Session
@@ -93,3 +94,22 @@ def test_a_job_folds_what_tensorrt_gets_alone(job):
     assert job.trials(plan.statistics, job.selection.held_out, plan.place)._folded
     cpu = int8.plan(job, int8.products_of(job, for_cpu=True), method="max", for_cpu=True)
     assert not job.trials(cpu.statistics, job.selection.held_out, cpu.place)._folded
+
+
+def test_a_cpu_gets_weights_of_7_bits_of_its_own_from_the_cache_too(pictures, tmp_path):
+    for _ in ("made", "read"):
+        job = job_for(classifiers.normalized_cnn(pictures), pictures, 32)
+        job.cache = Cache(tmp_path)
+        for for_cpu, largest in ((False, 127), (True, 64)):
+            products = int8.products_of(job, for_cpu=for_cpu)
+            weights = int8.plan(job, products, method="max", for_cpu=for_cpu).statistics.weights
+            assert {np.abs(weight.values).max() for weight in weights.values()} == {largest}
+
+
+def test_integer_operators_give_a_cpu_what_the_graph_does_node_by_node(job):
+    """A network whose sums of 8-bit products saturate at int16 with AVX2: its logits moved by 1.6 there."""
+    plan = int8.plan(job, int8.products_of(job, for_cpu=True), method="max", for_cpu=True)
+    made = job.trials(plan.statistics, job.selection.held_out, plan.place)
+    exact = logits(Session(made.build(plan.chosen, "max"), as_written=True), job.selection.held_out)
+    assert np.abs(made.run(plan.chosen, "max") - exact).max() < 0.02, "sums at the edge of a step"
+    assert 0 < np.abs(exact - made.reference).max() < 0.2

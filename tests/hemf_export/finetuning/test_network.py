@@ -121,6 +121,24 @@ def test_trained_and_stored_it_is_the_same_graph_with_other_weights(images):
     assert np.median(np.abs(runtime(made, images) - trained)) < 1e-4, "what was trained is what is shipped"
 
 
+def test_weights_of_7_bits_are_trained_in_7_bits():
+    """A CPU's: with more, sums of two products are beyond int16 (`qdq.CPU_LEVELS`)."""
+    proto = quantized_graph()
+    tensor = next(each for each in proto.graph.initializer if each.name == "matrix")
+    halves = (onnx.numpy_helper.to_array(tensor).astype(np.float64) * 64 / 127).round().astype(np.int8)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(halves, "matrix"))
+    model = loaded(proto)
+    network = GraphNetwork(model, WEIGHTS)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= 4
+    network.store()
+    stored = {name: value.const_value.numpy() for name, value in model.graph.initializers.items()}
+    assert np.abs(stored["matrix"]).max() == 64
+    assert np.abs(stored["kernel"]).max() == 127
+    assert np.abs(stored["bias"]).max() > 5000
+
+
 def test_float16_is_rounded_as_emulation_does():
     proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 20]>
         g (float[n, 4] x) => (float[n, 4] y)
