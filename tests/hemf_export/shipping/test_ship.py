@@ -177,6 +177,7 @@ def test_a_bound_that_is_missed_is_exit_3_with_the_report(again, tmp_path, train
     assert not (folder / "best.tar.zst").exists()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("wrong", "code", "failed_at"), [("ort-cpu, best.onnx", 1, "bundle"), ("ort-cpu, best.fp16.onnx", 3, "bench")]
 )
