@@ -11,7 +11,6 @@ back, and PyTorch's allocator stays in its state of capturing for good (torch/cu
 from __future__ import annotations
 
 import ctypes
-import os
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hemf_export.engines import machine
 from hemf_export.files.errors import HemfError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: apart from the legacy default stream, which a capture must not meet
@@ -213,5 +213,5 @@ class Graph:
 
 def _driver() -> Any:
     with suppress(OSError):
-        return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        return machine.cuda_library()
     raise CaptureError("the CUDA driver's library isn't found")

@@ -62,7 +62,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What the inspector reports of an engine.
+    """Report of TensorRT's inspector on an engine.
 
     Args:
         layers: in order.
@@ -78,7 +78,7 @@ class Inspection:
 def inspect(loaded: Loaded) -> Inspection:
     """List the layers of an engine, in order, and its kernels with their tensors, as the inspector reports them.
 
-    Of an engine with dynamic shapes the inspector shows formats, and with them precisions, only for an execution
+    If an engine has dynamic shapes, the inspector shows formats, and with them precisions, only for an execution
     context whose input shapes are set (NvInferRuntime.h, IEngineInspector::setExecutionContext). So each profile is
     inspected at its optimum. A context takes memory of the GPU: where TensorRT creates none, the engine alone is
     inspected.

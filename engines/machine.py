@@ -55,12 +55,20 @@ def here(names: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")) -> Machi
     )  # fmt: skip
 
 
+def cuda_library() -> ctypes.CDLL:
+    """Load the CUDA driver's library.
+
+    Raises:
+        OSError: it isn't there.
+    """
+    return ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+
+
 def driver() -> tuple[int, int] | None:
     """The latest CUDA version that the NVIDIA driver supports, by its own library; None without a driver."""
     try:
-        library = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
         version = ctypes.c_int()
-        failed = library.cuDriverGetVersion(ctypes.byref(version))
+        failed = cuda_library().cuDriverGetVersion(ctypes.byref(version))
     except (OSError, AttributeError):
         return None
     return None if failed or not version.value else (version.value // 1000, version.value % 1000 // 10)

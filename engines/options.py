@@ -113,7 +113,7 @@ class BuildOptions:
             )
 
     def for_gpu(self, target: Target, gpu: str | None) -> BuildOptions:
-        """The same options with `hardware_compatible` decided.
+        """Return the options with `hardware_compatible` decided for the GPU that builds.
 
         Args:
             target: what the plan is for.

@@ -14,9 +14,10 @@ from markupsafe import Markup
 
 from hemf_export.bench import plots
 from hemf_export.bench.plots import Point
-from hemf_export.bench.report import TimedFile, markdown_table
+from hemf_export.bench.report import TimedFile
 from hemf_export.files.errors import BadInputError
 from hemf_export.metrics.percentage import percentage, points
+from hemf_export.pages.table import markdown_table
 from hemf_export.verification import baseline
 
 _WHOSE = "Accuracy and agreement are those of the files, by their verification; not of the runs that were timed here."

@@ -9,7 +9,7 @@ from typing import Any
 from hemf_export.bench.memory import Memory
 from hemf_export.bench.roofline import Floor, target_with_chip
 from hemf_export.pages.figures import factor
-from hemf_export.pages.table import Table
+from hemf_export.pages.table import Table, markdown_table
 from hemf_export.timing.intervals import BETWEEN_RUNS, COVERAGE, Interval
 from hemf_export.timing.measurement import ENOUGH_ROUNDS, MIN_ROUNDS, PERCENTILES, STABLE, WARMUP_S, NotRun, Timing
 
@@ -232,12 +232,6 @@ def _described(conditions: dict[str, Any]) -> list[str]:
         f"{name} {versions[name]}" for name in ("torch", "onnxruntime", "onnxruntime-gpu") if name in versions
     )
     return [f"{machine(conditions)}; {named}; {conditions['date']}"]
-
-
-def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a Markdown table whose first column is text."""
-    lines = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
-    return [*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)]
 
 
 def _beside(timing: Timing, reference: str) -> str:

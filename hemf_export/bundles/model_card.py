@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hemf_export.bench.report import markdown_table
 from hemf_export.bundles import contents
 from hemf_export.bundles.contents import Reports
 from hemf_export.files.errors import BadInputError
@@ -20,6 +19,7 @@ from hemf_export.metrics.percentage import percentage, points
 from hemf_export.models import discover, proof
 from hemf_export.models.model_file import CheckpointFile
 from hemf_export.pages import census_text
+from hemf_export.pages.table import markdown_table
 from hemf_export.precision import compiled_precision
 from hemf_export.train.recipe import Recipe
 from hemf_export.triton.servable import Servable

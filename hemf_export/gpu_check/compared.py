@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -24,16 +23,15 @@ from hemf_export.gpu_check import engines, material
 from hemf_export.gpu_check.step import Findings, Place
 from hemf_export.pages import census_text
 
-_PROJECT = Path(hemf_export.__file__).parents[1]
 _BATCH, _ROUNDS = 8, 50
 _WORTH_IT = 0.95  # share of FP16's time below which INT8 is worth it
 
 
 def graph_forms(place: Place, findings: Findings) -> None:
     """Time the engines of the authors' architecture and of our graphs, and compare with their modelled times."""
-    if not (_PROJECT / "benchmarks" / "engine_census.py").is_file():
+    if not (material.PROJECT / "benchmarks" / "engine_census.py").is_file():
         raise MissingCapabilityError("benchmarks/ is not here: run this in the project's folder.")
-    sys.path.append(str(_PROJECT))
+    sys.path.append(str(material.PROJECT))
     made: Any = importlib.import_module("benchmarks.engine_census")
     backend = _backend(place)
     folder = place.folder / "forms"

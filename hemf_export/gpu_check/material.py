@@ -17,6 +17,7 @@ from hemf_export.networks import variants
 from hemf_export.networks.config import HemfConfig, registered
 from hemf_export.networks.initialization import build
 
+PROJECT = Path(hemf_export.__file__).parents[1]  # the checkout, if this runs in one
 CLASSES = ("blue", "green", "red")
 _COUNTS, _FEW = {"train": 24, "val": 8, "test": 8}, {"train": 4, "val": 2, "test": 2}  # images of each class
 SIDE = 72  # pixels of an image's sides

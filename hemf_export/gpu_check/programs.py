@@ -20,7 +20,7 @@ from hemf_export.gpu_check import engines, material
 from hemf_export.gpu_check.step import Findings, Place
 
 _SOURCES = Path(hemf_export.__file__).parent / "engines" / "cpp"
-_PROJECT = Path(hemf_export.__file__).parents[1]
+_INSIDE = "/check"  # the shared folder in the container
 _SAME_LOSS = 1e-3  # share by which rounding may change the loss of an epoch
 _TOLERANCE = 1e-3  # of probabilities: decoding, resizing and the engine are the same in both
 
@@ -87,7 +87,7 @@ def train(place: Place, findings: Findings) -> None:
 
 def containers(place: Place, findings: Findings) -> None:
     """Build an engine in the container, serve it by Triton's tensorrt backend, and compare the answers."""
-    compose = _PROJECT / "docker" / "compose.yaml"
+    compose = material.PROJECT / "docker" / "compose.yaml"
     if not compose.is_file():
         raise MissingCapabilityError("docker/compose.yaml is not here: run this in the project's folder.")
     if shutil.which("docker") is None:
@@ -102,12 +102,12 @@ def containers(place: Place, findings: Findings) -> None:
     source = material.trained(place)
     graph = material.half(place, source)
     work = place.folder.resolve()
-    inside = Path("/work") / graph.resolve().relative_to(work)
-    run = ("docker", *_compose(compose), "run", "--rm", "--volume", f"{work}:/work", "build")
+    mounted = ("--volume", f"{work}:{_INSIDE}", "--workdir", _INSIDE)
+    run = ("docker", *_compose(compose), "run", "--rm", *mounted, "build")
     with findings.attempt("build in the container"):
-        _program(*run, "trt", inside, "-o", "/work/container.engine", "--images", "/work/images", "--backend",
-                 "tensorrt", "--target", material.target(place))  # fmt: skip
-        _program(*run, "self-test", "/work/container.engine")
+        _program(*run, "trt", graph.resolve().relative_to(work), "-o", "container.engine", "--images", "images",
+                 "--backend", "tensorrt", "--target", material.target(place))  # fmt: skip
+        _program(*run, "self-test", "container.engine")
         findings.check("build in the container", True, "built, and its self-test passed")
     _served(place, compose, work, graph, findings)
 

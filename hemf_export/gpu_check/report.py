@@ -9,7 +9,7 @@ from typing import Any
 
 from hemf_export.gpu_check import claims as claimed
 from hemf_export.gpu_check.step import Result
-from hemf_export.pages.table import Table
+from hemf_export.pages.table import Table, markdown_table
 
 
 def verdict(results: Sequence[Result], gpu: str | None) -> str:
@@ -51,7 +51,8 @@ def markdown(results: Sequence[Result], values: Mapping[str, Any]) -> str:
     """Write the page: verdict, machine, tables, and all measured values."""
     gpu = values["gpu"]
     tables = [
-        f"## {table.title.capitalize()}\n\n{table.markdown()}" for table in (steps(results), claims(results, gpu))
+        "\n".join((f"## {table.title.capitalize()}", "", *markdown_table(table.columns, table.rows, table.words)))
+        for table in (steps(results), claims(results, gpu))
     ]
     versions = ", ".join(f"{name} {version}" for name, version in values["versions"].items())
     facts = {result.step: result.facts for result in results if result.facts}

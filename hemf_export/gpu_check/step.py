@@ -46,7 +46,7 @@ class Check:
 
 
 class Findings:
-    """What a step has found so far.
+    """Record of the checks that a step has made so far, and of the values that it measured.
 
     Args:
         tell: called after each check.

@@ -22,11 +22,14 @@ class Table:
     rows: Sequence[tuple[str, ...]]
     words: tuple[int, ...] = (0,)
 
-    def markdown(self) -> str:
-        """Return it as Markdown, without the title: columns of words on the left, figures on the right."""
-        marks = ["---" if index in self.words else "---:" for index in range(len(self.columns))]
-        return "\n".join(_line(cells) for cells in (self.columns, marks, *self.rows))
+
+def markdown_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int] = (0,)
+) -> list[str]:  # fmt: skip
+    """Return the lines of a table in Markdown; columns in `words` align left, the others right."""
+    rule = "".join("---|" if index in words else "---:|" for index in range(len(columns)))
+    return [_line(columns), f"|{rule}", *map(_line, rows)]
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(" ".join(cell.split()).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells) + " |"

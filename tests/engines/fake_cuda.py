@@ -66,7 +66,7 @@ class Block:
 
 
 class Allocation:
-    """What the tensors of a block share; when it is gone, the block is free."""
+    """Owner of a block, shared by its tensors; when it is gone, the block is free."""
 
 
 class Stream:

@@ -79,7 +79,7 @@ def infer(
 
 
 def counts(found: Ended, line: int = -1) -> dict[str, int]:
-    """What the program counted."""
+    """Parse the counts that the program printed."""
     words = found.out.splitlines()[line].removeprefix("warm: ").split(", ")
     return {name: int(number) for name, number in (word.split() for word in words)}
 

@@ -47,7 +47,7 @@ def load(graph: Path, gpu: CpuDevice, *, profiles: tuple[str, ...] = ("1:2:4",),
 
 
 def ask(runner: EngineRunner, gpu: CpuDevice, stream: Stream, batch: np.ndarray) -> np.ndarray:
-    """What a caller on a stream of its own does: work before, work behind, and memory freed as soon as it may be.
+    """Call the runner from a stream of its own: work before, work behind, and memory freed as soon as it may be.
 
     The batch was allocated on another stream, as by a loader of images.
     """

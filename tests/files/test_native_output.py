@@ -1,4 +1,4 @@
-"""What libraries print to standard output while it is kept off, by Python and by native code."""
+"""Standard output is kept free of what libraries print meanwhile, in Python and in native code."""
 
 from __future__ import annotations
 

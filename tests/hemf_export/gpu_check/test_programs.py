@@ -117,7 +117,7 @@ def test_containers(place, docker, monkeypatch):
     assert set(outcomes(result).values()) == {"passed"}, result.checks
     assert len(result.checks) == 5
     said = Path(str(docker["log"])).read_text()
-    assert f"--volume {place.folder}:/work build trt /work/small/best.fp16.onnx -o /work/container.engine" in said
+    assert f"--volume {place.folder}:/check --workdir /check build trt small/best.fp16.onnx -o container.engine" in said
     assert said.splitlines()[-1].endswith("down"), "the server is stopped"
 
 
