@@ -16,9 +16,9 @@ MAX_LOGIT_DIFFERENCE = 0.05
 MAX_SHARE_OF_LOGITS = 0.01  # float16 has three digits: large logits may differ by more
 MAX_PROBABILITY_DIFFERENCE = 0.025  # largest effect on a probability of two logits that differ by their bound
 MIN_AGREEMENT = 0.99
-# Of the largest logit, float32 against float32. On a GPU sums of thousands of products run in another order, by another
-# algorithm per shape: each has a relative error of about √n · 6e-8, which grows layer by layer. TF32, which rounds each
-# factor by up to 5e-4, stays out.
+# Shares of the largest logit, for float32 against float32. On a GPU sums of thousands of products run in another order,
+# by another algorithm per shape: each has a relative error of about √n · 6e-8, which grows layer by layer. TF32, which
+# rounds each factor by up to 5e-4, stays out.
 MAX_SHARE_OF_LOGITS_FP32 = 1e-5
 MAX_SHARE_OF_LOGITS_FP32_ON_GPU = 1e-4
 
