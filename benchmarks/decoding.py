@@ -19,8 +19,7 @@ from PIL import Image
 
 from hemf_export.cli import console
 from hemf_export.images.images import Preprocess, decode
-from hemf_export.networks.config import registered
-from hemf_export.networks.initialization import build
+from hemf_export.networks.registry import build, registered
 from hemf_export.train.augmentation import augment
 from hemf_export.train.recipe import Recipe
 

@@ -17,16 +17,16 @@ from hemf_export.calibration import forms
 from hemf_export.calibration.fp16 import find_islands, to_float16
 from hemf_export.calibration.graphs import copy_of, image_shapes, parse, prepare
 from hemf_export.calibration.products import find_products
-from hemf_export.checkpoints.authors import convert, infer_config
 from hemf_export.cli import console
 from hemf_export.cli.progress import ConsoleProgress
 from hemf_export.engines import census, targets
 from hemf_export.engines.census import Census
 from hemf_export.export import onnx_export
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import SIZES, HemfConfig
-from hemf_export.networks.initialization import build
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.hemf.authors import convert, infer_config
+from hemf_export.networks.hemf.config import SIZES, HemfConfig
+from hemf_export.networks.hemf.model import HEMF
+from hemf_export.networks.registry import build
 from hemf_export.precision import int8_choice, trial_engine
 from hemf_export.precision.trial_engine import Compiler
 

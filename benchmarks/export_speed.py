@@ -22,7 +22,6 @@ from torch import Tensor
 
 from benchmarks.naive import NaiveHEMF
 from hemf_export.checkpoints import checkpoint
-from hemf_export.checkpoints.authors import convert, infer_config
 from hemf_export.checkpoints.checkpoint import Checkpoint
 from hemf_export.cli import console
 from hemf_export.cli.progress import ConsoleProgress
@@ -30,6 +29,7 @@ from hemf_export.export import onnx_export
 from hemf_export.files.processors import usable_cores
 from hemf_export.images.images import Preprocess
 from hemf_export.models.runners import OnnxRunner, Runner, TorchRunner
+from hemf_export.networks.hemf.authors import convert, infer_config
 from hemf_export.timing import measurement
 from hemf_export.timing.workloads import HostWorkload
 

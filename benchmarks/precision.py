@@ -107,9 +107,9 @@ def export_seeded(classes: tuple[str, ...], output: Path) -> None:
     """Export hemf-base with random weights."""
     from benchmarks.export_speed import naive_weights  # imported here, as other processes don't need training code
     from hemf_export.checkpoints import checkpoint
-    from hemf_export.checkpoints.authors import convert, infer_config
     from hemf_export.export import onnx_export
     from hemf_export.images.images import Preprocess
+    from hemf_export.networks.hemf.authors import convert, infer_config
 
     converted, _ = convert(naive_weights(0, len(classes)))
     saved = output.with_suffix(".pt")

@@ -26,14 +26,13 @@ from torch.nn import functional as F
 from benchmarks import processes
 from benchmarks.export_speed import naive_weights
 from benchmarks.naive import NaiveHEMF
-from hemf_export.checkpoints.authors import convert, infer_config
 from hemf_export.cli import console
 from hemf_export.cli.progress import ConsoleProgress
 from hemf_export.images.folders import class_folders
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import registered
-from hemf_export.networks.initialization import build
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.hemf.authors import convert, infer_config
+from hemf_export.networks.hemf.model import HEMF
+from hemf_export.networks.registry import build, registered
 from hemf_export.timing import intervals
 from hemf_export.train import hardware
 from hemf_export.train.data import TrainingImages, TrainingLoader

@@ -1,7 +1,7 @@
 """The block of the paper that a node belongs to, from its name; for graphs that aren't ours, groups along the graph.
 
 Our exporter names a node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`.
-In a reduced network (`networks.variants`), SIRMLP and MixedAttention are what stands in their place.
+In a reduced network (`networks.hemf.variants`), SIRMLP and MixedAttention are what stands in their place.
 """
 
 from __future__ import annotations

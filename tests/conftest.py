@@ -21,9 +21,9 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.checkpoints.checkpoint import Checkpoint
 from hemf_export.files.progress import Silent
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.initialization import build
-from hemf_export.networks.variants import vary
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.hemf.variants import vary
+from hemf_export.networks.registry import build
 
 # A shell's background jobs ignore Ctrl-C, and so would the commands that tests interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -19,8 +19,8 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.files import artifacts, locks
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.progress import SILENT, Progress
-from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.count import count_parameters
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.hemf.count import count_parameters
 from hemf_export.train import run as training
 from hemf_export.train.configurations import Configuration, refuse_repeated
 from hemf_export.train.recipe import refuse_differences

@@ -13,8 +13,8 @@ import numpy as np
 
 from hemf_export.files import artifacts
 from hemf_export.networks import published
+from hemf_export.networks.hemf.variants import COMPONENT_TITLES, TABLE_10, components
 from hemf_export.networks.published import AblationRow
-from hemf_export.networks.variants import COMPONENT_TITLES, TABLE_10, components
 from hemf_export.train.ablation import FIGURES, Outcome, Row, judged_on
 from hemf_export.train.run import Images, Options
 

@@ -2,7 +2,7 @@
 
 [[configuration]]
 name = "focal"
-variant = "both+mixed"   # of hemf_export.networks.variants; left out: the whole network
+variant = "both+mixed"   # of hemf_export.networks.hemf.variants; left out: the whole network
 epochs = 50              # any field of the recipe
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
-from hemf_export.networks import variants
+from hemf_export.networks.hemf import variants
 from hemf_export.train import recipe_file
 from hemf_export.train.recipe import Recipe
 
@@ -32,7 +32,7 @@ class Configuration:
 
     Args:
         name: names its folder and its row: letters, digits, `_`, `+` and `-`.
-        variant: a variant of `networks.variants`.
+        variant: a variant of `networks.hemf.variants`.
         recipe: the training recipe.
         fixed: the recipe's fields that the configuration itself sets.
 

@@ -8,7 +8,7 @@ from typing import Any
 from hemf_export.files import artifacts
 from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import HemfConfig
+from hemf_export.networks.hemf.config import HemfConfig
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.hardware import Hardware
 from hemf_export.train.recipe import Recipe

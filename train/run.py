@@ -18,8 +18,9 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess
 from hemf_export.metrics import classification
 from hemf_export.metrics.percentage import percentage
-from hemf_export.networks import variants
-from hemf_export.networks.config import HemfConfig, registered
+from hemf_export.networks.hemf import variants
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.registry import registered
 from hemf_export.train import distillation, distributed, figures, hardware, trainer
 from hemf_export.train.datasets import checks
 from hemf_export.train.distillation import Teacher
@@ -37,7 +38,7 @@ class Options:
         data: folder with train/, val/ and, if there is one, test/.
         output: the run's folder.
         model: name of the model size.
-        variant: a variant of `networks.variants`.
+        variant: a variant of `networks.hemf.variants`.
         image_size: input height and width in pixels, a multiple of 32.
         mode: "crop" or "squash"; see `images.images.Preprocess`.
         device: "auto", "cpu" or "cuda".

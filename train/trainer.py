@@ -19,8 +19,8 @@ from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images.folders import LabelledImages
 from hemf_export.metrics import classification
 from hemf_export.networks.drop_path import set_drop_path
-from hemf_export.networks.initialization import build
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.hemf.model import HEMF
+from hemf_export.networks.registry import build
 from hemf_export.train import data, distributed, loader_processes
 from hemf_export.train.float32 import exact_float32
 from hemf_export.train.hardware import has_bfloat16

@@ -16,7 +16,7 @@ from hemf_export.pages.table import Table
 if TYPE_CHECKING:
     from hemf_export.doctor.checkup import Ability
     from hemf_export.doctor.components import Component
-    from hemf_export.networks.count import Count
+    from hemf_export.networks.hemf.count import Count
 
 
 @dataclass(frozen=True)
@@ -213,9 +213,9 @@ def info(
     from hemf_export.checkpoints.reading import Reading
     from hemf_export.models.model_file import CheckpointFile
     from hemf_export.networks import published
-    from hemf_export.networks.config import SIZES, registered
-    from hemf_export.networks.count import count_parts
-    from hemf_export.networks.variants import WHOLE, variant_of, vary
+    from hemf_export.networks.hemf.config import SIZES, registered
+    from hemf_export.networks.hemf.count import count_parts
+    from hemf_export.networks.hemf.variants import WHOLE, variant_of, vary
 
     path, wanted = Path(model), WHOLE if variant is None else variant
     description, notes = list[tuple[str, str]](), tuple[str, ...]()
@@ -265,8 +265,8 @@ def doctor(*, timeout: float = 60.0, progress: Progress = SILENT) -> Checkup:
 
 def _table_3() -> list[dict[str, Any]]:
     from hemf_export.networks import published
-    from hemf_export.networks.count import count_mlp
-    from hemf_export.networks.fusion import IRMLP, SIRMLP
+    from hemf_export.networks.hemf.count import count_mlp
+    from hemf_export.networks.hemf.fusion import IRMLP, SIRMLP
 
     rows = []
     for row in published.TABLE_3:

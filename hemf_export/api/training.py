@@ -110,7 +110,7 @@ def train(
         'best.pt'
     """
     from hemf_export.files import locks
-    from hemf_export.networks import variants
+    from hemf_export.networks.hemf import variants
     from hemf_export.train import distributed, scalars
     from hemf_export.train.run import Options, check, prepare
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from hemf_export import engines
 from hemf_export.bench.lineup import ENGINE_KINDS, TORCH_KINDS, Entry
@@ -27,7 +27,6 @@ from hemf_export.files.model_output import ModelOutput
 from hemf_export.images.model_input import ModelInput
 from hemf_export.models.model_file import CheckpointFile
 from hemf_export.models.runners import OnnxRunner
-from hemf_export.networks.model import HEMF
 from hemf_export.precision.bounds import Bounds, float32_bound
 from hemf_export.timing import failures
 from hemf_export.timing.measurement import Contender
@@ -71,7 +70,7 @@ TORCH_MODES = {
 }
 
 
-def torch_function(model: HEMF, mode: TorchMode, device: str) -> Callable[[Tensor], Tensor]:
+def torch_function(model: nn.Module, mode: TorchMode, device: str) -> Callable[[Tensor], Tensor]:
     """Return a function from images (N, 3, H, W) to logits on `device`, without gradients, which takes over the model.
 
     A compiled one compiles on its first run of each batch size. Callers run it in `train.float32.exact_float32`.
@@ -94,7 +93,7 @@ def _autocast(mode: TorchMode, device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, torch.float16 if device == "cuda" else torch.bfloat16)
 
 
-def _compiled(model: HEMF, kind: str) -> Callable[[Tensor], Tensor]:
+def _compiled(model: nn.Module, kind: str) -> Callable[[Tensor], Tensor]:
     from torch._dynamo.exc import TorchDynamoException
 
     with warnings.catch_warnings():

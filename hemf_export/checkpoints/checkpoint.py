@@ -2,7 +2,7 @@
 
 A `.pt` file is only ever read with `weights_only=True`: no code in it can run. Ours has a digest of its content, so
 that a changed bit is noticed. `.safetensors` is written and read too. Files of other training programs are read as they
-are: see `checkpoints.weight_sets` for where their weights are, and `checkpoints.authors` for the authors' names.
+are: see `checkpoints.weight_sets` for where their weights are, and `networks.hemf.authors` for the authors' names.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hemf_export.checkpoints import authors, checkpoint_files, class_names, state_dict, weight_sets
+from hemf_export.checkpoints import checkpoint_files, class_names, state_dict, weight_sets
 from hemf_export.checkpoints.checkpoint_files import Content, content_digest, safetensors_bytes
 from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.checkpoints.weight_sets import WeightSet
 from hemf_export.files import artifacts, names
 from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.model import HEMF
+from hemf_export.networks import registry
+from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.network import Family, Network
 
 FORMAT = "hemf-checkpoint"
 FORMAT_VERSION = 1
@@ -50,7 +51,7 @@ class Checkpoint:
         sha256: hash of the file that it was read from; empty before it was saved.
     """
 
-    config: HemfConfig
+    config: NetworkConfig
     classes: tuple[str, ...]
     preprocess: Preprocess
     state: dict[str, Tensor]
@@ -79,9 +80,9 @@ class Checkpoint:
                 f"The preprocessing gives {self.preprocess.size} pixels, the network takes {self.config.image_size}."
             )
 
-    def model(self) -> HEMF:
+    def model(self) -> Network:
         """Build the network with a copy of these weights, in evaluation mode."""
-        model = state_dict.build_empty(self.config)
+        model = registry.family_of(self.config).build_empty(self.config)
         model.load_state_dict(self.state)
         return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
@@ -165,7 +166,7 @@ def _ours(content: dict[str, Any]) -> Checkpoint:
     if digest != content_digest(content):
         raise BadInputError("its content is not what was saved (the digest disagrees).", "Copy or make it again.")
     _check_kinds(content)
-    config = HemfConfig.from_dict(content["config"])
+    config = registry.config_from_dict(content["config"])
     state_dict.check(content["model"], config)
     return Checkpoint(
         config=config,
@@ -213,23 +214,20 @@ class _Network:
         kinds: types of the file's tensors that were converted to float32.
     """
 
-    config: HemfConfig
+    config: NetworkConfig
     state: dict[str, Tensor]
     dropped: tuple[str, ...]
     counters: int
     kinds: tuple[str, ...]
 
 
-def _network(weights: WeightSet, image_size: int) -> _Network:
+def _network(weights: WeightSet, family: Family, image_size: int | None) -> _Network:
     """Convert a set of weights; raise BadInputError where its tensors are not those of a whole network."""
-    tensors = weights.tensors
-    dropped: list[str] = []
-    if authors.is_authors_layout(tensors):
-        tensors, dropped = authors.convert(tensors)
+    tensors, dropped = family.convert(weights.tensors)
     floats = [value for value in tensors.values() if value.is_floating_point()]
     kinds = sorted({str(value.dtype).removeprefix("torch.") for value in floats} - {"float32"})
     tensors = {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
-    config = authors.infer_config(tensors, image_size)
+    config = family.infer(tensors, image_size)
     tensors, counters = state_dict.fill_counters(tensors, config)
     state_dict.check(tensors, config, weights.beside)
     return _Network(config, tensors, tuple(dropped), counters, tuple(kinds))
@@ -237,26 +235,20 @@ def _network(weights: WeightSet, image_size: int) -> _Network:
 
 def _foreign(path: Path, content: Content, classes: Sequence[str] | None, reading: Reading) -> Checkpoint:
     """Read a state dict in the authors' names or ours, wherever in the file it is."""
-    sets = weight_sets.find(content.values)
-    if not sets:
-        keys = state_dict.first([str(key) for key in content.values]) or "none"
-        raise BadInputError(
-            f"holds no state dict of a HEMF network; its keys: {keys}.",
-            "A HEMF checkpoint or a state dict is needed: torch.save(model.state_dict(), path).",
-        )
-    image_size = authors.IMAGE_SIZE if reading.image_size is None else reading.image_size
+    family, sets = _weight_sets(content)
 
     networks: dict[WeightSet, _Network] = {}
 
     def refusal(one: WeightSet) -> BadInputError | None:
         try:
-            networks[one] = _network(one, image_size)
+            networks[one] = _network(one, family, reading.image_size)
         except BadInputError as error:
             return error
         return None
 
     chosen = weight_sets.choose(sets, reading.weights, refusal)
-    network = networks.get(chosen) or _network(chosen, image_size)
+    network = networks.get(chosen) or _network(chosen, family, reading.image_size)
+    image_size = network.config.image_size
     assumed: dict[str, Any] = {} if reading.image_size else {"image_size": image_size}
     own = _stored_classes(content, classes)
     if own is not None and classes is not None and len(own) != network.config.num_classes:
@@ -282,6 +274,23 @@ def _foreign(path: Path, content: Content, classes: Sequence[str] | None, readin
             *_notes_of_weights(content.values, chosen, sets, network),
             *_notes_of_names(named, beside, assumed),
         ),
+    )
+
+
+def _weight_sets(content: Content) -> tuple[Family, list[WeightSet]]:
+    """Find the family whose weights a file holds, and where they are.
+
+    Raises:
+        BadInputError: it holds the weights of no registered network.
+    """
+    for family in registry.FAMILIES.values():
+        found = weight_sets.find(content.values, family.layout.roots)
+        if any(family.layout.recognizes(list(one.tensors)) for one in found):
+            return family, found
+    keys = state_dict.first([str(key) for key in content.values]) or "none"
+    raise BadInputError(
+        f"holds no state dict of a registered network; its keys: {keys}.",
+        "A checkpoint or a state dict of one is needed: torch.save(model.state_dict(), path).",
     )
 
 

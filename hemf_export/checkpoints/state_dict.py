@@ -1,46 +1,19 @@
-"""State dicts: check that the tensors are a network's, and build a network to load them into."""
+"""State dicts: check that the tensors are a network's."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.model import HEMF
+from hemf_export.networks import registry
+from hemf_export.networks.configuration import NetworkConfig
 
-ROOTS = frozenset(  # first parts of the network's own names
-    ["local_steps", "global_steps", "local_stages", "global_stages", "fusion_stages", "head_norm", "head"]
-)
 COUNTERS = "num_batches_tracked"  # of BatchNorm; inference never reads them
 _PREFIXES = ("module.", "_orig_mod.")  # DistributedDataParallel, torch.compile
 _SHOWN = 5
-
-
-class _NoInitialization(TorchFunctionMode):
-    """Skip the initialization of new parameters, which would take longer than reading the file."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return (kwargs or {}).get("tensor", args[0] if args else None)
-        return func(*args, **(kwargs or {}))
-
-
-def build_empty(config: HemfConfig) -> HEMF:
-    """Build a network whose weights are about to be replaced: their memory is uninitialized."""
-    with _NoInitialization():
-        return HEMF(config)
-
-
-@functools.lru_cache(maxsize=8)
-def _expected(config: HemfConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Expected shapes and types of a network's tensors, by name."""
-    return {name: (value.shape, value.dtype) for name, value in build_empty(config).state_dict().items()}
 
 
 def strip_prefixes(key: str) -> str:
@@ -50,14 +23,14 @@ def strip_prefixes(key: str) -> str:
     return key
 
 
-def fill_counters(state: dict[str, Tensor], config: HemfConfig) -> tuple[dict[str, Tensor], int]:
+def fill_counters(state: dict[str, Tensor], config: NetworkConfig) -> tuple[dict[str, Tensor], int]:
     """Add zeros for missing BatchNorm counters; returns the state dict and the number of them."""
-    expected = _expected(config)
+    expected = registry.family_of(config).shapes(config)
     lacking = [name for name in expected if name.endswith(COUNTERS) and name not in state]
     return {**state, **{name: torch.zeros((), dtype=torch.int64) for name in lacking}}, len(lacking)
 
 
-def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = ()) -> None:
+def check(state: dict[str, Tensor], config: NetworkConfig, beside: Sequence[str] = ()) -> None:
     """Raise BadInputError, with counts and names, for tensors missing, unexpected, or of another shape or type.
 
     Args:
@@ -65,7 +38,7 @@ def check(state: dict[str, Tensor], config: HemfConfig, beside: Sequence[str] = 
         config: the network's configuration.
         beside: names of other tensors in the file: missing ones may be among them, under another name.
     """
-    expected = _expected(config)
+    expected = registry.family_of(config).shapes(config)
     missing = [name for name in expected if name not in state]
     unexpected = sorted([*(name for name in state if name not in expected), *(beside if missing else ())])
     shapes = [

@@ -8,20 +8,19 @@ weights is recognized by the network's own keys, wherever they are. Works on dic
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hemf_export.checkpoints import authors, state_dict
+from hemf_export.checkpoints import state_dict
 from hemf_export.files.errors import BadInputError
 
 NO_NAME = "."  # the set at the top level of the file
 _DEEPEST = 4  # levels of nested dictionaries
 _AVERAGED = re.compile(r"(^|[._])(ema|swa|avg|averag\w*|shadow)([._]|$)", re.IGNORECASE)
-_ROOTS = state_dict.ROOTS | authors.ROOTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,32 +72,34 @@ class WeightSet:
         return others
 
 
-def find(content: Mapping[str, Any]) -> list[WeightSet]:
-    """List every set of weights in a dictionary, in its order."""
-    return list(_walk((), content, set()))
+def find(content: Mapping[str, Any], roots: Set[str]) -> list[WeightSet]:
+    """List every set of weights in a dictionary, in its order, of a network whose names begin with one of `roots`."""
+    return list(_walk((), content, roots, set()))
 
 
-def _walk(place: tuple[str, ...], content: Mapping[str, Any], seen: set[int]) -> Iterator[WeightSet]:
+def _walk(
+    place: tuple[str, ...], content: Mapping[str, Any], roots: Set[str], seen: set[int]
+) -> Iterator[WeightSet]:  # fmt: skip
     seen.add(id(content))
     groups: dict[str, dict[str, Tensor]] = {}
     own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     for key, value in own.items():
-        if (prefix := _prefix(key)) is not None:
+        if (prefix := _prefix(key, roots)) is not None:
             groups.setdefault(prefix, {})[key.removeprefix(prefix)] = value.detach()
     for prefix, tensors in groups.items():
-        beside = [".".join((*place, key)) for key in own if _prefix(key) != prefix]
+        beside = [".".join((*place, key)) for key in own if _prefix(key, roots) != prefix]
         yield WeightSet(place, prefix, tensors, tuple(beside))
     if len(place) < _DEEPEST:
         for key, value in content.items():
             if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
-                yield from _walk((*place, key), value, seen)
+                yield from _walk((*place, key), value, roots, seen)
 
 
-def _prefix(key: str) -> str | None:
+def _prefix(key: str, roots: Set[str]) -> str | None:
     """Prefix before the network's own name of a tensor; None where a key has no such name in it."""
     parts = key.split(".")
-    for index, part in enumerate(parts[:-1]):
-        if part in _ROOTS:
+    for index, part in enumerate(parts):
+        if part in roots:
             return "".join(f"{before}." for before in parts[:index])
     return None
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hemf_export.images.images import PixelArray
-from hemf_export.networks.model import StageFeatures
+from hemf_export.networks.hemf.model import StageFeatures
 from hemf_export.train.figures import blank
 
 

@@ -17,7 +17,6 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from hemf_export.calibration import forms
 from hemf_export.calibration.forms import Form, Rewriting
@@ -39,9 +38,7 @@ from hemf_export.models.description import Description, InputType
 from hemf_export.models.model_file import CheckpointFile, OnnxFile
 from hemf_export.models.proof import Figures, ImageRecord, Proof
 from hemf_export.models.runners import OnnxRunner, TorchRunner
-from hemf_export.networks.fusion import IRMLP, SIRMLP, NormalizedProjection
-from hemf_export.networks.global_branch import Retention
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.network import Network
 
 OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
 _TORCH_OPSET_MIN = 18  # oldest opset of torch's exporter, which writes 18 where 17 is requested
@@ -204,9 +201,9 @@ def export(
     return Exported(output, description, compared, evidence, nodes, rewriting, tuple(notes))
 
 
-def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Model:
+def export_graph(model: Network, preprocess: Preprocess, options: Options) -> ir.Model:
     """Export the cleaned float32 graph of `model`, which is folded in place."""
-    fold(model)
+    model.fold()
     model.requires_grad_(False)
     model_input = options.input(preprocess)
     traced: nn.Module = RawPixels(model, model_input).eval() if model_input.raw else model
@@ -220,43 +217,6 @@ def export_graph(model: HEMF, preprocess: Preprocess, options: Options) -> ir.Mo
     if options.batch is None:
         graph_cleanup.free_batch(graph, "batch")
     return graph
-
-
-@torch.no_grad()
-def fold(model: HEMF) -> None:
-    """Fold BatchNorms and constant scales into the adjacent products of `model`, in place.
-
-    The model must be in evaluation mode, and is for inference only afterwards: training needs the plain parameters.
-    """
-    assert not model.training, "folding takes the running statistics"
-    for module in model.modules():
-        if isinstance(module, NormalizedProjection):
-            module.projection = fuse_linear_bn_eval(module.projection, module.norm)
-            module.norm = nn.Identity()  # type: ignore[assignment]
-        elif isinstance(module, SIRMLP | IRMLP):
-            module.expand = _fold_into_next(module.convolution_norm, module.expand)
-            module.reduce = fuse_linear_bn_eval(module.reduce, module.reduce_norm)
-            module.convolution_norm = module.reduce_norm = nn.Identity()  # type: ignore[assignment]
-            if isinstance(module, SIRMLP):
-                module.squeeze = fuse_linear_bn_eval(module.squeeze, module.squeeze_norm)
-                module.squeeze_norm = nn.Identity()  # type: ignore[assignment]
-        elif isinstance(module, Retention):
-            module.key.weight.mul_(module.scale)
-            module.key.bias.mul_(module.scale)
-            module.scale = 1.0
-
-
-def _fold_into_next(norm: nn.BatchNorm1d, linear: nn.Linear) -> nn.Linear:
-    """Build the Linear that computes linear(norm(x)), in float64, so that only the result is rounded."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    weight = linear.weight.double()
-    folded = nn.Linear(linear.in_features, linear.out_features)
-    folded.weight.copy_(weight * scale)
-    folded.bias.copy_(weight @ shift + (0.0 if linear.bias is None else linear.bias.double()))
-    return folded.eval()
 
 
 def _torch_export(model: nn.Module, example: Tensor, opset: int) -> ir.Model:
@@ -311,7 +271,7 @@ def _proof_batches(batch: int | None) -> tuple[int, ...]:
     return PROOF_BATCHES if batch is None else (batch, batch)
 
 
-def _reference(model: HEMF, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _reference(model: Network, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Compute PyTorch's logits of images that Pillow resized and NumPy normalized."""
     runner, model_input = TorchRunner(model), samples.input
     return np.concatenate(

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import ModelInput, SourceSize
-from hemf_export.networks.model import HEMF
 
 _STEPS = 2**11  # steps of a weight's coarse part, each divided into as many by the fine one
 
@@ -30,7 +29,7 @@ class RawPixels(nn.Module):
         model_input: its input: raw, with a source size if images aren't resized beforehand.
     """
 
-    def __init__(self, model: HEMF, model_input: ModelInput) -> None:
+    def __init__(self, model: nn.Module, model_input: ModelInput) -> None:
         super().__init__()
         self.model = model
         preprocess = model_input.preprocess

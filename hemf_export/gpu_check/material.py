@@ -13,9 +13,9 @@ import hemf_export
 from hemf_export.checkpoints import checkpoint
 from hemf_export.gpu_check.step import Place
 from hemf_export.images.images import Preprocess
-from hemf_export.networks import variants
-from hemf_export.networks.config import HemfConfig, registered
-from hemf_export.networks.initialization import build
+from hemf_export.networks.hemf import variants
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.registry import build, registered
 
 PROJECT = Path(hemf_export.__file__).parents[1]  # the checkout, if this runs in one
 CLASSES = ("blue", "green", "red")

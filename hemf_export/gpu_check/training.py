@@ -19,7 +19,7 @@ from hemf_export.files.errors import HemfError
 from hemf_export.files.progress import SILENT, Progress, Silent
 from hemf_export.gpu_check import material
 from hemf_export.gpu_check.step import Findings, Place
-from hemf_export.networks.count import Count, count_parts
+from hemf_export.networks.hemf.count import Count, count_parts
 from hemf_export.timing import failures
 from hemf_export.train.float32 import exact_float32
 from hemf_export.train.recipe import Recipe

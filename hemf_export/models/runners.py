@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from hemf_export.calibration.session import Session
 from hemf_export.files.model_output import LOGITS, ModelOutput
-from hemf_export.networks.model import HEMF
 
 
 class Runner(Protocol):
@@ -36,7 +36,7 @@ class TorchRunner:
         name: name for reports.
     """
 
-    def __init__(self, model: HEMF, name: str = "PyTorch") -> None:
+    def __init__(self, model: nn.Module, name: str = "PyTorch") -> None:
         self.model, self.name = model, name
 
     @torch.inference_mode()

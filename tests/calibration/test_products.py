@@ -10,7 +10,7 @@ import pytest
 from hemf_export.calibration.blocks import GENERIC_GROUPS, OTHER, block_of, blocks
 from hemf_export.calibration.graphs import image_shapes, prepare
 from hemf_export.calibration.products import Product, find_products
-from hemf_export.networks.count import count_parts
+from hemf_export.networks.hemf.count import count_parts
 from tests.calibration.classifiers import node, prepared
 from tests.conftest import TINY
 

@@ -37,7 +37,7 @@ def shallow(monkeypatch):
     """Networks of one block a stage: quicker, and as right here."""
     import dataclasses
 
-    from hemf_export.networks import config
+    from hemf_export.networks.hemf import config
 
     sizes = {name: dataclasses.replace(size, elf_depth=1, egf_depth=1) for name, size in config.SIZES.items()}
     monkeypatch.setattr(config, "SIZES", sizes)

@@ -15,7 +15,7 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.export import onnx_export
 from hemf_export.files import artifacts
 from hemf_export.models.model_file import OnnxFile
-from hemf_export.networks.variants import vary
+from hemf_export.networks.hemf.variants import vary
 from hemf_export.precision import earlier_file, quantize
 from hemf_export.precision.earlier_file import Recipe, WouldReplaceError
 from hemf_export.precision.quantization_request import Request

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hemf_export.evaluation import heatmaps
 from hemf_export.evaluation.heatmaps import HeatMap, channel_weights, grad_cam_plus_plus
-from hemf_export.networks.model import StageFeatures
+from hemf_export.networks.hemf.model import StageFeatures
 from hemf_export.train import figures
 from tests.conftest import tiny_checkpoint
 

@@ -17,10 +17,10 @@ import torch
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.export import onnx_export, simplify
-from hemf_export.export.onnx_export import fold
 from hemf_export.files import artifacts
 from hemf_export.models.model_file import OnnxFile
 from hemf_export.models.runners import OnnxRunner, TorchRunner
+from hemf_export.networks.hemf.folding import fold
 from hemf_export.precision import quantize
 from hemf_export.precision.quantization_request import Request
 from tests.conftest import TINY, tiny_checkpoint

@@ -10,7 +10,7 @@ import pytest
 from hemf_export.checkpoints import checkpoint
 from hemf_export.export import onnx_export
 from hemf_export.files import artifacts
-from hemf_export.networks.variants import VARIANTS, vary
+from hemf_export.networks.hemf.variants import VARIANTS, vary
 from hemf_export.precision import quantize
 from hemf_export.precision.bounds import Bounds
 from hemf_export.precision.quantization_request import Request

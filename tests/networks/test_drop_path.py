@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hemf_export.networks.config import HemfConfig
 from hemf_export.networks.drop_path import ResidualBlock, set_drop_path
-from hemf_export.networks.global_branch import EGF
-from hemf_export.networks.initialization import build
-from hemf_export.networks.local_branch import ELF
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.hemf.global_branch import EGF
+from hemf_export.networks.hemf.local_branch import ELF
+from hemf_export.networks.registry import build
 from tests.conftest import THIRD, TINY
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from benchmarks.naive import NaiveHEMF
-from hemf_export.checkpoints.authors import convert, infer_config
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.config import SIZES, HemfConfig, registered
-from hemf_export.networks.count import Count, count_mlp, count_parts
-from hemf_export.networks.fusion import HEF, IRMLP, SIRMLP
-from hemf_export.networks.global_branch import EGF
-from hemf_export.networks.initialization import build
-from hemf_export.networks.local_branch import ELF
-from hemf_export.networks.mixed_attention import MixedAttention
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.hemf.authors import convert, infer_config
+from hemf_export.networks.hemf.config import SIZES, HemfConfig
+from hemf_export.networks.hemf.count import Count, count_mlp, count_parts
+from hemf_export.networks.hemf.fusion import HEF, IRMLP, SIRMLP
+from hemf_export.networks.hemf.global_branch import EGF
+from hemf_export.networks.hemf.local_branch import ELF
+from hemf_export.networks.hemf.mixed_attention import MixedAttention
+from hemf_export.networks.hemf.model import HEMF
 from hemf_export.networks.published import TABLE_3
+from hemf_export.networks.registry import build, registered
 from tests.conftest import TINY
 
 TOLERANCE = 1e-5

@@ -12,7 +12,7 @@ from typing import Any
 from hemf_export.checkpoints.checkpoint_files import read_pickle
 from hemf_export.files.progress import Silent
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import HemfConfig
+from hemf_export.networks.hemf.config import HemfConfig
 from hemf_export.train.datasets import checks
 from hemf_export.train.job import Job
 from hemf_export.train.recipe import Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hemf_export.files.errors import BadInputError, UsageError
-from hemf_export.networks.variants import TABLE_10
+from hemf_export.networks.hemf.variants import TABLE_10
 from hemf_export.train import ablation, configurations
 from hemf_export.train.recipe import Recipe
 

@@ -16,7 +16,7 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import HemfConfig
+from hemf_export.networks.hemf.config import HemfConfig
 from hemf_export.train import distillation
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.losses import Objective

@@ -14,7 +14,7 @@ import torch
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import MissingCapabilityError, UsageError
-from hemf_export.networks.initialization import build
+from hemf_export.networks.registry import build
 from hemf_export.train import distributed
 from hemf_export.train.distributed import Group, launched
 from hemf_export.train.run_folder import RunFolder

@@ -10,7 +10,7 @@ import pytest
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import CheckFailedError
-from hemf_export.networks.variants import vary
+from hemf_export.networks.hemf.variants import vary
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.run_folder import RunFolder
 from hemf_export.train.trainer import DivergedError, Trainer

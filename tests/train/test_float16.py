@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.checkpoints import checkpoint
-from hemf_export.networks.variants import vary
+from hemf_export.networks.hemf.variants import vary
 from hemf_export.train import trainer as training
 from hemf_export.train.distributed import Group
 from hemf_export.train.hardware import Hardware, choose

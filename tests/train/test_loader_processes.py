@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 from hemf_export.files.progress import IDLE, Task
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.variants import vary
+from hemf_export.networks.hemf.variants import vary
 from hemf_export.train import data, loader_processes
 from hemf_export.train.run_folder import RunFolder
 from hemf_export.train.sampling import Division

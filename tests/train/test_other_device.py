@@ -13,7 +13,7 @@ import torch
 
 from hemf_export.images.images import Preprocess
 from hemf_export.networks.drop_path import set_drop_path
-from hemf_export.networks.initialization import build
+from hemf_export.networks.registry import build
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.losses import Objective
 from hemf_export.train.recipe import Recipe

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hemf_export.networks.initialization import build
+from hemf_export.networks.registry import build
 from hemf_export.train.training_state import Counters, TrainingState, _restore_optimizer, seed_of
 from hemf_export.train.weight_average import WeightAverage
 from tests.conftest import TINY

@@ -17,9 +17,9 @@ from hemf_export.calibration.fp16 import to_float16
 from hemf_export.calibration.graphs import parse, prepare
 from hemf_export.calibration.session import Session
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.initialization import build
-from hemf_export.networks.variants import vary
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.hemf.variants import vary
+from hemf_export.networks.registry import build
 from tests.calibration.forms.checks import assert_same, images, kinds, rewritten, run
 from tests.conftest import TINY, Made, tiny_checkpoint
 

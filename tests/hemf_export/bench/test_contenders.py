@@ -15,7 +15,7 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import CheckFailedError, HemfError, MissingCapabilityError
 from hemf_export.models.description import Description
 from hemf_export.models.model_file import ModelFile
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.hemf.model import HEMF
 from hemf_export.precision.bounds import Bounds, float32_bound
 from hemf_export.timing import measurement
 from hemf_export.timing.workloads import TensorWorkload

@@ -11,7 +11,7 @@ from hemf_export.bench import roofline
 from hemf_export.engines.targets import T4, Chip
 from hemf_export.files.errors import UsageError
 from hemf_export.models.model_file import OnnxFile
-from hemf_export.networks.count import Count, count_parts
+from hemf_export.networks.hemf.count import Count, count_parts
 from tests.conftest import TINY
 
 # A rate of 1e9 of everything: operations and bytes are nanoseconds.

@@ -14,7 +14,7 @@ from hemf_export.bundles import archive
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files import artifacts, file_names
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.variants import vary
+from hemf_export.networks.hemf.variants import vary
 from hemf_export.shipping import records, shipment
 from hemf_export.verification import run
 from tests.conftest import CLASSES, TINY, tiny_checkpoint, write_class_folders, write_images

@@ -1,23 +1,17 @@
-"""Configuration of a HEMF network: a frozen, validated description, and the three registered sizes.
-
-Knows nothing of weights, files or torch.
-"""
+"""Configuration of a HEMF network, and the three registered sizes."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from hemf_export.files.errors import BadInputError, did_you_mean
+from hemf_export.networks.configuration import NetworkConfig
 
 STAGES = 4
-STRIDE = 32  # of the last stage: 4 in the stem, then 2 before each of stages 2 to 4
-# Upper limits: a file's header beyond them asks for memory or time that no network of this kind needs.
 LIMITS = {
-    "num_classes": 100_000,
     "width": 512,
-    "image_size": 1024,
     "elf_depth": 32,
     "egf_depth": 32,
     "heads": 64,
@@ -36,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class HemfConfig:
+class HemfConfig(NetworkConfig):
     """Everything that determines the tensors of a HEMF network.
 
     Args:
@@ -57,10 +51,10 @@ class HemfConfig:
         BadInputError: a value that is not valid, alone or with the others.
     """
 
+    FAMILY: ClassVar[str] = "hemf"
+
     name: str = "hemf-base"
-    num_classes: int = 7
     width: int = 96
-    image_size: int = 224
     elf_depth: int = 4
     egf_depth: int = 3
     heads: int = 8
@@ -70,20 +64,9 @@ class HemfConfig:
     mlp: Mlp = "sirmlp"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise BadInputError(f"The name of a configuration must be text, not {self.name!r}.")
+        super().__post_init__()
         for name, limit in LIMITS.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BadInputError(f"{name} must be a positive integer, not {value!r}.")
-            if value > limit:
-                raise BadInputError(f"{name} must be at most {limit:,}, not {value:,}.")
-        if self.image_size % STRIDE:
-            raise BadInputError(
-                f"image_size must be a multiple of {STRIDE}, not {self.image_size}.",
-                hint=f"The nearest are {self.image_size // STRIDE * STRIDE or STRIDE} "
-                f"and {(self.image_size // STRIDE + 1) * STRIDE}.",
-            )
+            self.require_positive(name, limit)
         head_channels, rest = divmod(self.width, self.heads)
         if rest or head_channels % 2 or head_channels < 4:
             raise BadInputError(
@@ -119,19 +102,10 @@ class HemfConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for checkpoints and manifests.
 
-        Choices of the full network are left out, as in files from before there were any.
+        The family, and the choices of the full network, are left out, as in files from before there were others.
         """
         values = dataclasses.asdict(self)
         return {name: value for name, value in values.items() if value != CHOICES.get(name, (None,))[0]}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> HemfConfig:
-        """Read what `to_dict` gave; an unknown key is an error that names the most similar one."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in known:
-                raise BadInputError(f"Unknown key {key!r} in a HEMF configuration.", hint=did_you_mean(key, known))
-        return cls(**values)
 
 
 SIZES: dict[str, HemfConfig] = {
@@ -139,14 +113,3 @@ SIZES: dict[str, HemfConfig] = {
     "hemf-small": HemfConfig(name="hemf-small", width=64),
     "hemf-tiny": HemfConfig(name="hemf-tiny", width=32),
 }
-
-
-def registered(name: str, *, num_classes: int = 7, image_size: int = 224) -> HemfConfig:
-    """Look up the registered size `name`, for a number of classes and an image size.
-
-    Raises:
-        BadInputError: no such size.
-    """
-    if name not in SIZES:
-        raise BadInputError(f"No HEMF size is named {name!r}.", hint=did_you_mean(name, SIZES))
-    return dataclasses.replace(SIZES[name], num_classes=num_classes, image_size=image_size)

@@ -18,7 +18,7 @@ import dataclasses
 from typing import NamedTuple
 
 from hemf_export.files.errors import BadInputError, did_you_mean
-from hemf_export.networks.config import Attention, Branches, HemfConfig, Mlp
+from hemf_export.networks.hemf.config import Attention, Branches, HemfConfig, Mlp
 
 WHOLE = "full"
 

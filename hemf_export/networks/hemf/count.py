@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.fusion import HEF, IRMLP, SIRMLP
-from hemf_export.networks.global_branch import Retention
-from hemf_export.networks.mixed_attention import MHEA, ChannelGate
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.hemf.fusion import HEF, IRMLP, SIRMLP
+from hemf_export.networks.hemf.global_branch import Retention
+from hemf_export.networks.hemf.mixed_attention import MHEA, ChannelGate
+from hemf_export.networks.hemf.model import HEMF
 
 PARTS = ("stem and downsampling", "ELF", "EGF", "HEF: projections", "HEF: Mixed Attention", "HEF: SIRMLP", "head")
 _ATTENTION_PARTS = {"mhea": "HEF: MHEA", "ca-sa": "HEF: CA and SA"}

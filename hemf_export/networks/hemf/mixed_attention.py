@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from hemf_export.networks.config import Attention
-from hemf_export.networks.layout import normalize, to_maps, to_rows
-from hemf_export.networks.local_branch import layer_norm
+from hemf_export.networks.hemf.config import Attention
+from hemf_export.networks.hemf.layout import normalize, to_maps, to_rows
+from hemf_export.networks.hemf.local_branch import layer_norm
 
 
 class MHEA(nn.Module):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.config import STAGES, HemfConfig
-from hemf_export.networks.global_branch import decay_rates, rotation_angles
+from hemf_export.networks.hemf.config import STAGES, HemfConfig
+from hemf_export.networks.hemf.global_branch import decay_rates, rotation_angles
 
 AUTHORS_HEADS = 8
 IMAGE_SIZE = 224  # pixels, in their training

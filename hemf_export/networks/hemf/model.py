@@ -10,10 +10,12 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from hemf_export.networks.config import STAGES, HemfConfig
-from hemf_export.networks.fusion import HEF
-from hemf_export.networks.global_branch import EGF
-from hemf_export.networks.local_branch import ELF, Downsample, Stem, layer_norm
+from hemf_export.networks.hemf import folding
+from hemf_export.networks.hemf.config import STAGES, HemfConfig
+from hemf_export.networks.hemf.fusion import HEF
+from hemf_export.networks.hemf.global_branch import EGF
+from hemf_export.networks.hemf.local_branch import ELF, Downsample, Stem, layer_norm
+from hemf_export.networks.network import Network
 
 IMAGE_CHANNELS = 3
 
@@ -29,12 +31,14 @@ class StageFeatures(NamedTuple):
     fused: list[Tensor]
 
 
-class HEMF(nn.Module):
+class HEMF(Network):
     """HEMF (He et al., PeerJ Computer Science 2025, doi 10.7717/peerj-cs.3181).
 
     Args:
         config: the network's configuration.
     """
+
+    config: HemfConfig
 
     def __init__(self, config: HemfConfig) -> None:
         super().__init__()
@@ -66,6 +70,16 @@ class HEMF(nn.Module):
         )  # fmt: skip
         self.head_norm = layer_norm(channels[-1])
         self.head = nn.Linear(channels[-1], config.num_classes)
+
+    @property
+    def feature_layer(self) -> str:
+        """See `Network.feature_layer`."""
+        last = {"both": "fusion_stages", "local": "local_stages", "global": "global_stages"}[self.config.branches]
+        return f"{last}.{STAGES - 1}"
+
+    def fold(self) -> None:
+        """See `Network.fold`."""
+        folding.fold(self)
 
     def features(self, images: Tensor) -> StageFeatures:
         """(N, 3, image_size, image_size), normalized → feature maps of every stage."""

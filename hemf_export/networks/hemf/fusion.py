@@ -4,7 +4,7 @@ HEF fuses local, global and previous features. SIRMLP is its inverted residual M
 paper compares that with.
 
 Ablations leave out its attention and its MLP. The paper's Table 10 doesn't say what replaces them; ours is the simplest
-that keeps the shapes: see `networks.variants`.
+that keeps the shapes: see `networks.hemf.variants`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hemf_export.networks.config import Attention, Mlp
-from hemf_export.networks.layout import to_maps, to_rows
-from hemf_export.networks.local_branch import layer_norm
-from hemf_export.networks.mixed_attention import build_attention
+from hemf_export.networks.hemf.config import Attention, Mlp
+from hemf_export.networks.hemf.layout import to_maps, to_rows
+from hemf_export.networks.hemf.local_branch import layer_norm
+from hemf_export.networks.hemf.mixed_attention import build_attention
 
 
 class NormalizedProjection(nn.Module):

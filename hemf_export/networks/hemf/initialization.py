@@ -6,33 +6,16 @@ In the branches and the head, weights are truncated normal, cut at ±2, with a s
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
-from hemf_export.networks.config import HemfConfig
-from hemf_export.networks.local_branch import PatchProjection
-from hemf_export.networks.mixed_attention import MHEA
-from hemf_export.networks.model import HEMF
+from hemf_export.networks.hemf.local_branch import PatchProjection
+from hemf_export.networks.hemf.mixed_attention import MHEA
+from hemf_export.networks.hemf.model import HEMF
 
 CONVOLUTION_STD = 0.2
 LINEAR_STD = 0.02
 MEMORY_STD = 0.001
 CUT = 2.0  # absolute, not in standard deviations
-
-
-def build(config: HemfConfig, *, seed: int | None = None) -> HEMF:
-    """Build a network with the authors' initialization, in channels-last memory.
-
-    Args:
-        config: the network's configuration.
-        seed: makes the weights reproducible, and leaves the global random state unchanged; None to use that state.
-    """
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        model = HEMF(config)
-        initialize(model)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def initialize(model: HEMF) -> None:

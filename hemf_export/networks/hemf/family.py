@@ -1,0 +1,44 @@
+"""HEMF as a family of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.hemf import authors
+from hemf_export.networks.hemf.config import SIZES, HemfConfig
+from hemf_export.networks.hemf.initialization import initialize
+from hemf_export.networks.hemf.model import HEMF
+from hemf_export.networks.network import Family, Layout
+
+ROOTS = frozenset(  # first parts of the network's own names
+    ["local_steps", "global_steps", "local_stages", "global_stages", "fusion_stages", "head_norm", "head"]
+)
+
+
+class HemfFamily(Family):
+    """HEMF, whose configuration follows from the shapes of a state dict, registered or not."""
+
+    def infer(self, state: Mapping[str, Tensor], image_size: int | None = None) -> NetworkConfig:
+        """See `Family.infer`."""
+        return authors.infer_config(state, image_size or authors.IMAGE_SIZE)
+
+    def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """See `Family.convert`."""
+        return authors.convert(state) if authors.is_authors_layout(state) else (dict(state), [])
+
+
+FAMILY = HemfFamily(
+    name="hemf",
+    title="HEMF (He et al. 2025, doi:10.7717/peerj-cs.3181)",
+    config=HemfConfig,
+    sizes=SIZES,
+    network=HEMF,
+    initialize=initialize,
+    layout=Layout(
+        marks=(r"stages2\.|local_steps\.|global_steps\.|local_stages\.|global_stages\.|fusion_stages\.",),
+        roots=ROOTS | authors.ROOTS,
+    ),
+)

@@ -1,0 +1,169 @@
+"""What a network says of itself: all that training, export, heatmaps and reports need to know of its inside.
+
+A `Family` is one architecture in its sizes; `networks.registry` lists them. A `Network` is the module that a family
+builds; a network of a user's own is any `nn.Module` (see `networks.own`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from hemf_export.files.errors import BadInputError
+from hemf_export.networks.configuration import NetworkConfig
+
+
+class Network(nn.Module):
+    """An image classifier of a registered family.
+
+    In evaluation mode `forward` maps images (N, 3, H, W), normalized, to logits (N, classes). In training mode a
+    network with several classifiers may return a tuple of their logits; its loss is the mean over them, and its
+    prediction their sum.
+    """
+
+    config: NetworkConfig
+
+    @property
+    def feature_layer(self) -> str:
+        """Name of the module whose output is the last feature map before the classifier, for heatmaps."""
+        raise NotImplementedError
+
+    def feature_map(self, output: Tensor) -> Tensor:
+        """View the output of `feature_layer` as a feature map (N, C, H, W)."""
+        return output
+
+    def fold(self) -> None:
+        """Fold constants and BatchNorms into adjacent products, in place, in evaluation mode.
+
+        The network is for inference only afterwards.
+        """
+
+    def decays(self, name: str, parameter: Tensor) -> bool:
+        """Whether weight decay applies to a parameter: as a rule, not to biases, norms and other vectors."""
+        return parameter.ndim > 1
+
+
+def _none(config: Any) -> dict[str, tuple[int, ...]]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The checkpoints of a network's authors: how they are recognized, and what in them is unused.
+
+    Args:
+        marks: regular expressions; a state dict is of this family if each matches the beginning of some key.
+        roots: first parts of their names, and of ours.
+        heads: names of the classifiers' Linears, in our state dict.
+        unused: shapes of the tensors in their file that take no part in a forward pass, by name, for a configuration.
+            They are dropped by name.
+    """
+
+    marks: tuple[str, ...]
+    roots: frozenset[str]
+    heads: tuple[str, ...] = ("head",)
+    unused: Callable[[Any], Mapping[str, tuple[int, ...]]] = _none
+
+    def recognizes(self, keys: Sequence[str]) -> bool:
+        """Whether keys are those of this family, whole or not."""
+        return all(any(re.match(mark, key) for key in keys) for mark in self.marks)
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture: its configurations by name, and how a network is built, initialized and read.
+
+    Args:
+        name: as saved in files.
+        title: name, authors and source, for people.
+        config: class of its configurations.
+        sizes: registered configurations by name.
+        network: builds the module, with PyTorch's own initial weights.
+        initialize: sets every weight in place as its authors' code does, from torch's global generator.
+        layout: its authors' checkpoints.
+        recipe: fields of its published recipe that differ from HEMF's (`train.recipe`).
+    """
+
+    name: str
+    title: str
+    config: type[NetworkConfig]
+    sizes: Mapping[str, NetworkConfig]
+    network: Callable[[Any], Network]
+    initialize: Callable[[Any], None]
+    layout: Layout
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    def infer(self, state: Mapping[str, Tensor], image_size: int | None = None) -> NetworkConfig:
+        """Infer the configuration of a state dict in our layout: the registered size with the most tensors in common.
+
+        Args:
+            state: tensors by name, from whose shapes the image size can't be inferred.
+            image_size: input size in pixels; None for the size's own.
+
+        Raises:
+            BadInputError: the classifier is missing, or no network takes such images.
+        """
+        weight = f"{self.layout.heads[0]}.weight"
+        if weight not in state or state[weight].ndim != 2:
+            raise BadInputError(f"Not a whole state dict of {self.name}: {weight} is missing or has no shape.")
+        classes = len(state[weight])
+        candidates = [
+            dataclasses.replace(size, num_classes=classes, image_size=image_size or size.image_size)
+            for size in self.sizes.values()
+        ]
+
+        def common(config: NetworkConfig) -> int:
+            shapes = self.shapes(config)
+            matching = sum(name in state and state[name].shape == shape for name, (shape, _) in shapes.items())
+            return matching - sum(name not in shapes for name in state)
+
+        return max(candidates, key=common)
+
+    def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+        """Convert the authors' state dict to our names and shapes, which are by default the same.
+
+        Args:
+            state: tensors by their names, without prefixes; ours are returned as they are.
+
+        Returns:
+            The converted state dict, and the names of the unused tensors that were dropped.
+
+        Raises:
+            BadInputError: tensors that are not the network's.
+        """
+        unused = self.layout.unused(self.infer(state))
+        kept = {name: value for name, value in state.items() if name not in unused}
+        return kept, [name for name in state if name in unused]
+
+    def build_empty(self, config: NetworkConfig) -> Network:
+        """Build a network whose weights are about to be replaced: their memory is uninitialized."""
+        with NoInitialization():
+            return self.network(config)
+
+    def shapes(self, config: NetworkConfig) -> Mapping[str, tuple[torch.Size, torch.dtype]]:
+        """Shapes and types of a network's tensors, by name."""
+        return _shapes(self.network, config)
+
+
+class NoInitialization(TorchFunctionMode):
+    """Skip the initialization of new parameters, which would take longer than reading the file."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return (kwargs or {}).get("tensor", args[0] if args else None)
+        return func(*args, **(kwargs or {}))
+
+
+@functools.lru_cache(maxsize=32)
+def _shapes(network: Callable[[Any], Network], config: NetworkConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    with torch.device("meta"):
+        model = network(config)
+    return {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
