@@ -1,7 +1,7 @@
-"""The block of the paper that a node belongs to, from its name; for graphs that aren't ours, groups along the graph.
+"""The block of a network that a node belongs to, from its name; for graphs that aren't ours, groups along the graph.
 
-Our exporter names a node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`.
-In a reduced network (`networks.hemf.variants`), SIRMLP and MixedAttention are what stands in their place.
+Our exporter names a node by the module that it comes from, `fusion_stages.0.mlp/gelu_4`. Some networks have names of
+their own for their blocks (`networks.blocks`); any other's are its modules of the first two levels, `layers1.blocks`.
 """
 
 from __future__ import annotations
@@ -10,40 +10,40 @@ import re
 
 import onnx_ir as ir
 
+from hemf_export.networks.blocks import BLOCKS
+
 RESIZE = "resize"  # of raw images: no block of the paper, and its precision can't be chosen
-_ROOT = r"(?:model\.)?"  # prefix of the network where the graph takes raw pixels
-_PARTS = (
-    (r"resize[./]", RESIZE),
-    (r"local_steps\.(\d)[./]", "local step {}"),
-    (r"global_steps\.(\d)[./]", "global step {}"),
-    (r"local_stages\.(\d)[./]", "ELF {}"),
-    (r"global_stages\.(\d)[./]", "EGF {}"),
-    (r"fusion_stages\.(\d)\.mlp[./]", "HEF {} SIRMLP"),
-    (r"fusion_stages\.(\d)\.(?:local|global)_attention[./]", "HEF {} MixedAttention"),
-    (r"fusion_stages\.(\d)[./]", "HEF {} projections"),
-    (r"head(?:_norm)?/", "head"),
-)
+_RAW = "model."  # prefix of the network where the graph takes raw pixels
+_SCOPED = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)/")  # a module's name before an operator's
 GENERIC_GROUPS = 12  # of a graph that isn't ours
+_FEWEST = 3  # fewer blocks say nothing of where in a graph a node is
 OTHER = "other"
 
 
 def block_of(name: str) -> str | None:
-    """Return the block of a node or weight of our graphs, `ELF 1` to `HEF 4 SIRMLP`; None for any other name."""
-    for pattern, label in _PARTS:
-        if match := re.match(_ROOT + pattern, name):
+    """Return the block of a node or weight of our graphs, `ELF 1` to `HEF 4 SIRMLP`; None for any other name.
+
+    A block has a name of its own, or is the module of the first two levels, `stages.0`, that a node comes from.
+    """
+    if re.match(r"resize[./]", name):
+        return RESIZE
+    name = name.removeprefix(_RAW)
+    for pattern, label in BLOCKS:
+        if match := re.match(pattern, name):
             return label.format(*(int(digit) + 1 for digit in match.groups()))
-    return None
+    module = _SCOPED.match(name)
+    return ".".join(module[1].split(".")[:2]) if module else None
 
 
 def blocks(graph: ir.Graph) -> dict[str, str]:
     """Map every node's name to its block.
 
-    In a graph of ours that is a block of the paper. In any other, a run of consecutive nodes, `nodes 1-20`, cut so
+    In a graph of ours that is a block of the network. In any other, a run of consecutive nodes, `nodes 1-20`, cut so
     that the groups have about as many products (Conv, Gemm, MatMul) each.
     """
     nodes = list(graph)
     named = {node_name(node): block_of(node_name(node)) for node in nodes}
-    if sum(block is not None for block in named.values()) > len(nodes) / 2:
+    if sum(block is not None for block in named.values()) > len(nodes) / 2 and len(set(named.values())) > _FEWEST:
         return {name: block or OTHER for name, block in named.items()}
     weights = [node.op_type in ("Conv", "Gemm", "MatMul") for node in nodes]
     share = max(1.0, sum(weights) / GENERIC_GROUPS)

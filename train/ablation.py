@@ -19,8 +19,8 @@ from hemf_export.checkpoints import checkpoint
 from hemf_export.files import artifacts, locks
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.progress import SILENT, Progress
-from hemf_export.networks.hemf.config import HemfConfig
-from hemf_export.networks.hemf.count import count_parameters
+from hemf_export.networks import registry
+from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.train import run as training
 from hemf_export.train.configurations import Configuration, refuse_repeated
 from hemf_export.train.recipe import refuse_differences
@@ -83,7 +83,7 @@ class Row:
     """
 
     configuration: Configuration
-    config: HemfConfig
+    config: NetworkConfig
     parameters: int
     outcomes: tuple[Outcome, ...]
     mean: dict[str, float]
@@ -273,7 +273,7 @@ def rows(outcomes: Sequence[Outcome], options: Options, images: Images) -> list[
         figures = [each for outcome in own if (each := outcome.figures(split)) is not None]
         mean = {key: statistics.fmean(each[key] for each in figures) for key in FIGURES if figures}
         deviation = {key: statistics.stdev(each[key] for each in figures) for key in FIGURES if len(figures) > 1}
-        table.append(Row(configuration, config, count_parameters(config), own, mean, deviation))
+        table.append(Row(configuration, config, registry.count_parameters(config), own, mean, deviation))
     return table
 
 

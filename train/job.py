@@ -8,7 +8,7 @@ from typing import Any
 from hemf_export.files import artifacts
 from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.hardware import Hardware
 from hemf_export.train.recipe import Recipe
@@ -29,7 +29,7 @@ class Job:
         teacher: a trained network to distil from; None for none.
     """
 
-    config: HemfConfig
+    config: NetworkConfig
     recipe: Recipe
     preprocess: Preprocess
     train: LabelledImages

@@ -134,7 +134,8 @@ class Objective:
         """Run the network on a micro-batch and compute its loss.
 
         Args:
-            network: images → logits, in training mode.
+            network: images → logits, in training mode, or a tuple of the logits of several classifiers: the loss is the
+                mean over them, the prediction their sum.
             images: (n, 3, size, size), normalized.
             labels: (n,) int64.
             drawing: seeds this micro-batch's random draws, beside the recipe's seed: epoch, step, piece.
@@ -146,9 +147,16 @@ class Objective:
                 images, labels, self.classes, rng,
                 mixup_alpha=self.recipe.mixup_alpha, cutmix_alpha=self.recipe.cutmix_alpha,
             )  # fmt: skip
-        logits = network(images)
-        loss = self.loss(logits, targets)
+        output: Tensor | tuple[Tensor, ...] = network(images)
+        heads = output if isinstance(output, tuple) else (output,)
+        losses = [self.loss(logits, targets) for logits in heads]
         if self.teacher is not None:
+            taught = self.teacher(images)
             weight, temperature = self.recipe.distillation_weight, self.recipe.temperature
-            loss = distillation.blend(loss, logits, self.teacher(images), weight=weight, temperature=temperature)
-        return MicroBatchLoss(loss, (logits.detach().argmax(1) == labels).sum())
+            losses = [
+                distillation.blend(loss, logits, taught, weight=weight, temperature=temperature)
+                for loss, logits in zip(losses, heads, strict=True)
+            ]
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        logits = sum(heads[1:], heads[0]).detach()
+        return MicroBatchLoss(loss, (logits.argmax(1) == labels).sum())

@@ -18,8 +18,8 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess
 from hemf_export.metrics import classification
 from hemf_export.metrics.percentage import percentage
-from hemf_export.networks.hemf import variants
-from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.network import WHOLE
 from hemf_export.networks.registry import registered
 from hemf_export.train import distillation, distributed, figures, hardware, trainer
 from hemf_export.train.datasets import checks
@@ -37,7 +37,7 @@ class Options:
     Args:
         data: folder with train/, val/ and, if there is one, test/.
         output: the run's folder.
-        model: name of the model size.
+        model: name of a registered network.
         variant: a variant of `networks.hemf.variants`.
         image_size: input height and width in pixels, a multiple of 32.
         mode: "crop" or "squash"; see `images.images.Preprocess`.
@@ -54,8 +54,8 @@ class Options:
     data: Path
     output: Path
     model: str = "hemf-base"
-    variant: str = variants.WHOLE
-    image_size: int = 224
+    variant: str = WHOLE
+    image_size: int | None = None
     mode: Literal["crop", "squash"] = "crop"
     device: str = "auto"
     amp: str | None = None
@@ -66,18 +66,17 @@ class Options:
     skip_unreadable: bool = False
     teacher: Path | None = None
 
-    def config(self, num_classes: int) -> HemfConfig:
+    def config(self, num_classes: int) -> NetworkConfig:
         """The network's configuration.
 
         Raises:
             BadInputError: there is no such model, variant or image size.
         """
-        size = registered(self.model, num_classes=num_classes, image_size=self.image_size)
-        return variants.vary(size, self.variant)
+        return registered(self.model, num_classes=num_classes, image_size=self.image_size, variant=self.variant)
 
     def preprocess(self) -> Preprocess:
         """How images become input tensors."""
-        return Preprocess.for_size(self.image_size, self.mode)
+        return Preprocess.for_size(self.config(num_classes=2).image_size, self.mode)
 
     def loaded_teacher(self, classes: Sequence[str], device: str = "cpu") -> Teacher | None:
         """Load the teacher for these classes; None if there is none.

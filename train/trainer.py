@@ -18,8 +18,8 @@ from hemf_export.files.errors import CheckFailedError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.images.folders import LabelledImages
 from hemf_export.metrics import classification
+from hemf_export.networks import network
 from hemf_export.networks.drop_path import set_drop_path
-from hemf_export.networks.hemf.model import HEMF
 from hemf_export.networks.registry import build
 from hemf_export.train import data, distributed, loader_processes
 from hemf_export.train.float32 import exact_float32
@@ -84,7 +84,7 @@ class Trainer:
         self.division = Division(len(job.train), recipe.batch_size, recipe.accumulation_steps, self.group.size)
         self.device = torch.device(hardware.device)
         torch.manual_seed(recipe.seed)
-        self.model: HEMF = build(job.config, seed=recipe.seed).to(self.device)
+        self.model = build(job.config, seed=recipe.seed).to(self.device)
         self.model.to(memory_format=hardware.memory_format)  # type: ignore[call-overload]
         set_drop_path(self.model, recipe.drop_path)
         if recipe.sync_batch_norm and self.group.size > 1:
@@ -319,8 +319,7 @@ class _TimedBatches:
 
 
 def _optimizer(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW without weight decay on biases, norms and other 1-dimensional parameters."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    plain = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    """AdamW, with weight decay on the parameters that the network names."""
+    decayed, plain = network.decayed(model)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=rate, fused=next(model.parameters()).is_cuda)

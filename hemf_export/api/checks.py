@@ -344,9 +344,10 @@ def evaluate(
 def explain(
     checkpoint: PathLike, images: PathLike | Iterable[PathLike], output: PathLike | None = None, *,
     class_: str | None = None, classes: Sequence[str] | None = None, weights: str | None = None,
-    image_size: int | None = None, batch: int = 8, force: bool = False, progress: Progress = SILENT,
+    image_size: int | None = None, feature_layer: str | None = None, batch: int = 8, force: bool = False,
+    progress: Progress = SILENT,
 ) -> Explanation:  # fmt: skip
-    """Draw heatmaps of the image regions that a class score depends on: Grad-CAM++ of the last fused feature map.
+    """Draw heatmaps of the image regions that a class score depends on: Grad-CAM++ of the last feature map.
 
     Args:
         checkpoint: the model; ONNX files and engines give no gradients.
@@ -356,13 +357,15 @@ def explain(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        feature_layer: name of the module whose output the maps are of; None for the last feature map before the
+            classifier, which a network of your own doesn't name.
         batch: images at a time.
         force: replace earlier explanations in `output`.
         progress: receives the number of images done.
 
     Raises:
         BadInputError: the checkpoint or the images.
-        UsageError: an ONNX file or an engine.
+        UsageError: an ONNX file or an engine, or no such layer.
 
     Examples:
         >>> explanation = hemf_export.explain("best.pt", "data/test/dark", "explained")
@@ -375,7 +378,7 @@ def explain(
 
     source = Path(checkpoint)
     request = explanation.Request(
-        source, paths_of(images), class_, names_of(classes), batch, Reading(weights, image_size)
+        source, paths_of(images), class_, names_of(classes), batch, Reading(weights, image_size), feature_layer
     )
     folder = explanation.default_folder(source) if output is None else Path(output)
     with locks.owned(folder):

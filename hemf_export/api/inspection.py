@@ -16,7 +16,7 @@ from hemf_export.pages.table import Table
 if TYPE_CHECKING:
     from hemf_export.doctor.checkup import Ability
     from hemf_export.doctor.components import Component
-    from hemf_export.networks.hemf.count import Count
+    from hemf_export.networks.count import Count
 
 
 @dataclass(frozen=True)
@@ -212,15 +212,15 @@ def info(
     """
     from hemf_export.checkpoints.reading import Reading
     from hemf_export.models.model_file import CheckpointFile
-    from hemf_export.networks import published
-    from hemf_export.networks.hemf.config import SIZES, registered
-    from hemf_export.networks.hemf.count import count_parts
-    from hemf_export.networks.hemf.variants import WHOLE, variant_of, vary
+    from hemf_export.networks import published, registry
+    from hemf_export.networks.configuration import NetworkConfig
+    from hemf_export.networks.network import WHOLE
 
     path, wanted = Path(model), WHOLE if variant is None else variant
     description, notes = list[tuple[str, str]](), tuple[str, ...]()
-    if os.fspath(model) in SIZES or not (path.exists() or path.suffix):
-        config = vary(registered(os.fspath(model), num_classes=num_classes, image_size=image_size or 224), wanted)
+    config: NetworkConfig
+    if os.fspath(model) in registry.SIZES or not (path.exists() or path.suffix):
+        config = registry.registered(os.fspath(model), num_classes=num_classes, image_size=image_size, variant=wanted)
     else:
         if wanted != WHOLE:
             raise UsageError(f"{model} records its own network.", "Leave out `variant`.")
@@ -232,11 +232,10 @@ def info(
         if saved.dropped:
             names = ", ".join(saved.dropped)
             description.append(("left out", f"{len(saved.dropped)} tensors that take no part: {names}"))
-    of_paper = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
-    printed = (published.PARAMETERS_M, published.MULTIPLY_ADDS_G) if of_paper and variant_of(config) == WHOLE else None
+    family = registry.family_of(config)
     return NetworkInfo(
-        config.name, config.to_dict(), count_parts(config), tuple(_table_3()) if of_paper else (), printed,
-        tuple(description), notes,
+        config.name, config.to_dict(), family.count(config), family.table_3(config),
+        published.size_of(config.to_dict()), tuple(description), notes,
     )  # fmt: skip
 
 
@@ -261,24 +260,3 @@ def doctor(*, timeout: float = 60.0, progress: Progress = SILENT) -> Checkup:
     with progress.task("Importing each package in a process of its own"):
         report = checkup.examine(timeout_s=timeout)
     return Checkup(report.components, report.abilities, report.to_dict(), report.problem)
-
-
-def _table_3() -> list[dict[str, Any]]:
-    from hemf_export.networks import published
-    from hemf_export.networks.hemf.count import count_mlp
-    from hemf_export.networks.hemf.fusion import IRMLP, SIRMLP
-
-    rows = []
-    for row in published.TABLE_3:
-        ours, wide = (count_mlp(kind, row.channels, row.size) for kind in (SIRMLP, IRMLP))
-        counted = (
-            ours.parameters / 1e6,
-            wide.parameters / 1e6,
-            100 * (1 - ours.parameters / wide.parameters),
-            ours.paper / 1e9,
-            wide.paper / 1e9,
-            100 * (1 - ours.paper / wide.paper),
-        )
-        names = published.MlpRow._fields[3:]
-        rows.append({"stage": row.stage, "found": dict(zip(names, counted, strict=True)), "published": row._asdict()})
-    return rows

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hemf_export.checkpoints import checkpoint_files, class_names, state_dict, weight_sets
 from hemf_export.checkpoints.checkpoint_files import Content, content_digest, safetensors_bytes
@@ -26,7 +26,7 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
 from hemf_export.networks import registry
 from hemf_export.networks.configuration import NetworkConfig
-from hemf_export.networks.network import Family, Network
+from hemf_export.networks.network import Family
 
 FORMAT = "hemf-checkpoint"
 FORMAT_VERSION = 1
@@ -80,7 +80,7 @@ class Checkpoint:
                 f"The preprocessing gives {self.preprocess.size} pixels, the network takes {self.config.image_size}."
             )
 
-    def model(self) -> Network:
+    def model(self) -> nn.Module:
         """Build the network with a copy of these weights, in evaluation mode."""
         model = registry.family_of(self.config).build_empty(self.config)
         model.load_state_dict(self.state)

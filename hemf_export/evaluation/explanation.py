@@ -1,4 +1,4 @@
-"""Explain a checkpoint's predictions with heatmaps: Grad-CAM++ of the last fused feature map, written to a folder."""
+"""Explain a checkpoint's predictions with heatmaps: Grad-CAM++ of the last feature map, written to a folder."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from hemf_export.images.images import PixelArray
 from hemf_export.models import discover, file_kinds, predictor
 from hemf_export.models.model_file import ModelFile
 from hemf_export.models.predictor import softmax
+from hemf_export.networks.features import feature_layer
 from hemf_export.train import figures
 
 MARK = "explanation.json"  # file that marks the folder of an explanation
@@ -45,6 +46,7 @@ class Request:
         classes: class names, for a checkpoint that has none.
         batch: images at a time.
         reading: how the checkpoint is read.
+        feature_layer: the module whose output the maps are of; None for the network's last feature map.
 
     Raises:
         UsageError: the file is an ONNX file or an engine, or the batch is below 1.
@@ -56,6 +58,7 @@ class Request:
     classes: tuple[str, ...] | None = None
     batch: int = BATCH
     reading: Reading = PLAIN
+    feature_layer: str | None = None
 
     def __post_init__(self) -> None:
         kind = ModelFile.open(self.file).kind if self.file.is_file() else file_kinds.named(self.file)
@@ -150,6 +153,7 @@ def explain(request: Request, folder: Path, *, force: bool, progress: Progress =
         )
     images = LabelledImages(Path(), saved.classes, pictures.paths, None)
     odd = predictor.require_readable(images, progress)
+    layer = request.feature_layer
     above = pictures.class_folders(saved.classes)
     # An image that is named itself may lie in a class folder too.
     places = [
@@ -178,7 +182,7 @@ def explain(request: Request, folder: Path, *, force: bool, progress: Progress =
             task.advance()
         report = {
             "explanation": FORMAT,
-            "method": "Grad-CAM++ of the last fused feature map",
+            "method": "Grad-CAM++ of the last feature map" if layer is None else f"Grad-CAM++ of the output of {layer}",
             "file": str(request.file),
             "checkpoint_sha256": saved.sha256,
             "classes": list(saved.classes),
@@ -196,13 +200,14 @@ def explain(request: Request, folder: Path, *, force: bool, progress: Progress =
 def _explained(
     saved: Checkpoint, images: LabelledImages, true: Sequence[str | None], request: Request
 ) -> Iterator[Explained]:
-    model = saved.model()
+    model = saved.model().requires_grad_(False)
+    layer = feature_layer(model, request.feature_layer)
     class_index = None if request.class_name is None else names.place_of(request.class_name, saved.classes)
     done = 0
     for pixels in folders.batches(images, saved.preprocess, request.batch):
         paths = images.paths[done : done + len(pixels)]
         batch = torch.from_numpy(saved.preprocess.normalize(pixels)).to(memory_format=torch.channels_last)
-        cam = grad_cam_plus_plus(model, batch, None if class_index is None else [class_index] * len(pixels))
+        cam = grad_cam_plus_plus(model, layer, batch, None if class_index is None else [class_index] * len(pixels))
         pairs = zip(paths, cam.logits, cam.maps, strict=True)
         bad = [str(path) for path, *both in pairs if not all(torch.isfinite(each).all() for each in both)]
         if bad:

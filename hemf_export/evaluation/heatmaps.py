@@ -1,32 +1,25 @@
 """Heatmaps of which image regions a class score depends on: computed with Grad-CAM++, and drawn.
 
-Grad-CAM++ (Chattopadhay et al., WACV 2018, arXiv 1710.11063) is applied to the last fused feature map, as in the
-paper's Figure 6. `train.figures.encode` turns the figures into files.
+Grad-CAM++ (Chattopadhay et al., WACV 2018, arXiv 1710.11063) is applied to the last feature map before the classifier,
+in HEMF the last fused one, as in the paper's Figure 6. `train.figures.encode` turns the figures into files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import PixelArray
-from hemf_export.networks.hemf.model import StageFeatures
+from hemf_export.networks.features import FeatureLayer
 from hemf_export.train.figures import blank
-
-
-class Explainable(Protocol):
-    """A network in two steps: images to feature maps, and the last fused map to logits."""
-
-    def features(self, images: Tensor) -> StageFeatures: ...
-
-    def classify(self, fused: Tensor) -> Tensor: ...
 
 
 class ClassActivationMaps(NamedTuple):
@@ -46,32 +39,50 @@ class ClassActivationMaps(NamedTuple):
     cells: tuple[int, int]
 
 
-def grad_cam_plus_plus(model: Explainable, images: Tensor, classes: Sequence[int] | None = None) -> ClassActivationMaps:
+def grad_cam_plus_plus(
+    model: nn.Module, layer: FeatureLayer, images: Tensor, classes: Sequence[int] | None = None
+) -> ClassActivationMaps:  # fmt: skip
     """Compute heatmaps of the class scores (logits) of images.
 
     Args:
         model: in evaluation mode, so that no image affects another's logits.
+        layer: its layer whose output is the feature map.
         images: (n, 3, H, W), normalized.
         classes: one per image; by default the predicted classes.
 
     Returns:
         Maps relu(Σ_k w_k A_k) of the feature map's channels A_k, bilinearly enlarged to the images' size. Logits that
         are not finite give maps that are not.
+
+    Raises:
+        BadInputError: the layer's output is no feature map, or the logits don't depend on it.
     """
-    with torch.no_grad():
-        fused = model.features(images).fused[-1]
+    outputs: list[Tensor] = []
+
+    def cut(module: nn.Module, inputs: object, output: object) -> Tensor:
+        """Let gradients begin at this layer's output."""
+        outputs.append(layer.require_tensor(output).detach().requires_grad_())
+        return outputs[-1]
+
     with torch.enable_grad():
-        fused = fused.detach().requires_grad_()
-        logits = model.classify(fused)
+        hook = model.get_submodule(layer.name).register_forward_hook(cut)
+        try:
+            logits = model(images)
+        finally:
+            hook.remove()
+        if len(outputs) != 1:
+            raise BadInputError(f"The layer {layer.name} ran {len(outputs)} times.", "Name another feature layer.")
         explained = logits.argmax(1) if classes is None else torch.tensor(classes, device=logits.device)
         scores = logits.gather(1, explained[:, None])
-        (gradients,) = torch.autograd.grad(scores.sum(), fused)
-    fused = fused.detach()
-    weights = channel_weights(fused, gradients)
-    coarse = torch.einsum("nkhw,nk->nhw", fused, weights).relu()
+        (slopes,) = torch.autograd.grad(scores.sum(), outputs, allow_unused=True)
+    if slopes is None:
+        raise BadInputError(f"No logit depends on the layer {layer.name}.", "Name another feature layer.")
+    features, gradients = layer.view(outputs[0].detach()), layer.view(slopes)
+    weights = channel_weights(features, gradients)
+    coarse = torch.einsum("nkhw,nk->nhw", features, weights).relu()
     maps = F.interpolate(coarse[:, None], images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     peaks = maps.amax((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
-    return ClassActivationMaps(maps / peaks, logits.detach(), explained, (fused.shape[2], fused.shape[3]))
+    return ClassActivationMaps(maps / peaks, logits.detach(), explained, (features.shape[2], features.shape[3]))
 
 
 def channel_weights(features: Tensor, gradients: Tensor) -> Tensor:
@@ -81,11 +92,11 @@ def channel_weights(features: Tensor, gradients: Tensor) -> Tensor:
     derivatives of Y are then exp(S) g² and exp(S) g³, and exp(S) cancels. The factor exp(S) of relu(∂Y/∂A) is the
     same for all channels and left out, as maps are scaled to their maximum. Only g > 0 counts: α = 1 / (2 + g ΣA).
 
-    The method assumes maps without negative values, as a ReLU leaves them. The fused map has some, so a negative sum
-    is clamped to 0: α stays within 0 … 1/2, where the formula would have a pole.
+    The method assumes maps without negative values, as a ReLU leaves them. A fused map of HEMF has some, so a negative
+    sum is clamped to 0: α stays within 0 … 1/2, where the formula would have a pole.
 
-    As HEMF averages the map before its classifier, g is the same at every position, and the weights come close to
-    those of Grad-CAM with its positive gradients alone (Lerma and Lucas 2022, arXiv 2205.10838).
+    Where a network averages the map before its classifier, as HEMF does, g is the same at every position, and the
+    weights come close to those of Grad-CAM with its positive gradients alone (Lerma and Lucas 2022, arXiv 2205.10838).
 
     Args:
         features: A, (n, k, H, W).

@@ -38,7 +38,7 @@ from hemf_export.models.description import Description, InputType
 from hemf_export.models.model_file import CheckpointFile, OnnxFile
 from hemf_export.models.proof import Figures, ImageRecord, Proof
 from hemf_export.models.runners import OnnxRunner, TorchRunner
-from hemf_export.networks.network import Network
+from hemf_export.networks import network
 
 OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
 _TORCH_OPSET_MIN = 18  # oldest opset of torch's exporter, which writes 18 where 17 is requested
@@ -201,9 +201,9 @@ def export(
     return Exported(output, description, compared, evidence, nodes, rewriting, tuple(notes))
 
 
-def export_graph(model: Network, preprocess: Preprocess, options: Options) -> ir.Model:
+def export_graph(model: nn.Module, preprocess: Preprocess, options: Options) -> ir.Model:
     """Export the cleaned float32 graph of `model`, which is folded in place."""
-    model.fold()
+    network.fold(model)
     model.requires_grad_(False)
     model_input = options.input(preprocess)
     traced: nn.Module = RawPixels(model, model_input).eval() if model_input.raw else model
@@ -271,7 +271,7 @@ def _proof_batches(batch: int | None) -> tuple[int, ...]:
     return PROOF_BATCHES if batch is None else (batch, batch)
 
 
-def _reference(model: Network, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _reference(model: nn.Module, samples: Samples, sizes: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Compute PyTorch's logits of images that Pillow resized and NumPy normalized."""
     runner, model_input = TorchRunner(model), samples.input
     return np.concatenate(

@@ -13,8 +13,8 @@ import hemf_export
 from hemf_export.checkpoints import checkpoint
 from hemf_export.gpu_check.step import Place
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.hemf import variants
-from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.network import WHOLE
 from hemf_export.networks.registry import build, registered
 
 PROJECT = Path(hemf_export.__file__).parents[1]  # the checkout, if this runs in one
@@ -31,11 +31,12 @@ def network(place: Place, name: str) -> dict[str, Any]:
     return {"model": name, "variant": None, "image_size": 224 if name == "hemf-base" else 96}
 
 
-def config(place: Place, name: str) -> HemfConfig:
+def config(place: Place, name: str) -> NetworkConfig:
     """Configuration of a network."""
     chosen = network(place, name)
-    size = registered(chosen["model"], num_classes=len(CLASSES), image_size=chosen["image_size"])
-    return variants.vary(size, chosen["variant"] or variants.WHOLE)
+    return registered(
+        chosen["model"], num_classes=len(CLASSES), image_size=chosen["image_size"], variant=chosen["variant"] or WHOLE
+    )
 
 
 def target(place: Place) -> str:

@@ -19,7 +19,8 @@ from hemf_export.files.errors import HemfError
 from hemf_export.files.progress import SILENT, Progress, Silent
 from hemf_export.gpu_check import material
 from hemf_export.gpu_check.step import Findings, Place
-from hemf_export.networks.hemf.count import Count, count_parts
+from hemf_export.networks import registry
+from hemf_export.networks.count import Count
 from hemf_export.timing import failures
 from hemf_export.train.float32 import exact_float32
 from hemf_export.train.recipe import Recipe
@@ -299,7 +300,7 @@ def _share_of_peak(place: Place, rate: float, amp: str) -> float | None:
     if target is None or target.chip is None:
         return None
     chip = target.chip
-    products = sum(count_parts(material.config(place, "hemf-base")).values(), Count()).products
+    products = sum(registry.count_parts(material.config(place, "hemf-base")).values(), Count()).products
     peak = (chip.tflops_fp16 if amp == "float16" else chip.tflops_fp32) * 1e12
     return rate * 2 * _FORWARD_AND_BACKWARD * products / peak
 

@@ -74,4 +74,5 @@ class NetworkConfig:
                 raise BadInputError(
                     f"Unknown key {key!r} in a configuration of {cls.FAMILY}.", did_you_mean(key, known)
                 )
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        return cls(**plain)

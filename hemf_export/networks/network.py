@@ -1,24 +1,27 @@
 """What a network says of itself: all that training, export, heatmaps and reports need to know of its inside.
 
 A `Family` is one architecture in its sizes; `networks.registry` lists them. A `Network` is the module that a family
-builds; a network of a user's own is any `nn.Module` (see `networks.own`).
+builds. A network of a user's own is any `nn.Module`; functions of this module say what holds for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from hemf_export.files.errors import BadInputError
+from hemf_export.files.errors import BadInputError, did_you_mean
+from hemf_export.networks import count
 from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.count import Count
 
 
 class Network(nn.Module):
@@ -51,8 +54,27 @@ class Network(nn.Module):
         return parameter.ndim > 1
 
 
+WHOLE = "full"  # variant that every network has: all of it
+
+
 def _none(config: Any) -> dict[str, tuple[int, ...]]:
     return {}
+
+
+def fold(model: nn.Module) -> None:
+    """Fold a network for inference, in place, if it is one of ours; see `Network.fold`."""
+    if isinstance(model, Network):
+        model.fold()
+
+
+def decayed(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Divide a network's parameters into those with weight decay and those without; see `Network.decays`."""
+    with_decay: list[nn.Parameter] = []
+    without: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        decays = model.decays(name, parameter) if isinstance(model, Network) else parameter.ndim > 1
+        (with_decay if decays else without).append(parameter)
+    return with_decay, without
 
 
 @dataclass(frozen=True)
@@ -96,7 +118,7 @@ class Family:
     title: str
     config: type[NetworkConfig]
     sizes: Mapping[str, NetworkConfig]
-    network: Callable[[Any], Network]
+    network: Callable[[Any], nn.Module]
     initialize: Callable[[Any], None]
     layout: Layout
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -143,7 +165,38 @@ class Family:
         kept = {name: value for name, value in state.items() if name not in unused}
         return kept, [name for name in state if name in unused]
 
-    def build_empty(self, config: NetworkConfig) -> Network:
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Names of its reduced networks, the whole one included."""
+        return (WHOLE,)
+
+    def vary(self, config: Any, variant: str) -> NetworkConfig:
+        """Change a configuration to one of `variants`.
+
+        Raises:
+            BadInputError: no such variant.
+        """
+        if variant not in self.variants:
+            raise BadInputError(
+                f"No variant of {config.name} is named {variant!r}.",
+                did_you_mean(variant, self.variants) if len(self.variants) > 1 else "It has none: leave `variant` out.",
+            )
+        return cast(NetworkConfig, config)
+
+    def variant_of(self, config: Any) -> str | None:
+        """Name of the variant that a configuration is; None for none."""
+        return WHOLE
+
+    def count(self, config: Any) -> dict[str, Count]:
+        """Count parameters and multiply-adds by part, without allocating them."""
+        unused = sum(math.prod(shape) for shape in self.layout.unused(config).values())
+        return count.by_part(self.network, config, unused)
+
+    def table_3(self, config: Any) -> tuple[Mapping[str, Any], ...]:
+        """Recount the paper's Table 3, for a network that it lists; nothing for any other."""
+        return ()
+
+    def build_empty(self, config: NetworkConfig) -> nn.Module:
         """Build a network whose weights are about to be replaced: their memory is uninitialized."""
         with NoInitialization():
             return self.network(config)
@@ -163,7 +216,7 @@ class NoInitialization(TorchFunctionMode):
 
 
 @functools.lru_cache(maxsize=32)
-def _shapes(network: Callable[[Any], Network], config: NetworkConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def _shapes(network: Callable[[Any], nn.Module], config: NetworkConfig) -> dict[str, tuple[torch.Size, torch.dtype]]:
     with torch.device("meta"):
         model = network(config)
     return {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}

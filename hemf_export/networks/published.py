@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 PARAMETERS_M = 66.64
 MULTIPLY_ADDS_G = 10.01
+SIZES = {"hemf-base": (PARAMETERS_M, MULTIPLY_ADDS_G)}  # parameters in M and multiply-adds in G, of Table 6
+
+
+def size_of(config: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Parameters in M and multiply-adds in G that Table 6 gives a configuration; None for one that it doesn't list."""
+    return SIZES.get(config["name"]) if config["image_size"] == 224 else None
 
 
 class AblationRow(NamedTuple):

@@ -7,31 +7,53 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from hemf_export.files.errors import BadInputError, did_you_mean
+from hemf_export.networks import count
 from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.count import Count
 from hemf_export.networks.hemf.family import FAMILY as HEMF
-from hemf_export.networks.network import Family, Network
+from hemf_export.networks.network import WHOLE, Family
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF,)}
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
 
 
-def registered(name: str, *, num_classes: int = 7, image_size: int | None = None) -> NetworkConfig:
-    """Look up the configuration `name`, for a number of classes and an image size; by default its own.
+def registered(
+    name: str, *, num_classes: int = 7, image_size: int | None = None, variant: str = WHOLE
+) -> NetworkConfig:  # fmt: skip
+    """Look up the configuration `name`.
+
+    Args:
+        name: name of a registered network.
+        num_classes: outputs of its classifier.
+        image_size: input size in pixels; None for its own.
+        variant: one of the family's reduced networks.
 
     Raises:
-        BadInputError: no such network, or it doesn't take such images.
+        BadInputError: no such network or variant, or it doesn't take such images.
     """
     if name not in SIZES:
         raise BadInputError(f"No network is named {name!r}.", hint=did_you_mean(name, SIZES))
     size = SIZES[name]
-    return dataclasses.replace(size, num_classes=num_classes, image_size=image_size or size.image_size)
+    size = dataclasses.replace(size, num_classes=num_classes, image_size=image_size or size.image_size)
+    return family_of(size).vary(size, variant)
 
 
 def family_of(config: NetworkConfig) -> Family:
     """Look up the family of a configuration."""
     return FAMILIES[config.FAMILY]
+
+
+def count_parts(config: NetworkConfig) -> dict[str, Count]:
+    """Count parameters and multiply-adds by part; see `Family.count`."""
+    return family_of(config).count(config)
+
+
+def count_parameters(config: NetworkConfig) -> int:
+    """Count the parameters of a network without allocating them."""
+    return count.count_parameters(family_of(config).network, config)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> NetworkConfig:
@@ -51,7 +73,7 @@ def recognize(keys: Sequence[str]) -> Family | None:
     return next((family for family in FAMILIES.values() if family.layout.recognizes(keys)), None)
 
 
-def build(config: NetworkConfig, *, seed: int | None = None) -> Network:
+def build(config: NetworkConfig, *, seed: int | None = None) -> nn.Module:
     """Build a network with its authors' initialization, in channels-last memory.
 
     Args:

@@ -168,8 +168,9 @@ class EngineTrials:
         forms.rewrite(model, self.compiler.form, only=self._last)
         to_float16(model, islands)
         # In graphs that aren't ours blocks are ranges of nodes, of the graph before any pass.
+        known = set(self._blocks.values())
         names = map(node_name, model.graph)
-        where = {node: block for node in names if (block := block_of(node))} | self._blocks
+        where = {node: block for node in names if (block := block_of(node)) in known} | self._blocks
         counted = trial_engine.count(model, self.compiler).with_blocks(where)
         self.version = counted.version
         time = counted.model_ms(self.compiler.chip, self.compiler.batch)

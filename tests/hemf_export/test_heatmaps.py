@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hemf_export.evaluation import heatmaps
-from hemf_export.evaluation.heatmaps import HeatMap, channel_weights, grad_cam_plus_plus
-from hemf_export.networks.hemf.model import StageFeatures
+from hemf_export.evaluation.heatmaps import ClassActivationMaps, HeatMap, channel_weights, grad_cam_plus_plus
+from hemf_export.networks.features import FeatureLayer, feature_layer
 from hemf_export.train import figures
 from tests.conftest import tiny_checkpoint
 
@@ -22,14 +22,19 @@ class Averaged(nn.Module):
 
     def __init__(self, weights: list[list[float]]) -> None:
         super().__init__()
+        self.stage = nn.Identity()
         self.head = nn.Linear(len(weights[0]), len(weights), bias=False)
         self.head.weight = nn.Parameter(torch.tensor(weights))
 
-    def features(self, images: Tensor) -> StageFeatures:
-        return StageFeatures([], [], [images])
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.stage(images).mean((2, 3)))
 
-    def classify(self, fused: Tensor) -> Tensor:
-        return self.head(fused.mean((2, 3)))
+
+STAGE = FeatureLayer("stage", lambda output: output)
+
+
+def maps_of(model: nn.Module, images: Tensor, classes: list[int] | None = None) -> ClassActivationMaps:
+    return grad_cam_plus_plus(model, STAGE, images, classes)
 
 
 CORNERS = torch.tensor([[[[4.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 4.0]]]])
@@ -39,7 +44,7 @@ def test_a_map_worked_out_by_hand():
     """Gradients are weight / 4: 1/2 and 1/4. Both sums are 4, so α is 1 / (2 + 2) and 1 / (2 + 1), the channels'
     weights are 4 · 1/4 · 1/2 = 1/2 and 4 · 1/3 · 1/4 = 1/3, the map 4 · 1/2 and 4 · 1/3 in its corners. Grad-CAM would
     say 1/2 in the second one."""
-    found = grad_cam_plus_plus(Averaged([[2.0, 1.0], [-1.0, -3.0]]), CORNERS)
+    found = maps_of(Averaged([[2.0, 1.0], [-1.0, -3.0]]), CORNERS)
     assert found.classes.tolist() == [0]
     assert found.logits.tolist() == [[3.0, -4.0]]
     assert found.maps[0].tolist() == [[1.0, 0.0], [0.0, pytest.approx(2 / 3)]]
@@ -49,21 +54,21 @@ def test_a_map_worked_out_by_hand():
 def test_a_given_class_has_a_map_of_its_own():
     """Class 1 takes from the second channel alone."""
     model = Averaged([[2.0, 1.0], [-1.0, 3.0]])
-    assert grad_cam_plus_plus(model, CORNERS, [1]).maps[0].tolist() == [[0.0, 0.0], [0.0, 1.0]]
-    both = grad_cam_plus_plus(model, CORNERS.repeat(2, 1, 1, 1), [1, 0])
+    assert maps_of(model, CORNERS, [1]).maps[0].tolist() == [[0.0, 0.0], [0.0, 1.0]]
+    both = maps_of(model, CORNERS.repeat(2, 1, 1, 1), [1, 0])
     assert both.classes.tolist() == [1, 0]
     assert both.maps[1, 0, 0] == 1.0
 
 
 def test_nothing_that_speaks_for_the_class_is_a_map_of_zeros():
-    found = grad_cam_plus_plus(Averaged([[2.0, 1.0], [-1.0, -3.0]]), CORNERS, [1])
+    found = maps_of(Averaged([[2.0, 1.0], [-1.0, -3.0]]), CORNERS, [1])
     assert found.maps.tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
 
 
 def test_a_feature_map_below_zero_is_a_map_of_zeros():
     """Σ_k w_k A_k is negative everywhere. Here 2 + g ΣA would be 0 in channel 0: the formula's pole."""
     below = torch.full((1, 2, 2, 2), -1.0)
-    found = grad_cam_plus_plus(Averaged([[2.0, 1.0], [1.0, 1.0]]), below, [0])
+    found = maps_of(Averaged([[2.0, 1.0], [1.0, 1.0]]), below, [0])
     assert found.maps.tolist() == [[[0.0, 0.0], [0.0, 0.0]]]
 
 
@@ -92,10 +97,10 @@ def test_maps_are_enlarged_bilinearly_and_reach_one():
     features = torch.tensor([[[[1.0, 0.0]]]])
 
     class Enlarged(Averaged):
-        def features(self, images: Tensor) -> StageFeatures:
-            return StageFeatures([], [], [features])
+        def forward(self, images: Tensor) -> Tensor:
+            return self.head(self.stage(features).mean((2, 3)))
 
-    found = grad_cam_plus_plus(Enlarged([[1.0]]), torch.zeros(1, 3, 2, 4))
+    found = maps_of(Enlarged([[1.0]]), torch.zeros(1, 3, 2, 4))
     torch.testing.assert_close(found.maps[0], torch.tensor([[1.0, 0.75, 0.25, 0.0]] * 2))
 
 
@@ -103,14 +108,15 @@ def test_a_networks_logits_are_its_own_and_images_have_no_part_in_each_others_ma
     saved = tiny_checkpoint()
     model = saved.model()
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    together = grad_cam_plus_plus(model, images)
+    layer = feature_layer(model)
+    together = grad_cam_plus_plus(model, layer, images)
     with torch.inference_mode():
         torch.testing.assert_close(together.logits, model(images))
     assert together.maps.shape == (3, 64, 64)
     assert together.cells == (2, 2)
     assert not together.maps.requires_grad
     for index in range(3):
-        alone = grad_cam_plus_plus(model, images[index : index + 1], [int(together.classes[index])])
+        alone = grad_cam_plus_plus(model, layer, images[index : index + 1], [int(together.classes[index])])
         torch.testing.assert_close(alone.maps[0], together.maps[index], atol=1e-4, rtol=1e-4)
     assert all(parameter.grad is None for parameter in model.parameters())
 

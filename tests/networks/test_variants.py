@@ -13,10 +13,10 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
 from hemf_export.networks import published
 from hemf_export.networks.hemf.config import SIZES, HemfConfig
-from hemf_export.networks.hemf.count import Count, count_parameters, count_parts
+from hemf_export.networks.hemf.count import Count, count_parts
 from hemf_export.networks.hemf.model import HEMF
 from hemf_export.networks.hemf.variants import TABLE_10, VARIANTS, components, variant_of, vary
-from hemf_export.networks.registry import build
+from hemf_export.networks.registry import build, count_parameters
 from tests.conftest import CLASSES, TINY
 
 SMALL = dataclasses.replace(TINY, image_size=32)

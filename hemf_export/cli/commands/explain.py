@@ -29,13 +29,16 @@ _SHOWN = 20  # images in the table
 @force_option("earlier explanations in that folder")
 @classes_option()
 @checkpoint_options
+@click.option("--feature-layer", metavar="NAME",
+              help="Module whose output the maps are of.  [default: the last feature map]")  # fmt: skip
 @batch_option()
 @json_option()
 def command(
     file: Path, images: tuple[Path, ...], class_name: str | None, output: Path | None, force: bool,
     classes: tuple[str, ...] | None, batch: int, as_json: bool, weights: str | None, image_size: int | None,
+    feature_layer: str | None,
 ) -> None:  # fmt: skip
-    """Draw which parts of each IMAGE its predicted class rests on: Grad-CAM++ of the last fused feature map.
+    """Draw which parts of each IMAGE its predicted class rests on: Grad-CAM++ of the last feature map.
 
     An IMAGE may be a folder, which is searched at any depth. There is one PNG per image, with the crop that the
     network saw, the map, and both together; several images get contact sheets too. A map is a hint at what to look
@@ -45,7 +48,8 @@ def command(
     from hemf_export.cli.progress import ConsoleProgress
 
     explanation = hemf_export.explain(
-        file, images, output, class_=class_name, classes=classes, weights=weights, image_size=image_size, batch=batch,
+        file, images, output, class_=class_name, classes=classes, weights=weights, image_size=image_size,
+        feature_layer=feature_layer, batch=batch,
         force=force, progress=ConsoleProgress(),
     )  # fmt: skip
     for note in explanation.notes:

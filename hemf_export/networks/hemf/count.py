@@ -9,12 +9,13 @@ head's, with its parameters; no products of attention.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hemf_export.networks import published
+from hemf_export.networks.count import Count
 from hemf_export.networks.hemf.config import HemfConfig
 from hemf_export.networks.hemf.fusion import HEF, IRMLP, SIRMLP
 from hemf_export.networks.hemf.global_branch import Retention
@@ -24,19 +25,6 @@ from hemf_export.networks.hemf.model import HEMF
 PARTS = ("stem and downsampling", "ELF", "EGF", "HEF: projections", "HEF: Mixed Attention", "HEF: SIRMLP", "head")
 _ATTENTION_PARTS = {"mhea": "HEF: MHEA", "ca-sa": "HEF: CA and SA"}
 _MLP_PARTS = {"irmlp": "HEF: IRMLP", "projection": "HEF: projection for SIRMLP"}
-
-
-@dataclass
-class Count:
-    """Parameters, and multiply-adds for one image."""
-
-    parameters: int = 0
-    paper_parameters: int = 0
-    paper: int = 0
-    products: int = 0
-
-    def __add__(self, other: Count) -> Count:
-        return Count(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
 def count_parts(config: HemfConfig) -> dict[str, Count]:
@@ -57,17 +45,29 @@ def count_parts(config: HemfConfig) -> dict[str, Count]:
     return {names.get(part, part): count for part, count in parts.items() if count != Count()}
 
 
-def count_parameters(config: HemfConfig) -> int:
-    """Count the parameters of a network without allocating them."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in HEMF(config).parameters())
-
-
 def count_mlp(kind: type[SIRMLP] | type[IRMLP], channels: int, size: int) -> Count:
     """Count one SIRMLP or IRMLP on (1, 3C, size, size): a cell of Table 3."""
     with torch.device("meta"):
         counts = _count(kind(channels).eval(), torch.empty(1, 3 * channels, size, size))
     return sum(counts.values(), Count())
+
+
+def table_3() -> list[dict[str, Any]]:
+    """Recount the paper's Table 3, beside the published numbers."""
+    rows = []
+    for row in published.TABLE_3:
+        ours, wide = (count_mlp(kind, row.channels, row.size) for kind in (SIRMLP, IRMLP))
+        counted = (
+            ours.parameters / 1e6,
+            wide.parameters / 1e6,
+            100 * (1 - ours.parameters / wide.parameters),
+            ours.paper / 1e9,
+            wide.paper / 1e9,
+            100 * (1 - ours.paper / wide.paper),
+        )
+        names = published.MlpRow._fields[3:]
+        rows.append({"stage": row.stage, "found": dict(zip(names, counted, strict=True)), "published": row._asdict()})
+    return rows
 
 
 def _part(name: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from hemf_export.networks.configuration import NetworkConfig
-from hemf_export.networks.hemf import authors
+from hemf_export.networks.count import Count
+from hemf_export.networks.hemf import authors, variants
 from hemf_export.networks.hemf.config import SIZES, HemfConfig
+from hemf_export.networks.hemf.count import count_parts, table_3
 from hemf_export.networks.hemf.initialization import initialize
 from hemf_export.networks.hemf.model import HEMF
 from hemf_export.networks.network import Family, Layout
@@ -24,6 +27,28 @@ class HemfFamily(Family):
     def infer(self, state: Mapping[str, Tensor], image_size: int | None = None) -> NetworkConfig:
         """See `Family.infer`."""
         return authors.infer_config(state, image_size or authors.IMAGE_SIZE)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """See `Family.variants`."""
+        return tuple(variants.VARIANTS)
+
+    def vary(self, config: HemfConfig, variant: str) -> NetworkConfig:
+        """See `Family.vary`."""
+        return variants.vary(config, variant)
+
+    def variant_of(self, config: HemfConfig) -> str | None:
+        """See `Family.variant_of`."""
+        return variants.variant_of(config)
+
+    def count(self, config: HemfConfig) -> dict[str, Count]:
+        """See `Family.count`."""
+        return count_parts(config)
+
+    def table_3(self, config: HemfConfig) -> tuple[Mapping[str, Any], ...]:
+        """See `Family.table_3`."""
+        listed = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
+        return tuple(table_3()) if listed else ()
 
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """See `Family.convert`."""
