@@ -11,6 +11,7 @@ from hemf_export.images.images import Preprocess
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.hardware import Hardware
+from hemf_export.train.initial_weights import InitialWeights
 from hemf_export.train.recipe import Recipe
 
 
@@ -27,6 +28,7 @@ class Job:
         hardware: device and precision.
         workers: loader processes per process of the run.
         teacher: a trained network to distil from; None for none.
+        initial: weights to start from; None for the network's initialization.
     """
 
     config: NetworkConfig
@@ -37,6 +39,7 @@ class Job:
     hardware: Hardware = field(default_factory=Hardware)
     workers: int = 0
     teacher: Teacher | None = None
+    initial: InitialWeights | None = None
 
     def class_counts(self) -> list[int]:
         """Number of training images of each class."""
@@ -59,6 +62,7 @@ class Job:
             "validation images": len(self.validation),
             "processes": processes,
             **taught,
+            **({} if self.initial is None else {"init": self.initial.sha256}),
         }
 
     def provenance(self) -> dict[str, Any]:
@@ -67,4 +71,6 @@ class Job:
         record: dict[str, Any] = {"recipe": self.recipe.to_dict(), "images": images}
         if self.teacher is not None:
             record["teacher"] = {"model": self.teacher.name, "checkpoint_sha256": self.teacher.sha256}
+        if self.initial is not None:
+            record["init"] = self.initial.to_dict()
         return {**record, "versions": artifacts.versions()}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.reading import PLAIN
 from hemf_export.files import artifacts, locks
 from hemf_export.files.errors import CheckFailedError
 from hemf_export.files.processors import usable_cores
@@ -21,10 +22,11 @@ from hemf_export.metrics.percentage import percentage
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.network import WHOLE
 from hemf_export.networks.registry import registered
-from hemf_export.train import distillation, distributed, figures, hardware, trainer
+from hemf_export.train import distillation, distributed, figures, hardware, initial_weights, trainer
 from hemf_export.train.datasets import checks
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.hardware import Hardware
+from hemf_export.train.initial_weights import InitialWeights
 from hemf_export.train.job import Job
 from hemf_export.train.recipe import Recipe
 from hemf_export.train.run_folder import RunFolder
@@ -49,6 +51,7 @@ class Options:
         resume: go on with the run in `output`.
         skip_unreadable: leave out images that can't be decoded, instead of refusing the data.
         teacher: checkpoint to distil from; None for none.
+        init: checkpoint whose weights the training starts from; None for the network's initialization.
     """
 
     data: Path
@@ -65,6 +68,7 @@ class Options:
     resume: bool = False
     skip_unreadable: bool = False
     teacher: Path | None = None
+    init: Path | None = None
 
     def config(self, num_classes: int) -> NetworkConfig:
         """The network's configuration.
@@ -87,6 +91,16 @@ class Options:
         if self.teacher is None:
             return None
         return distillation.load(self.teacher, classes, self.preprocess(), device)
+
+    def initial_weights(self, classes: Sequence[str]) -> InitialWeights | None:
+        """Read the initial weights for these classes; None if there are none.
+
+        Raises:
+            BadInputError: the file is not a checkpoint, or has another network's weights.
+        """
+        if self.init is None:
+            return None
+        return initial_weights.load(self.init, self.config(len(classes)), classes, PLAIN)
 
     def chosen_hardware(self) -> Hardware:
         """The device and precision.
@@ -212,7 +226,8 @@ def prepare(options: Options, recipe: Recipe, progress: Progress = SILENT, image
         f"{job.config.name}, {len(job.train.classes)} classes, {len(job.train)} training and {len(job.validation)} "
         f"validation images, {recipe.epochs} epochs of {training.steps} steps, {where}"
     )
-    return Run(training, images.test, progress, headline, [*images.notes, *job.hardware.caveats])
+    started = [] if job.initial is None else [job.initial.describe()]
+    return Run(training, images.test, progress, headline, [*started, *images.notes, *job.hardware.caveats])
 
 
 def describe(options: Options, recipe: Recipe, images: Images) -> Job:
@@ -230,6 +245,7 @@ def describe(options: Options, recipe: Recipe, images: Images) -> Job:
         hardware=chosen_hardware,
         workers=workers,
         teacher=options.loaded_teacher(images.train.classes, chosen_hardware.device),
+        initial=options.initial_weights(images.train.classes),
     )
 
 
@@ -240,7 +256,9 @@ def read_images(options: Options, progress: Progress = SILENT) -> Images:
         BadInputError: images can't be read, unless they are left out; or there are too few, or only one class.
     """
     splits = checks.load_splits(options.data)
-    options.loaded_teacher(splits["train"].classes)  # checked first: reading the images takes longer
+    # Checked first, as reading the images takes longer.
+    options.loaded_teacher(splits["train"].classes)
+    options.initial_weights(splits["train"].classes)
     checked = checks.check(splits, skip=options.skip_unreadable, progress=progress)
     return Images(checked.splits["train"], checked.splits["val"], checked.splits.get("test"), tuple(checked.notes))
 

@@ -151,5 +151,5 @@ class RunCheckpoints:
             return False
         best, job = checkpoint.load(self.run.best), self.job
         own = job.provenance()
-        same = all(best.provenance.get(name) == own.get(name) for name in ("recipe", "teacher"))
+        same = all(best.provenance.get(name) == own.get(name) for name in ("recipe", "teacher", "init"))
         return same and (best.metrics.get("epoch"), best.config, best.classes) == (1, job.config, job.train.classes)

@@ -86,6 +86,8 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.model = build(job.config, seed=recipe.seed).to(self.device)
         self.model.to(memory_format=hardware.memory_format)  # type: ignore[call-overload]
+        if job.initial is not None:
+            job.initial.apply(self.model)
         set_drop_path(self.model, recipe.drop_path)
         if recipe.sync_batch_norm and self.group.size > 1:
             distributed.synchronize_batch_norm(self.model, self.device)

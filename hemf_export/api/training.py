@@ -71,9 +71,9 @@ class Ablation(Shown):
 
 def train(
     data: PathLike, output: PathLike, *, model: str = "hemf-base",
-    recipe: Recipe | PathLike | Mapping[str, Any] | None = None, variant: str | None = None, image_size: int = 224,
-    preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
-    device: str = "auto", amp: str | None = None, channels_last: bool = True,
+    recipe: Recipe | PathLike | Mapping[str, Any] | None = None, variant: str | None = None,
+    image_size: int | None = None, preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
+    init: PathLike | None = None, device: str = "auto", amp: str | None = None, channels_last: bool = True,
     compile: bool = False, workers: int | None = None, resume: bool = False, skip_unreadable: bool = False,
     tensorboard: bool = False, progress: Progress = SILENT,
 ) -> TrainResult:  # fmt: skip
@@ -82,13 +82,15 @@ def train(
     Args:
         data: folder with train/ and val/ (and test/), each with a folder of images per class.
         output: the run's folder: best.pt, last.pt, metrics.jsonl, summary.json, confusion.png, curve.png.
-        model: hemf-base, hemf-small or hemf-tiny.
+        model: name of a registered network; see `info`.
         recipe: a Recipe, a TOML file, the name of a built-in recipe, or fields that differ from the paper's recipe:
             `{"epochs": 10, "learning_rate": 1e-3}`. None for the paper's (Table 5).
-        variant: a reduced network of the paper's ablation.
-        image_size: height and width of the input in pixels, a multiple of 32.
+        variant: a reduced network of the paper's ablation, of a HEMF.
+        image_size: height and width of the input in pixels; None for the network's own, 224 in those of the paper.
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
         teacher: a trained checkpoint of the same classes, for distillation.
+        init: a checkpoint of the same network whose weights the training starts from, its authors' of ImageNet for
+            example. Its classifier is left out where it is of other classes.
         device: "auto", "cpu" or "cuda".
         amp: "float16", "bfloat16" or "off"; None for float16 on CUDA and off on a CPU, where float16 is slow and needs
             `device="cpu"`.
@@ -120,6 +122,7 @@ def train(
         data=Path(data), output=Path(output), model=model, variant=variants.WHOLE if variant is None else variant,
         image_size=image_size, mode=preprocess, device=device, amp=amp, channels_last=channels_last, compile=compile,
         workers=workers, resume=resume, skip_unreadable=skip_unreadable, teacher=path_of(teacher),
+        init=path_of(init),
     )  # fmt: skip
     resolved = resolve_recipe(recipe)
     with distributed.joined(device):
@@ -141,7 +144,8 @@ def train(
 
 def ablate(
     data: PathLike, output: PathLike, *, configurations: PathLike | None = None, seeds: Sequence[int] | None = None,
-    model: str = "hemf-base", recipe: Recipe | PathLike | Mapping[str, Any] | None = None, image_size: int = 224,
+    model: str = "hemf-base", recipe: Recipe | PathLike | Mapping[str, Any] | None = None,
+    image_size: int | None = None,
     preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto", amp: str | None = None, channels_last: bool = True,
     compile: bool = False, workers: int | None = None, skip_unreadable: bool = False, progress: Progress = SILENT,
@@ -155,9 +159,9 @@ def ablate(
         output: the folder of the run folders; ablation.json and ablation.md there have the results so far.
         configurations: TOML file that lists them; None for the seven rows of the paper's Table 10.
         seeds: train each configuration with each of these; None for the recipe's.
-        model: hemf-base, hemf-small or hemf-tiny.
+        model: name of a registered network.
         recipe: recipe for the fields that a configuration leaves out; see `train`.
-        image_size: height and width of the input in pixels, a multiple of 32.
+        image_size: height and width of the input in pixels; None for the network's own.
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
         teacher: a trained checkpoint of the same classes, for distillation.
         device: device to train on.

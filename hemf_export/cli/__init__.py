@@ -26,7 +26,7 @@ COMMANDS = {
         "hemf_export.cli.commands.data",
         "Divide images into train, val and test: the paper's splits, or your own.",
     ),
-    "train": ("hemf_export.cli.commands.train", "Train HEMF on class folders of images."),
+    "train": ("hemf_export.cli.commands.train", "Train a network on class folders of images."),
     "evaluate": ("hemf_export.cli.commands.evaluate", "Metrics, confusion matrix and ROC curves on labelled images."),
     "explain": ("hemf_export.cli.commands.explain", "Draw where in an image a checkpoint sees its class (Grad-CAM++)."),
     "ablate": ("hemf_export.cli.commands.ablate", "Train several configurations, and compare them."),

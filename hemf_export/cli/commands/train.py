@@ -20,20 +20,23 @@ from hemf_export.metrics.percentage import percentage
 @click.command("train", cls=Command, groups=SECTIONS)
 @click.argument("data", type=PATH, required=False, metavar="DATA")
 @click.option("-o", "--output", type=PATH, help="Folder of the run.  [required]")
-@click.option("--model", default="hemf-base", show_default=True, help="hemf-base, hemf-small or hemf-tiny.")
+@click.option("--model", default="hemf-base", show_default=True, metavar="NAME",
+              help="Network to train: hemf-base, hemf-small, hemf-tiny, hifuse-small, convnext-base …; "
+              "hemf-export info --list has all.")  # fmt: skip
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
-              help=f"A reduced network of the paper's ablation: {', '.join(VARIANTS)}.")  # fmt: skip
+              help=f"A reduced HEMF of the paper's ablation: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option(
     "--image-size",
     type=Count(32, 8192),
-    default=224,
-    show_default=True,
-    help="Input height and width; a multiple of 32.",
+    help="Input height and width.  [default: the network's own, 224 in those of the paper]",
 )
 @click.option("--preprocess", "mode", type=click.Choice(["crop", "squash"]), default="crop", show_default=True,
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
 @click.option("--teacher", type=PATH, metavar="CKPT",
               help="Trained checkpoint of the same classes to distil from; of any size.")  # fmt: skip
+@click.option("--init", type=PATH, metavar="CKPT",
+              help="Checkpoint of the same network to start from, such as its authors' of ImageNet; its classifier is "
+              "left out where it is of other classes.")  # fmt: skip
 @click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file without training.")
 @recipe_options
 @device_option
@@ -57,12 +60,13 @@ from hemf_export.metrics.percentage import percentage
 @json_option("summary")
 @click.pass_context
 def command(
-    context: click.Context, /, data: Path | None, output: Path | None, model: str, variant: str, image_size: int,
+    context: click.Context, /, data: Path | None, output: Path | None, model: str, variant: str,
+    image_size: int | None,
     mode: Any, recipe_source: str | None, print_recipe: bool, device: str, amp: str | None, channels_last: bool,
     compile: bool, workers: int | None, resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool,
-    teacher: Path | None, **fields: Any,
+    teacher: Path | None, init: Path | None, **fields: Any,
 ) -> None:  # fmt: skip
-    """Train HEMF on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
+    """Train HEMF or another network on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
     The defaults are the paper's recipe (Table 5). Every field of it is a flag, and a key of a --recipe file. After
     an interruption, --resume continues from the last finished epoch.
@@ -80,8 +84,8 @@ def command(
     with _first_process_talks() as first:
         run = hemf_export.train(
             data, output, model=model, recipe=recipe, variant=variant, image_size=image_size, preprocess=mode,
-            teacher=teacher, device=device, amp=amp, channels_last=channels_last, compile=compile, workers=workers,
-            resume=resume, skip_unreadable=skip_unreadable, tensorboard=tensorboard,
+            teacher=teacher, init=init, device=device, amp=amp, channels_last=channels_last, compile=compile,
+            workers=workers, resume=resume, skip_unreadable=skip_unreadable, tensorboard=tensorboard,
             progress=ConsoleProgress(EpochLines()),
         )  # fmt: skip
         if first and as_json:

@@ -88,6 +88,7 @@ PATHS: dict[tuple[str, str], list[str]] = {
     **{(name, "output"): [*OUTPUT_FOLDER, "FOLDERS"] for name in DIVISIONS},
     **{(name, "groups"): [*TEXT_FILE, "empty.toml"] for name in DIVISIONS},
     ("train", "data"): SPLITS, ("train", "output"): [*OUTPUT_FOLDER, "RUN"], ("train", "teacher"): CHECKPOINT,
+    ("train", "init"): CHECKPOINT,
     ("ablate", "data"): SPLITS, ("ablate", "output"): OUTPUT_FOLDER, ("ablate", "configs"): [*TEXT_FILE, "empty.toml"],
     ("ablate", "teacher"): CHECKPOINT,
     ("evaluate", "files"): ANY_MODEL, ("evaluate", "data"): [*LABELLED, "FLAT"],
