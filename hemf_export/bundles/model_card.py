@@ -134,13 +134,17 @@ def _model(manifest: Mapping[str, Any]) -> list[str]:
     )
     source, output = manifest.get("source_size"), ModelOutput(manifest.get("output_type", "logits"))
     return [
-        f"- Network: {_cell(manifest['name'])} (HEMF, He et al. 2025, doi:10.7717/peerj-cs.3181), an image classifier",
+        f"- Network: {_cell(manifest['name'])}{_architecture(manifest)}, an image classifier",
         f"- Classes, in their order: {', '.join(map(_cell, manifest['classes']))}",
         f"- Output: {_cell(output.text(manifest['classes']))}",
         f"- Input: RGB, {preprocess['size']} × {preprocess['size']} pixels ({how})"
         + (f", from raw images of {source[0]}x{source[1]}" if source else ""),
         f"- Normalized by mean {preprocess['mean']} and standard deviation {preprocess['std']}",
     ]
+
+
+def _architecture(manifest: Mapping[str, Any]) -> str:
+    return f": {_cell(manifest['network'])}" if manifest.get("network") else ""
 
 
 def _files(models: Sequence[Mapping[str, Any]]) -> list[str]:

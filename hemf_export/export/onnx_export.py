@@ -38,12 +38,12 @@ from hemf_export.models.description import Description, InputType
 from hemf_export.models.model_file import CheckpointFile, OnnxFile
 from hemf_export.models.proof import Figures, ImageRecord, Proof
 from hemf_export.models.runners import OnnxRunner, TorchRunner
-from hemf_export.networks import network
+from hemf_export.networks import network, registry
 
 OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
 _TORCH_OPSET_MIN = 18  # oldest opset of torch's exporter, which writes 18 where 17 is requested
 TOLERANCE = 1e-4  # largest difference of a logit, ONNX Runtime from PyTorch, both float32
-PROOF_BATCHES = (1, 3, 2)
+PROOF_BATCHES = (1, 2, 3, 5)
 _TRACED_BATCH = 2  # any but 1, which torch would treat as a broadcast axis
 _PROVENANCE = ("layout", "weights", "assumed")  # how a checkpoint of another training program was read
 INPUT_NAME, OUTPUT_NAME = "images", "logits"
@@ -264,6 +264,7 @@ def _describe(saved: Checkpoint, options: Options, reading: Reading) -> Descript
         versions=artifacts.versions(),
         source_size=options.source_size,
         reading=reading,
+        network=registry.family_of(saved.config).describe(saved.config),
     )
 
 

@@ -33,6 +33,7 @@ class Description:
         source_size: size of the raw images that the graph resizes itself; None where they are resized beforehand.
         reading: how that checkpoint was read, where its file leaves a choice.
         output_type: meaning of the graph's output; see `files.model_output`.
+        network: the architecture with its authors, for people; empty where that isn't known.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Description:
     source_size: SourceSize | None = None
     reading: Reading = PLAIN
     output_type: OutputType = "logits"
+    network: str = ""
 
     @property
     def input(self) -> ModelInput:
@@ -61,13 +63,14 @@ class Description:
         """Plain types, for metadata and manifests; a source size is [height, width]."""
         source = self.source_size
         own = dict(vars(self))
-        reading = own.pop("reading").to_dict()
+        reading, network = own.pop("reading").to_dict(), own.pop("network")
         return {
             **own,
             "classes": list(self.classes),
             "preprocess": self.preprocess.to_dict(),
             "source_size": None if source is None else [source.height, source.width],
             **({"reading": reading} if reading else {}),
+            **({"network": network} if network else {}),
         }
 
     @classmethod
@@ -90,7 +93,7 @@ class Description:
             BadInputError: it is missing or invalid.
         """
         try:
-            values = {"source_size": None, "reading": None, "output_type": "logits", **manifest}
+            values = {"source_size": None, "reading": None, "output_type": "logits", "network": "", **manifest}
             return cls.from_dict({field.name: values[field.name] for field in dataclasses.fields(cls)})
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
@@ -111,6 +114,7 @@ def _check_kinds(values: dict[str, Any]) -> None:
         "versions": isinstance(values["versions"], dict),
         "source_size": values.get("source_size") is None or values["input_type"] == "uint8",
         "output_type": values.get("output_type", "logits") in get_args(OutputType),
+        "network": isinstance(values.get("network", ""), str),
     }
     for name in (name for name, fine in right.items() if not fine):
         raise ValueError(f"{name} is {values[name]!r}")

@@ -165,6 +165,10 @@ class Family:
         kept = {name: value for name, value in state.items() if name not in unused}
         return kept, [name for name in state if name in unused]
 
+    def describe(self, config: Any) -> str:
+        """Name the architecture and its authors, for people."""
+        return self.title
+
     @property
     def variants(self) -> tuple[str, ...]:
         """Names of its reduced networks, the whole one included."""

@@ -74,7 +74,7 @@ def test_the_metadata_and_the_manifest_tell_the_same(made):
         key: description.to_dict()[key]
         for key in ("classes", "preprocess", "precision", "checkpoint_sha256", "versions")
     }
-    assert manifest["proof"]["images"]["images"] == 6
+    assert manifest["proof"]["images"]["images"] == 11
     assert manifest["proof"]["figures"]["logit_difference"]["max"] < 1e-4
 
 
