@@ -54,7 +54,9 @@ def resolve(source: str | None, given: Mapping[str, Any]) -> Recipe:
 
 
 def load(source: str) -> dict[str, Any]:
-    """Read the fields that a TOML file, or one of NAMED, sets: of the right types, not yet checked together.
+    """Read the fields that a TOML file, one of NAMED, or a network's published recipe sets.
+
+    They are of the right types, and not yet checked together.
 
     Raises:
         BadInputError: the file doesn't exist, or is not TOML.
@@ -62,7 +64,12 @@ def load(source: str) -> dict[str, Any]:
     """
     if source in NAMED:
         return dict(NAMED[source])
-    path, named = Path(source), f"Recipes known by name: {', '.join(NAMED)}."
+    path, named = Path(source), f"Recipes known by name: {', '.join(NAMED)}, and those of networks by theirs."
+    if not path.exists():
+        from hemf_export.networks import registry  # not before: it imports torch, which the command line's help doesn't
+
+        if source in registry.SIZES:
+            return dict(registry.family_of(registry.SIZES[source]).recipe)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

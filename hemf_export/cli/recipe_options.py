@@ -59,7 +59,7 @@ def recipe_options(function: Callable[..., Any]) -> Callable[..., Any]:
         else:
             settings["type"] = Count(0) if isinstance(default, int) else Number()
         function = click.option(flag, name, **settings)(function)
-    text = f"TOML file of the recipe's fields, or {', '.join(NAMED)}. Flags win over it."
+    text = f"TOML file of the recipe's fields, {', '.join(NAMED)}, or a network's name for its own. Flags win."
     return click.option("--recipe", "recipe_source", metavar="FILE|NAME", help=text)(function)
 
 
