@@ -1,0 +1,70 @@
+"""Layers over the channels of each pixel that several families have, with the shapes of their authors' tensors.
+
+Published code has 1×1 and strided convolutions on maps (N, C, H, W). Here the same weights work on rows (N*H*W, C), see
+`networks.hemf.layout`, so that an exported graph has plain Gemms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hemf_export.networks.hemf.layout import to_maps
+
+
+class MapNorm(nn.LayerNorm):
+    """Layer norm over the channels of maps: (N, C, H, W) → (N, C, H, W)."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1×1 convolution that takes and returns rows: (N*H*W, in) → (N*H*W, out); its weight is (out, in, 1, 1)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return F.linear(rows, self.weight.flatten(1), self.bias)
+
+
+class Patches(nn.Module):
+    """A k×k convolution with stride k, for inference, as one product over rows of patches that don't overlap.
+
+    Args:
+        convolution: the convolution, whose weight (out, in, k, k) becomes (out, k*k*in).
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        out_channels, channels, self.patch, _ = convolution.weight.shape
+        assert convolution.bias is not None
+        self.projection = nn.Linear(channels * self.patch**2, out_channels)
+        with torch.no_grad():
+            self.projection.weight.copy_(convolution.weight.permute(0, 2, 3, 1).flatten(1))
+            self.projection.bias.copy_(convolution.bias)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, in, H, W) → (N, out, H/k, W/k)."""
+        _, channels, height, width = maps.shape
+        patch, rows, columns = self.patch, height // self.patch, width // self.patch
+        pixels = maps.permute(0, 2, 3, 1).reshape(-1, rows, patch, columns, patch * channels)
+        return to_maps(self.projection(pixels.transpose(2, 3).reshape(-1, patch**2 * channels)), rows, columns)
+
+
+def scaled_and_shifted(linear: nn.Linear | Pointwise, scale: Tensor, shift: Tensor) -> nn.Linear:
+    """Build the Linear that computes linear(scale·x + shift), in float64, so that only the result is rounded.
+
+    Args:
+        linear: a product over rows.
+        scale: factor of each input channel.
+        shift: what is added to each input channel.
+    """
+    weight = linear.weight.flatten(1).double()
+    folded = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        folded.weight.copy_(weight * scale.double())
+        folded.bias.copy_(weight @ shift.double() + (0.0 if linear.bias is None else linear.bias.double()))
+    return folded.eval()

@@ -1,0 +1,204 @@
+"""What must hold for every family whose tensors are its authors', checked on its sizes by name."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.export import onnx_export
+from hemf_export.images.images import Preprocess
+from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.drop_path import set_drop_path
+from hemf_export.networks.network import Network
+from hemf_export.networks.registry import build, family_of, recognize, registered
+
+TOLERANCE = 1e-5
+SIDE = 64
+BATCHES = (1, 2, 3, 5)
+
+
+def peer_weights(shared: Path) -> ModuleType:
+    """The module that makes the seeded state dicts of the golden data."""
+    sys.path.insert(0, str(shared / "peer-models"))
+    try:
+        import make_peer_weights
+    finally:
+        sys.path.pop(0)
+    return make_peer_weights
+
+
+def authors_keys(shared: Path, name: str) -> dict[str, list[int]]:
+    """Shapes of the authors' tensors by name, for 7 classes."""
+    return json.loads((shared / "peer-models" / f"{name.replace('-', '_')}_keys.json").read_text())
+
+
+def spread(model: nn.Module, seed: int) -> nn.Module:
+    """Give a network weights with which every part of it matters, and evaluation mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.uniform_(0.5, 1.5, generator=generator)
+        elif value.ndim > 1:
+            value.normal_(0, value[0].numel() ** -0.5, generator=generator)
+        elif value.is_floating_point():
+            is_scale = name.endswith(("weight", "gamma"))
+            value.normal_(float(is_scale), 0.1, generator=generator)
+    return model.eval()
+
+
+def spread_network(config: NetworkConfig, seed: int) -> Network:
+    model = build(config, seed=0)
+    spread(model, seed)
+    return model
+
+
+def noise(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def relative(found: Any, expected: Any) -> float:
+    """Largest difference, relative to the largest value if that is above 1."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / max(1.0, np.abs(expected).max()))
+
+
+@torch.no_grad()
+def check_golden(shared: Path, authors: ModuleType, name: str, count: int = 2) -> None:
+    """The authors' weights give their logits and statistics of each stage; their keys are ours."""
+    keys = authors_keys(shared, name)
+    state = {key: torch.from_numpy(np.array(value)) for key, value in peer_weights(shared).state_dict(keys).items()}
+    model = family_of(registered(name)).network(registered(name)).eval()
+    model.load_state_dict(state)  # strict
+    model.to(memory_format=torch.channels_last)
+    images = (torch.from_numpy(authors.images(0, 4)[:count]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    golden = np.load(shared / "peer-models" / f"{name.replace('-', '_')}.npz")
+    stages = model.features(images)
+    for stage, maps in enumerate(stages, 1):
+        wide = maps.double().flatten(2)
+        assert relative(wide.mean(2), golden[f"stage_{stage}_channel_mean"][:count]) < TOLERANCE, stage
+        assert relative(wide.std(2), golden[f"stage_{stage}_channel_std"][:count]) < TOLERANCE, stage
+    assert stage == 4
+    assert relative(model(images), golden["logits"][:count]) < TOLERANCE
+
+
+def check_parameters(name: str, expected: Mapping[int, int]) -> None:
+    """Parameters, by number of classes."""
+    for classes, count in expected.items():
+        config = registered(name, num_classes=classes)
+        with torch.device("meta"):
+            model = family_of(config).network(config)
+        assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+@torch.no_grad()
+def check_transcription(name: str, plain: Callable[[Any], nn.Module]) -> None:
+    """An independent transcription with the same state dict gives the same logits, folded or not, at any batch size."""
+    for seed, classes in ((1, 3), (2, 11)):
+        config = registered(name, num_classes=classes)
+        model, other = spread_network(config, seed), plain(config).eval()
+        other.load_state_dict(model.state_dict())
+        images = noise(max(BATCHES), config.image_size, seed)
+        expected = other(images)
+        assert expected.std() > 0.05
+        for count in BATCHES:
+            assert relative(model(images[:count]), expected[:count]) < TOLERANCE
+        model.fold()
+        for count in BATCHES:
+            assert relative(model(images[:count]), expected[:count]) < TOLERANCE
+
+
+def check_training(name: str) -> None:
+    """Every parameter has a gradient; drop path changes training alone; evaluation in between changes nothing."""
+    config = registered(name, num_classes=3)
+    model = spread_network(config, 3).train()
+    images = noise(4, config.image_size)
+    logits = model(images)
+    logits.square().sum().backward()
+    idle = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+    assert idle == []
+    reference = spread_network(config, 3)
+    with torch.no_grad():
+        first = reference(images)
+        set_drop_path(reference, 0.9)
+        assert torch.equal(reference(images), first)
+        torch.manual_seed(0)
+        reference.train()
+        assert not torch.allclose(reference(images), first, atol=1e-3)
+    # A step of training is seen by the next evaluation.
+    model.eval()
+    with torch.no_grad():
+        before = model(images)
+        for parameter in model.parameters():
+            parameter.mul_(1.01)
+        assert not torch.allclose(model(images), before, atol=1e-4)
+
+
+def check_autocast(name: str) -> None:
+    """In bfloat16, on channels-last images, training has finite gradients near those of float32."""
+    config = registered(name, num_classes=3)
+    gradients = []
+    for enabled in (False, True):
+        model = spread_network(config, 4).train()
+        images = noise(4, config.image_size).to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = nn.functional.cross_entropy(model(images), torch.tensor([0, 1, 2, 0]))
+        loss.backward()
+        gradients.append(torch.cat([value.grad.flatten() for value in model.parameters()]))
+    assert gradients[1].isfinite().all()
+    assert torch.cosine_similarity(gradients[0], gradients[1], dim=0) > 0.95
+
+
+def check_recognition(name: str) -> None:
+    """Its keys are recognized as its family's, all of them or either half."""
+    config = registered(name)
+    keys = list(family_of(config).shapes(config))
+    assert recognize(keys) is family_of(config)
+    middle = len(keys) // 2
+    assert recognize(keys[middle:]) is recognize(keys[:middle]) is family_of(config)
+
+
+def check_authors_file(path: Path, name: str) -> None:
+    """A file of the authors' is recognized with its size, and written and read again without change."""
+    state = {
+        key: value.clone() for key, value in spread_network(registered(name, num_classes=3), 5).state_dict().items()
+    }
+    torch.save({"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, path)
+    loaded = checkpoint.load(path)
+    assert (loaded.config.name, loaded.config.num_classes, loaded.dropped) == (name, 3, ())
+    again = path.with_name("again.pt")
+    checkpoint.save(loaded, again)
+    read = checkpoint.load(again)
+    assert read.config == registered(name, num_classes=3)
+    assert list(read.state) == list(state)
+    assert all(torch.equal(value, read.state[key]) for key, value in state.items())
+
+
+@torch.no_grad()
+def check_export(folder: Path, name: str) -> None:
+    """The exported file gives PyTorch's logits at every batch size."""
+    config = registered(name, num_classes=3)
+    model = spread_network(config, 6)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    source, output = folder / "model.pt", folder / "model.onnx"
+    checkpoint.save(Checkpoint(config, ("a", "b", "c"), Preprocess.for_size(config.image_size), state), source)
+    exported = onnx_export.export(source, output, onnx_export.Options())
+    assert exported.notes == ()
+    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    images = noise(max(BATCHES), config.image_size, 7)
+    expected = model(images).numpy()
+    assert expected.std() > 0.05
+    for count in BATCHES:
+        (found,) = session.run(None, {"images": images[:count].numpy()})
+        assert relative(found, expected[:count]) < TOLERANCE
