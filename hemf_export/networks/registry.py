@@ -14,10 +14,11 @@ from hemf_export.networks import count
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.convnext import FAMILY as CONVNEXT
 from hemf_export.networks.count import Count
+from hemf_export.networks.focalnet import FAMILY as FOCALNET
 from hemf_export.networks.hemf.family import FAMILY as HEMF
 from hemf_export.networks.network import WHOLE, Family
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF, CONVNEXT)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF, CONVNEXT, FOCALNET)}
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
 
 

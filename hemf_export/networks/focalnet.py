@@ -1,0 +1,277 @@
+"""FocalNet (Yang et al. 2022, arXiv:2203.11926): focal modulation in attention's place.
+
+Names and shapes of the tensors are those of the authors' code: `modulation.f` makes query, context and gates at once,
+`modulation.h` is a 1×1 convolution, and the layers of `focal_layers.k` are a convolution and its activation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hemf_export.files.errors import BadInputError
+from hemf_export.networks.channel_layers import MapNorm, Patches, Pointwise
+from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.drop_path import ResidualBlock
+from hemf_export.networks.hemf.layout import to_maps, to_rows
+from hemf_export.networks.network import Family, Layout, Network
+
+STAGES = 4
+EXPANSION = 4  # width of an MLP's hidden layer, in C
+FIRST_KERNEL = 3  # side of the first level's convolution; each further one is 2 larger
+LINEAR_STD = 0.02  # of the initial weights
+LARGEST_WIDTH, LARGEST_DEPTH, MOST_LEVELS = 256, 64, 4
+LARGEST_WEIGHTS = 400_000_000  # of the products over channels
+
+
+@dataclass(frozen=True)
+class FocalNetConfig(NetworkConfig):
+    """Everything that determines the tensors of a FocalNet.
+
+    Args:
+        name: label of the configuration, kept in checkpoints and reports.
+        num_classes: outputs of the classifier.
+        image_size: height and width of the input in pixels, a multiple of 32.
+        width: channels C of stage 1; stage i has C * 2**(i - 1).
+        depths: number of blocks in each of the four stages.
+        levels: convolutions that gather context, of 3×3, 5×5 … pixels: 2 in the small receptive field's networks (SRF),
+            3 in the large one's (LRF).
+
+    Raises:
+        BadInputError: a value that is not valid, alone or with the others.
+    """
+
+    FAMILY: ClassVar[str] = "focalnet"
+
+    name: str = "focalnet-base-srf"
+    width: int = 128
+    depths: tuple[int, ...] = (2, 2, 18, 2)
+    levels: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("width", LARGEST_WIDTH)
+        self.require_positive("depths", LARGEST_DEPTH)
+        self.require_positive("levels", MOST_LEVELS)
+        if len(self.depths) != STAGES:
+            raise BadInputError(f"depths must be {STAGES} numbers, not {len(self.depths)}.")
+        weights = sum(
+            (2 * EXPANSION + 4) * channels**2 * depth
+            for channels, depth in zip(self.stage_channels, self.depths, strict=True)
+        )
+        if weights > LARGEST_WEIGHTS:
+            raise BadInputError(f"width {self.width} with depths {self.depths} gives {weights:,} weights.")
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of the four stages."""
+        return tuple(self.width * 2**stage for stage in range(STAGES))
+
+
+class FocalModulation(nn.Module):
+    """Focal modulation: proj(q · h(Σ context_i · gate_i)).
+
+    context_i = GELU(depthwise convolution of context_(i-1)); the last one is GELU(mean of context_L over the pixels).
+
+    Args:
+        channels: C, kept.
+        levels: L, the number of convolutions.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.channels, self.levels = channels, levels
+        self.f = nn.Linear(channels, 2 * channels + levels + 1)
+        self.h = Pointwise(channels, channels)
+        self.act = nn.GELU()
+        self.proj = nn.Linear(channels, channels)
+        self.focal_layers = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, side, padding=side // 2, groups=channels, bias=False), nn.GELU()
+            )
+            for side in range(FIRST_KERNEL, FIRST_KERNEL + 2 * levels, 2)
+        )
+        self.parts: nn.ModuleList | None = None  # after folding: query, context and gates as products of their own
+
+    def forward(self, rows: Tensor, height: int, width: int) -> Tensor:
+        """(N*H*W, C) → (N*H*W, C)."""
+        if self.parts is None:
+            query, context, gates = torch.split(self.f(rows), [self.channels, self.channels, self.levels + 1], 1)
+        else:
+            query, context, gates = (part(rows) for part in self.parts)
+        maps = to_maps(context, height, width)
+        gate_maps = torch.split(to_maps(gates, height, width), 1, 1)
+        gathered: Tensor | None = None
+        for layer, gate in zip(self.focal_layers, gate_maps[:-1], strict=True):
+            maps = layer(maps)
+            gathered = maps * gate if gathered is None else gathered + maps * gate
+        assert gathered is not None
+        gathered = gathered + self.act(maps.mean((2, 3), keepdim=True)) * gate_maps[-1]
+        return self.proj(query * self.h(to_rows(gathered)))
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Divide the first product, whose 2C+L+1 outputs no kernel suits, into three, in place."""
+        if self.parts is not None:
+            return
+        sizes = [self.channels, self.channels, self.levels + 1]
+        self.parts = nn.ModuleList()
+        for weight, bias in zip(torch.split(self.f.weight, sizes), torch.split(self.f.bias, sizes), strict=True):
+            part = nn.Linear(self.channels, len(bias))
+            part.weight.copy_(weight)
+            part.bias.copy_(bias)
+            self.parts.append(part.eval())
+        del self.f
+
+
+class Mlp(nn.Module):
+    """Linear C→4C, GELU, Linear 4C→C, on rows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, EXPANSION * channels)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(EXPANSION * channels, channels)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(rows)))
+
+
+class FocalBlock(ResidualBlock):
+    """Block: x + modulation(LN(x)), then x + MLP(LN(x)).
+
+    Args:
+        channels: C, kept.
+        levels: convolutions of the modulation.
+    """
+
+    def __init__(self, channels: int, levels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(channels)
+        self.modulation = FocalModulation(channels, levels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C, H, W)."""
+        images, _, height, width = maps.shape
+        rows = to_rows(maps)
+        rows = rows + self.branch(self.modulation(self.norm1(rows), height, width), images)
+        rows = rows + self.branch(self.mlp(self.norm2(rows)), images)
+        return to_maps(rows, height, width)
+
+
+class PatchEmbedding(nn.Module):
+    """A k×k convolution with stride k, then layer norm: (N, in, H, W) → (N, out, H/k, W/k).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        patch: k.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
+        super().__init__()
+        self.proj: nn.Module = nn.Conv2d(in_channels, out_channels, patch, stride=patch)
+        self.norm = MapNorm(out_channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.norm(self.proj(maps))
+
+    def fold(self) -> None:
+        """Turn the convolution into a product over rows, in place."""
+        if isinstance(self.proj, nn.Conv2d):
+            self.proj = Patches(self.proj)
+
+
+class FocalStage(nn.Module):
+    """Blocks of a stage, `blocks`, and the way to the next one, `downsample`."""
+
+    def __init__(self, channels: int, depth: int, levels: int, *, last: bool) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(FocalBlock(channels, levels) for _ in range(depth)))
+        if not last:
+            self.downsample = PatchEmbedding(channels, 2 * channels, 2)
+
+
+class FocalNet(Network):
+    """FocalNet (Yang et al., "Focal Modulation Networks", NeurIPS 2022, arXiv:2203.11926).
+
+    Args:
+        config: the network's configuration.
+    """
+
+    config: FocalNetConfig
+
+    def __init__(self, config: FocalNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.stage_channels
+        self.patch_embed = PatchEmbedding(3, channels[0], 4)
+        self.layers = nn.ModuleList(
+            FocalStage(channels[stage], config.depths[stage], config.levels, last=stage == STAGES - 1)
+            for stage in range(STAGES)
+        )
+        self.norm = MapNorm(channels[-1])
+        self.head = nn.Linear(channels[-1], config.num_classes)
+
+    @property
+    def feature_layer(self) -> str:
+        """See `Network.feature_layer`."""
+        return f"layers.{STAGES - 1}.blocks"
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, image_size, image_size), normalized → maps of each stage, (N, C * 2**(i-1), side / 2**(i+1), …)."""
+        maps, found = self.patch_embed(images), []
+        for stage in self.layers:
+            assert isinstance(stage, FocalStage)
+            found.append(stage.blocks(maps))
+            if len(found) < STAGES:
+                maps = stage.downsample(found[-1])
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, image_size, image_size), normalized → logits (N, num_classes)."""
+        logits: Tensor = self.head(self.norm(self.features(images)[-1]).mean((2, 3)))
+        return logits
+
+    def fold(self) -> None:
+        """See `Network.fold`: each modulation's first product in three, strided convolutions into products of rows."""
+        assert not self.training
+        for module in list(self.modules()):
+            if isinstance(module, FocalModulation | PatchEmbedding):
+                module.fold()
+
+
+def initialize(model: FocalNet) -> None:
+    """Set the weights of Linears in place: truncated normal (0.02, cut at ±2), biases 0; the rest is PyTorch's."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=LINEAR_STD)
+            nn.init.zeros_(module.bias)
+
+
+SIZES: dict[str, NetworkConfig] = {
+    config.name: config
+    for config in (
+        FocalNetConfig(),
+        FocalNetConfig(name="focalnet-base-lrf", levels=3),
+        FocalNetConfig(name="focalnet-narrow", image_size=64, width=16, depths=(1, 1, 2, 1)),
+    )
+}
+
+FAMILY = Family(
+    name=FocalNetConfig.FAMILY,
+    title="FocalNet (Yang et al. 2022, arXiv:2203.11926)",
+    config=FocalNetConfig,
+    sizes=SIZES,
+    network=FocalNet,
+    initialize=initialize,
+    layout=Layout(
+        marks=(r"layers\.\d+\.blocks\.\d+\.modulation\.",), roots=frozenset(["patch_embed", "layers", "norm", "head"])
+    ),
+    recipe={"drop_path": 0.5},
+)
