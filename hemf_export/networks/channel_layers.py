@@ -54,6 +54,29 @@ class Patches(nn.Module):
         return to_maps(self.projection(pixels.transpose(2, 3).reshape(-1, patch**2 * channels)), rows, columns)
 
 
+class PatchEmbedding(nn.Module):
+    """A k×k convolution with stride k, then layer norm with PyTorch's ε, 1e-5: (N, in, H, W) → (N, out, H/k, W/k).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        patch: k.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
+        super().__init__()
+        self.proj: nn.Module = nn.Conv2d(in_channels, out_channels, patch, stride=patch)
+        self.norm = MapNorm(out_channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.norm(self.proj(maps))
+
+    def fold(self) -> None:
+        """Turn the convolution into a product over rows, in place."""
+        if isinstance(self.proj, nn.Conv2d):
+            self.proj = Patches(self.proj)
+
+
 def scaled_and_shifted(linear: nn.Linear | Pointwise, scale: Tensor, shift: Tensor) -> nn.Linear:
     """Build the Linear that computes linear(scale·x + shift), in float64, so that only the result is rounded.
 

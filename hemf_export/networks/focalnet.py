@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import MapNorm, Patches, Pointwise
+from hemf_export.networks.channel_layers import MapNorm, PatchEmbedding, Pointwise
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
@@ -162,29 +162,6 @@ class FocalBlock(ResidualBlock):
         rows = rows + self.branch(self.modulation(self.norm1(rows), height, width), images)
         rows = rows + self.branch(self.mlp(self.norm2(rows)), images)
         return to_maps(rows, height, width)
-
-
-class PatchEmbedding(nn.Module):
-    """A k×k convolution with stride k, then layer norm: (N, in, H, W) → (N, out, H/k, W/k).
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        patch: k.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
-        super().__init__()
-        self.proj: nn.Module = nn.Conv2d(in_channels, out_channels, patch, stride=patch)
-        self.norm = MapNorm(out_channels)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.norm(self.proj(maps))
-
-    def fold(self) -> None:
-        """Turn the convolution into a product over rows, in place."""
-        if isinstance(self.proj, nn.Conv2d):
-            self.proj = Patches(self.proj)
 
 
 class FocalStage(nn.Module):

@@ -17,8 +17,9 @@ from hemf_export.networks.count import Count
 from hemf_export.networks.focalnet import FAMILY as FOCALNET
 from hemf_export.networks.hemf.family import FAMILY as HEMF
 from hemf_export.networks.network import WHOLE, Family
+from hemf_export.networks.uniformer import FAMILY as UNIFORMER
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF, CONVNEXT, FOCALNET)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF, CONVNEXT, FOCALNET, UNIFORMER)}
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
 
 

@@ -119,6 +119,22 @@ def check_transcription(name: str, plain: Callable[[Any], nn.Module]) -> None:
             assert relative(model(images[:count]), expected[:count]) < TOLERANCE
 
 
+def check_gradients(name: str, plain: Callable[[Any], nn.Module]) -> None:
+    """In training mode an independent transcription has the same logits and gradients."""
+    config = registered(name, num_classes=3)
+    model, other = spread_network(config, 8), plain(config)
+    other.load_state_dict(model.state_dict())
+    images = noise(4, config.image_size)
+    found, expected = (each.train()(images) for each in (model, other))
+    assert relative(found.detach(), expected.detach()) < TOLERANCE
+    for logits in (found, expected):
+        logits.square().sum().backward()
+    gradients = {key: value.grad for key, value in other.named_parameters()}
+    largest = max(float(gradient.abs().max()) for gradient in gradients.values())
+    for key, value in model.named_parameters():
+        assert float((value.grad - gradients[key]).abs().max()) < 1e-4 * largest, key
+
+
 def check_training(name: str) -> None:
     """Every parameter has a gradient; drop path changes training alone; evaluation in between changes nothing."""
     config = registered(name, num_classes=3)

@@ -29,6 +29,10 @@ def test_an_independent_transcription_agrees_folded_or_not():
     peer_checks.check_transcription(NARROW, plain)
 
 
+def test_gradients_agree_with_an_independent_transcription():
+    peer_checks.check_gradients(NARROW, plain)
+
+
 def test_training_reaches_every_parameter():
     peer_checks.check_training(NARROW)
 
