@@ -12,6 +12,7 @@ from torch import nn
 from hemf_export.files.errors import BadInputError, did_you_mean
 from hemf_export.networks import count
 from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.conformer import FAMILY as CONFORMER
 from hemf_export.networks.convnext import FAMILY as CONVNEXT
 from hemf_export.networks.count import Count
 from hemf_export.networks.focalnet import FAMILY as FOCALNET
@@ -19,7 +20,7 @@ from hemf_export.networks.hemf.family import FAMILY as HEMF
 from hemf_export.networks.network import WHOLE, Family
 from hemf_export.networks.uniformer import FAMILY as UNIFORMER
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF, CONVNEXT, FOCALNET, UNIFORMER)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF, CONVNEXT, FOCALNET, CONFORMER, UNIFORMER)}
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
 
 

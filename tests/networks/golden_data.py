@@ -1,0 +1,69 @@
+"""Numbers of the authors' own code, for seeded weights, and such weights for networks of any size."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Seeded weights of one network in its authors' names, and what their code computes with them."""
+
+    state: dict[str, Tensor]
+    images: Tensor
+    logits: np.ndarray
+    statistics: dict[str, np.ndarray]  # "<tap>_channel_mean", "<tap>_channel_std": (images, channels)
+
+    def error(self, tap: str, values: Tensor, axes: tuple[int, ...]) -> float:
+        """Largest difference of a tap's channel means and deviations, relative to the largest of them."""
+        wide, count, worst = values.double(), len(values), 0.0
+        for name, found in (("mean", wide.mean(axes)), ("std", wide.std(axes))):
+            expected = self.statistics[f"{tap}_channel_{name}"][:count]
+            worst = max(worst, np.abs(found.numpy() - expected).max() / np.abs(expected).max())
+        return worst
+
+
+def keys(shared: Path, name: str) -> dict[str, list[int]]:
+    return json.loads((shared / "peer-models" / f"{name}_keys.json").read_text())
+
+
+def load(shared: Path, name: str, images: np.ndarray) -> Golden:
+    """`images`: uint8 (N, H, W, 3), the first of those that the numbers are for."""
+    sys.path.insert(0, str(shared / "peer-models"))
+    try:
+        import make_peer_weights
+    finally:
+        sys.path.pop(0)
+    state = make_peer_weights.state_dict(keys(shared, name))
+    values = dict(np.load(shared / "peer-models" / f"{name}.npz"))
+    return Golden(
+        {key: torch.from_numpy(np.array(value)) for key, value in state.items()},
+        (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5,
+        values["logits"][: len(images)],
+        {key: value for key, value in values.items() if "_channel_" in key},
+    )
+
+
+def spread(model: nn.Module, seed: int) -> dict[str, Tensor]:
+    """A state dict for `model` in which no weight is a constant and no BatchNorm is the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    state = {}
+    for name, value in model.state_dict().items():
+        if not value.is_floating_point():
+            state[name] = value
+            continue
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            state[name] = 0.5 + noise.abs()
+        elif value.ndim > 1:
+            state[name] = noise * value[0].numel() ** -0.5
+        else:
+            state[name] = 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
+    return state

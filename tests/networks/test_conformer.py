@@ -1,0 +1,249 @@
+"""Conformer: its authors' numbers, an independent transcription, folding, training, export."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from benchmarks.plain import conformer as plain
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.checkpoints.reading import Reading
+from hemf_export.export import onnx_export
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
+from hemf_export.networks import registry
+from hemf_export.networks.conformer import FAMILY, SIZES, Conformer, ConformerConfig
+from hemf_export.networks.drop_path import ResidualBlock, set_drop_path
+from tests.networks import golden_data
+
+NARROW = SIZES["conformer-narrow"]
+TOLERANCE = 1e-5  # relative to the largest value where that is more than 1
+
+
+def seeded(config: ConformerConfig = NARROW, seed: int = 0) -> Conformer:
+    model = registry.build(config, seed=0).eval()
+    model.load_state_dict(golden_data.spread(model, seed))
+    return model
+
+
+def images(count: int, side: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(((found - expected).abs().max() / expected.abs().max().clamp_min(1)).detach())
+
+
+@pytest.mark.extended
+@torch.no_grad()
+def test_logits_and_every_stage_agree_with_the_authors_code(authors, shared):
+    golden = golden_data.load(shared, "conformer_base", authors.images(0, 2))
+    model = FAMILY.build_empty(SIZES["conformer-base"]).eval()
+    model.load_state_dict(golden.state)
+    taps = {}
+    for name, module in model.named_children():
+        module.register_forward_hook(lambda _, __, output, name=name: taps.__setitem__(name, output))
+    logits = model(golden.images).numpy()
+    assert np.abs(logits - golden.logits).max() < TOLERANCE * np.abs(golden.logits).max()
+    taps["conv_1"] = taps["conv_1"][0]
+    seen = 0
+    for tap in sorted({name.split("_channel_")[0] for name in golden.statistics}):
+        branch, number = tap.split("_")
+        value = taps[tap] if number == "1" else taps[f"conv_trans_{number}"][0 if branch == "conv" else 1]
+        assert golden.error(tap, value, (2, 3) if branch == "conv" else (1,)) < TOLERANCE, tap
+        seen += 1
+    assert seen == 14
+
+
+def test_names_and_shapes_are_those_of_the_authors_checkpoint(shared):
+    expected = golden_data.keys(shared, "conformer_base")
+    ours = {name: list(shape) for name, (shape, _) in FAMILY.shapes(SIZES["conformer-base"]).items()}
+    assert ours == expected
+    assert FAMILY.layout.unused(SIZES["conformer-base"]) == {}
+
+
+@pytest.mark.parametrize(("classes", "parameters"), [(7, 81_189_934), (1000, 83_289_136)])
+def test_parameters_of_the_published_size(classes, parameters):
+    with torch.device("meta"):
+        model = Conformer(dataclasses.replace(SIZES["conformer-base"], num_classes=classes))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("seed", "classes", "side"), [(1, 3, 64), (2, 11, 96)])
+def test_agrees_with_an_independent_transcription(seed, classes, side):
+    config = dataclasses.replace(NARROW, num_classes=classes, image_size=side)
+    model = seeded(config, seed)
+    reference = plain.build(config).eval()
+    reference.load_state_dict(model.state_dict())
+    assert difference(model(images(3, side)), reference(images(3, side))) < TOLERANCE
+
+
+def test_training_agrees_with_an_independent_transcription():
+    """In float64: statistics of small batches enlarge differences of rounding."""
+    model = seeded().train().double()
+    reference = plain.build(NARROW).train()
+    reference.load_state_dict(model.state_dict())
+    reference.double()
+    pixels = images(4).double()
+    outputs, expected = model(pixels), reference(pixels)
+    assert len(outputs) == len(expected) == 2
+    for found, value in zip(outputs, expected, strict=True):
+        assert difference(found, value) < 1e-11
+    for network, logits in ((model, outputs), (reference, expected)):
+        sum(value.square().mean() for value in logits).backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+    gradients = dict(reference.named_parameters())
+    largest = max(float(parameter.grad.abs().max()) for parameter in gradients.values())
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad - gradients[name].grad).abs().max() < 1e-11 * largest, name
+
+
+@torch.no_grad()
+def test_logits_of_an_image_do_not_depend_on_the_batch():
+    model, pixels = seeded(), images(5)
+    expected = model(pixels)
+    for count in (1, 2, 3):
+        assert difference(model(pixels[:count]), expected[:count]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_folding_changes_nothing():
+    model = seeded()
+    expected = model(images(3))
+    model.fold()
+    assert difference(model(images(3)), expected) < TOLERANCE
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+@torch.no_grad()
+def test_the_folded_class_token_is_not_doubled():
+    """Tokens after the last unit: 32 times smaller in 6 units, by powers of two alone."""
+    model, folded = seeded(), seeded()
+    folded.fold()
+    tokens = [one.conv_trans_6(*_before_the_last(one, images(2)))[1] for one in (model, folded)]
+    assert difference(tokens[1] * 2**5, tokens[0]) < TOLERANCE
+
+
+def _before_the_last(model: Conformer, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    seen = []
+    with model.conv_trans_5.register_forward_hook(lambda _, __, output: seen.append(output)):
+        model(pixels)
+    return seen[0]
+
+
+@torch.no_grad()
+def test_float16_holds_a_class_token_that_doubling_would_take_beyond_it():
+    model = seeded(dataclasses.replace(NARROW, depths=(4, 4, 4)))
+    model.cls_token += 40.0 * (-1) ** torch.arange(48)  # times 2,048: beyond 65,504
+    expected, half = model(images(2)), images(2).half()
+    assert not torch.isfinite(copy.deepcopy(model).half()(half)).all()
+    model.fold()
+    assert difference(model.half()(half).float(), expected) < 0.01
+
+
+def test_drop_path_is_off_by_default_and_leaves_whole_blocks_out():
+    model = seeded().train()
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
+    assert not any(block.drop_rates for block in blocks)
+    set_drop_path(model, 0.5)
+    assert [block.drop_rates[0] for block in blocks] == pytest.approx([0.1 * number for number in range(6)])
+    block, tokens = model.conv_trans_6.trans_block, torch.randn(64, 5, 48)
+    torch.manual_seed(0)
+    assert 6 < int((block(tokens) == tokens).flatten(1).all(1).sum()) < 28
+    model.eval()
+    expected = seeded()(images(2))
+    assert torch.equal(model(images(2)), expected)
+
+
+def test_training_and_evaluation_alternate():
+    model, pixels = seeded(), images(4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(2):
+        model.train()
+        sum(logits.square().mean() for logits in model(pixels)).backward()
+        optimizer.step()
+        fresh = seeded()
+        fresh.load_state_dict(model.state_dict())
+        assert torch.equal(model.eval()(pixels), fresh(pixels))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_in_channels_last(dtype):
+    model, pixels = seeded().train(), images(4)
+    expected = model(pixels)
+    with torch.autocast("cpu", dtype):
+        found = model.to(memory_format=torch.channels_last)(pixels.to(memory_format=torch.channels_last))
+    sum(logits.float().square().mean() for logits in found).backward()
+    for one, value in zip(found, expected, strict=True):
+        assert difference(one.float(), value) < 0.2
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_initialization_is_the_authors():
+    model = registry.build(NARROW, seed=3)
+    assert abs(model.conv_trans_6.trans_block.mlp.fc1.weight.std() - 0.02) < 0.001
+    assert abs(model.cls_token.std() - 0.02) < 0.006
+    convolution = model.conv_trans_6.cnn_block.conv2.weight
+    assert abs(convolution.std() - (2 / (9 * convolution.shape[0])) ** 0.5) < 0.002
+    assert not any(value.any() for name, value in model.named_parameters() if name.endswith("fc1.bias"))
+    assert [name for name, value in model.named_parameters() if value.ndim > 1 and not model.decays(name, value)] == [
+        "cls_token"
+    ]
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "conformer.pth"
+    torch.save({"model": seeded().state_dict()}, path)
+    return path
+
+
+def test_a_checkpoint_of_the_authors_is_recognized(file):
+    read = checkpoint.load(file, reading=Reading(image_size=64))
+    assert (read.config.name, read.config.num_classes, read.dropped) == ("conformer-narrow", 7, ())
+    assert torch.equal(read.model()(images(2)), seeded()(images(2)))
+    assert FAMILY.layout.recognizes(["conv_trans_4.cnn_block.conv1.weight"])
+
+
+def test_a_checkpoint_of_ours_comes_back(tmp_path):
+    saved = Checkpoint(NARROW, tuple("abcdefg"), Preprocess.for_size(64), seeded().state_dict())
+    checkpoint.save(saved, tmp_path / "ours.pt")
+    assert checkpoint.load(tmp_path / "ours.pt").config == NARROW
+
+
+@pytest.mark.extended
+def test_the_exported_graph_agrees_at_other_batches(file, tmp_path):
+    path = tmp_path / "conformer.onnx"
+    exported = onnx_export.export(file, path, onnx_export.Options(), reading=Reading(image_size=64))
+    assert exported.description.name == "conformer-narrow"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    model = seeded()
+    for count in (1, 2, 3, 5):
+        with torch.no_grad():
+            expected = model(images(count))
+        (found,) = session.run(None, {"images": images(count).numpy()})
+        assert difference(torch.from_numpy(found), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 72}, "multiple of 16"),
+        ({"width": 66}, "multiple of 4"),
+        ({"heads": 5}, "heads"),
+        ({"depths": (2, 2)}, "3 stages"),
+        ({"depths": (2, 2, 0)}, "depths"),
+        ({"depths": (2, 2, 1000)}, "at most 24"),
+        ({"embedding": 10**6}, "at most 2,048"),
+    ],
+)
+def test_configurations_that_give_no_network_are_refused(change, message):
+    with pytest.raises(BadInputError, match=message):
+        ConformerConfig.from_dict({**NARROW.to_dict(), **change})
