@@ -6,7 +6,8 @@ island stay float32: a softmax that is divided by its own sum never goes through
 
 Islands come from the graph's structure alone, or better from the ranges measured on real images. Two hazards: overflow
 (a layer norm's squares, values beyond 65,504) and underflow that changes a result (a softmax over thousands of values
-that is divided by its own sum: in float16 whole rows become 0/0; variances below what float16 can tell from zero).
+that is divided by its own sum: in float16 whole rows become 0/0; variances below what float16 can tell from zero). What
+a graph computes only to choose between values stays in float32 too (see `calibration.choices`).
 
 The resize of raw images (`export.raw_pixels`) computes x·W - floor(x·W). In float16, x·W has lost the fraction: 200.3
 is 200.25. But a product sums in float32 and rounds only its result; so the difference becomes part of the sum, as
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from hemf_export.calibration.blocks import RESIZE, block_of, node_name
+from hemf_export.calibration.choices import CHOICE, choosing_nodes, products_as_sums
 from hemf_export.calibration.forms.matching import WIDE
 from hemf_export.calibration.graphs import Shape, infer
 from hemf_export.calibration.ranges import NORMS, Histogram, Ranges, source_of
@@ -109,6 +111,7 @@ def to_float16(model: ir.Model, islands: Mapping[str, str] | None = None) -> Con
     remainders_into_products(graph)
     infer(model)
     islands = find_islands(graph) if islands is None else dict(islands)
+    islands |= products_as_sums(graph, {name for name, reason in islands.items() if reason == CHOICE})
     weights = {name: value for name, value in graph.initializers.items() if value.dtype == ir.DataType.FLOAT}
     inside = {node for node in graph if node.metadata_props.pop(WIDE, None) is not None}
     for node in graph:
@@ -255,7 +258,7 @@ def _check(model: ir.Model) -> None:
 
 def find_islands(graph: ir.Graph) -> dict[str, str]:
     """Find the nodes that must stay in float32 by the graph's structure alone, with the reason."""
-    islands: dict[str, str] = {}
+    islands = _choices(graph)
     for node in graph:
         if node.op_type in _ALL_NORMS:
             islands[node_name(node)] = NORM
@@ -272,8 +275,10 @@ def measured_islands(graph: ir.Graph, ranges: Ranges, shapes: Mapping[str, Shape
         ranges: ranges of all its values and of the rows of its layer norms.
         shapes: shapes of its values for one image.
     """
-    islands: dict[str, str] = {}
+    islands = _choices(graph)
     for node in graph:
+        if node_name(node) in islands:
+            continue
         seen = [_histogram(value, ranges) for value in (*node.inputs, *node.outputs)]
         largest = max((histogram.largest for histogram in seen if histogram is not None), default=0.0)
         if largest > FLOAT16_MAX / MARGIN:
@@ -289,6 +294,10 @@ def measured_islands(graph: ir.Graph, ranges: Ranges, shapes: Mapping[str, Shape
         elif node.op_type in _SUMS and _longest_sum(node, ranges, shapes) > FLOAT16_MAX:
             islands[node_name(node)] = LONG_SUM
     return islands
+
+
+def _choices(graph: ir.Graph) -> dict[str, str]:
+    return {node_name(node): CHOICE for node in choosing_nodes(graph)}
 
 
 def _norm_hazard(node: ir.Node, ranges: Ranges) -> str | None:

@@ -3,8 +3,9 @@
 Refused, as TensorRT gains nothing there or accuracy is lost: depthwise and other grouped convolutions, the classifier,
 the resize of raw images, the products of attentions (a whole attention is one kernel in float16, and in int8 several,
 with the scores in memory between them), products with a short inner dimension, signed permutations (the rotation of
-pairs is one: no arithmetic), and products of values that must stay in float32. Other operators that multiply and add
-(ConvTranspose, Einsum, ONNX Runtime's fused ones) are listed too, so that shares refer to all multiply-adds.
+pairs is one: no arithmetic), products that only say which values are taken, and products of values that must stay in
+float32. Other operators that multiply and add (ConvTranspose, Einsum, ONNX Runtime's fused ones) are listed too, so
+that shares refer to all multiply-adds.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from hemf_export.calibration.blocks import RESIZE, block_of, blocks, node_name
+from hemf_export.calibration.choices import choosing_nodes, feeds
 from hemf_export.calibration.graphs import Shape
 from hemf_export.calibration.ranges import source_of
 
@@ -31,6 +33,7 @@ PRODUCTS = (
 )
 UNKNOWN = "unknown shape"
 MIN_INNER = 16  # a shorter inner dimension doesn't fill a tensor core instruction
+_CHOOSES = "says which values are taken: rounding would change the choice"
 _RESIZE = "resizes the image: exact in float16, and meant to be"
 _BEFORE_SOFTMAX = ("Add", "Sub", "Mul", "Div", "Where", "Cast")  # operators that scale and mask scores
 _MOST_BEFORE_SOFTMAX = 4
@@ -79,6 +82,7 @@ def find_products(
     """
     where = blocks(graph)
     classifier = _classifier(graph)
+    choosing = set(choosing_nodes(graph))
     products = []
     for node in graph:
         constants = [value is not None and value.const_value is not None for value in node.inputs[:2]]
@@ -94,6 +98,10 @@ def find_products(
         multiply_adds = _multiply_adds(node, inner, shapes)
         if node.op_type not in QUANTIZABLE or node.domain not in ("", "ai.onnx"):
             refusal: str | None = f"{node.op_type}: an operator that INT8 is not used for"
+        elif node in choosing:
+            refusal = _CHOOSES
+        elif for_cpu and node.op_type == "Conv" and feeds(node.outputs[0], choosing):
+            refusal = _CHOOSES  # its output would be quantized too
         elif for_cpu:
             refusal = _cpu_refusal(node, weight, inner, classifier)
         else:
