@@ -11,6 +11,7 @@ from torch import nn
 
 from hemf_export.files.errors import BadInputError, did_you_mean
 from hemf_export.networks import count
+from hemf_export.networks.biformer import FAMILY as BIFORMER
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.conformer import FAMILY as CONFORMER
 from hemf_export.networks.convnext import FAMILY as CONVNEXT
@@ -20,7 +21,9 @@ from hemf_export.networks.hemf.family import FAMILY as HEMF
 from hemf_export.networks.network import WHOLE, Family
 from hemf_export.networks.uniformer import FAMILY as UNIFORMER
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (HEMF, CONVNEXT, FOCALNET, CONFORMER, UNIFORMER)}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (HEMF, CONVNEXT, FOCALNET, CONFORMER, UNIFORMER, BIFORMER)
+}
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
 
 
