@@ -40,7 +40,16 @@ if TYPE_CHECKING:
     from hemf_export.api.data import CheckedSplit, DataSplit, check_split, split_data
     from hemf_export.api.delivery import SelfTest, Shipment, bundle, self_test, ship, ship_all
     from hemf_export.api.graphs import build_engine, export_onnx, finetune, quantize
-    from hemf_export.api.inspection import Checkup, Inspection, NetworkInfo, doctor, info, inspect
+    from hemf_export.api.inspection import (
+        Checkup,
+        Inspection,
+        NetworkInfo,
+        NetworkList,
+        doctor,
+        info,
+        inspect,
+        list_networks,
+    )
     from hemf_export.api.models import Model, Predictions, load, predict, predict_served
     from hemf_export.api.results import (
         BundleFile,
@@ -80,7 +89,7 @@ _NAMES = {
     "api.data": "CheckedSplit DataSplit check_split split_data",
     "api.delivery": "SelfTest Shipment bundle self_test ship ship_all",
     "api.graphs": "build_engine export_onnx finetune quantize",
-    "api.inspection": "Checkup Inspection NetworkInfo info inspect",
+    "api.inspection": "Checkup Inspection NetworkInfo NetworkList info inspect list_networks",
     "api.models": "Model Predictions load predict predict_served",
     "api.results": "BundleFile EngineFile ExportedFile FineTunedFile OnnxFile QuantizedFile TrainResult",
     "api.serving": "CheckedRepository TritonRepository check_repository serve_versions triton_repository",
@@ -104,10 +113,10 @@ __all__ = [
     "Ablation", "BadInputError", "Benchmark", "BundleFile", "CheckFailedError", "CheckedRepository",
     "CheckedSplit", "Checkup", "DataSplit", "EngineFile", "Evaluation", "Explanation", "ExportedFile",
     "FailedRun", "FineTunedFile", "FineTuning", "GpuCheck", "HemfError", "Inspection", "MissingCapabilityError",
-    "Model", "NetworkInfo", "OnnxFile", "Prediction", "Predictions", "Progress", "QuantizedFile", "Recipe", "SelfTest",
-    "ServedModel", "ShipOptions", "Shipment", "TrainResult", "TrainingBegun", "TritonRepository", "UsageError",
+    "Model", "NetworkInfo", "NetworkList", "OnnxFile", "Prediction", "Predictions", "Progress", "QuantizedFile",
+    "Recipe", "SelfTest", "ServedModel", "ShipOptions", "Shipment", "TrainResult", "TrainingBegun", "TritonRepository", "UsageError",
     "Verification", "ablate", "benchmark", "build_engine", "bundle", "check_gpu", "check_repository", "check_split",
-    "doctor", "evaluate", "explain", "export_onnx", "finetune", "info", "inspect", "load", "predict",
+    "doctor", "evaluate", "explain", "export_onnx", "finetune", "info", "inspect", "list_networks", "load", "predict",
     "predict_served", "quantize", "recipe_file", "self_test", "serve_versions", "ship", "ship_all",
     "split_data", "train", "triton_repository", "verify",
 ]  # fmt: skip

@@ -29,8 +29,9 @@ from hemf_export.verification import verification
 from tests.conftest import PROJECT, once
 
 ORDER = (
-    "doctor", "info", "split_data", "check_split", "recipe_file", "train", "load", "Model.predict", "predict",
-    "export_onnx", "inspect", "quantize", "verify", "evaluate", "explain", "benchmark", "bundle", "self_test",
+    "doctor", "info", "list_networks", "split_data", "check_split", "recipe_file", "train", "load", "Model.predict",
+    "predict", "export_onnx", "inspect", "quantize", "verify", "evaluate", "explain", "benchmark", "bundle",
+    "self_test",
 )  # fmt: skip
 SERVING = ("triton_repository", "serve_versions", "check_repository")  # which need tritonclient, in this order
 BUILDING = ("build_engine", "ship", "ship_all")  # which need TensorRT-RTX

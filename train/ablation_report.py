@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hemf_export.files import artifacts
 from hemf_export.networks import published
 from hemf_export.networks.hemf.variants import COMPONENT_TITLES, TABLE_10, components
 from hemf_export.networks.published import AblationRow
 from hemf_export.train.ablation import FIGURES, Outcome, Row, judged_on
+from hemf_export.train.datasets import published_sets
 from hemf_export.train.run import Images, Options
 
 JSON_NAME, MARKDOWN_NAME = "ablation.json", "ablation.md"
@@ -26,7 +25,8 @@ _TICK = "✓"
 def published_row(row: Row, options: Options, images: Images) -> AblationRow | None:
     """The row of Table 10 that is of the same network and data; None where there is none."""
     variant = row.configuration.variant
-    same = options.model == "hemf-base" and options.image_size == 224 and _is_isic2018(images)
+    same = options.model == "hemf-base" and row.config.image_size == published.IMAGE_SIZE
+    same = same and published_sets.recognize(images.splits.values()) == "isic2018"
     return published.TABLE_10[TABLE_10.index(variant)] if same and variant in TABLE_10 else None
 
 
@@ -54,7 +54,7 @@ def title(options: Options, images: Images) -> str:
     """Describe the model and the images in one line."""
     judges = images.test if images.test is not None else images.validation
     return (
-        f"{options.model}, {options.image_size} px, {len(images.train)} training images; "
+        f"{options.model}, {options.preprocess().size} px, {len(images.train)} training images; "
         f"{judged_on(images)}: {len(judges)} images"
     )
 
@@ -62,14 +62,13 @@ def title(options: Options, images: Images) -> str:
 def to_dict(rows: Sequence[Row], options: Options, images: Images) -> dict[str, Any]:
     """Everything, in plain types; shares are 0 to 1, the paper's figures percent as it prints them."""
     split = judged_on(images)
-    splits = {"train": images.train, "val": images.validation, "test": images.test}
     return {
         "data": str(options.data),
         "model": options.model,
-        "image_size": options.image_size,
+        "image_size": options.preprocess().size,
         "preprocess": options.mode,
         "classes": list(images.train.classes),
-        "images": {name: len(those) for name, those in splits.items() if those is not None},
+        "images": {name: len(those) for name, those in images.splits.items()},
         "split": split,
         "configurations": [_row_to_dict(row, split, options, images) for row in rows],
         "versions": artifacts.versions(),
@@ -98,14 +97,6 @@ def write(rows: Sequence[Row], options: Options, images: Images, folder: Path) -
 def _of_networks(rows: Sequence[Row]) -> bool:
     """Whether networks are compared, and not recipes of one."""
     return len(rows) == 1 or len({row.configuration.variant for row in rows}) > 1
-
-
-def _is_isic2018(images: Images) -> bool:
-    """Whether the classes, and the images of each, are those of Table 4."""
-    splits = [split for split in (images.train, images.validation, images.test) if split is not None]
-    labels = np.concatenate([np.asarray(split.labels) for split in splits])
-    counts = np.bincount(labels, minlength=len(images.train.classes)).tolist()
-    return dict(zip((name.upper() for name in images.train.classes), counts, strict=True)) == published.ISIC2018_IMAGES
 
 
 def _figure(row: Row, name: str) -> str:

@@ -120,6 +120,12 @@ class Images:
     test: LabelledImages | None
     notes: tuple[str, ...]
 
+    @property
+    def splits(self) -> dict[str, LabelledImages]:
+        """The splits by name: train, val and, if there is one, test."""
+        splits = {"train": self.train, "val": self.validation}
+        return splits if self.test is None else {**splits, "test": self.test}
+
 
 @dataclass
 class Run:

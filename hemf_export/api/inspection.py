@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from hemf_export.api.results import PathLike, Shown, names_of
 from hemf_export.files.errors import HemfError, MissingCapabilityError, UsageError
@@ -16,7 +16,9 @@ from hemf_export.pages.table import Table
 if TYPE_CHECKING:
     from hemf_export.doctor.checkup import Ability
     from hemf_export.doctor.components import Component
+    from hemf_export.networks.configuration import NetworkConfig
     from hemf_export.networks.count import Count
+    from hemf_export.networks.published import Published
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,26 @@ class NetworkInfo(Shown):
     """Parameters and multiply-adds of a network by part.
 
     Args:
-        name: hemf-base, hemf-small or hemf-tiny, with its variant.
+        name: name that the network is registered by, such as hemf-base, with its variant.
+        title: its architecture: name, authors and source.
         config: the network's configuration, in plain types.
-        parts: counts by part: `parameters` and `products` (multiply-adds of one image), and both as the paper counts
-            them (`paper_parameters`, `paper`).
+        parts: counts by part: `parameters` and `products` (multiply-adds of one image), and both in the published way
+            (`paper_parameters`, `paper`).
+        counting: how the published way of counting differs, in a sentence.
         table_3: the paper's Table 3 recounted, for the network that it lists.
-        published: the paper's parameters in millions and multiply-adds in billions, for the network that it lists.
+        published: what the paper prints of the network: its size, its metrics by data set, and the reason where the
+            size can't be counted again; None for a network that its tables don't list.
         description: names and values that describe the checkpoint; none for a size.
         notes: remarks on the checkpoint for the user.
     """
 
     name: str
+    title: str
     config: Mapping[str, Any] = field(repr=False)
     parts: Mapping[str, Count] = field(repr=False)
+    counting: str = field(default="", repr=False)
     table_3: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
-    published: tuple[float, float] | None = None
+    published: Published | None = None
     description: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = ()
 
@@ -90,12 +97,20 @@ class NetworkInfo(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the counts to plain types."""
+        printed = self.published
         return {
+            "name": self.name,
+            "title": self.title,
             "config": dict(self.config),
             "parts": {name: vars(part) for name, part in self.parts.items()},
             "total": vars(self.total),
+            "counting": self.counting,
+            "published": None if printed is None else {
+                "name": printed.title, "parameters_m": printed.parameters_m,
+                "multiply_adds_g": printed.multiply_adds_g, "reason": printed.reason,
+            },
             "table_3": list(self.table_3),
-        }
+        }  # fmt: skip
 
     def facts(self) -> dict[str, str]:
         """See `Shown.facts`."""
@@ -104,6 +119,48 @@ class NetworkInfo(Shown):
             "network": self.name,
             "parameters": f"{total.parameters / 1e6:.3f} M",
             "multiply-adds": f"{total.products / 1e9:.3f} G",
+        }
+
+
+@dataclass(frozen=True)
+class NetworkList(Shown, Sequence[NetworkInfo]):
+    """Every registered network."""
+
+    networks: tuple[NetworkInfo, ...]
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    @overload
+    def __getitem__(self, index: int) -> NetworkInfo: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[NetworkInfo]: ...
+
+    def __getitem__(self, index: int | slice) -> NetworkInfo | Sequence[NetworkInfo]:
+        return self.networks[index]
+
+    @property
+    def table(self) -> Table:
+        """Table of names, image sizes, parameters and multiply-adds."""
+        rows = [
+            (info.name, f"{info.total.parameters / 1e6:.2f}", f"{info.total.products / 1e9:.2f}",
+             str(info.config["image_size"]), info.title)
+            for info in self
+        ]  # fmt: skip
+        classes = self[0].config["num_classes"]
+        columns = ("name", "parameters M", "multiply-adds G", "image", "architecture")
+        return Table(f"networks, {classes} classes", columns, rows, words=(0, 4))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert the counts to plain types."""
+        return {"networks": [info.to_dict() for info in self]}
+
+    def facts(self) -> dict[str, str]:
+        """See `Shown.facts`."""
+        return {
+            info.name: f"{total.parameters / 1e6:.2f} M parameters, {total.products / 1e9:.2f} G multiply-adds"
+            for info, total in ((info, info.total) for info in self)
         }
 
 
@@ -195,8 +252,8 @@ def info(
     """Count the parameters and multiply-adds of a size or a checkpoint, by part.
 
     Args:
-        model: hemf-base, hemf-small, hemf-tiny, or a checkpoint.
-        variant: reduced network of the paper's ablation, for a size.
+        model: name of a registered network (see `list_networks`), or a checkpoint.
+        variant: reduced network of the paper's ablation, for a size of HEMF.
         num_classes: number of classes, for a size.
         image_size: input size in pixels, for a size or a checkpoint that leaves it open; None for its own, or 224.
         weights: which set of weights of a training checkpoint.
@@ -212,8 +269,7 @@ def info(
     """
     from hemf_export.checkpoints.reading import Reading
     from hemf_export.models.model_file import CheckpointFile
-    from hemf_export.networks import published, registry
-    from hemf_export.networks.configuration import NetworkConfig
+    from hemf_export.networks import registry
     from hemf_export.networks.network import WHOLE
 
     path, wanted = Path(model), WHOLE if variant is None else variant
@@ -232,10 +288,36 @@ def info(
         if saved.dropped:
             names = ", ".join(saved.dropped)
             description.append(("left out", f"{len(saved.dropped)} tensors that take no part: {names}"))
+    return _info(config, tuple(description), notes)
+
+
+def list_networks(*, num_classes: int = 7) -> NetworkList:
+    """List every registered network with its parameters and multiply-adds.
+
+    Args:
+        num_classes: number of classes.
+
+    Raises:
+        BadInputError: no network has so many classes.
+
+    Examples:
+        >>> "hemf-tiny" in [network.name for network in hemf_export.list_networks()]
+        True
+    """
+    from hemf_export.networks import registry
+
+    return NetworkList(tuple(_info(registry.registered(name, num_classes=num_classes)) for name in registry.SIZES))
+
+
+def _info(
+    config: NetworkConfig, description: tuple[tuple[str, str], ...] = (), notes: tuple[str, ...] = ()
+) -> NetworkInfo:  # fmt: skip
+    from hemf_export.networks import published, registry
+
     family = registry.family_of(config)
     return NetworkInfo(
-        config.name, config.to_dict(), family.count(config), family.table_3(config),
-        published.size_of(config.to_dict()), tuple(description), notes,
+        config.name, family.title, config.to_dict(), family.count(config), family.paper_counting,
+        family.table_3(config), published.of_network(config.to_dict()), description, notes,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import click
 
 FUNCTIONS = {
     "split_data": "data", "check_split": "data check", "ablate": "ablate", "info": "info",
+    "list_networks": "info --list",
     "train": "train", "evaluate": "evaluate", "explain": "explain", "export_onnx": "onnx",
     "quantize": "calibrate", "finetune": "finetune", "build_engine": "trt", "benchmark": "bench", "verify": "verify",
     "predict": "predict", "triton_repository": "triton", "check_repository": "triton --check",

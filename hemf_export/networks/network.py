@@ -196,6 +196,14 @@ class Family:
         unused = sum(math.prod(shape) for shape in self.layout.unused(config).values())
         return count.by_part(self.network, config, unused)
 
+    @property
+    def paper_counting(self) -> str:
+        """How the published way of counting, `Count.paper_parameters` and `Count.paper`, differs, in a sentence."""
+        return (
+            "Published way: parameters with those in the authors' file that take no part; multiply-adds of "
+            "convolutions and linear layers alone, without the products of attention."
+        )
+
     def table_3(self, config: Any) -> tuple[Mapping[str, Any], ...]:
         """Recount the paper's Table 3, for a network that it lists; nothing for any other."""
         return ()

@@ -14,8 +14,8 @@ import pytest
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files import gpu_memory
 from hemf_export.images.folders import LabelledImages
-from hemf_export.networks import published
 from hemf_export.train import ablation, ablation_report, configurations, run_folder
+from hemf_export.train.datasets.published_sets import SETS
 from hemf_export.train.recipe import Recipe
 from hemf_export.train.run import Images, Options
 from tests.conftest import write_class_folders
@@ -241,7 +241,7 @@ def labelled(classes: tuple[str, ...], counts: list[int]) -> LabelledImages:
 
 def test_the_papers_figures_stand_only_beside_its_own_data_and_network():
     classes = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")
-    counts = [published.ISIC2018_IMAGES[name] for name in classes]
+    counts = [SETS["isic2018"].counts[name] for name in classes]
     small = [count // 4 for count in counts]
     rest = [whole - 2 * part for whole, part in zip(counts, small, strict=True)]
     images = Images(labelled(classes, rest), labelled(classes, small), labelled(classes, small), ())

@@ -15,6 +15,8 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal, cast
@@ -97,6 +99,22 @@ def differences(name: Name, images: LabelledImages) -> list[str]:
         return []
     hint = " Version 2 of Kvasir has 1,000 of each." if name == "kvasir" else ""
     return [f"These are not the images that the paper counts: {', '.join(other)}.{hint}"]
+
+
+def recognize(splits: Iterable[LabelledImages]) -> Name | None:
+    """Recognize the paper's data set by the names of its classes, in any case, and the images of each (Table 4).
+
+    Args:
+        splits: all its images, with labels, divided into splits of the same classes.
+    """
+    counts: Counter[str] = Counter()
+    for images in splits:
+        assert images.labels is not None
+        counts.update(images.classes[label].casefold() for label in images.labels)
+    for name, published in SETS.items():
+        if counts == {label.casefold(): count for label, count in published.counts.items()}:
+            return name
+    return None
 
 
 def published_split(source: Path, images: LabelledImages) -> tuple[Split, ...]:

@@ -1,4 +1,4 @@
-"""`hemf-export info`: parameters and multiply-adds, by part, beside the paper's figures."""
+"""`hemf-export info`: parameters and multiply-adds, by part, beside the paper's figures; or all networks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import hemf_export
 from hemf_export.api.recipes import VARIANTS, WHOLE
 from hemf_export.cli.options import WEIGHTS_HELP, Command, Count, classes_option, json_option
+from hemf_export.files.errors import UsageError
 
 
 @click.command("info", cls=Command)
-@click.argument("model", default="hemf-base", metavar="[CKPT|SIZE]")
+@click.argument("model", default="hemf-base", metavar="[CKPT|NAME]")
+@click.option("--list", "listed", is_flag=True, help="List every network that a name stands for.")
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
-              help=f"Of a size: {', '.join(VARIANTS)}.")  # fmt: skip
+              help=f"Of a size of HEMF: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option(
     "--num-classes", type=Count(2, 1_000_000), default=7, show_default=True, help="Number of classes, for a size."
 )
@@ -25,17 +28,21 @@ from hemf_export.cli.options import WEIGHTS_HELP, Command, Count, classes_option
 @click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)
 @classes_option()
 @json_option()
+@click.pass_context
 def command(
-    model: str, variant: str, num_classes: int, image_size: int | None, weights: str | None,
-    classes: tuple[str, ...] | None, as_json: bool,
+    context: click.Context, /, model: str, listed: bool, variant: str, num_classes: int, image_size: int | None,
+    weights: str | None, classes: tuple[str, ...] | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Show the parameters and multiply-adds of a size (hemf-base, hemf-small, hemf-tiny) or a checkpoint.
+    """Show the parameters and multiply-adds of a network by its name (see --list), or of a checkpoint.
 
-    They are counted in two ways: as in the paper (the thop package, which knows some layers only), and over every
-    matrix product. For hemf-base, Table 3 is shown beside the published numbers.
+    They are counted in two ways: over every matrix product, and as published counts are made, which leave some out.
+    Table 6 is shown beside them, with the reason where it can't be counted again, and for hemf-base Table 3.
     """
     from hemf_export.cli import console
 
+    if listed:
+        _list(context, num_classes, as_json=as_json)
+        return
     info = hemf_export.info(
         model, variant=variant, num_classes=num_classes, image_size=image_size, weights=weights, classes=classes
     )
@@ -48,13 +55,34 @@ def command(
         console.facts(str(Path(model)), info.description)
     rows = [(name, *_cells(part)) for name, part in info.parts.items()]
     size = info.config["image_size"]
-    columns = ("", "parameters M", "paper's count M", "multiply-adds G", "paper's count G")
+    columns = ("", "parameters M", "published way M", "multiply-adds G", "published way G")
     title = f"{info.name}, {info.config['num_classes']} classes, {size} × {size}"
     console.table(title, columns, [*rows, ("total", *_cells(info.total))])
-    if info.published is not None:
-        console.say("The paper prints {} M and {} G (Table 6).".format(*info.published))
+    console.say(info.counting)
+    if (printed := info.published) is not None:
+        reason = f" {printed.reason}" if printed.reason else ""
+        console.say(
+            f"The paper prints {printed.parameters_m:.2f} M and {printed.multiply_adds_g:.2f} G (Table 6).{reason}"
+        )
     if info.table_3:
         _print_table_3(info.table_3)
+
+
+def _list(context: click.Context, num_classes: int, *, as_json: bool) -> None:
+    """Show all networks; what belongs to one of them is refused."""
+    from hemf_export.cli import console
+
+    for name in ("model", "variant", "image_size", "weights", "classes"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            parameter = next(one for one in context.command.params if one.name == name)
+            named = parameter.opts[-1] if isinstance(parameter, click.Option) else str(context.params[name])
+            raise UsageError(f"--list shows all networks: {named} does nothing with it.", "Leave one out.")
+    networks = hemf_export.list_networks(num_classes=num_classes)
+    if as_json:
+        console.print_json(networks.to_dict())
+        return
+    table = networks.table
+    console.table(table.title, table.columns, table.rows, words=table.words)
 
 
 def _cells(count: Any) -> tuple[str, ...]:

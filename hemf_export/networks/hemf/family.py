@@ -45,6 +45,14 @@ class HemfFamily(Family):
         """See `Family.count`."""
         return count_parts(config)
 
+    @property
+    def paper_counting(self) -> str:
+        """See `Family.paper_counting`."""
+        return (
+            "Published way: as the thop package counts on the authors' code, which knows some layers only: no layer "
+            "norms but the head's, no products of attention, but operations of BatchNorm, softmax and pooling."
+        )
+
     def table_3(self, config: HemfConfig) -> tuple[Mapping[str, Any], ...]:
         """See `Family.table_3`."""
         listed = config.width == 96 and config.image_size == 224 and config.mlp in ("sirmlp", "irmlp")
