@@ -114,10 +114,10 @@ __all__ = [
     "CheckedSplit", "Checkup", "DataSplit", "EngineFile", "Evaluation", "Explanation", "ExportedFile",
     "FailedRun", "FineTunedFile", "FineTuning", "GpuCheck", "HemfError", "Inspection", "MissingCapabilityError",
     "Model", "NetworkInfo", "NetworkList", "OnnxFile", "Prediction", "Predictions", "Progress", "QuantizedFile",
-    "Recipe", "SelfTest", "ServedModel", "ShipOptions", "Shipment", "TrainResult", "TrainingBegun", "TritonRepository", "UsageError",
-    "Verification", "ablate", "benchmark", "build_engine", "bundle", "check_gpu", "check_repository", "check_split",
-    "doctor", "evaluate", "explain", "export_onnx", "finetune", "info", "inspect", "list_networks", "load", "predict",
-    "predict_served", "quantize", "recipe_file", "self_test", "serve_versions", "ship", "ship_all",
+    "Recipe", "SelfTest", "ServedModel", "ShipOptions", "Shipment", "TrainResult", "TrainingBegun", "TritonRepository",
+    "UsageError", "Verification", "ablate", "benchmark", "build_engine", "bundle", "check_gpu", "check_repository",
+    "check_split", "doctor", "evaluate", "explain", "export_onnx", "finetune", "info", "inspect", "list_networks",
+    "load", "predict", "predict_served", "quantize", "recipe_file", "self_test", "serve_versions", "ship", "ship_all",
     "split_data", "train", "triton_repository", "verify",
 ]  # fmt: skip
 

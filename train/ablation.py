@@ -10,10 +10,13 @@ import dataclasses
 import gc
 import statistics
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files import artifacts, locks
@@ -21,6 +24,7 @@ from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.progress import SILENT, Progress
 from hemf_export.networks import registry
 from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.train import predictions as predictions_file
 from hemf_export.train import run as training
 from hemf_export.train.configurations import Configuration, refuse_repeated
 from hemf_export.train.recipe import refuse_differences
@@ -29,7 +33,7 @@ from hemf_export.train.run_folder import RunFolder
 from hemf_export.train.trainer import DivergedError
 
 FIGURES = {"accuracy": "accuracy", "macro_f1": "macro_f1", "macro_precision": "macro_precision",
-           "macro_recall": "balanced_accuracy"}  # fmt: skip
+           "macro_recall": "balanced_accuracy", "mcc": "mcc", "kappa": "kappa"}  # fmt: skip
 Status = Literal["trained", "gone on", "finished before", "diverged", "failed"]
 
 
@@ -62,11 +66,11 @@ class Outcome:
         return f"{self.member.folder.name} failed: {reason}"
 
     def figures(self, split: str) -> dict[str, float] | None:
-        """Accuracy and macro F1, precision and recall on a split, 0 to 1; None if the member was not trained."""
+        """Metrics on a split, those of `FIGURES` that are defined; None if the member was not trained."""
         if self.summary is None:
             return None
         metrics = self.summary["splits"][split]
-        return {name: float(metrics[source]) for name, source in FIGURES.items()}
+        return {name: float(metrics[source]) for name, source in FIGURES.items() if metrics.get(source) is not None}
 
 
 @dataclass(frozen=True)
@@ -151,12 +155,21 @@ def check(members: Sequence[Member], options: Options, progress: Progress = SILE
         MissingCapabilityError: CUDA was requested and is not available.
     """
     options.chosen_hardware()
-    for member in members:
-        _options(member, options).config(num_classes=2)
+    _refuse_several_sizes({_options(member, options).config(num_classes=2).image_size for member in members})
     with artifacts.new_folders(*(member.folder for member in members)):
         images = training.read_images(options, progress)
         _refuse_other_runs(members, options, images)
     return images
+
+
+def _refuse_several_sizes(sizes: Collection[int]) -> None:
+    """Raise UsageError where networks would see images of different sizes: their figures can't be compared."""
+    if len(sizes) > 1:
+        sorted_sizes = sorted(sizes)
+        raise UsageError(
+            f"These networks take images of {', '.join(map(str, sorted_sizes))} pixels by themselves.",
+            f"Say one size for all: `image_size={sorted_sizes[0]}`.",
+        )
 
 
 def _refuse_other_runs(members: Sequence[Member], options: Options, images: Images) -> None:
@@ -172,7 +185,15 @@ def _refuse_other_runs(members: Sequence[Member], options: Options, images: Imag
 
 
 def _options(member: Member, options: Options) -> Options:
-    return dataclasses.replace(options, output=member.folder, variant=member.configuration.variant)
+    own = member.configuration
+    model = options.model if own.model is None else own.model
+    return dataclasses.replace(options, output=member.folder, model=model, variant=own.variant)
+
+
+def models(configurations: Iterable[Configuration], options: Options) -> tuple[str, ...]:
+    """List the networks that are compared, each once, as `Options.model` names them."""
+    own = (configuration.model for configuration in configurations)
+    return tuple(dict.fromkeys(options.model if model is None else model for model in own))
 
 
 def _saved_description(folder: Path) -> dict[str, Any] | None:
@@ -187,23 +208,24 @@ def _saved_description(folder: Path) -> dict[str, Any] | None:
 
 def run(
     members: Sequence[Member], options: Options, images: Images, progress: Progress = SILENT,
-    done: Callable[[list[Outcome]], None] = lambda _: None,
+    done: Callable[[list[Outcome]], None] = lambda _: None, *, predictions: bool = False,
 ) -> list[Outcome]:  # fmt: skip
     """Train each member that isn't finished. An interruption ends the ablation, any other failure only its member.
 
     Args:
         members: as `plan` returns them.
-        options: common to all members, except that `output`, `variant` and `resume` are set for each.
+        options: common to all members, except that `output`, `model`, `variant` and `resume` are set for each.
         images: the images of `options.data`, as `check` returns them.
         progress: receives the progress, and the events `MemberBegun`, `MemberTrains`, `Epoch` and `Outcome`.
         done: called with the outcomes so far, after each.
+        predictions: compute the predictions.npz of a run that was finished without.
     """
     outcomes: list[Outcome] = []
     for number, member in enumerate(members, 1):
         progress.event(MemberBegun(member, number, len(members)))
         try:
             with locks.owned_folder(member.folder):
-                outcome = _run(member, options, images, progress)
+                outcome = _run(member, options, images, progress, predictions=predictions)
         except DivergedError as error:
             outcome = Outcome(member, "diverged", error=error)
         except Exception as error:  # noqa: BLE001 - the other members go on; the caller reports it at the end
@@ -215,7 +237,7 @@ def run(
     return outcomes
 
 
-def _run(member: Member, options: Options, images: Images, progress: Progress) -> Outcome:
+def _run(member: Member, options: Options, images: Images, progress: Progress, *, predictions: bool) -> Outcome:
     folder = RunFolder(member.folder, resume=True)
     resume = folder.last.exists()
     if not resume:
@@ -225,9 +247,25 @@ def _run(member: Member, options: Options, images: Images, progress: Progress) -
     started = training.prepare(own, configuration.recipe, progress, images)  # refuses a run of another description
     finished = _finished(folder, started.trainer.next_epoch, configuration, images)
     if finished is not None:
+        if predictions and predicted(member.folder, finished, images) is None:
+            with progress.task(f"Predicting with {member.folder.name}"):
+                started.predict()
         return Outcome(member, "finished before", finished)
     progress.event(MemberTrains(started.headline))
     return Outcome(member, "gone on" if resume else "trained", started.fit())
+
+
+def predicted(folder: Path, summary: Mapping[str, Any], images: Images) -> NDArray[np.float32] | None:
+    """Read a finished run's logits (images, classes) of the images that it is judged on; None without valid ones.
+
+    Args:
+        folder: the run's folder.
+        summary: its summary.
+        images: the images of the ablation.
+    """
+    split = judged_on(images)
+    path = RunFolder(folder, resume=True).predictions
+    return predictions_file.read(path, summary["checkpoint_sha256"], split, images.splits[split])
 
 
 def _free(error: BaseException | None) -> None:
@@ -269,10 +307,11 @@ def rows(outcomes: Sequence[Outcome], options: Options, images: Images) -> list[
     for name in names:
         own = tuple(outcome for outcome in outcomes if outcome.member.configuration.name == name)
         configuration = own[0].member.configuration
-        config = dataclasses.replace(options, variant=configuration.variant).config(len(images.train.classes))
+        config = _options(own[0].member, options).config(len(images.train.classes))
         figures = [each for outcome in own if (each := outcome.figures(split)) is not None]
-        mean = {key: statistics.fmean(each[key] for each in figures) for key in FIGURES if figures}
-        deviation = {key: statistics.stdev(each[key] for each in figures) for key in FIGURES if len(figures) > 1}
+        reached = {key: [each[key] for each in figures if key in each] for key in FIGURES}
+        mean = {key: statistics.fmean(values) for key, values in reached.items() if values}
+        deviation = {key: statistics.stdev(values) for key, values in reached.items() if len(values) > 1}
         table.append(Row(configuration, config, registry.count_parameters(config), own, mean, deviation))
     return table
 

@@ -11,9 +11,10 @@ from typing import Any
 
 from hemf_export.files import artifacts
 from hemf_export.networks import published
-from hemf_export.networks.hemf.variants import COMPONENT_TITLES, TABLE_10, components
+from hemf_export.networks.hemf.config import HemfConfig
+from hemf_export.networks.hemf.variants import COMPONENT_TITLES, TABLE_10, WHOLE, components
 from hemf_export.networks.published import AblationRow
-from hemf_export.train.ablation import FIGURES, Outcome, Row, judged_on
+from hemf_export.train.ablation import Outcome, Row, judged_on, models
 from hemf_export.train.datasets import published_sets
 from hemf_export.train.run import Images, Options
 
@@ -25,7 +26,8 @@ _TICK = "✓"
 def published_row(row: Row, options: Options, images: Images) -> AblationRow | None:
     """The row of Table 10 that is of the same network and data; None where there is none."""
     variant = row.configuration.variant
-    same = options.model == "hemf-base" and row.config.image_size == published.IMAGE_SIZE
+    base = row.config.name == (f"hemf-base-{variant}" if variant != WHOLE else "hemf-base")
+    same = base and row.config.image_size == published.IMAGE_SIZE
     same = same and published_sets.recognize(images.splits.values()) == "isic2018"
     return published.TABLE_10[TABLE_10.index(variant)] if same and variant in TABLE_10 else None
 
@@ -39,9 +41,9 @@ def columns_and_cells(rows: Sequence[Row], options: Options, images: Images) -> 
     titles += ["runs"] * several + ["paper: acc / F1 / prec / recall %"] * any(paper)
     cells = []
     for row, printed in zip(rows, paper, strict=True):
-        ticks = [_TICK if there else "" for there in components(row.configuration.variant)]
+        ticks = [_TICK if there else "" for there in components(row.configuration.variant)] if networks else []
         line = [row.configuration.name, *[*ticks, f"{row.parameters / 1e6:.3f}"] * networks]
-        line += [_figure(row, name) for name in FIGURES]
+        line += [figure(row, name) for name in TITLES]
         if several:
             line.append(f"{sum(outcome.summary is not None for outcome in row.outcomes)} of {len(row.outcomes)}")
         if any(paper):
@@ -50,11 +52,12 @@ def columns_and_cells(rows: Sequence[Row], options: Options, images: Images) -> 
     return titles, cells
 
 
-def title(options: Options, images: Images) -> str:
-    """Describe the model and the images in one line."""
+def title(rows: Sequence[Row], options: Options, images: Images) -> str:
+    """Describe the network and the images in one line."""
+    model = ", ".join(models([row.configuration for row in rows], options))
     judges = images.test if images.test is not None else images.validation
     return (
-        f"{options.model}, {options.preprocess().size} px, {len(images.train)} training images; "
+        f"{model}, {options.preprocess().size} px, {len(images.train)} training images; "
         f"{judged_on(images)}: {len(judges)} images"
     )
 
@@ -64,7 +67,7 @@ def to_dict(rows: Sequence[Row], options: Options, images: Images) -> dict[str, 
     split = judged_on(images)
     return {
         "data": str(options.data),
-        "model": options.model,
+        "model": ", ".join(models([row.configuration for row in rows], options)),
         "image_size": options.preprocess().size,
         "preprocess": options.mode,
         "classes": list(images.train.classes),
@@ -80,7 +83,7 @@ def markdown(rows: Sequence[Row], options: Options, images: Images) -> str:
     titles, cells = columns_and_cells(rows, options, images)
     names = len(COMPONENT_TITLES) * _of_networks(rows)
     rule = ["---", *[":-:"] * names, *["--:"] * (len(titles) - 1 - names)]
-    lines = ["# Ablation", "", f"{title(options, images)}. {_explanation(rows)}", ""]
+    lines = ["# Ablation", "", f"{title(rows, options, images)}. {seeds(rows)}", ""]
     lines += ["| " + " | ".join(line) + " |" for line in (titles, rule, *cells)]
     failed = [outcome for row in rows for outcome in row.outcomes if outcome.error is not None]
     if failed:
@@ -95,11 +98,14 @@ def write(rows: Sequence[Row], options: Options, images: Images, folder: Path) -
 
 
 def _of_networks(rows: Sequence[Row]) -> bool:
-    """Whether networks are compared, and not recipes of one."""
+    """Whether HEMF's networks are compared, and not recipes of one."""
+    if not all(isinstance(row.config, HemfConfig) for row in rows):
+        return False  # whose parts have other names
     return len(rows) == 1 or len({row.configuration.variant for row in rows}) > 1
 
 
-def _figure(row: Row, name: str) -> str:
+def figure(row: Row, name: str) -> str:
+    """Format a row's mean of a share of `TITLES` in percent, with its deviation; or why there is none."""
     if name not in row.mean:
         statuses = {outcome.status for outcome in row.outcomes if outcome.error is not None}
         return "diverged" if statuses == {"diverged"} else "failed" if statuses else ""
@@ -107,11 +113,12 @@ def _figure(row: Row, name: str) -> str:
     return f"{100 * row.mean[name]:.2f}{deviation}"
 
 
-def _explanation(rows: Sequence[Row]) -> str:
-    seeds = list(dict.fromkeys(outcome.member.seed for row in rows for outcome in row.outcomes))
-    if len(seeds) < 2:
-        return f"Seed {seeds[0]}."
-    return f"Mean ± standard deviation over the seeds {', '.join(map(str, seeds))}."
+def seeds(rows: Sequence[Row]) -> str:
+    """Say in a sentence which seeds the figures are of."""
+    own = list(dict.fromkeys(outcome.member.seed for row in rows for outcome in row.outcomes))
+    if len(own) < 2:
+        return f"Seed {own[0]}."
+    return f"Mean ± standard deviation over the seeds {', '.join(map(str, own))}."
 
 
 def _row_to_dict(row: Row, split: str, options: Options, images: Images) -> dict[str, Any]:
@@ -119,7 +126,7 @@ def _row_to_dict(row: Row, split: str, options: Options, images: Images) -> dict
     return {
         "name": row.configuration.name,
         "variant": row.configuration.variant,
-        "components": components(row.configuration.variant)._asdict(),
+        "components": components(row.configuration.variant)._asdict() if isinstance(row.config, HemfConfig) else None,
         "network": row.config.to_dict(),
         "parameters": row.parameters,
         "recipe": {name: value for name, value in row.configuration.recipe.to_dict().items() if name != "seed"},

@@ -2,7 +2,9 @@
 
 [[configuration]]
 name = "focal"
-variant = "both+mixed"   # of hemf_export.networks.hemf.variants; left out: the whole network
+model = "hemf-small"     # a registered network, or one of the user's; left out: the command's
+variant = "both+mixed"   # a reduced network, of a family that has some; left out: the whole network
+recipe = "paper"         # a recipe by name, or a file relative to this one; left out: the command's
 epochs = 50              # any field of the recipe
 """
 
@@ -17,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
+from hemf_export.networks import registry
 from hemf_export.networks.hemf import variants
 from hemf_export.train import recipe_file
 from hemf_export.train.recipe import Recipe
 
 TABLE = "configuration"  # [[configuration]]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")  # also a valid folder name on any system
+_NOT_OF_THE_RECIPE = ("name", "model", "variant", "recipe")
 _LARGEST_FILE = 1_000_000  # bytes; a list of configurations is a few thousand
 
 
@@ -32,18 +36,20 @@ class Configuration:
 
     Args:
         name: names its folder and its row: letters, digits, `_`, `+` and `-`.
-        variant: a variant of `networks.hemf.variants`.
+        variant: a reduced network: one of `networks.hemf.variants`, or of the model's family.
         recipe: the training recipe.
         fixed: the recipe's fields that the configuration itself sets.
+        model: network, as `train.run.Options.model` takes it; None for the ablation's own.
 
     Raises:
-        UsageError: the name is invalid, or there is no such variant.
+        UsageError: the name is invalid, or there is no such network or variant.
     """
 
     name: str
     variant: str = variants.WHOLE
     recipe: Recipe = field(default_factory=Recipe)
     fixed: tuple[str, ...] = ()
+    model: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -51,9 +57,16 @@ class Configuration:
                 f"A configuration can't be named {self.name!r}: its folder has that name.",
                 "Letters, digits, '_', '+' and '-', at most 64, and first a letter or a digit.",
             )
-        if not isinstance(self.variant, str) or self.variant not in variants.VARIANTS:
-            hint = did_you_mean(str(self.variant), variants.VARIANTS)
-            raise UsageError(f"No variant of HEMF is named {self.variant!r} (configuration {self.name}).", hint)
+        if self.model is not None and (not isinstance(self.model, str) or not self.model):
+            raise UsageError(f"A model is named by a text, not {self.model!r} (configuration {self.name}).")
+        if self.model is not None and ":" not in self.model and self.model not in registry.SIZES:
+            hint = did_you_mean(self.model, registry.SIZES)
+            raise UsageError(f"No network is named {self.model!r} (configuration {self.name}).", hint)
+        known = _variants(self.model)
+        if not isinstance(self.variant, str) or self.variant not in known:
+            whose = "HEMF" if known == tuple(variants.VARIANTS) else str(self.model)
+            hint = did_you_mean(str(self.variant), known) if len(known) > 1 else "Leave it out: there is none."
+            raise UsageError(f"No variant of {whose} is named {self.variant!r} (configuration {self.name}).", hint)
 
 
 def table_10(recipe: Recipe) -> tuple[Configuration, ...]:
@@ -115,18 +128,38 @@ def _configuration(path: Path, table: Mapping[str, Any], base: Recipe) -> Config
         raise UsageError(
             f"{path}: a configuration has no name, only {', '.join(table) or 'nothing'}.", 'Add name = "…".'
         )
-    known = {*Recipe().to_dict(), "name", "variant"}
+    known = {*Recipe().to_dict(), *_NOT_OF_THE_RECIPE}
     for key in table:
         if key not in known:
             raise UsageError(f"{path}: unknown key {key!r}.", did_you_mean(key, known))
-    own = {key: value for key, value in table.items() if key not in ("name", "variant")}
+    own = {key: value for key, value in table.items() if key not in _NOT_OF_THE_RECIPE}
     try:
-        configuration = Configuration(table["name"], table.get("variant", variants.WHOLE), base, tuple(own))
+        variant = table.get("variant", variants.WHOLE)
+        configuration = Configuration(table["name"], variant, base, model=table.get("model"))
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
     source = f"{path}, {configuration.name}"
     values = {key: recipe_file.checked(source, key, value) for key, value in own.items()}
+    if "recipe" in table:
+        named = _recipe(source, path.parent, table["recipe"])
+        base, values = Recipe(seed=base.seed), {**named, **values}
     try:
-        return dataclasses.replace(configuration, recipe=dataclasses.replace(base, **values))
+        return dataclasses.replace(configuration, recipe=dataclasses.replace(base, **values), fixed=tuple(values))
     except UsageError as error:
         raise UsageError(f"{source}: {error.message}", error.hint) from error
+
+
+def _recipe(source: str, folder: Path, named: object) -> dict[str, Any]:
+    """Load the fields of a recipe that a configuration names; the path of a file is relative to the list's folder."""
+    if not isinstance(named, str):
+        raise UsageError(f"{source}: recipe must be a text in quotes, not {named!r}.", 'recipe = "paper"')
+    return recipe_file.load(named if named in recipe_file.NAMED else str(folder / named))
+
+
+def _variants(model: str | None) -> tuple[str, ...]:
+    """Names of a network's variants; the ablation's own network, which isn't known yet, may be HEMF."""
+    if model is None:
+        return tuple(variants.VARIANTS)
+    if model not in registry.SIZES:
+        return (variants.WHOLE,)
+    return registry.family_of(registry.SIZES[model]).variants

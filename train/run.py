@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint import Checkpoint
 from hemf_export.checkpoints.reading import PLAIN
 from hemf_export.files import artifacts, locks
 from hemf_export.files.errors import CheckFailedError
@@ -22,7 +24,15 @@ from hemf_export.metrics.percentage import percentage
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.network import WHOLE
 from hemf_export.networks.registry import registered
-from hemf_export.train import distillation, distributed, figures, hardware, initial_weights, trainer
+from hemf_export.train import (
+    distillation,
+    distributed,
+    figures,
+    hardware,
+    initial_weights,
+    predictions,
+    trainer,
+)
 from hemf_export.train.datasets import checks
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.hardware import Hardware
@@ -138,7 +148,7 @@ class Run:
     notes: list[str]
 
     def fit(self) -> dict[str, Any]:
-        """Train to the end; write summary.json, confusion.png and curve.png.
+        """Train to the end; write predictions.npz, summary.json, confusion.png and curve.png.
 
         Returns:
             The summary, in each process of the run.
@@ -153,25 +163,46 @@ class Run:
 
     def _fit(self) -> dict[str, Any]:
         self.trainer.fit(self.progress)
-        folder, job, group = self.trainer.run, self.trainer.job, self.trainer.group
-        best = group.from_first(lambda: checkpoint.load(folder.best))
-        self.trainer.model.load_state_dict(best.state)
-        splits = {"val": job.validation, **({"test": self.test} if self.test is not None else {})}
+        folder, group = self.trainer.run, self.trainer.group
+        best, logits = self.predict()
         results: dict[str, Any] = {}
-        for name, images in splits.items():
+        for name, images in self._judged.items():
             assert images.labels is not None
-            logits = self.trainer.predict(images)
-            if bad := int((~np.isfinite(logits).all(1)).sum()):
-                raise CheckFailedError(
-                    f"{folder.best}: the logits of {bad} of {len(images)} {name} images are not finite.",
-                    "Its activations overflow: train again with a lower `learning_rate`.",
-                )
-            results[name] = classification.summarize(images.labels, logits, images.classes)
+            results[name] = classification.summarize(images.labels, logits[name], images.classes)
         summary = {"epoch": best.metrics["epoch"], "checkpoint_sha256": best.sha256, "splits": results}
         if group.first:
             self._draw(summary)
             artifacts.write_json(folder.summary, summary)
         return summary
+
+    def predict(self) -> tuple[Checkpoint, dict[str, NDArray[np.float32]]]:
+        """Compute the logits of the best epoch on val and test, and write them to predictions.npz.
+
+        Returns:
+            The best checkpoint, and logits (images, classes) by split, in each process of the run.
+
+        Raises:
+            CheckFailedError: logits that are not finite.
+            HemfError: see `Trainer.predict`.
+        """
+        folder, group = self.trainer.run, self.trainer.group
+        best = group.from_first(lambda: checkpoint.load(folder.best))
+        self.trainer.model.load_state_dict(best.state)
+        logits: dict[str, NDArray[np.float32]] = {}
+        for name, images in self._judged.items():
+            logits[name] = self.trainer.predict(images)
+            if bad := int((~np.isfinite(logits[name]).all(1)).sum()):
+                raise CheckFailedError(
+                    f"{folder.best}: the logits of {bad} of {len(images)} {name} images are not finite.",
+                    "Its activations overflow: train again with a lower `learning_rate`.",
+                )
+        if group.first:
+            predictions.write(folder.predictions, best.sha256, self._judged, logits)
+        return best, logits
+
+    @property
+    def _judged(self) -> dict[str, LabelledImages]:
+        return {"val": self.trainer.job.validation, **({"test": self.test} if self.test is not None else {})}
 
     def _draw(self, summary: dict[str, Any]) -> None:
         """Draw the learning curve, and the best epoch's confusion matrix on the test images, or without them on val."""

@@ -37,6 +37,7 @@ class RunFolder:
         self.summary = path / "summary.json"
         self.confusion = path / "confusion.png"
         self.curve = path / "curve.png"
+        self.predictions = path / "predictions.npz"
         artifacts.check_folder(path)
         if not resume and (self.last.exists() or self.best.exists()):
             raise BadInputError(f"{path} already holds a run.", "Continue it with `resume`, or choose another folder.")

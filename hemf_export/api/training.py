@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hemf_export.api.results import PathLike, Shown, TrainResult, path_of
+from hemf_export.files.errors import UsageError
 from hemf_export.files.progress import SILENT, Progress, Task
 from hemf_export.pages.table import Table
 
@@ -48,7 +50,7 @@ class Ablation(Shown):
     Args:
         path: folder of the run folders, with ablation.json and ablation.md.
         values: content of ablation.json, in plain types.
-        table: metrics of the configurations.
+        table: metrics of the configurations; of different networks with their sizes, latencies and tests too.
         failures: runs that failed.
         best: checkpoint with the best validation accuracy; None if every run failed.
     """
@@ -81,8 +83,9 @@ def train(
 
     Args:
         data: folder with train/ and val/ (and test/), each with a folder of images per class.
-        output: the run's folder: best.pt, last.pt, metrics.jsonl, summary.json, confusion.png, curve.png.
-        model: name of a registered network; see `info`.
+        output: the run's folder: best.pt, last.pt, metrics.jsonl, predictions.npz, summary.json, confusion.png and
+            curve.png.
+        model: name of a registered network; see `list_networks`.
         recipe: a Recipe, a TOML file, the name of a built-in recipe, or fields that differ from the paper's recipe:
             `{"epochs": 10, "learning_rate": 1e-3}`. None for the paper's (Table 5).
         variant: a reduced network of the paper's ablation, of a HEMF.
@@ -148,18 +151,23 @@ def ablate(
     image_size: int | None = None,
     preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto", amp: str | None = None, channels_last: bool = True,
-    compile: bool = False, workers: int | None = None, skip_unreadable: bool = False, progress: Progress = SILENT,
+    compile: bool = False, workers: int | None = None, skip_unreadable: bool = False, bench_seconds: float = 30.0,
+    progress: Progress = SILENT,
 ) -> Ablation:  # fmt: skip
     """Train several configurations one after another, each in a folder of its own, and compare them on test/.
+
+    Configurations of different networks are compared as in the paper's Tables 6 to 9: size, metrics, latency of each on
+    this machine, and McNemar's exact test of every pair. Those of one network are compared as in Table 10.
 
     Another call keeps finished configurations and resumes an interrupted one. One that fails doesn't stop the others.
 
     Args:
         data: folder with train/ and val/ (and test/), each with a folder of images per class.
         output: the folder of the run folders; ablation.json and ablation.md there have the results so far.
-        configurations: TOML file that lists them; None for the seven rows of the paper's Table 10.
+        configurations: TOML file that lists them, of one network or of several; None for the seven rows of the
+            paper's Table 10.
         seeds: train each configuration with each of these; None for the recipe's.
-        model: name of a registered network.
+        model: network of the configurations that name none; see `list_networks`.
         recipe: recipe for the fields that a configuration leaves out; see `train`.
         image_size: height and width of the input in pixels; None for the network's own.
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
@@ -171,6 +179,7 @@ def ablate(
         compile: train through torch.compile.
         workers: data loader processes; None for 0 on a CPU and up to 8 on CUDA.
         skip_unreadable: leave out images that don't decode, and count them.
+        bench_seconds: time limit for timing different networks side by side, without their export; 0 for no timing.
         progress: receives each run as `MemberBegun`, `MemberTrains` and `Outcome`, and its epochs, as events.
 
     Returns:
@@ -178,6 +187,7 @@ def ablate(
 
     Raises:
         BadInputError: the images, the file, or a folder with a run of another configuration.
+        UsageError: an invalid list, or networks of different image sizes.
         MissingCapabilityError: a device or precision that isn't available.
 
     Examples:
@@ -185,11 +195,14 @@ def ablate(
         >>> ablation.best.name  # doctest: +SKIP
         'best.pt'
     """
+    from hemf_export.comparing import latency, report
     from hemf_export.files import locks
     from hemf_export.train import ablation, ablation_report
     from hemf_export.train import configurations as listing
     from hemf_export.train.run import Options
 
+    if not 0 <= bench_seconds < float("inf"):
+        raise UsageError(f"`bench_seconds` must not be negative, nor infinite: {bench_seconds}.")
     resolved = resolve_recipe(recipe)
     options = Options(
         data=Path(data), output=Path(output), model=model, image_size=image_size, mode=preprocess, device=device,
@@ -198,6 +211,7 @@ def ablate(
     )  # fmt: skip
     listed = listing.table_10(resolved) if configurations is None else listing.read(Path(configurations), resolved)
     members = ablation.plan(listed, options.output, seeds)
+    several = len(ablation.models(listed, options)) > 1
     with locks.owned(options.output, *(member.folder for member in members)):
         images = ablation.check(members, options, progress)
         for note in images.notes:
@@ -208,16 +222,35 @@ def ablate(
             )
 
         def write(outcomes: list[Outcome]) -> None:
+            if several:
+                report.compare(outcomes, options, images).write(options.output)
+                return
             ablation_report.write(ablation.rows(outcomes, options, images), options, images, options.output)
 
-        outcomes = ablation.run(members, options, images, progress, write)
+        outcomes = ablation.run(members, options, images, progress, write, predictions=several)
+        if several:
+            compared = report.compare(outcomes, options, images)
+            if bench_seconds and (found := report.checkpoints(compared)):
+                timed = latency.measure(found, seconds=bench_seconds, progress=progress)
+                compared = dataclasses.replace(compared, latencies=timed)
+                compared.write(options.output)
+            return _ablation(options.output, compared.to_dict(), compared.title, compared.columns_and_cells(), outcomes)
     rows = ablation.rows(outcomes, options, images)
-    titles, cells = ablation_report.columns_and_cells(rows, options, images)
+    return _ablation(
+        options.output, ablation_report.to_dict(rows, options, images), ablation_report.title(rows, options, images),
+        ablation_report.columns_and_cells(rows, options, images), outcomes,
+    )  # fmt: skip
+
+
+def _ablation(
+    output: Path, values: Mapping[str, Any], title: str, table: tuple[list[str], list[tuple[str, ...]]],
+    outcomes: Sequence[Outcome],
+) -> Ablation:  # fmt: skip
+    titles, cells = table
     trained = [outcome for outcome in outcomes if outcome.summary is not None]
     best = max(trained, key=lambda one: (one.summary or {})["splits"]["val"]["accuracy"], default=None)
     return Ablation(
-        options.output, ablation_report.to_dict(rows, options, images),
-        Table(ablation_report.title(options, images), tuple(titles), cells),
+        output, values, Table(title, tuple(titles), cells),
         tuple(
             FailedRun(outcome.member.folder.name, outcome.failure, outcome.error)
             for outcome in outcomes if outcome.error is not None

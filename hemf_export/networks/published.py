@@ -165,8 +165,8 @@ NETWORKS: dict[str, Published] = {
             "covid-ct": Metrics(78.49, 78.47, 78.49, 78.61),
         },
         Counted(226_906_153, 227_669_770, 33.05, 33.16),
-        "CAME's own code is not public; this is the reimplementation by HEMF's authors, whose inverted residual MLP has a "
-        "dense 3×3 convolution.",
+        "CAME's own code is not public; this is the reimplementation by HEMF's authors, whose inverted residual MLP "
+        "has a dense 3×3 convolution.",
     ),
     "hemf-base": Published(
         "HEMF", 66.64, 10.01,

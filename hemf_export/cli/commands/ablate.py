@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 import hemf_export
 from hemf_export.cli.commands.train import command as train_command
-from hemf_export.cli.options import PATH, SEEDS, Command, json_option
+from hemf_export.cli.options import PATH, SEEDS, Command, Number, json_option
 from hemf_export.cli.recipe_options import DEFAULTS, SECTIONS, given_recipe
 from hemf_export.files.errors import HemfError, UsageError
 from hemf_export.metrics.percentage import percentage
@@ -27,18 +27,28 @@ _OWN = ("data", "output", "variant", "resume", "print_recipe", "tensorboard", "a
 @click.option("-o", "--output", required=True, type=PATH, help="Folder for the runs.")
 @click.option("--configs", type=PATH, metavar="FILE.toml",
               help="Configurations to compare.  [default: the seven rows of the paper's Table 10]")  # fmt: skip
+@click.option(
+    "--bench-seconds",
+    type=Number(most=1e6),
+    default=30.0,
+    show_default=True,
+    help="Time limit for timing different networks side by side; 0 for no timing.",
+)
 @click.option("--seeds", type=SEEDS, help="Train each configuration with each of these seeds.")
 @json_option("results")
 @click.pass_context
 def command(
-    context: click.Context, /, data: Path, output: Path, configs: Path | None, seeds: tuple[int, ...] | None,
-    as_json: bool, recipe_source: str | None, **training: Any,
+    context: click.Context, /, data: Path, output: Path, configs: Path | None, bench_seconds: float,
+    seeds: tuple[int, ...] | None, as_json: bool, recipe_source: str | None, **training: Any,
 ) -> None:  # fmt: skip
     """Train several configurations on DATA one after another, each in OUTPUT/NAME, and compare them on test/.
 
     By default they are the rows of the paper's Table 10: one branch, both, and the modules that fuse them, step by
-    step. A TOML file lists others: [[configuration]] with name, variant (see train --variant) and any field of the
-    recipe; the other fields come from the options here, and from --recipe.
+    step. A TOML file lists others: [[configuration]] with name, model, variant (see train --variant), recipe and any
+    field of the recipe; the other fields come from the options here, and from --recipe.
+
+    Different networks are compared as in Tables 6 to 9: parameters and multiply-adds, metrics, the latency of each on
+    this machine, side by side, and McNemar's exact test between all pairs.
 
     A second run reuses finished configurations and continues an interrupted one. A configuration that fails doesn't
     stop the others, and is named at the end. OUTPUT/ablation.json and ablation.md hold the results so far.
@@ -50,12 +60,14 @@ def command(
 
     recipe = given_recipe(context, recipe_source, {name: training.pop(name) for name in DEFAULTS})
     ablation = hemf_export.ablate(
-        data, output, configurations=configs, seeds=seeds, recipe=recipe, preprocess=training.pop("mode"),
-        progress=ConsoleProgress(_Members()), **training,
+        data, output, configurations=configs, bench_seconds=bench_seconds, seeds=seeds, recipe=recipe,
+        preprocess=training.pop("mode"), progress=ConsoleProgress(_Members()), **training,
     )  # fmt: skip
     table = ablation.table
     if not as_json:
         console.table(table.title, table.columns, table.rows, words=table.words)
+        for note in ablation.values.get("notes", ()):
+            console.say(note)
     if ablation.failures:
         _refuse(ablation)
     if as_json:

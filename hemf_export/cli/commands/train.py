@@ -123,7 +123,8 @@ def _show(run: hemf_export.TrainResult) -> None:
     ]
     columns = ("split", "images", "accuracy", "balanced", "recall of each class")
     console.table(f"best.pt, epoch {summary['epoch']}", columns, rows)
-    console.say(f"Written to {output}: best.pt, last.pt, metrics.jsonl, summary.json, confusion.png, curve.png")
+    files = "best.pt, last.pt, metrics.jsonl, predictions.npz, summary.json, confusion.png, curve.png"
+    console.say(f"Written to {output}: {files}")
     next_step.show(run.checkpoint)
 
 
