@@ -81,9 +81,9 @@ def facts_of(
     file = ModelFile.open(path, classes=classes, reading=reading)
     if isinstance(file, CheckpointFile):
         return _checkpoint(file)
-    if reading != PLAIN:
+    if reading.given:
         raise BadInputError(
-            f"{path} is {file.title}: `weights` and `image_size` are for checkpoints.", "Leave them out."
+            f"{path} is {file.title}: `weights`, `image_size` and `factory` are for checkpoints.", "Leave them out."
         )
     if isinstance(file, EngineFile):
         return _engine(file, trust, every_kernel)

@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.names import composed, place_of
 from hemf_export.images.images import Preprocess
+from hemf_export.networks.network import memory_format
 
 
 class Teacher:
@@ -41,6 +43,7 @@ class Teacher:
         saved.check_finite()
         self.name, self.sha256 = saved.config.name, saved.sha256
         self._model = saved.model().to(device).requires_grad_(False)
+        self._format = memory_format(self._model)
         self._order = torch.tensor([place_of(name, saved.classes) for name in classes], device=device)
         self._size = saved.preprocess.size
         # From the student's normalization to the teacher's: x → x · scale + shift.
@@ -56,17 +59,23 @@ class Teacher:
             images = images * self._scale + self._shift
         if images.shape[-1] != self._size:
             images = F.interpolate(images, (self._size, self._size), mode="bilinear", antialias=True)
-        logits: Tensor = self._model(images.to(memory_format=torch.channels_last))
+        logits: Tensor = self._model(images.to(memory_format=self._format))
         return logits.index_select(1, self._order)
 
 
-def load(path: Path, classes: Sequence[str], preprocess: Preprocess, device: str | torch.device = "cpu") -> Teacher:
+def load(
+    path: Path,
+    classes: Sequence[str],
+    preprocess: Preprocess,
+    device: str | torch.device = "cpu",
+    reading: Reading = PLAIN,
+) -> Teacher:
     """Load a teacher from a checkpoint; one of the authors', which names no classes, gets the student's.
 
     Raises:
         BadInputError: see `checkpoints.checkpoint.load` and `Teacher`; the file is named.
     """
-    saved = checkpoint.load(path)
+    saved = checkpoint.load(path, reading=reading)
     try:
         return Teacher(saved, classes, preprocess, device)
     except BadInputError as error:

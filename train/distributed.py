@@ -124,16 +124,23 @@ def current() -> Group:
     return launched() if dist.is_available() and dist.is_initialized() else Group()
 
 
-def with_averaged_gradients(network: nn.Module, group: Group) -> nn.Module:
+def with_averaged_gradients(network: nn.Module, group: Group, *, skips: bool = False) -> nn.Module:
     """Wrap a network so that `backward` averages the gradients over all processes.
 
     Buffers stay each process's own: BatchNorm's statistics are averaged once per epoch (`Group.average_`), instead of
     being overwritten with the first process's at every step.
+
+    Args:
+        network: the network.
+        group: the processes.
+        skips: whether some of its parameters take no part, whose gradients would be waited for.
     """
     # torch 2.13 renamed this option.
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     devices = [group.local_rank] if next(network.parameters()).is_cuda else None
     settings: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
+    if skips:
+        settings["find_unused_parameters"] = True
     return DistributedDataParallel(network, devices, **settings)
 
 

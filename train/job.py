@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from hemf_export.checkpoints.reading import Reading
 from hemf_export.files import artifacts
 from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess
 from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.own import OwnConfig
 from hemf_export.train.distillation import Teacher
 from hemf_export.train.hardware import Hardware
 from hemf_export.train.initial_weights import InitialWeights
@@ -40,6 +42,11 @@ class Job:
     workers: int = 0
     teacher: Teacher | None = None
     initial: InitialWeights | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """How the run's own checkpoints are read."""
+        return Reading(factory=self.config.factory if isinstance(self.config, OwnConfig) else None)
 
     def class_counts(self) -> list[int]:
         """Number of training images of each class."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.checkpoints.checkpoint import Checkpoint
-from hemf_export.checkpoints.reading import PLAIN
+from hemf_export.checkpoints.reading import Reading
 from hemf_export.files import artifacts, locks
 from hemf_export.files.errors import CheckFailedError
 from hemf_export.files.processors import usable_cores
@@ -21,9 +21,10 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.images.images import Preprocess
 from hemf_export.metrics import classification
 from hemf_export.metrics.percentage import percentage
+from hemf_export.networks import factory
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.network import WHOLE
-from hemf_export.networks.registry import registered
+from hemf_export.networks.registry import family_of, registered
 from hemf_export.train import (
     distillation,
     distributed,
@@ -49,7 +50,7 @@ class Options:
     Args:
         data: folder with train/, val/ and, if there is one, test/.
         output: the run's folder.
-        model: name of a registered network.
+        model: name of a registered network, or the factory `package.module:function` of one of the user's own.
         variant: a variant of `networks.hemf.variants`.
         image_size: input height and width in pixels, a multiple of 32.
         mode: "crop" or "squash"; see `images.images.Preprocess`.
@@ -61,6 +62,7 @@ class Options:
         resume: go on with the run in `output`.
         skip_unreadable: leave out images that can't be decoded, instead of refusing the data.
         teacher: checkpoint to distil from; None for none.
+        teacher_model: factory of the teacher, if it is a network of the user's own.
         init: checkpoint whose weights the training starts from; None for the network's initialization.
     """
 
@@ -78,6 +80,7 @@ class Options:
     resume: bool = False
     skip_unreadable: bool = False
     teacher: Path | None = None
+    teacher_model: str | None = None
     init: Path | None = None
 
     def config(self, num_classes: int) -> NetworkConfig:
@@ -100,7 +103,8 @@ class Options:
         """
         if self.teacher is None:
             return None
-        return distillation.load(self.teacher, classes, self.preprocess(), device)
+        reading = Reading(factory=self.teacher_model)
+        return distillation.load(self.teacher, classes, self.preprocess(), device, reading)
 
     def initial_weights(self, classes: Sequence[str]) -> InitialWeights | None:
         """Read the initial weights for these classes; None if there are none.
@@ -110,7 +114,8 @@ class Options:
         """
         if self.init is None:
             return None
-        return initial_weights.load(self.init, self.config(len(classes)), classes, PLAIN)
+        reading = Reading(factory=self.model if factory.is_name(self.model) else None)
+        return initial_weights.load(self.init, self.config(len(classes)), classes, reading)
 
     def chosen_hardware(self) -> Hardware:
         """The device and precision.
@@ -185,8 +190,8 @@ class Run:
             CheckFailedError: logits that are not finite.
             HemfError: see `Trainer.predict`.
         """
-        folder, group = self.trainer.run, self.trainer.group
-        best = group.from_first(lambda: checkpoint.load(folder.best))
+        folder, group, reading = self.trainer.run, self.trainer.group, self.trainer.job.reading
+        best = group.from_first(lambda: checkpoint.load(folder.best, reading=reading))
         self.trainer.model.load_state_dict(best.state)
         logits: dict[str, NDArray[np.float32]] = {}
         for name, images in self._judged.items():
@@ -294,6 +299,8 @@ def read_images(options: Options, progress: Progress = SILENT) -> Images:
     """
     splits = checks.load_splits(options.data)
     # Checked first, as reading the images takes longer.
+    config = options.config(len(splits["train"].classes))
+    family_of(config).check_training(config)
     options.loaded_teacher(splits["train"].classes)
     options.initial_weights(splits["train"].classes)
     checked = checks.check(splits, skip=options.skip_unreadable, progress=progress)

@@ -138,7 +138,7 @@ class RunCheckpoints:
             return None
         if not self.run.last.exists():
             raise BadInputError(f"Nothing to resume: {self.run.last} does not exist.", "Leave out `resume`.")
-        saved = checkpoint.load(self.run.last)
+        saved = checkpoint.load(self.run.last, reading=self.job.reading)
         if saved.training is None:
             raise BadInputError(
                 f"{self.run.last} doesn't hold what resuming needs.", "Resume from a run's own last.pt."
@@ -150,7 +150,7 @@ class RunCheckpoints:
     def _is_own_first_epoch(self) -> bool:
         if not self.run.best.exists():
             return False
-        best, job = checkpoint.load(self.run.best), self.job
+        best, job = checkpoint.load(self.run.best, reading=self.job.reading), self.job
         own = job.provenance()
         same = all(best.provenance.get(name) == own.get(name) for name in ("recipe", "teacher", "init"))
         return same and (best.metrics.get("epoch"), best.config, best.classes) == (1, job.config, job.train.classes)

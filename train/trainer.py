@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.metrics import classification
 from hemf_export.networks import network
 from hemf_export.networks.drop_path import set_drop_path
-from hemf_export.networks.registry import build
+from hemf_export.networks.registry import build, family_of
 from hemf_export.train import data, distributed, loader_processes
 from hemf_export.train.float32 import exact_float32
 from hemf_export.train.hardware import has_bfloat16
@@ -79,12 +80,15 @@ class Trainer:
     """
 
     def __init__(self, job: Job, run: RunFolder, *, resume: bool, objective: Objective | None = None) -> None:
-        self.job, self.run, self.group = job, run, distributed.current()
-        recipe, hardware = job.recipe, job.hardware
+        self.run, self.group = run, distributed.current()
+        recipe = job.recipe
         self.division = Division(len(job.train), recipe.batch_size, recipe.accumulation_steps, self.group.size)
-        self.device = torch.device(hardware.device)
+        self.device = torch.device(job.hardware.device)
         torch.manual_seed(recipe.seed)
         self.model = build(job.config, seed=recipe.seed).to(self.device)
+        if network.memory_format(self.model) != torch.channels_last:
+            job = dataclasses.replace(job, hardware=dataclasses.replace(job.hardware, channels_last=False))
+        self.job, hardware = job, job.hardware
         self.model.to(memory_format=hardware.memory_format)  # type: ignore[call-overload]
         if job.initial is not None:
             job.initial.apply(self.model)
@@ -300,7 +304,8 @@ class Trainer:
         """The network as training calls it: distributed over processes and compiled, if asked for."""
         forward: nn.Module = self.model
         if self.group.size > 1:
-            forward = distributed.with_averaged_gradients(forward, self.group)
+            skips = family_of(self.job.config).skips_parameters(self.job.config)
+            forward = distributed.with_averaged_gradients(forward, self.group, skips=skips)
         return torch.compile(forward) if self.job.hardware.compile else forward  # type: ignore[return-value]
 
 

@@ -157,7 +157,8 @@ def verify(
     candidates: PathLike | Iterable[PathLike], data: PathLike, *, reference: PathLike | None = None,
     max_drop: float | None = None, min_agreement: float | None = None, max_recall_drop: float | None = None,
     max_logit_difference: float | None = None, locate: bool = False, classes: Sequence[str] | None = None,
-    weights: str | None = None, image_size: int | None = None, float32: PathLike | None = None,
+    weights: str | None = None, image_size: int | None = None, factory: str | None = None,
+    float32: PathLike | None = None,
     baseline: PathLike | None = None, batch: int = 8, seed: int = 0, report: PathLike | None = None,
     thumbnails: bool = True, markdown: PathLike | None = None, progress: Progress = SILENT,
 ) -> Verification:  # fmt: skip
@@ -177,6 +178,7 @@ def verify(
         classes: class names, for a reference that has none.
         weights: which set of weights of a training checkpoint the reference is.
         image_size: input size in pixels, for a reference that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         float32: the ONNX file that the candidates were converted from; None for the one that their manifests name.
         baseline: JSON of an earlier verification; worse accuracy or agreement than there fails.
         batch: images at a time.
@@ -207,7 +209,8 @@ def verify(
     request = Request(
         candidates=paths_of(candidates), data=Path(data), reference=path_of(reference), classes=names_of(classes),
         bounds=Bounds(max_drop, min_agreement, max_recall_drop, max_logit_difference), seed=seed, batch=batch,
-        earlier=None if baseline is None else earlier.read(Path(baseline)), reading=Reading(weights, image_size),
+        earlier=None if baseline is None else earlier.read(Path(baseline)),
+        reading=Reading(weights, image_size, factory),
     )  # fmt: skip
     with reserved((report, markdown), (*request.candidates, reference, baseline, float32)):
         outcome = run.run(request, float32=path_of(float32), locate=locate, progress=progress)
@@ -224,7 +227,7 @@ def benchmark(
     runners: str | Sequence[str] | None = None, transfers: Literal["in", "out", "both"] = "in",
     threads: int | None = None, images: PathLike | None = None, memory: bool = True, target: str | None = None,
     verification: Verification | PathLike | None = None, baseline: PathLike | None = None,
-    max_slowdown: float = 10.0, weights: str | None = None, image_size: int | None = None,
+    max_slowdown: float = 10.0, weights: str | None = None, image_size: int | None = None, factory: str | None = None,
     output: PathLike | None = None, report: PathLike | None = None, markdown: PathLike | None = None,
     progress: Progress = SILENT,
 ) -> Benchmark:  # fmt: skip
@@ -245,6 +248,7 @@ def benchmark(
         max_slowdown: allowed growth of a ratio since the baseline, in percent.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         output: path of the JSON; None for no JSON.
         report: path of an HTML page; None for no page.
         markdown: path of Markdown tables for a pull request; None for no tables.
@@ -277,7 +281,8 @@ def benchmark(
         request = run.Request(
             files=named, batches=None if sizes is None else tuple(sizes), seconds=seconds, threads=threads,
             images=path_of(images), kinds=kinds, transfers=transfers, memory=memory, target=target,
-            verified=None if verified is None else accuracy.read(verified), reading=Reading(weights, image_size),
+            verified=None if verified is None else accuracy.read(verified),
+            reading=Reading(weights, image_size, factory),
         )  # fmt: skip
         with reserved((output, markdown, report), (*named, baseline, verified)):
             outcome = run.benchmark(
@@ -295,7 +300,8 @@ def benchmark(
 
 def evaluate(
     models: PathLike | Iterable[PathLike], data: PathLike | Iterable[PathLike], output: PathLike | None = None, *,
-    classes: Sequence[str] | None = None, weights: str | None = None, image_size: int | None = None, batch: int = 8,
+    classes: Sequence[str] | None = None, weights: str | None = None, image_size: int | None = None,
+    factory: str | None = None, batch: int = 8,
     force: bool = False, progress: Progress = SILENT,
 ) -> Evaluation:  # fmt: skip
     """Compute metrics of models on labelled images.
@@ -307,6 +313,7 @@ def evaluate(
         classes: class names, for checkpoints that have none.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for checkpoints that leave it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         batch: images at a time.
         force: replace an earlier evaluation in `output`.
         progress: receives the number of images done.
@@ -325,7 +332,7 @@ def evaluate(
     from hemf_export.files import artifact_folder, locks
 
     request = evaluation.Request(
-        paths_of(models), paths_of(data), names_of(classes), batch, Reading(weights, image_size)
+        paths_of(models), paths_of(data), names_of(classes), batch, Reading(weights, image_size, factory)
     )
     folder = path_of(output)
     with locks.owned(*([] if folder is None else [folder])):
@@ -344,7 +351,8 @@ def evaluate(
 def explain(
     checkpoint: PathLike, images: PathLike | Iterable[PathLike], output: PathLike | None = None, *,
     class_: str | None = None, classes: Sequence[str] | None = None, weights: str | None = None,
-    image_size: int | None = None, feature_layer: str | None = None, batch: int = 8, force: bool = False,
+    image_size: int | None = None, factory: str | None = None, feature_layer: str | None = None, batch: int = 8,
+    force: bool = False,
     progress: Progress = SILENT,
 ) -> Explanation:  # fmt: skip
     """Draw heatmaps of the image regions that a class score depends on: Grad-CAM++ of the last feature map.
@@ -357,6 +365,7 @@ def explain(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         feature_layer: name of the module whose output the maps are of; None for the last feature map before the
             classifier, which a network of your own doesn't name.
         batch: images at a time.
@@ -378,7 +387,7 @@ def explain(
 
     source = Path(checkpoint)
     request = explanation.Request(
-        source, paths_of(images), class_, names_of(classes), batch, Reading(weights, image_size), feature_layer
+        source, paths_of(images), class_, names_of(classes), batch, Reading(weights, image_size, factory), feature_layer
     )
     folder = explanation.default_folder(source) if output is None else Path(output)
     with locks.owned(folder):

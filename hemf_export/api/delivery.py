@@ -78,7 +78,7 @@ def bundle(
     files: PathLike | Iterable[PathLike], output: PathLike, *, verification: Verification | PathLike | None = None,
     benchmark: Benchmark | PathLike | None = None, images: PathLike | None = None, golden: int = 4,
     use: PathLike | None = None, checkpoint: PathLike | None = None, triton: bool = True, name: str | None = None,
-    cpp: bool = True, force: bool = False, progress: Progress = SILENT,
+    cpp: bool = True, factory: str | None = None, force: bool = False, progress: Progress = SILENT,
 ) -> BundleFile:  # fmt: skip
     """Pack model files of one checkpoint into an archive, with everything to prove and serve them.
 
@@ -94,6 +94,7 @@ def bundle(
         triton: include a model repository for Triton.
         name: name of the model in that repository; None for the file's name.
         cpp: include the C++ library and its example.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         force: replace an existing bundle.
         progress: receives the steps.
 
@@ -115,7 +116,7 @@ def bundle(
             verified=None if verification is None else report_file(verification, folder / "verification.json"),
             bench=None if benchmark is None else report_file(benchmark, folder / "benchmark.json"),
             images=path_of(images), golden=golden, use=None if use is None else model_card.read_use(Path(use)),
-            checkpoint=path_of(checkpoint), triton=triton, served_as=name, cpp=cpp,
+            checkpoint=path_of(checkpoint), factory=factory, triton=triton, served_as=name, cpp=cpp,
             force=force,
         )  # fmt: skip
         packed = making.make(request, progress)
@@ -180,6 +181,7 @@ def ship(
     backend: Literal["auto", "tensorrt", "tensorrt-rtx"] = "auto", batch: str = "1:8:32",
     input: Literal["float32", "uint8"] = "float32", source_size: str | None = None,
     classes: Sequence[str] | None = None, weights: str | None = None, image_size: int | None = None,
+    factory: str | None = None,
     bench: bool = True, bench_seconds: float = 10.0, golden: int = 4, noise: bool = False, triton: bool = True,
     cpp: bool = True, use: PathLike | None = None, name: str | None = None, progress: Progress = SILENT,
 ) -> Shipment:  # fmt: skip
@@ -202,6 +204,7 @@ def ship(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         bench: measure latency.
         bench_seconds: time limit of the benchmark for each batch size.
         golden: number of golden images in the bundle; 0 for none.
@@ -228,7 +231,8 @@ def ship(
     options = Options(
         target=target, max_drop=max_drop, precision=precision, metric=metric, backend=backend, batch=batch,
         input=input, source_size=source_size or "", classes=",".join(classes or ()), weights=weights or "",
-        image_size=image_size or 0, bench=bench, bench_seconds=bench_seconds, golden=golden, noise=noise,
+        image_size=image_size or 0, factory=factory or "", bench=bench, bench_seconds=bench_seconds, golden=golden,
+        noise=noise,
         triton=triton, cpp=cpp, use="" if use is None else os.fspath(use),
     )  # fmt: skip
     (shipment,) = ship_all(checkpoint, data, output, options=options, name=name, progress=progress)

@@ -31,6 +31,7 @@ def export_onnx(
     input: Literal["float32", "uint8"] = "float32", source_size: str | None = None, images: PathLike | None = None,
     tolerance: float = 1e-4, form: Literal["cpu", "tensorrt", "tensorrt-rtx"] = "cpu",
     classes: Sequence[str] | None = None, weights: str | None = None, image_size: int | None = None,
+    factory: str | None = None,
     progress: Progress = SILENT,
 ) -> ExportedFile:  # fmt: skip
     """Export a checkpoint to one self-contained ONNX file, and prove its logits against PyTorch's before it is kept.
@@ -48,6 +49,7 @@ def export_onnx(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint, such as "ema".
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         progress: receives each step.
 
     Raises:
@@ -70,7 +72,7 @@ def export_onnx(
     source = Path(checkpoint)
     exported = export(
         source, default_output(source) if output is None else Path(output), options, classes=names_of(classes),
-        reading=Reading(weights, image_size), progress=progress,
+        reading=Reading(weights, image_size, factory), progress=progress,
     )  # fmt: skip
     return ExportedFile(
         exported.path, _manifest(exported.path), exported.notes, description=exported.description,
@@ -175,7 +177,8 @@ def finetune(
     recipe: FineTuning | Mapping[str, Any] | None = None, held_out: PathLike | None = None,
     max_drop: float | None = None, min_agreement: float | None = None,
     metric: Literal["accuracy", "balanced-accuracy"] = "accuracy", device: Literal["auto", "cpu", "cuda"] = "auto",
-    workers: int = 0, weights: str | None = None, image_size: int | None = None, force: bool = False,
+    workers: int = 0, weights: str | None = None, image_size: int | None = None, factory: str | None = None,
+    force: bool = False,
     progress: Progress = SILENT,
 ) -> FineTunedFile:  # fmt: skip
     """Fine-tune the weights of an INT8 file with its quantization in place, and prove the file before it is kept.
@@ -197,6 +200,7 @@ def finetune(
         workers: number of data loader processes; use some for a GPU.
         weights: which set of weights of a training checkpoint the reference is.
         image_size: input size in pixels, for a reference that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         force: replace a file that was made from another one or with other options.
         progress: receives each epoch's figures as an event.
 
@@ -219,7 +223,8 @@ def finetune(
         raise UsageError("`metric` needs `max_drop`.")
     request = finetuning.Request(
         source=Path(onnx), data=Path(data), reference=path_of(reference), output=path_of(output),
-        held_out=path_of(held_out), device=device, workers=workers, reading=Reading(weights, image_size), force=force,
+        held_out=path_of(held_out), device=device, workers=workers, reading=Reading(weights, image_size, factory),
+        force=force,
         recipe=recipe if isinstance(recipe, FineTuning) else FineTuning(**(recipe or {})),
         budget=Budget(max_drop, min_agreement, metric) if asked else None,
     )  # fmt: skip
@@ -239,7 +244,7 @@ def build_engine(
     tune: bool = False, strict_precision: bool = False, workspace_mib: int = 2048,
     optimization_level: int | None = None, hardware_compatible: bool | None = None, version_compatible: bool = False,
     stripped: bool = False, timing_cache: bool = True, classes: Sequence[str] | None = None, weights: str | None = None,
-    image_size: int | None = None, force: bool = False, progress: Progress = SILENT,
+    image_size: int | None = None, factory: str | None = None, force: bool = False, progress: Progress = SILENT,
 ) -> EngineFile:  # fmt: skip
     """Build a TensorRT engine, and count its kernels.
 
@@ -275,6 +280,7 @@ def build_engine(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         force: make graph and engine again, and replace files that were made with other options.
         progress: receives each phase of the build.
 
@@ -330,7 +336,7 @@ def build_engine(
     )  # fmt: skip
     request = building.Request(
         model=source, target=gpu, output=path_of(output), backend=backend, profiles=profiles, options=options,
-        golden=golden, wanted=wanted, classes=names_of(classes), reading=Reading(weights, image_size),
+        golden=golden, wanted=wanted, classes=names_of(classes), reading=Reading(weights, image_size, factory),
         strict_precision=strict_precision, tune=tune, force=force,
     )  # fmt: skip
     built = building.make(request, progress)

@@ -208,7 +208,8 @@ class Checkup(Shown):
 
 def inspect(
     file: PathLike, *, classes: Sequence[str] | None = None, weights: str | None = None,
-    image_size: int | None = None, trust: bool = False, layers: bool = False, progress: Progress = SILENT,
+    image_size: int | None = None, factory: str | None = None, trust: bool = False, layers: bool = False,
+    progress: Progress = SILENT,
 ) -> Inspection:  # fmt: skip
     """Inspect a checkpoint, an ONNX file or an engine, with its manifest and its proof, without running it.
 
@@ -217,6 +218,7 @@ def inspect(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint.
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         trust: accept an engine without a manifest, whose origin is then unknown.
         layers: list every kernel of an engine.
         progress: receives the steps.
@@ -237,7 +239,11 @@ def inspect(
     path = Path(file)
     with progress.task(f"Reading {path.name}"):
         facts = file_facts.facts_of(
-            path, classes=names_of(classes), reading=Reading(weights, image_size), trust=trust, every_kernel=layers
+            path,
+            classes=names_of(classes),
+            reading=Reading(weights, image_size, factory),
+            trust=trust,
+            every_kernel=layers,
         )
     return Inspection(
         path, facts.kind, tuple(facts.facts), facts.values, tuple(facts.checks), tuple(facts.tables), facts.conflict,
@@ -246,16 +252,19 @@ def inspect(
 
 
 def info(
-    model: PathLike = "hemf-base", *, variant: str | None = None, num_classes: int = 7,
-    image_size: int | None = None, weights: str | None = None, classes: Sequence[str] | None = None,
+    model: PathLike | None = None, *, variant: str | None = None, num_classes: int = 7,
+    image_size: int | None = None, factory: str | None = None, weights: str | None = None,
+    classes: Sequence[str] | None = None,
 ) -> NetworkInfo:  # fmt: skip
     """Count the parameters and multiply-adds of a size or a checkpoint, by part.
 
     Args:
-        model: name of a registered network (see `list_networks`), or a checkpoint.
+        model: name of a registered network (see `list_networks`), `package.module:function` of one of your own, or a
+            checkpoint; None for hemf-base, or the network of `factory`.
         variant: reduced network of the paper's ablation, for a size of HEMF.
         num_classes: number of classes, for a size.
         image_size: input size in pixels, for a size or a checkpoint that leaves it open; None for its own, or 224.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         weights: which set of weights of a training checkpoint.
         classes: class names, for a checkpoint that has none.
 
@@ -270,19 +279,23 @@ def info(
     from hemf_export.checkpoints.reading import Reading
     from hemf_export.models.model_file import CheckpointFile
     from hemf_export.networks import registry
+    from hemf_export.networks.factory import is_name
     from hemf_export.networks.network import WHOLE
 
+    model = os.fspath(model or factory or "hemf-base")
     path, wanted = Path(model), WHOLE if variant is None else variant
     description, notes = list[tuple[str, str]](), tuple[str, ...]()
     config: NetworkConfig
-    if os.fspath(model) in registry.SIZES or not (path.exists() or path.suffix):
-        config = registry.registered(os.fspath(model), num_classes=num_classes, image_size=image_size, variant=wanted)
+    if model in registry.SIZES or model == factory or not (path.exists() or path.suffix) or is_name(model):
+        config = registry.registered(model, num_classes=num_classes, image_size=image_size, variant=wanted)
     else:
         if wanted != WHOLE:
             raise UsageError(f"{model} records its own network.", "Leave out `variant`.")
         from hemf_export import file_facts
 
-        saved = CheckpointFile.open(path, classes=names_of(classes), reading=Reading(weights, image_size)).load()
+        saved = CheckpointFile.open(
+            path, classes=names_of(classes), reading=Reading(weights, image_size, factory)
+        ).load()
         config, notes = saved.config, tuple(saved.notes)
         description = [*file_facts.checkpoint_rows(saved), ("SHA-256", saved.sha256)]
         if saved.dropped:

@@ -219,6 +219,7 @@ def load(
     classes: Sequence[str] | None = None,
     weights: str | None = None,
     image_size: int | None = None,
+    factory: str | None = None,
     progress: Progress = SILENT,
 ) -> Model:
     """Load a model: a checkpoint, an ONNX file (both run on the CPU) or an engine (on its GPU).
@@ -228,6 +229,7 @@ def load(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint, such as "ema".
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         progress: receives the steps.
 
     Raises:
@@ -238,10 +240,10 @@ def load(
         >>> hemf_export.load("best.pt").classes
         ('bright', 'dark', 'striped')
     """
-    from hemf_export.checkpoints.reading import PLAIN, Reading
+    from hemf_export.checkpoints.reading import Reading
     from hemf_export.models.model_file import ModelFile
 
-    reading = PLAIN if weights is None and image_size is None else Reading(weights, image_size)
+    reading = Reading(weights, image_size, factory)
     with progress.task(f"Reading {Path(path).name}"):
         file = ModelFile.open(Path(path), classes=names_of(classes), reading=reading)
         return Model(file, file.predictor())
@@ -250,6 +252,7 @@ def load(
 def predict(
     model: PathLike, images: PathLike | Iterable[PathLike], *, batch: int | None = None,
     classes: Sequence[str] | None = None, weights: str | None = None, image_size: int | None = None,
+    factory: str | None = None,
     progress: Progress = SILENT,
 ) -> Predictions:  # fmt: skip
     """Classify image files with a model file. `load` a model to classify more than once.
@@ -261,6 +264,7 @@ def predict(
         classes: class names, for a checkpoint that has none.
         weights: which set of weights of a training checkpoint, such as "ema".
         image_size: input size in pixels, for a checkpoint that leaves it open.
+        factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         progress: receives the number of images done, and remarks on odd images.
 
     Raises:
@@ -276,7 +280,7 @@ def predict(
     from hemf_export.images import image_list
 
     pictures = image_list.collect(_listed(images))  # before the model is read
-    loaded = load(model, classes=classes, weights=weights, image_size=image_size, progress=progress)
+    loaded = load(model, classes=classes, weights=weights, image_size=image_size, factory=factory, progress=progress)
     return _predictions(str(loaded.path), loaded._predictor, pictures, batch, progress)
 
 

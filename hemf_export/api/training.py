@@ -75,7 +75,8 @@ def train(
     data: PathLike, output: PathLike, *, model: str = "hemf-base",
     recipe: Recipe | PathLike | Mapping[str, Any] | None = None, variant: str | None = None,
     image_size: int | None = None, preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
-    init: PathLike | None = None, device: str = "auto", amp: str | None = None, channels_last: bool = True,
+    teacher_model: str | None = None, init: PathLike | None = None, device: str = "auto", amp: str | None = None,
+    channels_last: bool = True,
     compile: bool = False, workers: int | None = None, resume: bool = False, skip_unreadable: bool = False,
     tensorboard: bool = False, progress: Progress = SILENT,
 ) -> TrainResult:  # fmt: skip
@@ -85,13 +86,16 @@ def train(
         data: folder with train/ and val/ (and test/), each with a folder of images per class.
         output: the run's folder: best.pt, last.pt, metrics.jsonl, predictions.npz, summary.json, confusion.png and
             curve.png.
-        model: name of a registered network; see `list_networks`.
+        model: name of a registered network; see `list_networks`. `package.module:function` is a network of your own:
+            the function is imported, and called with `num_classes=` alone. No checkpoint makes it run: whoever reads
+            one of such a network says `factory="package.module:function"` again.
         recipe: a Recipe, a TOML file, the name of a built-in recipe, or fields that differ from the paper's recipe:
             `{"epochs": 10, "learning_rate": 1e-3}`. None for the paper's (Table 5).
         variant: a reduced network of the paper's ablation, of a HEMF.
         image_size: height and width of the input in pixels; None for the network's own, 224 in those of the paper.
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
         teacher: a trained checkpoint of the same classes, for distillation.
+        teacher_model: `package.module:function` of the teacher, if it is a network of your own.
         init: a checkpoint of the same network whose weights the training starts from, its authors' of ImageNet for
             example. Its classifier is left out where it is of other classes.
         device: "auto", "cpu" or "cuda".
@@ -125,7 +129,7 @@ def train(
         data=Path(data), output=Path(output), model=model, variant=variants.WHOLE if variant is None else variant,
         image_size=image_size, mode=preprocess, device=device, amp=amp, channels_last=channels_last, compile=compile,
         workers=workers, resume=resume, skip_unreadable=skip_unreadable, teacher=path_of(teacher),
-        init=path_of(init),
+        teacher_model=teacher_model, init=path_of(init),
     )  # fmt: skip
     resolved = resolve_recipe(recipe)
     with distributed.joined(device):

@@ -27,6 +27,7 @@ from hemf_export.files.model_output import ModelOutput
 from hemf_export.images.model_input import ModelInput
 from hemf_export.models.model_file import CheckpointFile
 from hemf_export.models.runners import OnnxRunner
+from hemf_export.networks.network import memory_format
 from hemf_export.precision.bounds import Bounds, float32_bound
 from hemf_export.timing import failures
 from hemf_export.timing.measurement import Contender
@@ -77,6 +78,8 @@ def torch_function(model: nn.Module, mode: TorchMode, device: str) -> Callable[[
     """
     moved = model.eval().to(device)
     if mode.channels_last:
+        if memory_format(model) != torch.channels_last:
+            raise HemfError("this network doesn't run in channels-last memory: it views feature maps as vectors")
         moved = moved.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     call: Callable[[Tensor], Tensor] = _compiled(moved, mode.compiled) if mode.compiled else moved
 

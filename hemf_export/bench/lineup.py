@@ -5,6 +5,7 @@ Nothing is loaded here; what can't be run is listed with the reason.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,13 +77,18 @@ class Entry:
 
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain types, for the child process that measures memory."""
-        return {**vars(self), "path": str(self.path), "description": self.description.to_dict()}
+        return {
+            **vars(self), "path": str(self.path), "description": self.description.to_dict(),
+            "factory": self.description.reading.factory,  # said by the user, so that no description has it
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Entry:
         """Build an entry from the plain types of `to_dict`."""
-        description = Description.from_dict(values["description"])
-        return cls(**{**values, "path": Path(values["path"]), "description": description})
+        given = dict(values)
+        described, factory = Description.from_dict(given["description"]), given.pop("factory")
+        description = dataclasses.replace(described, reading=dataclasses.replace(described.reading, factory=factory))
+        return cls(**{**given, "path": Path(given["path"]), "description": description})
 
 
 @dataclass(frozen=True)
@@ -163,9 +169,8 @@ def gather(
             checkpoints = [origin]
         elif isinstance(origin, OnnxFile) and all(file.kind == "engine" or file in ours for file in exported):
             exported.append(graph_source.origin(origin, [file.description for file in exported]))
-    if reading == PLAIN:
-        readings = (file.description.reading for file in exported)
-        reading = next((reading for reading in readings if reading != PLAIN), PLAIN)
+    recorded = (file.description.reading for file in exported)
+    reading = reading.or_recorded(next((one for one in recorded if one != PLAIN), PLAIN))
     checkpoints = [file.read_as(reading=reading) for file in checkpoints]
     if exported and kinds is not None and not any(kind in TORCH_KINDS for kind in kinds):
         checkpoints = []  # not requested, so not loaded

@@ -40,6 +40,7 @@ class Request:
         golden: number of golden images; 0 for none.
         use: text file for the model card on what the model is for.
         checkpoint: checkpoint that they were made from, for the model card; None looks for it beside them.
+        factory: factory of its network, if that is one of the user's own.
         triton: include a model repository for Triton.
         served_as: name of its only model in that repository; None for the file's.
         cpp: include the C++ sources.
@@ -57,6 +58,7 @@ class Request:
     golden: int = golden_images.IMAGES
     use: str | None = None
     checkpoint: Path | None = None
+    factory: str | None = None
     triton: bool = True
     served_as: str | None = None
     cpp: bool = True
@@ -114,7 +116,7 @@ def make(request: Request, progress: Progress = SILENT) -> Bundle:
     with progress.task(f"Reading {', '.join(path.name for path in request.files)}"):
         read = contents.read_models(request.files)
         reports = contents.read_reports(request.verified, request.bench, read)
-        trained = model_card.read_training(request.checkpoint, read)
+        trained = model_card.read_training(request.checkpoint, read, request.factory)
         labels = configuration.labels(read[0])
         if request.served_as is not None and len(_served(read)) > 1:
             raise UsageError("`name` names a single model; Triton would serve several.", "Leave out `name`.")

@@ -6,6 +6,7 @@ Where these lack a figure, the card says "not measured" or "not stated". It has 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,17 +65,19 @@ def read_use(path: Path) -> str:
     return text
 
 
-def read_training(given: Path | None, models: Sequence[Servable]) -> dict[str, Any] | None:
+def read_training(given: Path | None, models: Sequence[Servable], factory: str | None = None) -> dict[str, Any] | None:
     """Read the training record of the checkpoint; None where it isn't available.
 
     Args:
         given: the checkpoint; None looks for it beside the models, by its hash.
         models: models made from it.
+        factory: factory of its network, if that is one of the user's own.
 
     Raises:
         BadInputError: another checkpoint, or not a checkpoint.
     """
-    sha256, reading = models[0].description.checkpoint_sha256, models[0].description.reading
+    sha256 = models[0].description.checkpoint_sha256
+    reading = dataclasses.replace(models[0].description.reading, factory=factory)
     if given is None:
         places = dict.fromkeys(model.path.parent for model in models)
         checkpoint = next(filter(None, (discover.checkpoint_of(place, sha256) for place in places)), None)

@@ -24,9 +24,9 @@ from hemf_export.checkpoints.weight_sets import WeightSet
 from hemf_export.files import artifacts, names
 from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
-from hemf_export.networks import registry
+from hemf_export.networks import factory, own, registry
 from hemf_export.networks.configuration import NetworkConfig
-from hemf_export.networks.network import Family
+from hemf_export.networks.network import Family, memory_format
 
 FORMAT = "hemf-checkpoint"
 FORMAT_VERSION = 1
@@ -84,7 +84,7 @@ class Checkpoint:
         """Build the network with a copy of these weights, in evaluation mode."""
         model = registry.family_of(self.config).build_empty(self.config)
         model.load_state_dict(self.state)
-        return model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        return model.to(memory_format=memory_format(model)).eval()  # type: ignore[call-overload]
 
     def check_finite(self) -> None:
         """Raise BadInputError, with names, where weights are NaN or infinite."""
@@ -119,7 +119,8 @@ def load(path: Path, *, classes: Sequence[str] | None = None, reading: Reading =
     Args:
         path: the file, whatever its name.
         classes: class names, for a file that has none; for one that has, they must agree.
-        reading: which of several sets of weights, and the image size, where the file leaves them open.
+        reading: which of several sets of weights, and the image size, where the file leaves them open; and the factory
+            of a network of the user's own.
 
     Raises:
         BadInputError: anything wrong with the file; see `checkpoints.checkpoint_files` for what is refused.
@@ -129,7 +130,7 @@ def load(path: Path, *, classes: Sequence[str] | None = None, reading: Reading =
     content = checkpoint_files.read(path)
     try:
         if content.values.get("format") == FORMAT:
-            checkpoint = _ours(content.values)
+            checkpoint = _ours(content.values, reading)
             _require_own(checkpoint, reading)
         else:
             checkpoint = _foreign(path, content, classes, reading)
@@ -157,7 +158,7 @@ def _header(checkpoint: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _ours(content: dict[str, Any]) -> Checkpoint:
+def _ours(content: dict[str, Any], reading: Reading) -> Checkpoint:
     if content["version"] != FORMAT_VERSION:
         raise BadInputError(
             f"format version {content['version']}; this program reads {FORMAT_VERSION}.", "Update hemf-export."
@@ -166,7 +167,7 @@ def _ours(content: dict[str, Any]) -> Checkpoint:
     if digest != content_digest(content):
         raise BadInputError("its content is not what was saved (the digest disagrees).", "Copy or make it again.")
     _check_kinds(content)
-    config = registry.config_from_dict(content["config"])
+    config = own.trusted(registry.config_from_dict(content["config"]), reading.factory)
     state_dict.check(content["model"], config)
     return Checkpoint(
         config=config,
@@ -235,7 +236,7 @@ def _network(weights: WeightSet, family: Family, image_size: int | None) -> _Net
 
 def _foreign(path: Path, content: Content, classes: Sequence[str] | None, reading: Reading) -> Checkpoint:
     """Read a state dict in the authors' names or ours, wherever in the file it is."""
-    family, sets = _weight_sets(content)
+    family, sets = _weight_sets(content, reading)
 
     networks: dict[WeightSet, _Network] = {}
 
@@ -277,21 +278,33 @@ def _foreign(path: Path, content: Content, classes: Sequence[str] | None, readin
     )
 
 
-def _weight_sets(content: Content) -> tuple[Family, list[WeightSet]]:
+def _weight_sets(content: Content, reading: Reading) -> tuple[Family, list[WeightSet]]:
     """Find the family whose weights a file holds, and where they are.
 
     Raises:
-        BadInputError: it holds the weights of no registered network.
+        BadInputError: it holds the weights of no registered network, or not those of the user's own.
     """
+    if reading.factory is not None:
+        family: Family = own.family(reading.factory)
+        if found := weight_sets.find(content.values, family.layout):
+            return family, found
+        raise BadInputError(
+            f"holds no state dict of {reading.factory}; its keys: {_keys(content)}.",
+            f"Its own begin with {state_dict.first(sorted(family.layout.roots))}.",
+        )
     for family in registry.FAMILIES.values():
-        found = weight_sets.find(content.values, family.layout.roots)
+        found = weight_sets.find(content.values, family.layout)
         if any(family.layout.recognizes(list(one.tensors)) for one in found):
             return family, found
-    keys = state_dict.first([str(key) for key in content.values]) or "none"
     raise BadInputError(
-        f"holds no state dict of a registered network; its keys: {keys}.",
-        "A checkpoint or a state dict of one is needed: torch.save(model.state_dict(), path).",
+        f"holds no state dict of a registered network; its keys: {_keys(content)}.",
+        "A checkpoint or a state dict of one is needed: torch.save(model.state_dict(), path). If it is of a network of "
+        f"your own, say so: `factory='{factory.FORM}'`.",
     )
+
+
+def _keys(content: Content) -> str:
+    return state_dict.first([str(key) for key in content.values]) or "none"
 
 
 def _notes_of_weights(

@@ -8,7 +8,7 @@ weights is recognized by the network's own keys, wherever they are. Works on dic
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hemf_export.checkpoints import state_dict
 from hemf_export.files.errors import BadInputError
+from hemf_export.networks.network import Layout
 
 NO_NAME = "."  # the set at the top level of the file
 _DEEPEST = 4  # levels of nested dictionaries
@@ -72,36 +73,35 @@ class WeightSet:
         return others
 
 
-def find(content: Mapping[str, Any], roots: Set[str]) -> list[WeightSet]:
-    """List every set of weights in a dictionary, in its order, of a network whose names begin with one of `roots`."""
-    return list(_walk((), content, roots, set()))
+def find(content: Mapping[str, Any], layout: Layout) -> list[WeightSet]:
+    """List every set of weights in a dictionary, in its order, that have names as in a network's layout."""
+    return list(_walk((), content, layout, set()))
 
 
 def _walk(
-    place: tuple[str, ...], content: Mapping[str, Any], roots: Set[str], seen: set[int]
+    place: tuple[str, ...], content: Mapping[str, Any], layout: Layout, seen: set[int]
 ) -> Iterator[WeightSet]:  # fmt: skip
     seen.add(id(content))
     groups: dict[str, dict[str, Tensor]] = {}
     own = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
     for key, value in own.items():
-        if (prefix := _prefix(key, roots)) is not None:
+        if (prefix := _prefix(key, layout)) is not None:
             groups.setdefault(prefix, {})[key.removeprefix(prefix)] = value.detach()
     for prefix, tensors in groups.items():
-        beside = [".".join((*place, key)) for key in own if _prefix(key, roots) != prefix]
+        beside = [".".join((*place, key)) for key in own if _prefix(key, layout) != prefix]
         yield WeightSet(place, prefix, tensors, tuple(beside))
     if len(place) < _DEEPEST:
         for key, value in content.items():
             if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:
-                yield from _walk((*place, key), value, roots, seen)
+                yield from _walk((*place, key), value, layout, seen)
 
 
-def _prefix(key: str, roots: Set[str]) -> str | None:
+def _prefix(key: str, layout: Layout) -> str | None:
     """Prefix before the network's own name of a tensor; None where a key has no such name in it."""
     parts = key.split(".")
-    for index, part in enumerate(parts):
-        if part in roots:
-            return "".join(f"{before}." for before in parts[:index])
-    return None
+    places = [index for index in range(len(parts)) if ".".join(parts[index:]) in layout.names]
+    places += [index for index, part in enumerate(parts) if part in layout.roots]
+    return "".join(f"{before}." for before in parts[: places[0]]) if places else None
 
 
 def choose(

@@ -6,6 +6,7 @@ Numbers have a range each, and are never NaN, infinite or absurdly large.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,6 +40,8 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            if any(":" in str(ctx.params.get(name)) for name in ("factory", "model", "teacher_model")):
+                search_here()
             return super().invoke(ctx)
         except HemfError as error:
             error.message = in_flags(error.message)
@@ -166,6 +169,7 @@ SEEDS = Listed("N,N…", "whole numbers, as 0,1,2", lambda text: _digits(text, _
 CHANNELS = Listed("R,G,B", "three numbers R,G,B", _finite, 3)
 
 WEIGHTS_HELP = "Set of weights to read, such as state_dict_ema.  [default: the network's own]"
+FACTORY_HELP = "Code of your own network that the checkpoint is of: a function that makes it."
 IMAGE_SIZE_HELP = "Input size in pixels, for a checkpoint that leaves it open.  [default: its own, else 224]"
 
 
@@ -226,7 +230,19 @@ def page_option(function: Decorated) -> Decorated:
     return click.option("--report", type=PATH, metavar="FILE.html", help="Write an HTML report.")(function)
 
 
+def factory_option(function: Decorated) -> Decorated:
+    """Add --model, the factory of a network of the user's own, which the command gets as `factory`."""
+    return click.option("--model", "factory", metavar="MODULE:FUNCTION", help=FACTORY_HELP)(function)
+
+
+def search_here() -> None:
+    """Let Python look for modules in the current folder too, after all other places, so that it hides none of them."""
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+
+
 def checkpoint_options(function: Decorated) -> Decorated:
-    """Add --weights and --image-size, for checkpoints that don't record them."""
+    """Add --weights and --image-size, for checkpoints that don't record them, and --model; see `factory_option`."""
+    function = factory_option(function)
     function = click.option("--image-size", type=click.IntRange(min=1), help=IMAGE_SIZE_HELP)(function)
     return click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)(function)

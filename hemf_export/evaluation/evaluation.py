@@ -237,8 +237,10 @@ def evaluate(request: Request, progress: Progress = SILENT) -> Evaluation:
     """
     models: list[Predictor] = []
     files = [ModelFile.open(path, classes=request.classes) for path in request.files]
-    if request.reading != PLAIN and not any(file.kind == "checkpoint" for file in files):
-        raise UsageError("`weights` and `image_size` are for checkpoints: none is among the files.", "Leave them out.")
+    if request.reading.given and not any(file.kind == "checkpoint" for file in files):
+        raise UsageError(
+            "`weights`, `image_size` and `factory` are for checkpoints: none is among the files.", "Leave them out."
+        )
     for index, file in enumerate(files):
         if file.kind == "checkpoint":
             files[index] = file.read_as(classes=request.classes, reading=request.reading)

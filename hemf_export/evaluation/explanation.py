@@ -27,6 +27,7 @@ from hemf_export.models import discover, file_kinds, predictor
 from hemf_export.models.model_file import ModelFile
 from hemf_export.models.predictor import softmax
 from hemf_export.networks.features import feature_layer
+from hemf_export.networks.network import memory_format
 from hemf_export.train import figures
 
 MARK = "explanation.json"  # file that marks the folder of an explanation
@@ -206,7 +207,7 @@ def _explained(
     done = 0
     for pixels in folders.batches(images, saved.preprocess, request.batch):
         paths = images.paths[done : done + len(pixels)]
-        batch = torch.from_numpy(saved.preprocess.normalize(pixels)).to(memory_format=torch.channels_last)
+        batch = torch.from_numpy(saved.preprocess.normalize(pixels)).to(memory_format=memory_format(model))
         cam = grad_cam_plus_plus(model, layer, batch, None if class_index is None else [class_index] * len(pixels))
         pairs = zip(paths, cam.logits, cam.maps, strict=True)
         bad = [str(path) for path, *both in pairs if not all(torch.isfinite(each).all() for each in both)]

@@ -371,7 +371,7 @@ def _teacher(
         graph_source.read_origin(path, (description,))
         return OriginTeacher(path, description.output)
     saved = CheckpointFile.open(
-        path, reading=description.reading if reading == PLAIN else reading,
+        path, reading=reading.or_recorded(description.reading),
         hint="Name what the file was made from: `reference=FILE`.",
     ).load()  # fmt: skip
     if saved.sha256 != description.checkpoint_sha256:

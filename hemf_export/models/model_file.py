@@ -201,6 +201,11 @@ class ModelFile(ABC):
             raise BadInputError(
                 f"{self.path} has the classes {', '.join(own)}, not {', '.join(given)}.", "Leave out `classes`."
             )
+        if self.reading.factory is not None:
+            raise BadInputError(
+                f"{self.path} has its network in it: {self.reading.factory} isn't needed.",
+                "`factory` is for a checkpoint: leave it out.",
+            )
         if self.reading.weights is not None:
             raise BadInputError(f"{self.path} has one set of weights.", "`weights` is for a checkpoint: leave it out.")
         if self.reading.image_size not in (None, description.preprocess.size):

@@ -13,6 +13,7 @@ from torch import nn
 
 from hemf_export.calibration.session import Session
 from hemf_export.files.model_output import LOGITS, ModelOutput
+from hemf_export.networks.network import memory_format
 
 
 class Runner(Protocol):
@@ -29,7 +30,7 @@ class Runner(Protocol):
 
 
 class TorchRunner:
-    """Runs a network in PyTorch on the CPU: float32, channels-last.
+    """Runs a network in PyTorch on the CPU: float32, in its memory format.
 
     Args:
         model: network in evaluation mode.
@@ -42,7 +43,7 @@ class TorchRunner:
     @torch.inference_mode()
     def infer(self, batch: NDArray[np.generic]) -> NDArray[np.float32]:
         """(N, 3, H, W) float32, normalized → logits."""
-        images = torch.from_numpy(np.ascontiguousarray(batch)).to(memory_format=torch.channels_last)
+        images = torch.from_numpy(np.ascontiguousarray(batch)).to(memory_format=memory_format(self.model))
         logits: NDArray[np.float32] = self.model(images).numpy()
         return logits
 

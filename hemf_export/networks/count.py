@@ -43,19 +43,22 @@ class Count:
         return Count(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
 
 
-def by_part(network: Callable[[Any], nn.Module], config: NetworkConfig, unused: int = 0) -> dict[str, Count]:
+def by_part(
+    network: Callable[[Any], nn.Module], config: NetworkConfig, unused: int = 0, device: str = "meta"
+) -> dict[str, Count]:
     """Count a network by its modules of the first level.
 
     Args:
         network: builds it.
         config: its configuration.
         unused: parameters in the authors' file that take no part.
+        device: "meta", on which nothing is computed, or "cpu" for a network that needs its weights to run.
 
     Returns:
         Counts by part, in the order of execution; `paper` has convolutions and linear layers alone, and
         `paper_parameters` the unused ones too, as a part of its own.
     """
-    with torch.device("meta"):
+    with torch.device(device):
         model = network(config).eval()
         images = torch.empty(1, 3, config.image_size, config.image_size)
     counts: dict[str, Count] = defaultdict(Count)

@@ -77,6 +77,19 @@ def decayed(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     return with_decay, without
 
 
+_CONTIGUOUS = "_hemf_export_contiguous"  # attribute of networks that don't run in channels-last memory
+
+
+def keep_contiguous(model: nn.Module) -> None:
+    """Mark a network that doesn't run in channels-last memory; see `memory_format`."""
+    setattr(model, _CONTIGUOUS, True)
+
+
+def memory_format(model: nn.Module) -> torch.memory_format:
+    """Memory format of a network's weights and images: channels-last, unless it is marked as unable to."""
+    return torch.contiguous_format if getattr(model, _CONTIGUOUS, False) else torch.channels_last
+
+
 @dataclass(frozen=True)
 class Layout:
     """The checkpoints of a network's authors: how they are recognized, and what in them is unused.
@@ -87,12 +100,14 @@ class Layout:
         heads: names of the classifiers' Linears, in our state dict.
         unused: shapes of the tensors in their file that take no part in a forward pass, by name, for a configuration.
             They are dropped by name.
+        names: all names of our state dict, where they are known to be the same in every file.
     """
 
     marks: tuple[str, ...]
     roots: frozenset[str]
     heads: tuple[str, ...] = ("head",)
     unused: Callable[[Any], Mapping[str, tuple[int, ...]]] = _none
+    names: frozenset[str] = frozenset()
 
     def recognizes(self, keys: Sequence[str]) -> bool:
         """Whether keys are those of this family, whole or not."""
@@ -207,6 +222,13 @@ class Family:
     def table_3(self, config: Any) -> tuple[Mapping[str, Any], ...]:
         """Recount the paper's Table 3, for a network that it lists; nothing for any other."""
         return ()
+
+    def check_training(self, config: Any) -> None:
+        """Raise BadInputError where a network can't be trained; those of registered sizes can."""
+
+    def skips_parameters(self, config: Any) -> bool:
+        """Whether some parameters take no part in a forward pass in training mode."""
+        return False
 
     def build_empty(self, config: NetworkConfig) -> nn.Module:
         """Build a network whose weights are about to be replaced: their memory is uninitialized."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from hemf_export.files.errors import BadInputError, did_you_mean
-from hemf_export.networks import count
+from hemf_export.networks import count, factory, own
 from hemf_export.networks.biformer import FAMILY as BIFORMER
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.conformer import FAMILY as CONFORMER
@@ -18,7 +18,8 @@ from hemf_export.networks.convnext import FAMILY as CONVNEXT
 from hemf_export.networks.count import Count
 from hemf_export.networks.focalnet import FAMILY as FOCALNET
 from hemf_export.networks.hemf.family import FAMILY as HEMF
-from hemf_export.networks.network import WHOLE, Family
+from hemf_export.networks.network import WHOLE, Family, memory_format
+from hemf_export.networks.own import OWN, OwnConfig
 from hemf_export.networks.uniformer import FAMILY as UNIFORMER
 
 FAMILIES: dict[str, Family] = {
@@ -33,7 +34,7 @@ def registered(
     """Look up the configuration `name`.
 
     Args:
-        name: name of a registered network.
+        name: name of a registered network, or the factory of one of the user's own, as the user said it.
         num_classes: outputs of its classifier.
         image_size: input size in pixels; None for its own.
         variant: one of the family's reduced networks.
@@ -41,15 +42,20 @@ def registered(
     Raises:
         BadInputError: no such network or variant, or it doesn't take such images.
     """
+    if factory.is_name(name):
+        return OWN.vary(own.named(name, num_classes=num_classes, image_size=image_size), variant)
     if name not in SIZES:
-        raise BadInputError(f"No network is named {name!r}.", hint=did_you_mean(name, SIZES))
+        yours = f" A network of your own is {factory.FORM}."
+        raise BadInputError(f"No network is named {name!r}.", hint=did_you_mean(name, SIZES) + yours * (":" in name))
     size = SIZES[name]
     size = dataclasses.replace(size, num_classes=num_classes, image_size=image_size or size.image_size)
     return family_of(size).vary(size, variant)
 
 
 def family_of(config: NetworkConfig) -> Family:
-    """Look up the family of a configuration."""
+    """Look up the family of a configuration; of a user's own network that may be built, the factory's own."""
+    if isinstance(config, OwnConfig):
+        return own.family(config.factory) if config.said else OWN
     return FAMILIES[config.FAMILY]
 
 
@@ -70,9 +76,10 @@ def config_from_dict(values: Mapping[str, Any]) -> NetworkConfig:
         BadInputError: no such family, an unknown key, or a value that is not valid.
     """
     name = values.get("family", HEMF.name)
-    if name not in FAMILIES:
-        raise BadInputError(f"No family of networks is named {name!r}.", hint=did_you_mean(str(name), FAMILIES))
-    return FAMILIES[name].config.from_dict(dict(values))
+    families = {**FAMILIES, OWN.name: OWN}
+    if name not in families:
+        raise BadInputError(f"No family of networks is named {name!r}.", hint=did_you_mean(str(name), families))
+    return families[name].config.from_dict(dict(values))
 
 
 def recognize(keys: Sequence[str]) -> Family | None:
@@ -93,4 +100,4 @@ def build(config: NetworkConfig, *, seed: int | None = None) -> nn.Module:
             torch.manual_seed(seed)
         model = family.network(config)
         family.initialize(model)
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(memory_format=memory_format(model))  # type: ignore[call-overload]

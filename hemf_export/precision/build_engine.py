@@ -249,8 +249,10 @@ def provide(request: Request, backend: BackendName, progress: Progress) -> Prove
     """
     wanted, model = request.wanted, request.model
     kind = ModelFile.open(model).kind
-    if kind == "onnx" and request.reading != PLAIN:
-        raise UsageError(f"{model} is an ONNX file: `weights` and `image_size` are for checkpoints.", "Leave them out.")
+    if kind == "onnx" and request.reading.given:
+        raise UsageError(
+            f"{model} is an ONNX file: `weights`, `image_size` and `factory` are for checkpoints.", "Leave them out."
+        )
     if kind == "onnx" and request.classes is not None:
         _ = ModelFile.open(model, classes=request.classes).description  # refuses other classes than the file's
     if wanted.precision is None:

@@ -41,6 +41,7 @@ class Options:
         classes: class names a,b,c for a checkpoint that has none; empty for its own.
         weights: set of weights of the checkpoint, by its name there; empty for the network's own.
         image_size: input size in pixels, for a checkpoint that doesn't state it; 0 for its own.
+        factory: `package.module:function` of a network of the user's own; empty for others.
         bench: whether to measure latency.
         bench_seconds: time limit per batch size.
         golden: number of golden images in the bundle; 0 for none.
@@ -64,6 +65,7 @@ class Options:
     classes: str = ""
     weights: str = ""
     image_size: int = 0
+    factory: str = ""
     bench: bool = True
     bench_seconds: float = 10.0
     golden: int = 4
@@ -94,7 +96,7 @@ class Options:
     @property
     def reading(self) -> Reading:
         """How the checkpoint is read."""
-        return Reading(self.weights or None, self.image_size or None)
+        return Reading(self.weights or None, self.image_size or None, self.factory or None)
 
     @property
     def class_names(self) -> tuple[str, ...] | None:

@@ -212,9 +212,10 @@ class _Run:
     def all(self) -> None:
         job, options = self.job, self.job.options
         common = {"checkpoint": artifacts.sha256(job.checkpoint), "data": self.data_digest, "name": job.name}
+        own = {"factory": options.factory, "code": _code(options.factory)} if options.factory else {}
         exported = self._step(
             "onnx",
-            {**common, **options.only("input", "source_size", "classes", "weights", "image_size")},
+            {**common, **own, **options.only("input", "source_size", "classes", "weights", "image_size")},
             lambda _: steps.onnx(job),
         )
         gpu = _gpu()
@@ -280,6 +281,13 @@ class _Run:
         self.shipped.facts.update(done.facts)
         self.shipped.failed_at = ""
         return done
+
+
+def _code(factory: str) -> str | None:
+    """Hash of the user's module that makes the network; torch, whose import takes seconds, is used for that alone."""
+    from hemf_export.networks import factory as factories
+
+    return factories.source_sha256(factory)
 
 
 def _gpu() -> str | None:

@@ -84,7 +84,7 @@ def _require(job: Job, size: SourceSize | None) -> None:
     options = job.options
     backends.load(backends.choose(options.backend, targets.find(options.target)))
     with job.progress.task(f"Looking at {job.data}"):
-        saved = checkpoint.load(job.checkpoint, classes=options.class_names)
+        saved = checkpoint.load(job.checkpoint, classes=options.class_names, reading=options.reading)
         numbered = tuple(f"class_{index}" for index in range(len(saved.classes)))
         classes = None if saved.classes == numbered else saved.classes  # placeholders match any names
         image_set.select(job.data, ModelInput(saved.preprocess, options.input == "uint8", size), classes)
@@ -168,7 +168,11 @@ def verify(job: Job, candidates: list[Path]) -> Result:
     from hemf_export.verification.verification import Request
 
     request = Request(
-        candidates=tuple(candidates), data=job.data, reference=job.checkpoint, classes=job.options.class_names
+        candidates=tuple(candidates),
+        data=job.data,
+        reference=job.checkpoint,
+        classes=job.options.class_names,
+        reading=job.options.reading,
     )
     verification = run.run(request, progress=job.progress)
     values = without_places(verification.values)  # files don't depend on the folder's path
@@ -197,7 +201,7 @@ def bench(job: Job, files: list[Path], batches: tuple[int, ...], verified: Path,
 
     request = run.Request(
         files=(job.checkpoint, *files), batches=batches, seconds=job.options.bench_seconds, images=job.data,
-        memory=False, verified=accuracy.read(verified), judged=tuple(shipped),
+        memory=False, verified=accuracy.read(verified), judged=tuple(shipped), reading=job.options.reading,
     )  # fmt: skip
     benchmark = run.benchmark(request, progress=job.progress)
     benchmark.require()
@@ -215,7 +219,7 @@ def bundle(job: Job, files: list[Path], verified: Path, timed: Path | None) -> R
     request = making.Request(
         files=tuple(files), output=job.file(".tar.zst"), verified=verified, bench=timed, golden=options.golden,
         images=job.golden_source, use=model_card.read_use(Path(options.use)) if options.use else None,
-        checkpoint=job.checkpoint, triton=options.triton, cpp=options.cpp, force=True,
+        checkpoint=job.checkpoint, factory=options.factory or None, triton=options.triton, cpp=options.cpp, force=True,
     )  # fmt: skip
     packed = making.make(request, job.progress)
     _tell(job, packed.notes)

@@ -299,12 +299,9 @@ def _reference(candidates: Sequence[ModelFile], request: Request) -> ModelFile:
     if isinstance(file, OnnxFile) and not file.is_ours:
         return graph_source.origin(file, descriptions)
     # Classes and reading are for a checkpoint; files that were exported from it with them record them.
-    reading = request.reading
-    if reading == PLAIN and (
-        readings := {one.checkpoint_sha256: one.reading for one in descriptions if one.reading != PLAIN}
-    ):
-        reading = readings.get(file.sha256, PLAIN)
-    return file.read_as(classes=request.classes, reading=reading)
+    readings = {one.checkpoint_sha256: one.reading for one in descriptions if one.reading != PLAIN}
+    recorded = readings.get(file.sha256, PLAIN) if readings else PLAIN
+    return file.read_as(classes=request.classes, reading=request.reading.or_recorded(recorded))
 
 
 def _origin_of(candidates: Sequence[ModelFile]) -> ModelFile:

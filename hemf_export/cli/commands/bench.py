@@ -66,7 +66,7 @@ def command(
     files: tuple[Path, ...], batches: tuple[int, ...] | None, runners: str | None, transfers: Any, seconds: float,
     threads: int | None, images: Path | None, memory: bool | None, target: str | None, output: Path | None,
     markdown: Path | None, report: Path | None, verified: Path | None, baseline: Path | None, max_slowdown: float,
-    verbose: bool, as_json: bool, weights: str | None, image_size: int | None,
+    verbose: bool, as_json: bool, weights: str | None, image_size: int | None, factory: str | None,
 ) -> None:  # fmt: skip
     """Time FILES (a checkpoint, ONNX files and engines made from it) side by side, round after round.
 
@@ -85,7 +85,8 @@ def command(
     benchmark = hemf_export.benchmark(
         files, batches=batches, runners=None if runners is None else runners.split(","), transfers=transfers,
         seconds=seconds, threads=threads, images=images, memory=memory, target=target, verification=verified,
-        baseline=baseline, max_slowdown=max_slowdown, weights=weights, image_size=image_size, output=output,
+        baseline=baseline, max_slowdown=max_slowdown, weights=weights, image_size=image_size, factory=factory,
+        output=output,
         markdown=markdown, report=report, progress=ConsoleProgress(),
     )  # fmt: skip
     for note in benchmark.notes:

@@ -7,7 +7,15 @@ from pathlib import Path
 import click
 
 import hemf_export
-from hemf_export.cli.options import PATH, Command, force_option, golden_option, images_option, json_option
+from hemf_export.cli.options import (
+    PATH,
+    Command,
+    factory_option,
+    force_option,
+    golden_option,
+    images_option,
+    json_option,
+)
 
 
 @click.command("bundle", cls=Command)
@@ -20,6 +28,7 @@ from hemf_export.cli.options import PATH, Command, force_option, golden_option, 
 @click.option("--use", type=PATH, metavar="FILE.md", help="Intended use, as text for the model card.")
 @click.option("--checkpoint", type=PATH, metavar="CKPT",
               help="Checkpoint whose training the card describes.  [default: found beside the files]")  # fmt: skip
+@factory_option
 @click.option("--triton/--no-triton", default=True, show_default=True, help="Include a model repository for Triton.")
 @click.option("--name", metavar="NAME", help="Name of the model in Triton.  [default: the file's]")
 @click.option("--cpp/--no-cpp", default=True, show_default=True, help="Include the C++ library and its example.")
@@ -27,7 +36,8 @@ from hemf_export.cli.options import PATH, Command, force_option, golden_option, 
 @json_option()
 def command(
     files: tuple[Path, ...], output: Path, verified: Path | None, bench: Path | None, images: Path | None, golden: int,
-    use: Path | None, checkpoint: Path | None, triton: bool, name: str | None, cpp: bool, force: bool, as_json: bool,
+    use: Path | None, checkpoint: Path | None, factory: str | None, triton: bool, name: str | None, cpp: bool,
+    force: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Pack model files of one checkpoint into FILE.tar.zst, with everything that proves and serves them.
 
@@ -41,7 +51,8 @@ def command(
 
     packed = hemf_export.bundle(
         files, output, verification=verified, benchmark=bench, images=images, golden=golden, use=use,
-        checkpoint=checkpoint, triton=triton, name=name, cpp=cpp, force=force, progress=ConsoleProgress(),
+        checkpoint=checkpoint, factory=factory, triton=triton, name=name, cpp=cpp, force=force,
+        progress=ConsoleProgress(),
     )  # fmt: skip
     for note in packed.notes:
         console.warn(note)

@@ -56,6 +56,7 @@ _EXPLAINED = 4  # images in the next command
 def command(
     files: tuple[Path, ...], data: tuple[Path, ...], output: Path | None, force: bool,
     classes: tuple[str, ...] | None, batch: int, as_json: bool, weights: str | None, image_size: int | None,
+    factory: str | None,
 ) -> None:  # fmt: skip
     """Measure the accuracy of each FILE (checkpoint, ONNX file or engine) on labelled images.
 
@@ -68,6 +69,7 @@ def command(
 
     evaluation = hemf_export.evaluate(
         files, data, output or evaluation_folder(files), classes=classes, weights=weights, image_size=image_size,
+        factory=factory,
         batch=batch, force=force, progress=ConsoleProgress(),
     )  # fmt: skip
     for note in evaluation.notes:

@@ -36,6 +36,7 @@ _SHOWN = 20  # images in the table
 def command(
     file: Path, images: tuple[Path, ...], class_name: str | None, output: Path | None, force: bool,
     classes: tuple[str, ...] | None, batch: int, as_json: bool, weights: str | None, image_size: int | None,
+    factory: str | None,
     feature_layer: str | None,
 ) -> None:  # fmt: skip
     """Draw which parts of each IMAGE its predicted class rests on: Grad-CAM++ of the last feature map.
@@ -49,6 +50,7 @@ def command(
 
     explanation = hemf_export.explain(
         file, images, output, class_=class_name, classes=classes, weights=weights, image_size=image_size,
+        factory=factory,
         feature_layer=feature_layer, batch=batch,
         force=force, progress=ConsoleProgress(),
     )  # fmt: skip

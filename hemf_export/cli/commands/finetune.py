@@ -82,7 +82,7 @@ _DEFAULTS = hemf_export.FineTuning()
 def command(
     model: Path, data: Path, reference: Path | None, output: Path | None, held_out: Path | None,
     max_drop: float | None, metric: Any, min_agreement: float | None, device: Any, workers: int,
-    force: bool, as_json: bool, weights: str | None, image_size: int | None, **recipe: Any,
+    force: bool, as_json: bool, weights: str | None, image_size: int | None, factory: str | None, **recipe: Any,
 ) -> None:  # fmt: skip
     """Fine-tune the weights of MODEL, an INT8 file of calibrate, with its quantization in place.
 
@@ -95,7 +95,7 @@ def command(
     file = hemf_export.finetune(
         model, data, output, reference=reference, recipe=recipe, held_out=held_out, max_drop=max_drop,
         min_agreement=min_agreement, metric=metric, device=device, workers=workers, weights=weights,
-        image_size=image_size, force=force, progress=ConsoleProgress(show_epoch),
+        image_size=image_size, factory=factory, force=force, progress=ConsoleProgress(show_epoch),
     )  # fmt: skip
     for note in file.notes:
         console.warn(note)

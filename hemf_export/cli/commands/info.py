@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -11,12 +10,12 @@ from click.core import ParameterSource
 
 import hemf_export
 from hemf_export.api.recipes import VARIANTS, WHOLE
-from hemf_export.cli.options import WEIGHTS_HELP, Command, Count, classes_option, json_option
+from hemf_export.cli.options import WEIGHTS_HELP, Command, Count, classes_option, factory_option, json_option
 from hemf_export.files.errors import UsageError
 
 
 @click.command("info", cls=Command)
-@click.argument("model", default="hemf-base", metavar="[CKPT|NAME]")
+@click.argument("model", required=False, metavar="[CKPT|NAME]")
 @click.option("--list", "listed", is_flag=True, help="List every network that a name stands for.")
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
               help=f"Of a size of HEMF: {', '.join(VARIANTS)}.")  # fmt: skip
@@ -26,12 +25,13 @@ from hemf_export.files.errors import UsageError
 @click.option("--image-size", type=Count(32, 8192),
               help="Input size in pixels, where MODEL leaves it open.  [default: its own, else 224]")  # fmt: skip
 @click.option("--weights", metavar="KEY", help=WEIGHTS_HELP)
+@factory_option
 @classes_option()
 @json_option()
 @click.pass_context
 def command(
-    context: click.Context, /, model: str, listed: bool, variant: str, num_classes: int, image_size: int | None,
-    weights: str | None, classes: tuple[str, ...] | None, as_json: bool,
+    context: click.Context, /, model: str | None, listed: bool, variant: str, num_classes: int,
+    image_size: int | None, weights: str | None, factory: str | None, classes: tuple[str, ...] | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show the parameters and multiply-adds of a network by its name (see --list), or of a checkpoint.
 
@@ -44,15 +44,16 @@ def command(
         _list(context, num_classes, as_json=as_json)
         return
     info = hemf_export.info(
-        model, variant=variant, num_classes=num_classes, image_size=image_size, weights=weights, classes=classes
-    )
+        model, variant=variant, num_classes=num_classes, image_size=image_size, weights=weights, factory=factory,
+        classes=classes,
+    )  # fmt: skip
     for note in info.notes:
         console.warn(note)
     if as_json:
         console.print_json(info.to_dict())
         return
     if info.description:
-        console.facts(str(Path(model)), info.description)
+        console.facts(str(model), info.description)
     rows = [(name, *_cells(part)) for name, part in info.parts.items()]
     size = info.config["image_size"]
     columns = ("", "parameters M", "published way M", "multiply-adds G", "published way G")
@@ -72,7 +73,7 @@ def _list(context: click.Context, num_classes: int, *, as_json: bool) -> None:
     """Show all networks; what belongs to one of them is refused."""
     from hemf_export.cli import console
 
-    for name in ("model", "variant", "image_size", "weights", "classes"):
+    for name in ("model", "variant", "image_size", "weights", "factory", "classes"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             parameter = next(one for one in context.command.params if one.name == name)
             named = parameter.opts[-1] if isinstance(parameter, click.Option) else str(context.params[name])

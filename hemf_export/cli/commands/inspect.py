@@ -25,6 +25,7 @@ def command(
     as_json: bool,
     weights: str | None,
     image_size: int | None,
+    factory: str | None,
 ) -> None:
     """Show what FILE is: a checkpoint, an ONNX file or an engine.
 
@@ -38,7 +39,8 @@ def command(
     from hemf_export.cli.progress import ConsoleProgress
 
     inspection = hemf_export.inspect(
-        file, classes=classes, weights=weights, image_size=image_size, trust=trust, layers=every_kernel,
+        file, classes=classes, weights=weights, image_size=image_size, factory=factory, trust=trust,
+        layers=every_kernel,
         progress=ConsoleProgress(),
     )  # fmt: skip
     for note in inspection.notes:

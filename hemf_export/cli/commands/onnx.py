@@ -46,7 +46,7 @@ from hemf_export.metrics.percentage import percentage
 def command(
     checkpoint: Path, output: Path | None, opset: int, batch: str, form: Any, input_type: Any, source_size: str | None,
     images: Path | None, classes: tuple[str, ...] | None, tolerance: float, as_json: bool, weights: str | None,
-    image_size: int | None,
+    image_size: int | None, factory: str | None,
 ) -> None:  # fmt: skip
     """Export CHECKPOINT to one self-contained ONNX file, and prove its logits against PyTorch's.
 
@@ -62,7 +62,7 @@ def command(
     file = hemf_export.export_onnx(
         checkpoint, output, opset=opset, batch=None if batch == "dynamic" else int(batch), input=input_type,
         source_size=source_size, images=images, tolerance=tolerance, form=form, classes=classes, weights=weights,
-        image_size=image_size, progress=ConsoleProgress(),
+        image_size=image_size, factory=factory, progress=ConsoleProgress(),
     )  # fmt: skip
     for note in file.notes:
         console.warn(note)

@@ -20,7 +20,7 @@ from hemf_export.cli.options import PATH, Command, Count, batch_option, checkpoi
 @json_option()
 def command(
     file: Path, images: tuple[Path, ...], top: int, batch: int | None, classes: tuple[str, ...] | None, as_json: bool,
-    weights: str | None, image_size: int | None,
+    weights: str | None, image_size: int | None, factory: str | None,
 ) -> None:  # fmt: skip
     """Show the most likely classes of each IMAGE, and their probabilities.
 
@@ -31,6 +31,13 @@ def command(
     from hemf_export.cli.progress import ConsoleProgress
 
     predictions = hemf_export.predict(
-        file, images, batch=batch, classes=classes, weights=weights, image_size=image_size, progress=ConsoleProgress()
+        file,
+        images,
+        batch=batch,
+        classes=classes,
+        weights=weights,
+        image_size=image_size,
+        factory=factory,
+        progress=ConsoleProgress(),
     )
     prediction_report.show(predictions, images, top=top, as_json=as_json)

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 import hemf_export
 from hemf_export.cli.options import (
+    FACTORY_HELP,
     IMAGE_SIZE_HELP,
     PATH,
     POINTS,
@@ -19,6 +20,7 @@ from hemf_export.cli.options import (
     golden_option,
     json_option,
     metric_option,
+    search_here,
 )
 from hemf_export.files.errors import HemfError
 from hemf_export.metrics.percentage import percentage
@@ -56,6 +58,7 @@ from hemf_export.metrics.percentage import percentage
 @click.option("--classes", default="", metavar="A,B,C", help="Class names, for a checkpoint that has none.")
 @click.option("--weights", default="", metavar="KEY", help=WEIGHTS_HELP)
 @click.option("--image-size", type=click.IntRange(min=0), default=0, help=IMAGE_SIZE_HELP)
+@click.option("--model", "factory", default="", metavar="MODULE:FUNCTION", help=FACTORY_HELP)
 @click.option("--bench/--no-bench", default=True, show_default=True, help="Measure latency.")
 @click.option(
     "--bench-seconds", type=SECONDS, default=10.0, show_default=True, help="Longest time spent on a batch size."
@@ -95,6 +98,8 @@ def command(
 
     changes = {key: flags[key] for key in flags if context.get_parameter_source(key) is ParameterSource.COMMANDLINE}
     options = hemf_export.ShipOptions.read(config, changes)
+    if options.factory:
+        search_here()
     shipments = hemf_export.ship_all(
         checkpoint, data, output, options=options, name=name, progress=ConsoleProgress(_Steps())
     )

@@ -22,7 +22,7 @@ from hemf_export.metrics.percentage import percentage
 @click.option("-o", "--output", type=PATH, help="Folder of the run.  [required]")
 @click.option("--model", default="hemf-base", show_default=True, metavar="NAME",
               help="Network to train: hemf-base, hemf-small, hemf-tiny, hifuse-small, convnext-base …; "
-              "hemf-export info --list has all.")  # fmt: skip
+              "hemf-export info --list has all. One of your own is MODULE:FUNCTION.")  # fmt: skip
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
               help=f"A reduced HEMF of the paper's ablation: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option(
@@ -34,6 +34,7 @@ from hemf_export.metrics.percentage import percentage
               help="crop: shorter side to 256, centre 224; squash: plain resize.")  # fmt: skip
 @click.option("--teacher", type=PATH, metavar="CKPT",
               help="Trained checkpoint of the same classes to distil from; of any size.")  # fmt: skip
+@click.option("--teacher-model", metavar="MODULE:FUNCTION", help="Code of the teacher, if it is a network of your own.")
 @click.option("--init", type=PATH, metavar="CKPT",
               help="Checkpoint of the same network to start from, such as its authors' of ImageNet; its classifier is "
               "left out where it is of other classes.")  # fmt: skip
@@ -64,7 +65,7 @@ def command(
     image_size: int | None,
     mode: Any, recipe_source: str | None, print_recipe: bool, device: str, amp: str | None, channels_last: bool,
     compile: bool, workers: int | None, resume: bool, skip_unreadable: bool, tensorboard: bool, as_json: bool,
-    teacher: Path | None, init: Path | None, **fields: Any,
+    teacher: Path | None, teacher_model: str | None, init: Path | None, **fields: Any,
 ) -> None:  # fmt: skip
     """Train HEMF or another network on DATA, which holds train/ and val/ (and test/) with a folder of images per class.
 
@@ -84,7 +85,8 @@ def command(
     with _first_process_talks() as first:
         run = hemf_export.train(
             data, output, model=model, recipe=recipe, variant=variant, image_size=image_size, preprocess=mode,
-            teacher=teacher, init=init, device=device, amp=amp, channels_last=channels_last, compile=compile,
+            teacher=teacher, teacher_model=teacher_model, init=init, device=device, amp=amp,
+            channels_last=channels_last, compile=compile,
             workers=workers, resume=resume, skip_unreadable=skip_unreadable, tensorboard=tensorboard,
             progress=ConsoleProgress(EpochLines()),
         )  # fmt: skip

@@ -91,7 +91,7 @@ def command(
     batch: tuple[str, ...], golden: int, tune: bool, images: Path | None, samples: int | None,
     max_logit_diff: float | None, min_agreement: float | None, max_drop: float | None, metric: Any, method: Any,
     strict_precision: bool, classes: tuple[str, ...] | None, force: bool, as_json: bool, weights: str | None,
-    image_size: int | None,
+    image_size: int | None, factory: str | None,
     **build_options: Any,
 ) -> None:  # fmt: skip
     """Build a TensorRT engine from MODEL, an ONNX file or a checkpoint, which is exported first.
@@ -120,7 +120,7 @@ def command(
         model, output, precision=precision, images=images, target=target, backend=backend, batches=batch,
         golden=golden, max_logit_difference=max_logit_diff, min_agreement=min_agreement, max_drop=max_drop,
         metric=metric, method=method, samples=samples, tune=tune, strict_precision=strict_precision, classes=classes,
-        weights=weights, image_size=image_size, force=force,
+        weights=weights, image_size=image_size, factory=factory, force=force,
         progress=ConsoleProgress(calibration_report.SearchSteps()), **build_options,
     )  # fmt: skip
     for note in engine.notes:

@@ -55,6 +55,7 @@ def command(
     max_drop: float | None, min_agreement: float | None, max_recall_drop: float | None, max_logit_diff: float | None,
     locate: bool, float32: Path | None, report: Path | None, thumbnails: bool, markdown: Path | None,
     earlier: Path | None, batch: int, seed: int, as_json: bool, weights: str | None, image_size: int | None,
+    factory: str | None,
 ) -> None:  # fmt: skip
     """Compare each CANDIDATE (ONNX file or engine) with the model that it was made from, on every image of DIR.
 
@@ -64,7 +65,7 @@ def command(
     from hemf_export.cli.progress import ConsoleProgress
 
     verification = hemf_export.verify(
-        candidates, data, reference=reference, classes=classes, weights=weights, image_size=image_size,
+        candidates, data, reference=reference, classes=classes, weights=weights, image_size=image_size, factory=factory,
         max_drop=max_drop, min_agreement=min_agreement, max_recall_drop=max_recall_drop,
         max_logit_difference=max_logit_diff, locate=locate, float32=float32, baseline=earlier, batch=batch, seed=seed,
         report=report, thumbnails=thumbnails, markdown=markdown, progress=ConsoleProgress(),
