@@ -154,6 +154,7 @@ def ablate(
     model: str = "hemf-base", recipe: Recipe | PathLike | Mapping[str, Any] | None = None,
     image_size: int | None = None,
     preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
+    teacher_model: str | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto", amp: str | None = None, channels_last: bool = True,
     compile: bool = False, workers: int | None = None, skip_unreadable: bool = False, bench_seconds: float = 30.0,
     progress: Progress = SILENT,
@@ -176,6 +177,7 @@ def ablate(
         image_size: height and width of the input in pixels; None for the network's own.
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
         teacher: a trained checkpoint of the same classes, for distillation.
+        teacher_model: `package.module:function` of the teacher, if it is a network of your own.
         device: device to train on.
         amp: "float16", "bfloat16" or "off"; None for float16 on CUDA and off on a CPU, where float16 is slow and needs
             `device="cpu"`.
@@ -211,7 +213,7 @@ def ablate(
     options = Options(
         data=Path(data), output=Path(output), model=model, image_size=image_size, mode=preprocess, device=device,
         amp=amp, channels_last=channels_last, compile=compile, workers=workers, skip_unreadable=skip_unreadable,
-        teacher=path_of(teacher),
+        teacher=path_of(teacher), teacher_model=teacher_model,
     )  # fmt: skip
     listed = listing.table_10(resolved) if configurations is None else listing.read(Path(configurations), resolved)
     members = ablation.plan(listed, options.output, seeds)

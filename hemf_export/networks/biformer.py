@@ -8,6 +8,7 @@ where layers have no tensors.
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -156,7 +157,9 @@ class RoutingAttention(nn.Module):
     def _choose(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys in windows, (N*P*P, heads, L, d) → numbers of the chosen windows (N, P*P, K)."""
         channels = query.shape[1] * query.shape[3]
-        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+        kind = query.device.type
+        exact = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with torch.no_grad(), exact:
             query_means, key_means = (
                 each.float().mean(2).reshape(-1, self.windows**2, channels) for each in (query, key)
             )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hemf_export.api.events import Outcome
 
 # Set by each configuration; all other options of `train` are accepted, with the same defaults.
-_OWN = ("data", "output", "variant", "init", "resume", "print_recipe", "tensorboard", "as_json")
+_OWN = ("data", "output", "variant", "init", "init_model", "resume", "print_recipe", "tensorboard", "as_json")
 
 
 @click.command("ablate", cls=Command, groups=SECTIONS)
