@@ -1,0 +1,264 @@
+"""PerViT: its authors' numbers, an independent transcription, folding, training, export."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from benchmarks.plain import pervit as plain
+from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.checkpoint import Checkpoint
+from hemf_export.checkpoints.reading import Reading
+from hemf_export.export import onnx_export
+from hemf_export.files.errors import BadInputError
+from hemf_export.images.images import Preprocess
+from hemf_export.networks import registry
+from hemf_export.networks.drop_path import ResidualBlock, set_drop_path
+from hemf_export.networks.pervit import FAMILY, SIZES, PerViT, PerVitConfig, distances
+from tests.networks import golden_data
+
+NARROW = SIZES["pervit-narrow"]
+TOLERANCE = 1e-5  # relative to the largest value where that is more than 1
+CONSTANTS = 1e-6  # the distances are constants in float32
+
+
+def seeded(config: PerVitConfig = NARROW, seed: int = 0) -> PerViT:
+    model = registry.build(config, seed=0).eval()
+    model.load_state_dict(golden_data.spread(model, seed))
+    return model
+
+
+def images(count: int, side: int = 64, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(((found - expected).abs().max() / expected.abs().max().clamp_min(1)).detach())
+
+
+@pytest.mark.extended
+@torch.no_grad()
+def test_logits_and_every_stage_agree_with_the_authors_code(authors, shared):
+    golden = golden_data.load(shared, "pervit_medium", authors.images(0, 2))
+    model = FAMILY.build_empty(SIZES["pervit-medium"]).eval()
+    model.load_state_dict(golden.state)
+    taps = {}
+    modules = {"stem": model.conv_layers, **{f"block_{number}": model.blocks[number] for number in (1, 3, 9, 11)}}
+    for tap, module in modules.items():
+        module.register_forward_hook(lambda _, __, output, tap=tap: taps.__setitem__(tap, output))
+    logits = model(golden.images).numpy()
+    assert np.abs(logits - golden.logits).max() < TOLERANCE
+    assert {name.split("_channel_")[0] for name in golden.statistics} == set(taps)
+    for tap, tokens in taps.items():
+        assert golden.error(tap, tokens, (1,)) < TOLERANCE, tap
+
+
+def test_names_and_shapes_are_those_of_the_authors_checkpoint(shared):
+    expected = golden_data.keys(shared, "pervit_medium")
+    ours = {name: list(shape) for name, (shape, _) in FAMILY.shapes(SIZES["pervit-medium"]).items()}
+    assert ours == expected
+    assert FAMILY.layout.unused(SIZES["pervit-medium"]) == {}
+
+
+@pytest.mark.parametrize(("classes", "parameters"), [(7, 43_043_731), (1000, 43_723_936)])
+def test_parameters_of_the_published_size(classes, parameters):
+    with torch.device("meta"):
+        model = PerViT(dataclasses.replace(SIZES["pervit-medium"], num_classes=classes))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("seed", "classes", "side"), [(1, 3, 64), (2, 11, 96)])
+def test_agrees_with_an_independent_transcription(seed, classes, side):
+    config = dataclasses.replace(NARROW, num_classes=classes, image_size=side)
+    model = seeded(config, seed)
+    reference = plain.build(config).eval()
+    reference.load_state_dict(model.state_dict())
+    assert difference(model(images(3, side)), reference(images(3, side))) < TOLERANCE
+
+
+def test_training_agrees_with_an_independent_transcription():
+    """In float64: statistics of small batches enlarge differences of rounding."""
+    model = seeded().train().double()
+    model.distances = distances(4).double()
+    reference = plain.build(NARROW).train()
+    reference.load_state_dict(model.state_dict())
+    reference.double()
+    pixels = images(4).double()
+    logits, expected = model(pixels), reference(pixels)
+    assert difference(logits, expected) < CONSTANTS
+    for values in (logits, expected):
+        values.square().mean().backward()
+    gradients = dict(reference.named_parameters())
+    largest = max(float(parameter.grad.abs().max()) for parameter in gradients.values())
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad - gradients[name].grad).abs().max() < CONSTANTS * largest, name
+    weights = [parameter for name, parameter in model.named_parameters() if "activation" in name and "weight" in name]
+    assert all(parameter.grad.abs().max() > 1e-6 for parameter in weights)
+
+
+@torch.no_grad()
+def test_logits_of_an_image_do_not_depend_on_the_batch():
+    model, pixels = seeded(), images(5)
+    expected = model(pixels)
+    for count in (1, 2, 3):
+        assert difference(model(pixels[:count]), expected[:count]) < TOLERANCE
+
+
+@torch.no_grad()
+def test_folding_changes_nothing():
+    model = seeded()
+    expected = model(images(3))
+    model.fold()
+    assert difference(model(images(3)), expected) < TOLERANCE
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+
+
+@torch.no_grad()
+def test_folding_pads_heads_to_multiples_of_8():
+    model = seeded()
+    model.fold()
+    assert [block.attn.size for block in model.blocks] == [16, 24, 24, 24, 32]
+    assert [block.attn.to_qkv.weight.shape[0] for block in model.blocks] == [192, 288, 288, 288, 384]
+
+
+def test_position_weights_are_those_of_the_authors_form():
+    """Softmax of the logits plus ln w, against exponentials times w, normalized."""
+    model = seeded()
+    attention = model.blocks[1].attn
+    with torch.no_grad():
+        logs = attention.activation(model.distances, model.rpe_proj)
+        encoded = model.rpe_proj(model.distances.flatten()[:, None]).reshape(16, 8, 8, 16).permute(0, 3, 1, 2)
+        encoding = attention.activation
+        hidden = encoding.gn1(encoding.conv1(encoded)).relu()
+        weights = encoding.gn2(encoding.conv2(hidden)).sigmoid().permute(1, 0, 2, 3).flatten(2)
+    assert logs.shape == (4, 16, 16)
+    assert difference(logs.exp(), weights) < TOLERANCE
+
+
+def test_distances_are_those_of_a_grid_from_minus_1_to_1():
+    found = distances(14)[:, 0]
+    assert found.shape == (196, 18, 18)
+    assert float(found[0, 2, 2]) == 0
+    assert float(found[0, 2, 15]) == pytest.approx(2)
+    assert float(found[0, 15, 15]) == pytest.approx(8**0.5)
+    assert float(found[15, 3, 0]) == pytest.approx(3 * 2 / 13)
+
+
+@torch.no_grad()
+def test_float16_holds_position_weights_that_vanish():
+    """At w = sigmoid(-20) everywhere, exponentials times w would all be 0."""
+    model = seeded()
+    for block in model.blocks:
+        block.attn.activation.gn2.bias.fill_(-20.0)
+    expected = model(images(2))
+    model.fold()
+    assert difference(model.half()(images(2).half()).float(), expected) < 0.01
+
+
+def test_drop_path_is_off_by_default_and_leaves_whole_blocks_out():
+    model = seeded().train()
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
+    assert not any(block.drop_rates for block in blocks)
+    set_drop_path(model, 0.5)
+    assert [block.drop_rates[0] for block in blocks] == pytest.approx([0.125 * number for number in range(5)])
+    block, tokens = model.blocks[4], torch.randn(64, 16, 104)
+    torch.manual_seed(0)
+    assert 6 < int((block(tokens, torch.zeros(4, 16, 16)) == tokens).flatten(1).all(1).sum()) < 28
+    model.eval()
+    expected = seeded()(images(2))
+    assert torch.equal(model(images(2)), expected)
+
+
+def test_training_and_evaluation_alternate():
+    model, pixels = seeded(), images(4)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(2):
+        model.train()
+        model(pixels).square().mean().backward()
+        optimizer.step()
+        fresh = seeded()
+        fresh.load_state_dict(model.state_dict())
+        assert torch.equal(model.eval()(pixels), fresh(pixels))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_in_channels_last(dtype):
+    model, pixels = seeded().train(), images(4)
+    expected = model(pixels)
+    with torch.autocast("cpu", dtype):
+        found = model.to(memory_format=torch.channels_last)(pixels.to(memory_format=torch.channels_last))
+    found.float().square().mean().backward()
+    assert difference(found.float(), expected) < 0.2
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+
+
+def test_initialization_is_the_authors():
+    model = registry.build(NARROW, seed=3)
+    assert abs(model.blocks[4].mlp.fc1.weight.std() - 0.02) < 0.001
+    assert (model.rpe_proj.weight == -0.02).all()
+    activations = [block.attn.activation for block in model.blocks]
+    assert all((one.conv1.weight == 0.02).all() and (one.conv2.weight == 0.02).all() for one in activations)
+    assert [one.gn2.bias[0].item() for one in activations] == pytest.approx([-5, -2.75, -0.5, 1.75, 4])
+    assert [one.gn2.weight[0].item() for one in activations] == pytest.approx([3, 2.2525, 1.505, 0.7575, 0.01])
+    with torch.no_grad():
+        weights = activations[0](model.distances, model.rpe_proj)[0, 0]
+    assert weights.argmax() == 0, "the nearest token weighs most"
+    assert weights.argmin() == 15
+    assert all(model.decays(name, value) == (value.ndim > 1) for name, value in model.named_parameters())
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "pervit.pth"
+    torch.save({"model": seeded().state_dict()}, path)
+    return path
+
+
+def test_a_checkpoint_of_the_authors_is_recognized(file):
+    read = checkpoint.load(file, reading=Reading(image_size=64))
+    assert (read.config.name, read.config.num_classes, read.dropped) == ("pervit-narrow", 7, ())
+    assert torch.equal(read.model()(images(2)), seeded()(images(2)))
+    assert FAMILY.layout.recognizes(["blocks.3.attn.to_qkv.weight"])
+
+
+def test_a_checkpoint_of_ours_comes_back(tmp_path):
+    saved = Checkpoint(NARROW, tuple("abcdefg"), Preprocess.for_size(64), seeded().state_dict())
+    checkpoint.save(saved, tmp_path / "ours.pt")
+    assert checkpoint.load(tmp_path / "ours.pt").config == NARROW
+
+
+@pytest.mark.extended
+def test_the_exported_graph_agrees_at_other_batches(file, tmp_path):
+    path = tmp_path / "pervit.onnx"
+    exported = onnx_export.export(file, path, onnx_export.Options(), reading=Reading(image_size=64))
+    assert exported.description.name == "pervit-narrow"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    model = seeded()
+    for count in (1, 2, 3, 5):
+        with torch.no_grad():
+            expected = model(images(count))
+        (found,) = session.run(None, {"images": images(count).numpy()})
+        assert difference(torch.from_numpy(found), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 72}, "multiple of 16"),
+        ({"image_size": 16}, "32 to 512"),
+        ({"image_size": 1024}, "32 to 512"),
+        ({"heads": 5}, "heads"),
+        ({"depths": (2, 2)}, "4 numbers"),
+        ({"depths": (2, 2, 0, 1)}, "depths"),
+        ({"depths": (2, 2, 1000, 1)}, "at most 24"),
+        ({"widths": (48, 72, 88, 10**6)}, "at most 2,048"),
+    ],
+)
+def test_configurations_that_give_no_network_are_refused(change, message):
+    with pytest.raises(BadInputError, match=message):
+        PerVitConfig.from_dict({**NARROW.to_dict(), **change})
