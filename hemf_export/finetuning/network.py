@@ -34,8 +34,8 @@ _BIAS_STEPS = 2**31 - 1
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 # Operators that only select or move values, which are rounded already.
 _EXACT = (
-    *("Concat", "Flatten", "Identity", "Pad", "ReduceMax", "Relu", "Reshape", "Slice", "Split", "Squeeze"),
-    *("Transpose", "Unsqueeze"),
+    *("Concat", "Flatten", "GatherND", "Identity", "Pad", "ReduceMax", "Relu", "Reshape", "Slice", "Split", "Squeeze"),
+    *("TopK", "Transpose", "Unsqueeze"),
 )
 # Operator → inputs that are weights, biases, or scales and shifts of a norm.
 _TRAINED = {"Conv": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "LayerNormalization": (1, 2)}
@@ -191,7 +191,9 @@ def _plan(graph: ir.Graph) -> tuple[_Step, ...]:
         if node.op_type == "QuantizeLinear":
             attributes["steps"] = _STEPS[_stored_type(node)]
         output = node.outputs[0]
-        if node.op_type != "Split" and any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+        if node.op_type not in ("Split", "TopK") and any(
+            value.uses() or value.is_graph_output() for value in node.outputs[1:]
+        ):
             raise BadInputError(f"Node {node.name} ({node.op_type}): its other outputs can't be fine-tuned.")
         half = output.dtype == ir.DataType.FLOAT16 and node.op_type not in _EXACT
         inputs = tuple(None if value is None else str(value.name) for value in node.inputs)

@@ -1,7 +1,7 @@
 """ONNX's operators in PyTorch: those that the graphs of all backends use, and rounding that gradients pass through.
 
-An operator takes its inputs and attributes and returns its output; only Split returns several. Integer inputs (shapes,
-axes) are on the CPU.
+An operator takes its inputs and attributes and returns its output; only Split and TopK return several. Integer
+constants (shapes, axes) are on the CPU.
 
 Rounding to INT8 or float16 has no useful gradient, so the gradient is passed through unchanged (the straight-through
 estimator: Bengio et al. 2013, arXiv 1308.3432; in quantization-aware training: Jacob et al. 2018, arXiv 1712.05877).
@@ -170,18 +170,55 @@ def _split(inputs: Inputs, attributes: Attributes) -> tuple[Tensor, ...]:
     return torch.split(value, -(-value.shape[axis] // attributes["num_outputs"]), axis)
 
 
+def _top_k(inputs: Inputs, attributes: Attributes) -> tuple[Tensor, Tensor]:
+    """Return the largest or smallest values along an axis and their indices; of equal ones the lower index is first."""
+    axis, (count,) = attributes.get("axis", -1), _integers(_present(inputs, 1))
+    largest = bool(attributes.get("largest", 1))
+    values, indices = _present(inputs, 0).sort(dim=axis, stable=True, descending=largest)
+    return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
+
+
+def _gather_nd(inputs: Inputs, attributes: Attributes) -> Tensor:
+    """Take whole rows, (…, R, X…) by (…, S, 1) → (…, S, X…), where `batch_dims` axes come first.
+
+    Raises:
+        BadInputError: an index of several axes.
+    """
+    table, places = _present(inputs, 0), _present(inputs, 1)
+    axis = attributes.get("batch_dims", 0)
+    if places.shape[-1] != 1 or places.ndim != axis + 2:
+        raise BadInputError("A GatherND that takes anything but rows can't be fine-tuned.")
+    batch, rows = table.shape[:axis], table.shape[axis]
+    places = places.to(table.device).reshape(*batch, -1) % rows  # a negative index counts from the end
+    first = torch.arange(0, batch.numel() * rows, rows, device=table.device).reshape(*batch, 1)
+    taken = table.flatten(0, axis).index_select(0, (places + first).flatten())
+    return taken.reshape(*batch, -1, *table.shape[axis + 1 :])
+
+
+def _arithmetic(function: Callable[..., Tensor]) -> Operator:
+    """Make an operator of two values; a constant of integers follows the computed indices to their device."""
+
+    def apply(inputs: Inputs, attributes: Attributes) -> Tensor:
+        first, second = _present(inputs, 0), _present(inputs, 1)
+        device = second.device if first.device.type == "cpu" else first.device
+        return function(first.to(device), second.to(device))
+
+    return apply
+
+
 def _elementwise(function: Callable[..., Tensor], count: int) -> Operator:
     return lambda inputs, attributes: function(*(_present(inputs, index) for index in range(count)))
 
 
 OPERATORS: dict[str, Operator] = {
-    "Add": _elementwise(torch.add, 2),
+    "Add": _arithmetic(torch.add),
     "AveragePool": _average_pool,
     "Cast": _elementwise(lambda value: value, 1),  # between float32 and float16: GraphNetwork does the rounding
     "Concat": _concat,
     "Conv": _convolution,
     "Div": _elementwise(torch.div, 2),
     "Flatten": lambda inputs, attributes: _present(inputs, 0).flatten(attributes.get("axis", 1)),
+    "GatherND": _gather_nd,
     "Gelu": lambda inputs, attributes: F.gelu(
         _present(inputs, 0), approximate="tanh" if attributes.get("approximate", "none") == "tanh" else "none"
     ),
@@ -190,7 +227,7 @@ OPERATORS: dict[str, Operator] = {
     "Identity": _elementwise(lambda value: value, 1),
     "LayerNormalization": _layer_norm,
     "MatMul": _elementwise(torch.matmul, 2),
-    "Mul": _elementwise(torch.mul, 2),
+    "Mul": _arithmetic(torch.mul),
     "Pad": _pad,
     "Reciprocal": _elementwise(torch.reciprocal, 1),
     "ReduceLogSumExp": _reduce(torch.logsumexp),
@@ -205,8 +242,9 @@ OPERATORS: dict[str, Operator] = {
     "Split": _split,
     "Sqrt": _elementwise(torch.sqrt, 1),
     "Squeeze": _squeeze,
-    "Sub": _elementwise(torch.sub, 2),
+    "Sub": _arithmetic(torch.sub),
     "Tanh": _elementwise(torch.tanh, 1),
+    "TopK": _top_k,
     "Transpose": lambda inputs, attributes: _present(inputs, 0).permute(
         *attributes.get("perm", range(_present(inputs, 0).ndim)[::-1])
     ),
