@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
-from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import ModelInput
 from hemf_export.metrics.comparison import Comparison, compare
 
 
@@ -116,20 +116,18 @@ def read(engine: Path, manifest: dict[str, Any]) -> Golden | None:
     return Golden(np.frombuffer(data, np.uint8).reshape(shape), logits, str(entry.get("source")), bound)
 
 
-def check(runner: Infers, golden: Golden, preprocess: Preprocess, *, raw: bool) -> SelfTest:
+def check(runner: Infers, golden: Golden, model_input: ModelInput) -> SelfTest:
     """Run the golden images through `runner`.
 
     Args:
         runner: to be checked.
         golden: images and logits.
-        preprocess: the model's preprocessing.
-        raw: whether the runner takes raw pixels, or normalized ones.
+        model_input: input that the runner takes.
 
     Raises:
         BadInputError: the runner takes other images, or has other classes.
     """
-    inputs = golden.pixels if raw else preprocess.normalize(golden.pixels)
-    logits = runner.infer(inputs)
+    logits = runner.infer(model_input.network(golden.pixels))
     if logits.shape != golden.logits.shape:
         raise BadInputError(
             f"The golden images have logits {golden.logits.shape}, the engine gives {logits.shape}.",

@@ -20,6 +20,7 @@ from hemf_export.files.errors import BadInputError, HemfError
 from hemf_export.images.images import Preprocess
 from hemf_export.metrics.percentage import percentage
 from hemf_export.models import onnx_model, proof
+from hemf_export.models.description import Description
 from hemf_export.models.file_kinds import Kind
 from hemf_export.models.model_file import CheckpointFile, EngineFile, ModelFile, OnnxFile
 from hemf_export.models.proof import Proof
@@ -146,8 +147,10 @@ def _onnx(file: OnnxFile) -> FileFacts:
         ]
     else:
         refusal: str | None
+        assumed, refusal, notes = _read(file.path)
         facts = [("kind", "ONNX file that isn't ours")]
-        refusal, notes = _refusal(file.path)
+        if assumed is not None:
+            facts += [("takes", _taken(assumed.to_dict())), ("gives", assumed.output.text(assumed.classes))]
     types = count_types(parse(model))
     ends = {"inputs": onnx_model.inputs(model.graph), "outputs": list(model.graph.output)}
     shown = {
@@ -173,8 +176,8 @@ def _onnx(file: OnnxFile) -> FileFacts:
     return FileFacts(file.path, "onnx", facts, values, [_manifest(file.manifest)], None, notes)
 
 
-def _refusal(path: Path) -> tuple[str | None, list[str]]:
-    """Why a file that isn't ours can't be quantized, None where it can; and notes on how it is read."""
+def _read(path: Path) -> tuple[Description | None, str | None, list[str]]:
+    """Assumed description of a file that isn't ours; why it can't be quantized, or None; notes on how it is read."""
     from hemf_export.calibration.graphs import prepare
     from hemf_export.models import graph_source
 
@@ -182,8 +185,8 @@ def _refusal(path: Path) -> tuple[str | None, list[str]]:
         source = graph_source.read(path)
         prepare(source.proto)
     except HemfError as error:
-        return error.message, [f"It can't be converted: {error.message}"]
-    return None, list(source.notes)
+        return None, error.message, [f"It can't be converted: {error.message}"]
+    return source.description, None, list(source.notes)
 
 
 def _engine(file: EngineFile, trust: bool, every_kernel: bool) -> FileFacts:
@@ -359,7 +362,9 @@ def _taken(described: dict[str, Any]) -> str:
         height, width = source
         return f"raw images of {height}x{width} pixels (height x width), which it resizes and crops itself"
     raw = described["input_type"] == "uint8"
-    return "images resized and cropped, their raw pixels" if raw else "images resized, cropped and normalized"
+    text = "images resized and cropped, their raw pixels" if raw else "images resized, cropped and normalized"
+    order = {"NCHW": "(N, 3, H, W)", "NHWC": "(N, H, W, 3)"}.get(str(described.get("layout")))
+    return text if order is None else f"{text}, in the order {order}"
 
 
 def _float32_nodes(manifest: Mapping[str, Any] | None) -> str:

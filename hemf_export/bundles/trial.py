@@ -239,7 +239,7 @@ def _onnx(path: Path, about: Mapping[str, Any], stopwatch: _Stopwatch | None) ->
     if known is None:
         return _without_golden(about)
     # ONNX Runtime computes float16 in float32 on a CPU; the bound has room for it.
-    checked = golden.check(_OfPixels(model), known, model.description.preprocess, raw=True)
+    checked = golden.check(_OfPixels(model), known, ModelInput(model.description.preprocess, raw=True))
     measured = None
     if stopwatch is not None:
         measured = stopwatch.time(file.runner(threads=stopwatch.threads), known, file.description.input)

@@ -131,7 +131,7 @@ def make(request: Request, progress: Progress = SILENT) -> FineTunedFile:
     model = ir.load(request.source)
     infer(model)
     trained = trained_initializers(model.graph)
-    network = GraphNetwork(model, trained, description.output).to(device)
+    network = GraphNetwork(model, trained, description.output, channels_last=description.input.channels_last).to(device)
     held_out = images.held_out
     warnings = _plausibility_warnings(teacher, held_out, device, progress)
     result = training.finetune(
@@ -220,7 +220,10 @@ def _plausibility_warnings(
     teacher: Callable[[Tensor], Tensor], held_out: ImageSet, device: str, progress: Progress
 ) -> tuple[str, ...]:
     """Warnings about the float network's predictions on some held-out images, noted before training starts."""
-    images = held_out.whole(plausibility.IMAGES)
+    # Teachers take (n, 3, size, size), whatever the order of the graph's axes.
+    images = dataclasses.replace(
+        held_out.whole(plausibility.IMAGES), input=dataclasses.replace(held_out.input, layout=None)
+    )
 
     @torch.no_grad()
     def infer(batch: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -337,17 +340,19 @@ class OriginTeacher:
     Args:
         path: the file.
         output: what its output holds, such as logits.
+        channels_last: whether its input is (n, size, size, 3).
 
     Raises:
         BadInputError: ONNX Runtime can't run it.
     """
 
-    def __init__(self, path: Path, output: ModelOutput) -> None:
-        self._session = Session(path, output=output)
+    def __init__(self, path: Path, output: ModelOutput, *, channels_last: bool = False) -> None:
+        self._session, self._channels_last = Session(path, output=output), channels_last
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalized images (n, 3, size, size) → logits (n, classes), on the images' device."""
-        return torch.from_numpy(self._session.logits(images.float().cpu().numpy())).to(images.device)
+        batch = images.permute(0, 2, 3, 1) if self._channels_last else images
+        return torch.from_numpy(self._session.logits(batch.float().contiguous().cpu().numpy())).to(images.device)
 
 
 def _teacher(
@@ -369,7 +374,7 @@ def _teacher(
     file = ModelFile.open(path)
     if isinstance(file, OnnxFile) and not file.is_ours:
         graph_source.read_origin(path, (description,))
-        return OriginTeacher(path, description.output)
+        return OriginTeacher(path, description.output, channels_last=description.input.channels_last)
     saved = CheckpointFile.open(
         path, reading=reading.or_recorded(description.reading),
         hint="Name what the file was made from: `reference=FILE`.",

@@ -54,20 +54,24 @@ class _Step:
 
 
 class GraphNetwork(nn.Module):
-    """An ONNX graph that maps normalized images (n, 3, H, W) to scores (n, classes).
+    """An ONNX graph as a module that maps normalized images (n, 3, H, W) to scores (n, classes).
 
     Args:
         model: the graph, with inferred value types (see `onnx_ir`'s shape inference); `store` writes into it.
         trained: names of the initializers that become parameters: float32 and float16 ones, and int8 or int32 ones
             that a single DequantizeLinear reads. All others stay constant.
         output: what the graph's output holds, such as logits.
+        channels_last: whether the graph's input is (n, H, W, 3).
 
     Raises:
         BadInputError: the graph has an unsupported operator, or a subgraph.
     """
 
-    def __init__(self, model: ir.Model, trained: Collection[str], output: ModelOutput = LOGITS) -> None:
+    def __init__(
+        self, model: ir.Model, trained: Collection[str], output: ModelOutput = LOGITS, *, channels_last: bool = False
+    ) -> None:
         super().__init__()
+        self._channels_last = channels_last
         graph = model.graph
         self._graph, self._scores = graph, output.tensor_scores
         self._input, self._output = str(graph.inputs[0].name), str(graph.outputs[0].name)
@@ -91,7 +95,7 @@ class GraphNetwork(nn.Module):
                 self.register_buffer(attribute, torch.from_numpy(_array(value).astype(np.float32)), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        values: dict[str, Tensor] = {self._input: images}
+        values: dict[str, Tensor] = {self._input: images.permute(0, 2, 3, 1) if self._channels_last else images}
         for step in self._steps:
             inputs = [None if name is None else self._value(name, values) for name in step.inputs]
             if step.operator in ("QuantizeLinear", "DequantizeLinear"):

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from PIL import Image
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.images.images import MAX_PIXELS, PixelArray, Preprocess, decode
 
+_Value = TypeVar("_Value", bound=np.generic)
+Layout = Literal["NCHW", "NHWC"]  # order of a batch's axes: images, channels, height, width
 MAX_SIDE = 10_000  # of raw images: beyond it the resize matrices are larger than the network
 _SHOWN = 5  # images in a message
 
@@ -83,11 +85,13 @@ class ModelInput:
         preprocess: preprocessing of the model.
         raw: whether the model takes pixels, (N, H, W, 3) uint8, or normalized (N, 3, H, W) float32.
         source: size of the raw images that the model resizes itself; None where they are resized beforehand.
+        layout: order of the axes, where it is another than that; None for that one.
     """
 
     preprocess: Preprocess
     raw: bool = False
     source: SourceSize | None = None
+    layout: Layout | None = None
 
     def __post_init__(self) -> None:
         if self.source is not None and not self.raw:
@@ -102,6 +106,17 @@ class ModelInput:
     def width(self) -> int:
         """Width of the pixels."""
         return self.preprocess.size if self.source is None else self.source.width
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the network's input is (N, H, W, 3), not (N, 3, H, W)."""
+        return self.raw if self.layout is None else self.layout == "NHWC"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image as the network takes it."""
+        height, width = self.height, self.width
+        return (height, width, 3) if self.channels_last else (3, height, width)
 
     @property
     def kept(self) -> tuple[Any, ...]:
@@ -148,7 +163,14 @@ class ModelInput:
 
     def network(self, pixels: PixelArray) -> NDArray[np.generic]:
         """Pixels (n, H, W, 3) uint8 → the network's input."""
-        return pixels if self.raw else self.preprocess.normalize(pixels)
+        if self.raw:
+            return self.arranged(pixels)
+        values = self.preprocess.normalize(pixels)
+        return np.ascontiguousarray(values.transpose(0, 2, 3, 1)) if self.channels_last else values
+
+    def arranged(self, values: NDArray[_Value]) -> NDArray[_Value]:
+        """Order the axes of values (n, H, W, 3) as the network takes them."""
+        return values if self.channels_last else np.ascontiguousarray(values.transpose(0, 3, 1, 2))
 
     def resized(self, pixels: PixelArray) -> PixelArray:
         """Pixels (n, H, W, 3) uint8 → (n, size, size, 3): resized by Pillow where the model would do that itself."""

@@ -11,7 +11,7 @@ from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.files.errors import BadInputError
 from hemf_export.files.model_output import ModelOutput, OutputType
 from hemf_export.images.images import Preprocess
-from hemf_export.images.model_input import ModelInput, SourceSize
+from hemf_export.images.model_input import Layout, ModelInput, SourceSize
 
 Precision = Literal["fp32", "fp16", "int8", "int8-cpu"]  # int8-cpu: for ONNX Runtime on a CPU, float32 between products
 InputType = Literal["float32", "uint8"]
@@ -26,7 +26,7 @@ class Description:
         classes: class names, in the order of the scores.
         preprocess: preprocessing of images.
         precision: precision of the graph.
-        input_type: float32 takes normalized (N, 3, H, W); uint8 takes raw RGB pixels (N, H, W, 3).
+        input_type: float32 takes normalized (N, 3, H, W); uint8 takes raw RGB pixels (N, H, W, 3); see `layout`.
         batch: fixed batch size, or None for any.
         checkpoint_sha256: hash of the checkpoint file that it was made from.
         versions: versions of the packages that made it.
@@ -34,6 +34,7 @@ class Description:
         reading: how that checkpoint was read, where its file leaves a choice.
         output_type: meaning of the graph's output; see `files.model_output`.
         network: the architecture with its authors, for people; empty where that isn't known.
+        layout: order of the input's axes in another exporter's file, where it isn't that of `input_type`; else None.
     """
 
     name: str
@@ -48,11 +49,12 @@ class Description:
     reading: Reading = PLAIN
     output_type: OutputType = "logits"
     network: str = ""
+    layout: Layout | None = None
 
     @property
     def input(self) -> ModelInput:
         """Input of the model."""
-        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size)
+        return ModelInput(self.preprocess, self.input_type == "uint8", self.source_size, self.layout)
 
     @property
     def output(self) -> ModelOutput:
@@ -63,7 +65,7 @@ class Description:
         """Plain types, for metadata and manifests; a source size is [height, width]."""
         source = self.source_size
         own = dict(vars(self))
-        reading, network = own.pop("reading").to_dict(), own.pop("network")
+        reading, network, layout = own.pop("reading").to_dict(), own.pop("network"), own.pop("layout")
         return {
             **own,
             "classes": list(self.classes),
@@ -71,6 +73,7 @@ class Description:
             "source_size": None if source is None else [source.height, source.width],
             **({"reading": reading} if reading else {}),
             **({"network": network} if network else {}),
+            **({"layout": layout} if layout else {}),
         }
 
     @classmethod
@@ -93,7 +96,8 @@ class Description:
             BadInputError: it is missing or invalid.
         """
         try:
-            values = {"source_size": None, "reading": None, "output_type": "logits", "network": "", **manifest}
+            unsaid = {"source_size": None, "reading": None, "output_type": "logits", "network": "", "layout": None}
+            values = {**unsaid, **manifest}
             return cls.from_dict({field.name: values[field.name] for field in dataclasses.fields(cls)})
         except (BadInputError, KeyError, TypeError, ValueError) as error:
             raise BadInputError(
@@ -115,6 +119,7 @@ def _check_kinds(values: dict[str, Any]) -> None:
         "source_size": values.get("source_size") is None or values["input_type"] == "uint8",
         "output_type": values.get("output_type", "logits") in get_args(OutputType),
         "network": isinstance(values.get("network", ""), str),
+        "layout": values.get("layout") in (None, *get_args(Layout)),
     }
     for name in (name for name, fine in right.items() if not fine):
         raise ValueError(f"{name} is {values[name]!r}")

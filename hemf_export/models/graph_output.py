@@ -71,26 +71,28 @@ def recognize(
     model: onnx.ModelProto,
     image: tuple[int, ...],
     batch: int | None,
-    infer: Callable[[NDArray[np.float32]], NDArray[np.generic]],
+    infer: Callable[[NDArray[np.generic]], NDArray[np.generic]],
     *,
     name: str,
     given: Given | None = None,
+    raw: bool = False,
 ) -> Recognized:
     """Recognize the output of a graph by its operators, and by running it on seeded noise.
 
     Args:
         model: graph with one output.
-        image: shape of an input image, (3, S, S).
+        image: shape of an input image, such as (3, S, S).
         batch: fixed batch size; None for any.
-        infer: images (n, 3, S, S) → raw output.
+        infer: batch of images → raw output.
         name: name of the file, for messages.
         given: meaning of the output, if the user states it.
+        raw: whether the graph takes pixels, uint8.
 
     Raises:
         BadInputError: an output that isn't one row of numbers per image, or that is ambiguous.
     """
     require_floats(model.graph.output[0], name)
-    rows, sizes = _run(image, batch, infer, name)
+    rows, sizes = _run(image, batch, infer, name, raw)
     classes = rows.shape[1]
     low, high = output_bounds(model)[0]
     bounded = low >= -_ROUNDING and high <= 1 + _ROUNDING
@@ -104,7 +106,7 @@ def recognize(
         raise BadInputError(f"{name} gives percentages.", "Let it end before they are multiplied by 100.")
     bounded = bounded if given is None else given == "probabilities"
     if classes == 1:
-        if bounded and (rows == 1).all():
+        if bounded and (rows == 1).all() and not _Graph(_inlined(model).graph).is_sigmoid(model.graph.output[0].name):
             raise BadInputError(
                 f"{name} gives 1 for every image: a softmax over a single output decides nothing.",
                 "End it with a sigmoid, or with the number before it.",
@@ -158,17 +160,20 @@ def is_row(sizes: tuple[int | None, ...], width: int, batch: int | None) -> bool
 
 def output_bounds(model: onnx.ModelProto) -> list[Interval]:
     """Bound each output of a graph over all inputs; infinite where the operators give no bound."""
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    graph = _Graph(model.graph)
+    graph = _Graph(_inlined(model).graph)
     return [graph.interval(output.name) for output in model.graph.output]
+
+
+def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+    return inliner.inline_local_functions(model) if model.functions else model
 
 
 def _run(
     image: tuple[int, ...],
     batch: int | None,
-    infer: Callable[[NDArray[np.float32]], NDArray[np.generic]],
+    infer: Callable[[NDArray[np.generic]], NDArray[np.generic]],
     name: str,
+    raw: bool,
 ) -> tuple[NDArray[np.float64], tuple[int | None, ...]]:
     """Run the graph on images of noise: a row per image, and the shape of the raw output."""
     generator = np.random.default_rng(_SEED)
@@ -176,15 +181,17 @@ def _run(
     parts: list[NDArray[np.float64]] = []
     sizes: tuple[int | None, ...] = ()
     for _ in range(-(-IMAGES // size)):
-        raw = np.asarray(infer(generator.standard_normal((size, *image), np.float32)))
-        sizes = tuple(raw.shape) if size == 1 and raw.shape[:1] != (1,) else (None, *raw.shape[1:])
-        if not raw.size or raw.size % size or not is_row(raw.shape, raw.size // size, size):
+        shape = size, *image
+        noise = generator.integers(0, 256, shape, np.uint8) if raw else generator.standard_normal(shape, np.float32)
+        given = np.asarray(infer(noise))
+        sizes = tuple(given.shape) if size == 1 and given.shape[:1] != (1,) else (None, *given.shape[1:])
+        if not given.size or given.size % size or not is_row(given.shape, given.size // size, size):
             raise BadInputError(
-                f"{name} gives numbers of the shape {tuple(raw.shape)} for {size} image{'s' * (size > 1)}; expected "
+                f"{name} gives numbers of the shape {tuple(given.shape)} for {size} image{'s' * (size > 1)}; expected "
                 f"one row an image, ({size}, classes).",
                 "A classifier of whole images is needed; heatmaps and several heads are none.",
             )
-        parts.append(raw.reshape(size, -1).astype(np.float64))
+        parts.append(given.reshape(size, -1).astype(np.float64))
     return np.concatenate(parts), sizes
 
 
@@ -229,6 +236,13 @@ class _Graph:
         if node.op_type in _KEPT:
             return self.interval(node.input[0], depth + 1)
         return _ANY
+
+    def is_sigmoid(self, name: str) -> bool:
+        """Whether a value is a sigmoid's, which may be 1 for every image of noise."""
+        node = self._nodes.get(name)
+        while node is not None and node.op_type in _KEPT:
+            node = self._nodes.get(node.input[0])
+        return node is not None and node.op_type in ("Sigmoid", "HardSigmoid")
 
     def is_part(self, numerator: str, denominator: str) -> bool:
         """Whether `denominator` is a sum of `numerator` and others, none negative: the quotient is at most 1 then."""

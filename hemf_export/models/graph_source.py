@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
@@ -22,9 +22,10 @@ from hemf_export.calibration.session import Session
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import Layout
 from hemf_export.metrics.comparison import compare
 from hemf_export.models import graph_output, onnx_model
-from hemf_export.models.description import Description
+from hemf_export.models.description import Description, InputType
 from hemf_export.models.model_file import OnnxFile
 
 _ONNX = ("", "ai.onnx")  # its own domain
@@ -118,6 +119,32 @@ class PreparationCheck:
         return {"images": self.images, "max_logit_difference": self.max_logit_difference}
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """Input of a file that isn't ours.
+
+    Args:
+        image: its shape for one image, (3, S, S) or (S, S, 3).
+        batch: fixed batch size; None for any.
+        raw: whether it takes pixels, uint8.
+    """
+
+    image: tuple[int, int, int]
+    batch: int | None
+    raw: bool
+
+    @property
+    def side(self) -> int:
+        """Side of the image in pixels."""
+        return self.image[1]
+
+    @property
+    def layout(self) -> Layout | None:
+        """Order of the axes, where it isn't that of the type."""
+        channels_last = self.image[0] != 3
+        return None if channels_last == self.raw else "NHWC" if channels_last else "NCHW"
+
+
 def read(path: Path, assumptions: Assumptions | None = None) -> Source:
     """Parse a float32 file, ours or not.
 
@@ -142,14 +169,22 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
             raise BadInputError(f"{path} is {file.description.precision} already.", "Start from the float32 file.")
         return Source(file, proto)
     proto = file.read()
-    side, batch = _image_input(path, proto)
-    session = Session(path)
+    taken = _image_input(path, proto)
+    if taken.raw and (assumptions.mean is not None or assumptions.std is not None):
+        raise BadInputError(
+            f"{path} takes pixels as they are, uint8: what it does with them is inside it.",
+            "Leave out `mean` and `std`.",
+        )
+    batch, session = taken.batch, Session(path)
     recognized = graph_output.recognize(
-        proto, (3, side, side), batch, lambda images: session.run(images)[0], name=str(path), given=assumptions.gives
-    )
+        proto, taken.image, batch, lambda images: session.run(images)[0], name=str(path), given=assumptions.gives,
+        raw=taken.raw,
+    )  # fmt: skip
     onnx_model.state_output(proto, recognized.sizes, batch)
-    standard = Preprocess.for_size(side, assumptions.mode or "crop")
+    standard = Preprocess.for_size(taken.side, assumptions.mode or "crop")
     mean, std = assumptions.mean or standard.mean, assumptions.std or standard.std
+    if taken.raw:
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     classes = assumptions.classes or tuple(f"class_{index}" for index in range(recognized.classes))
     if len(classes) != recognized.classes:
         what = "two classes of the one output" if recognized.output.single else f"{recognized.classes} outputs"
@@ -159,7 +194,7 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
             hint if recognized.output.single else "Name each: `classes=(a, b, c)`.",
         )
     notes = [f"{path.name} is not a file of hemf-export: blocks are groups of its nodes.", *recognized.notes]
-    if assumptions.mean is None or assumptions.std is None:
+    if not taken.raw and (assumptions.mean is None or assumptions.std is None):
         notes.append(f"It doesn't state its preprocessing: mean {mean} and std {std} are assumed (`mean`, `std`).")
     if foreign := sorted({f"{node.domain}:{node.op_type}" for node in proto.graph.node if node.domain not in _ONNX}):
         notes.append(
@@ -169,13 +204,14 @@ def read(path: Path, assumptions: Assumptions | None = None) -> Source:
     description = Description(
         name=path.stem,
         classes=classes,
-        preprocess=Preprocess(side, standard.mode, standard.resize, mean, std),
+        preprocess=Preprocess(taken.side, standard.mode, standard.resize, mean, std),
         precision="fp32",
-        input_type="float32",
+        input_type="uint8" if taken.raw else "float32",
         batch=batch,
         checkpoint_sha256=file.content_sha256,
         versions=artifacts.versions(),
         output_type=recognized.output.kind,
+        layout=taken.layout,
     )
     return Source(file.assuming(description), proto, tuple(notes))
 
@@ -275,8 +311,12 @@ def _largest_difference(candidate: NDArray[np.float32], reference: NDArray[np.fl
     return compare(candidate, reference).logit_difference.max
 
 
-def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None]:
-    """Read the side of the input image in pixels, and the fixed batch or None."""
+def _image_input(path: Path, proto: onnx.ModelProto) -> _Taken:
+    """Read the input from the file's signature.
+
+    Raises:
+        BadInputError: not one image input and one output.
+    """
     inputs = onnx_model.inputs(proto.graph)
     signatures = (
         [onnx_model.signature(value) for value in inputs],
@@ -284,16 +324,22 @@ def _image_input(path: Path, proto: onnx.ModelProto) -> tuple[int, int | None]:
     )
     problem = BadInputError(
         f"{path}: found the inputs {'; '.join(signatures[0]) or 'none'} and the outputs "
-        f"{'; '.join(signatures[1]) or 'none'}; expected one input, float32 (N, 3, S, S), and one output, a row of "
-        "numbers an image.",
+        f"{'; '.join(signatures[1]) or 'none'}; expected one input, (N, 3, S, S) or (N, S, S, 3), float32 or uint8, "
+        "and one output, a row of numbers an image.",
         "Export it with one image input of a fixed square size, and the output of its classes alone.",
     )
-    if len(inputs) != 1 or len(proto.graph.output) != 1 or not signatures[0][0].startswith("float32"):
+    if len(inputs) != 1 or len(proto.graph.output) != 1:
+        raise problem
+    kind = signatures[0][0].partition(" ")[0]
+    if kind not in get_args(InputType):
         raise problem
     sizes = inputs[0].type.tensor_type.shape.dim
     if len(sizes) and sizes[0].HasField("dim_value") and sizes[0].dim_value == 0:
         raise BadInputError(f"{path}: the batch of its input is 0.", "Export it with a batch that is named, or of 1.")
     image = onnx_model.sizes(inputs[0])
-    if image is None or len(image) != 4 or image[1] != 3 or image[2] != image[3] or image[2] is None:
+    if image is None or len(image) != 4:
         raise problem
-    return image[2], image[0]
+    batch, first, side, last = image
+    if side is None or {(first, side, last)}.isdisjoint({(3, side, side), (side, side, 3)}):
+        raise problem
+    return _Taken((3, side, side) if first == 3 else (side, side, 3), batch, kind == "uint8")

@@ -71,8 +71,7 @@ def description_of(path: Path, metadata: dict[str, str]) -> Description:
 def check_signature(path: Path, model: onnx.ModelProto, description: Description) -> None:
     """Raise BadInputError unless a file has one input and one output, as its description says."""
     model_input, batch = description.input, description.batch or "any"
-    sides = f"{model_input.height}, {model_input.width}"
-    image = f"{sides}, 3" if model_input.raw else f"3, {sides}"
+    image = ", ".join(map(str, model_input.shape))
     width = description.output.width(len(description.classes))
     expected = f"{description.input_type} ({batch}, {image})", f"float32 ({batch}, {width})"
     actual = [signature(value) for value in inputs(model.graph)], [signature(value) for value in model.graph.output]

@@ -168,10 +168,10 @@ def _inputs(pixels: NDArray[np.uint8], model_input: ModelInput) -> dict[str, NDA
     variants = {"": model_input.network(pixels), "channels in the order blue, green, red": model_input.network(turned)}
     if model_input.raw:
         return variants
-    values = pixels.transpose(0, 3, 1, 2).astype(np.float32)
+    values = model_input.arranged(pixels.astype(np.float32))
     return variants | {
-        "values from 0 to 255": values,
-        "values from 0 to 255, channels in the order blue, green, red": np.ascontiguousarray(values[:, ::-1]),
+        "values from 0 to 255 (mean 0, std 0.003921569)": values,
+        "values from 0 to 255, channels in the order blue, green, red": model_input.arranged(turned.astype(np.float32)),
         "values from 0 to 1 (mean 0, std 1)": values / 255,
         "values from -1 to 1 (mean 0.5, std 0.5)": values / 127.5 - 1,
     }

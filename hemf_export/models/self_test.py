@@ -39,12 +39,7 @@ def require(runner: EngineRunner, known: Golden, described: Description, path: P
 
 def compare(runner: EngineRunner, known: Golden, described: Description) -> SelfTest:
     """Run golden images on a loaded engine, without a verdict."""
-    return golden.check(
-        runner,
-        _filled(known, runner.interface.filled(len(known.pixels))),
-        described.preprocess,
-        raw=described.input_type == "uint8",
-    )
+    return golden.check(runner, _filled(known, runner.interface.filled(len(known.pixels))), described.input)
 
 
 def _filled(known: Golden, count: int) -> Golden:

@@ -33,12 +33,14 @@ def fake_engine(
     half: bool = False,
     logits: int = CLASSES,
     sides: tuple[int, int] = (SIZE, SIZE),
+    other_layout: str | None = None,
     version: tuple[int, ...] = (10, 16, 1, 11),
     backend: str = "tensorrt",
     **fields: Any,
 ) -> Path:
     path = folder / "m.engine"
-    text = f"{logits} {sides[0]} {sides[1]} {int(raw)} {int(half)} {profiles}"
+    taken = int(raw) + (2 if other_layout else 0)  # 2: floats with the channels last; 3: bytes with the channels first
+    text = f"{logits} {sides[0]} {sides[1]} {taken} {int(half)} {profiles}"
     path.write_bytes((b"ftrt" if backend == "tensorrt" else b"vtrt") + bytes(20) + bytes(version) + text.encode())
     build = BuildOptions(tuple(BatchProfile.parse(one) for one in profiles.split()))
     known = {
@@ -52,6 +54,7 @@ def fake_engine(
         "platform": "linux-x86_64",
         "input_type": "uint8" if raw else "float32",
         "build": build.to_dict(),
+        **({"layout": other_layout} if other_layout else {}),
     }
     artifacts.write_manifest(path, {**known, **fields})
     return path
@@ -218,6 +221,14 @@ def test_a_predictor_fills_batches_and_tries_the_golden_images(cpp: Probe, tmp_p
     np.testing.assert_allclose(rows(logits), expected(5, raw=raw), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("raw", "layout"), [(False, "NHWC"), (True, "NCHW")])
+def test_an_engine_of_another_exporters_layout_is_taken(cpp: Probe, tmp_path: Path, raw: bool, layout: str):
+    path = fake_engine(tmp_path, raw=raw, other_layout=layout)
+    found = cpp.run("engines", path, 0, given=PIXELS[:5].tobytes())
+    assert found.code == 0, found.err
+    np.testing.assert_allclose(rows(found.out.partition("\n")[2]), expected(5, raw=raw), rtol=1e-5, atol=1e-6)
+
+
 def test_golden_images_that_come_out_otherwise_are_exit_3(cpp: Probe, tmp_path: Path):
     path = fake_engine(tmp_path)
     entry = Golden(PIXELS[:2], expected(2).astype(np.float32) + 0.5, "noise", 0.1).write(path)
@@ -256,6 +267,7 @@ def test_headers_of_another_version_than_the_library_are_refused(cpp: Probe, tmp
         ({"build": BuildOptions(stripped=True).to_dict()}, 4, "doesn't refit"),
         ({"classes": ["a", "b"]}, 1, "names 2 classes"),
         ({"input_type": "uint8"}, 1, "another input"),
+        ({"layout": "NHWC"}, 1, "another input"),
         ({"preprocess": Preprocess.for_size(16).to_dict()}, 1, "another input"),
     ],
     ids=str,

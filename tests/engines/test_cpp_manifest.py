@@ -82,6 +82,7 @@ def test_how_it_was_built_is_told_with_every_option(cpp: Probe, tmp_path: Path, 
         {"batch": 0}, {"batch": 1.5}, {"batch": "4"}, {"preprocess": {"size": 8, "resize": 4}}, {"name": 5},
         {"preprocess": {**MODEL["preprocess"], "gamma": 2}}, {"preprocess": {**MODEL["preprocess"], "mean": [0, 1]}},
         {"preprocess": {**MODEL["preprocess"], "std": [0.5, 0, 0.5]}}, {"preprocess": []},
+        {"layout": "CHWN"}, {"layout": 3},
     ],
     ids=str,
 )  # fmt: skip

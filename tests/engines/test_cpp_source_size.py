@@ -43,11 +43,12 @@ def upright(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("taken", [
     ModelInput(PREPROCESS), ModelInput(PREPROCESS, raw=True), ModelInput(PREPROCESS, raw=True, source=SOURCE),
-], ids=["floats", "pixels", "whole images"])  # fmt: skip
+    ModelInput(PREPROCESS, layout="NHWC"), ModelInput(PREPROCESS, raw=True, layout="NCHW"),
+], ids=["floats", "pixels", "whole images", "floats, channels last", "pixels, channels first"])  # fmt: skip
 def test_an_engine_is_fed_the_same_bytes(cpp: Probe, tmp_path: Path, taken: ModelInput):
     paths = upright(tmp_path)
     source = None if taken.source is None else [taken.height, taken.width]
-    path = described(tmp_path, input_type="uint8" if taken.raw else "float32", source_size=source)
+    path = described(tmp_path, input_type="uint8" if taken.raw else "float32", source_size=source, layout=taken.layout)
     expected = taken.network(np.stack([taken.load(image) for image in paths]))
     assert cpp.fed(path, paths) == expected.tobytes()
 

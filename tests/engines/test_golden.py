@@ -14,6 +14,7 @@ from hemf_export.engines.golden import Golden, SelfTest
 from hemf_export.files import artifacts
 from hemf_export.files.errors import BadInputError
 from hemf_export.images.images import Preprocess
+from hemf_export.images.model_input import ModelInput
 from hemf_export.metrics.comparison import compare
 
 PREPROCESS = Preprocess.for_size(8)
@@ -127,7 +128,7 @@ def test_an_entry_that_is_none_is_refused(engine, entry):
 @pytest.mark.parametrize("raw", [False, True])
 def test_the_graphs_own_logits_pass(raw):
     runner = Answers(LOGITS.copy())
-    found = golden.check(runner, KNOWN, PREPROCESS, raw=raw)
+    found = golden.check(runner, KNOWN, ModelInput(PREPROCESS, raw))
     assert found == SelfTest(compare(LOGITS, LOGITS), 0.1)
     assert found.passed
     np.testing.assert_array_equal(runner.given, PIXELS if raw else PREPROCESS.normalize(PIXELS))
@@ -135,7 +136,7 @@ def test_the_graphs_own_logits_pass(raw):
 
 def test_a_class_may_change_within_the_bound():
     logits = LOGITS + np.array([[0], [0], [1], [0]]) * np.array([-0.0625, 0.0625, 0], np.float32)
-    found = golden.check(Answers(logits.astype(np.float32)), KNOWN, PREPROCESS, raw=True)
+    found = golden.check(Answers(logits.astype(np.float32)), KNOWN, ModelInput(PREPROCESS, raw=True))
     assert (found.comparison.logit_difference.max, found.comparison.agreement) == (0.0625, 0.75)
     assert found.passed
 
@@ -144,7 +145,7 @@ def test_a_class_may_change_within_the_bound():
 def test_one_logit_over_the_bound_fails(by):
     logits = LOGITS.copy()
     logits[1, 0] += by
-    found = golden.check(Answers(logits), KNOWN, PREPROCESS, raw=True)
+    found = golden.check(Answers(logits), KNOWN, ModelInput(PREPROCESS, raw=True))
     assert (found.comparison.logit_difference.max, found.bound, found.comparison.agreement) == (0.125, 0.1, 1.0)
     assert not found.passed
 
@@ -153,7 +154,8 @@ def test_one_logit_over_the_bound_fails(by):
 def test_a_logit_that_is_not_finite_fails_whatever_the_bound(value):
     logits = LOGITS.copy()
     logits[3, 2] = value
-    found = golden.check(Answers(logits), Golden(PIXELS, LOGITS, "noise", float("inf")), PREPROCESS, raw=True)
+    known = Golden(PIXELS, LOGITS, "noise", float("inf"))
+    found = golden.check(Answers(logits), known, ModelInput(PREPROCESS, raw=True))
     assert not found.comparison.finite
     assert not found.passed
 
@@ -161,4 +163,4 @@ def test_a_logit_that_is_not_finite_fails_whatever_the_bound(value):
 @pytest.mark.parametrize("shape", [(4, 2), (4, 1), (1, 3), (4, 3, 1)])
 def test_logits_of_another_shape_are_no_answer(shape):
     with pytest.raises(BadInputError, match="golden"):
-        golden.check(Answers(np.zeros(shape, np.float32)), KNOWN, PREPROCESS, raw=True)
+        golden.check(Answers(np.zeros(shape, np.float32)), KNOWN, ModelInput(PREPROCESS, raw=True))

@@ -78,6 +78,15 @@ def test_what_is_no_row_of_numbers_an_image_is_refused(tmp_path: Path, name: str
     assert error.value.hint
 
 
+def test_a_sigmoid_that_is_1_for_every_image_of_noise_is_one(tmp_path: Path):
+    """A sure network: what it gives for noise says nothing of real images."""
+    head = Head(width=1, nodes=(FLAT, node("Add", "z far", "w"), node("Sigmoid", "w", "s"), node("Identity", "s", "y")),
+                weights={"far": np.array(99, np.float32)}, shape=("n", 1))  # fmt: skip
+    path = heads.write(tmp_path / "m.onnx", head)
+    assert (heads.run(path, heads.normal(4, 3, heads.SIDE, heads.SIDE)) == 1).all(), "planted"
+    assert graph_source.read(path).description.output_type == "probability"
+
+
 def test_two_classes_of_a_single_output_have_two_names(tmp_path: Path):
     path = heads.write(tmp_path / "m.onnx", heads.PROBABILITY["sigmoid"])
     named = Assumptions(classes=("benign", "malignant"))

@@ -51,10 +51,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(name, image_data, tmp_path)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(
-    "amp",
-    ["float16", pytest.param("bfloat16", marks=pytest.mark.skipif(not has_bfloat16("cpu"), reason="no bfloat16"))],
-)
+@pytest.mark.parametrize("amp", ["float16", pytest.param("bfloat16", marks=NEEDS_BFLOAT16)])
 def test_mixed_precision_trains_as_float32_does(name, amp, image_data, tmp_path):
     """A few steps: the losses are those of float32 to the precision's rounding, and no step is skipped."""
     losses = {}

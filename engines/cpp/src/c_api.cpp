@@ -160,6 +160,10 @@ int hemf_manifest_takes_pixels(const hemf_manifest* manifest) {
     return manifest != nullptr && manifest->description.input_type == hemf::InputType::uint8 ? 1 : 0;
 }
 
+int hemf_manifest_channels_last(const hemf_manifest* manifest) {
+    return manifest != nullptr && manifest->description.input().channels_last() ? 1 : 0;
+}
+
 int hemf_manifest_batch(const hemf_manifest* manifest) {
     return manifest == nullptr ? 0 : manifest->description.batch.value_or(0);
 }

@@ -67,6 +67,15 @@ std::optional<SourceSize> source_size(const Value& root, InputType input) {
     return size;
 }
 
+// Missing where the order is that of the input's type.
+std::optional<Layout> layout(const Value& root) {
+    const Value* value = json::find(root, "layout");
+    if (value == nullptr || value->is_null()) return std::nullopt;
+    const std::string& order = json::string(root, "layout");
+    if (order != "NCHW" && order != "NHWC") throw bad_input("layout is '" + order + "'.");
+    return order == "NHWC" ? Layout::nhwc : Layout::nchw;
+}
+
 // Files from before there were output types give logits.
 ModelOutput output(const Value& root, std::size_t classes) {
     static const std::map<std::string, ModelOutput::Kind> kinds = {{"logits", ModelOutput::Kind::logits},
@@ -109,6 +118,7 @@ Description describe(const Value& root) {
     result.checkpoint_sha256 = json::string(root, "checkpoint_sha256");
     result.source_size = source_size(root, result.input_type);
     result.output = output(root, result.classes.size());
+    result.layout = layout(root);
     json::member(root, "versions", &Value::is_object);
     return result;
 }

@@ -20,6 +20,16 @@ bool by_parts(const std::string& left, const std::string& right) {
     return std::lexicographical_compare(left.begin(), left.end(), right.begin(), right.end(), before);
 }
 
+// (images, area, 3) → (images, 3, area)
+std::vector<std::uint8_t> channels_first(const std::uint8_t* pixels, std::size_t images, std::size_t area) {
+    std::vector<std::uint8_t> planes(images * area * 3);
+    std::uint8_t* out = planes.data();
+    for (std::size_t image = 0; image < images; ++image, pixels += area * 3)
+        for (std::size_t channel = 0; channel < 3; ++channel)
+            for (std::size_t place = 0; place < area; ++place) *out++ = pixels[place * 3 + channel];
+    return planes;
+}
+
 std::string text_of(int height, int width) { return std::to_string(height) + "x" + std::to_string(width); }
 
 }  // namespace
@@ -41,7 +51,7 @@ std::size_t ModelInput::pixel_bytes() const {
 std::size_t ModelInput::fed_bytes() const { return pixel_bytes() * (raw ? 1 : sizeof(float)); }
 
 std::vector<std::int64_t> ModelInput::shape() const {
-    if (raw) return {height(), width(), 3};
+    if (channels_last()) return {height(), width(), 3};
     return {3, height(), width()};
 }
 
@@ -88,8 +98,11 @@ std::vector<std::uint8_t> ModelInput::pixels(const Image& image, const std::stri
 }
 
 std::vector<float> ModelInput::infer(Runner& runner, const std::uint8_t* pixels, int images) const {
-    if (raw) return runner.infer(pixels, images);
-    const std::vector<float> inputs = preprocess.normalize(pixels, static_cast<std::size_t>(images));
+    const auto count = static_cast<std::size_t>(images);
+    if (raw && channels_last()) return runner.infer(pixels, images);
+    if (raw) return runner.infer(channels_first(pixels, count, pixel_bytes() / 3).data(), images);
+    const std::vector<float> inputs =
+        channels_last() ? preprocess.normalize_channels_last(pixels, count) : preprocess.normalize(pixels, count);
     return runner.infer(inputs.data(), images);
 }
 

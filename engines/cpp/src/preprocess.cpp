@@ -69,15 +69,20 @@ std::vector<std::uint8_t> Preprocess::pixels(const Image& image) const {
     return out;
 }
 
-void Preprocess::normalize(const std::uint8_t* pixels, std::size_t images, float* out) const {
-    float table[3][256];  // the result for each value in each channel
+Preprocess::Levels Preprocess::levels() const {
+    Levels table;
     for (std::size_t channel = 0; channel < 3; ++channel) {
         const auto middle = static_cast<float>(mean[channel]), spread = static_cast<float>(deviation[channel]);
         for (int value = 0; value < 256; ++value) {
             const float share = static_cast<float>(value) / 255.0F;
-            table[channel][value] = (share - middle) / spread;
+            table[channel][static_cast<std::size_t>(value)] = (share - middle) / spread;
         }
     }
+    return table;
+}
+
+void Preprocess::normalize(const std::uint8_t* pixels, std::size_t images, float* out) const {
+    const Levels table = levels();
     const std::size_t area = static_cast<std::size_t>(size) * static_cast<std::size_t>(size);
     for (std::size_t image = 0; image < images; ++image) {
         for (std::size_t channel = 0; channel < 3; ++channel) {
@@ -90,6 +95,13 @@ void Preprocess::normalize(const std::uint8_t* pixels, std::size_t images, float
 std::vector<float> Preprocess::normalize(const std::uint8_t* pixels, std::size_t images) const {
     std::vector<float> out(images * pixel_bytes());
     normalize(pixels, images, out.data());
+    return out;
+}
+
+std::vector<float> Preprocess::normalize_channels_last(const std::uint8_t* pixels, std::size_t images) const {
+    const Levels table = levels();
+    std::vector<float> out(images * pixel_bytes());
+    for (std::size_t place = 0; place < out.size(); ++place) out[place] = table[place % 3][pixels[place]];
     return out;
 }
 

@@ -75,7 +75,7 @@ public:
     const Manifest& manifest() const;
     const Profiles& profiles() const;
     std::size_t input_bytes() const;                // bytes of an image
-    std::vector<std::int64_t> input_shape() const;  // (3, H, W), or (H, W, 3) for raw pixels
+    std::vector<std::int64_t> input_shape() const;  // of one image: (3, H, W) or (H, W, 3)
     std::size_t output_bytes() const;               // bytes of an image's logits
     // Notes for the user, such as on caches that couldn't be used, or batches without a CUDA graph.
     std::vector<std::string> notes() const;

@@ -62,8 +62,10 @@ typedef struct hemf_manifest hemf_manifest;
 hemf_status hemf_manifest_read(const char* path, hemf_manifest** manifest);
 int hemf_manifest_classes(const hemf_manifest* manifest);
 const char* hemf_manifest_class(const hemf_manifest* manifest, int index); /* null where there is none */
-/* 1: raw pixels (N, H, W, 3) bytes; 0: normalized (N, 3, H, W) floats */
+/* 1: raw pixels (N, H, W, 3) bytes; 0: normalized (N, 3, H, W) floats; see hemf_manifest_channels_last */
 int hemf_manifest_takes_pixels(const hemf_manifest* manifest);
+/* 1: the input is (N, H, W, 3); 0: it is (N, 3, H, W). Another exporter's file may have either order in either type. */
+int hemf_manifest_channels_last(const hemf_manifest* manifest);
 /* The only batch size that the file takes; 0 for any */
 int hemf_manifest_batch(const hemf_manifest* manifest);
 /* Height and width of the pixels that the file takes of an image */

@@ -18,7 +18,8 @@ namespace json {
 struct Document;
 }
 
-enum class InputType { float32, uint8 };  // normalized (N, 3, H, W), or raw RGB pixels (N, H, W, 3)
+// Normalized (N, 3, H, W), or raw RGB pixels (N, H, W, 3); another exporter's model may have the other order.
+enum class InputType { float32, uint8 };
 
 // The model, as a manifest describes it.
 struct Description {
@@ -31,8 +32,9 @@ struct Description {
     std::string checkpoint_sha256;
     std::optional<SourceSize> source_size;  // set if the graph resizes raw images of that size
     ModelOutput output;
+    std::optional<Layout> layout{};  // order of the input's axes, where it isn't that of its type
 
-    ModelInput input() const { return {preprocess, input_type == InputType::uint8, source_size}; }
+    ModelInput input() const { return {preprocess, input_type == InputType::uint8, source_size, layout}; }
 };
 
 class Manifest {

@@ -29,18 +29,23 @@ struct SourceSize {
     std::string text() const;  // HEIGHTxWIDTH
 };
 
+// The order of a batch's axes: images, channels, height, width, or the channels last.
+enum class Layout { nchw, nhwc };
+
 // An image's pixels are (height, width, 3) bytes: the resized crop, or the whole image for a model that resizes it
 // itself. A runner is fed the pixels, or their normalized values if the model doesn't take raw pixels.
 struct ModelInput {
     Preprocess preprocess;
     bool raw = false;                  // the model takes (N, H, W, 3) bytes, not normalized (N, 3, H, W) floats
     std::optional<SourceSize> source;  // set if the model resizes images itself
+    std::optional<Layout> layout{};    // the order of the axes, where it is another than that
 
     // Height and width of each image, by path.
     using Sizes = std::map<std::string, std::pair<int, int>>;
 
     int height() const { return source ? source->height : preprocess.size; }  // of the pixels
     int width() const { return source ? source->width : preprocess.size; }
+    bool channels_last() const { return layout ? *layout == Layout::nhwc : raw; }
     std::size_t pixel_bytes() const;          // bytes of one image's pixels
     std::size_t fed_bytes() const;            // bytes of one image as the model is fed it
     std::vector<std::int64_t> shape() const;  // shape of one image as the model is fed it
@@ -55,7 +60,7 @@ struct ModelInput {
     void pixels(const Image& image, const std::string& name, std::uint8_t* out) const;
     std::vector<std::uint8_t> pixels(const Image& image, const std::string& name = "the image") const;
 
-    // Pixels (images, height, width, 3) → logits; normalizes them if the runner needs that.
+    // Pixels (images, height, width, 3) → logits; normalizes them and orders their axes as the runner needs.
     std::vector<float> infer(Runner& runner, const std::uint8_t* pixels, int images) const;
 };
 

@@ -32,8 +32,15 @@ struct Preprocess {
     std::vector<float> normalize(const std::uint8_t* pixels, std::size_t images) const;
     void normalize(const std::uint8_t* pixels, std::size_t images, float* out) const;
 
+    // Normalized pixels in their own order, (images, size, size, 3) floats.
+    std::vector<float> normalize_channels_last(const std::uint8_t* pixels, std::size_t images) const;
+
     // Bytes of the pixels of one image.
     std::size_t pixel_bytes() const { return static_cast<std::size_t>(size) * static_cast<std::size_t>(size) * 3; }
+
+private:
+    using Levels = std::array<std::array<float, 256>, 3>;  // the result for each value in each channel
+    Levels levels() const;
 };
 
 }  // namespace hemf

@@ -41,6 +41,10 @@ struct Model {
     int classes = 0, height = 0, width = 0, raw = 0, half = 0;
     std::vector<std::vector<std::int64_t>> profiles;
     ILogger* logger = nullptr;
+
+    // `raw`: 0 floats, 1 bytes with the channels last, 2 floats with the channels last, 3 bytes with the channels first.
+    bool bytes() const { return raw == 1 || raw == 3; }
+    bool channels_last() const { return raw == 1 || raw == 2; }
 };
 
 #if defined(HEMF_RTX_INTERFACE)
@@ -131,7 +135,7 @@ private:
         for (std::int64_t image = 0; image < batch; ++image) {
             double sum = 0;
             for (std::int64_t place = image * area; place < (image + 1) * area; ++place)
-                sum += model.raw != 0 ? static_cast<const std::uint8_t*>(input)[place]
+                sum += model.bytes() ? static_cast<const std::uint8_t*>(input)[place]
                                       : static_cast<const float*>(input)[place];
             for (int label = 0; label < model.classes; ++label) {
                 const auto logit = static_cast<float>(sum / static_cast<double>(area) * (label + 1));
@@ -172,13 +176,13 @@ public:
         return name[0] == 'i' ? TensorIOMode::kINPUT : TensorIOMode::kOUTPUT;
     }
     DataType getTensorDataType(const char* name) const {
-        if (name[0] == 'i') return model_.raw != 0 ? DataType::kUINT8 : DataType::kFLOAT;
+        if (name[0] == 'i') return model_.bytes() ? DataType::kUINT8 : DataType::kFLOAT;
         return model_.half != 0 ? DataType::kHALF : DataType::kFLOAT;
     }
     Dims getTensorShape(const char* name) const {
         if (name[0] != 'i') return {2, {-1, model_.classes}};
-        return model_.raw != 0 ? Dims{4, {-1, model_.height, model_.width, 3}}
-                               : Dims{4, {-1, 3, model_.height, model_.width}};
+        return model_.channels_last() ? Dims{4, {-1, model_.height, model_.width, 3}}
+                                      : Dims{4, {-1, 3, model_.height, model_.width}};
     }
     std::int32_t getNbOptimizationProfiles() const { return static_cast<std::int32_t>(model_.profiles.size()); }
     Dims getProfileShape(const char*, std::int32_t profile, OptProfileSelector which) const {
