@@ -4,7 +4,7 @@
 name = "focal"
 model = "hemf-small"     # a registered network, or one of the user's; left out: the command's
 variant = "both+mixed"   # a reduced network, of a family that has some; left out: the whole network
-recipe = "paper"         # a recipe by name, or a file relative to this one; left out: the command's
+recipe = "paper"         # a recipe by its name or a network's, or a file relative to this one; left out: the command's
 epochs = 50              # any field of the recipe
 """
 
@@ -153,7 +153,8 @@ def _recipe(source: str, folder: Path, named: object) -> dict[str, Any]:
     """Load the fields of a recipe that a configuration names; the path of a file is relative to the list's folder."""
     if not isinstance(named, str):
         raise UsageError(f"{source}: recipe must be a text in quotes, not {named!r}.", 'recipe = "paper"')
-    return recipe_file.load(named if named in recipe_file.NAMED else str(folder / named))
+    known = named in recipe_file.NAMED or named in registry.SIZES
+    return recipe_file.load(named if known else str(folder / named))
 
 
 def _variants(model: str | None) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def read(path: Path, checkpoint_sha256: str, split: str, images: LabelledImages)
         The logits; None where there is no such file, or it is damaged, of another checkpoint or of other images.
     """
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             own = str(content["checkpoint_sha256"]) == checkpoint_sha256
             same = own and str(content[f"{split}.names_sha256"]) == images.to_dict()["names_sha256"]
             logits = np.asarray(content[f"{split}.logits"], np.float32) if same else None

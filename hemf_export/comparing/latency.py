@@ -14,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hemf_export.bench import conditions, contenders
 from hemf_export.bench.conditions import Conditions
 from hemf_export.bench.lineup import Entry, Kind
+from hemf_export.checkpoints.reading import Reading
 from hemf_export.engines import backends, targets
 from hemf_export.engines.options import BatchProfile
 from hemf_export.export import onnx_export
 from hemf_export.files import processors
 from hemf_export.files.errors import BadInputError, HemfError, MissingCapabilityError
 from hemf_export.files.progress import SILENT, Progress
+from hemf_export.images.model_input import ModelInput
 from hemf_export.models.model_file import CheckpointFile, EngineFile, OnnxFile
 from hemf_export.precision import build_engine
 from hemf_export.timing import failures, intervals, measurement
@@ -101,13 +102,13 @@ class Latencies:
 
 
 def measure(
-    checkpoints: Mapping[str, Path], *, seconds: float = SECONDS, progress: Progress = SILENT
+    checkpoints: Mapping[str, tuple[Path, Reading]], *, seconds: float = SECONDS, progress: Progress = SILENT
 ) -> Latencies:  # fmt: skip
     """Export each network, unless its ONNX file is there, and time all of them side by side.
 
     Args:
-        checkpoints: checkpoint by network, of the same image size and number of classes; the ONNX files, and on a GPU
-            engines, are written beside them.
+        checkpoints: checkpoint by network, and how it is read; of one image size and number of classes. The ONNX
+            files, and on a GPU engines, are written beside them.
         seconds: time limit of the timing, without export; at least `timing.measurement.MIN_ROUNDS` rounds are run.
         progress: receives the steps.
 
@@ -117,17 +118,20 @@ def measure(
     kind = _kind()
     missing: dict[str, str] = {}
     opened: list[Contender] = []
+    first: ModelInput | None = None
     try:
         with progress.task("Exporting the networks", len(checkpoints), "networks") as task:
-            for name, checkpoint in checkpoints.items():
+            for name, (checkpoint, reading) in checkpoints.items():
                 task.update(len(opened) + len(missing), text=f"Exporting {name}")
                 try:
-                    opened.append(_open(name, _file(checkpoint, kind, progress), kind))
+                    file = _file(checkpoint, reading, kind, progress)
+                    opened.append(_open(name, file, kind))
+                    first = first or file.description.input
                 except HemfError as error:
                     missing[name] = error.message
                     failures.release_memory()
         watched = Conditions(processors.threads(), None if kind == "ort-cpu" else conditions.open_gpu())
-        timings = _timed(opened, checkpoints, seconds, watched, missing, progress) if opened else []
+        timings = _timed(opened, first, seconds, watched, missing, progress) if first is not None else []
     finally:
         for contender in opened:
             contender.close()
@@ -152,23 +156,23 @@ def _target(capability: tuple[int, int]) -> targets.Target:
     return (targets.of_gpu(name) if name else None) or targets.find(f"sm_{capability[0]}{capability[1]}")
 
 
-def _file(checkpoint: Path, kind: Kind, progress: Progress) -> OnnxFile | EngineFile:
+def _file(checkpoint: Path, reading: Reading, kind: Kind, progress: Progress) -> OnnxFile | EngineFile:
     """Provide the file that is timed: the float32 ONNX file of a checkpoint, or an engine of it."""
-    graph = _graph(checkpoint, progress)
+    graph = _graph(checkpoint, reading, progress)
     capability = backends.gpu_capability()
     if kind != "engine" or capability is None:
         return graph
     built = build_engine.make(
         build_engine.Request(
             graph.path, _target(capability), profiles=(BatchProfile(BATCH, BATCH, BATCH),), golden=0,
-            wanted=build_engine.Wanted(precision="fp32"),
+            wanted=build_engine.Wanted(precision="fp32"), reading=reading,
         ),
         progress,
     )  # fmt: skip
     return EngineFile.open(built.engine.path)
 
 
-def _graph(checkpoint: Path, progress: Progress) -> OnnxFile:
+def _graph(checkpoint: Path, reading: Reading, progress: Progress) -> OnnxFile:
     """Provide the float32 ONNX file beside a checkpoint; one that is there is kept.
 
     Raises:
@@ -176,7 +180,7 @@ def _graph(checkpoint: Path, progress: Progress) -> OnnxFile:
     """
     path = onnx_export.default_output(checkpoint)
     if not path.exists():
-        onnx_export.export(checkpoint, path, onnx_export.Options(), progress=progress)
+        onnx_export.export(checkpoint, path, onnx_export.Options(), reading=reading, progress=progress)
         return OnnxFile.open(path)
     graph = OnnxFile.open(path)
     own = graph.description
@@ -197,14 +201,11 @@ def _open(name: str, file: OnnxFile | EngineFile, kind: Kind) -> Contender:
 
 
 def _timed(
-    opened: Sequence[Contender], checkpoints: Mapping[str, Path], seconds: float, watched: Conditions,
-    missing: dict[str, str], progress: Progress,
+    opened: Sequence[Contender], first: ModelInput, seconds: float, watched: Conditions, missing: dict[str, str],
+    progress: Progress,
 ) -> list[Timing]:  # fmt: skip
     """Time what is open; what fails goes to `missing`."""
-    first = CheckpointFile.open(checkpoints[opened[0].name]).description.input
-    pixels: NDArray[np.uint8] = np.random.default_rng(0).integers(
-        0, 256, (BATCH, first.height, first.width, 3), np.uint8
-    )
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, first.height, first.width, 3), np.uint8)
     try:
         timings, not_run = measurement.measure(
             opened, pixels, seconds=seconds, progress=progress, between_rounds=watched.look

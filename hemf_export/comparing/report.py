@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.comparing.latency import Latencies
 from hemf_export.files import artifacts
 from hemf_export.metrics import pairwise
@@ -234,13 +235,16 @@ def compare(
     return NetworkComparison(rows, options, images, tuple(_tests(rows, images)), latencies)
 
 
-def checkpoints(comparison: NetworkComparison) -> dict[str, Path]:
-    """Checkpoint of each configuration, of its first run that was trained; configurations without one are left out."""
+def checkpoints(comparison: NetworkComparison) -> dict[str, tuple[Path, Reading]]:
+    """Checkpoint of each configuration, of its first run that was trained, and how it is read.
+
+    Configurations of which no run was trained are left out.
+    """
     found = {}
     for row in comparison.rows:
         trained = (outcome for outcome in row.outcomes if outcome.summary is not None)
         if (first := next(trained, None)) is not None:
-            found[row.configuration.name] = first.member.folder / "best.pt"
+            found[row.configuration.name] = (first.member.folder / "best.pt", PLAIN)
     return found
 
 
