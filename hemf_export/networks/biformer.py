@@ -8,7 +8,6 @@ where layers have no tensors.
 from __future__ import annotations
 
 import itertools
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +19,7 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
-from hemf_export.networks.network import Family, Layout, Network
+from hemf_export.networks.network import Family, Layout, Network, in_float32
 
 STAGES = 4
 ROUTED = 3  # stages with routing attention: all but the last
@@ -157,9 +156,7 @@ class RoutingAttention(nn.Module):
     def _choose(self, query: Tensor, key: Tensor) -> Tensor:
         """Queries and keys in windows, (N*P*P, heads, L, d) → numbers of the chosen windows (N, P*P, K)."""
         channels = query.shape[1] * query.shape[3]
-        kind = query.device.type
-        exact = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
-        with torch.no_grad(), exact:
+        with torch.no_grad(), in_float32(query.device):
             query_means, key_means = (
                 each.float().mean(2).reshape(-1, self.windows**2, channels) for each in (query, key)
             )

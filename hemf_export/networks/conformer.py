@@ -7,7 +7,7 @@ arXiv:2105.03889. Names of modules are those of the authors' checkpoints.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -364,6 +364,18 @@ class Conformer(Network):
     def feature_layer(self) -> str:
         """See `Network.feature_layer`: the map of the convolutional branch, which its logits alone depend on."""
         return f"conv_trans_{len(self.config.units)}.fusion_block"
+
+    def saved_multiply_adds(self) -> Mapping[str, int]:
+        """See `Network.saved_multiply_adds`: maps are averaged over a token's pixels before their 1×1 convolution.
+
+        Both are linear, so the authors' other order gives the same.
+        """
+        tokens = (self.config.image_size // PATCH) ** 2
+        return {
+            f"conv_trans_{number}": (side**2 - 1) * tokens * (channels // EXPANSION) * self.config.embedding
+            for number, (channels, side) in enumerate(self.config.units, 1)
+            if number > 1 and side > 1
+        }
 
     def decays(self, name: str, parameter: Tensor) -> bool:
         """See `Network.decays`; the class token doesn't decay either."""

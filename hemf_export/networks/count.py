@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -20,6 +20,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from hemf_export.networks.configuration import NetworkConfig
 
 HEAD = "head"  # part of what no module computes
+
+
+@runtime_checkable
+class Counted(Protocol):
+    """A network that says which of its work is not that of its authors' code; see `network.Network`."""
+
+    def hold_constants(self) -> None: ...
+
+    def saved_multiply_adds(self) -> Mapping[str, int]: ...
 
 
 @dataclass
@@ -55,12 +64,16 @@ def by_part(
         device: "meta", on which nothing is computed, or "cpu" for a network that needs its weights to run.
 
     Returns:
-        Counts by part, in the order of execution; `paper` has convolutions and linear layers alone, and
-        `paper_parameters` the unused ones too, as a part of its own.
+        Counts by part, in the order of execution, of inference. `paper` has the convolutions and linear layers of the
+        authors' code alone, and `paper_parameters` the unused ones too, as a part of its own.
     """
     with torch.device(device):
         model = network(config).eval()
         images = torch.empty(1, 3, config.image_size, config.image_size)
+    saved: Mapping[str, int] = {}
+    if isinstance(model, Counted):
+        model.hold_constants()
+        saved = model.saved_multiply_adds()
     counts: dict[str, Count] = defaultdict(Count)
     for name, parameter in model.named_parameters():
         own = parameter.numel()
@@ -79,6 +92,8 @@ def by_part(
         rest = Count(0, 0, rest.paper - part.paper, rest.products - part.products)
     if rest != Count():
         counts["forward"] += rest
+    for name, more in saved.items():
+        counts[name] += Count(paper=more)
     if unused:
         counts["unused in the authors' file"] += Count(0, unused)
     return dict(counts)

@@ -11,6 +11,7 @@ import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -49,6 +50,13 @@ class Network(nn.Module):
         The network is for inference only afterwards.
         """
 
+    def hold_constants(self) -> None:
+        """Compute what depends on parameters alone, once, for inference; part of `fold`."""
+
+    def saved_multiply_adds(self) -> Mapping[str, int]:
+        """Multiply-adds of layers for one image that its authors' code makes and this one doesn't, by first module."""
+        return {}
+
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay applies to a parameter: as a rule, not to biases, norms and other vectors."""
         return parameter.ndim > 1
@@ -59,6 +67,12 @@ WHOLE = "full"  # variant that every network has: all of it
 
 def _none(config: Any) -> dict[str, tuple[int, ...]]:
     return {}
+
+
+def in_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Switch autocast off, on a device that has it."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def fold(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
-from hemf_export.networks.network import Family, Layout, Network
+from hemf_export.networks.network import Family, Layout, Network, in_float32
 
 PATCH = 16  # pixels of a token's side
 IMAGE_RANGE = (32, 512)  # of the image size: from 2 tokens a side to position weights of 50 MB a block
@@ -149,7 +149,7 @@ class PositionEncoding(nn.Module):
         The Linear of one input and the convolution after it are both linear: together they are a convolution of the
         distances, with a single input channel.
         """
-        with torch.autocast(distances.device.type, enabled=False):
+        with in_float32(distances.device):
             weight = self.conv1.weight.transpose(0, 1).flatten(1)  # (input, output · 9)
             kernel = (mapping.weight.T @ weight).reshape(-1, 1, *self.conv1.kernel_size)
             assert self.conv1.bias is not None
@@ -322,6 +322,13 @@ class PerViT(Network):
             return block.attn.log_weights
         log_weights: Tensor = block.attn.activation(self.distances, self.rpe_proj)
         return log_weights
+
+    @torch.no_grad()
+    def hold_constants(self) -> None:
+        """See `Network.hold_constants`: the position weights."""
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.attn.log_weights = self._log_weights(block)
 
     @torch.no_grad()
     def fold(self) -> None:
