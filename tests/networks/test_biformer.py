@@ -247,7 +247,7 @@ def test_no_other_family_takes_its_files_nor_it_theirs():
 
 
 def test_a_network_is_saved_exported_and_proven_at_several_batches(tmp_path):
-    config = dataclasses.replace(NARROW, num_classes=3)
+    config = dataclasses.replace(NARROW, num_classes=3, depths=(1, 1, 1, 1))
     state = spread_weights(config, 0)
     saved = Checkpoint(config, ("a", "b", "c"), Preprocess.for_size(64), state)
     checkpoint.save(saved, tmp_path / "m.pt")
