@@ -108,8 +108,9 @@ class RoutingAttention(nn.Module):
 
     A map is divided into P×P windows of L pixels. The means of the queries and of the keys over each window, multiplied
     with each other, say which K windows a window's queries attend to. The choice is computed in float32 and has no
-    gradient. Of windows that are equally good, those with the lower number are chosen. Scores are scaled by the
-    number of all channels, not of a head's.
+    gradient. Of windows that are equally good, those with the lower number are chosen: by a stable sort in PyTorch, and
+    by the definition of TopK in ONNX; NVIDIA's documentation of TensorRT's TopK says nothing of equal values. Scores
+    are scaled by the number of all channels, not of a head's.
 
     Args:
         channels: C, kept.
