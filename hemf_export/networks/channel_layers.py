@@ -1,7 +1,8 @@
 """Layers over the channels of each pixel that several families have, with the shapes of their authors' tensors.
 
-Published code has 1×1 and strided convolutions on maps (N, C, H, W). Here the same weights work on rows (N*H*W, C), see
-`networks.hemf.layout`, so that an exported graph has plain Gemms.
+Published code has 1×1 convolutions on maps (N, C, H, W). Here the same weights work on rows (N*H*W, C), see
+`networks.hemf.layout`, so that an exported graph has plain Gemms. Strided convolutions stay convolutions: TensorRT-RTX
+compiles those to fewer kernels than patches and a product.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from hemf_export.networks.hemf.layout import to_maps
 
 
 class MapNorm(nn.LayerNorm):
@@ -30,30 +29,6 @@ class Pointwise(nn.Conv2d):
         return F.linear(rows, self.weight.flatten(1), self.bias)
 
 
-class Patches(nn.Module):
-    """A k×k convolution with stride k, for inference, as one product over rows of patches that don't overlap.
-
-    Args:
-        convolution: the convolution, whose weight (out, in, k, k) becomes (out, k*k*in).
-    """
-
-    def __init__(self, convolution: nn.Conv2d) -> None:
-        super().__init__()
-        out_channels, channels, self.patch, _ = convolution.weight.shape
-        assert convolution.bias is not None
-        self.projection = nn.Linear(channels * self.patch**2, out_channels)
-        with torch.no_grad():
-            self.projection.weight.copy_(convolution.weight.permute(0, 2, 3, 1).flatten(1))
-            self.projection.bias.copy_(convolution.bias)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(N, in, H, W) → (N, out, H/k, W/k)."""
-        _, channels, height, width = maps.shape
-        patch, rows, columns = self.patch, height // self.patch, width // self.patch
-        pixels = maps.permute(0, 2, 3, 1).reshape(-1, rows, patch, columns, patch * channels)
-        return to_maps(self.projection(pixels.transpose(2, 3).reshape(-1, patch**2 * channels)), rows, columns)
-
-
 class PatchEmbedding(nn.Module):
     """A k×k convolution with stride k, then layer norm with PyTorch's ε, 1e-5: (N, in, H, W) → (N, out, H/k, W/k).
 
@@ -65,16 +40,11 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, patch: int) -> None:
         super().__init__()
-        self.proj: nn.Module = nn.Conv2d(in_channels, out_channels, patch, stride=patch)
+        self.proj = nn.Conv2d(in_channels, out_channels, patch, stride=patch)
         self.norm = MapNorm(out_channels)
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.norm(self.proj(maps))
-
-    def fold(self) -> None:
-        """Turn the convolution into a product over rows, in place."""
-        if isinstance(self.proj, nn.Conv2d):
-            self.proj = Patches(self.proj)
 
 
 def scaled_and_shifted(linear: nn.Linear | Pointwise, scale: Tensor, shift: Tensor) -> nn.Linear:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import MapNorm, Patches
+from hemf_export.networks.channel_layers import MapNorm
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
@@ -146,16 +146,11 @@ class ConvNeXt(Network):
         return logits
 
     def fold(self) -> None:
-        """See `Network.fold`: γ into the second Linear of each block, strided convolutions into products of rows."""
+        """See `Network.fold`: γ into the second Linear of each block."""
         assert not self.training
         for block in self.modules():
             if isinstance(block, ConvNeXtBlock):
                 block.fold()
-        for downsample in self.downsample_layers:
-            assert isinstance(downsample, nn.Sequential)
-            for index, layer in enumerate(downsample):
-                if isinstance(layer, nn.Conv2d):
-                    downsample[index] = Patches(layer)
 
 
 def initialize(model: ConvNeXt) -> None:

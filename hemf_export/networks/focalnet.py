@@ -6,6 +6,7 @@ Names and shapes of the tensors are those of the authors' code: `modulation.f` m
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from hemf_export.networks.network import Family, Layout, Network
 STAGES = 4
 EXPANSION = 4  # width of an MLP's hidden layer, in C
 FIRST_KERNEL = 3  # side of the first level's convolution; each further one is 2 larger
+MULTIPLE = 8  # of a product's outputs that tensor cores take
 LINEAR_STD = 0.02  # of the initial weights
 LARGEST_WIDTH, LARGEST_DEPTH, MOST_LEVELS = 256, 64, 4
 LARGEST_WEIGHTS = 400_000_000  # of the products over channels
@@ -94,16 +96,13 @@ class FocalModulation(nn.Module):
             )
             for side in range(FIRST_KERNEL, FIRST_KERNEL + 2 * levels, 2)
         )
-        self.parts: nn.ModuleList | None = None  # after folding: query, context and gates as products of their own
+        self.gates = levels + 1  # outputs of `f` for gates; with those that folding adds, a multiple of 8
 
     def forward(self, rows: Tensor, height: int, width: int) -> Tensor:
         """(N*H*W, C) → (N*H*W, C)."""
-        if self.parts is None:
-            query, context, gates = torch.split(self.f(rows), [self.channels, self.channels, self.levels + 1], 1)
-        else:
-            query, context, gates = (part(rows) for part in self.parts)
+        query, context, gates = torch.split(self.f(rows), [self.channels, self.channels, self.gates], 1)
         maps = to_maps(context, height, width)
-        gate_maps = torch.split(to_maps(gates, height, width), 1, 1)
+        gate_maps = torch.split(to_maps(gates, height, width)[:, : self.levels + 1], 1, 1)
         gathered: Tensor | None = None
         for layer, gate in zip(self.focal_layers, gate_maps[:-1], strict=True):
             maps = layer(maps)
@@ -114,17 +113,15 @@ class FocalModulation(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Divide the first product, whose 2C+L+1 outputs no kernel suits, into three, in place."""
-        if self.parts is not None:
-            return
-        sizes = [self.channels, self.channels, self.levels + 1]
-        self.parts = nn.ModuleList()
-        for weight, bias in zip(torch.split(self.f.weight, sizes), torch.split(self.f.bias, sizes), strict=True):
-            part = nn.Linear(self.channels, len(bias))
-            part.weight.copy_(weight)
-            part.bias.copy_(bias)
-            self.parts.append(part.eval())
-        del self.f
+        """Add outputs that nobody reads to the first product, in place.
+
+        Tensor cores compute multiples of 8: with 2C+L+1 outputs, the compiler copies the result without the others.
+        """
+        self.gates = math.ceil((self.levels + 1) / MULTIPLE) * MULTIPLE
+        padded = nn.Linear(self.channels, 2 * self.channels + self.gates)
+        padded.weight.zero_()[: len(self.f.weight)].copy_(self.f.weight)
+        padded.bias.zero_()[: len(self.f.bias)].copy_(self.f.bias)
+        self.f = padded.eval()
 
 
 class Mlp(nn.Module):
@@ -216,10 +213,10 @@ class FocalNet(Network):
         return logits
 
     def fold(self) -> None:
-        """See `Network.fold`: each modulation's first product in three, strided convolutions into products of rows."""
+        """See `Network.fold`: the outputs of each modulation's first product become a multiple of 8."""
         assert not self.training
         for module in list(self.modules()):
-            if isinstance(module, FocalModulation | PatchEmbedding):
+            if isinstance(module, FocalModulation):
                 module.fold()
 
 

@@ -236,13 +236,13 @@ class UniFormer(Network):
         return logits
 
     def fold(self) -> None:
-        """See `Network.fold`: each BatchNorm into the product behind it, strided convolutions into products of rows."""
+        """See `Network.fold`: BatchNorms into the products behind them, attention's scales into the queries' weights."""
         assert not self.training
         if isinstance(self.norm, nn.BatchNorm2d):
             self.head = scaled_and_shifted(self.head, *scale_and_shift(self.norm))
             self.norm = nn.Identity()
         for module in list(self.modules()):
-            if isinstance(module, ConvolutionalBlock | Attention | PatchEmbedding):
+            if isinstance(module, ConvolutionalBlock | Attention):
                 module.fold()
 
 

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.plain.focalnet import build as plain
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.focalnet import FocalNetConfig
+from hemf_export.networks.focalnet import FocalModulation, FocalNetConfig
 from hemf_export.networks.registry import build, registered
 from tests.networks import peer_checks
 
@@ -80,3 +80,12 @@ def test_configurations_that_ask_for_too_much_are_refused(change, message):
     with pytest.raises(BadInputError, match=message):
         FocalNetConfig(**change)
     assert FocalNetConfig.from_dict(FocalNetConfig().to_dict()) == FocalNetConfig()
+
+
+def test_folding_gives_the_first_products_multiples_of_8_outputs():
+    model = build(registered(NARROW), seed=0).eval()
+    sizes = [module.f.out_features for module in model.modules() if isinstance(module, FocalModulation)]
+    model.fold()
+    folded = [module.f.out_features for module in model.modules() if isinstance(module, FocalModulation)]
+    assert sizes == [2 * channels + 3 for channels in (16, 32, 64, 64, 128)]
+    assert folded == [2 * channels + 8 for channels in (16, 32, 64, 64, 128)]
