@@ -41,6 +41,11 @@ _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _BATCHES = (1, 2, 3, 5)  # batch sizes of shape arithmetic: what is equal at all of them doesn't depend on the batch
 _LARGE = 1 << 20  # elements above which a constant isn't folded, unless a weight is as large: Expand can create them
 _SHAPES = ("Shape", "Size")
+# Operators that move values of their first input and compute nothing.
+_MOVES = (
+    *("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Concat", "Identity"),
+    *("Expand", "Tile"),
+)
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
 Shape = tuple[int, ...]
 IMAGE_SHAPE = "image_shape"  # key in a value's `meta`: its shape for one image, observed in a run
@@ -68,6 +73,7 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
         rules = fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule
         rewrite(model, RewriteRuleSet(list(rules)))
     common.IdentityEliminationPass()(model)
+    _convert_pixels_first(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.NameFixPass()(model)
@@ -113,6 +119,44 @@ def _free_batch(graph: ir.Graph) -> None:
     for value in graph.inputs:
         if value.shape is not None and len(value.shape) and isinstance(size := value.shape[0], int) and size < 0:
             value.shape = ir.Shape(["batch", *value.shape[1:]])
+
+
+def _convert_pixels_first(graph: ir.Graph) -> None:
+    """Convert a uint8 input to float32 before its values are moved, as TensorRT moves no uint8 values.
+
+    Nothing is done where another operator than a move or that conversion reads the pixels.
+    """
+    for pixels in [value for value in graph.inputs if value.dtype == ir.DataType.UINT8]:
+        moved, moves, casts = [pixels], list[ir.Node](), list[ir.Node]()
+        for value in moved:
+            for node, place in value.uses():
+                if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
+                    casts.append(node)
+                elif node.op_type in _MOVES and (place == 0 or node.op_type == "Concat") and node not in moves:
+                    moves.append(node)
+                    moved.extend(node.outputs)
+                elif node not in moves and node.op_type not in _SHAPES:
+                    return
+        first = next((node for node in graph if node in moves), None)
+        read = {value for node in moves for value in node.inputs if node.op_type == "Concat"}
+        if first is None or not read <= set(moved) or any(value.is_graph_output() for value in moved):
+            continue
+        readers = tuple(pixels.uses())
+        cast = ir.node("Cast", [pixels], {"to": ir.DataType.FLOAT})
+        cast.outputs[0].name, cast.outputs[0].type = f"{pixels.name}_float32", ir.TensorType(ir.DataType.FLOAT)
+        cast.outputs[0].shape = pixels.shape
+        for node, place in readers:
+            node.replace_input_with(place, cast.outputs[0])
+        graph.insert_before(next(iter(graph)), cast)
+        for value in moved[1:]:
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+        for node in casts:
+            (source,) = node.inputs
+            assert source is not None
+            if node.outputs[0].is_graph_output():
+                continue
+            ir.convenience.replace_all_uses_with(node.outputs[0], source)
+            graph.remove(node, safe=True)
 
 
 def copy_of(model: ir.Model) -> ir.Model:
