@@ -241,11 +241,12 @@ def load(
         ('bright', 'dark', 'striped')
     """
     from hemf_export.checkpoints.reading import Reading
+    from hemf_export.models import graph_source
     from hemf_export.models.model_file import ModelFile
 
     reading = Reading(weights, image_size, factory)
     with progress.task(f"Reading {Path(path).name}"):
-        file = ModelFile.open(Path(path), classes=names_of(classes), reading=reading)
+        file = graph_source.known_beside(ModelFile.open(Path(path), classes=names_of(classes), reading=reading))
         return Model(file, file.predictor())
 
 

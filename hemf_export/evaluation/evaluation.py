@@ -28,7 +28,7 @@ from hemf_export.images.folders import LabelledImages
 from hemf_export.metrics import classification
 from hemf_export.metrics.classification import RocCurve, by_class, mean_curve, roc_curves
 from hemf_export.metrics.percentage import percentage
-from hemf_export.models import file_kinds, plausibility, predictor
+from hemf_export.models import file_kinds, graph_source, plausibility, predictor
 from hemf_export.models.model_file import ModelFile
 from hemf_export.models.predictor import Predictor
 from hemf_export.train import figures
@@ -246,7 +246,7 @@ def evaluate(request: Request, progress: Progress = SILENT) -> Evaluation:
             files[index] = file.read_as(classes=request.classes, reading=request.reading)
     for file in files:
         with progress.task(f"Reading {file.name}"):
-            models.append(file.predictor(for_proof=True))
+            models.append(graph_source.known_beside(file).predictor(for_proof=True))
         if set(models[-1].description.classes) != set(models[0].description.classes):
             raise BadInputError(
                 f"{file.path} has the classes {', '.join(models[-1].description.classes)}; {files[0].path} has "

@@ -24,9 +24,9 @@ from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.images.images import Preprocess
 from hemf_export.images.model_input import Layout
 from hemf_export.metrics.comparison import compare
-from hemf_export.models import graph_output, onnx_model
+from hemf_export.models import discover, graph_output, onnx_model
 from hemf_export.models.description import Description, InputType
-from hemf_export.models.model_file import OnnxFile
+from hemf_export.models.model_file import ModelFile, OnnxFile
 
 _ONNX = ("", "ai.onnx")  # its own domain
 _SHOWN = 3  # operators in a message
@@ -246,6 +246,30 @@ def origin(file: OnnxFile, derived: Sequence[Description]) -> OnnxFile:
             f"Make one: `quantize({str(file.path)!r}, precision='fp16', images=DATA)`.",
         )
     return file.assuming(dataclasses.replace(own, precision="fp32"))
+
+
+def known_beside(file: ModelFile) -> ModelFile:
+    """Describe a float32 ONNX file that isn't ours by a file in its folder that was made from it.
+
+    Any other file is returned as it is.
+
+    Raises:
+        BadInputError: several were made from it, with other classes or preprocessing.
+    """
+    if not isinstance(file, OnnxFile) or file.is_ours:
+        return file
+    beside = discover.onnx_files(file.path.parent)
+    made = [each for each in beside if each.description.checkpoint_sha256 == file.content_sha256]
+    if not made:
+        return file  # what asks for its description says what is missing
+    first = made[0].description
+    for other in made[1:]:
+        if (other.description.classes, other.description.preprocess) != (first.classes, first.preprocess):
+            raise BadInputError(
+                f"{made[0].name} and {other.name} were made from {file.path} with other classes or preprocessing.",
+                "Move one of them to another folder.",
+            )
+    return origin(file, [first])
 
 
 def check_prepared(

@@ -294,6 +294,7 @@ class OnnxFile(ModelFile):
     def description(self) -> Description:
         """Description in the file's metadata, or the assumed one; the graph isn't checked against it."""
         if self.assumed is not None and not self.is_ours:
+            self._require_agreement(self.assumed)
             return self.assumed
         description = onnx_model.description_of(self.path, self._metadata)
         self._require_agreement(description)

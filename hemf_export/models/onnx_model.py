@@ -58,7 +58,7 @@ def description_of(path: Path, metadata: dict[str, str]) -> Description:
         raise BadInputError(
             f"{path} has no hemf-export metadata.",
             "Of a checkpoint, `export_onnx(CKPT)` makes such a file; of another's float32 ONNX file, "
-            "`quantize(FILE, precision='fp16', images=DATA)`.",
+            "`quantize(FILE, precision='fp16', images=DATA)`, beside which FILE itself can be run too.",
         )
     try:
         return Description.from_dict(json.loads(metadata[KEY]))

@@ -236,7 +236,7 @@ class UniFormer(Network):
         return logits
 
     def fold(self) -> None:
-        """See `Network.fold`: BatchNorms into the products behind them, attention's scales into the queries' weights."""
+        """See `Network.fold`: BatchNorms into the products behind them, scales of attention into the queries'."""
         assert not self.training
         if isinstance(self.norm, nn.BatchNorm2d):
             self.head = scaled_and_shifted(self.head, *scale_and_shift(self.norm))

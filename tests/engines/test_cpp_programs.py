@@ -22,7 +22,7 @@ ROUNDS = 150
 def test_the_c_header_serves_plain_c(cpp: Probe, tmp_path: Path):
     image = tmp_path / "image.png"
     picture(61, 40).save(image)
-    path = described(tmp_path, preprocess=Preprocess(16, "crop", 18).to_dict())
+    path = described(tmp_path, preprocess=Preprocess(16, "crop", 18).to_dict(), layout="NHWC")
     pixels = Preprocess(16, "crop", 18).pixels(decode(image))
     found = cpp.run("plain", image, path)
     lines = found.out.splitlines()
@@ -32,7 +32,7 @@ def test_the_c_header_serves_plain_c(cpp: Probe, tmp_path: Path):
         ["null:", "2"], ["nothing:", "1"], ["bytes:", "1"], ["size:", "2"],
     ]  # fmt: skip
     total = pixels.sum()
-    assert lines[5:9] == ["61 40", "3 bright null 0 0", f"input: 16 16 0 {total}", "16 0 18 0.5 0.5"]
+    assert lines[5:9] == ["61 40", "3 bright null 0 1 0", f"input: 16 16 0 {total}", "16 0 18 0.5 0.5"]
     assert lines[9] == f"{total} {(np.float32(pixels[0, 0, 0]) / 255 - 0.5) / 0.5:.6f}"
     assert "std must be positive" in lines[10]
     assert "preflight: 4" in lines[11]

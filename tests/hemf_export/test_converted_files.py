@@ -43,7 +43,13 @@ def scores(case: Converted, path: Path, pixels: np.ndarray) -> np.ndarray:
     return rows if case.end == "softmax" else softmax(rows, axis=1)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("tf2onnx", "pixels, channels first") else pytest.param(name, marks=pytest.mark.extended)
+        for name in CASES
+    ],
+)
 def test_fp16_is_the_users_file_with_its_own_input_and_output(name: str, pictures: Path, tmp_path: Path, run_cli):
     case = CASES[name]
     source = case.write(tmp_path / "m.onnx", pictures)
@@ -93,6 +99,33 @@ def test_everything_at_once_goes_through_all_commands(pictures: Path, tmp_path: 
     text = " ".join(out.split())
     assert "raw pixels" in text
     assert "probabilities, one for each class" in text
+
+
+def test_the_file_itself_is_run_beside_what_was_made_from_it(pictures: Path, tmp_path: Path, run_cli):
+    source = EVERYTHING.write(tmp_path / "m.onnx", pictures)
+    pixels, labels, files = converted.loaded(pictures / "val")
+    code, _, err = run_cli("predict", source, *files)
+    assert (code, "has no hemf-export metadata" in err) == (1, True), err
+    words = ("calibrate", source, "--precision", "fp16", "--images", pictures, "--no-cache", "--held-out-count", 12)
+    words = (*words, "--classes", ",".join(NAMES))
+    assert run_cli(*words)[0] == 0
+    code, out, err = run_cli("predict", source, *files, "--json")
+    assert code == 0, err
+    found = [[one["probabilities"][name] for name in NAMES] for one in json.loads(out)["predictions"]]
+    expected = EVERYTHING.run(source, pixels)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    out_folder = tmp_path / "e"
+    code, out, err = run_cli("evaluate", source, tmp_path / "m.fp16.onnx", "--data", pictures / "val", "-o", out_folder,
+                             "--json")  # fmt: skip
+    assert code == 0, err
+    theirs, ours = json.loads(out)["models"]
+    assert theirs["metrics"]["accuracy"] == (expected.argmax(1) == labels).mean()
+    assert ours["metrics"]["accuracy"] == theirs["metrics"]["accuracy"]
+    code, _, err = run_cli("evaluate", source, "--classes", "a,b,c", "--data", pictures / "val", "-o", tmp_path / "f")
+    assert (code, "has the classes" in err) == (1, True), err
+    assert run_cli(*words, "--preprocess", "squash", "-o", tmp_path / "other.onnx")[0] == 0
+    code, _, err = run_cli("predict", source, *files)
+    assert (code, "with other classes or preprocessing" in err) == (1, True), err
 
 
 @pytest.mark.parametrize("case", [CASES["tf2onnx"], EVERYTHING], ids=["tf2onnx", "everything"])

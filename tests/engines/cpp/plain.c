@@ -77,9 +77,9 @@ int main(int count, char** words) {
 
     status = hemf_manifest_read(words[2], &manifest);
     if (status != HEMF_OK) return failed("manifest", status);
-    printf("%d %s %s %d %d\n", hemf_manifest_classes(manifest), hemf_manifest_class(manifest, 0),
+    printf("%d %s %s %d %d %d\n", hemf_manifest_classes(manifest), hemf_manifest_class(manifest, 0),
            hemf_manifest_class(manifest, 99) == NULL ? "null" : "?", hemf_manifest_takes_pixels(manifest),
-           hemf_manifest_batch(manifest));
+           hemf_manifest_channels_last(manifest), hemf_manifest_batch(manifest));
     show_input(manifest, image);
     show_preprocess(manifest, image);
 
