@@ -22,8 +22,8 @@ class MapNorm(nn.LayerNorm):
 class Pointwise(nn.Conv2d):
     """A 1×1 convolution that takes and returns rows: (N*H*W, in) → (N*H*W, out); its weight is (out, in, 1, 1)."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias)
 
     def forward(self, rows: Tensor) -> Tensor:
         return F.linear(rows, self.weight.flatten(1), self.bias)

@@ -18,13 +18,14 @@ from hemf_export.networks.convnext import FAMILY as CONVNEXT
 from hemf_export.networks.count import Count
 from hemf_export.networks.focalnet import FAMILY as FOCALNET
 from hemf_export.networks.hemf.family import FAMILY as HEMF
+from hemf_export.networks.hifuse import FAMILY as HIFUSE
 from hemf_export.networks.network import WHOLE, Family, memory_format
 from hemf_export.networks.own import OWN, OwnConfig
 from hemf_export.networks.pervit import FAMILY as PERVIT
 from hemf_export.networks.uniformer import FAMILY as UNIFORMER
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (HEMF, CONVNEXT, FOCALNET, CONFORMER, PERVIT, UNIFORMER, BIFORMER)
+    family.name: family for family in (HEMF, HIFUSE, CONVNEXT, FOCALNET, CONFORMER, PERVIT, UNIFORMER, BIFORMER)
 }
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -79,17 +80,24 @@ def check_golden(shared: Path, authors: ModuleType, name: str, count: int = 2) -
     """The authors' weights give their logits and statistics of each stage; their keys are ours."""
     keys = authors_keys(shared, name)
     state = {key: torch.from_numpy(np.array(value)) for key, value in peer_weights(shared).state_dict(keys).items()}
-    model = family_of(registered(name)).network(registered(name)).eval()
-    model.load_state_dict(state)  # strict
+    family = family_of(registered(name))
+    model = family.network(registered(name)).eval()
+    converted, dropped = family.convert(state)
+    model.load_state_dict(converted)  # strict
+    assert {key: tuple(state[key].shape) for key in dropped} == family.layout.unused(model.config)
     model.to(memory_format=torch.channels_last)
     images = (torch.from_numpy(authors.images(0, 4)[:count]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
     golden = np.load(shared / "peer-models" / f"{name.replace('-', '_')}.npz")
-    stages = model.features(images)
-    for stage, maps in enumerate(stages, 1):
+    features = model.features(images)
+    branches = {"stage": features} if isinstance(features, list) else features._asdict()
+    taps = {
+        f"{branch.rstrip('_')}_{stage}": maps for branch in branches for stage, maps in enumerate(branches[branch], 1)
+    }
+    assert {f"{tap}_channel_{part}" for tap in taps for part in ("mean", "std")} == set(golden) - {"logits"}
+    for tap, maps in taps.items():
         wide = maps.double().flatten(2)
-        assert relative(wide.mean(2), golden[f"stage_{stage}_channel_mean"][:count]) < TOLERANCE, stage
-        assert relative(wide.std(2), golden[f"stage_{stage}_channel_std"][:count]) < TOLERANCE, stage
-    assert stage == 4
+        assert relative(wide.mean(2), golden[f"{tap}_channel_mean"][:count]) < TOLERANCE, tap
+        assert relative(wide.std(2), golden[f"{tap}_channel_std"][:count]) < TOLERANCE, tap
     assert relative(model(images), golden["logits"][:count]) < TOLERANCE
 
 
@@ -99,7 +107,13 @@ def check_parameters(name: str, expected: Mapping[int, int]) -> None:
         config = registered(name, num_classes=classes)
         with torch.device("meta"):
             model = family_of(config).network(config)
-        assert sum(parameter.numel() for parameter in model.parameters()) == count
+        unused = family_of(config).layout.unused(config)
+        idle = sum(
+            math.prod(shape)
+            for key, shape in unused.items()
+            if not key.endswith(("index", "running_mean", "running_var", "num_batches_tracked"))
+        )
+        assert sum(parameter.numel() for parameter in model.parameters()) + idle == count
 
 
 @torch.no_grad()
@@ -185,14 +199,19 @@ def check_recognition(name: str) -> None:
     assert recognize(keys[middle:]) is recognize(keys[:middle]) is family_of(config)
 
 
-def check_authors_file(path: Path, name: str) -> None:
-    """A file of the authors' is recognized with its size, and written and read again without change."""
+def check_authors_file(path: Path, name: str, idle: Mapping[str, Tensor] | None = None) -> None:
+    """A file of the authors' is recognized with its size, and written and read again without change.
+
+    `idle`: the tensors in it that take no part.
+    """
     state = {
         key: value.clone() for key, value in spread_network(registered(name, num_classes=3), 5).state_dict().items()
     }
-    torch.save({"model": {f"module.{key}": value for key, value in state.items()}, "epoch": 3}, path)
+    idle = idle or {}
+    torch.save({"model": {f"module.{key}": value for key, value in (state | idle).items()}, "epoch": 3}, path)
     loaded = checkpoint.load(path)
-    assert (loaded.config.name, loaded.config.num_classes, loaded.dropped) == (name, 3, ())
+    assert (loaded.config.name, loaded.config.num_classes, loaded.dropped) == (name, 3, tuple(idle))
+    assert set(idle) == set(family_of(loaded.config).layout.unused(loaded.config))
     again = path.with_name("again.pt")
     checkpoint.save(loaded, again)
     read = checkpoint.load(again)
