@@ -12,6 +12,7 @@ from torch import nn
 from hemf_export.files.errors import BadInputError, did_you_mean
 from hemf_export.networks import count, factory, own
 from hemf_export.networks.biformer import FAMILY as BIFORMER
+from hemf_export.networks.came import FAMILY as CAME
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.conformer import FAMILY as CONFORMER
 from hemf_export.networks.convnext import FAMILY as CONVNEXT
@@ -25,7 +26,7 @@ from hemf_export.networks.pervit import FAMILY as PERVIT
 from hemf_export.networks.uniformer import FAMILY as UNIFORMER
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (HEMF, HIFUSE, CONVNEXT, FOCALNET, CONFORMER, PERVIT, UNIFORMER, BIFORMER)
+    family.name: family for family in (HEMF, HIFUSE, CAME, CONVNEXT, FOCALNET, CONFORMER, PERVIT, UNIFORMER, BIFORMER)
 }
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
 
