@@ -7,7 +7,6 @@ compiles those to fewer kernels than patches and a product.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,19 +44,3 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.norm(self.proj(maps))
-
-
-def scaled_and_shifted(linear: nn.Linear | Pointwise, scale: Tensor, shift: Tensor) -> nn.Linear:
-    """Build the Linear that computes linear(scale·x + shift), in float64, so that only the result is rounded.
-
-    Args:
-        linear: a product over rows.
-        scale: factor of each input channel.
-        shift: what is added to each input channel.
-    """
-    weight = linear.weight.flatten(1).double()
-    folded = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        folded.weight.copy_(weight * scale.double())
-        folded.bias.copy_(weight @ shift.double() + (0.0 if linear.bias is None else linear.bias.double()))
-    return folded.eval()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import PatchEmbedding, Pointwise, scaled_and_shifted
+from hemf_export.networks.channel_layers import PatchEmbedding
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
@@ -73,21 +73,21 @@ class UniFormerConfig(NetworkConfig):
 
 
 class Mlp(nn.Module):
-    """1×1 C→4C, GELU, 1×1 4C→C, on rows.
+    """1×1 C→4C, GELU, 1×1 4C→C: convolutions of maps, or Linears on rows.
 
     Args:
-        channels: C, kept.
-        layer: type of the products, whose weights are those of convolutions or of Linears.
+        first: C→4C.
+        second: 4C→C.
     """
 
-    def __init__(self, channels: int, layer: type[nn.Linear | Pointwise]) -> None:
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
-        self.fc1 = layer(channels, EXPANSION * channels)
+        self.fc1 = first
         self.act = nn.GELU()
-        self.fc2 = layer(EXPANSION * channels, channels)
+        self.fc2 = second
 
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(rows)))
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
 
 
 class UniFormerBlock(ResidualBlock):
@@ -107,27 +107,24 @@ class ConvolutionalBlock(UniFormerBlock):
         super().__init__()
         self.pos_embed = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm1: nn.Module = nn.BatchNorm2d(channels)
-        self.conv1: nn.Module = Pointwise(channels, channels)
-        self.conv2 = Pointwise(channels, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1)
+        self.conv2 = nn.Conv2d(channels, channels, 1)
         self.attn = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
         self.norm2: nn.Module = nn.BatchNorm2d(channels)
-        self.mlp = Mlp(channels, Pointwise)
+        hidden = EXPANSION * channels
+        self.mlp = Mlp(nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
-        images, _, height, width = maps.shape
         maps = maps + self.pos_embed(maps)
-        inner = to_maps(self.conv1(to_rows(self.norm1(maps))), height, width)
-        rows = to_rows(maps) + self.branch(self.conv2(to_rows(self.attn(inner))), images)
-        normalized = to_rows(self.norm2(to_maps(rows, height, width)))
-        return to_maps(rows + self.branch(self.mlp(normalized), images), height, width)
+        maps = maps + self.drop(self.conv2(self.attn(self.conv1(self.norm1(maps)))))
+        return maps + self.drop(self.mlp(self.norm2(maps)))
 
     def fold(self) -> None:
         """Fold each BatchNorm into the product behind it, in place."""
         if isinstance(self.norm1, nn.BatchNorm2d) and isinstance(self.norm2, nn.BatchNorm2d):
-            assert isinstance(self.conv1, Pointwise)
-            self.conv1 = scaled_and_shifted(self.conv1, *scale_and_shift(self.norm1))
-            self.mlp.fc1 = scaled_and_shifted(self.mlp.fc1, *scale_and_shift(self.norm2))
+            fold_into_next(self.norm1, self.conv1)
+            fold_into_next(self.norm2, self.mlp.fc1)
             self.norm1 = self.norm2 = nn.Identity()
 
 
@@ -181,7 +178,8 @@ class AttentionBlock(UniFormerBlock):
         self.norm1 = nn.LayerNorm(channels, eps=NORM_EPSILON)
         self.attn = Attention(channels, heads)
         self.norm2 = nn.LayerNorm(channels, eps=NORM_EPSILON)
-        self.mlp = Mlp(channels, nn.Linear)
+        hidden = EXPANSION * channels
+        self.mlp = Mlp(nn.Linear(channels, hidden), nn.Linear(hidden, channels))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
@@ -236,22 +234,28 @@ class UniFormer(Network):
         return logits
 
     def fold(self) -> None:
-        """See `Network.fold`: BatchNorms into the products behind them, scales of attention into the queries'."""
+        """See `Network.fold`: BatchNorms into the products behind them, attention's scales into queries' weights."""
         assert not self.training
         if isinstance(self.norm, nn.BatchNorm2d):
-            self.head = scaled_and_shifted(self.head, *scale_and_shift(self.norm))
+            fold_into_next(self.norm, self.head)
             self.norm = nn.Identity()
         for module in list(self.modules()):
             if isinstance(module, ConvolutionalBlock | Attention):
                 module.fold()
 
 
-def scale_and_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Express a BatchNorm in evaluation as scale·x + shift, in float64."""
+@torch.no_grad()
+def fold_into_next(norm: nn.BatchNorm2d, product: nn.Module) -> None:
+    """Make `product`, a Linear or a 1×1 convolution with bias, compute product(norm(x)), in place, in float64."""
+    assert isinstance(product, nn.Linear | nn.Conv2d)
+    assert product.bias is not None
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
+    shift = norm.bias.double() - norm.running_mean.double() * scale
+    weight = product.weight.flatten(1).double()
+    product.bias.copy_(product.bias.double() + weight @ shift)
+    product.weight.copy_((weight * scale).reshape(product.weight.shape))
 
 
 def initialize(model: UniFormer) -> None:
