@@ -111,7 +111,7 @@ class Bottleneck(nn.Module):
         """
         inner = F.relu(self.bn1(self.conv1(maps)))
         if expanded is not None:
-            inner = inner + enlarge(expanded, inner.shape[2] // expanded.shape[2])
+            inner = add_enlarged(inner, expanded)
         inner = F.relu(self.bn2(self.conv2(inner)))
         shortcut = self.residual_bn(self.residual_conv(maps)) if self.projected else maps
         return F.relu(self.bn3(self.conv3(inner)) + shortcut), inner
@@ -133,9 +133,13 @@ class FusionBlock(Bottleneck):
         return self.outputs(maps, expanded)[0]
 
 
-def enlarge(maps: Tensor, times: int) -> Tensor:
-    """Repeat each pixel of (N, C, H, W) `times` times along both axes."""
-    return maps if times == 1 else F.interpolate(maps, scale_factor=times, mode="nearest")
+def add_enlarged(maps: Tensor, small: Tensor) -> Tensor:
+    """Add a smaller map (N, C, H/d, W/d), each pixel repeated d times along both axes, to (N, C, H, W)."""
+    (channels, height, width), (rows, columns) = maps.shape[1:], small.shape[2:]
+    if height == rows:
+        return maps + small
+    tiles = maps.reshape(-1, channels, rows, height // rows, columns, width // columns)
+    return (tiles + small[:, :, :, None, :, None]).reshape(-1, channels, height, width)
 
 
 class Attention(nn.Module):
