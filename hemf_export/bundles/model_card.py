@@ -136,13 +136,16 @@ def _model(manifest: Mapping[str, Any]) -> list[str]:
         else f"its centre, the shorter side resized to {preprocess['resize']}"
     )
     source, output = manifest.get("source_size"), ModelOutput(manifest.get("output_type", "logits"))
+    inside = manifest["input_type"] == "uint8" and set(preprocess["std"]) == {1.0}  # in another exporter's file
     return [
         f"- Network: {_cell(manifest['name'])}{_architecture(manifest)}, an image classifier",
         f"- Classes, in their order: {', '.join(map(_cell, manifest['classes']))}",
         f"- Output: {_cell(output.text(manifest['classes']))}",
         f"- Input: RGB, {preprocess['size']} × {preprocess['size']} pixels ({how})"
         + (f", from raw images of {source[0]}x{source[1]}" if source else ""),
-        f"- Normalized by mean {preprocess['mean']} and standard deviation {preprocess['std']}",
+        "- Pixels are taken as they are; the file itself normalizes them"
+        if inside
+        else f"- Normalized by mean {preprocess['mean']} and standard deviation {preprocess['std']}",
     ]
 
 

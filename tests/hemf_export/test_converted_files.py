@@ -94,6 +94,12 @@ def test_everything_at_once_goes_through_all_commands(pictures: Path, tmp_path: 
     config = (tmp_path / "models" / "theirs" / "config.pbtxt").read_text()
     assert all(text in config for text in ('name: "image_tensor:0"', 'name: "detection/probs:0"', "TYPE_UINT8"))
     assert run_cli("triton", "--check", tmp_path / "models")[0] == 0
+    code, _, err = run_cli("bundle", files[0], "-o", tmp_path / "b.tar.zst", "--no-cpp")
+    assert code == 0, err
+    code, _, err = run_cli("self-test", tmp_path / "b.tar.zst", "--keep", tmp_path / "kept")
+    assert code == 0, err
+    card = (tmp_path / "kept" / "MODEL_CARD.md").read_text()
+    assert ("HEMF" in card, "Pixels are taken as they are" in card) == (False, True), card
     code, out, _ = run_cli("inspect", source)
     assert code == 0
     text = " ".join(out.split())
