@@ -70,7 +70,7 @@ def load(path: Path, config: NetworkConfig, classes: Sequence[str], reading: Rea
     saved = checkpoint.load(path, reading=reading)
     saved.check_finite()
     family = registry.family_of(config)
-    heads = tuple(f"{name}." for name in family.layout.heads)
+    heads = tuple(f"{name}." for name in family.heads(config))
     expected = family.shapes(config)
     known = "classes" not in saved.provenance.get("assumed", {})
     same_head = known and names.same(saved.classes, classes)

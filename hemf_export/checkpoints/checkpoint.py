@@ -224,6 +224,9 @@ class _Network:
 
 def _network(weights: WeightSet, family: Family, image_size: int | None) -> _Network:
     """Convert a set of weights; raise BadInputError where its tensors are not those of a whole network."""
+    if weights.unknown:
+        names = state_dict.first(weights.unknown)
+        raise BadInputError(f"The tensors are not this network's: {len(weights.unknown)} unexpected: {names}.")
     tensors, dropped = family.convert(weights.tensors)
     floats = [value for value in tensors.values() if value.is_floating_point()]
     kinds = sorted({str(value.dtype).removeprefix("torch.") for value in floats} - {"float32"})

@@ -33,12 +33,14 @@ class WeightSet:
         prefix: prefix of their names, such as `model.`, or empty.
         tensors: tensors by the network's own names.
         beside: full names of other tensors in the same dictionary.
+        unknown: those of them that have the prefix and are none of the network's, where all of its names are known.
     """
 
     place: tuple[str, ...]
     prefix: str
     tensors: dict[str, Tensor]
     beside: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -89,7 +91,8 @@ def _walk(
             groups.setdefault(prefix, {})[key.removeprefix(prefix)] = value.detach()
     for prefix, tensors in groups.items():
         beside = [".".join((*place, key)) for key in own if _prefix(key, layout) != prefix]
-        yield WeightSet(place, prefix, tensors, tuple(beside))
+        strange = [key for key in own if layout.names and key.startswith(prefix) and _prefix(key, layout) is None]
+        yield WeightSet(place, prefix, tensors, tuple(beside), tuple(strange))
     if len(place) < _DEEPEST:
         for key, value in content.items():
             if isinstance(key, str) and isinstance(value, Mapping) and id(value) not in seen:

@@ -6,9 +6,8 @@ several batch sizes, which a graph with the first one left in it would fail.
 
 from __future__ import annotations
 
-import gc
-import logging
-import warnings
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from hemf_export.calibration import forms
 from hemf_export.calibration.forms import Form, Rewriting
 from hemf_export.checkpoints.checkpoint import Checkpoint
 from hemf_export.checkpoints.reading import PLAIN, Reading
-from hemf_export.export import graph_cleanup, graph_writing
+from hemf_export.export import graph_cleanup, graph_writing, tracing
 from hemf_export.export.parity import Parity, Samples
 from hemf_export.export.raw_pixels import RawPixels
 from hemf_export.export.simplify import SimplificationError, Simplifier
@@ -39,14 +38,15 @@ from hemf_export.models.model_file import CheckpointFile, OnnxFile
 from hemf_export.models.proof import Figures, ImageRecord, Proof
 from hemf_export.models.runners import OnnxRunner, TorchRunner
 from hemf_export.networks import network, registry
+from hemf_export.networks.network import Network
 
 OPSET_DEFAULT, OPSET_MIN, OPSET_MAX = 20, 17, 23
 _TORCH_OPSET_MIN = 18  # oldest opset of torch's exporter, which writes 18 where 17 is requested
 TOLERANCE = 1e-4  # largest difference of a logit, ONNX Runtime from PyTorch, both float32
 PROOF_BATCHES = (1, 2, 3, 5)
+_OTHER_BATCHES = (1, 3)
 _TRACED_BATCH = 2  # any but 1, which torch would treat as a broadcast axis
 _PROVENANCE = ("layout", "weights", "assumed")  # how a checkpoint of another training program was read
-INPUT_NAME, OUTPUT_NAME = "images", "logits"
 
 
 @dataclass(frozen=True)
@@ -209,39 +209,76 @@ def export_graph(model: nn.Module, preprocess: Preprocess, options: Options) -> 
     traced: nn.Module = RawPixels(model, model_input).eval() if model_input.raw else model
     pixels = np.zeros((options.batch or _TRACED_BATCH, model_input.height, model_input.width, 3), np.uint8)
     example = torch.from_numpy(np.ascontiguousarray(model_input.network(pixels)))
-    graph = _torch_export(traced, example, max(options.opset, _TORCH_OPSET_MIN))
-    graph_cleanup.clean(graph)
-    graph_cleanup.name_by_scope(graph)
-    if options.opset < _TORCH_OPSET_MIN:
-        graph_cleanup.lower_to_opset_17(graph)
+    opset = max(options.opset, _TORCH_OPSET_MIN)
+    graph = tracing.trace(traced, example, opset)
+    _cleaned(graph)
     if options.batch is None:
         graph_cleanup.free_batch(graph, "batch")
+        if not isinstance(model, Network):
+            graph = _traced_at_any_batch(traced, example, opset, graph, options.tolerance)
+    if options.opset < _TORCH_OPSET_MIN:
+        graph_cleanup.lower_to_opset_17(graph)
     return graph
 
 
-def _torch_export(model: nn.Module, example: Tensor, opset: int) -> ir.Model:
-    """Run torch's dynamo exporter without its optimization, which `graph_cleanup` does in a tenth of the time."""
-    collecting = gc.isenabled()
-    gc.disable()  # millions of small objects are created, none of which is garbage before the end
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
+def _traced_at_any_batch(model: nn.Module, example: Tensor, opset: int, graph: ir.Model, tolerance: float) -> ir.Model:
+    """Return the graph of a network of a user's own that computes what the network does at every batch size.
+
+    Args:
+        model: the network, with what the graph has in front of it.
+        example: its input, of the batch size that `graph` was traced with.
+        opset: ONNX opset version.
+        graph: the graph, its batch axis freed.
+        tolerance: largest difference of a logit.
+
+    Returns:
+        `graph`, or where another batch size shows that it holds the traced one, a graph traced with a symbol for it.
+
+    Raises:
+        BadInputError: the batch size is a number in the network's own code.
+    """
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
-            program = torch.onnx.export(
-                model,
-                (example,),
-                dynamo=True,
-                opset_version=opset,
-                input_names=[INPUT_NAME],
-                output_names=[OUTPUT_NAME],
-                optimize=False,
-                verbose=False,
-            )
-    finally:
-        if collecting:
-            gc.enable()
-    assert program is not None
-    return program.model
+        if _difference(model, example, graph) <= tolerance:
+            return graph
+        failure = "its logits are others"
+    except BadInputError as error:
+        failure = error.message
+    named = re.search(r"Name:'([^']*)/", failure)
+    known = named is not None and named[1] in dict(model.named_modules())
+    where = f" in the module {named[1]}" if named and known else ""
+    try:
+        symbolic = tracing.trace(model, example, opset, any_batch=True)
+        _cleaned(symbolic)
+        graph_cleanup.name_batch(symbolic, "batch")
+        graph_cleanup.forget_shapes(symbolic)
+        _difference(model, example, symbolic)
+    except BadInputError as error:
+        raise BadInputError(
+            f"The batch size is fixed in the network's code{where}: traced with {len(example)} images, the graph fails "
+            f"with others. {error.message}",
+            "Take it from the images, as in x.shape[0], or export one batch size: `batch=N`.",
+        ) from error
+    return symbolic
+
+
+def _difference(model: nn.Module, example: Tensor, graph: ir.Model) -> float:
+    """Largest difference of a logit at two other batch sizes; the graph's, or BadInputError, where it doesn't run."""
+    runner, differences = OnnxRunner(graph), []
+    for size in _OTHER_BATCHES:
+        pixels = np.random.default_rng(size).integers(0, 256, (size, *example.shape[1:]), np.uint8)
+        images = torch.from_numpy(pixels if example.dtype == torch.uint8 else (pixels / 127.5 - 1).astype(np.float32))
+        with torch.inference_mode():
+            expected = model(images).numpy()
+        found = runner.infer(images.numpy())
+        same = found.shape == expected.shape
+        differences.append(float(np.abs(found - expected).max()) if same else math.inf)
+    return max(differences)
+
+
+def _cleaned(graph: ir.Model) -> None:
+    graph_cleanup.clean(graph)
+    graph_cleanup.fold_batch_norms(graph)
+    graph_cleanup.name_by_scope(graph)
 
 
 def _simplified(simplifier: Simplifier, graph: ir.Model, notes: list[str]) -> ir.Model:

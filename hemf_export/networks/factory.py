@@ -29,7 +29,7 @@ _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 # Folders of other people's code: a failure is told with the innermost line outside of them.
 _OURS = Path(__file__).parents[1]
 _LIBRARIES = tuple(
-    str(Path(path).resolve()) for path in {*sysconfig.get_paths().values(), str(Path(str(torch.__file__)).parent)}
+    str(Path(path).resolve()) for path in (*sysconfig.get_paths().values(), str(Path(str(torch.__file__)).parent))
 )
 
 

@@ -237,6 +237,10 @@ class Family:
         """Recount the paper's Table 3, for a network that it lists; nothing for any other."""
         return ()
 
+    def heads(self, config: Any) -> tuple[str, ...]:
+        """Name the classifiers' layers, whose tensors depend on the number of classes."""
+        return self.layout.heads
+
     def check_training(self, config: Any) -> None:
         """Raise BadInputError where a network can't be trained; those of registered sizes can."""
 

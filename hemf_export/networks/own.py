@@ -19,7 +19,7 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.networks import count, factory, probing
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.count import Count
-from hemf_export.networks.network import WHOLE, Family, Layout, keep_contiguous
+from hemf_export.networks.network import Family, Layout, keep_contiguous
 from hemf_export.networks.probing import Traits
 
 IMAGE_SIZE = 224  # where nothing says another
@@ -147,6 +147,10 @@ class OwnFamily(Family):
         assert isinstance(config, OwnConfig)
         return _traits(config).shapes
 
+    def heads(self, config: OwnConfig) -> tuple[str, ...]:
+        """See `Family.heads`."""
+        return tuple(dict.fromkeys(key.rpartition(".")[0] or key for key in _heads(config.factory)))
+
     def check_training(self, config: Any) -> None:
         """See `Family.check_training`."""
         self.skips_parameters(config)
@@ -172,13 +176,8 @@ def build(config: OwnConfig) -> nn.Module:
 
 def family(name: str) -> OwnFamily:
     """Make the family of one factory, whose name the user said."""
-    state, heads = _tensors(factory.find(name), name, 2), _heads(name)
-    layout = Layout(
-        marks=(),
-        roots=frozenset(key.partition(".")[0] for key in state),
-        heads=tuple(dict.fromkeys(key.rpartition(".")[0] or key for key in heads)),
-        names=frozenset(state),
-    )
+    state = _tensors(factory.find(name), name, 2)
+    layout = Layout(marks=(), roots=frozenset(key.partition(".")[0] for key in state), names=frozenset(state))
     return dataclasses.replace(OWN, layout=layout, factory=name)
 
 
@@ -205,7 +204,11 @@ def _trained(found: Callable[..., object], config: OwnConfig) -> bool:
 @functools.lru_cache(maxsize=32)
 def _tensors(found: Callable[..., object], name: str, num_classes: int) -> dict[str, torch.Size]:
     with probing.apart():
-        model = factory.make(name, found, num_classes)
+        try:
+            with torch.device("meta"):  # without memory
+                model = factory.make(name, found, num_classes)
+        except BadInputError:
+            model = factory.make(name, found, num_classes)
     return {key: value.shape for key, value in model.state_dict().items()}
 
 
@@ -226,5 +229,3 @@ OWN = OwnFamily(
     initialize=lambda model: None,
     layout=Layout(marks=("(?!)",), roots=frozenset()),
 )
-
-__all__ = ["OWN", "WHOLE", "OwnConfig", "OwnFamily", "build", "family", "named", "trusted"]

@@ -59,7 +59,7 @@ def evaluate(name: str, model: nn.Module, num_classes: int, image_size: int) -> 
         if not torch.allclose(logits, again, **_NOISE, equal_nan=True):
             raise BadInputError(
                 f"{name}: the logits of one image change from call to call, in evaluation mode too.",
-                "Something random goes on there: F.dropout needs `training=self.training`, noise `if self.training`.",
+                "Something random goes on there: F.dropout needs training=self.training, noise if self.training.",
             )
         try:
             with torch.inference_mode():

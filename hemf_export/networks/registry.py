@@ -21,7 +21,7 @@ from hemf_export.networks.focalnet import FAMILY as FOCALNET
 from hemf_export.networks.hemf.family import FAMILY as HEMF
 from hemf_export.networks.hifuse import FAMILY as HIFUSE
 from hemf_export.networks.network import WHOLE, Family, memory_format
-from hemf_export.networks.own import OWN, OwnConfig
+from hemf_export.networks.own import OWN
 from hemf_export.networks.pervit import FAMILY as PERVIT
 from hemf_export.networks.uniformer import FAMILY as UNIFORMER
 
@@ -29,6 +29,7 @@ FAMILIES: dict[str, Family] = {
     family.name: family for family in (HEMF, HIFUSE, CAME, CONVNEXT, FOCALNET, CONFORMER, PERVIT, UNIFORMER, BIFORMER)
 }
 SIZES: dict[str, NetworkConfig] = {name: size for family in FAMILIES.values() for name, size in family.sizes.items()}
+_ALL = {**FAMILIES, OWN.name: OWN}
 
 
 def registered(
@@ -56,10 +57,8 @@ def registered(
 
 
 def family_of(config: NetworkConfig) -> Family:
-    """Look up the family of a configuration; of a user's own network that may be built, the factory's own."""
-    if isinstance(config, OwnConfig):
-        return own.family(config.factory) if config.said else OWN
-    return FAMILIES[config.FAMILY]
+    """Look up the family of a configuration."""
+    return _ALL[config.FAMILY]
 
 
 def count_parts(config: NetworkConfig) -> dict[str, Count]:
@@ -79,10 +78,9 @@ def config_from_dict(values: Mapping[str, Any]) -> NetworkConfig:
         BadInputError: no such family, an unknown key, or a value that is not valid.
     """
     name = values.get("family", HEMF.name)
-    families = {**FAMILIES, OWN.name: OWN}
-    if name not in families:
-        raise BadInputError(f"No family of networks is named {name!r}.", hint=did_you_mean(str(name), families))
-    return families[name].config.from_dict(dict(values))
+    if name not in _ALL:
+        raise BadInputError(f"No family of networks is named {name!r}.", hint=did_you_mean(str(name), _ALL))
+    return _ALL[name].config.from_dict(dict(values))
 
 
 def recognize(keys: Sequence[str]) -> Family | None:

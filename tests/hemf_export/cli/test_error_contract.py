@@ -57,6 +57,7 @@ OTHER_LINES = {
     **{(name, "group_column"): f"{LINES[name]} --groups groups.csv" for name in DIVISIONS},
     **{(name, "image_column"): f"{LINES[name]} --groups groups.csv --group-column patient" for name in DIVISIONS},
     ("bench", "verified"): "model.onnx -o out.json",
+    ("bundle", "factory"): "model.onnx -o out.tar.zst --no-cpp",  # its checkpoint lies beside it
     ("info", "variant"): "hemf-tiny",
     ("triton", "check"): "",
     ("self-test", "keep"): "bundle.tar.zst",
@@ -124,11 +125,14 @@ PATHS: dict[tuple[str, str], list[str]] = {
 HUGE = "9" * 5000
 CLASSES, WEIGHTS, TARGET, FILE_NAME = ["a,b", "a,b,c", "a,a,b"], ["nonesuch"], ["t5", "sm_1", ""], ["../x", "a/b", ""]
 BATCHES = ["0:1:2", "-1:8:32", "8:4:2", "1:8", "²:8:32", HUGE, "nan"]
+READERS = "bench bundle evaluate explain finetune info inspect onnx predict ship trt verify".split()  # of checkpoints
 TEXTS: dict[tuple[str, str], list[str]] = {
+    **{(name, "factory"): ["nonesuch_module:make"] for name in READERS}, ("train", "teacher_model"): [],
     **{(name, "split"): ["1/2", "nan/0/1", "0.5/0.6/0.7", "-1/1/1"] for name in DIVISIONS},
     **{(name, "group_column"): ["nonesuch"] for name in DIVISIONS},
     **{(name, "image_column"): ["nonesuch"] for name in DIVISIONS},
-    ("train", "model"): ["hemf-bas"], ("train", "variant"): ["nonesuch"], ("train", "recipe_source"): ["nonesuch"],
+    ("train", "model"): ["hemf-bas", "nonesuch_module:make"], ("train", "variant"): ["nonesuch"], ("train",
+    "recipe_source"): ["nonesuch"],
     ("ablate", "model"): ["hemf-bas"], ("ablate", "recipe_source"): ["nonesuch"],
     ("ablate", "seeds"): ["-1", "1,,2", HUGE, "²"],
     ("evaluate", "classes"): CLASSES, ("evaluate", "weights"): WEIGHTS,
@@ -160,10 +164,11 @@ TEXTS: dict[tuple[str, str], list[str]] = {
 NUMBERS = ("nan", "-inf", "1e400", "²", "0x10", HUGE, "")
 
 # What only a file can tell, or a list that other files may be named beside, is bad input; the rest is wrong usage.
-TOLD_BY_A_FILE = {"classes", "weights", "group_column", "image_column", "model", "variant", "recipe_source"}
+TOLD_BY_A_FILE = {"classes", "weights", "factory", "group_column", "image_column", "model", "variant", "recipe_source"}
 # Exit codes other than 1 for a path and 2 for a value.
 WRONG_USAGE = {
     ("ablate", "configs", "empty.toml"), ("trt", "weights", "nonesuch"),
+    ("trt", "factory", "nonesuch_module:make"),
     ("bundle", "output", "nothing"), ("bundle", "output", "INPUT"),
 }  # fmt: skip
 # Where results come before the failure: what is known of a file, and what came of each checkpoint.
