@@ -7,6 +7,7 @@ compiles those to fewer kernels than patches and a product.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -44,3 +45,22 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.norm(self.proj(maps))
+
+
+def scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Express a BatchNorm in evaluation as scale·x + shift, in float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+@torch.no_grad()
+def fold_into_next(norm: nn.BatchNorm1d | nn.BatchNorm2d, product: nn.Module) -> None:
+    """Make `product`, a Linear or a 1×1 convolution, compute product(norm(x)), in place; computed in float64."""
+    assert isinstance(product, nn.Linear | nn.Conv2d)
+    scale, shift = scale_and_shift(norm)
+    weight = product.weight.flatten(1).double()
+    bias = weight @ shift + (0.0 if product.bias is None else product.bias.double())
+    product.bias = nn.Parameter(bias.to(product.weight.dtype))
+    product.weight.copy_((weight * scale).reshape(product.weight.shape))

@@ -16,7 +16,13 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import MapNorm, PatchEmbedding, Patches, Pointwise, scaled_and_shifted
+from hemf_export.networks.channel_layers import (
+    MapNorm,
+    PatchEmbedding,
+    Pointwise,
+    fold_into_next,
+    scale_and_shift,
+)
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
@@ -258,8 +264,7 @@ class IRMLP(nn.Module):
     def fold(self) -> None:
         """Fold the first BatchNorm into the product behind it, and the second into that before it, in place."""
         if isinstance(self.bn1, nn.BatchNorm1d):
-            assert isinstance(self.conv2.conv, Pointwise)
-            self.conv2.conv = scaled_and_shifted(self.conv2.conv, *scale_and_shift(self.bn1))
+            fold_into_next(self.bn1, self.conv2.conv)
             self.bn1 = nn.Identity()
         self.conv3.fold()
 
@@ -437,20 +442,8 @@ def fold(model: nn.Module) -> None:
     """Fold everything that the parts of a model of this module can fold, in place."""
     assert not model.training
     for module in list(model.modules()):
-        if isinstance(module, ConvNorm | IRMLP | SpatialGate | WindowAttention | PatchMerging | PatchEmbedding):
+        if isinstance(module, ConvNorm | IRMLP | SpatialGate | WindowAttention | PatchMerging):
             module.fold()
-        elif isinstance(module, nn.Sequential):
-            for index, layer in enumerate(module):
-                if isinstance(layer, nn.Conv2d) and layer.stride != (1, 1):
-                    module[index] = Patches(layer)
-
-
-def scale_and_shift(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
-    """Express a BatchNorm in evaluation as scale·x + shift, in float64."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
 def folded(convolution: Pointwise, norm: nn.BatchNorm1d) -> tuple[nn.Parameter, nn.Parameter]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import PatchEmbedding
+from hemf_export.networks.channel_layers import PatchEmbedding, fold_into_next
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
@@ -242,20 +242,6 @@ class UniFormer(Network):
         for module in list(self.modules()):
             if isinstance(module, ConvolutionalBlock | Attention):
                 module.fold()
-
-
-@torch.no_grad()
-def fold_into_next(norm: nn.BatchNorm2d, product: nn.Module) -> None:
-    """Make `product`, a Linear or a 1×1 convolution with bias, compute product(norm(x)), in place, in float64."""
-    assert isinstance(product, nn.Linear | nn.Conv2d)
-    assert product.bias is not None
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    weight = product.weight.flatten(1).double()
-    product.bias.copy_(product.bias.double() + weight @ shift)
-    product.weight.copy_((weight * scale).reshape(product.weight.shape))
 
 
 def initialize(model: UniFormer) -> None:

@@ -119,8 +119,9 @@ def test_what_cannot_be_used_is_told_in_one_message(name):
 
 def test_a_network_of_one_image_size_says_so_with_its_own_words():
     assert build("OneSize")
-    with pytest.raises(BadInputError, match=r"images \(2, 3, 64,
-    64\): AssertionError: images of 32 pixels alone \(.*:\d"):
+    with pytest.raises(
+        BadInputError, match=r"images \(2, 3, 64, 64\): AssertionError: images of 32 pixels alone \(.*:\d"
+    ):
         build("OneSize", image_size=64)
 
 
