@@ -365,6 +365,7 @@ FAMILY = CameFamily(
         ),
         heads=("conv_head",),
         unused=unused_tensors,
+        twice=("EA_1.",),
     ),
     recipe={"epochs": 100},
 )

@@ -65,6 +65,9 @@ class Network(nn.Module):
 WHOLE = "full"  # variant that every network has: all of it
 
 
+_BUFFER = re.compile(r"\.(running_mean|running_var|num_batches_tracked|relative_position_index)$")
+
+
 def _none(config: Any) -> dict[str, tuple[int, ...]]:
     return {}
 
@@ -114,6 +117,7 @@ class Layout:
         heads: names of the classifiers' Linears, in our state dict.
         unused: shapes of the tensors in their file that take no part in a forward pass, by name, for a configuration.
             They are dropped by name.
+        twice: beginnings of the names of unused tensors that are there under another name too.
         names: all names of our state dict, where they are known to be the same in every file.
     """
 
@@ -121,7 +125,16 @@ class Layout:
     roots: frozenset[str]
     heads: tuple[str, ...] = ("head",)
     unused: Callable[[Any], Mapping[str, tuple[int, ...]]] = _none
+    twice: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
+
+    def unused_parameters(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """Return those of the unused tensors that are parameters: no buffers, and none that is there twice."""
+        return {
+            name: shape
+            for name, shape in self.unused(config).items()
+            if not _BUFFER.search(name) and not name.startswith(self.twice)
+        }
 
     def recognizes(self, keys: Sequence[str]) -> bool:
         """Whether keys are those of this family, whole or not."""
@@ -222,7 +235,7 @@ class Family:
 
     def count(self, config: Any) -> dict[str, Count]:
         """Count parameters and multiply-adds by part, without allocating them."""
-        unused = sum(math.prod(shape) for shape in self.layout.unused(config).values())
+        unused = sum(math.prod(shape) for shape in self.layout.unused_parameters(config).values())
         return count.by_part(self.network, config, unused)
 
     @property
