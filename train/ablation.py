@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hemf_export.checkpoints import checkpoint
+from hemf_export.checkpoints.reading import Reading
 from hemf_export.files import artifacts, locks
 from hemf_export.files.errors import BadInputError, UsageError
 from hemf_export.files.progress import SILENT, Progress
-from hemf_export.networks import registry
+from hemf_export.networks import factory, registry
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.train import predictions as predictions_file
 from hemf_export.train import run as training
@@ -147,6 +148,12 @@ def plan(configurations: Sequence[Configuration], output: Path, seeds: Sequence[
     return members
 
 
+def reading(configuration: Configuration, options: Options) -> Reading:
+    """How the checkpoints of a configuration's runs are read: those of a user's own network by its factory."""
+    (model,) = models([configuration], options)
+    return Reading(factory=model if factory.is_name(model) else None)
+
+
 def check(members: Sequence[Member], options: Options, progress: Progress = SILENT) -> Images:
     """Read the images, and check before any training that every member can be trained or resumed.
 
@@ -174,7 +181,7 @@ def _refuse_several_sizes(sizes: Collection[int]) -> None:
 
 def _refuse_other_runs(members: Sequence[Member], options: Options, images: Images) -> None:
     for member in members:
-        saved = _saved_description(member.folder)
+        saved = _saved_description(member.folder, reading(member.configuration, options))
         if saved is None:
             continue
         job = training.describe(_options(member, options), member.configuration.recipe, images)
@@ -196,11 +203,11 @@ def models(configurations: Iterable[Configuration], options: Options) -> tuple[s
     return tuple(dict.fromkeys(options.model if model is None else model for model in own))
 
 
-def _saved_description(folder: Path) -> dict[str, Any] | None:
+def _saved_description(folder: Path, reading: Reading) -> dict[str, Any] | None:
     """The description that a run was started with; None if there is no run. A damaged file is reported at its turn."""
     last = RunFolder(folder, resume=True).last
     try:
-        saved = checkpoint.load(last) if last.exists() else None
+        saved = checkpoint.load(last, reading=reading) if last.exists() else None
     except BadInputError:
         return None
     return None if saved is None or saved.training is None else saved.training["description"]

@@ -124,7 +124,7 @@ class NetworkInfo(Shown):
 
 @dataclass(frozen=True)
 class NetworkList(Shown, Sequence[NetworkInfo]):
-    """Every registered network."""
+    """List of every registered network."""
 
     networks: tuple[NetworkInfo, ...]
 
@@ -144,7 +144,7 @@ class NetworkList(Shown, Sequence[NetworkInfo]):
     def table(self) -> Table:
         """Table of names, image sizes, parameters and multiply-adds."""
         rows = [
-            (info.name, f"{info.total.parameters / 1e6:.2f}", f"{info.total.products / 1e9:.2f}",
+            (info.name, f"{info.total.parameters / 1e6:.2f}", _giga(info.total.products),
              str(info.config["image_size"]), info.title)
             for info in self
         ]  # fmt: skip
@@ -320,6 +320,10 @@ def list_networks(*, num_classes: int = 7) -> NetworkList:
     from hemf_export.networks import registry
 
     return NetworkList(tuple(_info(registry.registered(name, num_classes=num_classes)) for name in registry.SIZES))
+
+
+def _giga(count: int) -> str:
+    return f"{count / 1e9:.2f}" if count >= 1e8 else f"{count / 1e9:.4f}"
 
 
 def _info(

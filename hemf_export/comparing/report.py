@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hemf_export.checkpoints.reading import PLAIN, Reading
+from hemf_export.checkpoints.reading import Reading
 from hemf_export.comparing.latency import Latencies
 from hemf_export.files import artifacts
 from hemf_export.metrics import pairwise
@@ -244,7 +244,8 @@ def checkpoints(comparison: NetworkComparison) -> dict[str, tuple[Path, Reading]
     for row in comparison.rows:
         trained = (outcome for outcome in row.outcomes if outcome.summary is not None)
         if (first := next(trained, None)) is not None:
-            found[row.configuration.name] = (first.member.folder / "best.pt", PLAIN)
+            reading = ablation.reading(row.configuration, comparison.options)
+            found[row.configuration.name] = (first.member.folder / "best.pt", reading)
     return found
 
 
@@ -276,7 +277,7 @@ def _multiply_adds(config: NetworkConfig) -> int:
 
 
 def _giga(count: int) -> str:
-    return f"{count / 1e9:.2f}" if count >= 1e9 else f"{count / 1e9:.4f}"
+    return f"{count / 1e9:.2f}" if count >= 1e8 else f"{count / 1e9:.4f}"
 
 
 def _coefficient(row: Row, name: str) -> str:

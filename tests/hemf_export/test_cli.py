@@ -15,6 +15,7 @@ import pytest
 
 from hemf_export import cli
 from hemf_export.cli import console
+from hemf_export.networks import registry
 from hemf_export.train.recipe import Recipe
 from hemf_export.train.recipe_file import NAMED
 
@@ -103,6 +104,39 @@ def test_info_of_a_checkpoint(run_cli, checkpoint_file):
     code, out, _ = run_cli("info", checkpoint_file)
     assert code == 0
     assert "bright, dark, striped" in out
+
+
+def test_info_lists_every_network_with_its_size(run_cli, monkeypatch):
+    sizes = {name: registry.SIZES[name] for name in ("hemf-tiny", "convnext-narrow")}
+    monkeypatch.setattr(registry, "SIZES", sizes)
+    code, out, err = run_cli("info", "--list")
+    assert code == 0, err
+    rows = {line.split()[0]: line.split() for line in out.splitlines()[2:]}
+    assert set(rows) == set(sizes)
+    assert rows["hemf-tiny"][1:4] == ["7.48", "1.25", "224"]
+    assert float(rows["convnext-narrow"][2]) > 0
+    listed = json.loads(run_cli("info", "--list", "--json", "--num-classes", "3")[1])["networks"]
+    assert [network["name"] for network in listed] == list(sizes)
+    own = json.loads(run_cli("info", "hemf-tiny", "--json", "--num-classes", "3")[1])
+    assert listed[0]["total"] == own["total"]
+
+
+@pytest.mark.parametrize(("words", "named"), [
+    (["hemf-tiny"], "hemf-tiny"), (["--variant", "both"], "--variant"), (["--image-size", "64"], "--image-size"),
+    (["--weights", "ema"], "--weights"), (["--classes", "a,b"], "--classes"), (["--model", "a:b"], "--model"),
+])  # fmt: skip
+def test_info_lists_all_networks_or_shows_one(run_cli, words, named):
+    code, out, err = run_cli("info", "--list", *words)
+    assert (code, out) == (2, "")
+    assert f"{named} does nothing with it" in err
+
+
+def test_info_says_why_a_published_size_cannot_be_counted_again(run_cli):
+    code, _, err = run_cli("info", "convnext-base")
+    assert code == 0
+    assert "The paper prints 88.59 M and 15.36 G (Table 6). The published parameters are those with a head of" in err
+    assert "convolutions and linear layers alone" in err
+    assert "The paper prints" not in run_cli("info", "convnext-narrow")[2]
 
 
 def test_info_of_nothing_known(run_cli):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from hemf_export.files.errors import BadInputError, UsageError
+from hemf_export.networks import registry
 from hemf_export.networks.hemf.variants import TABLE_10
+from hemf_export.networks.published import NETWORKS
 from hemf_export.train import ablation, configurations
 from hemf_export.train.recipe import Recipe
+from tests.conftest import PROJECT
 
 BASE = Recipe(epochs=7, learning_rate=1e-3)
 
@@ -29,6 +33,27 @@ def test_what_a_configuration_leaves_out_comes_from_the_command(tmp_path):
     assert (first.name, first.variant, first.recipe.epochs, first.recipe.weight_decay) == ("a", "both", 3, 0.0)
     assert first.recipe.learning_rate == 1e-3
     assert (second.variant, second.recipe) == ("full", BASE)
+
+
+def test_the_examples_list_the_papers_networks_and_a_small_one_of_each_architecture():
+    whole = tomllib.loads((PROJECT / "examples" / "tables.toml").read_text())["configuration"]
+    small = tomllib.loads((PROJECT / "examples" / "tables-narrow.toml").read_text())["configuration"]
+    assert {one["model"] for one in whole} == {one["name"] for one in whole} == set(NETWORKS)
+    architectures = {name.split("-")[0] for name in NETWORKS}
+    assert {one["model"].split("-")[0] for one in small} == architectures
+    assert {one["model"] for one in small} == {one["name"] for one in small}
+
+
+@pytest.mark.parametrize("name", ["tables.toml", "tables-narrow.toml"])
+def test_the_examples_are_lists_of_registered_networks_that_take_one_size(name):
+    path = PROJECT / "examples" / name
+    models = {one["model"] for one in tomllib.loads(path.read_text())["configuration"]}
+    if unknown := {model for model in models if model not in registry.SIZES}:
+        pytest.skip(f"not registered: {', '.join(sorted(unknown))}")
+    size = 64 if "narrow" in name else 224
+    for one in configurations.read(path, BASE):
+        assert one.model is not None
+        assert registry.registered(one.model, image_size=size).image_size == size
 
 
 def test_by_default_they_are_table_10():

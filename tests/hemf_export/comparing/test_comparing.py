@@ -285,6 +285,13 @@ def test_files_that_are_there_are_timed_and_what_cannot_be_is_told(made: Made, w
     assert (none.timings, set(none.missing)) == ({}, {"broken"})
 
 
+def test_a_network_of_the_users_own_is_read_by_its_factory(tmp_path):
+    listed = [configurations.Configuration("own", model="package.module:factory"), configurations.Configuration("base")]
+    options = Options(Path("data"), tmp_path, model="hemf-tiny")
+    assert [ablation.reading(one, options).factory for one in listed] == ["package.module:factory", None]
+    assert ablation.models(listed, options) == ("package.module:factory", "hemf-tiny")
+
+
 def test_a_file_exported_with_other_options_is_not_timed(made: Made, tmp_path):
     shutil.copy(made.checkpoint, tmp_path / "model.pt")
     shutil.copy(made.half, tmp_path / "model.onnx")
