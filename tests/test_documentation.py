@@ -43,6 +43,7 @@ MOST_PICTURE_BYTES = 250_000
 # Added at the end of a line, where a later option wins: the same command, in seconds.
 SHORTENED = {
     "train": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "8"],
+    "own": ["--image-size", "32", "--epochs", "6", "--batch-size", "8", "--learning-rate", "2e-3"],
     "ablate": ["--model", "hemf-tiny", "--image-size", "32", "--epochs", "1", "--batch-size", "16"],
     "bench": ["--seconds", "0.2", "--batch", "1", "--no-memory"],
     "calibrate": ["--count", "8", "--held-out-count", "6"],
@@ -91,11 +92,14 @@ def run_page(page: Path, trained_checkpoint: Path) -> None:
             continue
         printing = "--print-recipe" in words
         budget = LARGE_BUDGET if "--max-drop" in words else []
-        shortened = [] if printing else SHORTENED.get(words[0], [])
+        own = words[0] == "train" and any(":" in word for word in words)  # a network that is small already
+        shortened = [] if printing else SHORTENED.get("own" if own else words[0], [])
         code = cli.run([*words, *shortened, *budget])
         nothing_to_regain = words[0] == "finetune" and code == 3
         assert code == 0 or nothing_to_regain, line
-        if words[0] == "train" and not printing:  # what follows is as right with a shallow network, and twice as quick
+        if (
+            words[0] == "train" and not printing and not own
+        ):  # what follows is as right with a shallow network, and twice as quick
             shutil.copy(trained_checkpoint, Path(words[words.index("-o") + 1], "best.pt"))
     for code in blocks(page, "python"):
         exec(compile(code, str(page), "exec"), {})
@@ -111,6 +115,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, pictures: Path, trained_c
         shutil.copytree(pictures, folder / "examples" / "blood_cells")
         write_class_folders(folder / "scans", 12)
         rows = [f"{path.name},P{int(re.sub('[a-z]', '', path.stem)) // 2}" for path in (folder / "scans").glob("*/*")]
+        shutil.copytree(PROJECT / "examples" / "own_model", folder / "examples" / "own_model")
         (folder / "patients.csv").write_text("\n".join(["image,patient", *rows]))
         torch.save(tiny_checkpoint(config=TINY).state, folder / "best_model.pth")
         (recipe,) = (text for text in blocks(DOCS / "training.md", "toml") if "[[" not in text)

@@ -14,6 +14,7 @@ from typing import Literal
 
 from hemf_export.api.lineage import Lineage, lineage_of
 from hemf_export.cli import console
+from hemf_export.cli.options import own_model
 from hemf_export.files.errors import BadInputError
 
 Words = tuple[str | Path, ...]
@@ -50,14 +51,14 @@ def after(
     """
     lineage = lineage_of(file, target)
     if lineage is None:
-        return "hemf-export onnx", file
+        return "hemf-export onnx", file, *own_model()
     if done != "trt" and lineage.engine is None and lineage.precision != "int8-cpu":
         build_for = () if target in (None, "t4") else ("--target", target)
         return "hemf-export trt", lineage.onnx[-1], *(("--fp16",) if lineage.graph is None else ()), *build_for
     if done in (None, "trt"):
-        return "hemf-export verify", *lineage.onnx, "--data", images or "DATA"
+        return "hemf-export verify", *lineage.onnx, "--data", images or "DATA", *own_model()
     if done == "verify":
-        return "hemf-export bench", *lineage.onnx
+        return "hemf-export bench", *lineage.onnx, *own_model()
     return _bundle(lineage, report)
 
 
@@ -66,4 +67,4 @@ def _bundle(lineage: Lineage, report: Path | None) -> Words:
         return "hemf-export self-test", lineage.bundle
     timed = () if report is None else ("--bench", report)
     served = () if find_spec("tritonclient") else ("--no-triton",)
-    return "hemf-export bundle", *lineage.packed, "-o", lineage.bundle, *timed, *served
+    return "hemf-export bundle", *lineage.packed, "-o", lineage.bundle, *timed, *served, *own_model()

@@ -6,8 +6,10 @@ Numbers have a range each, and are never NaN, infinite or absurdly large.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -239,6 +241,21 @@ def search_here() -> None:
     """Let Python look for modules in the current folder too, after all other places, so that it hides none of them."""
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.append(here)
+
+
+def search_for(configurations: Path) -> None:
+    """Do as `search_here` where a TOML file of configurations names a network of the user's own."""
+    with suppress(OSError, UnicodeDecodeError):
+        if re.search(r"""^\s*model\s*=\s*["'][^"']*:""", configurations.read_text(encoding="utf-8"), re.MULTILINE):
+            search_here()
+
+
+def own_model() -> tuple[str, ...]:
+    """Return the running command's --model as words for the next one, if it names a network of the user's own."""
+    context = click.get_current_context(silent=True)
+    given = {} if context is None else context.params
+    name = str(given.get("factory") or given.get("model") or "")
+    return ("--model", name) if re.fullmatch(r"[\w.]+:[\w.]+", name) else ()
 
 
 def checkpoint_options(function: Decorated) -> Decorated:

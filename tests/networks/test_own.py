@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from hemf_export.networks import factory, own, registry
 from hemf_export.networks.network import decayed, memory_format
 from hemf_export.networks.own import OwnConfig
 from tests import own_networks
+from tests.conftest import PROJECT
 from tests.own_networks import SIZE
 
 HERE = "tests.own_networks"
@@ -119,9 +122,7 @@ def test_what_cannot_be_used_is_told_in_one_message(name):
 
 def test_a_network_of_one_image_size_says_so_with_its_own_words():
     assert build("OneSize")
-    with pytest.raises(
-        BadInputError, match=r"images \(2, 3, 64, 64\): AssertionError: images of 32 pixels alone \(.*:\d"
-    ):
+    with pytest.raises(BadInputError, match=r"images \(2, 3, 64, 64\): AssertionError: images of 32 .*\(.*:\d+\)"):
         build("OneSize", image_size=64)
 
 
@@ -196,8 +197,25 @@ def test_a_configuration_from_a_file_can_be_read_and_not_built(tmp_path, monkeyp
     assert "planted_by_a_file" not in sys.modules
 
 
+def test_the_example_of_the_documentation_with_a_stand_in_for_timm(monkeypatch):
+    """Its `create_model` takes a name, and `pretrained` and `num_classes` by their names, as timm's does."""
+    made = []
+
+    def create_model(name: str, pretrained: bool = False, **settings: int) -> torch.nn.Module:
+        made.append((name, pretrained))
+        return own_networks.Small(**settings)
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    monkeypatch.syspath_prepend(PROJECT / "examples" / "own_model")
+    for name, width in {"timm_models:convnext_nano": 8, "my_models:resnet": 128}.items():
+        model = registry.build(own.named(name, num_classes=4, image_size=SIZE), seed=0)
+        assert own.family(name).infer(model.state_dict()).num_classes == 4
+        assert any(tuple(value.shape) == (4, width) for value in model.parameters())
+    assert set(made) == {("convnext_nano", False)}
+
+
 def test_the_hash_of_the_code_is_of_its_file():
     path = Path(own_networks.__file__)
     before = factory.source_sha256(f"{HERE}:small")
-    assert before == __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    assert before == hashlib.sha256(path.read_bytes()).hexdigest()
     assert factory.source_sha256("nonesuch:make") is None

@@ -91,7 +91,7 @@ def test_what_cannot_be_trained_is_told_before_an_image_is_read(name, said, tmp_
 
 
 def test_it_has_no_variants_and_no_other_form_of_name(image_data, tmp_path):
-    with pytest.raises(BadInputError, match=r"No variant of small is named 'local-only'. It has none"):
+    with pytest.raises(BadInputError, match=r"No variant of small is named 'local-only'\. It has none"):
         train(image_data, tmp_path / "run", "small", variant="local-only")
     for name in ("a b:c", "tests.own_networks"):
         with pytest.raises((BadInputError, UsageError), match=r"package\.module:function|No network is named"):

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 import hemf_export
 from hemf_export.cli.commands.train import command as train_command
-from hemf_export.cli.options import PATH, SEEDS, Command, Number, json_option
+from hemf_export.cli.options import PATH, SEEDS, Command, Number, json_option, search_for
 from hemf_export.cli.recipe_options import DEFAULTS, SECTIONS, given_recipe
 from hemf_export.files.errors import HemfError, UsageError
 from hemf_export.metrics.percentage import percentage
@@ -59,6 +59,8 @@ def command(
     from hemf_export.cli.progress import ConsoleProgress
 
     recipe = given_recipe(context, recipe_source, {name: training.pop(name) for name in DEFAULTS})
+    if configs is not None:
+        search_for(configs)
     ablation = hemf_export.ablate(
         data, output, configurations=configs, bench_seconds=bench_seconds, seeds=seeds, recipe=recipe,
         preprocess=training.pop("mode"), progress=ConsoleProgress(_Members()), **training,

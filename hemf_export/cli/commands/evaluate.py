@@ -17,6 +17,7 @@ from hemf_export.cli.options import (
     classes_option,
     force_option,
     json_option,
+    own_model,
 )
 from hemf_export.metrics.percentage import coefficient, percentage
 
@@ -143,8 +144,8 @@ def _propose(file: Path, evaluation: hemf_export.Evaluation) -> None:
 
     wrong = [path for path in evaluation.wrong if str(path).isprintable()]
     if evaluation.kinds[0] != "checkpoint":
-        console.next_command("hemf-export bench", file)
+        console.next_command("hemf-export bench", file, *own_model())
     elif wrong:
-        console.next_command("hemf-export explain", file, *wrong[:_EXPLAINED])
+        console.next_command("hemf-export explain", file, *wrong[:_EXPLAINED], *own_model())
     else:
         next_step.show(file)

@@ -125,22 +125,14 @@ PATHS: dict[tuple[str, str], list[str]] = {
 HUGE = "9" * 5000
 CLASSES, WEIGHTS, TARGET, FILE_NAME = ["a,b", "a,b,c", "a,a,b"], ["nonesuch"], ["t5", "sm_1", ""], ["../x", "a/b", ""]
 BATCHES = ["0:1:2", "-1:8:32", "8:4:2", "1:8", "²:8:32", HUGE, "nan"]
-READERS = [
-    "bench",
-    "bundle",
-    "evaluate",
-    "explain",
-    "finetune",
-    "info",
-    "inspect",
-    "onnx",
-    "predict",
-    "ship",
-    "trt",
+READERS = (  # of checkpoints
+    *("bench", "bundle", "evaluate", "explain", "finetune", "info", "inspect", "onnx", "predict", "ship", "trt"),
     "verify",
-]  # of checkpoints
+)
 TEXTS: dict[tuple[str, str], list[str]] = {
-    **{(name, "factory"): ["nonesuch_module:make"] for name in READERS}, ("train", "teacher_model"): [],
+    **{(name, "factory"): ["nonesuch_module:make"] for name in READERS},
+    ("train", "teacher_model"): [], ("ablate", "teacher_model"): [],
+    ("explain", "feature_layer"): ["nonesuch"],
     **{(name, "split"): ["1/2", "nan/0/1", "0.5/0.6/0.7", "-1/1/1"] for name in DIVISIONS},
     **{(name, "group_column"): ["nonesuch"] for name in DIVISIONS},
     **{(name, "image_column"): ["nonesuch"] for name in DIVISIONS},
