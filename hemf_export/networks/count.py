@@ -85,7 +85,8 @@ def by_part(
     root = type(model).__name__
     for module, operations in whole.items():
         parts = module.split(".")
-        if len(parts) == 2 and parts[0] == root:
+        above = (".".join(parts[:end]) for end in range(2, len(parts)))
+        if len(parts) > 1 and parts[0] == root and not any(one in whole for one in above):
             counts[parts[1]] += _multiply_adds(operations)
     rest = _multiply_adds(counted["Global"])
     for part in counts.values():
