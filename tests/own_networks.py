@@ -85,7 +85,7 @@ class ClassToken(Small):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.patches(images).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.token.expand(len(images), -1, -1), tokens], 1)
+        tokens = torch.cat([self.token.expand(images.shape[0], -1, -1), tokens], 1)
         inner = self.norm(tokens)
         return self.fc((tokens + self.attention(inner, inner, inner, need_weights=False)[0])[:, 0])
 

@@ -256,7 +256,8 @@ def _traced_at_any_batch(model: nn.Module, example: Tensor, opset: int, graph: i
         raise BadInputError(
             f"The batch size is fixed in the network's code{where}: traced with {len(example)} images, the graph fails "
             f"with others. {error.message}",
-            "Take it from the images, as in x.shape[0], or export one batch size: `batch=N`.",
+            "Take it from the images, as in x.shape[0], which len(x) and int() fix; or export one batch size: "
+            "`batch=N`.",
         ) from error
     return symbolic
 
