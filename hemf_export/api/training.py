@@ -53,6 +53,7 @@ class Ablation(Shown):
         table: metrics of the configurations; of different networks with their sizes, latencies and tests too.
         failures: runs that failed.
         best: checkpoint with the best validation accuracy; None if every run failed.
+        parts: the table of different networks in parts that are narrow enough for a terminal; none of one network.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Ablation(Shown):
     table: Table = field(repr=False)
     failures: tuple[FailedRun, ...] = ()
     best: Path | None = None
+    parts: tuple[Table, ...] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the results to plain types."""
@@ -240,7 +242,10 @@ def ablate(
                 timed = latency.measure(found, seconds=bench_seconds, progress=progress)
                 compared = dataclasses.replace(compared, latencies=timed)
                 compared.write(options.output)
-            return _ablation(options.output, compared.to_dict(), compared.title, compared.columns_and_cells(), outcomes)
+            return _ablation(
+                options.output, compared.to_dict(), compared.title, compared.columns_and_cells(), outcomes,
+                tuple(compared.tables()),
+            )  # fmt: skip
     rows = ablation.rows(outcomes, options, images)
     return _ablation(
         options.output, ablation_report.to_dict(rows, options, images), ablation_report.title(rows, options, images),
@@ -250,7 +255,7 @@ def ablate(
 
 def _ablation(
     output: Path, values: Mapping[str, Any], title: str, table: tuple[list[str], list[tuple[str, ...]]],
-    outcomes: Sequence[Outcome],
+    outcomes: Sequence[Outcome], parts: tuple[Table, ...] = (),
 ) -> Ablation:  # fmt: skip
     titles, cells = table
     trained = [outcome for outcome in outcomes if outcome.summary is not None]
@@ -262,6 +267,7 @@ def _ablation(
             for outcome in outcomes if outcome.error is not None
         ),
         None if best is None else best.member.folder / "best.pt",
+        parts,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from hemf_export.networks import published, registry
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.count import Count
 from hemf_export.networks.published import DataSet, Published
-from hemf_export.pages.table import markdown_table
+from hemf_export.pages.table import Table, markdown_table
 from hemf_export.train import ablation, ablation_report
 from hemf_export.train.ablation import Outcome, Row, judged_on
 from hemf_export.train.ablation_report import JSON_NAME, MARKDOWN_NAME, TITLES
@@ -32,6 +32,7 @@ from hemf_export.train.datasets import published_sets
 from hemf_export.train.run import Images, Options
 
 _COEFFICIENTS = {"mcc": "MCC", "kappa": "kappa"}
+_METRIC_TITLES = {*TITLES.values(), *_COEFFICIENTS.values(), "runs"}
 _SMALL = 0.001  # p-values below it are written so
 _DATA_SETS: dict[DataSet, str] = {"isic2018": "ISIC2018", "kvasir": "Kvasir", "covid-ct": "COVID-19 CT"}
 
@@ -125,7 +126,7 @@ class NetworkComparison:
         if self.latencies is not None:
             titles.append("latency ms")
         if self.tests:
-            titles += [f"p vs {self.best}", "p, Holm"]
+            titles += ["p", "p, Holm"]
         if any(printed):
             titles.append("paper: M / G")
         if any(printed) and data_set:
@@ -148,7 +149,25 @@ class NetworkComparison:
             cells.append(tuple(line))
         return titles, cells
 
+    def tables(self) -> list[Table]:
+        """Lay out the same as several tables that are narrow enough for a terminal: metrics, the rest, the paper's."""
+        titles, cells = self.columns_and_cells()
+        words = [place for place, title in enumerate(titles) if title in ("network", "is")]
+        paper = [place for place, title in enumerate(titles) if title.startswith("paper: ")]
+        metrics = [place for place, title in enumerate(titles) if title in _METRIC_TITLES]
+        rest = [place for place in range(len(titles)) if place not in {*words, *metrics, *paper}]
+
+        def part(title: str, places: Sequence[int]) -> Table:
+            columns = [*words, *places]
+            rows = [tuple(line[place] for place in columns) for line in cells]
+            return Table(title, tuple(titles[place] for place in columns), rows, tuple(range(len(words))))
+
+        parts = [part(self.title, metrics), part("\nsize, latency and tests", rest)]
+        return parts + [part("\nas published", paper)] * bool(paper)
+
     def _test_cells(self, name: str) -> list[str]:
+        if name == self.best:
+            return ["best", "best"]
         pair = self.tests[0].between(name, self.best) if self.best is not None else None
         return ["", ""] if pair is None else [_p_value(pair.p_value), _p_value(pair.corrected)]
 

@@ -65,9 +65,9 @@ def command(
         data, output, configurations=configs, bench_seconds=bench_seconds, seeds=seeds, recipe=recipe,
         preprocess=training.pop("mode"), progress=ConsoleProgress(_Members()), **training,
     )  # fmt: skip
-    table = ablation.table
     if not as_json:
-        console.table(table.title, table.columns, table.rows, words=table.words)
+        for table in ablation.parts or (ablation.table,):
+            console.table(table.title, table.columns, table.rows, words=table.words)
         for note in ablation.values.get("notes", ()):
             console.say(note)
     if ablation.failures:

@@ -73,7 +73,8 @@ def test_the_table_has_sizes_metrics_and_tests(compared: Path):
     titles, one, other = json.loads((compared / "table.json").read_text())
     assert titles[:4] == ["network", "is", "params M", "multiply-adds G"]
     assert titles[4:10] == ["accuracy %", "F1 %", "precision %", "recall %", "MCC", "kappa"]
-    assert titles[10:] == [f"p vs {values['best']}", "p, Holm"]
+    assert titles[10:] == ["p", "p, Holm"]
+    assert {"one": one, "tiny-global": other}[values["best"]][10:] == ["best", "best"]
     assert (one[:2], other[:2]) == (["one", "tiny-local"], ["tiny-global", "tiny-global"])
     first, second = values["configurations"]
     summary = json.loads((compared / "out" / "one" / "summary.json").read_text())["splits"]["test"]
@@ -143,6 +144,8 @@ def test_a_finished_member_is_not_repeated_and_lost_predictions_come_from_its_ch
     assert err.count("finished before") == 2
     assert lost.read_bytes() == before
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("best.*")} == kept
+    _, shown, _ = run_cli(*line, "--bench-seconds", "0")
+    assert max(map(len, shown.splitlines())) < 100, "fits a terminal"
     earlier, now = json.loads((compared / "out" / "ablation.json").read_text()), json.loads(out)
     assert now["mcnemar"] == earlier["mcnemar"]
 
@@ -234,7 +237,7 @@ def test_each_seed_has_its_own_tests_and_kappa_may_be_undefined(tmp_path, monkey
     assert [line[places["kappa"]] for line in cells] == ["", "", ""]
     assert [line[places["runs"]] for line in cells] == ["2 of 2"] * 3
     # 73 images, 37 and 55 of them right: 18 that only the better has right, 2 · (1/2)^18 < 0.001, times 3 pairs.
-    assert [line[places["p vs hemf-small"]] for line in cells] == ["< 0.001", "", "1.000"]
+    assert [line[places["p"]] for line in cells] == ["< 0.001", "best", "1.000"]
     first = compared.tests[0].between("hemf-base", "hemf-small")
     assert first is not None
     assert (first.only_first, first.only_second, first.p_value) == (0, 18, pytest.approx(2 / 2**18))
@@ -242,6 +245,10 @@ def test_each_seed_has_its_own_tests_and_kappa_may_be_undefined(tmp_path, monkey
     lines = compared.markdown().splitlines()
     assert {line.count("|") for line in lines if line.startswith("|")} == {len(titles) + 1}
     assert json.dumps(compared.to_dict())
+    parts = compared.tables()
+    assert sorted(title for part in parts for title in part.columns[1:]) == sorted(titles[1:])
+    assert [row[0] for part in parts for row in part.rows] == [line[0] for line in cells] * 2
+    assert parts[0].rows[1] == tuple(cells[1][places[title]] for title in parts[0].columns)
 
 
 def test_predictions_of_other_images_or_another_checkpoint_are_none(tmp_path):
