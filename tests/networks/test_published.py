@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -69,3 +72,12 @@ def test_figures_stand_beside_the_published_network_alone():
     assert published.of_network({**base, "image_size": 256}) is None
     assert published.of_network(registry.registered("hemf-tiny").to_dict()) is None
     assert published.of_network(registry.registered("hemf-base", variant="both").to_dict()) is None
+
+
+def test_the_page_on_networks_lists_every_one():
+    text = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    rows = {line.split()[0]: line.split()[1:4] for line in text.splitlines() if re.match(r"[a-z]+-?[a-z-]+ +\d", line)}
+    assert list(rows) == list(registry.SIZES)
+    for name, (parameters, _, image) in rows.items():
+        counted = total(name, 7).parameters / 1e6
+        assert (float(parameters), int(image)) == (pytest.approx(counted, abs=0.0051), registry.SIZES[name].image_size)
