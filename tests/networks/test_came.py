@@ -83,6 +83,7 @@ def test_a_file_whose_duplicates_differ_is_refused(tmp_path: Path):
         checkpoint.load(tmp_path / "model.pth")
 
 
+@pytest.mark.extended
 def test_export_is_right_at_every_batch_size(tmp_path: Path):
     peer_checks.check_export(tmp_path, NARROW)
 

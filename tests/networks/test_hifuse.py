@@ -84,6 +84,7 @@ def test_another_index_of_positions_is_refused(tmp_path: Path):
         checkpoint.load(tmp_path / "model.pth")
 
 
+@pytest.mark.extended
 def test_export_is_right_at_every_batch_size(tmp_path: Path):
     peer_checks.check_export(tmp_path, NARROW)
 
