@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from hemf_export.files.errors import FailedElsewhereError, HemfError, MissingCapabilityError, UsageError
@@ -188,29 +189,36 @@ def _lost(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower() or "peer" in str(error).lower()
 
 
-class SynchronizedBatchNorm(nn.BatchNorm1d):
-    """`nn.BatchNorm1d` over the rows of all processes: (rows, C) → (rows, C). torch's `SyncBatchNorm` needs a GPU.
+class SynchronizedBatchNorm(_BatchNorm):
+    """BatchNorm over the images of all processes: (N, C) or (N, C, …) → the same. torch's `SyncBatchNorm` needs a GPU.
 
-    In training, mean and variance are computed over all processes, which may have different numbers of rows, and
-    gradients flow through them. In evaluation it is an ordinary `nn.BatchNorm1d`.
+    In training, mean and variance are computed over all processes, which may have different numbers of images, and
+    gradients flow through them. In evaluation it is PyTorch's.
     """
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept what the module that it replaces accepts."""
+
+    def forward(self, values: Tensor) -> Tensor:
         if not self.training:
-            return super().forward(rows)
-        count = _sum(torch.tensor(float(len(rows)), device=rows.device))
-        mean = _sum(rows.sum(0)) / count
-        centred = rows - mean
-        variance = _sum(centred.square().sum(0)) / count
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        assert self.num_batches_tracked is not None
-        assert self.momentum is not None
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.detach(), self.momentum)
-            self.running_var.lerp_(variance.detach() * count / (count - 1), self.momentum)
-        return centred * (variance + self.eps).rsqrt() * self.weight + self.bias
+            return super().forward(values)
+        axes = [axis for axis in range(values.ndim) if axis != 1]
+        shape = [-1 if axis == 1 else 1 for axis in range(values.ndim)]
+        count = _sum(torch.tensor(float(values.numel() // values.shape[1]), device=values.device))
+        mean = _sum(values.sum(axes)) / count
+        centred = values - mean.reshape(shape)
+        variance = _sum(centred.square().sum(axes)) / count
+        if self.running_mean is not None and self.running_var is not None:
+            assert self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean.detach(), share)
+                self.running_var.lerp_(variance.detach() * count / (count - 1), share)
+        normalized = centred * (variance + self.eps).rsqrt().reshape(shape)
+        if not self.affine:
+            return normalized
+        return normalized * self.weight.reshape(shape) + self.bias.reshape(shape)
 
 
 def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
@@ -221,8 +229,10 @@ def synchronize_batch_norm(model: nn.Module, device: torch.device) -> None:
         return
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if isinstance(child, nn.BatchNorm1d):
-                synchronized = SynchronizedBatchNorm(child.num_features, child.eps, child.momentum)
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+                synchronized = SynchronizedBatchNorm(
+                    child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+                )
                 synchronized.__dict__.update(
                     _parameters=child._parameters, _buffers=child._buffers, training=child.training
                 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import MissingCapabilityError, UsageError
@@ -265,3 +267,24 @@ def test_two_gpus_train_one_network(image_data, tmp_path, options):
     losses = [line["loss"] for line in lines(tmp_path / "run")]
     assert losses[-1] < losses[0]
     assert checkpoint.load(tmp_path / "run" / "best.pt").check_finite() is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [(nn.BatchNorm1d, (6, 3)), (nn.BatchNorm1d, (6, 3, 4)), (nn.BatchNorm2d, (6, 3, 4, 5))]
+)
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
+def test_every_kind_of_batch_norm_is_synchronized_to_what_pytorch_computes(kind, shape, options, monkeypatch):
+    """Of one process all sums are its own."""
+    monkeypatch.setattr(distributed, "_sum", lambda values: values)
+    torch.manual_seed(0)
+    plain = nn.Sequential(kind(3, **options))
+    ours = copy.deepcopy(plain)
+    distributed.synchronize_batch_norm(ours, torch.device("cpu"))
+    assert type(ours[0]) is distributed.SynchronizedBatchNorm
+    for _ in range(2):
+        values = torch.randn(*shape) * 3 + 1
+        torch.testing.assert_close(ours(values), plain(values))
+    assert ours.state_dict().keys() == plain.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    torch.testing.assert_close(ours.eval()(values), plain.eval()(values))
