@@ -16,7 +16,7 @@ RESIZE = "resize"  # of raw images: no block of the paper, and its precision can
 _RAW = "model."  # prefix of the network where the graph takes raw pixels
 _SCOPED = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*)/")  # a module's name before an operator's
 GENERIC_GROUPS = 12  # of a graph that isn't ours
-_FEWEST = 3  # fewer blocks say nothing of where in a graph a node is
+_FEWEST_MODULES = 4  # names of fewer say nothing of where in a graph a node is
 OTHER = "other"
 
 
@@ -25,13 +25,21 @@ def block_of(name: str) -> str | None:
 
     A block has a name of its own, or is the module of the first two levels, `stages.0`, that a node comes from.
     """
+    return _own_name(name) or _module(name)
+
+
+def _own_name(name: str) -> str | None:
     if re.match(r"resize[./]", name):
         return RESIZE
     name = name.removeprefix(_RAW)
     for pattern, label in BLOCKS:
         if match := re.match(pattern, name):
             return label.format(*(int(digit) + 1 for digit in match.groups()))
-    module = _SCOPED.match(name)
+    return None
+
+
+def _module(name: str) -> str | None:
+    module = _SCOPED.match(name.removeprefix(_RAW))
     return ".".join(module[1].split(".")[:2]) if module else None
 
 
@@ -42,9 +50,11 @@ def blocks(graph: ir.Graph) -> dict[str, str]:
     that the groups have about as many products (Conv, Gemm, MatMul) each.
     """
     nodes = list(graph)
-    named = {node_name(node): block_of(node_name(node)) for node in nodes}
-    if sum(block is not None for block in named.values()) > len(nodes) / 2 and len(set(named.values())) > _FEWEST:
-        return {name: block or OTHER for name, block in named.items()}
+    for find, fewest in ((_own_name, 1), (block_of, _FEWEST_MODULES)):
+        named = {node_name(node): find(node_name(node)) for node in nodes}
+        found = [block for block in named.values() if block is not None]
+        if len(found) > len(nodes) / 2 and len(set(found)) >= fewest:
+            return {name: block or OTHER for name, block in named.items()}
     weights = [node.op_type in ("Conv", "Gemm", "MatMul") for node in nodes]
     share = max(1.0, sum(weights) / GENERIC_GROUPS)
     groups: list[list[str]] = []

@@ -23,7 +23,7 @@ from hemf_export.calibration.blocks import OTHER, RESIZE, block_of, blocks
 from hemf_export.calibration.fp16 import to_float16
 from hemf_export.calibration.session import Session
 from hemf_export.checkpoints import checkpoint
-from hemf_export.export import graph_cleanup, onnx_export
+from hemf_export.export import graph_cleanup, onnx_export, tracing
 from hemf_export.export.parity import Samples
 from hemf_export.export.raw_pixels import Resize
 from hemf_export.files import artifacts
@@ -131,7 +131,7 @@ def test_in_float16_it_is_pillows_too(mode, shape):
     """Emulated: every result rounded to float16, sums in float32."""
     preprocess = Preprocess.for_size(64, mode)
     example = torch.zeros(1, *shape, 3, dtype=torch.uint8)
-    model = onnx_export._torch_export(Alone(preprocess, SourceSize(*shape)).eval(), example, 20)
+    model = tracing.trace(Alone(preprocess, SourceSize(*shape)).eval(), example, 20)
     graph_cleanup.clean(model)
     graph_cleanup.name_by_scope(model)
     to_float16(model)
