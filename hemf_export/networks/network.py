@@ -179,17 +179,15 @@ class Family:
         if weight not in state or state[weight].ndim != 2:
             raise BadInputError(f"Not a whole state dict of {self.name}: {weight} is missing or has no shape.")
         classes = len(state[weight])
-        candidates = [
-            dataclasses.replace(size, num_classes=classes, image_size=image_size or size.image_size)
-            for size in self.sizes.values()
-        ]
+        candidates = [dataclasses.replace(size, num_classes=classes) for size in self.sizes.values()]
 
         def common(config: NetworkConfig) -> int:
             shapes = self.shapes(config)
             matching = sum(name in state and state[name].shape == shape for name, (shape, _) in shapes.items())
             return matching - sum(name not in shapes for name in state)
 
-        return max(candidates, key=common)
+        found = max(candidates, key=common)
+        return dataclasses.replace(found, image_size=image_size or found.image_size)
 
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """Convert the authors' state dict to our names and shapes, which are by default the same.
