@@ -525,11 +525,12 @@ class WindowedFamily(Family):
             BadInputError: an index that isn't that of a window, or anything `Family.convert` raises.
         """
         converted, dropped = super().convert(state)
-        for name in dropped:
-            if name.endswith(".relative_position_index"):
-                side = round(len(state[name]) ** 0.5) if state[name].ndim else 0
-                if not torch.equal(state[name].long(), relative_position_index(side)):
-                    raise BadInputError(f"{name} is not the index of relative positions in a square window.")
+        config = self.infer(state)
+        assert isinstance(config, WindowedConfig)
+        expected = relative_position_index(config.window)
+        for name in (one for one in dropped if one.endswith(".relative_position_index")):
+            if state[name].shape != expected.shape or not torch.equal(state[name].long(), expected):
+                raise BadInputError(f"{name} is not the index of relative positions in a window.")
         return converted, dropped
 
 

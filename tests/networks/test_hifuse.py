@@ -11,7 +11,7 @@ from benchmarks.plain.hifuse import build as plain
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.drop_path import set_drop_path
-from hemf_export.networks.hifuse import HiFuseConfig, unused_tensors
+from hemf_export.networks.hifuse import FAMILY, HiFuseConfig, unused_tensors
 from hemf_export.networks.registry import build, family_of, registered
 from hemf_export.networks.window_attention import MASKED, Windows, relative_position_index
 from tests.networks import peer_checks
@@ -78,10 +78,17 @@ def test_an_authors_file_is_read(tmp_path: Path):
 def test_another_index_of_positions_is_refused(tmp_path: Path):
     state = build(registered(NARROW, num_classes=3), seed=0).state_dict() | idle_tensors()
     name = "layers3.blocks.1.attn.relative_position_index"
-    state[name] = state[name].flip(0)
-    torch.save(state, tmp_path / "model.pth")
-    with pytest.raises(BadInputError, match=name):
-        checkpoint.load(tmp_path / "model.pth")
+    for other in (state[name].flip(0), torch.zeros(10**6)):  # the second would be the index of a huge window
+        torch.save({**state, name: other}, tmp_path / "model.pth")
+        with pytest.raises(BadInputError, match=f"{name} is not the index"):
+            checkpoint.load(tmp_path / "model.pth")
+
+
+def test_the_image_size_is_checked_for_the_network_that_the_tensors_are_of():
+    state = build(registered(NARROW, num_classes=3), seed=0).state_dict()
+    assert FAMILY.infer(state, 128) == registered(NARROW, num_classes=3, image_size=128)
+    with pytest.raises(BadInputError, match="multiple of 64, not 96"):
+        FAMILY.infer(state, 96)
 
 
 @pytest.mark.extended
