@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network, in_float32
@@ -84,6 +84,14 @@ class BiFormerConfig(NetworkConfig):
                 f"not {self.image_size}.",
                 hint=f"The nearest are {below or step} and {below + step}.",
             )
+        squares = sum(wide**2 * depth for wide, depth in zip(self.stage_channels, self.depths, strict=True))
+        self.require_at_most(LARGEST_WEIGHTS, (4 + 2 * self.mlp_ratio) * squares, "weights")
+        for stage, wide in enumerate(self.stage_channels):
+            pixels = (self.image_size // (4 * 2**stage)) ** 2
+            last = stage == ROUTED
+            heads = self.last_heads if last else wide // self.head_channels
+            attended = pixels if last else pixels * self.chosen[stage] // self.windows**2
+            self.require_at_most(LARGEST_SCORES, heads * pixels * attended, "attention scores")
 
     @property
     def stage_channels(self) -> tuple[int, ...]:

@@ -11,6 +11,8 @@ from hemf_export.files.errors import BadInputError, did_you_mean
 # Upper limits: a file's header beyond them asks for memory or time that no network of this kind needs.
 LARGEST_CLASSES = 100_000
 LARGEST_IMAGE = 1024
+LARGEST_WEIGHTS = 400_000_000  # of the products over channels
+LARGEST_SCORES = 500_000_000  # logits of one attention for one image
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,11 @@ class NetworkConfig:
                 raise BadInputError(f"{name} must be a positive integer, not {one!r}.")
             if one > limit:
                 raise BadInputError(f"{name} must be at most {limit:,}, not {one:,}.")
+
+    def require_at_most(self, limit: int, count: int, what: str) -> None:
+        """Raise BadInputError where a network would have a `count` of `what` beyond the limit."""
+        if count > limit:
+            raise BadInputError(f"{self.name} would have {count:,} {what}, more than {limit:,}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for checkpoints and manifests."""

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.network import Family, Layout, Network
 
@@ -69,6 +69,11 @@ class ConformerConfig(NetworkConfig):
             raise BadInputError(f"width must be a multiple of {EXPANSION}, not {self.width}.")
         if self.embedding % self.heads:
             raise BadInputError(f"embedding {self.embedding} must split into {self.heads} heads.")
+        inner = [channels // EXPANSION for channels, _ in self.units]
+        weights = (4 + 2 * self.mlp_ratio) * self.embedding**2 * len(inner)
+        weights += sum(34 * width**2 + 2 * width * self.embedding for width in inner)
+        self.require_at_most(LARGEST_WEIGHTS, weights, "weights")
+        self.require_at_most(LARGEST_SCORES, self.heads * (self.image_size // PATCH) ** 4, "attention scores")
 
     @property
     def units(self) -> tuple[tuple[int, int], ...]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import LARGEST_WEIGHTS, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.network import Family, Layout, Network, in_float32
 
@@ -31,6 +31,7 @@ BIAS_RANGE, SCALE_RANGE = (
     (-5.0, 4.0),
     (3.0, 0.01),
 )  # initial values of their last norm, over the blocks
+LARGEST_POSITIONS = 200_000_000  # position weights of all blocks, which folding keeps
 LIMITS = {"stem": 1024, "widths": 2048, "depths": 24, "heads": 64, "mlp_ratio": 8, "position_channels": 256}
 
 
@@ -78,6 +79,9 @@ class PerVitConfig(NetworkConfig):
         smallest, largest = IMAGE_RANGE
         if not smallest <= self.image_size <= largest:
             raise BadInputError(f"{self.name} takes images of {smallest} to {largest} pixels, not {self.image_size}.")
+        squares = sum(width**2 * depth for width, depth in zip(self.widths, self.depths, strict=True))
+        self.require_at_most(LARGEST_WEIGHTS, (4 + 2 * self.mlp_ratio) * squares, "weights")
+        self.require_at_most(LARGEST_POSITIONS, self.heads * self.grid**4 * sum(self.depths), "position weights")
 
     @property
     def grid(self) -> int:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import PatchEmbedding, fold_into_next
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hemf.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
@@ -26,7 +26,6 @@ EXPANSION = 4  # width of an MLP's hidden layer, in C
 NORM_EPSILON = 1e-6  # of the attention blocks' layer norms; those of the patch embeddings have 1e-5
 LINEAR_STD = 0.02  # of the initial weights
 LARGEST_WIDTH, LARGEST_DEPTH = 1024, 64
-LARGEST_WEIGHTS = 400_000_000  # of the products over channels
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,10 @@ class UniFormerConfig(NetworkConfig):
         weights = sum(
             (2 * EXPANSION + 4) * width**2 * depth for width, depth in zip(self.widths, self.depths, strict=True)
         )
-        if weights > LARGEST_WEIGHTS:
-            raise BadInputError(f"widths {self.widths} with depths {self.depths} give {weights:,} weights.")
+        self.require_at_most(LARGEST_WEIGHTS, weights, "weights")
+        for stage in range(CONVOLUTIONAL, STAGES):
+            scores = self.widths[stage] // self.head_channels * (self.image_size // (4 * 2**stage)) ** 4
+            self.require_at_most(LARGEST_SCORES, scores, "attention scores")
 
 
 class Mlp(nn.Module):

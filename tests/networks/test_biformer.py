@@ -276,6 +276,8 @@ def test_a_network_is_saved_exported_and_proven_at_several_batches(tmp_path):
         ({"width": 24}, "multiple of head_channels"),
         ({"last_heads": 3}, "don't split"),
         ({"windows": 0}, "windows"),
+        ({"width": 512, "depths": (1, 1, 2, 64)}, "weights, more than 400,000,000"),
+        ({"image_size": 1024, "chosen": (4, 4, 4)}, "attention scores, more than"),
     ],
 )
 def test_configurations_that_give_no_network_are_refused(change, message):

@@ -242,6 +242,8 @@ def test_the_exported_graph_agrees_at_other_batches(file, tmp_path):
         ({"depths": (2, 2, 0)}, "depths"),
         ({"depths": (2, 2, 1000)}, "at most 24"),
         ({"embedding": 10**6}, "at most 2,048"),
+        ({"embedding": 2046, "depths": (2, 2, 24)}, "weights, more than 400,000,000"),
+        ({"image_size": 1024, "heads": 48}, "attention scores, more than"),
     ],
 )
 def test_configurations_that_give_no_network_are_refused(change, message):

@@ -257,6 +257,8 @@ def test_the_exported_graph_agrees_at_other_batches(file, tmp_path):
         ({"depths": (2, 2, 0, 1)}, "depths"),
         ({"depths": (2, 2, 1000, 1)}, "at most 24"),
         ({"widths": (48, 72, 88, 10**6)}, "at most 2,048"),
+        ({"widths": (48, 72, 88, 2048), "depths": (1, 1, 1, 24)}, "weights, more than 400,000,000"),
+        ({"image_size": 512, "depths": (24, 24, 24, 24)}, "position weights, more than"),
     ],
 )
 def test_configurations_that_give_no_network_are_refused(change, message):

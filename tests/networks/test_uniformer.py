@@ -84,6 +84,7 @@ def test_both_kinds_of_blocks_form_one_order_of_depth():
         ({"widths": (64, 128, 320, 1024), "depths": (1, 1, 1, 64)}, "weights"),
         ({"widths": (64, 128, 320, 1088)}, "at most 1,024"),
         ({"image_size": 48}, "multiple of 32"),
+        ({"image_size": 1024, "head_channels": 1}, "attention scores, more than"),
     ],
 )
 def test_configurations_that_ask_for_too_much_are_refused(change, message):
