@@ -295,10 +295,26 @@ def _weight_sets(content: Content, reading: Reading) -> tuple[Family, list[Weigh
             f"holds no state dict of {reading.factory}; its keys: {_keys(content)}.",
             f"Its own begin with {state_dict.first(sorted(family.layout.roots))}.",
         )
+    there: list[tuple[Family, list[WeightSet]]] = []
+    recognized: list[list[WeightSet]] = []
     for family in registry.FAMILIES.values():
         found = weight_sets.find(content.values, family.layout)
-        if any(family.layout.recognizes(list(one.tensors)) for one in found):
-            return family, found
+        if own_sets := [one for one in found if family.layout.recognizes(list(one.tensors))]:
+            there.append((family, found))
+            recognized.append(own_sets)
+    meant = [
+        place
+        for place, sets in enumerate(recognized)
+        if reading.weights is None or any(one.is_under(reading.weights) for one in sets)
+    ]
+    if len(meant) > 1:
+        shown = [f"{there[place][0].name} under {recognized[place][0].shown}" for place in meant]
+        ways = [f"`weights={recognized[place][0].name or weight_sets.NO_NAME!r}`" for place in meant]
+        raise BadInputError(
+            f"it has the weights of several networks: {', '.join(shown)}.", f"Say which: {' or '.join(ways)}."
+        )
+    if there:
+        return there[meant[0] if meant else 0]
     raise BadInputError(
         f"holds no state dict of a registered network; its keys: {_keys(content)}.",
         "A checkpoint or a state dict of one is needed: torch.save(model.state_dict(), path). If it is of a network of "

@@ -55,6 +55,11 @@ class WeightSet:
             return f"the keys with {prefix}" if prefix else "the file's own keys"
         return repr(".".join(self.place)) + (f" with {prefix}" if prefix else "")
 
+    def is_under(self, wanted: str) -> bool:
+        """Whether a user's name for it is its own, or a part of that at its beginning or end."""
+        own = self.name
+        return (own or NO_NAME) == wanted or own.startswith(f"{wanted}.") or own.endswith(f".{wanted}")
+
     @property
     def averaged(self) -> bool:
         """Whether its name says that it is an average over the training (EMA, SWA)."""
@@ -145,9 +150,7 @@ def choose(
 
 def _named(sets: Sequence[WeightSet], wanted: str) -> WeightSet:
     """Find the set of that name, or the only one under it."""
-    matching = [one for one in sets if (one.name or NO_NAME) == wanted] or [
-        one for one in sets if one.name.startswith(f"{wanted}.") or one.name.endswith(f".{wanted}")
-    ]
+    matching = [one for one in sets if (one.name or NO_NAME) == wanted] or [one for one in sets if one.is_under(wanted)]
     known = ", ".join(one.shown for one in sets)
     if not matching:
         raise BadInputError(f"It has no weights under {wanted!r}.", f"It has them under {known}.")

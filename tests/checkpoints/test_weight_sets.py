@@ -16,6 +16,7 @@ from torch import Tensor
 from hemf_export.checkpoints import checkpoint
 from hemf_export.checkpoints.reading import Reading
 from hemf_export.files.errors import BadInputError
+from hemf_export.networks.registry import build, registered
 from tests.conftest import CLASSES, TINY, tiny_checkpoint
 
 STATE = tiny_checkpoint(config=TINY).state
@@ -105,6 +106,15 @@ def test_two_networks_are_refused_with_both_named(tmp_path: Path):
         checkpoint.load(path)
     assert "`weights='teacher'` or `weights='student'`" in str(caught.value.hint)
     assert same(checkpoint.load(path, reading=Reading("teacher")).state, OTHER)
+
+
+def test_two_networks_of_different_families_are_refused_with_both_named(tmp_path: Path):
+    other = build(registered("convnext-narrow", num_classes=3), seed=0).state_dict()
+    path = saved(tmp_path, {"teacher": STATE, "student": other})
+    with pytest.raises(BadInputError, match="several networks: hemf under 'teacher', convnext under 'student'"):
+        checkpoint.load(path)
+    assert same(checkpoint.load(path, reading=Reading("teacher")).state, STATE)
+    assert same(checkpoint.load(path, reading=Reading("student")).state, other)
 
 
 def test_the_same_weights_twice_are_no_choice(tmp_path: Path):
