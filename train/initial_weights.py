@@ -70,7 +70,7 @@ def load(path: Path, config: NetworkConfig, classes: Sequence[str], reading: Rea
     saved = checkpoint.load(path, reading=reading)
     saved.check_finite()
     family = registry.family_of(config)
-    heads = tuple(f"{name}." for name in family.heads(config))
+    heads = family.heads(config)
     expected = family.shapes(config)
     known = "classes" not in saved.provenance.get("assumed", {})
     same_head = known and names.same(saved.classes, classes)
@@ -78,13 +78,13 @@ def load(path: Path, config: NetworkConfig, classes: Sequence[str], reading: Rea
     left: list[str] = []
     other: list[str] = []
     for name, value in saved.state.items():
-        if name.startswith(heads) and not same_head:
+        if _is_of(name, heads) and not same_head:
             left.append(name)
         elif name in expected and expected[name][0] == value.shape:
             taken[name] = value
         else:
             other.append(name)
-    lacking = [name for name in expected if name not in taken and not name.startswith(heads)]
+    lacking = [name for name in expected if name not in taken and not _is_of(name, heads)]
     if other or lacking:
         raise BadInputError(
             f"{path} has the weights of {saved.config.name} ({saved.config.image_size} pixels), which are not those of "
@@ -93,3 +93,8 @@ def load(path: Path, config: NetworkConfig, classes: Sequence[str], reading: Rea
             "Initial weights are of the same network, except for its classifier: name that network with `model`.",
         )
     return InitialWeights(path.name, saved.sha256, saved.config.name, taken, tuple(left), saved.dropped)
+
+
+def _is_of(name: str, layers: Sequence[str]) -> bool:
+    """Whether a tensor is one of these layers', or is itself named."""
+    return any(name == layer or name.startswith(f"{layer}.") for layer in layers)

@@ -1,7 +1,8 @@
 """Code of a user's own: a factory `package.module:function`, which is imported, and called with `num_classes=` alone.
 
-This is the only place that imports code by a name. Callers pass names that the user says in the call at hand, never one
-that a file states. What fails inside is told with its own message and the line that raised it.
+This is the only place that imports code by a name. Callers pass names that the user says in the call at hand, or in the
+list of configurations that it names; never one that a model's file states. What fails inside is told with its own
+message and the line that raised it.
 """
 
 from __future__ import annotations
@@ -56,8 +57,11 @@ def find(name: str) -> Callable[..., object]:
     module_name, _, attributes = name.partition(":")
     found: object = _imported(module_name, name)
     for attribute in attributes.split("."):
-        names = [each for each, value in vars(found).items() if callable(value) and not each.startswith("_")]
-        if not hasattr(found, attribute):
+        with blamed(f"{name} can't be imported"):  # a package may import its parts at the first use of their names
+            there = hasattr(found, attribute)
+        if not there:
+            inside = getattr(found, "__dict__", {})
+            names = [each for each, value in inside.items() if callable(value) and not each.startswith("_")]
             where = f" ({found.__file__})" if isinstance(found, ModuleType) and found.__file__ else ""
             raise BadInputError(
                 f"{name}: {module_name}{where} has no {attribute!r}.",

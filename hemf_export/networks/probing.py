@@ -62,10 +62,10 @@ def evaluate(name: str, model: nn.Module, num_classes: int, image_size: int) -> 
                 "Something random goes on there: F.dropout needs training=self.training, noise if self.training.",
             )
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), factory.blamed("in channels-last memory"):
                 other = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))  # type: ignore[call-overload]
             channels_last = torch.allclose(logits, other, **_NOISE, equal_nan=True)
-        except RuntimeError:
+        except BadInputError:
             channels_last = False
     return Traits(shapes, channels_last)
 

@@ -63,6 +63,11 @@ def test_a_view_of_a_map_keeps_the_network_in_contiguous_memory():
     assert memory_format(build("Flattened")) == torch.channels_last
 
 
+def test_any_error_in_channels_last_memory_keeps_the_network_in_contiguous_memory(capfd):
+    assert memory_format(build("ContiguousAlone")) == torch.contiguous_format
+    assert not capfd.readouterr().out, "standard output is for results"
+
+
 def test_parts_are_counted_without_weights_or_with_them(monkeypatch):
     known = registry.count_parts(config("small"))
     assert {name: part.parameters for name, part in known.items()} == {"patches": 8 * 3 * 16 + 8, "fc": 8 * 3 + 3}
@@ -92,6 +97,7 @@ def test_the_number_of_classes_follows_from_the_tensors_that_depend_on_it():
 REFUSED = {
     "nonesuch": r"tests\.own_networks \(.*own_networks\.py\) has no 'nonesuch'",
     "smal": "Did you mean 'small'",
+    "NUMBER.there": "has no 'there'",
     "NUMBER": "is a int, which can't be called",
     "without_classes": r"without_classes\(depth: .* can't be called with num_classes alone",
     "with_more": "missing a required argument: 'depth'",
@@ -164,6 +170,13 @@ def test_a_module_that_fails_is_told_with_its_line(text, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(BadInputError, match=rf"^{name}:make can't be imported: {MODULES[text]}"):
         factory.find(f"{name}:make")
+
+
+def test_a_package_that_imports_its_parts_when_they_are_used_is_told_with_its_line(tmp_path, monkeypatch):
+    (tmp_path / "lazy_package.py").write_text("def __getattr__(name):\n    import nonesuch_part\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadInputError, match=r"^lazy_package:make can't be imported: ModuleNotFoundError: .*\.py:2\)"):
+        factory.find("lazy_package:make")
 
 
 def test_a_module_that_is_not_there_is_named():

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from hemf_export.checkpoints import checkpoint
-from hemf_export.checkpoints.reading import PLAIN
+from hemf_export.checkpoints.reading import PLAIN, Reading
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.registry import build
+from hemf_export.networks.registry import build, registered
 from hemf_export.train import initial_weights
+from tests import own_networks
 from tests.conftest import CLASSES, THIRD, TINY, tiny_checkpoint
 from tests.train.runs import ARGUMENTS
 
@@ -47,6 +48,15 @@ def test_the_classifier_of_the_same_classes_is_taken_and_of_the_same_number_is_n
 def test_a_bare_state_dict_names_no_classes_so_its_classifier_is_left(tmp_path):
     torch.save(tiny_checkpoint(1, TINY).state, tmp_path / "bare.pth")
     assert len(initial_weights.load(tmp_path / "bare.pth", TINY, CLASSES, PLAIN).left) == 2
+
+
+def test_a_classifier_that_is_a_parameter_of_the_network_itself_is_left(tmp_path):
+    name = f"{own_networks.__name__}:Prototypes"
+    torch.save(own_networks.Prototypes(5).state_dict(), tmp_path / "own.pth")
+    config = registered(name, num_classes=3, image_size=own_networks.SIZE)
+    found = initial_weights.load(tmp_path / "own.pth", config, CLASSES, Reading(factory=name))
+    assert found.left == ("prototypes",)
+    assert set(found.taken) == {"patches.weight", "patches.bias"}
 
 
 def test_another_network_is_refused_with_the_tensors_that_differ(tmp_path):
