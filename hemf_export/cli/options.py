@@ -42,7 +42,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            if any(":" in str(ctx.params.get(name)) for name in ("factory", "model", "teacher_model")):
+            if any(_is_factory(ctx.params.get(name)) for name in ("factory", "model", "teacher_model")):
                 search_here()
             return super().invoke(ctx)
         except HemfError as error:
@@ -255,7 +255,11 @@ def own_model() -> tuple[str, ...]:
     context = click.get_current_context(silent=True)
     given = {} if context is None else context.params
     name = str(given.get("factory") or given.get("model") or "")
-    return ("--model", name) if re.fullmatch(r"[\w.]+:[\w.]+", name) else ()
+    return ("--model", name) if _is_factory(name) else ()
+
+
+def _is_factory(value: object) -> bool:
+    return re.fullmatch(r"[\w.]+:[\w.]+", str(value)) is not None
 
 
 def checkpoint_options(function: Decorated) -> Decorated:
