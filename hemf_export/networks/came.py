@@ -18,7 +18,6 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import MapNorm, PatchEmbedding, Pointwise
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
-from hemf_export.networks.hemf.layout import to_maps, to_rows
 from hemf_export.networks.hifuse import (
     IRMLP,
     LEAST_SQUEEZED,
@@ -37,6 +36,7 @@ from hemf_export.networks.hifuse import (
     norm_shapes,
     unused_in_blocks,
 )
+from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Layout, Network
 from hemf_export.networks.window_attention import WindowAttention, Windows
 

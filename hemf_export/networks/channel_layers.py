@@ -1,7 +1,7 @@
 """Layers over the channels of each pixel that several families have, with the shapes of their authors' tensors.
 
 Published code has 1×1 convolutions on maps (N, C, H, W). Here the same weights work on rows (N*H*W, C), see
-`networks.hemf.layout`, so that an exported graph has plain Gemms. Strided convolutions stay convolutions: TensorRT-RTX
+`networks.layout`, so that an exported graph has plain Gemms. Strided convolutions stay convolutions: TensorRT-RTX
 compiles those to fewer kernels than patches and a product.
 """
 

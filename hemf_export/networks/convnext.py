@@ -16,7 +16,7 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import MapNorm
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
-from hemf_export.networks.hemf.layout import to_maps, to_rows
+from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
 
 STAGES = 4

@@ -25,7 +25,7 @@ from hemf_export.networks.channel_layers import (
 )
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
-from hemf_export.networks.hemf.layout import to_maps, to_rows
+from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
 from hemf_export.networks.window_attention import (
     PatchMerging,

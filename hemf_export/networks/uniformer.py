@@ -17,7 +17,7 @@ from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import PatchEmbedding, fold_into_next
 from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
-from hemf_export.networks.hemf.layout import to_maps, to_rows
+from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
 
 STAGES = 4

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf_export.networks.hemf.config import Attention, Mlp
-from hemf_export.networks.hemf.layout import to_maps, to_rows
 from hemf_export.networks.hemf.local_branch import layer_norm
 from hemf_export.networks.hemf.mixed_attention import build_attention
+from hemf_export.networks.layout import to_maps, to_rows
 
 
 class NormalizedProjection(nn.Module):

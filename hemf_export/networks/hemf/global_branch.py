@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.networks.drop_path import ResidualBlock
-from hemf_export.networks.hemf.layout import to_maps, to_rows
 from hemf_export.networks.hemf.local_branch import layer_norm
+from hemf_export.networks.layout import to_maps, to_rows
 
 
 def rotation_angles(head_channels: int) -> Tensor:

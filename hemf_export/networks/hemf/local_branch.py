@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from hemf_export.networks.drop_path import ResidualBlock
-from hemf_export.networks.hemf.layout import normalize, to_maps, to_rows
+from hemf_export.networks.layout import normalize, to_maps, to_rows
 
 NORM_EPSILON = 1e-6  # of every layer norm in the network
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.networks.hemf.config import Attention
-from hemf_export.networks.hemf.layout import normalize, to_maps, to_rows
 from hemf_export.networks.hemf.local_branch import layer_norm
+from hemf_export.networks.layout import normalize, to_maps, to_rows
 
 
 class MHEA(nn.Module):

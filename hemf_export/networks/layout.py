@@ -1,6 +1,6 @@
 """Convert between feature maps (N, C, H, W), channels-last tensors (N, H, W, C) and rows (N*H*W, C).
 
-The modules of the network take and return feature maps. Inside, products over channels work on rows, one per pixel. In
+Modules of most networks take and return feature maps. Inside, products over channels work on rows, one per pixel. In
 eager mode with channels-last memory all conversions are views; in an exported graph adjacent pairs cancel, and plain
 Gemms remain.
 """
