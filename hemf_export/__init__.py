@@ -1,4 +1,4 @@
-"""Train HEMF, and take its checkpoints to ONNX files and TensorRT engines that are proven to be the same model.
+"""Train HEMF or another network, and take it to ONNX files and TensorRT engines that are proven to be the same model.
 
     import hemf_export
 

@@ -37,5 +37,5 @@ class ResNet(nn.Module):
 
 
 def resnet(num_classes: int) -> nn.Module:
-    """What hemf-export calls, with nothing but `num_classes`."""
+    """Build the network; hemf-export calls this with nothing but `num_classes`."""
     return ResNet(num_classes)

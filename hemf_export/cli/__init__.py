@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="hemf-export")
 @click.option("--debug", is_flag=True, help="Show the traceback of a failure.")
 def cli(debug: bool) -> None:
-    """Train HEMF, and take its checkpoints to ONNX and TensorRT engines that are proven to be the same model.
+    """Train HEMF or another network, and take it to ONNX and TensorRT engines that are proven to be the same model.
 
     \b
     hemf-export data class-folders IMAGES -o DATA   train/, val/ and test/, no patient on two sides
