@@ -149,7 +149,7 @@ def plan(configurations: Sequence[Configuration], output: Path, seeds: Sequence[
 
 
 def reading(configuration: Configuration, options: Options) -> Reading:
-    """How the checkpoints of a configuration's runs are read: those of a user's own network by its factory."""
+    """Say how the checkpoints of a configuration's runs are read: those of a user's own network by its factory."""
     (model,) = models([configuration], options)
     return Reading(factory=model if factory.is_name(model) else None)
 

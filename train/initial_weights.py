@@ -1,4 +1,4 @@
-"""Initial weights from a checkpoint: of ImageNet, of other classes, or of a run before. Its classifier is replaced."""
+"""Initial weights from a checkpoint: of ImageNet, other classes, or an earlier run. Its classifier is replaced."""
 
 from __future__ import annotations
 

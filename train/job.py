@@ -45,7 +45,7 @@ class Job:
 
     @property
     def reading(self) -> Reading:
-        """How the run's own checkpoints are read."""
+        """Reading of the run's own checkpoints."""
         return Reading(factory=self.config.factory if isinstance(self.config, OwnConfig) else None)
 
     def class_counts(self) -> list[int]:

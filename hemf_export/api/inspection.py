@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from hemf_export.api.results import PathLike, Shown, names_of
 from hemf_export.files.errors import HemfError, MissingCapabilityError, UsageError
 from hemf_export.files.progress import SILENT, Progress
-from hemf_export.pages.table import Table
+from hemf_export.pages.table import Table, giga
 
 if TYPE_CHECKING:
     from hemf_export.doctor.checkup import Ability
@@ -144,7 +144,7 @@ class NetworkList(Shown, Sequence[NetworkInfo]):
     def table(self) -> Table:
         """Table of names, image sizes, parameters and multiply-adds."""
         rows = [
-            (info.name, f"{info.total.parameters / 1e6:.2f}", _giga(info.total.products),
+            (info.name, f"{info.total.parameters / 1e6:.2f}", giga(info.total.products),
              str(info.config["image_size"]), info.title)
             for info in self
         ]  # fmt: skip
@@ -320,10 +320,6 @@ def list_networks(*, num_classes: int = 7) -> NetworkList:
     from hemf_export.networks import registry
 
     return NetworkList(tuple(_info(registry.registered(name, num_classes=num_classes)) for name in registry.SIZES))
-
-
-def _giga(count: int) -> str:
-    return f"{count / 1e9:.2f}" if count >= 1e8 else f"{count / 1e9:.4f}"
 
 
 def _info(

@@ -74,7 +74,7 @@ class Latencies:
 
     @property
     def notes(self) -> list[str]:
-        """What is missing, and what makes the latencies unreliable."""
+        """List what is missing, and what makes the latencies unreliable."""
         unstable = [name for name, timing in self.timings.items() if not timing.stable]
         notes = [f"{name} is not timed: {reason}" for name, reason in self.missing.items()]
         if unstable:

@@ -24,7 +24,7 @@ from hemf_export.networks import published, registry
 from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.count import Count
 from hemf_export.networks.published import DataSet, Published
-from hemf_export.pages.table import Table, markdown_table
+from hemf_export.pages.table import Table, giga, markdown_table
 from hemf_export.train import ablation, ablation_report
 from hemf_export.train.ablation import Outcome, Row, judged_on
 from hemf_export.train.ablation_report import JSON_NAME, MARKDOWN_NAME, TITLES
@@ -134,7 +134,7 @@ class NetworkComparison:
         cells = []
         for row, network in zip(self.rows, printed, strict=True):
             line = [row.configuration.name, *[row.config.name] * any(named)]
-            line += [f"{row.parameters / 1e6:.2f}", _giga(_multiply_adds(row.config))]
+            line += [f"{row.parameters / 1e6:.2f}", giga(_multiply_adds(row.config))]
             line += [ablation_report.figure(row, name) for name in TITLES]
             line += [_coefficient(row, name) for name in _COEFFICIENTS]
             if several:
@@ -172,7 +172,7 @@ class NetworkComparison:
         return ["", ""] if pair is None else [_p_value(pair.p_value), _p_value(pair.corrected)]
 
     def notes(self) -> list[str]:
-        """How to read the table, in sentences."""
+        """Explain the table, in sentences."""
         notes = []
         if self.latencies is not None:
             notes += [self.latencies.describe(), *self.latencies.notes]
@@ -189,7 +189,7 @@ class NetworkComparison:
         return notes
 
     def _paper_notes(self) -> list[str]:
-        """What to know of the paper's figures: its Table, its doubtful figures, sizes that can't be counted again."""
+        """Explain the paper's figures: their table, doubtful figures, sizes that can't be counted again."""
         notes, data_set = [], self.data_set
         if data_set is not None:
             notes.append(f"The paper's metrics are those of {_DATA_SETS[data_set]}, from splits of its own.")
@@ -293,10 +293,6 @@ def _tests(rows: Sequence[Row], images: Images) -> list[Tests]:
 def _multiply_adds(config: NetworkConfig) -> int:
     """Multiply-adds of all products for one image."""
     return sum(registry.count_parts(config).values(), Count()).products
-
-
-def _giga(count: int) -> str:
-    return f"{count / 1e9:.2f}" if count >= 1e8 else f"{count / 1e9:.4f}"
 
 
 def _coefficient(row: Row, name: str) -> str:

@@ -36,7 +36,7 @@ def trace(model: nn.Module, example: Tensor, opset: int, *, any_batch: bool = Fa
         BadInputError: the exporter refuses what a network of a user's own does.
     """
     settings: dict[str, Any] = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if any_batch else {}
-    with _quiet(said=not isinstance(model, Network)), _translated(model):
+    with _quiet(printed=not isinstance(model, Network)), _translated(model):
         program = torch.onnx.export(
             model,
             (example,),
@@ -53,8 +53,8 @@ def trace(model: nn.Module, example: Tensor, opset: int, *, any_batch: bool = Fa
 
 
 @contextmanager
-def _quiet(*, said: bool) -> Iterator[None]:
-    """Collect no garbage and hide warnings; with `said`, also what is printed, which is a listing of the graph."""
+def _quiet(*, printed: bool) -> Iterator[None]:
+    """Collect no garbage and hide warnings; with `printed`, also what is printed, which is a listing of the graph."""
     collecting = gc.isenabled()
     gc.disable()  # millions of small objects are created, none of which is garbage before the end
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not needed
@@ -63,7 +63,7 @@ def _quiet(*, said: bool) -> Iterator[None]:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore", (FutureWarning, DeprecationWarning))
-            if not said:
+            if not printed:
                 yield
                 return
             logger.setLevel(logging.CRITICAL)

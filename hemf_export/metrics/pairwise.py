@@ -1,4 +1,4 @@
-"""Which of several models differ by more than chance: McNemar's exact test of each pair, corrected for their number."""
+"""Tests of which models differ by more than chance: McNemar's exact test of each pair, corrected for their number."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Names of the blocks of networks that have some, by the modules' names; knows nothing of torch.
+"""Names of HEMF's blocks, by the modules' names; knows nothing of torch.
 
-In a reduced network, HEMF's SIRMLP and MixedAttention are what stands in their place.
+In a reduced network, SIRMLP and MixedAttention stand for whatever is in their place.
 """
 
 from __future__ import annotations

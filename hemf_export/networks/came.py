@@ -57,7 +57,7 @@ class StageFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class CameConfig(WindowedConfig):
-    """Everything that determines the tensors of a CAME; further fields are those of `WindowedConfig`.
+    """Everything that determines the tensors of a CAME; its other fields are those of `WindowedConfig`.
 
     Args:
         memory_slots: rows of the memory of external attention.
@@ -97,8 +97,8 @@ class LocalBlock(ResidualBlock):
 class GlobalBlock(ResidualBlock):
     """Block of the global branch: x + GELU(Linear(window attention(LN(3×3(x))))), on tokens.
 
-    Convolution and norm take the memory of an image's tokens, (H*W, C), for that of a map (C, H, W), without a
-    transpose, and their result the other way round. So the networks were trained.
+    Convolution and norm read the memory of an image's tokens, (H*W, C), as that of a map (C, H, W), without a
+    transpose, and their result is read back in the same way. The networks were trained like this.
 
     Args:
         channels: C, kept.
@@ -318,7 +318,7 @@ def unused_tensors(config: CameConfig) -> Mapping[str, tuple[int, ...]]:
 
 
 class CameFamily(WindowedFamily):
-    """CAME, whose first external attention is twice in a file, by two names."""
+    """CAME, whose files hold the first external attention under two names."""
 
     def convert(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
         """See `Family.convert`.
@@ -365,7 +365,7 @@ FAMILY = CameFamily(
         ),
         heads=("conv_head",),
         unused=unused_tensors,
-        twice=("EA_1.",),
+        duplicates=(DUPLICATES,),
     ),
     recipe={"epochs": 100},
 )

@@ -1,4 +1,4 @@
-"""What every network's configuration has: a name, the number of classes, the image size. Knows nothing of torch."""
+"""Configuration that every network has: a name, the number of classes, the image size. Knows nothing of torch."""
 
 from __future__ import annotations
 

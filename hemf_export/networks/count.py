@@ -19,12 +19,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hemf_export.networks.configuration import NetworkConfig
 
-HEAD = "head"  # part of what no module computes
-
 
 @runtime_checkable
 class Counted(Protocol):
-    """A network that says which of its work is not that of its authors' code; see `network.Network`."""
+    """A network that says where it computes less than its authors' code; see `network.Network`."""
 
     def hold_constants(self) -> None: ...
 

@@ -1,8 +1,8 @@
-"""Code of a user's own: a factory `package.module:function`, which is imported, and called with `num_classes=` alone.
+"""Factories of networks: `package.module:function`, user's code that is imported and called with `num_classes=` alone.
 
-This is the only place that imports code by a name. Callers pass names that the user says in the call at hand, or in the
-list of configurations that it names; never one that a model's file states. What fails inside is told with its own
-message and the line that raised it.
+This is the only place that imports code by a name. Callers pass a name that the user gave in the call at hand, or in the
+list of configurations that it names; never one that a model's file states. Exceptions inside it are translated, with their
+own message and the line that raised them.
 """
 
 from __future__ import annotations
@@ -143,7 +143,9 @@ def blamed(what: str, hint: str | None = None) -> Iterator[None]:
     except BaseException as error:
         if is_out_of_memory(error):
             raise
-        raise BadInputError(f"{what}: {_said(error)}{place_of(error)}.", hint or "It is in your own code.") from error
+        raise BadInputError(
+            f"{what}: {_summary(error)}{place_of(error)}.", hint or "It is in your own code."
+        ) from error
 
 
 def place_of(error: BaseException) -> str:
@@ -173,7 +175,7 @@ def _imported(module_name: str, name: str) -> ModuleType:
                 "Install its package, or work in the folder that holds it.",
             ) from error
         raise BadInputError(
-            f"{name} can't be imported: {_said(error)}{place_of(error)}.", "It is in your own code."
+            f"{name} can't be imported: {_summary(error)}{place_of(error)}.", "It is in your own code."
         ) from error
 
 
@@ -193,7 +195,7 @@ def _require_signature(name: str, factory: Callable[..., object]) -> None:
 _RETURN = "It is called as function(num_classes=N), and must return the network: an nn.Module."
 
 
-def _said(error: BaseException) -> str:
+def _summary(error: BaseException) -> str:
     text = str(error).strip()
     # torch follows its message by an empty line and advice on debugging.
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

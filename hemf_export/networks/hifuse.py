@@ -55,7 +55,7 @@ class StageFeatures(NamedTuple):
 
 @dataclass(frozen=True)
 class WindowedConfig(NetworkConfig):
-    """What determines the tensors of a network with a branch of window attention in four stages.
+    """Everything that determines the tensors of a network with a branch of window attention in four stages.
 
     Args:
         name: label of the configuration, kept in checkpoints and reports.
@@ -243,7 +243,7 @@ class Bare(nn.Module):
 class IRMLP(nn.Module):
     """Inverted residual MLP: z = BN(GELU(3×3(y)) + y), then BN(1×1(GELU(1×1(z)))); (N, wide, H, W) → rows (N*H*W, C).
 
-    The 3×3 convolution is dense, although it was published as depthwise: so it is in the authors' checkpoints.
+    The 3×3 convolution is dense, although it was published as depthwise, because the authors' checkpoints have it so.
 
     Args:
         wide: channels of the input.

@@ -1,4 +1,4 @@
-"""What a network says of itself: all that training, export, heatmaps and reports need to know of its inside.
+"""A network's description of itself: all that training, export, heatmaps and reports need to know of its inside.
 
 A `Family` is one architecture in its sizes; `networks.registry` lists them. A `Network` is the module that a family
 builds. A network of a user's own is any `nn.Module`; functions of this module say what holds for it.
@@ -54,7 +54,7 @@ class Network(nn.Module):
         """Compute what depends on parameters alone, once, for inference; part of `fold`."""
 
     def saved_multiply_adds(self) -> Mapping[str, int]:
-        """Multiply-adds of layers for one image that its authors' code makes and this one doesn't, by first module."""
+        """Multiply-adds of layers for one image that the authors' code does and this one saves, by first module."""
         return {}
 
     def decays(self, name: str, parameter: Tensor) -> bool:
@@ -68,7 +68,7 @@ WHOLE = "full"  # variant that every network has: all of it
 _BUFFER = re.compile(r"\.(running_mean|running_var|num_batches_tracked|relative_position_index)$")
 
 
-def _none(config: Any) -> dict[str, tuple[int, ...]]:
+def _nothing(config: Any) -> dict[str, tuple[int, ...]]:
     return {}
 
 
@@ -117,23 +117,23 @@ class Layout:
         heads: names of the classifiers' Linears, in our state dict.
         unused: shapes of the tensors in their file that take no part in a forward pass, by name, for a configuration.
             They are dropped by name.
-        twice: beginnings of the names of unused tensors that are there under another name too.
+        duplicates: beginnings of the names of unused tensors that the file has under another name too.
         names: all names of our state dict, where they are known to be the same in every file.
     """
 
     marks: tuple[str, ...]
     roots: frozenset[str]
     heads: tuple[str, ...] = ("head",)
-    unused: Callable[[Any], Mapping[str, tuple[int, ...]]] = _none
-    twice: tuple[str, ...] = ()
+    unused: Callable[[Any], Mapping[str, tuple[int, ...]]] = _nothing
+    duplicates: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
 
     def unused_parameters(self, config: Any) -> dict[str, tuple[int, ...]]:
-        """Return those of the unused tensors that are parameters: no buffers, and none that is there twice."""
+        """Return those of the unused tensors that are parameters: no buffers, and no duplicates."""
         return {
             name: shape
             for name, shape in self.unused(config).items()
-            if not _BUFFER.search(name) and not name.startswith(self.twice)
+            if not _BUFFER.search(name) and not name.startswith(self.duplicates)
         }
 
     def recognizes(self, keys: Sequence[str]) -> bool:
@@ -238,7 +238,7 @@ class Family:
 
     @property
     def paper_counting(self) -> str:
-        """How the published way of counting, `Count.paper_parameters` and `Count.paper`, differs, in a sentence."""
+        """Explain in a sentence how published counts, `Count.paper_parameters` and `Count.paper`, are made."""
         return (
             "Published way: parameters with those in the authors' file that take no part; multiply-adds of "
             "convolutions and linear layers alone, without the products of attention."

@@ -1,7 +1,7 @@
 """Networks of a user's own: any image classifier in PyTorch, which a factory in the user's code makes.
 
 A checkpoint names its factory, but nothing is imported because a file names it. A configuration that was read from a
-file can't be built: `trusted` makes one that can, of a name that the user said in the same call.
+file can't be built: `trusted` makes one that can, where the user gave the same name in the call at hand.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class OwnConfig(NetworkConfig):
         num_classes: outputs of the classifier.
         image_size: height and width of the input in pixels.
         factory: `package.module:function`, called with `num_classes=` alone.
-        said: whether the user said that name in this call, so that it may be imported; never saved, nor read.
+        confirmed: whether the user gave that name in this call, so that it may be imported; never saved, nor read.
     """
 
     FAMILY: ClassVar[str] = "own"
     STRIDE: ClassVar[int] = 1
 
     factory: str = ""
-    said: bool = dataclasses.field(default=False, compare=False, repr=False)
+    confirmed: bool = dataclasses.field(default=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,52 +50,52 @@ class OwnConfig(NetworkConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """See `NetworkConfig.to_dict`."""
-        return {name: value for name, value in super().to_dict().items() if name != "said"}
+        return {name: value for name, value in super().to_dict().items() if name != "confirmed"}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """See `NetworkConfig.from_dict`; the result can't be built."""
-        if "said" in values:
-            raise BadInputError(f"Unknown key 'said' in a configuration of {cls.FAMILY}.")
+        if "confirmed" in values:
+            raise BadInputError(f"Unknown key 'confirmed' in a configuration of {cls.FAMILY}.")
         return super().from_dict(values)
 
 
 def named(name: str, *, num_classes: int, image_size: int | None = None) -> OwnConfig:
-    """Make the configuration of a network whose factory's name the user said; nothing is imported yet.
+    """Make the configuration of a network whose factory's name the user gave; nothing is imported yet.
 
     Raises:
         UsageError: not a factory's name.
     """
     factory.require_name(name)
     label = name.partition(":")[2].rpartition(".")[2]
-    return OwnConfig(label, num_classes, image_size or IMAGE_SIZE, name, said=True)
+    return OwnConfig(label, num_classes, image_size or IMAGE_SIZE, name, confirmed=True)
 
 
-def trusted(config: NetworkConfig, said: str | None) -> NetworkConfig:
-    """Compare a configuration that was read from a file with the factory's name that the user said.
+def trusted(config: NetworkConfig, given: str | None) -> NetworkConfig:
+    """Compare a configuration that was read from a file with the factory's name that the user gave.
 
     Args:
         config: any network's; one of a user's own can be built afterwards.
-        said: the name; None for none.
+        given: the name; None for none.
 
     Raises:
-        BadInputError: it is a network of a user's own and another name or none was said, or the other way round.
+        BadInputError: it is a network of a user's own and another name or none was given, or the other way round.
     """
     if not isinstance(config, OwnConfig):
-        if said is not None:
-            raise BadInputError(f"its network is {config.name}, not one of your own ({said}).", "Leave out `factory`.")
+        if given is not None:
+            raise BadInputError(f"its network is {config.name}, not one of your own ({given}).", "Leave out `factory`.")
         return config
-    if said is None:
+    if given is None:
         raise BadInputError(
             f"its network is code of a user's own, {config.factory}, which a file can't make run.",
             f"If you know that code, say so: `factory={config.factory!r}`.",
         )
-    if said != config.factory:
+    if given != config.factory:
         raise BadInputError(
-            f"its network's code is {config.factory}, not {said}.",
+            f"its network's code is {config.factory}, not {given}.",
             f"If you know that code, say so: `factory={config.factory!r}`.",
         )
-    return dataclasses.replace(config, said=True)
+    return dataclasses.replace(config, confirmed=True)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class OwnFamily(Family):
     """Networks of one factory; without one, of all of them.
 
     Args:
-        factory: the factory's name, as the user said it.
+        factory: the factory's name, as the user gave it.
     """
 
     factory: str = ""
@@ -138,7 +138,7 @@ class OwnFamily(Family):
             return count.by_part(self.network, config, device="cpu")
 
     def build_empty(self, config: NetworkConfig) -> nn.Module:
-        """See `Family.build_empty`; what isn't in the state dict, the user's code has to initialize."""
+        """See `Family.build_empty`; the user's code initializes what isn't in the state dict."""
         with torch.random.fork_rng(devices=[]):
             return self.network(config)
 
@@ -165,7 +165,8 @@ def build(config: OwnConfig) -> nn.Module:
     """Build the network, with the initial weights that the user's code gives it.
 
     Raises:
-        BadInputError: nobody said the factory's name; or anything wrong with it, see `networks.factory` and `probing`.
+        BadInputError: the user didn't give the factory's name; or anything wrong with it, see `networks.factory` and
+            `networks.probing`.
     """
     traits = _traits(config)
     model = factory.make(config.factory, factory.find(config.factory), config.num_classes)
@@ -175,14 +176,14 @@ def build(config: OwnConfig) -> nn.Module:
 
 
 def family(name: str) -> OwnFamily:
-    """Make the family of one factory, whose name the user said."""
+    """Make the family of one factory, whose name the user gave."""
     state = _tensors(factory.find(name), name, 2)
     layout = Layout(marks=(), roots=frozenset(key.partition(".")[0] for key in state), names=frozenset(state))
     return dataclasses.replace(OWN, layout=layout, factory=name)
 
 
 def _traits(config: OwnConfig) -> Traits:
-    if not config.said:  # whoever reads a file has said so with a better message; see `trusted`
+    if not config.confirmed:  # callers that read files raise a better message first; see `trusted`
         raise BadInputError(f"The code of {config.factory} isn't run, as only a file names it.")
     return _probed(factory.find(config.factory), config)
 

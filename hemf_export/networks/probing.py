@@ -1,4 +1,4 @@
-"""What is found out of a network of a user's own by running it once, before anything depends on it."""
+"""Trial runs of a network of a user's own, which show what it is before anything depends on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOISE = {"rtol": 1e-3, "atol": 1e-4}  # of logits computed twice, in another or
 
 @dataclass(frozen=True)
 class Traits:
-    """What running a network showed.
+    """Properties of a network that running it showed.
 
     Args:
         shapes: shapes and types of its tensors, by name.
@@ -48,7 +48,7 @@ def evaluate(name: str, model: nn.Module, num_classes: int, image_size: int) -> 
         image_size: height and width of its input in pixels.
 
     Raises:
-        BadInputError: it fails on such images, doesn't return logits (N, classes), or other ones each time.
+        BadInputError: it fails on such images, or doesn't return logits (N, classes), or different ones each time.
     """
     shapes = {key: (value.shape, value.dtype) for key, value in model.state_dict().items()}
     model.eval()

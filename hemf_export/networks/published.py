@@ -43,7 +43,7 @@ class Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """What the paper prints of a network.
+    """Figures that the paper prints of a network.
 
     Args:
         title: the network's name as the paper prints it.
@@ -206,7 +206,7 @@ DOUBTS: dict[tuple[str, DataSet], tuple[Doubt, ...]] = {
 
 
 def of_network(config: Mapping[str, Any]) -> Published | None:
-    """What the paper prints of a network.
+    """Look up the paper's figures of a network.
 
     Args:
         config: the network's configuration, in plain types.

@@ -38,7 +38,7 @@ def registered(
     """Look up the configuration `name`.
 
     Args:
-        name: name of a registered network, or the factory of one of the user's own, as the user said it.
+        name: name of a registered network, or the factory of one of the user's own, as the user gave it.
         num_classes: outputs of its classifier.
         image_size: input size in pixels; None for its own.
         variant: one of the family's reduced networks.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
 
-MASKED = -100.0  # what is added to the logits of pixels that a shift has brought into one window from far apart
+MASKED = -100.0  # addend of the logits of pixels that a shift has brought into one window from far apart
 
 
 class Windows:
@@ -55,7 +55,7 @@ class Windows:
         return self.cut(torch.arange(self.side**2)[:, None]).flatten()
 
     def mask(self) -> Tensor:
-        """What is added to the logits within each window, (windows, pixels, pixels): 0, or `MASKED` across a seam.
+        """Compute the addend of the logits within each window, (windows, pixels, pixels): 0, or `MASKED` across a seam.
 
         The regions of the rolled map are parted by the seams of the roll, and by the borders of the last windows.
         """
@@ -131,7 +131,7 @@ class WindowAttention(nn.Module):
         return mixed.transpose(1, 2).reshape(-1, self.channels)
 
     def _bias(self) -> Tensor:
-        """Compute what is added to the logits, (windows, heads, pixels, pixels); without a shift for one window."""
+        """Compute the addend of the logits, (windows, heads, pixels, pixels); without a shift for one window."""
         chosen = self.relative_position_bias_table[self.relative_position_index.flatten()]
         bias = chosen.reshape(1, self.pixels, self.pixels, self.heads).permute(0, 3, 1, 2)
         return bias if self.mask is None else bias + self.mask[:, None]

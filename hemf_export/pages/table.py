@@ -31,5 +31,10 @@ def markdown_table(
     return [_line(columns), f"|{rule}", *map(_line, rows)]
 
 
+def giga(count: int) -> str:
+    """Format a count in billions: two decimals, or four below 0.1."""
+    return f"{count / 1e9:.2f}" if count >= 1e8 else f"{count / 1e9:.4f}"
+
+
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(" ".join(cell.splitlines()).replace("|", "\\|") for cell in cells) + " |"

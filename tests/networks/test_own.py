@@ -196,14 +196,14 @@ def test_a_configuration_from_a_file_can_be_read_and_not_built(tmp_path, monkeyp
     (tmp_path / "planted_by_a_file.py").write_text("raise AssertionError('it was imported')\n")
     monkeypatch.syspath_prepend(tmp_path)
     values = {**config("small").to_dict(), "factory": "planted_by_a_file:make"}
-    assert "said" not in values
+    assert "confirmed" not in values
     read = registry.config_from_dict(values)
     family = registry.family_of(read)
     for use in (registry.build, family.build_empty, family.shapes, family.count, family.check_training):
         with pytest.raises(BadInputError, match="isn't run, as only a file names it"):
             use(read)
-    with pytest.raises(BadInputError, match="Unknown key 'said'"):
-        registry.config_from_dict({**values, "said": True})
+    with pytest.raises(BadInputError, match="Unknown key 'confirmed'"):
+        registry.config_from_dict({**values, "confirmed": True})
     for bad in ("os", "os:", 3, "a b:c"):
         with pytest.raises(BadInputError, match="factory must be"):
             registry.config_from_dict({**values, "factory": bad})
