@@ -1,8 +1,8 @@
 """Factories of networks: `package.module:function`, user's code that is imported and called with `num_classes=` alone.
 
-This is the only place that imports code by a name. Callers pass a name that the user gave in the call at hand, or in the
-list of configurations that it names; never one that a model's file states. Exceptions inside it are translated, with their
-own message and the line that raised them.
+This is the only place that imports code by a name. Callers pass a name that the user gave in the call at hand, or in
+the list of configurations that it names; never one that a model's file states. Exceptions inside it are translated,
+with their own message and the line that raised them.
 """
 
 from __future__ import annotations
