@@ -21,7 +21,6 @@ FOLD_LIMIT = 1024
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _REDUCTIONS_OF_18 = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp")
 _OTHERS_OF_18 = (
-    "Split",
     "Pad",
     "Resize",
     "ScatterElements",
@@ -164,6 +163,10 @@ def lower_to_opset_17(model: ir.Model) -> None:
             node.resize_inputs(1)
             node.attributes.pop("noop_with_empty_axes", None)
             node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+        elif node.op_type == "Split":
+            node.attributes.pop("num_outputs", None)  # it is the number of outputs; uneven parts fail in the proof
+        elif node.op_type == "Pad" and not any(node.inputs[3:]):
+            continue  # without axes it is the same
         elif node.op_type in _OTHERS_OF_18:
             raise UsageError(f"{node.op_type} has another definition in opset 17.", "Use a newer opset.")
     model.graph.opset_imports[""] = 17

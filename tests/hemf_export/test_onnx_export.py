@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 import torch
 
 from hemf_export.checkpoints import checkpoint
-from hemf_export.export import onnx_export, simplify
+from hemf_export.export import graph_cleanup, onnx_export, simplify
 from hemf_export.files import artifacts
 from hemf_export.models.model_file import OnnxFile
 from hemf_export.models.runners import OnnxRunner, TorchRunner
@@ -84,6 +85,28 @@ def test_other_opsets(tmp_path, checkpoint_file, opset):
     done = onnx_export.export(checkpoint_file, tmp_path / "m.onnx", onnx_export.Options(opset=opset))
     model = onnx.load(done.path)
     assert next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")) == opset
+
+
+def test_splits_and_pads_are_the_same_in_opset_17():
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[2, 6] x) => (float[2, 3] a, float[2, 5] d)
+        <int64[2] sizes = {1, 5}, int64[1] one = {1}, int64[4] pads = {0, 0, 0, 1}> {
+        b, c = Split<axis = 1, num_outputs = 2>(x)
+        a = Sub(c, b)
+        e, f = Split<axis = 1>(x, sizes)
+        g = Pad(e, pads)
+        h = ReduceMax(g, one)
+        d = Add(f, h)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    images = np.arange(12, dtype=np.float32).reshape(2, 6)
+    before = onnxruntime.InferenceSession(proto.SerializeToString()).run(None, {"x": images})
+    model = ir.from_proto(proto)
+    graph_cleanup.lower_to_opset_17(model)
+    lowered = ir.to_proto(model)
+    onnx.checker.check_model(lowered, full_check=True)
+    assert lowered.opset_import[0].version == 17
+    after = onnxruntime.InferenceSession(lowered.SerializeToString()).run(None, {"x": images})
+    assert all(np.array_equal(*pair) for pair in zip(before, after, strict=True))
 
 
 @pytest.mark.extended
