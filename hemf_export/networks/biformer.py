@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
+from hemf_export.networks.channel_layers import fold_into_next
+from hemf_export.networks.configuration import LARGEST_SCORES, STAGES, StagedConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network, in_float32
 
-STAGES = 4
 ROUTED = 3  # stages with routing attention: all but the last
 NORM_EPSILON = 1e-6  # of the layer norms; BatchNorms have PyTorch's 1e-5
 INITIAL_STD = 0.02  # of Linear weights, truncated at ±2
-LIMITS = {"width": 512, "depths": 64, "head_channels": 256, "last_heads": 64, "mlp_ratio": 8, "windows": 16}
+LIMITS = {"head_channels": 256, "last_heads": 64, "mlp_ratio": 8, "windows": 16}
 
 
 @dataclass(frozen=True)
-class BiFormerConfig(NetworkConfig):
+class BiFormerConfig(StagedConfig):
     """Everything that determines the tensors of a BiFormer, and its windows.
 
     Args:
@@ -51,6 +51,7 @@ class BiFormerConfig(NetworkConfig):
 
     FAMILY: ClassVar[str] = "biformer"
     STRIDE: ClassVar[int] = 16
+    LARGEST_WIDTH: ClassVar[int] = 512
 
     name: str = "biformer-base"
     width: int = 96
@@ -66,10 +67,7 @@ class BiFormerConfig(NetworkConfig):
         for name, limit in LIMITS.items():
             self.require_positive(name, limit)
         self.require_positive("chosen", self.windows**2)
-        for name, count in (("depths", STAGES), ("chosen", ROUTED)):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != count:
-                raise BadInputError(f"{name} must be {count} numbers, one for each stage, not {value!r}.")
+        self.require_numbers("chosen", ROUTED)
         if self.width % 2 or self.width % self.head_channels:
             raise BadInputError(
                 f"width must be even and a multiple of head_channels ({self.head_channels}), not {self.width}."
@@ -84,19 +82,13 @@ class BiFormerConfig(NetworkConfig):
                 f"not {self.image_size}.",
                 hint=f"The nearest are {below or step} and {below + step}.",
             )
-        squares = sum(wide**2 * depth for wide, depth in zip(self.stage_channels, self.depths, strict=True))
-        self.require_at_most(LARGEST_WEIGHTS, (4 + 2 * self.mlp_ratio) * squares, "weights")
+        self.require_weights(4 + 2 * self.mlp_ratio)
         for stage, wide in enumerate(self.stage_channels):
             pixels = (self.image_size // (4 * 2**stage)) ** 2
             last = stage == ROUTED
             heads = self.last_heads if last else wide // self.head_channels
             attended = pixels if last else pixels * self.chosen[stage] // self.windows**2
             self.require_at_most(LARGEST_SCORES, heads * pixels * attended, "attention scores")
-
-    @property
-    def stage_channels(self) -> tuple[int, ...]:
-        """Channels of stages 1 to 4."""
-        return tuple(self.width * 2**stage for stage in range(STAGES))
 
 
 class JointProjection(nn.Module):
@@ -324,7 +316,8 @@ class BiFormer(Network):
             if isinstance(module, RoutingAttention | FullAttention):
                 _scale_queries(module)
         if isinstance(self.norm, nn.BatchNorm2d):
-            self.head, self.norm = _folded(self.norm, self.head), nn.Identity()  # type: ignore[assignment]
+            fold_into_next(self.norm, self.head)
+            self.norm = nn.Identity()  # type: ignore[assignment]
 
 
 def _strided(before: int, after: int) -> nn.Conv2d:
@@ -353,18 +346,6 @@ def _scale_queries(attention: RoutingAttention | FullAttention) -> None:
         if tensor is not None:
             tensor[: len(tensor) // 3] *= attention.scale
     attention.scale = 1.0
-
-
-def _folded(norm: nn.BatchNorm2d, head: nn.Linear) -> nn.Linear:
-    """Build the Linear that computes head(mean(norm(maps))) from the maps' mean, in float64 but for the result."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    folded = nn.Linear(head.in_features, head.out_features, device=head.weight.device)
-    folded.weight.copy_(head.weight.double() * scale)
-    folded.bias.copy_(head.weight.double() @ shift + head.bias.double())
-    return folded.eval()
 
 
 def initialize(model: BiFormer) -> None:

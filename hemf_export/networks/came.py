@@ -16,13 +16,12 @@ from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import MapNorm, PatchEmbedding, Pointwise
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import STAGES, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hifuse import (
     IRMLP,
     LEAST_SQUEEZED,
     NORM_EPSILON,
-    STAGES,
     ConvNorm,
     WindowedConfig,
     WindowedFamily,

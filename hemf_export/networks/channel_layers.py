@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+LINEAR_STD = 0.02  # of the initial weights of Linears
+
 
 class MapNorm(nn.LayerNorm):
     """Layer norm over the channels of maps: (N, C, H, W) → (N, C, H, W)."""
@@ -29,6 +31,23 @@ class Pointwise(nn.Conv2d):
         return F.linear(rows, self.weight.flatten(1), self.bias)
 
 
+class Mlp(nn.Module):
+    """Two products over channels with GELU between them: Linears on rows or tokens (…, C), or 1×1 convolutions of maps.
+
+    Args:
+        first: from the input's channels to the hidden ones.
+        second: from the hidden channels to the output's.
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module) -> None:
+        super().__init__()
+        self.fc1 = first
+        self.fc2 = second
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(values)))
+
+
 class PatchEmbedding(nn.Module):
     """A k×k convolution with stride k, then layer norm with PyTorch's ε, 1e-5: (N, in, H, W) → (N, out, H/k, W/k).
 
@@ -45,6 +64,15 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         return self.norm(self.proj(maps))
+
+
+def initialize_linears(model: nn.Module) -> None:
+    """Set the weights of all Linears in place: truncated normal (0.02, cut at ±2), biases 0; the rest is PyTorch's."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=LINEAR_STD)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

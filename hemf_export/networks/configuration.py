@@ -11,8 +11,10 @@ from hemf_export.files.errors import BadInputError, did_you_mean
 # Upper limits: a file's header beyond them asks for memory or time that no network of this kind needs.
 LARGEST_CLASSES = 100_000
 LARGEST_IMAGE = 1024
-LARGEST_WEIGHTS = 400_000_000  # of the products over channels
+LARGEST_WEIGHTS = 400_000_000  # of the products over channels; published networks have up to 334 M
 LARGEST_SCORES = 500_000_000  # logits of one attention for one image
+
+STAGES = 4  # of a `StagedConfig`
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,15 @@ class NetworkConfig:
                 raise BadInputError(f"{name} must be at most {limit:,}, not {one:,}.")
 
     def require_at_most(self, limit: int, count: int, what: str) -> None:
-        """Raise BadInputError where a network would have a `count` of `what` beyond the limit."""
+        """Raise BadInputError where the network would have more than `limit` of something; `what` names it."""
         if count > limit:
             raise BadInputError(f"{self.name} would have {count:,} {what}, more than {limit:,}.")
+
+    def require_numbers(self, name: str, count: int) -> None:
+        """Raise BadInputError unless the field `name` is a tuple of `count` numbers."""
+        value = getattr(self, name)
+        if not isinstance(value, tuple) or len(value) != count:
+            raise BadInputError(f"{name} must be {count} numbers, not {value!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types, for checkpoints and manifests."""
@@ -83,3 +91,50 @@ class NetworkConfig:
                 )
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         return cls(**plain)
+
+
+@dataclass(frozen=True)
+class StagedConfig(NetworkConfig):
+    """Configuration of a network of four stages, each with twice the channels of the one before.
+
+    Args:
+        name: label of the configuration, kept in checkpoints and reports.
+        num_classes: outputs of the classifier.
+        image_size: height and width of the input in pixels.
+        width: channels C of stage 1; stage i has C * 2**(i - 1).
+        depths: number of blocks in each of the four stages.
+
+    Raises:
+        BadInputError: a value that is not valid, alone or with the others.
+    """
+
+    LARGEST_WIDTH: ClassVar[int] = 256
+    LARGEST_DEPTH: ClassVar[int] = 64
+    MOST_WEIGHTS: ClassVar[int] = LARGEST_WEIGHTS
+
+    width: int = 128
+    depths: tuple[int, ...] = (2, 2, 2, 2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.require_positive("width", self.LARGEST_WIDTH)
+        self.require_positive("depths", self.LARGEST_DEPTH)
+        self.require_numbers("depths", STAGES)
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of stages 1 to 4."""
+        return tuple(self.width * 2**stage for stage in range(STAGES))
+
+    def require_weights(self, by_block: int, by_stage: int = 0) -> None:
+        """Raise BadInputError where the products over channels have too many weights.
+
+        Args:
+            by_block: weights of a block, as a multiple of its stage's channels squared.
+            by_stage: weights of a stage beside its blocks, as such a multiple.
+        """
+        weights = sum(
+            (by_block * depth + by_stage) * channels**2
+            for channels, depth in zip(self.stage_channels, self.depths, strict=True)
+        )
+        self.require_at_most(self.MOST_WEIGHTS, weights, "weights")

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
+from hemf_export.networks.channel_layers import LINEAR_STD, Mlp
 from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.network import Family, Layout, Network
@@ -24,7 +25,6 @@ from hemf_export.networks.network import Family, Layout, Network
 PATCH = 16  # pixels of a token's side
 EXPANSION = 4  # of a convolutional block: its 3×3 convolution has a quarter of the channels
 NORM_EPS = 1e-6  # of every norm but the stem's BatchNorm and the last layer norm, which have PyTorch's 1e-5
-LINEAR_STD = 0.02
 LIMITS = {"stem": 512, "width": 1024, "embedding": 2048, "heads": 64, "mlp_ratio": 8, "depths": 24}
 
 
@@ -184,25 +184,6 @@ class Attention(nn.Module):
         self.folded = True
 
 
-class Mlp(nn.Module):
-    """Two Linears with GELU between them.
-
-    Args:
-        channels: channels of a token.
-        hidden: channels between the two.
-    """
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, C) → (N, L, C)."""
-        output: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return output
-
-
 class TransBlock(ResidualBlock):
     """Block of the transformer: attention and an MLP, both with a layer norm before and a residual connection.
 
@@ -216,7 +197,8 @@ class TransBlock(ResidualBlock):
         self.norm1 = nn.LayerNorm(channels, eps=NORM_EPS)
         self.attn = Attention(channels, config.heads)
         self.norm2 = nn.LayerNorm(channels, eps=NORM_EPS)
-        self.mlp = Mlp(channels, config.mlp_ratio * channels)
+        hidden = config.mlp_ratio * channels
+        self.mlp = Mlp(nn.Linear(channels, hidden), nn.Linear(hidden, channels))
         self.scale = 1.0  # of the residual stream; see `Conformer.fold`
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -12,60 +12,30 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import MapNorm
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import STAGES, NetworkConfig, StagedConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
 
-STAGES = 4
 EXPANSION = 4  # width of a block's hidden layer, in C
 NORM_EPSILON = 1e-6
 LAYER_SCALE = 1e-6  # initial γ
 WEIGHT_STD = 0.02  # of the initial weights
-LARGEST_WIDTH, LARGEST_DEPTH = 256, 64
-LARGEST_WEIGHTS = 400_000_000  # of the MLPs; the largest published network has 334 M
 
 
 @dataclass(frozen=True)
-class ConvNeXtConfig(NetworkConfig):
-    """Everything that determines the tensors of a ConvNeXt.
-
-    Args:
-        name: label of the configuration, kept in checkpoints and reports.
-        num_classes: outputs of the classifier.
-        image_size: height and width of the input in pixels, a multiple of 32.
-        width: channels C of stage 1; stage i has C * 2**(i - 1).
-        depths: number of blocks in each of the four stages.
-
-    Raises:
-        BadInputError: a value that is not valid, alone or with the others.
-    """
+class ConvNeXtConfig(StagedConfig):
+    """Everything that determines the tensors of a ConvNeXt; its fields are those of `StagedConfig`."""
 
     FAMILY: ClassVar[str] = "convnext"
 
     name: str = "convnext-base"
-    width: int = 128
     depths: tuple[int, ...] = (3, 3, 27, 3)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("width", LARGEST_WIDTH)
-        self.require_positive("depths", LARGEST_DEPTH)
-        if len(self.depths) != STAGES:
-            raise BadInputError(f"depths must be {STAGES} numbers, not {len(self.depths)}.")
-        weights = sum(
-            2 * EXPANSION * channels**2 * depth
-            for channels, depth in zip(self.stage_channels, self.depths, strict=True)
-        )
-        if weights > LARGEST_WEIGHTS:
-            raise BadInputError(f"width {self.width} with depths {self.depths} gives {weights:,} weights.")
-
-    @property
-    def stage_channels(self) -> tuple[int, ...]:
-        """Channels of the four stages."""
-        return tuple(self.width * 2**stage for stage in range(STAGES))
+        self.require_weights(2 * EXPANSION)
 
 
 class ConvNeXtBlock(ResidualBlock):

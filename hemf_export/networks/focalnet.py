@@ -13,32 +13,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import MapNorm, PatchEmbedding, Pointwise
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.channel_layers import MapNorm, Mlp, PatchEmbedding, Pointwise, initialize_linears
+from hemf_export.networks.configuration import STAGES, NetworkConfig, StagedConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
 
-STAGES = 4
 EXPANSION = 4  # width of an MLP's hidden layer, in C
 FIRST_KERNEL = 3  # side of the first level's convolution; each further one is 2 larger
 MULTIPLE = 8  # of a product's outputs that tensor cores take
-LINEAR_STD = 0.02  # of the initial weights
-LARGEST_WIDTH, LARGEST_DEPTH, MOST_LEVELS = 256, 64, 4
-LARGEST_WEIGHTS = 400_000_000  # of the products over channels
+MOST_LEVELS = 4
 
 
 @dataclass(frozen=True)
-class FocalNetConfig(NetworkConfig):
-    """Everything that determines the tensors of a FocalNet.
+class FocalNetConfig(StagedConfig):
+    """Everything that determines the tensors of a FocalNet; its other fields are those of `StagedConfig`.
 
     Args:
-        name: label of the configuration, kept in checkpoints and reports.
-        num_classes: outputs of the classifier.
-        image_size: height and width of the input in pixels, a multiple of 32.
-        width: channels C of stage 1; stage i has C * 2**(i - 1).
-        depths: number of blocks in each of the four stages.
         levels: convolutions that gather context, of 3×3, 5×5 … pixels: 2 in the small receptive field's networks (SRF),
             3 in the large one's (LRF).
 
@@ -49,28 +40,13 @@ class FocalNetConfig(NetworkConfig):
     FAMILY: ClassVar[str] = "focalnet"
 
     name: str = "focalnet-base-srf"
-    width: int = 128
     depths: tuple[int, ...] = (2, 2, 18, 2)
     levels: int = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("width", LARGEST_WIDTH)
-        self.require_positive("depths", LARGEST_DEPTH)
         self.require_positive("levels", MOST_LEVELS)
-        if len(self.depths) != STAGES:
-            raise BadInputError(f"depths must be {STAGES} numbers, not {len(self.depths)}.")
-        weights = sum(
-            (2 * EXPANSION + 4) * channels**2 * depth
-            for channels, depth in zip(self.stage_channels, self.depths, strict=True)
-        )
-        if weights > LARGEST_WEIGHTS:
-            raise BadInputError(f"width {self.width} with depths {self.depths} gives {weights:,} weights.")
-
-    @property
-    def stage_channels(self) -> tuple[int, ...]:
-        """Channels of the four stages."""
-        return tuple(self.width * 2**stage for stage in range(STAGES))
+        self.require_weights(2 * EXPANSION + 4)
 
 
 class FocalModulation(nn.Module):
@@ -124,19 +100,6 @@ class FocalModulation(nn.Module):
         self.f = padded.eval()
 
 
-class Mlp(nn.Module):
-    """Linear C→4C, GELU, Linear 4C→C, on rows."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, EXPANSION * channels)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(EXPANSION * channels, channels)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(rows)))
-
-
 class FocalBlock(ResidualBlock):
     """Block: x + modulation(LN(x)), then x + MLP(LN(x)).
 
@@ -150,7 +113,8 @@ class FocalBlock(ResidualBlock):
         self.norm1 = nn.LayerNorm(channels)
         self.modulation = FocalModulation(channels, levels)
         self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels)
+        hidden = EXPANSION * channels
+        self.mlp = Mlp(nn.Linear(channels, hidden), nn.Linear(hidden, channels))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C, H, W)."""
@@ -220,14 +184,6 @@ class FocalNet(Network):
                 module.fold()
 
 
-def initialize(model: FocalNet) -> None:
-    """Set the weights of Linears in place: truncated normal (0.02, cut at ±2), biases 0; the rest is PyTorch's."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=LINEAR_STD)
-            nn.init.zeros_(module.bias)
-
-
 SIZES: dict[str, NetworkConfig] = {
     config.name: config
     for config in (
@@ -243,7 +199,7 @@ FAMILY = Family(
     config=FocalNetConfig,
     sizes=SIZES,
     network=FocalNet,
-    initialize=initialize,
+    initialize=initialize_linears,
     layout=Layout(
         marks=(r"layers\.\d+\.blocks\.\d+\.modulation\.",), roots=frozenset(["patch_embed", "layers", "norm", "head"])
     ),

@@ -23,7 +23,7 @@ from hemf_export.networks.channel_layers import (
     fold_into_next,
     scale_and_shift,
 )
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import STAGES, NetworkConfig, StagedConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
@@ -35,13 +35,11 @@ from hemf_export.networks.window_attention import (
     relative_position_index,
 )
 
-STAGES = 4
 NORM_EPSILON = 1e-6  # of all layer norms but those of the global branch, which have 1e-5
 EXPANSION = 4  # width of an IRMLP's hidden layer, as a multiple of its input's
 REDUCTION, LEAST_SQUEEZED = 16, 4  # of the channels in a channel gate, which no published size has fewer of than 6
 CONVOLUTION_STD, LINEAR_STD = 0.2, 0.02  # of the initial weights of branches and head
-LARGEST_WIDTH, LARGEST_DEPTH, LARGEST_WINDOW = 256, 64, 8
-LARGEST_WEIGHTS = 2_000_000_000  # of the products over channels
+LARGEST_WINDOW = 8
 LARGEST_BIASES = 100_000_000  # values of all attention biases
 
 
@@ -54,7 +52,7 @@ class StageFeatures(NamedTuple):
 
 
 @dataclass(frozen=True)
-class WindowedConfig(NetworkConfig):
+class WindowedConfig(StagedConfig):
     """Everything that determines the tensors of a network with a branch of window attention in four stages.
 
     Args:
@@ -71,35 +69,23 @@ class WindowedConfig(NetworkConfig):
     """
 
     INPUTS: ClassVar[int] = 3  # maps of C channels that enter the IRMLP of a fusion block
+    MOST_WEIGHTS: ClassVar[int] = 2_000_000_000
+
     width: int = 96
-    depths: tuple[int, ...] = (2, 2, 2, 2)
     head_channels: int = 32
     window: int = 7
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.require_positive("width", LARGEST_WIDTH)
-        self.require_positive("depths", LARGEST_DEPTH)
-        self.require_positive("head_channels", LARGEST_WIDTH)
+        self.require_positive("head_channels", self.LARGEST_WIDTH)
         self.require_positive("window", LARGEST_WINDOW)
-        if len(self.depths) != STAGES:
-            raise BadInputError(f"depths must be {STAGES} numbers, not {len(self.depths)}.")
         if self.window < 2:
             raise BadInputError("window must be at least 2: one pixel alone has nothing to attend to.")
         if self.width % self.head_channels:
             raise BadInputError(f"width must be a multiple of head_channels, {self.head_channels}, not {self.width}.")
         check_windows(self.image_size, self.window, self.stage_heads, self.depths, LARGEST_BIASES)
-        weights = sum(
-            (9 * self.INPUTS**2 * (depth + 1) + EXPANSION * self.INPUTS * (self.INPUTS + 1)) * channels**2
-            for channels, depth in zip(self.stage_channels, self.depths, strict=True)
-        )
-        if weights > LARGEST_WEIGHTS:
-            raise BadInputError(f"width {self.width} with depths {self.depths} gives {weights:,} weights.")
-
-    @property
-    def stage_channels(self) -> tuple[int, ...]:
-        """Channels of stages 1 to 4."""
-        return tuple(self.width * 2**stage for stage in range(STAGES))
+        dense = 9 * self.INPUTS**2
+        self.require_weights(dense, dense + EXPANSION * self.INPUTS * (self.INPUTS + 1))
 
     @property
     def stage_sides(self) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
+from hemf_export.networks.channel_layers import Mlp, initialize_linears
 from hemf_export.networks.configuration import LARGEST_WEIGHTS, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.network import Family, Layout, Network, in_float32
@@ -25,12 +26,8 @@ IMAGE_RANGE = (32, 512)  # of the image size: from 2 tokens a side to position w
 NORM_EPS = 1e-6  # of layer norms; BatchNorms and GroupNorms have PyTorch's 1e-5
 BORDER = 2  # positions around the grid, which the two convolutions of the position weights use up
 ALIGNMENT = 8  # channels: kernels of fused attention need a multiple of it in a head
-LINEAR_STD = 0.02
 POSITION_WEIGHT = 0.02  # initial weight of the position weights' convolutions; negative for the distances
-BIAS_RANGE, SCALE_RANGE = (
-    (-5.0, 4.0),
-    (3.0, 0.01),
-)  # initial values of their last norm, over the blocks
+BIAS_RANGE, SCALE_RANGE = (-5.0, 4.0), (3.0, 0.01)  # initial values of their last norm, over the blocks
 LARGEST_POSITIONS = 200_000_000  # position weights of all blocks, which folding keeps
 LIMITS = {"stem": 1024, "widths": 2048, "depths": 24, "heads": 64, "mlp_ratio": 8, "position_channels": 256}
 
@@ -70,9 +67,7 @@ class PerVitConfig(NetworkConfig):
         for name, limit in LIMITS.items():
             self.require_positive(name, limit)
         for name, count in (("stem", 3), ("widths", 4), ("depths", 4)):
-            value = getattr(self, name)
-            if not isinstance(value, tuple) or len(value) != count:
-                raise BadInputError(f"{name} must be {count} numbers, not {value!r}.")
+            self.require_numbers(name, count)
         for width in self.widths:
             if width % self.heads:
                 raise BadInputError(f"A width of {width} doesn't split into {self.heads} heads.")
@@ -216,26 +211,6 @@ class Attention(nn.Module):
         self.size, self.scale = padded, 1.0
 
 
-class Mlp(nn.Module):
-    """Two Linears with GELU between them.
-
-    Args:
-        channels: of the input.
-        hidden: between the two.
-        out_channels: of the output.
-    """
-
-    def __init__(self, channels: int, hidden: int, out_channels: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, out_channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, C) → (N, L, C')."""
-        output: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return output
-
-
 class PositionConvolution(nn.Module):
     """Depthwise 3×3 convolution of the tokens on their grid.
 
@@ -270,7 +245,8 @@ class Block(ResidualBlock):
         self.norm1 = nn.LayerNorm(channels, eps=NORM_EPS)
         self.attn = Attention(channels, config.heads, config.position_channels)
         self.norm2 = nn.LayerNorm(channels, eps=NORM_EPS)
-        self.mlp = Mlp(channels, config.mlp_ratio * channels, out_channels)
+        hidden = config.mlp_ratio * channels
+        self.mlp = Mlp(nn.Linear(channels, hidden), nn.Linear(hidden, out_channels))
         self.res_path = nn.Identity() if channels == out_channels else nn.Linear(channels, out_channels)
 
     def forward(self, tokens: Tensor, log_weights: Tensor) -> Tensor:
@@ -377,7 +353,7 @@ def initialize(model: PerViT) -> None:
     for block, bias, scale in zip(model.blocks, biases, scales, strict=True):
         assert isinstance(block, Block)
         for linear in (block.attn.to_qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
-            _initialize_linear(linear)
+            initialize_linears(linear)
         activation = block.attn.activation
         for convolution in (activation.conv1, activation.conv2):
             nn.init.constant_(convolution.weight, POSITION_WEIGHT)
@@ -385,13 +361,7 @@ def initialize(model: PerViT) -> None:
             nn.init.zeros_(convolution.bias)
         nn.init.constant_(activation.gn2.bias, bias)
         nn.init.constant_(activation.gn2.weight, scale)
-    _initialize_linear(model.head)
-
-
-def _initialize_linear(linear: nn.Linear) -> None:
-    nn.init.trunc_normal_(linear.weight, std=LINEAR_STD)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
+    initialize_linears(model.head)
 
 
 SIZES: dict[str, PerVitConfig] = {

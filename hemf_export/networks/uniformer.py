@@ -14,17 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import PatchEmbedding, fold_into_next
-from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
+from hemf_export.networks.channel_layers import Mlp, PatchEmbedding, fold_into_next, initialize_linears
+from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, STAGES, NetworkConfig
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
 
-STAGES = 4
 CONVOLUTIONAL = 2  # stages of convolutional blocks; the others have attention
 EXPANSION = 4  # width of an MLP's hidden layer, in C
 NORM_EPSILON = 1e-6  # of the attention blocks' layer norms; those of the patch embeddings have 1e-5
-LINEAR_STD = 0.02  # of the initial weights
 LARGEST_WIDTH, LARGEST_DEPTH = 1024, 64
 
 
@@ -57,8 +55,7 @@ class UniFormerConfig(NetworkConfig):
         self.require_positive("depths", LARGEST_DEPTH)
         self.require_positive("head_channels", LARGEST_WIDTH)
         for name in ("widths", "depths"):
-            if len(getattr(self, name)) != STAGES:
-                raise BadInputError(f"{name} must be {STAGES} numbers, not {len(getattr(self, name))}.")
+            self.require_numbers(name, STAGES)
         if any(width % self.head_channels for width in self.widths[CONVOLUTIONAL:]):
             raise BadInputError(
                 f"The widths of stages 3 and 4 must be multiples of head_channels, {self.head_channels}, not "
@@ -71,24 +68,6 @@ class UniFormerConfig(NetworkConfig):
         for stage in range(CONVOLUTIONAL, STAGES):
             scores = self.widths[stage] // self.head_channels * (self.image_size // (4 * 2**stage)) ** 4
             self.require_at_most(LARGEST_SCORES, scores, "attention scores")
-
-
-class Mlp(nn.Module):
-    """1×1 C→4C, GELU, 1×1 4C→C: convolutions of maps, or Linears on rows.
-
-    Args:
-        first: C→4C.
-        second: 4C→C.
-    """
-
-    def __init__(self, first: nn.Module, second: nn.Module) -> None:
-        super().__init__()
-        self.fc1 = first
-        self.act = nn.GELU()
-        self.fc2 = second
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
 
 
 class UniFormerBlock(ResidualBlock):
@@ -245,14 +224,6 @@ class UniFormer(Network):
                 module.fold()
 
 
-def initialize(model: UniFormer) -> None:
-    """Set the weights of Linears in place: truncated normal (0.02, cut at ±2), biases 0; the rest is PyTorch's."""
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=LINEAR_STD)
-            nn.init.zeros_(module.bias)
-
-
 SIZES: dict[str, NetworkConfig] = {
     config.name: config
     for config in (
@@ -269,7 +240,7 @@ FAMILY = Family(
     config=UniFormerConfig,
     sizes=SIZES,
     network=UniFormer,
-    initialize=initialize,
+    initialize=initialize_linears,
     layout=Layout(
         marks=(r"blocks[1-4]\.\d+\.", r"patch_embed[1-4]\."),
         roots=frozenset(

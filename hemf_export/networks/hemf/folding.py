@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
+from hemf_export.networks.channel_layers import fold_into_next
 from hemf_export.networks.hemf.fusion import IRMLP, SIRMLP, NormalizedProjection
 from hemf_export.networks.hemf.global_branch import Retention
 
@@ -22,7 +23,7 @@ def fold(model: nn.Module) -> None:
             module.projection = fuse_linear_bn_eval(module.projection, module.norm)
             module.norm = nn.Identity()  # type: ignore[assignment]
         elif isinstance(module, SIRMLP | IRMLP):
-            module.expand = _fold_into_next(module.convolution_norm, module.expand)
+            fold_into_next(module.convolution_norm, module.expand)
             module.reduce = fuse_linear_bn_eval(module.reduce, module.reduce_norm)
             module.convolution_norm = module.reduce_norm = nn.Identity()  # type: ignore[assignment]
             if isinstance(module, SIRMLP):
@@ -32,16 +33,3 @@ def fold(model: nn.Module) -> None:
             module.key.weight.mul_(module.scale)
             module.key.bias.mul_(module.scale)
             module.scale = 1.0
-
-
-def _fold_into_next(norm: nn.BatchNorm1d, linear: nn.Linear) -> nn.Linear:
-    """Build the Linear that computes linear(norm(x)), in float64, so that only the result is rounded."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    weight = linear.weight.double()
-    folded = nn.Linear(linear.in_features, linear.out_features)
-    folded.weight.copy_(weight * scale)
-    folded.bias.copy_(weight @ shift + (0.0 if linear.bias is None else linear.bias.double()))
-    return folded.eval()
