@@ -31,18 +31,19 @@ class Golden:
 
 
 def keys(shared: Path, name: str) -> dict[str, list[int]]:
-    return json.loads((shared / "peer-models" / f"{name}_keys.json").read_text())
+    """Shapes of the authors' tensors by name, for 7 classes, of a registered network."""
+    return json.loads((shared / "peer-models" / f"{_stem(name)}_keys.json").read_text())
 
 
 def load(shared: Path, name: str, images: np.ndarray) -> Golden:
-    """`images`: uint8 (N, H, W, 3), the first of those that the numbers are for."""
+    """Load the numbers of a registered network for `images`, uint8 (N, H, W, 3), the first of those that there are."""
     sys.path.insert(0, str(shared / "peer-models"))
     try:
         import make_peer_weights
     finally:
         sys.path.pop(0)
     state = make_peer_weights.state_dict(keys(shared, name))
-    values = dict(np.load(shared / "peer-models" / f"{name}.npz"))
+    values = dict(np.load(shared / "peer-models" / f"{_stem(name)}.npz"))
     return Golden(
         {key: torch.from_numpy(np.array(value)) for key, value in state.items()},
         (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5,
@@ -51,8 +52,12 @@ def load(shared: Path, name: str, images: np.ndarray) -> Golden:
     )
 
 
+def _stem(name: str) -> str:
+    return name.replace("-", "_")
+
+
 def spread(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """A state dict for `model` in which no weight is a constant and no BatchNorm is the identity."""
+    """Make a state dict for `model` in which no weight is a constant and no BatchNorm is the identity."""
     generator = torch.Generator().manual_seed(seed)
     state = {}
     for name, value in model.state_dict().items():

@@ -1,10 +1,8 @@
-"""What must hold for every family whose tensors are its authors', checked on its sizes by name."""
+"""Checks of families whose tensors are their authors', on a size by its name."""
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -23,25 +21,11 @@ from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.drop_path import set_drop_path
 from hemf_export.networks.network import Network
 from hemf_export.networks.registry import build, family_of, recognize, registered
+from tests.networks import golden_data
 
 TOLERANCE = 1e-5
 SIDE = 64
 BATCHES = (1, 2, 3, 5)
-
-
-def peer_weights(shared: Path) -> ModuleType:
-    """The module that makes the seeded state dicts of the golden data."""
-    sys.path.insert(0, str(shared / "peer-models"))
-    try:
-        import make_peer_weights
-    finally:
-        sys.path.pop(0)
-    return make_peer_weights
-
-
-def authors_keys(shared: Path, name: str) -> dict[str, list[int]]:
-    """Shapes of the authors' tensors by name, for 7 classes."""
-    return json.loads((shared / "peer-models" / f"{name.replace('-', '_')}_keys.json").read_text())
 
 
 def spread(model: nn.Module, seed: int) -> nn.Module:
@@ -64,6 +48,11 @@ def spread_network(config: NetworkConfig, seed: int) -> Network:
     return model
 
 
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Largest difference, relative to the largest value if that is above 1; of any type, with gradients or not."""
+    return relative(found.detach().double(), expected.detach().double())
+
+
 def noise(count: int, side: int = SIDE, seed: int = 0) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
@@ -78,27 +67,32 @@ def relative(found: Any, expected: Any) -> float:
 @torch.no_grad()
 def check_golden(shared: Path, authors: ModuleType, name: str, count: int = 2) -> None:
     """The authors' weights give their logits and statistics of each stage; their keys are ours."""
-    keys = authors_keys(shared, name)
-    state = {key: torch.from_numpy(np.array(value)) for key, value in peer_weights(shared).state_dict(keys).items()}
+    golden = golden_data.load(shared, name, authors.images(0, 4)[:count])
     family = family_of(registered(name))
     model = family.network(registered(name)).eval()
-    converted, dropped = family.convert(state)
+    converted, dropped = family.convert(golden.state)
     model.load_state_dict(converted)  # strict
-    assert {key: tuple(state[key].shape) for key in dropped} == family.layout.unused(model.config)
+    assert {key: tuple(golden.state[key].shape) for key in dropped} == family.layout.unused(model.config)
     model.to(memory_format=torch.channels_last)
-    images = (torch.from_numpy(authors.images(0, 4)[:count]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
-    golden = np.load(shared / "peer-models" / f"{name.replace('-', '_')}.npz")
-    features = model.features(images)
+    features = model.features(golden.images)
     branches = {"stage": features} if isinstance(features, list) else features._asdict()
     taps = {
         f"{branch.rstrip('_')}_{stage}": maps for branch in branches for stage, maps in enumerate(branches[branch], 1)
     }
-    assert {f"{tap}_channel_{part}" for tap in taps for part in ("mean", "std")} == set(golden) - {"logits"}
+    assert {f"{tap}_channel_{part}" for tap in taps for part in ("mean", "std")} == set(golden.statistics)
     for tap, maps in taps.items():
         wide = maps.double().flatten(2)
-        assert relative(wide.mean(2), golden[f"{tap}_channel_mean"][:count]) < TOLERANCE, tap
-        assert relative(wide.std(2), golden[f"{tap}_channel_std"][:count]) < TOLERANCE, tap
-    assert relative(model(images), golden["logits"][:count]) < TOLERANCE
+        assert relative(wide.mean(2), golden.statistics[f"{tap}_channel_mean"][:count]) < TOLERANCE, tap
+        assert relative(wide.std(2), golden.statistics[f"{tap}_channel_std"][:count]) < TOLERANCE, tap
+    assert relative(model(golden.images), golden.logits) < TOLERANCE
+
+
+def check_names(shared: Path, name: str) -> None:
+    """Names and shapes are the authors', those of tensors that take no part included."""
+    config = registered(name)
+    ours = {key: tuple(shape) for key, (shape, _) in family_of(config).shapes(config).items()}
+    theirs = {key: tuple(shape) for key, shape in golden_data.keys(shared, name).items()}
+    assert ours | dict(family_of(config).layout.unused(config)) == theirs
 
 
 def check_parameters(name: str, expected: Mapping[int, int]) -> None:
@@ -134,7 +128,7 @@ def check_transcription(name: str, plain: Callable[[Any], nn.Module]) -> None:
 
 
 def check_gradients(name: str, plain: Callable[[Any], nn.Module]) -> None:
-    """In training mode an independent transcription has the same logits and gradients."""
+    """An independent transcription in training mode has the same logits and gradients."""
     config = registered(name, num_classes=3)
     model, other = spread_network(config, 8), plain(config)
     other.load_state_dict(model.state_dict())
@@ -176,7 +170,7 @@ def check_training(name: str) -> None:
 
 
 def check_autocast(name: str) -> None:
-    """In bfloat16, on channels-last images, training has finite gradients near those of float32."""
+    """Training in bfloat16, on channels-last images, has finite gradients near those of float32."""
     config = registered(name, num_classes=3)
     gradients = []
     for enabled in (False, True):
@@ -191,7 +185,7 @@ def check_autocast(name: str) -> None:
 
 
 def check_recognition(name: str) -> None:
-    """Its keys are recognized as its family's, all of them or either half."""
+    """All keys of a network, or either half, are recognized as its family's."""
     config = registered(name)
     keys = list(family_of(config).shapes(config))
     assert recognize(keys) is family_of(config)

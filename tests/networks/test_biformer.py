@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 
 import numpy as np
@@ -23,23 +22,10 @@ from hemf_export.images.images import Preprocess
 from hemf_export.networks import registry
 from hemf_export.networks.biformer import FAMILY, SIZES, BiFormer, BiFormerConfig, RoutingAttention
 from hemf_export.networks.drop_path import set_drop_path
+from tests.networks import golden_data, peer_checks
 
 NARROW = SIZES["biformer-narrow"]
 TOLERANCE = 1e-5
-
-
-@pytest.fixture(scope="module")
-def peers(shared):
-    """The folder of the published networks' numbers, and the module that makes their weights."""
-    folder = shared / "peer-models"
-    spec = importlib.util.spec_from_file_location("make_peer_weights", folder / "make_peer_weights.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return folder, module
-
-
-def keys(peers) -> dict[str, list[int]]:
-    return json.loads((peers[0] / "biformer_base_keys.json").read_text())
 
 
 def spread_weights(config: BiFormerConfig, seed: int) -> dict[str, Tensor]:
@@ -67,34 +53,32 @@ def pictures(count: int, size: int = 64) -> Tensor:
 
 
 @pytest.mark.parametrize("count", [1, pytest.param(4, marks=pytest.mark.extended)])
-def test_logits_and_every_stage_agree_with_the_authors_model(peers, authors, count):
-    folder, maker = peers
-    golden = np.load(folder / "biformer_base.npz")
+def test_logits_and_every_stage_agree_with_the_authors_model(shared, authors, count):
+    golden = golden_data.load(shared, "biformer-base", authors.images(0)[:count])
+    expected = {"logits": golden.logits, **golden.statistics}
     model = registry.family_of(SIZES["biformer-base"]).build_empty(SIZES["biformer-base"]).eval()
-    model.load_state_dict({key: torch.from_numpy(np.array(v)) for key, v in maker.state_dict(keys(peers)).items()})
-    images = (torch.from_numpy(authors.images(0)[:count]).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    model.load_state_dict(golden.state)
     with torch.no_grad():
-        features = model.features(images)
+        features = model.features(golden.images)
         found = {"logits": model.classify(features[-1])}
     for stage, maps in enumerate(features, 1):
         wide = maps.double().flatten(2)
         found |= {f"stage_{stage}_channel_mean": wide.mean(2), f"stage_{stage}_channel_std": wide.std(2)}
-    assert set(found) == set(golden)
+    assert set(found) == set(expected)
     for name, values in found.items():
-        difference = np.abs(values.numpy() - golden[name][:count]).max()
-        assert difference < TOLERANCE * max(1, np.abs(golden[name]).max()), name
+        difference = np.abs(values.numpy() - expected[name][:count]).max()
+        assert difference < TOLERANCE * max(1, np.abs(expected[name]).max()), name
 
 
-def test_tensors_are_those_of_the_authors_checkpoints(peers):
+def test_tensors_are_those_of_the_authors_checkpoints(shared):
     shapes = FAMILY.shapes(SIZES["biformer-base"])
-    assert [(name, list(shape)) for name, (shape, _) in shapes.items()] == list(keys(peers).items())
+    assert [(name, list(shape)) for name, (shape, _) in shapes.items()] == list(
+        golden_data.keys(shared, "biformer-base").items()
+    )
 
 
-@pytest.mark.parametrize(("classes", "parameters"), [(7, 56_041_351), (1000, 56_804_968)])
-def test_number_of_parameters_is_the_published_one(classes, parameters):
-    with torch.device("meta"):
-        model = BiFormer(dataclasses.replace(SIZES["biformer-base"], num_classes=classes))
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+def test_number_of_parameters_is_the_published_one():
+    peer_checks.check_parameters("biformer-base", {7: 56_041_351, 1000: 56_804_968})
 
 
 @pytest.mark.parametrize(("seed", "classes"), [(1, 3), (2, 10)])

@@ -20,7 +20,8 @@ from hemf_export.images.images import Preprocess
 from hemf_export.networks import registry
 from hemf_export.networks.conformer import FAMILY, SIZES, Conformer, ConformerConfig
 from hemf_export.networks.drop_path import ResidualBlock, set_drop_path
-from tests.networks import golden_data
+from tests.networks import golden_data, peer_checks
+from tests.networks.peer_checks import difference, noise
 
 NARROW = SIZES["conformer-narrow"]
 TOLERANCE = 1e-5  # relative to the largest value where that is more than 1
@@ -32,18 +33,10 @@ def seeded(config: ConformerConfig = NARROW, seed: int = 0) -> Conformer:
     return model
 
 
-def images(count: int, side: int = 64, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float(((found - expected).abs().max() / expected.abs().max().clamp_min(1)).detach())
-
-
 @pytest.mark.extended
 @torch.no_grad()
 def test_logits_and_every_stage_agree_with_the_authors_code(authors, shared):
-    golden = golden_data.load(shared, "conformer_base", authors.images(0, 2))
+    golden = golden_data.load(shared, "conformer-base", authors.images(0, 2))
     model = FAMILY.build_empty(SIZES["conformer-base"]).eval()
     model.load_state_dict(golden.state)
     taps = {}
@@ -62,17 +55,12 @@ def test_logits_and_every_stage_agree_with_the_authors_code(authors, shared):
 
 
 def test_names_and_shapes_are_those_of_the_authors_checkpoint(shared):
-    expected = golden_data.keys(shared, "conformer_base")
-    ours = {name: list(shape) for name, (shape, _) in FAMILY.shapes(SIZES["conformer-base"]).items()}
-    assert ours == expected
+    peer_checks.check_names(shared, "conformer-base")
     assert FAMILY.layout.unused(SIZES["conformer-base"]) == {}
 
 
-@pytest.mark.parametrize(("classes", "parameters"), [(7, 81_189_934), (1000, 83_289_136)])
-def test_parameters_of_the_published_size(classes, parameters):
-    with torch.device("meta"):
-        model = Conformer(dataclasses.replace(SIZES["conformer-base"], num_classes=classes))
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+def test_parameters_of_the_published_size():
+    peer_checks.check_parameters("conformer-base", {7: 81_189_934, 1000: 83_289_136})
 
 
 @torch.no_grad()
@@ -82,7 +70,7 @@ def test_agrees_with_an_independent_transcription(seed, classes, side):
     model = seeded(config, seed)
     reference = plain.build(config).eval()
     reference.load_state_dict(model.state_dict())
-    assert difference(model(images(3, side)), reference(images(3, side))) < TOLERANCE
+    assert difference(model(noise(3, side)), reference(noise(3, side))) < TOLERANCE
 
 
 def test_training_agrees_with_an_independent_transcription():
@@ -91,7 +79,7 @@ def test_training_agrees_with_an_independent_transcription():
     reference = plain.build(NARROW).train()
     reference.load_state_dict(model.state_dict())
     reference.double()
-    pixels = images(4).double()
+    pixels = noise(4).double()
     outputs, expected = model(pixels), reference(pixels)
     assert len(outputs) == len(expected) == 2
     for found, value in zip(outputs, expected, strict=True):
@@ -107,7 +95,7 @@ def test_training_agrees_with_an_independent_transcription():
 
 @torch.no_grad()
 def test_logits_of_an_image_do_not_depend_on_the_batch():
-    model, pixels = seeded(), images(5)
+    model, pixels = seeded(), noise(5)
     expected = model(pixels)
     for count in (1, 2, 3):
         assert difference(model(pixels[:count]), expected[:count]) < TOLERANCE
@@ -116,9 +104,9 @@ def test_logits_of_an_image_do_not_depend_on_the_batch():
 @torch.no_grad()
 def test_folding_changes_nothing():
     model = seeded()
-    expected = model(images(3))
+    expected = model(noise(3))
     model.fold()
-    assert difference(model(images(3)), expected) < TOLERANCE
+    assert difference(model(noise(3)), expected) < TOLERANCE
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
@@ -127,7 +115,7 @@ def test_the_folded_class_token_is_not_doubled():
     """Tokens after the last unit: 32 times smaller in 6 units, by powers of two alone."""
     model, folded = seeded(), seeded()
     folded.fold()
-    tokens = [one.conv_trans_6(*_before_the_last(one, images(2)))[1] for one in (model, folded)]
+    tokens = [one.conv_trans_6(*_before_the_last(one, noise(2)))[1] for one in (model, folded)]
     assert difference(tokens[1] * 2**5, tokens[0]) < TOLERANCE
 
 
@@ -142,7 +130,7 @@ def _before_the_last(model: Conformer, pixels: torch.Tensor) -> tuple[torch.Tens
 def test_float16_holds_a_class_token_that_doubling_would_take_beyond_it():
     model = seeded(dataclasses.replace(NARROW, depths=(4, 4, 4)))
     model.cls_token += 40.0 * (-1) ** torch.arange(48)  # times 2,048: beyond 65,504
-    expected, half = model(images(2)), images(2).half()
+    expected, half = model(noise(2)), noise(2).half()
     assert not torch.isfinite(copy.deepcopy(model).half()(half)).all()
     model.fold()
     assert difference(model.half()(half).float(), expected) < 0.01
@@ -158,12 +146,12 @@ def test_drop_path_is_off_by_default_and_leaves_whole_blocks_out():
     torch.manual_seed(0)
     assert 6 < int((block(tokens) == tokens).flatten(1).all(1).sum()) < 28
     model.eval()
-    expected = seeded()(images(2))
-    assert torch.equal(model(images(2)), expected)
+    expected = seeded()(noise(2))
+    assert torch.equal(model(noise(2)), expected)
 
 
 def test_training_and_evaluation_alternate():
-    model, pixels = seeded(), images(4)
+    model, pixels = seeded(), noise(4)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     for _ in range(2):
         model.train()
@@ -176,7 +164,7 @@ def test_training_and_evaluation_alternate():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_in_channels_last(dtype):
-    model, pixels = seeded().train(), images(4)
+    model, pixels = seeded().train(), noise(4)
     expected = model(pixels)
     with torch.autocast("cpu", dtype):
         found = model.to(memory_format=torch.channels_last)(pixels.to(memory_format=torch.channels_last))
@@ -208,7 +196,7 @@ def file(tmp_path):
 def test_a_checkpoint_of_the_authors_is_recognized(file):
     read = checkpoint.load(file, reading=Reading(image_size=64))
     assert (read.config.name, read.config.num_classes, read.dropped) == ("conformer-narrow", 7, ())
-    assert torch.equal(read.model()(images(2)), seeded()(images(2)))
+    assert torch.equal(read.model()(noise(2)), seeded()(noise(2)))
     assert FAMILY.layout.recognizes(["conv_trans_4.cnn_block.conv1.weight"])
 
 
@@ -227,8 +215,8 @@ def test_the_exported_graph_agrees_at_other_batches(file, tmp_path):
     model = seeded()
     for count in (1, 2, 3, 5):
         with torch.no_grad():
-            expected = model(images(count))
-        (found,) = session.run(None, {"images": images(count).numpy()})
+            expected = model(noise(count))
+        (found,) = session.run(None, {"images": noise(count).numpy()})
         assert difference(torch.from_numpy(found), expected) < TOLERANCE
 
 

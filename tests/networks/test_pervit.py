@@ -19,7 +19,8 @@ from hemf_export.images.images import Preprocess
 from hemf_export.networks import registry
 from hemf_export.networks.drop_path import ResidualBlock, set_drop_path
 from hemf_export.networks.pervit import FAMILY, SIZES, PerViT, PerVitConfig, distances
-from tests.networks import golden_data
+from tests.networks import golden_data, peer_checks
+from tests.networks.peer_checks import difference, noise
 
 NARROW = SIZES["pervit-narrow"]
 TOLERANCE = 1e-5  # relative to the largest value where that is more than 1
@@ -32,18 +33,10 @@ def seeded(config: PerVitConfig = NARROW, seed: int = 0) -> PerViT:
     return model
 
 
-def images(count: int, side: int = 64, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
-
-
-def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float(((found - expected).abs().max() / expected.abs().max().clamp_min(1)).detach())
-
-
 @pytest.mark.extended
 @torch.no_grad()
 def test_logits_and_every_stage_agree_with_the_authors_code(authors, shared):
-    golden = golden_data.load(shared, "pervit_medium", authors.images(0, 2))
+    golden = golden_data.load(shared, "pervit-medium", authors.images(0, 2))
     model = FAMILY.build_empty(SIZES["pervit-medium"]).eval()
     model.load_state_dict(golden.state)
     taps = {}
@@ -58,17 +51,12 @@ def test_logits_and_every_stage_agree_with_the_authors_code(authors, shared):
 
 
 def test_names_and_shapes_are_those_of_the_authors_checkpoint(shared):
-    expected = golden_data.keys(shared, "pervit_medium")
-    ours = {name: list(shape) for name, (shape, _) in FAMILY.shapes(SIZES["pervit-medium"]).items()}
-    assert ours == expected
+    peer_checks.check_names(shared, "pervit-medium")
     assert FAMILY.layout.unused(SIZES["pervit-medium"]) == {}
 
 
-@pytest.mark.parametrize(("classes", "parameters"), [(7, 43_043_731), (1000, 43_723_936)])
-def test_parameters_of_the_published_size(classes, parameters):
-    with torch.device("meta"):
-        model = PerViT(dataclasses.replace(SIZES["pervit-medium"], num_classes=classes))
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+def test_parameters_of_the_published_size():
+    peer_checks.check_parameters("pervit-medium", {7: 43_043_731, 1000: 43_723_936})
 
 
 @torch.no_grad()
@@ -78,7 +66,7 @@ def test_agrees_with_an_independent_transcription(seed, classes, side):
     model = seeded(config, seed)
     reference = plain.build(config).eval()
     reference.load_state_dict(model.state_dict())
-    assert difference(model(images(3, side)), reference(images(3, side))) < TOLERANCE
+    assert difference(model(noise(3, side)), reference(noise(3, side))) < TOLERANCE
 
 
 def test_training_agrees_with_an_independent_transcription():
@@ -88,7 +76,7 @@ def test_training_agrees_with_an_independent_transcription():
     reference = plain.build(NARROW).train()
     reference.load_state_dict(model.state_dict())
     reference.double()
-    pixels = images(4).double()
+    pixels = noise(4).double()
     logits, expected = model(pixels), reference(pixels)
     assert difference(logits, expected) < CONSTANTS
     for values in (logits, expected):
@@ -103,7 +91,7 @@ def test_training_agrees_with_an_independent_transcription():
 
 @torch.no_grad()
 def test_logits_of_an_image_do_not_depend_on_the_batch():
-    model, pixels = seeded(), images(5)
+    model, pixels = seeded(), noise(5)
     expected = model(pixels)
     for count in (1, 2, 3):
         assert difference(model(pixels[:count]), expected[:count]) < TOLERANCE
@@ -112,9 +100,9 @@ def test_logits_of_an_image_do_not_depend_on_the_batch():
 @torch.no_grad()
 def test_folding_changes_nothing():
     model = seeded()
-    expected = model(images(3))
+    expected = model(noise(3))
     model.fold()
-    assert difference(model(images(3)), expected) < TOLERANCE
+    assert difference(model(noise(3)), expected) < TOLERANCE
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
@@ -155,9 +143,9 @@ def test_float16_holds_position_weights_that_vanish():
     model = seeded()
     for block in model.blocks:
         block.attn.activation.gn2.bias.fill_(-20.0)
-    expected = model(images(2))
+    expected = model(noise(2))
     model.fold()
-    assert difference(model.half()(images(2).half()).float(), expected) < 0.01
+    assert difference(model.half()(noise(2).half()).float(), expected) < 0.01
 
 
 def test_drop_path_is_off_by_default_and_leaves_whole_blocks_out():
@@ -170,12 +158,12 @@ def test_drop_path_is_off_by_default_and_leaves_whole_blocks_out():
     torch.manual_seed(0)
     assert 6 < int((block(tokens, torch.zeros(4, 16, 16)) == tokens).flatten(1).all(1).sum()) < 28
     model.eval()
-    expected = seeded()(images(2))
-    assert torch.equal(model(images(2)), expected)
+    expected = seeded()(noise(2))
+    assert torch.equal(model(noise(2)), expected)
 
 
 def test_training_and_evaluation_alternate():
-    model, pixels = seeded(), images(4)
+    model, pixels = seeded(), noise(4)
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     for _ in range(2):
         model.train()
@@ -188,7 +176,7 @@ def test_training_and_evaluation_alternate():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_in_channels_last(dtype):
-    model, pixels = seeded().train(), images(4)
+    model, pixels = seeded().train(), noise(4)
     expected = model(pixels)
     with torch.autocast("cpu", dtype):
         found = model.to(memory_format=torch.channels_last)(pixels.to(memory_format=torch.channels_last))
@@ -222,7 +210,7 @@ def file(tmp_path):
 def test_a_checkpoint_of_the_authors_is_recognized(file):
     read = checkpoint.load(file, reading=Reading(image_size=64))
     assert (read.config.name, read.config.num_classes, read.dropped) == ("pervit-narrow", 7, ())
-    assert torch.equal(read.model()(images(2)), seeded()(images(2)))
+    assert torch.equal(read.model()(noise(2)), seeded()(noise(2)))
     assert FAMILY.layout.recognizes(["blocks.3.attn.to_qkv.weight"])
 
 
@@ -241,8 +229,8 @@ def test_the_exported_graph_agrees_at_other_batches(file, tmp_path):
     model = seeded()
     for count in (1, 2, 3, 5):
         with torch.no_grad():
-            expected = model(images(count))
-        (found,) = session.run(None, {"images": images(count).numpy()})
+            expected = model(noise(count))
+        (found,) = session.run(None, {"images": noise(count).numpy()})
         assert difference(torch.from_numpy(found), expected) < TOLERANCE
 
 
