@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hemf_export.calibration.blocks import RESIZE, block_of, blocks, node_name
 from hemf_export.calibration.choices import choosing_nodes, feeds
 from hemf_export.calibration.graphs import Shape
-from hemf_export.calibration.ranges import source_of
+from hemf_export.calibration.ranges import MOVES, source_of
 
 QUANTIZABLE = ("Conv", "Gemm", "MatMul")
 _CONVOLUTIONS = ("Conv", "FusedConv", "NhwcConv", "NhwcFusedConv")
@@ -37,7 +37,6 @@ _CHOOSES = "says which values are taken: rounding would change the choice"
 _RESIZE = "resizes the image: exact in float16, and meant to be"
 _BEFORE_SOFTMAX = ("Add", "Sub", "Mul", "Div", "Where", "Cast")  # operators that scale and mask scores
 _MOST_BEFORE_SOFTMAX = 4
-_MOVES = ("Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten", "Identity")
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ def _attends(node: ir.Node) -> bool:
         user, steps = readers.pop()
         if user.op_type == "Softmax":
             return True
-        if user.op_type in (*_MOVES, *_BEFORE_SOFTMAX) and steps < _MOST_BEFORE_SOFTMAX:
+        if user.op_type in (*MOVES, *_BEFORE_SOFTMAX) and steps < _MOST_BEFORE_SOFTMAX:
             readers += [(reader, steps + 1) for reader in user.outputs[0].consumers()]
     return False
 
@@ -211,7 +210,7 @@ def _scaled_source(value: ir.Value | None) -> ir.Node | None:
 def _source(value: ir.Value) -> ir.Node | None:
     """Return the node that computes a value, before any nodes that only move its elements."""
     node = value.producer()
-    while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+    while node is not None and node.op_type in MOVES and node.inputs[0] is not None:
         node = node.inputs[0].producer()
     return node
 

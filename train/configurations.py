@@ -58,7 +58,7 @@ class Configuration:
                 "Letters, digits, '_', '+' and '-', at most 64, and first a letter or a digit.",
             )
         if self.model is not None and (not isinstance(self.model, str) or not self.model):
-            raise UsageError(f"A model is named by a text, not {self.model!r} (configuration {self.name}).")
+            raise UsageError(f"A model must be text, not {self.model!r} (configuration {self.name}).")
         if self.model is not None and ":" not in self.model and self.model not in registry.SIZES:
             hint = did_you_mean(self.model, registry.SIZES)
             raise UsageError(f"No network is named {self.model!r} (configuration {self.name}).", hint)
@@ -158,7 +158,7 @@ def _recipe(source: str, folder: Path, named: object) -> dict[str, Any]:
 
 
 def _variants(model: str | None) -> tuple[str, ...]:
-    """Names of a network's variants; the ablation's own network, which isn't known yet, may be HEMF."""
+    """List a network's variants; for the ablation's own network, which isn't known here, those of HEMF."""
     if model is None:
         return tuple(variants.VARIANTS)
     if model not in registry.SIZES:

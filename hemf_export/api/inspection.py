@@ -71,7 +71,7 @@ class NetworkInfo(Shown):
             (`paper_parameters`, `paper`).
         counting: how the published way of counting differs, in a sentence.
         table_3: the paper's Table 3 recounted, for the network that it lists.
-        published: what the paper prints of the network: its size, its metrics by data set, and the reason where the
+        published: the paper's figures of the network: its size, its metrics by data set, and the reason where the
             size can't be counted again; None for a network that its tables don't list.
         description: names and values that describe the checkpoint; none for a size.
         notes: remarks on the checkpoint for the user.

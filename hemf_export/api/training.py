@@ -89,17 +89,17 @@ def train(
         output: the run's folder: best.pt, last.pt, metrics.jsonl, predictions.npz, summary.json, confusion.png and
             curve.png.
         model: name of a registered network; see `list_networks`. `package.module:function` is a network of your own:
-            the function is imported, and called with `num_classes=` alone. No checkpoint makes it run: whoever reads
-            one of such a network says `factory="package.module:function"` again.
+            the function is imported, and called with `num_classes=` alone. No checkpoint makes it run: to read
+            one of such a network, give `factory="package.module:function"` again.
         recipe: a Recipe, a TOML file, the name of a built-in recipe, or fields that differ from the paper's recipe:
             `{"epochs": 10, "learning_rate": 1e-3}`. None for the paper's (Table 5).
         variant: a reduced network of the paper's ablation, of a HEMF.
-        image_size: height and width of the input in pixels; None for the network's own, 224 in those of the paper.
+        image_size: height and width of the input in pixels; None for the network's own, 224 for those of the paper.
         preprocess: "crop" resizes the shorter side and takes the centre; "squash" resizes both sides.
         teacher: a trained checkpoint of the same classes, for distillation.
         teacher_model: `package.module:function` of the teacher, if it is a network of your own.
-        init: a checkpoint of the same network whose weights the training starts from, its authors' of ImageNet for
-            example. Its classifier is left out where it is of other classes.
+        init: a checkpoint of the same network whose weights the training starts from, for example its authors'
+            weights for ImageNet. Its classifier is left out if it has other classes.
         device: "auto", "cpu" or "cuda".
         amp: "float16", "bfloat16" or "off"; None for float16 on CUDA and off on a CPU, where float16 is slow and needs
             `device="cpu"`.

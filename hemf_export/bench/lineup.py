@@ -79,7 +79,7 @@ class Entry:
         """Convert to plain types, for the child process that measures memory."""
         return {
             **vars(self), "path": str(self.path), "description": self.description.to_dict(),
-            "factory": self.description.reading.factory,  # said by the user, so that no description has it
+            "factory": self.description.reading.factory,  # given by the user, so that no description has it
         }  # fmt: skip
 
     @classmethod

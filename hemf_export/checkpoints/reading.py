@@ -17,8 +17,8 @@ class Reading:
             own, where that is clear.
         image_size: height and width of the network's input in pixels; None for what the file says. Where it says one,
             they must agree.
-        factory: the factory `package.module:function` of a network of the user's own, as the user says it: code that a
-            file names isn't run without. It is neither saved nor read, and takes no part in comparisons.
+        factory: the factory `package.module:function` of a network of the user's own, as the user gives it: without it,
+            code that a file names isn't run. It is neither saved nor read, and takes no part in comparisons.
     """
 
     weights: str | None = None
@@ -27,7 +27,7 @@ class Reading:
 
     @property
     def given(self) -> bool:
-        """Whether the user said anything on how a checkpoint is read."""
+        """Whether the user chose anything about how a checkpoint is read."""
         return self != PLAIN or self.factory is not None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What leads to a choice of values alone: found by structure, exact in float16 graphs, unquantized in INT8 ones."""
+"""Nodes that lead to a choice of values alone: found by structure, exact in float16 graphs, unquantized in INT8."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class Converted:
         return path
 
     def run(self, path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """What ONNX Runtime computes of the file for these pixels, a row an image."""
+        """Run the file in ONNX Runtime on these pixels; a row for each image."""
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         step = self.batch if isinstance(self.batch, int) else len(pixels)
         filled = np.resize(pixels, (-(-len(pixels) // step) * step, *pixels.shape[1:]))

@@ -67,7 +67,7 @@ def test_from_images_to_a_bundle(folder: Path, run_cli):
 
 
 def test_a_process_of_its_own_that_measures_memory_gets_the_code_too(folder: Path):
-    """As a user starts it: the installed program finds nothing in the current folder but by --model."""
+    """The installed program, as a user starts it, finds nothing in the current folder except by --model."""
     program = "import sys; from hemf_export.cli import main; main(sys.argv[1:])"
     environ = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONSAFEPATH": "1"}
 

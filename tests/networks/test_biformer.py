@@ -127,7 +127,7 @@ def test_of_windows_that_are_equally_good_the_lower_numbers_are_chosen():
 
 @pytest.mark.parametrize("chosen", [1, 4, 16])
 def test_onnx_runtime_chooses_the_lower_numbers_too(chosen):
-    """As the exported TopK does: ONNX defines its order of equal values, PyTorch leaves that of its own open."""
+    """The exported TopK does: ONNX defines the order of equal values, PyTorch leaves that of its own TopK open."""
     scores = np.random.default_rng(0).integers(0, 4, (50, 49)).astype(np.float32)
     names = {"x": TensorProto.FLOAT, "values": TensorProto.FLOAT, "indices": TensorProto.INT64}
     x, values, indices = (helper.make_tensor_value_info(name, kind, None) for name, kind in names.items())

@@ -74,7 +74,7 @@ def test_agrees_with_an_independent_transcription(seed, classes, side):
 
 
 def test_training_agrees_with_an_independent_transcription():
-    """In float64: statistics of small batches enlarge differences of rounding."""
+    """Computed in float64, because statistics of small batches enlarge differences of rounding."""
     model = seeded().train().double()
     reference = plain.build(NARROW).train()
     reference.load_state_dict(model.state_dict())

@@ -211,7 +211,7 @@ def test_a_configuration_from_a_file_can_be_read_and_not_built(tmp_path, monkeyp
 
 
 def test_the_example_of_the_documentation_with_a_stand_in_for_timm(monkeypatch):
-    """Its `create_model` takes a name, and `pretrained` and `num_classes` by their names, as timm's does."""
+    """The stand-in's `create_model` takes a name, and `pretrained` and `num_classes` by their names, as timm's does."""
     made = []
 
     def create_model(name: str, pretrained: bool = False, **settings: int) -> torch.nn.Module:

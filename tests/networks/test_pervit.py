@@ -70,7 +70,7 @@ def test_agrees_with_an_independent_transcription(seed, classes, side):
 
 
 def test_training_agrees_with_an_independent_transcription():
-    """In float64: statistics of small batches enlarge differences of rounding."""
+    """Computed in float64, because statistics of small batches enlarge differences of rounding."""
     model = seeded().train().double()
     model.distances = distances(4).double()
     reference = plain.build(NARROW).train()
@@ -139,7 +139,7 @@ def test_distances_are_those_of_a_grid_from_minus_1_to_1():
 
 @torch.no_grad()
 def test_float16_holds_position_weights_that_vanish():
-    """At w = sigmoid(-20) everywhere, exponentials times w would all be 0."""
+    """Exponentials times w would all be 0, with w = sigmoid(-20) everywhere."""
     model = seeded()
     for block in model.blocks:
         block.attn.activation.gn2.bias.fill_(-20.0)

@@ -41,7 +41,7 @@ class Stopped(Quiet):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_an_interrupted_run_ends_as_one_that_was_not(name, image_data, tmp_path):
-    """With all that draws at random or has a state of its own, to the bit."""
+    """Everything that draws at random or has a state of its own is on; the weights agree to the bit."""
     defined = job(image_data, config=config(name), epochs=2, **EXTRAS)
     Trainer(defined, RunFolder(tmp_path / "whole", resume=False), resume=False).fit(Quiet())
     with pytest.raises(KeyboardInterrupt):
@@ -68,7 +68,7 @@ def test_mixed_precision_trains_as_float32_does(name, amp, image_data, tmp_path)
 
 
 def test_the_loss_of_two_classifiers_is_the_mean_and_the_prediction_the_sum():
-    """As Conformer's authors do."""
+    """Conformer's authors do it so."""
     model = build(config("conformer-narrow"), seed=0)
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     labels = torch.tensor([0, 1, 2, 0])

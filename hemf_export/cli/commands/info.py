@@ -18,7 +18,7 @@ from hemf_export.files.errors import UsageError
 @click.argument("model", required=False, metavar="[CKPT|NAME]")
 @click.option("--list", "listed", is_flag=True, help="List every network that a name stands for.")
 @click.option("--variant", default=WHOLE, show_default=True, metavar="NAME",
-              help=f"Of a size of HEMF: {', '.join(VARIANTS)}.")  # fmt: skip
+              help=f"Reduced network, for a size of HEMF: {', '.join(VARIANTS)}.")  # fmt: skip
 @click.option(
     "--num-classes", type=Count(2, 1_000_000), default=7, show_default=True, help="Number of classes, for a size."
 )

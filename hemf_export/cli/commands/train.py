@@ -36,8 +36,8 @@ from hemf_export.metrics.percentage import percentage
               help="Trained checkpoint of the same classes to distil from; of any size.")  # fmt: skip
 @click.option("--teacher-model", metavar="MODULE:FUNCTION", help="Code of the teacher, if it is a network of your own.")
 @click.option("--init", type=PATH, metavar="CKPT",
-              help="Checkpoint of the same network to start from, such as its authors' of ImageNet; its classifier is "
-              "left out where it is of other classes.")  # fmt: skip
+              help="Checkpoint of the same network to start from, such as its authors' weights for ImageNet; its "
+              "classifier is left out if it has other classes.")  # fmt: skip
 @click.option("--print-recipe", is_flag=True, help="Print the recipe as a TOML file without training.")
 @recipe_options
 @device_option

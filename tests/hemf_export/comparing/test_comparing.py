@@ -330,7 +330,7 @@ def test_a_configuration_names_a_network_and_a_recipe(tmp_path):
     ("text", "message"),
     [
         ('model = "hemf-tinny"', "Did you mean 'hemf-tiny'?"),
-        ("model = 3", "A model is named by a text, not 3"),
+        ("model = 3", "A model must be text, not 3"),
         ('model = "package.module:factory"\nvariant = "both"', "No variant of package.module:factory is named 'both'"),
         ('model = "hemf-tiny"\nvariant = "bth"', "Did you mean 'both'?"),
         ("recipe = 3", "recipe must be a text in quotes, not 3"),
