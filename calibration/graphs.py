@@ -41,8 +41,8 @@ _SUBGRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _BATCHES = (1, 2, 3, 5)  # batch sizes of shape arithmetic: what is equal at all of them doesn't depend on the batch
 _LARGE = 1 << 20  # elements above which a constant isn't folded, unless a weight is as large: Expand can create them
 _SHAPES = ("Shape", "Size")
-# Operators that move values of their first input and compute nothing.
-_MOVES = (
+# Operators that move pixels, of their first input, and compute nothing.
+_PIXEL_MOVES = (
     *("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Concat", "Identity"),
     *("Expand", "Tile"),
 )
@@ -69,9 +69,7 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.RemoveInitializersFromInputsPass()(model)
     _free_batch(model.graph)
-    with _errors_only():
-        rules = fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule
-        rewrite(model, RewriteRuleSet(list(rules)))
+    fold_batch_norms(model)
     common.IdentityEliminationPass()(model)
     _convert_pixels_first(model.graph)
     common.RemoveUnusedNodesPass()(model)
@@ -82,6 +80,13 @@ def prepare(proto: onnx.ModelProto) -> ir.Model:
     _check(model)
     complete(model)
     return model
+
+
+def fold_batch_norms(model: ir.Model) -> None:
+    """Fold BatchNormalizations into the Convs and Gemms that alone feed them, in place, by onnxscript's rules."""
+    with _errors_only():
+        rules = fuse_batchnorm_into_conv_rule, fuse_batchnorm_into_conv_transpose_rule, fuse_batchnorm_into_gemm_rule
+        rewrite(model, RewriteRuleSet(list(rules)))
 
 
 def parse(proto: onnx.ModelProto) -> ir.Model:
@@ -132,7 +137,7 @@ def _convert_pixels_first(graph: ir.Graph) -> None:
             for node, place in value.uses():
                 if node.op_type == "Cast" and node.attributes["to"].as_int() == ir.DataType.FLOAT:
                     casts.append(node)
-                elif node.op_type in _MOVES and (place == 0 or node.op_type == "Concat") and node not in moves:
+                elif node.op_type in _PIXEL_MOVES and (place == 0 or node.op_type == "Concat") and node not in moves:
                     moves.append(node)
                     moved.extend(node.outputs)
                 elif node not in moves and node.op_type not in _SHAPES:

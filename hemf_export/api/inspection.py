@@ -254,7 +254,7 @@ def inspect(
 def info(
     model: PathLike | None = None, *, variant: str | None = None, num_classes: int = 7,
     image_size: int | None = None, factory: str | None = None, weights: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None, progress: Progress = SILENT,
 ) -> NetworkInfo:  # fmt: skip
     """Count the parameters and multiply-adds of a size or a checkpoint, by part.
 
@@ -267,6 +267,7 @@ def info(
         factory: `package.module:function` of a network of your own, for a checkpoint of it; see `train`.
         weights: which set of weights of a training checkpoint.
         classes: class names, for a checkpoint that has none.
+        progress: receives the steps.
 
     Raises:
         UsageError: a variant given for a checkpoint, which records its own.
@@ -301,14 +302,16 @@ def info(
         if saved.dropped:
             names = ", ".join(saved.dropped)
             description.append(("left out", f"{len(saved.dropped)} tensors that take no part: {names}"))
-    return _info(config, tuple(description), notes)
+    with progress.task(f"Counting {config.name}"):
+        return _info(config, tuple(description), notes)
 
 
-def list_networks(*, num_classes: int = 7) -> NetworkList:
+def list_networks(*, num_classes: int = 7, progress: Progress = SILENT) -> NetworkList:
     """List every registered network with its parameters and multiply-adds.
 
     Args:
         num_classes: number of classes.
+        progress: receives the number of networks counted.
 
     Raises:
         BadInputError: no network has so many classes.
@@ -319,7 +322,12 @@ def list_networks(*, num_classes: int = 7) -> NetworkList:
     """
     from hemf_export.networks import registry
 
-    return NetworkList(tuple(_info(registry.registered(name, num_classes=num_classes)) for name in registry.SIZES))
+    networks = []
+    with progress.task("Counting", len(registry.SIZES), "networks") as task:
+        for name in registry.SIZES:
+            networks.append(_info(registry.registered(name, num_classes=num_classes)))
+            task.advance()
+    return NetworkList(tuple(networks))
 
 
 def _info(

@@ -12,12 +12,14 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript.optimizer import fold_constants
 
+from hemf_export.calibration import graphs
 from hemf_export.calibration.forms import layout
 from hemf_export.files.errors import UsageError
 
 # Larger constants are weights, which constant folding may neither change nor copy.
 FOLD_LIMIT = 1024
 
+_FOLDED_INTO = ("Conv", "ConvTranspose", "Gemm")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _REDUCTIONS_OF_18 = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSumExp")
 _OTHERS_OF_18 = (
@@ -93,60 +95,14 @@ def forget_shapes(model: ir.Model) -> None:
 
 
 def fold_batch_norms(model: ir.Model) -> None:
-    """Fold each BatchNormalization into the convolution or Gemm that alone feeds it; in place, in float64.
-
-    y = (Wx + b - mean) s + beta with s = gamma / sqrt(variance + epsilon) is another weight and bias. Others stay.
-    """
-    for norm in list(model.graph):
+    """Fold each BatchNormalization into the product that alone feeds it, which keeps its module's name; in place."""
+    for norm in model.graph:
         product = norm.inputs[0].producer() if norm.op_type == "BatchNormalization" and norm.inputs[0] else None
-        if product is None or not _feeds_alone(product, norm):
+        if product is None or product.op_type not in _FOLDED_INTO or len(product.outputs[0].uses()) != 1:
             continue
-        axis = _output_axis(product)
-        numbers = [_numbers(value) for value in (*product.inputs[1:], *norm.inputs[1:])]
-        if axis is None or any(each is None for each in numbers):
-            continue
-        weight, *bias, gamma, beta, mean, variance = (each for each in numbers if each is not None)
-        epsilon = norm.attributes.get_float("epsilon", 1e-5)
-        scale = gamma / np.sqrt(variance + epsilon)
-        across = scale.reshape([-1 if index == axis else 1 for index in range(weight.ndim)])
-        folded = {1: weight * across, 2: ((bias[0] if bias else 0) - mean) * scale + beta}
-        if product.op_type == "Gemm" and bias and bias[0].ndim != 1:
-            continue
-        product.resize_inputs(3)
-        for index, array in folded.items():
-            old = product.inputs[index] or norm.inputs[2]
-            assert old is not None
-            product.replace_input_with(index, _weight(model.graph, f"{old.name}.folded", array.astype(np.float32)))
-        result, output = product.outputs[0], norm.outputs[0]
-        if output in model.graph.outputs:
-            result.name, output.name = output.name, result.name
-            result.shape, result.type = output.shape, output.type
-            model.graph.outputs[model.graph.outputs.index(output)] = result
-        ir.convenience.replace_all_uses_with(output, result)
-        model.graph.remove(norm, safe=True)
-    common.RemoveUnusedNodesPass()(model)
-
-
-def _feeds_alone(product: ir.Node, norm: ir.Node) -> bool:
-    single = len(norm.outputs) == 1 or not any(output.uses() for output in norm.outputs[1:])
-    return single and len(product.outputs) == 1 and len(product.outputs[0].uses()) == 1
-
-
-def _output_axis(product: ir.Node) -> int | None:
-    """Axis of a product's weight that its output channels are in; None for a node that isn't one."""
-    if product.op_type == "Conv":
-        return 0
-    scales = [product.attributes.get_float(name, 1.0) for name in ("alpha", "beta")]
-    if product.op_type != "Gemm" or scales != [1.0, 1.0] or product.attributes.get_int("transA"):
-        return None
-    return 0 if product.attributes.get_int("transB") else 1
-
-
-def _numbers(value: ir.Value | None) -> np.ndarray | None:
-    """Values of an initializer, in float64; None for anything else."""
-    if value is None or value.const_value is None or not value.is_initializer():
-        return None
-    return value.const_value.numpy().astype(np.float64)
+        if _SCOPES in product.metadata_props:
+            norm.metadata_props[_SCOPES] = product.metadata_props[_SCOPES]  # the rules keep the norm's
+    graphs.fold_batch_norms(model)
 
 
 def lower_to_opset_17(model: ir.Model) -> None:
@@ -179,17 +135,6 @@ def _constant(value: ir.Value | None) -> list[int] | None:
     if value is None or value.const_value is None:
         return None
     return [int(size) for size in value.const_value.numpy()]
-
-
-def _weight(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    while name in graph.initializers:
-        name += "."
-    value = ir.Value(
-        name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(array.shape),
-        const_value=ir.Tensor(array, name=name),
-    )  # fmt: skip
-    graph.register_initializer(value)
-    return value
 
 
 def _initializer(graph: ir.Graph, array: np.ndarray) -> ir.Value:

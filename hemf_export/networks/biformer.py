@@ -16,15 +16,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import fold_into_next
-from hemf_export.networks.configuration import LARGEST_SCORES, STAGES, StagedConfig
+from hemf_export.networks.channel_layers import fold_into_next, initialize_linears
+from hemf_export.networks.configuration import LARGEST_SCORES, STAGES, StagedConfig, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network, in_float32
 
 ROUTED = 3  # stages with routing attention: all but the last
 NORM_EPSILON = 1e-6  # of the layer norms; BatchNorms have PyTorch's 1e-5
-INITIAL_STD = 0.02  # of Linear weights, truncated at ±2
 LIMITS = {"head_channels": 256, "last_heads": 64, "mlp_ratio": 8, "windows": 16}
 
 
@@ -348,27 +347,13 @@ def _scale_queries(attention: RoutingAttention | FullAttention) -> None:
     attention.scale = 1.0
 
 
-def initialize(model: BiFormer) -> None:
-    """Set every weight of `model` in place, from torch's global generator, as the authors' code does.
-
-    Weights of Linears are truncated normal; their biases are 0; the rest keeps PyTorch's defaults.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.LayerNorm):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=INITIAL_STD, a=-2.0, b=2.0)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-
-SIZES: dict[str, BiFormerConfig] = {
-    "biformer-base": BiFormerConfig(),
-    "biformer-narrow": BiFormerConfig(
+SIZES = by_name(
+    BiFormerConfig(),
+    BiFormerConfig(
         name="biformer-narrow", image_size=64, width=16, depths=(1, 1, 2, 1), head_channels=16, last_heads=2, windows=2,
         chosen=(1, 2, 3),
     ),
-}  # fmt: skip
+)  # fmt: skip
 
 FAMILY = Family(
     name="biformer",
@@ -376,7 +361,7 @@ FAMILY = Family(
     config=BiFormerConfig,
     sizes=SIZES,
     network=BiFormer,
-    initialize=initialize,
+    initialize=initialize_linears,
     layout=Layout(
         marks=(r"stages\.\d+\.\d+\.attn\.lepe\.", r"downsample_layers\.|stages\.\d+\.\d+\.pos_embed\."),
         roots=frozenset({"downsample_layers", "stages", "norm", "head"}),

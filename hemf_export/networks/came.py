@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import MapNorm, PatchEmbedding, Pointwise
-from hemf_export.networks.configuration import STAGES, NetworkConfig
+from hemf_export.networks.channel_layers import MapNorm, Pointwise
+from hemf_export.networks.configuration import STAGES, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.hifuse import (
     IRMLP,
@@ -25,18 +25,17 @@ from hemf_export.networks.hifuse import (
     ConvNorm,
     WindowedConfig,
     WindowedFamily,
+    WindowedNetwork,
     carried,
     channel_gate,
     convnorm_shapes,
-    fold,
     global_branch,
     initialize_branches,
-    local_branch,
     norm_shapes,
     unused_in_blocks,
 )
 from hemf_export.networks.layout import to_maps, to_rows
-from hemf_export.networks.network import Layout, Network
+from hemf_export.networks.network import Layout
 from hemf_export.networks.window_attention import WindowAttention, Windows
 
 REDUCTION = 8  # of the channels in a channel gate
@@ -187,7 +186,7 @@ class Fusion(ResidualBlock):
         previous: whether a previous output is fused too.
     """
 
-    def __init__(self, channels: int, *, previous: bool) -> None:
+    def __init__(self, channels: int, previous: bool) -> None:
         super().__init__()
         self.W_l = ConvNorm(channels, channels)
         self.W_g = ConvNorm(channels, channels)
@@ -233,35 +232,20 @@ def gate(maps: Tensor, spatial: SpatialGate, channel: ChannelGate) -> Tensor:
     return maps * channel(maps)
 
 
-class CAME(Network):
+class CAME(WindowedNetwork):
     """CAME, as HEMF's authors have it.
 
     Args:
         config: the network's configuration.
     """
 
-    config: CameConfig
-
     def __init__(self, config: CameConfig) -> None:
-        super().__init__()
-        self.config = config
-        channels = config.stage_channels
-        self.downsample_layers, self.stages = local_branch(config, LocalBlock)
-        self.patch_embed = PatchEmbedding(3, channels[0], 4)
+        super().__init__(config, LocalBlock, Fusion)
         self.basic_layers = nn.ModuleList(global_branch(config, GlobalBlock))
-        self.conv_norm = nn.LayerNorm(channels[-1], eps=NORM_EPSILON)
-        self.conv_head = nn.Linear(channels[-1], config.num_classes)
         self.ea = nn.ModuleList()
-        for stage, wide in enumerate(channels):
+        for stage, wide in enumerate(config.stage_channels):
             step = nn.Conv2d(wide // 2, wide, 2, stride=2) if stage else nn.Conv2d(3, wide, 4, stride=4)
             self.ea.append(nn.Sequential(step, ExternalAttention(wide, config.memory_slots)))
-        for stage in range(1, STAGES + 1):
-            self.add_module(f"fu{stage}", Fusion(channels[stage - 1], previous=stage > 1))
-
-    @property
-    def feature_layer(self) -> str:
-        """See `Network.feature_layer`."""
-        return f"fu{STAGES}"
 
     def features(self, images: Tensor) -> StageFeatures:
         """(N, 3, image_size, image_size), normalized → feature maps of every stage, (N, C * 2**(i-1), side, side)."""
@@ -275,15 +259,6 @@ class CAME(Network):
             for maps, value in zip(found, (local, global_, external, fused), strict=True):
                 maps.append(value)
         return found
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, image_size, image_size), normalized → logits (N, num_classes)."""
-        logits: Tensor = self.conv_head(self.conv_norm(self.features(images).fused[-1].mean((2, 3))))
-        return logits
-
-    def fold(self) -> None:
-        """See `Network.fold`: BatchNorms, attention biases and scales, strided convolutions into products of rows."""
-        fold(self)
 
 
 def initialize(model: CAME) -> None:
@@ -333,21 +308,18 @@ class CameFamily(WindowedFamily):
         return converted, dropped
 
 
-SIZES: dict[str, NetworkConfig] = {
-    config.name: config
-    for config in (
-        CameConfig(),
-        CameConfig(
-            name="came-narrow",
-            image_size=64,
-            width=8,
-            depths=(2, 1, 2, 2),
-            head_channels=4,
-            window=2,
-            memory_slots=16,
-        ),
-    )
-}
+SIZES = by_name(
+    CameConfig(),
+    CameConfig(
+        name="came-narrow",
+        image_size=64,
+        width=8,
+        depths=(2, 1, 2, 2),
+        head_channels=4,
+        window=2,
+        memory_slots=16,
+    ),
+)
 
 FAMILY = CameFamily(
     name=CameConfig.FAMILY,

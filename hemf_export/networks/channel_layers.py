@@ -75,19 +75,14 @@ def initialize_linears(model: nn.Module) -> None:
                 nn.init.zeros_(module.bias)
 
 
-def scale_and_shift(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Express a BatchNorm in evaluation as scale·x + shift, in float64."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
-
-
 @torch.no_grad()
 def fold_into_next(norm: nn.BatchNorm1d | nn.BatchNorm2d, product: nn.Module) -> None:
     """Make `product`, a Linear or a 1×1 convolution, compute product(norm(x)), in place; computed in float64."""
     assert isinstance(product, nn.Linear | nn.Conv2d)
-    scale, shift = scale_and_shift(norm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    shift = norm.bias.double() - norm.running_mean.double() * scale
     weight = product.weight.flatten(1).double()
     bias = weight @ shift + (0.0 if product.bias is None else product.bias.double())
     product.bias = nn.Parameter(bias.to(product.weight.dtype))

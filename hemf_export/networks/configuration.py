@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 from hemf_export.files.errors import BadInputError, did_you_mean
 
@@ -15,6 +15,8 @@ LARGEST_WEIGHTS = 400_000_000  # of the products over channels; published networ
 LARGEST_SCORES = 500_000_000  # logits of one attention for one image
 
 STAGES = 4  # of a `StagedConfig`
+
+Config = TypeVar("Config", bound="NetworkConfig")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,6 @@ class NetworkConfig:
 
     FAMILY: ClassVar[str] = ""  # name of the family, as saved in files
     STRIDE: ClassVar[int] = 32  # the image size is a multiple of it
-    SIZES: ClassVar[tuple[int, ...]] = ()  # the image sizes that the family can take; empty for all multiples
 
     name: str
     num_classes: int = 7
@@ -43,10 +44,6 @@ class NetworkConfig:
             raise BadInputError(f"The name of a configuration must be text, not {self.name!r}.")
         self.require_positive("num_classes", LARGEST_CLASSES)
         self.require_positive("image_size", LARGEST_IMAGE)
-        if self.SIZES and self.image_size not in self.SIZES:
-            raise BadInputError(
-                f"{self.name} takes images of {' or '.join(map(str, self.SIZES))} pixels alone, not {self.image_size}."
-            )
         if self.image_size % self.STRIDE:
             below = self.image_size // self.STRIDE * self.STRIDE
             raise BadInputError(
@@ -91,6 +88,11 @@ class NetworkConfig:
                 )
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         return cls(**plain)
+
+
+def by_name(*configs: Config) -> dict[str, Config]:
+    """Index configurations by their names."""
+    return {config.name: config for config in configs}
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.channel_layers import LINEAR_STD, Mlp
-from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig
+from hemf_export.networks.channel_layers import LINEAR_STD, Mlp, initialize_linears
+from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, NetworkConfig, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.network import Family, Layout, Network
 
@@ -63,8 +63,7 @@ class ConformerConfig(NetworkConfig):
         super().__post_init__()
         for name, limit in LIMITS.items():
             self.require_positive(name, limit)
-        if not isinstance(self.depths, tuple) or len(self.depths) != 3:
-            raise BadInputError(f"depths must be the units of 3 stages, not {self.depths!r}.")
+        self.require_numbers("depths", 3)
         if self.width % EXPANSION:
             raise BadInputError(f"width must be a multiple of {EXPANSION}, not {self.width}.")
         if self.embedding % self.heads:
@@ -423,26 +422,21 @@ def initialize(model: Conformer) -> None:
     """Set every weight of `model` in place, from torch's global generator, as the authors' code does.
 
     Linears and the class token: truncated normal, 0.02, biases 0. Convolutions: Kaiming's normal for the outputs;
-    biases are PyTorch's. Norms: 1 and 0.
+    biases and norms are PyTorch's.
     """
     nn.init.trunc_normal_(model.cls_token, std=LINEAR_STD)
+    initialize_linears(model)
     for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.trunc_normal_(module.weight, std=LINEAR_STD)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Conv2d):
+        if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
-SIZES: dict[str, ConformerConfig] = {
-    "conformer-base": ConformerConfig(name="conformer-base"),
-    "conformer-narrow": ConformerConfig(
+SIZES = by_name(
+    ConformerConfig(name="conformer-base"),
+    ConformerConfig(
         name="conformer-narrow", image_size=64, stem=16, width=64, embedding=48, heads=3, mlp_ratio=2, depths=(2, 2, 2)
     ),
-}
+)
 
 ROOTS = frozenset(
     {"cls_token", "trans_norm", "trans_cls_head", "conv_cls_head", "conv1", "bn1", "conv_1", "trans_patch_conv"}

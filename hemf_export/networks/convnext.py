@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.networks.channel_layers import MapNorm
-from hemf_export.networks.configuration import STAGES, NetworkConfig, StagedConfig
+from hemf_export.networks.configuration import STAGES, StagedConfig, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
@@ -132,13 +132,10 @@ def initialize(model: ConvNeXt) -> None:
                 nn.init.zeros_(module.bias)
 
 
-SIZES: dict[str, NetworkConfig] = {
-    config.name: config
-    for config in (
-        ConvNeXtConfig(),
-        ConvNeXtConfig(name="convnext-narrow", image_size=64, width=16, depths=(1, 1, 2, 1)),
-    )
-}
+SIZES = by_name(
+    ConvNeXtConfig(),
+    ConvNeXtConfig(name="convnext-narrow", image_size=64, width=16, depths=(1, 1, 2, 1)),
+)
 
 FAMILY = Family(
     name=ConvNeXtConfig.FAMILY,

@@ -11,22 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hemf_export.networks.configuration import NetworkConfig
-
-
-@runtime_checkable
-class Counted(Protocol):
-    """A network that says where it computes less than its authors' code; see `network.Network`."""
-
-    def hold_constants(self) -> None: ...
-
-    def saved_multiply_adds(self) -> Mapping[str, int]: ...
 
 
 @dataclass
@@ -51,27 +42,21 @@ class Count:
 
 
 def by_part(
-    network: Callable[[Any], nn.Module], config: NetworkConfig, unused: int = 0, device: str = "meta"
-) -> dict[str, Count]:
+    model: nn.Module, image_size: int, unused: int = 0, saved: Mapping[str, int] | None = None
+) -> dict[str, Count]:  # fmt: skip
     """Count a network by its modules of the first level.
 
     Args:
-        network: builds it.
-        config: its configuration.
+        model: the network, in evaluation mode; on the meta device nothing is computed.
+        image_size: height and width of its input in pixels.
         unused: parameters in the authors' file that take no part.
-        device: "meta", on which nothing is computed, or "cpu" for a network that needs its weights to run.
+        saved: multiply-adds that the authors' code does and this network saves, by first module.
 
     Returns:
         Counts by part, in the order of execution, of inference. `paper` has the convolutions and linear layers of the
         authors' code alone, and `paper_parameters` the unused ones too, as a part of its own.
     """
-    with torch.device(device):
-        model = network(config).eval()
-        images = torch.empty(1, 3, config.image_size, config.image_size)
-    saved: Mapping[str, int] = {}
-    if isinstance(model, Counted):
-        model.hold_constants()
-        saved = model.saved_multiply_adds()
+    images = torch.empty(1, 3, image_size, image_size, device=next(model.parameters(), torch.empty(0)).device)
     counts: dict[str, Count] = defaultdict(Count)
     for name, parameter in model.named_parameters():
         own = parameter.numel()
@@ -91,7 +76,7 @@ def by_part(
         rest = Count(0, 0, rest.paper - part.paper, rest.products - part.products)
     if rest != Count():
         counts["forward"] += rest
-    for name, more in saved.items():
+    for name, more in (saved or {}).items():
         counts[name] += Count(paper=more)
     if unused:
         counts["unused in the authors' file"] += Count(0, unused)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hemf_export.networks.channel_layers import MapNorm, Mlp, PatchEmbedding, Pointwise, initialize_linears
-from hemf_export.networks.configuration import STAGES, NetworkConfig, StagedConfig
+from hemf_export.networks.configuration import STAGES, StagedConfig, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
@@ -184,14 +184,11 @@ class FocalNet(Network):
                 module.fold()
 
 
-SIZES: dict[str, NetworkConfig] = {
-    config.name: config
-    for config in (
-        FocalNetConfig(),
-        FocalNetConfig(name="focalnet-base-lrf", levels=3),
-        FocalNetConfig(name="focalnet-narrow", image_size=64, width=16, depths=(1, 1, 2, 1)),
-    )
-}
+SIZES = by_name(
+    FocalNetConfig(),
+    FocalNetConfig(name="focalnet-base-lrf", levels=3),
+    FocalNetConfig(name="focalnet-narrow", image_size=64, width=16, depths=(1, 1, 2, 1)),
+)
 
 FAMILY = Family(
     name=FocalNetConfig.FAMILY,

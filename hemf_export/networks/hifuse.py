@@ -6,9 +6,10 @@ the global one, `fu1` to `fu4` fuse them.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,8 @@ from hemf_export.networks.channel_layers import (
     PatchEmbedding,
     Pointwise,
     fold_into_next,
-    scale_and_shift,
 )
-from hemf_export.networks.configuration import STAGES, NetworkConfig, StagedConfig
+from hemf_export.networks.configuration import STAGES, StagedConfig, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
@@ -207,7 +207,7 @@ class ConvNorm(nn.Module):
     def fold(self) -> None:
         """Fold the BatchNorm into the convolution, in place."""
         if isinstance(self.bn, nn.BatchNorm1d):
-            self.conv.weight, self.conv.bias = folded(self.conv, self.bn)
+            self.conv = fuse_conv_bn_eval(self.conv, self.bn)
             self.bn = nn.Identity()
 
 
@@ -314,7 +314,7 @@ class Fusion(ResidualBlock):
         previous: whether a previous output is fused too.
     """
 
-    def __init__(self, channels: int, *, previous: bool) -> None:
+    def __init__(self, channels: int, previous: bool) -> None:
         super().__init__()
         self.se = ChannelGate(channels)
         self.spatial = SpatialGate()
@@ -356,32 +356,61 @@ def carried(projection: ConvNorm, previous: Tensor) -> Tensor:
     return to_rows(F.avg_pool2d(to_maps(projected, *previous.shape[2:]), 2))
 
 
-class HiFuse(Network):
+class WindowedNetwork(Network):
+    """Base of networks with a local branch, a branch of window attention, and fused maps, which the head classifies.
+
+    Args:
+        config: the network's configuration.
+        local: builds a block of the local branch from its channels.
+        fusion: builds what fuses a stage's maps, from its channels and whether there is a previous stage.
+    """
+
+    def __init__(
+        self, config: WindowedConfig, local: Callable[[int], nn.Module], fusion: Callable[[int, bool], nn.Module]
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.config: WindowedConfig = config
+        channels = config.stage_channels
+        self.downsample_layers, self.stages = local_branch(config, local)
+        self.patch_embed = PatchEmbedding(3, channels[0], 4)
+        for stage in range(1, STAGES + 1):
+            self.add_module(f"fu{stage}", fusion(channels[stage - 1], stage > 1))
+        self.conv_norm = nn.LayerNorm(channels[-1], eps=NORM_EPSILON)
+        self.conv_head = nn.Linear(channels[-1], config.num_classes)
+
+    @property
+    def feature_layer(self) -> str:
+        """See `Network.feature_layer`."""
+        return f"fu{STAGES}"
+
+    @abstractmethod
+    def features(self, images: Tensor) -> Any:
+        """(N, 3, image_size, image_size), normalized → feature maps by branch, `fused` among them, of every stage."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, 3, image_size, image_size), normalized → logits (N, num_classes)."""
+        logits: Tensor = self.conv_head(self.conv_norm(self.features(images).fused[-1].mean((2, 3))))
+        return logits
+
+    def fold(self) -> None:
+        """See `Network.fold`: BatchNorms, attention biases and scales, the order in which patches are merged."""
+        assert not self.training
+        for module in list(self.modules()):
+            if isinstance(module, ConvNorm | IRMLP | SpatialGate | WindowAttention | PatchMerging):
+                module.fold()
+
+
+class HiFuse(WindowedNetwork):
     """HiFuse (Huo et al., "HiFuse: Hierarchical multi-scale feature fusion network for medical image classification").
 
     Args:
         config: the network's configuration.
     """
 
-    config: HiFuseConfig
-
     def __init__(self, config: HiFuseConfig) -> None:
-        super().__init__()
-        self.config = config
-        channels = config.stage_channels
-        self.downsample_layers, self.stages = local_branch(config, LocalBlock)
-        self.conv_norm = nn.LayerNorm(channels[-1], eps=NORM_EPSILON)
-        self.conv_head = nn.Linear(channels[-1], config.num_classes)
-        self.patch_embed = PatchEmbedding(3, channels[0], 4)
+        super().__init__(config, LocalBlock, Fusion)
         for stage, layers in enumerate(global_branch(config, GlobalBlock), 1):
             self.add_module(f"layers{stage}", layers)
-        for stage in range(1, STAGES + 1):
-            self.add_module(f"fu{stage}", Fusion(channels[stage - 1], previous=stage > 1))
-
-    @property
-    def feature_layer(self) -> str:
-        """See `Network.feature_layer`."""
-        return f"fu{STAGES}"
 
     def features(self, images: Tensor) -> StageFeatures:
         """(N, 3, image_size, image_size), normalized → feature maps of every stage, (N, C * 2**(i-1), side, side)."""
@@ -394,15 +423,6 @@ class HiFuse(Network):
             for maps, value in zip(found, (local, global_, fused), strict=True):
                 maps.append(value)
         return found
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, 3, image_size, image_size), normalized → logits (N, num_classes)."""
-        logits: Tensor = self.conv_head(self.conv_norm(self.features(images).fused[-1].mean((2, 3))))
-        return logits
-
-    def fold(self) -> None:
-        """See `Network.fold`: BatchNorms, attention biases and scales, strided convolutions into products of rows."""
-        fold(self)
 
 
 def local_branch(config: WindowedConfig, block: Callable[[int], nn.Module]) -> tuple[nn.ModuleList, nn.ModuleList]:
@@ -422,22 +442,6 @@ def global_branch(config: WindowedConfig, block: Callable[[int, int, Windows], n
     """Build the stages of the global branch."""
     shapes = zip(config.stage_channels, config.depths, config.stage_heads, config.stage_sides, strict=True)
     return [GlobalStage(block, *shape, config.window, merging=stage > 0) for stage, shape in enumerate(shapes)]
-
-
-def fold(model: nn.Module) -> None:
-    """Fold everything that the parts of a model of this module can fold, in place."""
-    assert not model.training
-    for module in list(model.modules()):
-        if isinstance(module, ConvNorm | IRMLP | SpatialGate | WindowAttention | PatchMerging):
-            module.fold()
-
-
-def folded(convolution: Pointwise, norm: nn.BatchNorm1d) -> tuple[nn.Parameter, nn.Parameter]:
-    """Compute weight and bias of the 1×1 convolution that computes norm(convolution(x)), in float64."""
-    scale, shift = scale_and_shift(norm)
-    bias = 0.0 if convolution.bias is None else convolution.bias.double() * scale
-    weight = convolution.weight.double() * scale[:, None, None, None]
-    return nn.Parameter(weight.to(convolution.weight.dtype)), nn.Parameter((bias + shift).to(convolution.weight.dtype))
 
 
 def initialize(model: HiFuse) -> None:
@@ -520,15 +524,12 @@ class WindowedFamily(Family):
         return converted, dropped
 
 
-SIZES: dict[str, NetworkConfig] = {
-    config.name: config
-    for config in (
-        HiFuseConfig(),
-        HiFuseConfig(name="hifuse-small", depths=(2, 2, 6, 2)),
-        HiFuseConfig(name="hifuse-base", depths=(2, 2, 18, 2)),
-        HiFuseConfig(name="hifuse-narrow", image_size=64, width=8, depths=(2, 1, 3, 2), head_channels=4, window=2),
-    )
-}
+SIZES = by_name(
+    HiFuseConfig(),
+    HiFuseConfig(name="hifuse-small", depths=(2, 2, 6, 2)),
+    HiFuseConfig(name="hifuse-base", depths=(2, 2, 18, 2)),
+    HiFuseConfig(name="hifuse-narrow", image_size=64, width=8, depths=(2, 1, 3, 2), head_channels=4, window=2),
+)
 
 FAMILY = WindowedFamily(
     name=HiFuseConfig.FAMILY,

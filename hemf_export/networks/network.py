@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from hemf_export.networks.configuration import NetworkConfig
 from hemf_export.networks.count import Count
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """An image classifier of a registered family.
 
     In evaluation mode `forward` maps images (N, 3, H, W), normalized, to logits (N, classes). In training mode a
@@ -36,9 +37,9 @@ class Network(nn.Module):
     config: NetworkConfig
 
     @property
+    @abstractmethod
     def feature_layer(self) -> str:
         """Name of the module whose output is the last feature map before the classifier, for heatmaps."""
-        raise NotImplementedError
 
     def feature_map(self, output: Tensor) -> Tensor:
         """View the output of `feature_layer` as a feature map (N, C, H, W)."""
@@ -233,8 +234,13 @@ class Family:
 
     def count(self, config: Any) -> dict[str, Count]:
         """Count parameters and multiply-adds by part, without allocating them."""
+        with torch.device("meta"):
+            model = self.network(config).eval()
         unused = sum(math.prod(shape) for shape in self.layout.unused_parameters(config).values())
-        return count.by_part(self.network, config, unused)
+        if not isinstance(model, Network):
+            return count.by_part(model, config.image_size, unused)
+        model.hold_constants()
+        return count.by_part(model, config.image_size, unused, model.saved_multiply_adds())
 
     @property
     def paper_counting(self) -> str:

@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import Mlp, initialize_linears
-from hemf_export.networks.configuration import LARGEST_WEIGHTS, NetworkConfig
+from hemf_export.networks.configuration import LARGEST_WEIGHTS, NetworkConfig, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.network import Family, Layout, Network, in_float32
 
@@ -364,13 +364,13 @@ def initialize(model: PerViT) -> None:
     initialize_linears(model.head)
 
 
-SIZES: dict[str, PerVitConfig] = {
-    "pervit-medium": PerVitConfig(name="pervit-medium"),
-    "pervit-narrow": PerVitConfig(
+SIZES = by_name(
+    PerVitConfig(name="pervit-medium"),
+    PerVitConfig(
         name="pervit-narrow", image_size=64, stem=(16, 32, 48), widths=(48, 72, 88, 104), depths=(1, 1, 2, 1), heads=4,
         position_channels=16,
     ),
-}  # fmt: skip
+)  # fmt: skip
 
 FAMILY = Family(
     name="pervit",

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.channel_layers import Mlp, PatchEmbedding, fold_into_next, initialize_linears
-from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, STAGES, NetworkConfig
+from hemf_export.networks.configuration import LARGEST_SCORES, LARGEST_WEIGHTS, STAGES, NetworkConfig, by_name
 from hemf_export.networks.drop_path import ResidualBlock
 from hemf_export.networks.layout import to_maps, to_rows
 from hemf_export.networks.network import Family, Layout, Network
@@ -224,15 +224,12 @@ class UniFormer(Network):
                 module.fold()
 
 
-SIZES: dict[str, NetworkConfig] = {
-    config.name: config
-    for config in (
-        UniFormerConfig(),
-        UniFormerConfig(
-            name="uniformer-narrow", image_size=64, widths=(16, 32, 64, 96), depths=(1, 1, 2, 1), head_channels=32
-        ),
-    )
-}
+SIZES = by_name(
+    UniFormerConfig(),
+    UniFormerConfig(
+        name="uniformer-narrow", image_size=64, widths=(16, 32, 64, 96), depths=(1, 1, 2, 1), head_channels=32
+    ),
+)
 
 FAMILY = Family(
     name=UniFormerConfig.FAMILY,

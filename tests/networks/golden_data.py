@@ -1,4 +1,4 @@
-"""Numbers of the authors' own code, for seeded weights, and such weights for networks of any size."""
+"""Numbers of the authors' own code, for seeded weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,3 @@ def load(shared: Path, name: str, images: np.ndarray) -> Golden:
 
 def _stem(name: str) -> str:
     return name.replace("-", "_")
-
-
-def spread(model: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Make a state dict for `model` in which no weight is a constant and no BatchNorm is the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    state = {}
-    for name, value in model.state_dict().items():
-        if not value.is_floating_point():
-            state[name] = value
-            continue
-        noise = torch.randn(value.shape, generator=generator)
-        if name.endswith("running_var"):
-            state[name] = 0.5 + noise.abs()
-        elif value.ndim > 1:
-            state[name] = noise * value[0].numel() ** -0.5
-        else:
-            state[name] = 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
-    return state

@@ -8,81 +8,23 @@ import pytest
 import torch
 
 from benchmarks.plain.came import External
-from benchmarks.plain.came import build as plain
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import BadInputError
-from hemf_export.networks.came import CameConfig, ExternalAttention, unused_tensors
+from hemf_export.networks.came import CameConfig, ExternalAttention
 from hemf_export.networks.drop_path import set_drop_path
 from hemf_export.networks.registry import build, registered
-from hemf_export.networks.window_attention import relative_position_index
-from tests.networks import peer_checks
+from tests.networks.test_families import idle_tensors
 
 NARROW = "came-narrow"
 
 
-@pytest.mark.extended
-def test_logits_and_every_stage_agree_with_the_authors_model(shared, authors):
-    peer_checks.check_golden(shared, authors, "came")
-
-
-def test_parameters_are_the_authors():
-    # The tensors that a file has twice count once.
-    duplicates = 96 * (3 * 16 + 1 + 2 + 2 * 64)
-    peer_checks.check_parameters("came", {7: 226_906_153 + duplicates, 1000: 227_669_770 + duplicates})
-
-
-def test_names_and_shapes_are_the_authors(shared):
-    peer_checks.check_names(shared, "came")
-
-
-def test_an_independent_transcription_agrees_folded_or_not():
-    peer_checks.check_transcription(NARROW, plain)
-
-
-def test_gradients_agree_with_an_independent_transcription():
-    peer_checks.check_gradients(NARROW, plain)
-
-
-def test_training_reaches_every_parameter():
-    peer_checks.check_training(NARROW)
-
-
-def test_autocast_and_channels_last():
-    peer_checks.check_autocast(NARROW)
-
-
-def test_keys_are_recognized():
-    peer_checks.check_recognition(NARROW)
-
-
-def idle_tensors(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of a file that take no part, with indices and duplicates as in theirs."""
-
-    def value(key: str, shape: tuple[int, ...]) -> torch.Tensor:
-        if key.endswith("_index"):
-            return relative_position_index(2)
-        return state[key.replace("EA_1", "ea.0")] if key.startswith("EA_1") else torch.zeros(shape)
-
-    return {key: value(key, shape) for key, shape in unused_tensors(registered(NARROW, num_classes=3)).items()}
-
-
-def test_an_authors_file_is_read(tmp_path: Path):
-    state = peer_checks.spread_network(registered(NARROW, num_classes=3), 5).state_dict()
-    peer_checks.check_authors_file(tmp_path / "checkpoint.pth", NARROW, idle_tensors(state))
-
-
 def test_a_file_whose_duplicates_differ_is_refused(tmp_path: Path):
     state = build(registered(NARROW, num_classes=3), seed=0).state_dict()
-    state |= idle_tensors(state)
+    state |= idle_tensors(NARROW, state)
     state["EA_1.1.mk.weight"] = state["EA_1.1.mk.weight"] + 1
     torch.save(state, tmp_path / "model.pth")
     with pytest.raises(BadInputError, match=r"EA_1\.1\.mk\.weight and ea\.0\.1\.mk\.weight differ"):
         checkpoint.load(tmp_path / "model.pth")
-
-
-@pytest.mark.extended
-def test_export_is_right_at_every_batch_size(tmp_path: Path):
-    peer_checks.check_export(tmp_path, NARROW)
 
 
 def test_external_attention_where_the_published_form_divides_0_by_0():
@@ -135,4 +77,3 @@ def test_drop_path_rises_in_each_branch():
 def test_configurations_that_ask_for_too_much_are_refused(change, message):
     with pytest.raises(BadInputError, match=message):
         CameConfig(**change)
-    assert CameConfig.from_dict(CameConfig().to_dict()) == CameConfig()

@@ -2,57 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from benchmarks.plain.focalnet import build as plain
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.focalnet import FocalModulation, FocalNetConfig
 from hemf_export.networks.registry import build, registered
-from tests.networks import peer_checks
 
 NARROW = "focalnet-narrow"
-
-
-@pytest.mark.extended
-@pytest.mark.parametrize("name", ["focalnet-base-srf", "focalnet-base-lrf"])
-def test_logits_and_every_stage_agree_with_the_authors_model(shared, authors, name):
-    peer_checks.check_golden(shared, authors, name)
-
-
-def test_parameters_are_the_authors():
-    peer_checks.check_parameters("focalnet-base-srf", {7: 87_130_319, 1000: 88_148_144})
-    peer_checks.check_parameters("focalnet-base-lrf", {7: 87_731_943, 1000: 88_749_768})
-
-
-def test_an_independent_transcription_agrees_folded_or_not():
-    peer_checks.check_transcription(NARROW, plain)
-
-
-def test_gradients_agree_with_an_independent_transcription():
-    peer_checks.check_gradients(NARROW, plain)
-
-
-def test_training_reaches_every_parameter():
-    peer_checks.check_training(NARROW)
-
-
-def test_autocast_and_channels_last():
-    peer_checks.check_autocast(NARROW)
-
-
-def test_keys_are_recognized():
-    peer_checks.check_recognition(NARROW)
-
-
-def test_an_authors_file_is_read(tmp_path: Path):
-    peer_checks.check_authors_file(tmp_path / "checkpoint.pth", NARROW)
-
-
-def test_export_is_right_at_every_batch_size(tmp_path: Path):
-    peer_checks.check_export(tmp_path, NARROW)
 
 
 def test_initial_weights():
@@ -79,7 +36,6 @@ def test_initial_weights():
 def test_configurations_that_ask_for_too_much_are_refused(change, message):
     with pytest.raises(BadInputError, match=message):
         FocalNetConfig(**change)
-    assert FocalNetConfig.from_dict(FocalNetConfig().to_dict()) == FocalNetConfig()
 
 
 def test_folding_gives_the_first_products_multiples_of_8_outputs():

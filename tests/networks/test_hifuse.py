@@ -7,73 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.plain.hifuse import build as plain
 from hemf_export.checkpoints import checkpoint
 from hemf_export.files.errors import BadInputError
 from hemf_export.networks.drop_path import set_drop_path
-from hemf_export.networks.hifuse import FAMILY, HiFuseConfig, unused_tensors
+from hemf_export.networks.hifuse import FAMILY, HiFuseConfig
 from hemf_export.networks.registry import build, registered
-from hemf_export.networks.window_attention import MASKED, Windows, relative_position_index
-from tests.networks import peer_checks
+from hemf_export.networks.window_attention import MASKED, Windows
+from tests.networks.test_families import idle_tensors
 
 NARROW = "hifuse-narrow"
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("name", ["hifuse-tiny", "hifuse-small", "hifuse-base"])
-def test_logits_and_every_stage_agree_with_the_authors_model(shared, authors, name):
-    peer_checks.check_golden(shared, authors, name)
-
-
-@pytest.mark.parametrize(
-    ("name", "counts"),
-    [
-        ("hifuse-tiny", {7: 119_690_280, 1000: 121_217_514}),
-        ("hifuse-small", {7: 123_271_128, 1000: 124_798_362}),
-        ("hifuse-base", {7: 134_013_672, 1000: 135_540_906}),
-    ],
-)
-def test_parameters_are_the_authors(name, counts):
-    peer_checks.check_parameters(name, counts)
-
-
-@pytest.mark.parametrize("name", ["hifuse-tiny", "hifuse-small", "hifuse-base"])
-def test_names_and_shapes_are_the_authors(shared, name):
-    peer_checks.check_names(shared, name)
-
-
-def test_an_independent_transcription_agrees_folded_or_not():
-    peer_checks.check_transcription(NARROW, plain)
-
-
-def test_gradients_agree_with_an_independent_transcription():
-    peer_checks.check_gradients(NARROW, plain)
-
-
-def test_training_reaches_every_parameter():
-    peer_checks.check_training(NARROW)
-
-
-def test_autocast_and_channels_last():
-    peer_checks.check_autocast(NARROW)
-
-
-def test_keys_are_recognized():
-    peer_checks.check_recognition(NARROW)
-
-
-def idle_tensors() -> dict[str, torch.Tensor]:
-    """The tensors of an authors' file that take no part, with indices as theirs."""
-    idle = {key: torch.zeros(shape) for key, shape in unused_tensors(registered(NARROW, num_classes=3)).items()}
-    return {key: relative_position_index(2) if key.endswith("_index") else value for key, value in idle.items()}
-
-
-def test_an_authors_file_is_read(tmp_path: Path):
-    peer_checks.check_authors_file(tmp_path / "checkpoint.pth", NARROW, idle_tensors())
-
-
 def test_another_index_of_positions_is_refused(tmp_path: Path):
-    state = build(registered(NARROW, num_classes=3), seed=0).state_dict() | idle_tensors()
+    state = build(registered(NARROW, num_classes=3), seed=0).state_dict()
+    state |= idle_tensors(NARROW, state)
     name = "layers3.blocks.1.attn.relative_position_index"
     for other in (state[name].flip(0), torch.zeros(10**6)):  # the second would be the index of a huge window
         torch.save({**state, name: other}, tmp_path / "model.pth")
@@ -86,11 +33,6 @@ def test_the_image_size_is_checked_for_the_network_that_the_tensors_are_of():
     assert FAMILY.infer(state, 128) == registered(NARROW, num_classes=3, image_size=128)
     with pytest.raises(BadInputError, match="multiple of 64, not 96"):
         FAMILY.infer(state, 96)
-
-
-@pytest.mark.extended
-def test_export_is_right_at_every_batch_size(tmp_path: Path):
-    peer_checks.check_export(tmp_path, NARROW)
 
 
 @pytest.mark.parametrize(("side", "window", "shift"), [(8, 2, 0), (8, 2, 1), (14, 7, 3), (7, 7, 3), (4, 2, 1)])
@@ -158,4 +100,3 @@ def test_drop_path_rises_in_each_branch():
 def test_configurations_that_ask_for_too_much_are_refused(change, message):
     with pytest.raises(BadInputError, match=message):
         HiFuseConfig(**change)
-    assert HiFuseConfig.from_dict(HiFuseConfig().to_dict()) == HiFuseConfig()

@@ -79,5 +79,5 @@ def test_the_page_on_networks_lists_every_one():
     rows = {line.split()[0]: line.split()[1:4] for line in text.splitlines() if re.match(r"[a-z]+-?[a-z-]+ +\d", line)}
     assert list(rows) == list(registry.SIZES)
     for name, (parameters, _, image) in rows.items():
-        counted = total(name, 7).parameters / 1e6
+        counted = registry.count_parameters(registry.SIZES[name]) / 1e6
         assert (float(parameters), int(image)) == (pytest.approx(counted, abs=0.0051), registry.SIZES[name].image_size)

@@ -274,7 +274,7 @@ def test_two_gpus_train_one_network(image_data, tmp_path, options):
 )
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"track_running_stats": False}])
 def test_every_kind_of_batch_norm_is_synchronized_to_what_pytorch_computes(kind, shape, options, monkeypatch):
-    """Of one process all sums are its own."""
+    """A single process, whose sums over all processes are its own."""
     monkeypatch.setattr(distributed, "_sum", lambda values: values)
     torch.manual_seed(0)
     plain = nn.Sequential(kind(3, **options))

@@ -39,13 +39,14 @@ def command(
     Table 6 is shown beside them, with the reason where it can't be counted again, and for hemf-base Table 3.
     """
     from hemf_export.cli import console
+    from hemf_export.cli.progress import ConsoleProgress
 
     if listed:
         _list(context, num_classes, as_json=as_json)
         return
     info = hemf_export.info(
         model, variant=variant, num_classes=num_classes, image_size=image_size, weights=weights, factory=factory,
-        classes=classes,
+        classes=classes, progress=ConsoleProgress(),
     )  # fmt: skip
     for note in info.notes:
         console.warn(note)
@@ -72,13 +73,14 @@ def command(
 def _list(context: click.Context, num_classes: int, *, as_json: bool) -> None:
     """Show all networks; what belongs to one of them is refused."""
     from hemf_export.cli import console
+    from hemf_export.cli.progress import ConsoleProgress
 
     for name in ("model", "variant", "image_size", "weights", "factory", "classes"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             parameter = next(one for one in context.command.params if one.name == name)
             named = parameter.opts[-1] if isinstance(parameter, click.Option) else str(context.params[name])
             raise UsageError(f"--list shows all networks: {named} does nothing with it.", "Leave one out.")
-    networks = hemf_export.list_networks(num_classes=num_classes)
+    networks = hemf_export.list_networks(num_classes=num_classes, progress=ConsoleProgress())
     if as_json:
         console.print_json(networks.to_dict())
         return
