@@ -11,8 +11,9 @@ from typing import Any
 
 from hemf_export.files import artifacts
 from hemf_export.networks import published
+from hemf_export.networks.configuration import WHOLE
 from hemf_export.networks.hemf.config import HemfConfig
-from hemf_export.networks.hemf.variants import COMPONENT_TITLES, TABLE_10, WHOLE, components
+from hemf_export.networks.hemf.variants import COMPONENT_TITLES, TABLE_10, components
 from hemf_export.networks.published import AblationRow
 from hemf_export.train.ablation import Outcome, Row, judged_on, models
 from hemf_export.train.datasets import published_sets

@@ -20,6 +20,7 @@ from typing import Any
 
 from hemf_export.files.errors import BadInputError, UsageError, did_you_mean
 from hemf_export.networks import registry
+from hemf_export.networks.configuration import WHOLE
 from hemf_export.networks.hemf import variants
 from hemf_export.train import recipe_file
 from hemf_export.train.recipe import Recipe
@@ -46,7 +47,7 @@ class Configuration:
     """
 
     name: str
-    variant: str = variants.WHOLE
+    variant: str = WHOLE
     recipe: Recipe = field(default_factory=Recipe)
     fixed: tuple[str, ...] = ()
     model: str | None = None
@@ -134,7 +135,7 @@ def _configuration(path: Path, table: Mapping[str, Any], base: Recipe) -> Config
             raise UsageError(f"{path}: unknown key {key!r}.", did_you_mean(key, known))
     own = {key: value for key, value in table.items() if key not in _NOT_OF_THE_RECIPE}
     try:
-        variant = table.get("variant", variants.WHOLE)
+        variant = table.get("variant", WHOLE)
         configuration = Configuration(table["name"], variant, base, model=table.get("model"))
     except UsageError as error:
         raise UsageError(f"{path}: {error.message}", error.hint) from error
@@ -162,5 +163,5 @@ def _variants(model: str | None) -> tuple[str, ...]:
     if model is None:
         return tuple(variants.VARIANTS)
     if model not in registry.SIZES:
-        return (variants.WHOLE,)
+        return (WHOLE,)
     return registry.family_of(registry.SIZES[model]).variants

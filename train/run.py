@@ -22,8 +22,7 @@ from hemf_export.images.images import Preprocess
 from hemf_export.metrics import classification
 from hemf_export.metrics.percentage import percentage
 from hemf_export.networks import factory
-from hemf_export.networks.configuration import NetworkConfig
-from hemf_export.networks.network import WHOLE
+from hemf_export.networks.configuration import WHOLE, NetworkConfig
 from hemf_export.networks.registry import family_of, registered
 from hemf_export.train import (
     distillation,

@@ -280,8 +280,8 @@ def info(
     from hemf_export.checkpoints.reading import Reading
     from hemf_export.models.model_file import CheckpointFile
     from hemf_export.networks import registry
+    from hemf_export.networks.configuration import WHOLE
     from hemf_export.networks.factory import is_name
-    from hemf_export.networks.network import WHOLE
 
     model = os.fspath(model or factory or "hemf-base")
     path, wanted = Path(model), WHOLE if variant is None else variant

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hemf_export.networks.hemf.variants import VARIANTS, WHOLE
+from hemf_export.networks.configuration import WHOLE
+from hemf_export.networks.hemf.variants import VARIANTS
 from hemf_export.train.recipe import CHOICES, Recipe
 from hemf_export.train.recipe_file import GROUPS, NAMED, resolve
 

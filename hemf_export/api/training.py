@@ -121,14 +121,14 @@ def train(
         'best.pt'
     """
     from hemf_export.files import locks
-    from hemf_export.networks.hemf import variants
+    from hemf_export.networks.configuration import WHOLE
     from hemf_export.train import distributed, scalars
     from hemf_export.train.run import Options, check, prepare
 
     if tensorboard:
         scalars.check()
     options = Options(
-        data=Path(data), output=Path(output), model=model, variant=variants.WHOLE if variant is None else variant,
+        data=Path(data), output=Path(output), model=model, variant=WHOLE if variant is None else variant,
         image_size=image_size, mode=preprocess, device=device, amp=amp, channels_last=channels_last, compile=compile,
         workers=workers, resume=resume, skip_unreadable=skip_unreadable, teacher=path_of(teacher),
         teacher_model=teacher_model, init=path_of(init),
@@ -154,12 +154,10 @@ def train(
 def ablate(
     data: PathLike, output: PathLike, *, configurations: PathLike | None = None, seeds: Sequence[int] | None = None,
     model: str = "hemf-base", recipe: Recipe | PathLike | Mapping[str, Any] | None = None,
-    image_size: int | None = None,
-    preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
-    teacher_model: str | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto", amp: str | None = None, channels_last: bool = True,
-    compile: bool = False, workers: int | None = None, skip_unreadable: bool = False, bench_seconds: float = 30.0,
-    progress: Progress = SILENT,
+    image_size: int | None = None, preprocess: Literal["crop", "squash"] = "crop", teacher: PathLike | None = None,
+    teacher_model: str | None = None, device: Literal["auto", "cpu", "cuda"] = "auto", amp: str | None = None,
+    channels_last: bool = True, compile: bool = False, workers: int | None = None, skip_unreadable: bool = False,
+    bench_seconds: float = 30.0, progress: Progress = SILENT,
 ) -> Ablation:  # fmt: skip
     """Train several configurations one after another, each in a folder of its own, and compare them on test/.
 

@@ -13,8 +13,7 @@ import hemf_export
 from hemf_export.checkpoints import checkpoint
 from hemf_export.gpu_check.step import Place
 from hemf_export.images.images import Preprocess
-from hemf_export.networks.configuration import NetworkConfig
-from hemf_export.networks.network import WHOLE
+from hemf_export.networks.configuration import WHOLE, NetworkConfig
 from hemf_export.networks.registry import build, registered
 
 PROJECT = Path(hemf_export.__file__).parents[1]  # the checkout, if this runs in one

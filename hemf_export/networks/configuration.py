@@ -15,6 +15,7 @@ LARGEST_WEIGHTS = 400_000_000  # of the products over channels; published networ
 LARGEST_SCORES = 500_000_000  # logits of one attention for one image
 
 STAGES = 4  # of a `StagedConfig`
+WHOLE = "full"  # variant that every network has: all of it
 
 Config = TypeVar("Config", bound="NetworkConfig")
 

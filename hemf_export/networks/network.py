@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from hemf_export.files.errors import BadInputError, did_you_mean
 from hemf_export.networks import count
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import WHOLE, NetworkConfig
 from hemf_export.networks.count import Count
 
 
@@ -61,9 +61,6 @@ class Network(nn.Module, ABC):
     def decays(self, name: str, parameter: Tensor) -> bool:
         """Whether weight decay applies to a parameter: as a rule, not to biases, norms and other vectors."""
         return parameter.ndim > 1
-
-
-WHOLE = "full"  # variant that every network has: all of it
 
 
 _BUFFER = re.compile(r"\.(running_mean|running_var|num_batches_tracked|relative_position_index)$")

@@ -13,14 +13,14 @@ from hemf_export.files.errors import BadInputError, did_you_mean
 from hemf_export.networks import count, factory, own
 from hemf_export.networks.biformer import FAMILY as BIFORMER
 from hemf_export.networks.came import FAMILY as CAME
-from hemf_export.networks.configuration import NetworkConfig
+from hemf_export.networks.configuration import WHOLE, NetworkConfig
 from hemf_export.networks.conformer import FAMILY as CONFORMER
 from hemf_export.networks.convnext import FAMILY as CONVNEXT
 from hemf_export.networks.count import Count
 from hemf_export.networks.focalnet import FAMILY as FOCALNET
 from hemf_export.networks.hemf.family import FAMILY as HEMF
 from hemf_export.networks.hifuse import FAMILY as HIFUSE
-from hemf_export.networks.network import WHOLE, Family, memory_format
+from hemf_export.networks.network import Family, memory_format
 from hemf_export.networks.own import OWN
 from hemf_export.networks.pervit import FAMILY as PERVIT
 from hemf_export.networks.uniformer import FAMILY as UNIFORMER

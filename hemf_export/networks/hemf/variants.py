@@ -18,9 +18,8 @@ import dataclasses
 from typing import NamedTuple
 
 from hemf_export.files.errors import BadInputError, did_you_mean
+from hemf_export.networks.configuration import WHOLE
 from hemf_export.networks.hemf.config import Attention, Branches, HemfConfig, Mlp
-
-WHOLE = "full"
 
 
 class Variant(NamedTuple):
